@@ -1,0 +1,39 @@
+# Two commands, each complete on a fresh machine with Python 3.11+ and make:
+#   make demo   the main job, end to end, on a small real data set
+#   make test   the whole test suite, linters and types
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= vlsi-cache-demo
+
+.PHONY: demo test lint types suite schemas clean
+
+demo: $(VENV)/.installed
+	$(BIN)/vlsi-cache demo --out $(OUT)
+
+test: lint types suite
+
+suite: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+schemas: $(VENV)/.installed
+	$(BIN)/python -m vlsi_cache.schemas
+
+# torch comes first and alone: its version is pinned together with torchvision's
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vlsi-cache needs Python 3.11 or later")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(OUT) build *.egg-info

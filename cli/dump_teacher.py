@@ -1,0 +1,102 @@
+"""``vlsi-cache dump-teacher``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vlsi_cache.cli.options import faults_in_one_line, log_to, recipe_flags, taps_list
+
+if TYPE_CHECKING:
+    from vlsi_cache.recipe import Recipe
+
+__all__ = ["command"]
+
+
+@click.command("dump-teacher")
+@faults_in_one_line
+@recipe_flags(
+    {
+        "teacher": "teacher.model",
+        "data": "data.path",
+        "split": "data.split",
+        "limit": "data.limit",
+        "output": "output",
+        "cache": "cache.path",
+        "taps": "teacher.taps",
+        "verbalizers": "teacher.verbalizers",
+        "steps": "teacher.verbalization.steps",
+        "k": "cache.k",
+        "m": "cache.m",
+        "dtype": "teacher.dtype",
+        "batch_size": "cache.batch_size",
+        "samples_per_shard": "cache.samples_per_shard",
+        "device": "device",
+        "seed": "seed",
+    }
+)
+@click.option("--teacher", metavar="MODEL", help="from_pretrained name or folder of the teacher.")
+@click.option("--data", metavar="PATH", help="JSON(L) file, datasets folder or hub name.")
+@click.option("--split", help="Split of a datasets source.  [default: train]")
+@click.option("--limit", type=int, help="Read only the first so many samples.")
+@click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
+@click.option("--cache", metavar="DIR", help="Cache folder.  [default: OUTPUT/cache]")
+@click.option(
+    "--taps",
+    callback=taps_list,
+    metavar="I,J,…",
+    help="Decoder blocks to read, from 0.  [default: every 4th from 2]",
+)
+@click.option("--verbalizers", metavar="DIR", help="Trained verbalizers; else they are trained.")
+@click.option("--steps", type=int, help="Steps of verbalizer training.  [default: one epoch]")
+@click.option("-k", "--k", type=int, help="Most likely tokens kept.  [default: 4]")
+@click.option("-m", "--m", type=int, help="Tokens drawn from the rest.  [default: 4]")
+@click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
+@click.option("--batch-size", type=int, help="Samples per forward pass.  [default: 8]")
+@click.option("--samples-per-shard", type=int, help="Samples per shard.  [default: 512]")
+@click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
+@click.option("--seed", type=int, help="Seed of everything random.  [default: 0]")
+def command(recipe: Recipe) -> None:
+    """Read the teacher once and write its cache.
+
+    Trains the teacher's verbalizers if there are none, then records, for every response token, a
+    sparse unbiased distribution of every tapped layer and of the final output. Run again, it goes
+    on where it stopped.
+    """
+    log_to("stdout")
+    path = _dump(recipe)
+    click.echo(f"cache: {path}\nlook inside with: vlsi-cache inspect {path}")
+
+
+def _dump(recipe: Recipe) -> Path:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from vlsi_cache.stages.dump import DumpProgress
+    from vlsi_cache.stages.teacher import dump_teacher
+
+    columns = (
+        TextColumn("teacher pass"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} samples"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("dump", total=None, visible=False, rate="")
+
+        def show(progress: DumpProgress) -> None:
+            elapsed = bar.tasks[task].elapsed or 0.0
+            rate = f"{progress.num_tokens / elapsed:,.0f} tokens/s" if elapsed > 0 else ""
+            bar.update(
+                task,
+                total=progress.total_samples,
+                completed=progress.num_samples,
+                visible=True,
+                rate=rate,
+            )
+
+        return dump_teacher(recipe, show)

@@ -1,0 +1,48 @@
+"""``vlsi-cache``: the group of commands, each imported only when it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+
+import click
+
+__all__ = ["COMMANDS", "cli", "main"]
+
+COMMANDS = {
+    "dump-teacher": "vlsi_cache.cli.dump_teacher",
+    "train-student": "vlsi_cache.cli.train_student",
+    "inspect": "vlsi_cache.cli.inspect",
+    "demo": "vlsi_cache.cli.demo",
+}
+
+
+class _LazyGroup(click.Group):
+    """Commands in the order of a run, imported on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name]).command
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("vlsi-cache"), prog_name="vlsi-cache")
+def cli() -> None:
+    """Distil a large vision-language model into a small one, layer by layer, without ever holding
+    both in memory.
+
+    \b
+    vlsi-cache dump-teacher   reads the teacher once, into a cache
+    vlsi-cache train-student  learns from the cache alone
+    vlsi-cache inspect        says what a cache holds
+    """
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    cli()

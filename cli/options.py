@@ -1,0 +1,101 @@
+"""Options that commands share: the recipe, the flags that override it, and how faults end."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from vlsi_cache.errors import VlsiCacheError
+from vlsi_cache.recipe import Recipe, load_recipe
+
+__all__ = ["faults_in_one_line", "log_to", "recipe_flags", "taps_list"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def faults_in_one_line(function: F) -> F:
+    """Add ``--debug``; without it, what the user can mend ends in one line, not in a traceback."""
+
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @functools.wraps(function)
+    def guarded(*args: Any, debug: bool, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except VlsiCacheError as error:
+            if debug:
+                raise
+            click.echo(f"error: {error}", err=True)
+            raise SystemExit(error.exit_code) from None
+        except OSError as error:
+            if debug or error.filename is None:
+                raise
+            click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            raise SystemExit(1) from None
+
+    return guarded  # type: ignore[return-value]
+
+
+def recipe_flags(flags: Mapping[str, str]) -> Callable[[F], F]:
+    """Add ``--recipe`` and ``--set``, and hand the command a validated ``recipe``.
+
+    Args:
+        flags: parameter name of each flag that overrides the recipe → dotted recipe key.
+    """
+
+    def decorate(function: F) -> F:
+        @click.option(
+            "-r",
+            "--recipe",
+            "recipe_path",
+            type=click.Path(path_type=Path),
+            help="YAML recipe of the whole run; flags override it.",
+        )
+        @click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override any recipe key, e.g. --set interaction.lora.rank=32. Repeatable.",
+        )
+        @functools.wraps(function)
+        def with_recipe(
+            *args: Any, recipe_path: Path | None, assignments: tuple[str, ...], **kwargs: Any
+        ) -> Any:
+            given = {name: kwargs.pop(name) for name in flags}
+            overrides = [
+                f"{flags[name]}={json.dumps(value)}"
+                for name, value in given.items()
+                if value is not None
+            ]
+            recipe: Recipe = load_recipe(recipe_path, [*assignments, *overrides])
+            return function(*args, recipe=recipe, **kwargs)
+
+        return with_recipe  # type: ignore[return-value]
+
+    return decorate
+
+
+def taps_list(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    """``2,6,10`` → ``[2, 6, 10]``."""
+    if value is None:
+        return None
+    try:
+        return [int(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"expected block indices such as 2,6,10, found {value!r}") from None
+
+
+def log_to(stream: str) -> None:
+    """Send the library's log lines to ``stdout`` or ``stderr``, and quiet its neighbours'."""
+    handler = logging.StreamHandler(click.get_text_stream(stream))  # type: ignore[arg-type]
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger("vlsi_cache")
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    root.propagate = False

@@ -1,0 +1,76 @@
+"""``vlsi-cache train-student``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vlsi_cache.cli.options import faults_in_one_line, log_to, recipe_flags, taps_list
+
+if TYPE_CHECKING:
+    from vlsi_cache.recipe import Recipe
+
+__all__ = ["command"]
+
+
+def _stages_list(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    return None if value is None else [part.strip() for part in value.split(",")]
+
+
+@click.command("train-student")
+@faults_in_one_line
+@recipe_flags(
+    {
+        "student": "student.model",
+        "data": "data.path",
+        "split": "data.split",
+        "limit": "data.limit",
+        "output": "output",
+        "cache": "cache.path",
+        "taps": "student.taps",
+        "stages": "stages",
+        "verbalization_steps": "student.verbalization.steps",
+        "interaction_steps": "interaction.steps",
+        "finetuning_steps": "finetuning.steps",
+        "dtype": "student.dtype",
+        "device": "device",
+        "seed": "seed",
+    }
+)
+@click.option("--student", metavar="MODEL", help="from_pretrained name or folder of the student.")
+@click.option("--data", metavar="PATH", help="The data that the cache was made for.")
+@click.option("--split", help="Split of a datasets source.  [default: train]")
+@click.option("--limit", type=int, help="Read only the first so many samples.")
+@click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
+@click.option("--cache", metavar="DIR", help="Cache folder.  [default: OUTPUT/cache]")
+@click.option(
+    "--taps",
+    callback=taps_list,
+    metavar="I,J,…",
+    help="Decoder blocks to train at, from 0.  [default: every 4th from 2]",
+)
+@click.option(
+    "--stages",
+    callback=_stages_list,
+    metavar="A,B,…",
+    help="Of verbalization, interaction, finetuning.  [default: all three]",
+)
+@click.option("--verbalization-steps", type=int, help="[default: one epoch]")
+@click.option("--interaction-steps", type=int, help="[default: one epoch]")
+@click.option("--finetuning-steps", type=int, help="[default: one epoch]")
+@click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
+@click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
+@click.option("--seed", type=int, help="Seed of everything random.  [default: 0]")
+def command(recipe: Recipe) -> None:
+    """Train the student from the cache; the teacher is not needed any more.
+
+    Three stages: verbalization (the student's verbalizers), interaction (LoRA, each tapped layer
+    towards the teacher layer it is matched with) and fine-tuning. Finished stages are skipped,
+    interrupted ones go on from their last checkpoint. The result loads with plain
+    from_pretrained.
+    """
+    log_to("stdout")
+    from vlsi_cache.stages.student import train_student
+
+    click.echo(f"student: {train_student(recipe)}")

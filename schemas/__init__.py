@@ -1,0 +1,48 @@
+"""JSON Schemas of everything that vlsi-cache reads or writes as JSON or YAML.
+
+Run ``python -m vlsi_cache.schemas`` after changing a model; a test holds files and models in sync.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["FOLDER", "rendered", "write_all"]
+
+FOLDER = Path(__file__).parent
+
+
+def _models() -> dict[str, type[BaseModel]]:
+    from vlsi_cache.demo.table import DemoSummary
+    from vlsi_cache.manifest import CacheManifest
+    from vlsi_cache.recipe import Recipe
+    from vlsi_cache.report import CacheSummary, SampleView
+    from vlsi_cache.verbalizer import VerbalizerConfig
+
+    return {
+        "recipe": Recipe,
+        "manifest": CacheManifest,
+        "verbalizers": VerbalizerConfig,
+        "inspect": CacheSummary,
+        "inspect-sample": SampleView,
+        "demo": DemoSummary,
+    }
+
+
+def rendered() -> dict[str, str]:
+    """File name → JSON text of every schema, from the models as they are."""
+    return {
+        f"{name}.json": json.dumps(model.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+        for name, model in _models().items()
+    }
+
+
+def write_all() -> None:
+    """Write every schema beside this file."""
+    for name, text in rendered().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")

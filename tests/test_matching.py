@@ -1,0 +1,137 @@
+"""Layer matching against the paper's own examples and against enumeration."""
+
+from __future__ import annotations
+
+import itertools
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlsi_cache.errors import StageError
+from vlsi_cache.matching import (
+    Matching,
+    Strategy,
+    candidate_mask,
+    check_room,
+    match_layers,
+    temperature,
+)
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("student_tap", "matched_before", "candidates"),
+    [(2, 4, [5, 6, 7]), (1, 2, [3, 4, 5, 6])],
+    ids=["layer 3 after a match at 4", "layer 2 after a match at 2"],
+)
+def test_candidates_are_those_of_the_papers_figure_2(
+    student_tap: int, matched_before: int, candidates: list[int]
+) -> None:
+    first = torch.tensor(matched_before)  # counted from 1 in the figure, so "after" is itself
+    mask = candidate_mask(student_tap, 4, 8, Matching(), first)
+    assert [index + 1 for index in mask.nonzero().flatten().tolist()] == candidates
+
+
+def test_algorithm_1_always_ascends_and_leaves_room_for_those_that_follow() -> None:
+    divergence = torch.rand(4, 6, generator=_generator())
+    generator = _generator(1)
+    for _ in range(200):
+        matched = match_layers(divergence, Matching(), generator).tolist()
+        assert matched == sorted(set(matched))
+        assert all(tap <= tap_of <= 2 + tap for tap, tap_of in enumerate(matched))
+
+
+def test_algorithm_1_draws_paths_with_the_probabilities_of_its_softmaxes() -> None:
+    divergence = torch.tensor([[0.2, 1.0, 0.7], [0.9, 0.1, 0.6]])
+    expected: dict[tuple[int, int], float] = {}
+    for path in itertools.combinations(range(3), 2):
+        probability, first = 1.0, 0
+        for student_tap, tap in enumerate(path):
+            candidates = range(first, 3 - 2 + student_tap + 1)
+            row = divergence[student_tap, list(candidates)]
+            heat = 2 / (row.max() - row.min() + 1e-6)
+            probability *= torch.softmax(-row / heat, 0)[candidates.index(tap)].item()
+            first = tap + 1
+        expected[path] = probability
+    assert sum(expected.values()) == pytest.approx(1.0)
+    generator, num_draws = _generator(2), 4000
+    counts = dict.fromkeys(expected, 0)
+    for _ in range(num_draws):
+        first_tap, second_tap = match_layers(divergence, Matching(), generator).tolist()
+        counts[first_tap, second_tap] += 1
+    for path, probability in expected.items():
+        spread = (probability * (1 - probability) / num_draws) ** 0.5
+        assert counts[path] / num_draws == pytest.approx(probability, abs=5 * spread + 1e-9)
+
+
+def test_bottom_1_takes_the_least_divergence_in_reach() -> None:
+    divergence = torch.tensor([[3.0, 2.0, 0.0], [0.0, 2.0, 1.0]])
+    everywhere = Matching("bottom-1", search_range=False, order=False)
+    assert match_layers(divergence, everywhere, _generator()).tolist() == [2, 0]
+    assert match_layers(divergence, Matching("bottom-1"), _generator()).tolist() == [1, 2]
+
+
+def test_bottom_3_draws_each_of_the_three_least() -> None:
+    divergence = torch.tensor([[5.0, 1.0, 4.0, 2.0, 3.0]])
+    matching = Matching("bottom-3", search_range=False, order=False)
+    generator = _generator()
+    drawn = {match_layers(divergence, matching, generator).item() for _ in range(100)}
+    assert drawn == {1, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("num_student", "num_teacher", "pairs"),
+    [(4, 8, [1, 3, 5, 7]), (3, 3, [0, 1, 2]), (4, 2, [0, 0, 1, 1]), (7, 20, [1, 4, 7, 10, 13, 16, 19])],
+)
+def test_uniform_pairs_are_evenly_spaced(
+    num_student: int, num_teacher: int, pairs: list[int]
+) -> None:
+    matching = Matching("uniform", search_range=False, order=False)
+    assert match_layers(torch.zeros(num_student, num_teacher), matching, _generator()).tolist() == pairs
+
+
+@pytest.mark.parametrize(
+    ("named", "value"), [("paper", 1.0), ("scale_free", 1.0), (0.25, 0.25), ("off", 1.0)]
+)
+def test_temperature_follows_the_spread_of_the_candidates(
+    named: str | float, value: float
+) -> None:
+    row = torch.tensor([9.0, 1.0, 3.0])  # the first is out of reach
+    mask = torch.tensor([False, True, True])
+    matching = (
+        Matching(adaptive_temperature=False) if named == "off" else Matching(temperature=named)  # type: ignore[arg-type]
+    )
+    assert temperature(row, mask, matching).item() == pytest.approx(value, abs=1e-5)
+
+
+def test_equal_divergences_match_without_a_bad_number() -> None:
+    matched = match_layers(torch.ones(2, 4), Matching(), _generator())
+    assert matched[0] < matched[1]
+
+
+def test_too_few_teacher_taps_are_refused_before_training() -> None:
+    with pytest.raises(StageError, match="fewer teacher taps than student taps.*at least 3"):
+        check_room(3, 2, Matching())
+    check_room(3, 2, Matching("random", search_range=False, order=False))
+
+
+@given(
+    strategy=st.sampled_from(get_args(Strategy)),
+    num_student=st.integers(1, 5),
+    extra=st.integers(0, 5),
+    ordered=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_every_strategy_stays_in_reach(
+    strategy: Strategy, num_student: int, extra: int, ordered: bool, seed: int
+) -> None:
+    num_teacher = num_student + extra
+    divergence = torch.rand(num_student, num_teacher, generator=_generator(seed))
+    matched = match_layers(divergence, Matching(strategy, order=ordered), _generator(seed)).tolist()
+    assert all(tap <= other <= extra + tap for tap, other in enumerate(matched))

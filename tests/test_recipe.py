@@ -1,0 +1,112 @@
+"""The recipe: every fault at once, with its path; flags over files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlsi_cache.errors import RecipeError
+from vlsi_cache.recipe import Recipe, apply_overrides, load_recipe, recipe_from_mapping
+
+
+def test_every_fault_is_reported_at_once_with_its_path() -> None:
+    raw = {
+        "cahe": {},
+        "cache": {"k": "many", "m": -1},
+        "student": {"taps": [1, 1]},
+        "interaction": {"steps": 3, "epochs": 1, "matching": {"search_range": False}},
+        "stages": ["dance"],
+    }
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_mapping(raw, where="run.yaml")
+    message = str(caught.value)
+    assert message.startswith("run.yaml: recipe has 7 faults: ")
+    for path in (
+        "cahe: unknown key",
+        "cache.k: ",
+        "cache.m: ",
+        "stages.0: ",
+        "student.taps: names a block twice",
+        "interaction.epochs: contradicts steps",
+        "interaction.matching.order: needs search_range",
+    ):
+        assert path in message
+    assert "\n" not in message
+
+
+def test_a_recipe_file_is_read_and_flags_override_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("teacher: {model: big}\ncache: {k: 8}\n", encoding="utf-8")
+    recipe = load_recipe(path, ["cache.k=2", "student.model=small", "student.taps=[1, 5]"])
+    assert (recipe.teacher.model, recipe.student.model) == ("big", "small")
+    assert (recipe.cache.k, recipe.student.taps) == (2, [1, 5])
+
+
+def test_no_recipe_and_no_flags_give_the_defaults() -> None:
+    assert load_recipe(None) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a: [", "is not YAML"),
+        ("- 1\n- 2\n", "is not a mapping"),
+        ("interaction: 3\n", "interaction: "),
+        ("seed: null\n", "seed: "),
+        ("stages: []\n", "stages: is empty"),
+        ("stages: [interaction]\n", "without verbalization"),
+        ("finetuning: {final_learning_rate: 1.0}\n", "is above learning_rate"),
+    ],
+)
+def test_a_bad_recipe_is_refused_in_one_line(tmp_path: Path, text: str, fault: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match="run.yaml") as caught:
+        load_recipe(path)
+    assert fault in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"absent\.yaml: recipe not found"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("assignment", ["k", "=3", "cache.k.x=1", "cache=[", "seed.a=1"])
+def test_a_bad_override_is_named(assignment: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_mapping(apply_overrides({"cache": {"k": 1}, "seed": 0}, [assignment]), where="f")
+    assert assignment.split("=")[0].split(".")[-1] in str(caught.value)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["k", "taps", "x"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*Recipe.model_fields, "x"]), _JSON, max_size=4))
+def test_any_mapping_is_either_a_recipe_or_a_named_fault(raw: dict[str, object]) -> None:
+    try:
+        recipe_from_mapping(raw, where="raw")
+    except RecipeError as error:
+        assert "\n" not in str(error)
+
+
+def test_every_field_of_the_recipe_is_described() -> None:
+    def undescribed(schema: dict[str, object]) -> list[str]:
+        fields = schema.get("properties", {})
+        assert isinstance(fields, dict)
+        return [name for name, field in fields.items() if "description" not in field]
+
+    schema = Recipe.model_json_schema()
+    assert undescribed(schema) == []
+    for name, section in schema["$defs"].items():
+        assert undescribed(section) == [], name

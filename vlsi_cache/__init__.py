@@ -1,0 +1,1 @@
+"""Offline teacher-cache distillation: layer by layer, without the teacher in memory."""

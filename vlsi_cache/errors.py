@@ -1,0 +1,86 @@
+"""The exception tree: every failure a user can mend.
+
+An error is one sentence chain on one line: where, what, expected, found, how to mend. The command
+line prints it and exits with ``exit_code``; nothing below the command line prints or exits.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "CacheError",
+    "CacheMismatchError",
+    "DataError",
+    "ModelError",
+    "RecipeError",
+    "StageError",
+    "VlsiCacheError",
+]
+
+
+class VlsiCacheError(Exception):
+    """A failure with a cause the user can name and mend.
+
+    Args:
+        what: the fault, as a clause without a final full stop.
+        where: the file, sample, recipe path or model at fault.
+        expected: what would have been right.
+        found: what was there instead.
+        mend: an imperative sentence that tells the way out.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        found: object = None,
+        mend: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.expected = None if expected is None else str(expected)
+        self.found = None if found is None else str(found)
+        self.mend = mend
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        parts = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.expected is not None:
+            parts.append(f"expected {self.expected}")
+        if self.found is not None:
+            parts.append(f"found {self.found}")
+        sentence = "; ".join(parts)
+        if self.mend:
+            sentence = f"{sentence}. {self.mend.rstrip('.')}."
+        return " ".join(sentence.split())
+
+
+class RecipeError(VlsiCacheError):
+    """The recipe or the flags contradict the schema, or each other."""
+
+    exit_code = 2
+
+
+class ModelError(VlsiCacheError):
+    """A model or processor cannot be loaded, or cannot be seen as a decoder."""
+
+
+class DataError(VlsiCacheError):
+    """A dataset, conversation or image cannot be used."""
+
+
+class CacheError(VlsiCacheError):
+    """A cache folder is absent, incomplete or damaged."""
+
+
+class CacheMismatchError(CacheError):
+    """A cache was made for other data, another tokenizer or other settings."""
+
+
+class StageError(VlsiCacheError):
+    """A training stage or the teacher pass cannot go on."""

@@ -1,0 +1,46 @@
+"""One view of any model: loading, blocks, final norm, head, taps, identity."""
+
+from __future__ import annotations
+
+from vlsi_cache.models.decoder import Decoder, bind_decoder
+from vlsi_cache.models.head import Head, LogitTransform
+from vlsi_cache.models.identity import (
+    chat_template_hash,
+    tokenizer_of,
+    vocabulary_hash,
+    vocabulary_size,
+    weights_fingerprint,
+)
+from vlsi_cache.models.loading import load_model, load_processor, text_config
+from vlsi_cache.models.lora import linear_names, lora_config
+from vlsi_cache.models.taps import (
+    TapRecorder,
+    TapState,
+    default_taps,
+    final_features,
+    record_taps,
+    resolve_taps,
+)
+
+__all__ = [
+    "Decoder",
+    "Head",
+    "LogitTransform",
+    "TapRecorder",
+    "TapState",
+    "bind_decoder",
+    "chat_template_hash",
+    "default_taps",
+    "final_features",
+    "linear_names",
+    "load_model",
+    "load_processor",
+    "lora_config",
+    "record_taps",
+    "resolve_taps",
+    "text_config",
+    "tokenizer_of",
+    "vocabulary_hash",
+    "vocabulary_size",
+    "weights_fingerprint",
+]

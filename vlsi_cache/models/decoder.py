@@ -1,0 +1,122 @@
+"""One view of any model: blocks, final norm, head; found by tracing and proved by equality.
+
+Shape suffixes: B batch, T sequence, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vlsi_cache.models.head import Head
+from vlsi_cache.models.loading import text_config
+from vlsi_cache.models.trace import block_output, prove_head, trace_blocks, unbindable, undisturbed
+
+__all__ = ["Decoder", "bind_decoder", "block_output"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A causal language model, or the language side of an image-text-to-text model.
+
+    Nothing is copied: the parts are the model's own modules, so that adapters injected later and
+    weights trained later are seen here too.
+    """
+
+    model: PreTrainedModel
+    """The whole model."""
+    body: nn.Module
+    """The module that runs the blocks."""
+    blocks: nn.ModuleList
+    """The decoder blocks in order."""
+    final_norm: nn.Module
+    """The norm behind the last block; `nn.Identity` where the family has none."""
+    head: Head
+    """Output embedding and logit transform."""
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks, that is taps, there are."""
+        return len(self.blocks)
+
+    @property
+    def hidden_size(self) -> int:
+        """D, the width of what the blocks hand on."""
+        return self.head.weight.shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the head, padding included."""
+        return self.head.num_rows
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether the family has a norm behind its last block."""
+        return not isinstance(self.final_norm, nn.Identity)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The model without its head, taking the same inputs: tower, projector and body."""
+        backbone: nn.Module = self.model.base_model
+        return backbone
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """The final norm of a hidden state, [*, D] to [*, D]."""
+        features: Tensor = self.final_norm(hidden)
+        return features
+
+
+def bind_decoder(model: PreTrainedModel) -> Decoder:
+    """See a model as blocks, final norm and head, with no list of model names.
+
+    Two forward passes over five text tokens find the parts and prove that
+    `head(final_norm(last hidden))` equals the model's own logits. Mode, gradients and random
+    state of the model are left as they were.
+
+    Raises:
+        ModelError: the model is an encoder-decoder, or has no output embeddings, no list of
+            blocks, no module that takes the last block's output, or does something between the
+            final norm and the logits that is neither a scale nor a soft-cap.
+    """
+    config = text_config(model)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise unbindable(model, "is an encoder-decoder", "a decoder that reads prompt and response")
+    output = _output_embeddings(model)
+    body = model.get_decoder()
+    blocks = _find_blocks(model, body, getattr(config, "num_hidden_layers", None))
+    with undisturbed(model):
+        trace = trace_blocks(model, blocks, output)
+        final_norm, transform = prove_head(model, output, trace)
+    bias = getattr(output, "bias", None)
+    return Decoder(model, body, blocks, final_norm, Head(output.weight, bias, transform))
+
+
+def _output_embeddings(model: PreTrainedModel) -> Any:
+    output = model.get_output_embeddings()
+    weight = getattr(output, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
+        found = "none" if output is None else type(output).__name__
+        raise unbindable(
+            model, "output embeddings were not found", "a linear map [V, D]", found=found
+        )
+    return output
+
+
+def _find_blocks(model: PreTrainedModel, body: nn.Module, num_blocks: int | None) -> nn.ModuleList:
+    """The outermost list of modules under `body` that is as long as the configuration says."""
+    lists = [(name, part) for name, part in body.named_modules() if isinstance(part, nn.ModuleList)]
+    # Lists nested in a block (experts) can have the same length; they lie deeper.
+    lists.sort(key=lambda item: item[0].count("."))
+    for _, part in lists:
+        if len(part) == num_blocks:
+            return part
+    lengths = ", ".join(f"{name} ({len(part)})" for name, part in lists) or "no list of modules"
+    raise unbindable(
+        model,
+        "decoder blocks were not found",
+        f"a list of {num_blocks} modules (num_hidden_layers) in {type(body).__name__}",
+        found=lengths,
+    )

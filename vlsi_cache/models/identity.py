@@ -1,0 +1,85 @@
+"""Identity of models, tokenizers and templates: what a cache was made with, as hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+from vlsi_cache.errors import ModelError
+
+__all__ = [
+    "chat_template_hash",
+    "tokenizer_of",
+    "vocabulary_hash",
+    "vocabulary_size",
+    "weights_fingerprint",
+]
+
+_SAMPLES = 1024
+
+
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """Hex SHA-256 over every weight's name, shape and at most 1,024 of its values as bfloat16.
+
+    Independent of device, and of dtype as far as rounding to bfloat16 commutes (float32 and
+    bfloat16 copies of one checkpoint agree). Sampling keeps it cheap for 72 B parameters; training
+    moves all weights, so the sample sees it.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)}\n".encode())
+        digest.update(_sampled_bytes(weight))
+    return digest.hexdigest()
+
+
+def tokenizer_of(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer inside a processor, or the tokenizer itself.
+
+    Raises:
+        ModelError: the processor has no tokenizer.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ModelError("the processor has no tokenizer", where=type(processor).__name__)
+    return tokenizer
+
+
+def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hex SHA-256 over all (token, id) pairs, added tokens included, in order of ids."""
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
+    return _hash_json(vocabulary)
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the tokenizer's highest id: the rows of a head that are not padding.
+
+    Equal to `len(tokenizer)` unless the ids have gaps.
+    """
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
+def chat_template_hash(processor: ProcessorMixin | PreTrainedTokenizerBase) -> str:
+    """Hex SHA-256 over the chat template that `processor` applies (of none, if it has none)."""
+    template = getattr(processor, "chat_template", None)
+    if template is None:
+        template = tokenizer_of(processor).chat_template
+    return _hash_json(template)
+
+
+def _sampled_bytes(weight: Tensor) -> bytes:
+    # An odd stride walks through all columns of matrices whose width is a power of two.
+    stride = -(-weight.numel() // _SAMPLES) | 1
+    sample = weight.detach().reshape(-1)[::stride].cpu()
+    if sample.is_floating_point():
+        # Bit patterns, because numpy knows no bfloat16.
+        return sample.to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
+    return sample.to(torch.int64).contiguous().numpy().tobytes()
+
+
+def _hash_json(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,172 @@
+"""Taps: reading the output of chosen decoder blocks while the model runs.
+
+`hidden_states[-1]` of a model's output is taken after the final norm, so the blocks are hooked.
+Shape suffixes: B batch, T sequence, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Cache
+
+from vlsi_cache.errors import ModelError
+from vlsi_cache.models.decoder import Decoder, block_output
+
+__all__ = [
+    "TapRecorder",
+    "TapState",
+    "default_taps",
+    "final_features",
+    "record_taps",
+    "resolve_taps",
+]
+
+_FIRST = 2
+_EVERY = 4
+
+
+def default_taps(num_blocks: int) -> tuple[int, ...]:
+    """Every fourth block from block 2 (METHOD §1); the last block if there are fewer than three.
+
+    The paper taps 2, 6, …, 26 of 28 and 2, 6, …, 78 of 80.
+    """
+    return tuple(range(_FIRST, num_blocks, _EVERY)) or (num_blocks - 1,)
+
+
+def resolve_taps(taps: Sequence[int] | None, num_blocks: int, *, where: str) -> tuple[int, ...]:
+    """The taps a model of `num_blocks` blocks is read at: sorted, unique, all of them blocks.
+
+    Args:
+        taps: block indices from 0, or None for `default_taps`.
+        num_blocks: how many blocks the decoder has.
+        where: what the error should name: the recipe's path or the flag.
+
+    Raises:
+        ModelError: no taps, or some that are not blocks; all of them are named.
+    """
+    if taps is None:
+        return default_taps(num_blocks)
+    outside = sorted({tap for tap in taps if not 0 <= tap < num_blocks})
+    if outside or not taps:
+        raise ModelError(
+            "taps are not blocks of the model" if outside else "no taps are given",
+            where=where,
+            expected=f"block indices from 0 to {num_blocks - 1}",
+            found=", ".join(map(str, outside)) if outside else "an empty list",
+            mend="Leave the taps out for every fourth block from 2; the final output is always kept",
+        )
+    return tuple(sorted(set(taps)))
+
+
+@dataclass(frozen=True, slots=True)
+class TapState:
+    """One block's output, and the inputs with which a copy of a block can run on it."""
+
+    hidden: Tensor
+    """[B, T, D], the block's output, with its gradient if there is one."""
+    args: tuple[Any, ...]
+    """The block's own positional inputs after the hidden state."""
+    kwargs: dict[str, Any]
+    """The block's own keyword inputs: masks, positions, rotary embeddings; caches left out."""
+
+    def rerun(self, block: nn.Module) -> Tensor:
+        """The output [B, T, D] of another block of the same kind on this hidden state."""
+        return block_output(block(self.hidden, *self.args, **self.kwargs))
+
+
+class TapRecorder:
+    """What the taps of the latest forward pass held; made by `record_taps`."""
+
+    def __init__(self, taps: Sequence[int]) -> None:
+        self.taps = tuple(taps)
+        self.states: dict[int, TapState] = {}
+        self._features: Tensor | None = None
+
+    @property
+    def features(self) -> Tensor:
+        """[B, T, D], the model's final features; `decoder.head.logits` turns them into logits.
+
+        Raises:
+            ModelError: no forward pass has run yet.
+        """
+        if self._features is None:
+            raise ModelError(
+                "final features are not known yet", mend="Run the model inside record_taps first"
+            )
+        return self._features
+
+    def _clear(self, *_: object) -> None:
+        self.states.clear()
+        self._features = None
+
+    def _keep_state(
+        self, tap: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        # Gradient checkpointing may call a block again in the backward pass: the first call counts.
+        if tap not in self.states:
+            self.states[tap] = TapState(
+                hidden=block_output(output),
+                args=tuple(_uncached("", value) for value in args[1:]),
+                kwargs={
+                    name: _uncached(name, value)
+                    for name, value in kwargs.items()
+                    if name != "hidden_states"
+                },
+            )
+
+    def _keep_features(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        if self._features is None:
+            self._features = block_output(output)
+
+
+@contextmanager
+def record_taps(decoder: Decoder, taps: Sequence[int]) -> Iterator[TapRecorder]:
+    """Record the given blocks of every forward pass inside the context.
+
+    The recorder always holds the latest pass. Hooks sit on the blocks themselves, so it makes no
+    difference whether the model, its backbone or a wrapper (peft, distributed) is called, and
+    gradients flow through the states. Without taps only the final features are recorded.
+
+    Args:
+        decoder: a bound model.
+        taps: block indices; see `resolve_taps`.
+    """
+    recorder = TapRecorder(taps)
+    hooks = [decoder.body.register_forward_pre_hook(recorder._clear)]  # noqa: SLF001 (its maker)
+    for tap in recorder.taps:
+        keep = partial(recorder._keep_state, tap)  # noqa: SLF001
+        hooks.append(decoder.blocks[tap].register_forward_hook(keep, with_kwargs=True))
+    last = decoder.final_norm if decoder.has_final_norm else decoder.blocks[-1]
+    hooks.append(last.register_forward_hook(recorder._keep_features))  # noqa: SLF001
+    try:
+        yield recorder
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def final_features(decoder: Decoder, inputs: Mapping[str, Any]) -> Tensor:
+    """Run the model without its head: final features [B, T, D], no [B, T, V] tensor anywhere.
+
+    Inside `record_taps` the taps are filled by the same pass.
+
+    Args:
+        decoder: a bound model.
+        inputs: the model's own keyword inputs (token ids, attention mask, pixels, …).
+    """
+    with record_taps(decoder, ()) as recorder:
+        decoder.backbone(**inputs, use_cache=False)
+        return recorder.features
+
+
+def _uncached(name: str, value: Any) -> Any:
+    """A block input without its key-value or state cache, which belongs to the first run."""
+    if isinstance(value, Cache):
+        return None
+    return False if name == "use_cache" else value

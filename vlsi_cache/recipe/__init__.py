@@ -1,0 +1,37 @@
+"""The recipe: one validated description of a whole run."""
+
+from vlsi_cache.recipe.load import apply_overrides, load_recipe, recipe_from_mapping
+from vlsi_cache.recipe.sections import (
+    CacheSection,
+    DataSection,
+    FinetuningSection,
+    InteractionSection,
+    LoraSection,
+    MatchingSection,
+    ModelSection,
+    Recipe,
+    Schedule,
+    Section,
+    StageName,
+    VerbalizationSection,
+    VerbalizerSection,
+)
+
+__all__ = [
+    "CacheSection",
+    "DataSection",
+    "FinetuningSection",
+    "InteractionSection",
+    "LoraSection",
+    "MatchingSection",
+    "ModelSection",
+    "Recipe",
+    "Schedule",
+    "Section",
+    "StageName",
+    "VerbalizationSection",
+    "VerbalizerSection",
+    "apply_overrides",
+    "load_recipe",
+    "recipe_from_mapping",
+]

@@ -1,0 +1,266 @@
+"""What a recipe may say: its sections, their defaults and their contradictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "CacheSection",
+    "DataSection",
+    "FinetuningSection",
+    "InteractionSection",
+    "LoraSection",
+    "MatchingSection",
+    "ModelSection",
+    "Recipe",
+    "Schedule",
+    "Section",
+    "StageName",
+    "VerbalizationSection",
+    "VerbalizerSection",
+]
+
+StageName = Literal["verbalization", "interaction", "finetuning"]
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Contradiction = tuple[str, str]
+"""The path of a field, and what is wrong with it beside the others."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, documented beneath each field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Schedule(Section):
+    """How long and how fast one stage trains."""
+
+    steps: Positive | None = None
+    """Optimizer steps. Excludes `epochs`."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the data. Excludes `steps`; 1 if neither is given."""
+    batch_size: Positive = 8
+    """Samples per device and forward pass."""
+    gradient_accumulation: Positive = 1
+    """Forward passes per optimizer step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate of AdamW."""
+    final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
+    """Learning rate that the cosine ends at."""
+    warmup_steps: NonNegative = 0
+    """Steps of linear warm-up before the cosine."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are clipped to this norm; 0 turns clipping off."""
+    log_every: Positive = 10
+    """Steps between two lines of metrics."""
+    save_every: Positive = 500
+    """Steps between two checkpoints, from which an interrupted stage goes on."""
+    workers: NonNegative = 0
+    """Processes that prepare batches beside each training process."""
+    gradient_checkpointing: bool = False
+    """Recompute the backbone's activations in the backward pass, for memory."""
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """Fields that exclude one another, as (path, fault)."""
+        found = []
+        if self.steps is not None and self.epochs is not None:
+            found.append((f"{path}.epochs", "contradicts steps: give one of the two"))
+        if self.final_learning_rate > self.learning_rate:
+            found.append(
+                (f"{path}.final_learning_rate", f"is above learning_rate ({self.learning_rate:g})")
+            )
+        return found
+
+
+class VerbalizerSection(Section):
+    """The small network that reads one tap as a vocabulary distribution."""
+
+    structure: Literal["mlp", "verb_ffn", "ffn", "decoder"] = "verb_ffn"
+    """`verb_ffn`: gated, three D×D maps (the paper's); `mlp`: one D×D map; `ffn`: the same gate
+    with the backbone's own expansion; `decoder`: a whole decoder block."""
+    depth: Literal[1, 2] = 1
+    """The structure once, or stacked twice."""
+    residual: bool = True
+    """Add the structure to the tap, so that an untrained verbalizer is the logit lens."""
+
+
+class VerbalizationSection(Schedule):
+    """Stage one: training the verbalizers of one model."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate of AdamW."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Gradients are clipped to this norm; 0 turns clipping off (taps are independent, a common
+    norm would tie them)."""
+    target: Literal["label", "final"] = "label"
+    """`label`: cross-entropy to the next response token; `final`: KL to the model's own output."""
+
+
+class ModelSection(Section):
+    """A teacher or a student."""
+
+    model: str | None = None
+    """`from_pretrained` name or folder, its processor included."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Weights' dtype; `auto` takes the checkpoint's own."""
+    taps: list[int] | None = None
+    """0-based indices of the decoder blocks to read; every 4th from 2 by default."""
+    verbalizers: Path | None = None
+    """Folder of trained verbalizers; they are trained if none is given."""
+    verbalizer: VerbalizerSection = VerbalizerSection()
+    """Structure of the verbalizers to train."""
+    verbalization: VerbalizationSection = VerbalizationSection()
+    """Schedule of their training."""
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """Repeated taps, and the schedule's own contradictions."""
+        found = self.verbalization.contradictions(f"{path}.verbalization")
+        if self.taps is not None and len(set(self.taps)) != len(self.taps):
+            found.append((f"{path}.taps", f"names a block twice: {self.taps}"))
+        if self.taps is not None and not self.taps:
+            found.append((f"{path}.taps", "is empty: name at least one block, or leave it out"))
+        return found
+
+
+class DataSection(Section):
+    """Conversations that teacher and student both read."""
+
+    path: str | None = None
+    """JSON or JSONL file, folder saved by `datasets`, or hub name."""
+    split: str = "train"
+    """Split of a `datasets` source."""
+    limit: Positive | None = None
+    """Only the first so many samples."""
+    max_length: Positive | None = None
+    """Most tokens of one conversation, image tokens included; the model's own limit by default."""
+
+
+class CacheSection(Section):
+    """The teacher's record."""
+
+    path: Path | None = None
+    """Folder of the cache; `<output>/cache` by default."""
+    k: Positive = 4
+    """Most likely tokens kept per response token and tap."""
+    m: NonNegative = 4
+    """Tokens drawn from the rest of the distribution."""
+    samples_per_shard: Positive = 512
+    """Conversations per shard: what a broken run has to redo at most."""
+    batch_size: Positive = 8
+    """Conversations per forward pass of the teacher."""
+    workers: NonNegative = 0
+    """Processes that prepare the teacher's batches."""
+
+
+class MatchingSection(Section):
+    """Which teacher tap a student tap learns from (Algorithm 1 and its ablation)."""
+
+    strategy: Literal["random", "uniform", "bottom-1", "bottom-3", "multinomial"] = "multinomial"
+    """How one candidate is chosen by its divergence."""
+    search_range: bool = True
+    """Student tap s of L_s meets only teacher taps s … L_t−L_s+s."""
+    order: bool = True
+    """A student tap meets only teacher taps above the one matched before. Needs `search_range`."""
+    adaptive_temperature: bool = True
+    """Temperature from the spread of the divergences (`temperature`); off means 1."""
+    temperature: Literal["paper", "scale_free"] | Annotated[float, Field(gt=0)] = "paper"
+    """`paper`: 2/(max−min); `scale_free`: (max−min)/2; or a number."""
+    granularity: Literal["batch", "sample"] = "batch"
+    """One matching per micro-batch, or one per sample."""
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """`order` without the room that `search_range` keeps."""
+        if self.order and not self.search_range:
+            return [(f"{path}.order", "needs search_range: true, or set order: false too")]
+        return []
+
+
+class LoraSection(Section):
+    """The student's low-rank adapters during interaction."""
+
+    rank: Positive = 64
+    """Rank r of every adapter."""
+    alpha: Positive = 64
+    """Scale numerator: updates are scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the adapters."""
+
+
+class InteractionSection(Schedule):
+    """Stage two: learning from the cache."""
+
+    matching: MatchingSection = MatchingSection()
+    """Layer matching."""
+    lora: LoraSection = LoraSection()
+    """Adapters on every linear map of the decoder blocks."""
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """The schedule's and the matching's contradictions."""
+        return Schedule.contradictions(self, path) + self.matching.contradictions(
+            f"{path}.matching"
+        )
+
+
+class FinetuningSection(Schedule):
+    """Stage three: every parameter, cross-entropy."""
+
+    train_vision_tower: bool = True
+    """Train the parts outside the decoder too (vision tower and projector)."""
+
+
+class Recipe(Section):
+    """A whole run: what is read, what is written, how each stage trains."""
+
+    teacher: ModelSection = ModelSection()
+    """The model that is dumped."""
+    student: ModelSection = ModelSection()
+    """The model that is trained."""
+    data: DataSection = DataSection()
+    """The conversations."""
+    cache: CacheSection = CacheSection()
+    """Where and how the teacher's record is kept."""
+    interaction: InteractionSection = InteractionSection()
+    """Stage two."""
+    finetuning: FinetuningSection = FinetuningSection()
+    """Stage three."""
+    stages: list[StageName] = ["verbalization", "interaction", "finetuning"]
+    """Stages of the student to run; `[finetuning]` alone is plain fine-tuning, without a cache."""
+    output: Path = Path("runs/vlsi")
+    """Folder of everything the run writes."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `mps`, …"""
+    seed: int = 0
+    """Seed of initialisation, data order, tail draws and matching."""
+
+    @property
+    def cache_path(self) -> Path:
+        """Folder of the cache."""
+        return self.cache.path if self.cache.path is not None else self.output / "cache"
+
+    @property
+    def teacher_verbalizers_path(self) -> Path:
+        """Folder of the teacher's verbalizers."""
+        return self.teacher.verbalizers or self.output / "teacher-verbalizers"
+
+    @property
+    def student_path(self) -> Path:
+        """Folder of the finished student."""
+        return self.output / "student"
+
+    def contradictions(self) -> list[Contradiction]:
+        """Every pair of fields that cannot hold together, as (path, fault)."""
+        found = self.teacher.contradictions("teacher") + self.student.contradictions("student")
+        found += self.interaction.contradictions("interaction")
+        found += self.finetuning.contradictions("finetuning")
+        if not self.stages:
+            found.append(("stages", "is empty: name at least one stage"))
+        if "interaction" in self.stages and "verbalization" not in self.stages:
+            found.append(("stages", "has interaction without verbalization, which it builds on"))
+        return found

@@ -1,0 +1,148 @@
+"""A loaded model with everything a stage asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlsi_cache.data import BatchEncoder, ConversationDataset, load_conversations
+from vlsi_cache.errors import RecipeError
+from vlsi_cache.models import (
+    Decoder,
+    TapState,
+    bind_decoder,
+    load_model,
+    load_processor,
+    record_taps,
+    text_config,
+    tokenizer_of,
+    vocabulary_size,
+    weights_fingerprint,
+)
+from vlsi_cache.recipe import DataSection, ModelSection
+
+__all__ = ["Backbone", "load_backbone", "load_data", "record_hidden", "resolve_device"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A model, its processor and the view of its decoder."""
+
+    name: str
+    """`from_pretrained` name or folder."""
+    processor: Any
+    """Processor or tokenizer."""
+    decoder: Decoder
+    """Blocks, norm, head."""
+    vocab_size: int
+    """Rows of the head that the tokenizer can produce."""
+    fingerprint: str
+    """SHA-256 over the weights as loaded."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head lives."""
+        return self.decoder.head.weight.device
+
+    def encoder(self, data: DataSection) -> BatchEncoder:
+        """Conversations → batches, bounded by the model's context."""
+        context = getattr(text_config(self.decoder.model), "max_position_embeddings", None)
+        limits = [limit for limit in (data.max_length, context) if limit]
+        return BatchEncoder(self.processor, max_length=min(limits) if limits else None)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device a recipe names; ``auto`` takes the accelerator if there is one.
+
+    Raises:
+        RecipeError: torch knows no such device, or it is not there.
+    """
+    if device == "auto":
+        from accelerate import PartialState
+
+        return torch.device(PartialState().device)
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(
+            f"no such device ({reason})", where="device", found=device, mend="Use auto or cpu"
+        ) from error
+    return resolved
+
+
+def load_backbone(section: ModelSection, role: str, device: torch.device, dtype: str) -> Backbone:
+    """Load a model with its processor, and bind its decoder.
+
+    Args:
+        section: the recipe's ``teacher`` or ``student``.
+        role: which of the two, for messages.
+        device: where to put it.
+        dtype: weights' dtype, or ``auto`` for the checkpoint's own.
+
+    Raises:
+        RecipeError: no model is named.
+        ModelError: it cannot be loaded or bound.
+    """
+    if section.model is None:
+        raise RecipeError(
+            "no model is named",
+            where=f"{role}.model",
+            expected="a from_pretrained name or folder",
+            mend=f"Give --{role} MODEL, or set {role}.model in the recipe",
+        )
+    model = load_model(section.model, dtype=dtype, device=device)
+    processor = load_processor(section.model)
+    decoder = bind_decoder(model)
+    model.eval().requires_grad_(False)
+    return Backbone(
+        name=section.model,
+        processor=processor,
+        decoder=decoder,
+        vocab_size=min(vocabulary_size(tokenizer_of(processor)), len(decoder.head.weight)),
+        fingerprint=weights_fingerprint(model),
+    )
+
+
+def load_data(data: DataSection) -> ConversationDataset:
+    """The recipe's conversations.
+
+    Raises:
+        RecipeError: no data is named.
+        DataError: they cannot be read.
+    """
+    if data.path is None:
+        raise RecipeError(
+            "no data is named",
+            where="data.path",
+            expected="a JSON or JSONL file, a datasets folder or a hub name",
+            mend="Give --data PATH, or set data.path in the recipe",
+        )
+    return load_conversations(data.path, split=data.split, limit=data.limit)
+
+
+@contextmanager
+def record_hidden(
+    decoder: Decoder, taps: Sequence[int], inputs: Mapping[str, Tensor]
+) -> Iterator[dict[int, TapState]]:
+    """Run the backbone, without its head, and yield the taps' states and the last block's.
+
+    Args:
+        decoder: the backbone's view.
+        taps: block indices.
+        inputs: what the model's forward takes.
+
+    Yields:
+        block index → state; the last block's is always among them.
+    """
+    last = decoder.num_blocks - 1
+    with record_taps(decoder, sorted({*taps, last})) as recorder:
+        decoder.backbone(**inputs, use_cache=False)
+    yield recorder.states
+    recorder.states.clear()

@@ -1,0 +1,108 @@
+"""Conversations → flat-token batches, with the teacher's record beside them when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlsi_cache.data import (
+    BatchEncoder,
+    Conversation,
+    model_inputs,
+    response_ids,
+    response_positions,
+)
+from vlsi_cache.errors import CacheMismatchError
+from vlsi_cache.store import Cache, SampleRecord, open_cache
+
+__all__ = ["CachedBatches", "TokenBatches"]
+
+
+class TokenBatches:
+    """Collates conversations into what a stage's forward takes.
+
+    The batch holds the model's inputs and, laid flat over the batch's N response tokens:
+    ``positions`` ``[N]`` (flat index of the position that predicts each), ``labels`` ``[N]``
+    (the tokens) and ``token_samples`` ``[N]`` (row of the batch). All are made on the CPU, so
+    that a training step never waits for the device to count them.
+    """
+
+    def __init__(self, encoder: BatchEncoder) -> None:
+        self.encoder = encoder
+
+    def __call__(self, items: Sequence[tuple[int, Conversation]]) -> dict[str, Any]:
+        """Collate ``(sample index, conversation)`` pairs."""
+        batch = self.encoder([conversation for _, conversation in items])
+        mask = batch["response_mask"]
+        counts = mask.sum(1)
+        return {
+            "inputs": model_inputs(batch),
+            "positions": response_positions(mask),
+            "labels": response_ids(batch),
+            "token_samples": torch.repeat_interleave(torch.arange(len(items)), counts),
+        }
+
+
+class CachedBatches:
+    """``TokenBatches`` with the teacher's sparse distributions of the same tokens.
+
+    Adds ``teacher_ids`` ``[N, L_t + 1, S]``, ``teacher_weights`` (same shape) and
+    ``teacher_entropy`` ``[N, L_t + 1]``; the last tap is the teacher's final output.
+    """
+
+    def __init__(self, encoder: BatchEncoder, cache_path: Path) -> None:
+        self.tokens = TokenBatches(encoder)
+        self.cache_path = cache_path
+        self._cache: Cache | None = None
+
+    def __call__(self, items: Sequence[tuple[int, Conversation]]) -> dict[str, Any]:
+        """Collate, and prove that the student's tokens are those the teacher was read at.
+
+        Raises:
+            CacheMismatchError: a sample differs from the one that was dumped.
+        """
+        if self._cache is None:
+            self._cache = open_cache(self.cache_path)
+        batch = self.tokens(items)
+        records = [self._cache[index] for index, _ in items]
+        counts = torch.bincount(batch["token_samples"], minlength=len(items)).tolist()
+        for (_, conversation), record, ids in zip(
+            items, records, batch["labels"].split(counts), strict=True
+        ):
+            _prove_same(conversation, record, ids)
+        batch["teacher_ids"] = _joined([record.distribution.token_ids for record in records]).long()
+        batch["teacher_weights"] = _joined([record.distribution.weights() for record in records])
+        batch["teacher_entropy"] = _joined([record.distribution.entropy for record in records])
+        return batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": None}  # each worker opens its own
+
+
+def _prove_same(conversation: Conversation, record: SampleRecord, ids: Tensor) -> None:
+    if record.key != conversation.key():
+        raise CacheMismatchError(
+            f"sample {conversation.sample_id!r} differs from the one that was dumped",
+            where=conversation.origin,
+            expected=f"content {record.key[:12]} (sample {record.sample_id!r})",
+            found=f"content {conversation.key()[:12]}",
+            mend="Dump the teacher again for this data, or train on the data of the cache",
+        )
+    if not np.array_equal(ids.numpy(), record.response_ids):
+        raise CacheMismatchError(
+            f"the student's processor gives sample {conversation.sample_id!r} other response "
+            "tokens than the teacher's",
+            where=conversation.origin,
+            expected=f"{len(record.response_ids)} tokens {record.response_ids[:8].tolist()} …",
+            found=f"{len(ids)} tokens {ids[:8].tolist()} …",
+            mend="Teacher and student must share tokenizer, chat template and end-of-turn token",
+        )
+
+
+def _joined(arrays: Sequence[np.ndarray[Any, Any]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(arrays))

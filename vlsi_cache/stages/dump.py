@@ -1,0 +1,229 @@
+"""The teacher pass: every tap of every response token, as sparse distributions, into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vlsi_cache.data import ConversationDataset, EncodedDataset
+from vlsi_cache.distribution import SparseDistribution
+from vlsi_cache.errors import RecipeError, StageError
+from vlsi_cache.models import Decoder
+from vlsi_cache.objectives import sparsify
+from vlsi_cache.objectives.sweep import chunk_tokens
+from vlsi_cache.stages.backbone import Backbone, record_hidden
+from vlsi_cache.stages.batches import TokenBatches
+from vlsi_cache.store import CacheWriter, SampleRecord
+from vlsi_cache.verbalizer import VerbalizerBank
+
+__all__ = ["DumpProgress", "TeacherPass", "fill_cache", "tail_uniforms"]
+
+logger = logging.getLogger(__name__)
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class DumpProgress:
+    """How far the teacher pass is."""
+
+    num_samples: int
+    """Samples read so far, those of earlier runs included."""
+    total_samples: int
+    """Samples of the dataset."""
+    num_tokens: int
+    """Response tokens recorded by this run."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherPass:
+    """Reads batches of conversations into sparse distributions.
+
+    Attributes:
+        backbone: the teacher.
+        bank: its verbalizers.
+        k: most likely tokens kept.
+        m: tokens drawn from the tail.
+        seed: of the tail draws.
+    """
+
+    backbone: Backbone
+    bank: VerbalizerBank
+    k: int
+    m: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.k + self.m > self.backbone.vocab_size:
+            raise RecipeError(
+                "cache.k + cache.m is larger than the vocabulary",
+                where=self.backbone.name,
+                expected=f"at most {self.backbone.vocab_size}",
+                found=f"{self.k} + {self.m}",
+                mend="Lower cache.k or cache.m",
+            )
+
+    @torch.no_grad()
+    def read(self, batch: Mapping[str, Any], uniforms: Floats) -> SparseDistribution:
+        """Distributions of every tap, then of the final output, ``[N, L_t + 1]``.
+
+        Args:
+            batch: of ``TokenBatches``, on the backbone's device.
+            uniforms: ``[N]`` float64 in [0, 1), one per response token.
+        """
+        decoder = self.backbone.decoder
+        positions, labels = batch["positions"], batch["labels"]
+        draws = torch.from_numpy(uniforms).to(labels.device)
+        with record_hidden(decoder, self.bank.taps, batch["inputs"]) as states:
+            hidden = self.bank(states, positions)
+            last = states[decoder.num_blocks - 1].hidden.flatten(0, 1)[positions]
+        reads = [*(hidden[tap] for tap in self.bank.taps), last]
+        per_tap = [self._distribution(decoder, read, labels, draws) for read in reads]
+        return SparseDistribution(
+            token_ids=np.stack([tap.token_ids for tap in per_tap], axis=1),
+            top_log_probs=np.stack([tap.top_log_probs for tap in per_tap], axis=1),
+            entropy=np.stack([tap.entropy for tap in per_tap], axis=1),
+            label_log_prob=np.stack([tap.label_log_prob for tap in per_tap], axis=1),
+        )
+
+    def _distribution(
+        self, decoder: Decoder, hidden: Tensor, labels: Tensor, draws: Tensor
+    ) -> SparseDistribution:
+        vocab_size = self.backbone.vocab_size
+        step = chunk_tokens(vocab_size)
+        parts = []
+        for start in range(0, len(hidden), step):
+            part = slice(start, start + step)
+            logits = decoder.head.logits(decoder.features(hidden[part]), vocab_size).float()
+            parts.append(sparsify(logits, labels[part], draws[part], k=self.k, m=self.m))
+        return SparseDistribution.concatenate(parts)
+
+    def records(
+        self, batch: Mapping[str, Any], keys: Sequence[tuple[str, str]]
+    ) -> list[SampleRecord]:
+        """One record per sample of a batch.
+
+        Args:
+            batch: of ``TokenBatches``.
+            keys: for each sample, its id and content key.
+
+        Raises:
+            StageError: a tap's distribution is not finite.
+        """
+        counts = np.bincount(batch["token_samples"].numpy(), minlength=len(keys))
+        uniforms = np.concatenate(
+            [
+                tail_uniforms(self.seed, key, int(count))
+                for (_, key), count in zip(keys, counts, strict=True)
+            ]
+        )
+        device = self.backbone.device
+        distribution = self.read(_to_device(batch, device), uniforms)
+        labels = batch["labels"].int().numpy()
+        records, start = [], 0
+        for (sample_id, key), count in zip(keys, counts, strict=True):
+            part = slice(start, start + int(count))
+            self._prove_finite(distribution.entropy[part], sample_id)
+            records.append(SampleRecord(sample_id, key, labels[part], distribution[part]))
+            start = part.stop
+        return records
+
+    def _prove_finite(self, entropy: np.ndarray[Any, Any], sample_id: str) -> None:
+        sound = np.isfinite(entropy).all(axis=0)
+        if not sound.all():
+            taps = [*map(str, self.bank.taps), "output"]
+            broken = ", ".join(tap for tap, good in zip(taps, sound, strict=True) if not good)
+            raise StageError(
+                f"teacher's distribution is not finite at tap {broken}",
+                where=f"sample {sample_id!r}",
+                mend="Try teacher.dtype: float32, or check the teacher's weights",
+            )
+
+
+def tail_uniforms(seed: int, key: str, count: int) -> Floats:
+    """Random offsets of a sample's tail draws, ``[count]`` float64 in [0, 1).
+
+    They follow from the seed and the sample's content alone: a resumed or re-partitioned pass
+    draws the same tokens.
+    """
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+    return generator.random(count)
+
+
+def fill_cache(
+    teacher: TeacherPass,
+    dataset: ConversationDataset,
+    collate: TokenBatches,
+    writer: CacheWriter,
+    *,
+    batch_size: int,
+    workers: int,
+    on_progress: Callable[[DumpProgress], None],
+) -> None:
+    """Write every shard that is not there yet.
+
+    Batches never span shards, so a shard's bytes do not depend on which shards this run writes.
+    """
+    missing = writer.missing_shards()
+    manifest = writer.manifest
+    total = manifest.dataset.num_samples
+    pending = sum(len(manifest.shard_range(shard)) for shard in missing)
+    done, num_tokens = total - pending, 0
+    for shard in missing:
+        records: list[SampleRecord] = []
+        indices = manifest.shard_range(shard)
+        for keys, batch in _batches(dataset, indices, collate, batch_size, workers):
+            records += teacher.records(batch, keys)
+            done += len(keys)
+            num_tokens += len(batch["labels"])
+            on_progress(DumpProgress(done, total, num_tokens))
+        writer.write_shard(shard, records)
+
+
+def _batches(
+    dataset: ConversationDataset,
+    indices: range,
+    collate: TokenBatches,
+    batch_size: int,
+    workers: int,
+) -> Iterator[tuple[list[tuple[str, str]], dict[str, Any]]]:
+    loader: DataLoader[Any] = DataLoader(
+        EncodedDataset(dataset),
+        batch_sampler=[
+            list(indices[start : start + batch_size])
+            for start in range(0, len(indices), batch_size)
+        ],
+        collate_fn=_KeyedBatches(collate),
+        num_workers=workers,
+    )
+    yield from loader
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyedBatches:
+    """Collation that keeps each sample's id and content key beside the batch."""
+
+    collate: TokenBatches
+
+    def __call__(self, items: Sequence[Any]) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+        keys = [(conversation.sample_id, conversation.key()) for _, conversation in items]
+        return keys, self.collate(items)
+
+
+def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        name: _to_device(value, device) if isinstance(value, Mapping) else value.to(device)
+        for name, value in batch.items()
+    }
+
+

@@ -1,0 +1,208 @@
+"""Stage two, interaction: the student's taps learn from the cached teacher taps (METHOD §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from vlsi_cache.data import EncodedDataset
+from vlsi_cache.matching import Matching, check_room, match_layers
+from vlsi_cache.models import linear_names
+from vlsi_cache.objectives import SparseTargets, Sweep, matched_divergence, sweep_head
+from vlsi_cache.recipe import LoraSection, MatchingSection, Recipe
+from vlsi_cache.stages.backbone import Backbone, record_hidden
+from vlsi_cache.stages.batches import CachedBatches
+from vlsi_cache.stages.ledger import StageFolder
+from vlsi_cache.stages.training import StageModule, discard_checkpoints, run_training
+from vlsi_cache.store import Cache
+from vlsi_cache.verbalizer import VerbalizerBank
+
+__all__ = ["Interaction", "interact"]
+
+
+class Interaction(StageModule):
+    """Divergence to the matched teacher taps and to the teacher's output.
+
+    Args:
+        student: the student; gets LoRA adapters.
+        bank: its verbalizers, trained along.
+        lora: adapters' size.
+        matching: layer matching.
+        per_sample: one matching per sample instead of one per batch.
+        num_teacher_taps: inner taps in the cache.
+        seed: of adapters and matching draws.
+    """
+
+    accepts_loss_kwargs = False
+
+    def __init__(
+        self,
+        student: Backbone,
+        bank: VerbalizerBank,
+        lora: LoraSection,
+        matching: Matching,
+        *,
+        per_sample: bool,
+        num_teacher_taps: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        check_room(len(bank.taps), num_teacher_taps, matching)
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=linear_names(student.decoder),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.adapted = get_peft_model(student.decoder.model, config)
+        self.bank = bank.requires_grad_(True)
+        self.decoder = student.decoder
+        self.vocab_size = student.vocab_size
+        self.matching = matching
+        self.per_sample = per_sample
+        self.generator = torch.Generator(device=student.device).manual_seed(seed)
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        positions: Tensor,
+        labels: Tensor,
+        token_samples: Tensor,
+        teacher_ids: Tensor,
+        teacher_weights: Tensor,
+        teacher_entropy: Tensor,
+    ) -> dict[str, Tensor]:
+        """Loss of Algorithm 1 plus KL at the output, nats per response token.
+
+        Args:
+            inputs: the student's.
+            positions: ``[N]``, flat.
+            labels: unused, part of every batch.
+            token_samples: ``[N]``, row of the batch.
+            teacher_ids: ``[N, L_t + 1, S]``, final output last.
+            teacher_weights: same shape.
+            teacher_entropy: ``[N, L_t + 1]``.
+        """
+        decoder = self.decoder
+        targets = SparseTargets(teacher_ids, teacher_weights, teacher_entropy)
+        inner = SparseTargets(teacher_ids[:, :-1], teacher_weights[:, :-1], teacher_entropy[:, :-1])
+        with record_hidden(decoder, self.bank.taps, inputs) as states:
+            last = states[decoder.num_blocks - 1].hidden.flatten(0, 1)[positions]
+            reads = self.bank(states, positions)
+        sweeps = [self._sweep(read, inner) for read in reads.values()]
+        output = self._sweep(last, targets.candidate(-1))
+        token_weights = torch.full((len(labels),), 1.0 / len(labels), device=labels.device)
+        chosen = self._match(sweeps, token_samples, inputs["input_ids"].shape[0])
+        loss = matched_divergence(output, torch.zeros_like(labels), token_weights)
+        self.observe("kl_output", loss)
+        for tap, sweep, matched in zip(self.bank.taps, sweeps, chosen, strict=True):
+            tap_loss = matched_divergence(sweep, matched, token_weights)
+            self.observe(f"kl_tap_{tap}", tap_loss)
+            self.observe(f"match_tap_{tap}", matched.float().mean())
+            loss = loss + tap_loss
+        return {"loss": loss}
+
+    def _sweep(self, hidden: Tensor, targets: SparseTargets) -> Sweep:
+        features = self.decoder.features(hidden)
+        return sweep_head(features, self.decoder.head, targets, self.vocab_size)
+
+    def _match(self, sweeps: list[Sweep], token_samples: Tensor, num_samples: int) -> list[Tensor]:
+        """The matched teacher tap of every student tap and token, each ``[N]``."""
+        divergence = torch.stack([sweep.divergences for sweep in sweeps])  # [L_s, N, L_t]
+        if not self.per_sample:
+            matched = match_layers(divergence.mean(1), self.matching, self.generator)
+            return [row.expand(len(token_samples)) for row in matched]
+        totals = divergence.new_zeros(len(sweeps), num_samples, divergence.shape[2])
+        totals.index_add_(1, token_samples, divergence)
+        counts = torch.bincount(token_samples, minlength=num_samples).clamp_(min=1)
+        means = totals / counts[None, :, None]
+        per_sample = torch.stack(
+            [
+                match_layers(means[:, sample], self.matching, self.generator)
+                for sample in range(num_samples)
+            ]
+        )  # [B, L_s]
+        return list(per_sample[token_samples].T)
+
+
+def interact(
+    student: Backbone,
+    bank: VerbalizerBank,
+    cache: Cache,
+    dataset: EncodedDataset,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    inherited: Mapping[str, Any],
+    autocast: bool,
+) -> Path:
+    """Train LoRA and verbalizers against the cache, merge, and save an ordinary checkpoint.
+
+    Args:
+        student: the untouched student.
+        bank: its trained verbalizers.
+        cache: a complete cache of the same data.
+        dataset: the conversations.
+        recipe: settings.
+        folder: of the stage.
+        inherited: settings of everything this stage builds on.
+        autocast: bfloat16 autocast.
+
+    Returns:
+        Folder of the merged student, in float32 where the student was.
+
+    Raises:
+        StageError: too few teacher taps, or the folder holds another run's stage.
+        CacheMismatchError: a sample or its response tokens differ from the cache's.
+    """
+    settings = recipe.interaction
+    result = folder / "model"
+    stage = StageFolder(folder, {**inherited, "interaction": settings.model_dump()})
+    if not stage.begin():
+        return result
+    module = Interaction(
+        student,
+        bank,
+        settings.lora,
+        _matching(settings.matching),
+        per_sample=settings.matching.granularity == "sample",
+        num_teacher_taps=len(cache.manifest.taps) - 1,
+        seed=recipe.seed,
+    )
+    if settings.gradient_checkpointing:
+        student.decoder.model.gradient_checkpointing_enable({"use_reentrant": False})
+        student.decoder.model.enable_input_require_grads()
+    run_training(
+        "interaction",
+        module,
+        dataset,
+        CachedBatches(student.encoder(recipe.data), recipe.cache_path),
+        settings,
+        folder,
+        device=student.device,
+        autocast=autocast,
+        seed=recipe.seed,
+    )
+    merged = module.adapted.float().merge_and_unload()
+    merged.save_pretrained(result)
+    student.processor.save_pretrained(result)
+    stage.finish()
+    discard_checkpoints(folder)
+    return result
+
+
+def _matching(section: MatchingSection) -> Matching:
+    return Matching(
+        strategy=section.strategy,
+        search_range=section.search_range,
+        order=section.order,
+        adaptive_temperature=section.adaptive_temperature,
+        temperature=section.temperature,
+    )

@@ -1,0 +1,135 @@
+"""``train-student``: verbalization, interaction and fine-tuning, without the teacher."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlsi_cache.data import ConversationDataset, EncodedDataset
+from vlsi_cache.errors import CacheError, CacheMismatchError
+from vlsi_cache.models import load_config, tokenizer_of, vocabulary_hash
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data, resolve_device
+from vlsi_cache.stages.finetune import finetune
+from vlsi_cache.stages.interact import interact
+from vlsi_cache.stages.precision import frozen_dtype, trained_dtype, uses_autocast
+from vlsi_cache.stages.verbalize import obtain_verbalizers
+from vlsi_cache.store import Cache, open_cache
+from vlsi_cache.verbalizer import verbalizers_fingerprint
+
+__all__ = ["train_student"]
+
+
+def train_student(recipe: Recipe) -> Path:
+    """Run the recipe's stages on the student; each resumes, and is skipped when done.
+
+    Args:
+        recipe: ``student``, ``data``, ``cache`` and the stages' sections are read.
+
+    Returns:
+        Folder of the last stage's student: an ordinary checkpoint with its processor, or the
+        folder of its verbalizers if that stage alone was asked for.
+
+    Raises:
+        VlsiCacheError: whatever the user can mend; see the exception tree.
+    """
+    device = resolve_device(recipe.device)
+    dataset = load_data(recipe.data)
+    dataset.check()
+    settings: dict[str, Any] = {
+        "data": dataset.fingerprint(),
+        "max_length": recipe.data.max_length,
+        "seed": recipe.seed,
+    }
+    result, section = recipe.output / "student-verbalizers", recipe.student
+    if "interaction" in recipe.stages or "verbalization" in recipe.stages:
+        result = _distil(recipe, dataset, device, settings)
+        gc.collect()  # the adapted student's hooks and modules refer to one another
+    if "finetuning" not in recipe.stages:
+        return result
+    if "interaction" in recipe.stages:
+        section = section.model_copy(update={"model": str(result)})
+    student = load_backbone(section, "student", device, trained_dtype(section.dtype))
+    return finetune(
+        student,
+        EncodedDataset(dataset),
+        recipe,
+        recipe.output / "finetuning",
+        original=load_config(recipe.student.model or ""),
+        inherited={**settings, "weights": student.fingerprint},
+        autocast=uses_autocast(section.dtype, device),
+    )
+
+
+def _distil(
+    recipe: Recipe, dataset: ConversationDataset, device: torch.device, settings: dict[str, Any]
+) -> Path:
+    """Verbalization, then interaction if asked for."""
+    cache = None
+    if "interaction" in recipe.stages:
+        cache = open_cache(recipe.cache_path)
+        _prove_made_for(cache, dataset)
+    section = recipe.student
+    student = load_backbone(section, "student", device, frozen_dtype(section.dtype, device))
+    if cache is not None:
+        _prove_same_tokenizer(cache, student)
+    folder = recipe.output / "student-verbalizers"
+    autocast = uses_autocast(section.dtype, device)
+    bank = obtain_verbalizers(
+        student, section, dataset, recipe.data, folder, seed=recipe.seed, autocast=autocast
+    )
+    if cache is None:
+        return folder
+    return interact(
+        student,
+        bank,
+        cache,
+        EncodedDataset(dataset),
+        recipe,
+        recipe.output / "interaction",
+        inherited={
+            **settings,
+            "weights": student.fingerprint,
+            "verbalizers": verbalizers_fingerprint(bank),
+            "cache": cache.manifest.model_dump(mode="json"),
+        },
+        autocast=autocast,
+    )
+
+
+def _prove_made_for(cache: Cache, dataset: ConversationDataset) -> None:
+    """Refuse a cache that is incomplete, or was made for other data."""
+    identity = cache.manifest.dataset
+    if identity.fingerprint != dataset.fingerprint():
+        raise CacheMismatchError(
+            "cache was made for other data",
+            where=cache.path,
+            expected=f"{identity.num_samples} samples of {identity.source} "
+            f"({identity.fingerprint[:12]})",
+            found=f"{len(dataset)} samples of {dataset.source} ({dataset.fingerprint()[:12]})",
+            mend="Give the data (and data.limit) that was dumped, or dump the teacher for this data",
+        )
+    missing = cache.missing_shards()
+    if missing:
+        raise CacheError(
+            f"cache is incomplete: {len(missing)} of {cache.manifest.num_shards} shards are missing",
+            where=cache.path,
+            mend="Run dump-teacher again with the same settings; it goes on where it stopped",
+        )
+
+
+def _prove_same_tokenizer(cache: Cache, student: Backbone) -> None:
+    found = vocabulary_hash(tokenizer_of(student.processor))
+    identity = cache.manifest.tokenizer
+    if identity.hash != found:
+        raise CacheMismatchError(
+            "tokenizers of teacher and student differ",
+            where=student.name,
+            expected=f"the vocabulary of {identity.name} ({identity.hash[:12]}, "
+            f"{identity.vocab_size} tokens)",
+            found=f"{found[:12]}, {student.vocab_size} tokens",
+            mend="Choose a student of the teacher's family",
+        )

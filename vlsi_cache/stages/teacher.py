@@ -1,0 +1,103 @@
+"""``dump-teacher``: verbalize the teacher, then fill its cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from vlsi_cache.data import ConversationDataset
+from vlsi_cache.manifest import (
+    CacheManifest,
+    DatasetIdentity,
+    Sampling,
+    TeacherIdentity,
+    TokenizerIdentity,
+)
+from vlsi_cache.models import chat_template_hash, tokenizer_of, vocabulary_hash
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data, resolve_device
+from vlsi_cache.stages.batches import TokenBatches
+from vlsi_cache.stages.dump import DumpProgress, TeacherPass, fill_cache
+from vlsi_cache.stages.precision import frozen_dtype, uses_autocast
+from vlsi_cache.stages.verbalize import obtain_verbalizers
+from vlsi_cache.store import create_cache
+from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
+
+__all__ = ["dump_teacher"]
+
+logger = logging.getLogger(__name__)
+
+
+def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) -> Path:
+    """Write the teacher's record of the recipe's data; resumes at shard granularity.
+
+    Args:
+        recipe: ``teacher``, ``data`` and ``cache`` are read.
+        on_progress: called after each batch.
+
+    Returns:
+        Folder of the complete cache.
+
+    Raises:
+        VlsiCacheError: whatever the user can mend; see the exception tree.
+    """
+    device = resolve_device(recipe.device)
+    dataset = load_data(recipe.data)
+    dataset.check()
+    teacher = load_backbone(
+        recipe.teacher, "teacher", device, frozen_dtype(recipe.teacher.dtype, device)
+    )
+    bank = obtain_verbalizers(
+        teacher,
+        recipe.teacher,
+        dataset,
+        recipe.data,
+        recipe.teacher_verbalizers_path,
+        seed=recipe.seed,
+        autocast=uses_autocast(recipe.teacher.dtype, device),
+    )
+    cache = recipe.cache
+    teacher_pass = TeacherPass(teacher, bank, k=cache.k, m=cache.m, seed=recipe.seed)
+    writer = create_cache(recipe.cache_path, _manifest(recipe, teacher, bank, dataset))
+    teacher.processor.save_pretrained(recipe.cache_path / "processor")
+    fill_cache(
+        teacher_pass,
+        dataset,
+        TokenBatches(teacher.encoder(recipe.data)),
+        writer,
+        batch_size=cache.batch_size,
+        workers=cache.workers,
+        on_progress=on_progress,
+    )
+    return recipe.cache_path
+
+
+def _manifest(
+    recipe: Recipe, teacher: Backbone, bank: VerbalizerBank, dataset: ConversationDataset
+) -> CacheManifest:
+    model = teacher.decoder.model
+    return CacheManifest(
+        vlsi_cache_version=version("vlsi-cache"),
+        teacher=TeacherIdentity(
+            name=teacher.name,
+            model_type=model.config.model_type,
+            weights_fingerprint=teacher.fingerprint,
+        ),
+        verbalizers_fingerprint=verbalizers_fingerprint(bank),
+        tokenizer=TokenizerIdentity(
+            name=teacher.name,
+            hash=vocabulary_hash(tokenizer_of(teacher.processor)),
+            vocab_size=teacher.vocab_size,
+        ),
+        chat_template_hash=chat_template_hash(teacher.processor),
+        dataset=DatasetIdentity(
+            source=dataset.source, fingerprint=dataset.fingerprint(), num_samples=len(dataset)
+        ),
+        taps=(*bank.taps, -1),
+        sampling=Sampling(k=recipe.cache.k, m=recipe.cache.m, seed=recipe.seed),
+        samples_per_shard=recipe.cache.samples_per_shard,
+        batch_size=recipe.cache.batch_size,
+        dtype=str(model.dtype).removeprefix("torch."),
+    )

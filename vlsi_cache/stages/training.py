@@ -1,0 +1,255 @@
+"""One stage on ``transformers.Trainer``: resumable, saving only what it trains."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from vlsi_cache.errors import StageError
+from vlsi_cache.recipe import Schedule
+
+__all__ = ["StageModule", "discard_checkpoints", "run_training"]
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS = "model.safetensors"
+_GENERATOR = "generator_state"
+
+
+class StageModule(nn.Module):
+    """What a stage trains: its forward returns ``{"loss": …}``, and it observes metrics.
+
+    A ``generator`` that the forward draws from is saved and restored with the parameters.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator: torch.Generator | None = None
+        self._observed: dict[str, tuple[Tensor, int]] = {}
+
+    def observe(self, name: str, value: Tensor) -> None:
+        """Take a 0-d value into the running mean of ``name``, without waiting for the device."""
+        total, count = self._observed.get(name, (torch.zeros_like(value), 0))
+        self._observed[name] = (total + value.detach(), count + 1)
+
+    def collect(self) -> dict[str, Tensor]:
+        """The means observed since the last call."""
+        means = {name: total / count for name, (total, count) in self._observed.items()}
+        self._observed = {}
+        return means
+
+
+def run_training(
+    name: str,
+    module: StageModule,
+    dataset: Dataset[Any],
+    collate: Callable[[list[Any]], Mapping[str, Tensor]],
+    schedule: Schedule,
+    folder: Path,
+    *,
+    device: torch.device,
+    autocast: bool,
+    seed: int,
+) -> None:
+    """Train until the schedule ends, going on from the last whole checkpoint in ``folder``.
+
+    Args:
+        name: the stage, for metrics.
+        module: forward gives the loss; its trainable parameters are saved and restored.
+        dataset: samples.
+        collate: samples → the keyword arguments of ``module.forward``.
+        schedule: length, batch, rates.
+        folder: for checkpoints and TensorBoard events.
+        device: ``cpu`` keeps the Trainer off accelerators.
+        autocast: run the forward in bfloat16 autocast.
+        seed: of the data order and dropout.
+
+    Raises:
+        StageError: the loss is not finite.
+    """
+    checkpoint = _last_whole_checkpoint(folder)
+    trainer = _StageTrainer(
+        model=module,
+        args=_arguments(schedule, folder, device=device, autocast=autocast, seed=seed),
+        train_dataset=dataset,
+        data_collator=collate,
+        callbacks=[_MetricLines(name)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if checkpoint is not None:
+        logger.info("%s: going on from %s", name, checkpoint.name)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def discard_checkpoints(folder: Path) -> None:
+    """Free the space of a finished stage's checkpoints."""
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path)
+
+
+def _arguments(
+    schedule: Schedule, folder: Path, *, device: torch.device, autocast: bool, seed: int
+) -> TrainingArguments:
+    length: dict[str, Any] = (
+        {"max_steps": schedule.steps}
+        if schedule.steps is not None
+        else {"num_train_epochs": schedule.epochs or 1.0}
+    )
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=schedule.batch_size,
+        gradient_accumulation_steps=schedule.gradient_accumulation,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr": schedule.final_learning_rate},
+        warmup_steps=schedule.warmup_steps,
+        weight_decay=schedule.weight_decay,
+        max_grad_norm=schedule.max_grad_norm,
+        logging_steps=schedule.log_every,
+        logging_first_step=True,
+        save_steps=schedule.save_every,
+        save_total_limit=2,
+        dataloader_num_workers=schedule.workers,
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=device.type == "cpu",
+        bf16=autocast,
+        dataloader_pin_memory=device.type == "cuda",
+        seed=seed,
+        **length,
+    )
+    # several visible GPUs without a launcher would be wrapped in DataParallel, which scatters
+    # flat token tensors wrongly: one process drives one device, accelerate launches more
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose last file is readable; torn ones are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]))
+    for path in reversed(found):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            logger.warning("removing %s: an interruption left it incomplete", path)
+            shutil.rmtree(path)
+        else:
+            return path
+    return None
+
+
+class _StageTrainer(Trainer):
+    """Saves and restores trainable parameters only: a frozen 72B backbone stays where it is."""
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            name: parameter.detach().contiguous().cpu()
+            for name, parameter in self._trainable().items()
+        }
+        generator = self._module().generator
+        if generator is not None:
+            state[_GENERATOR] = generator.get_state()
+        save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
+        trainable, generator = self._trainable(), self._module().generator
+        generator_state = saved.pop(_GENERATOR, None)
+        if generator is not None and generator_state is not None:
+            generator.set_state(generator_state)
+        if saved.keys() != trainable.keys():
+            raise StageError(
+                "checkpoint holds other parameters than this stage trains",
+                where=resume_from_checkpoint,
+                mend="Delete the stage's folder to train it anew",
+            )
+        with torch.no_grad():
+            for name, parameter in trainable.items():
+                parameter.copy_(saved[name])
+
+    def _trainable(self) -> dict[str, nn.Parameter]:
+        parameters = self._module().named_parameters()
+        return {name: value for name, value in parameters if value.requires_grad}
+
+    def _module(self) -> StageModule:
+        module = self.accelerator.unwrap_model(self.model)
+        assert isinstance(module, StageModule)
+        return module
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        for name, mean in self._module().collect().items():
+            logs[name] = self.accelerator.reduce(mean, reduction="mean").item()
+        loss = logs.get("loss", 0.0)
+        if loss != loss or abs(loss) == float("inf"):
+            raise StageError(
+                f"loss is {loss} at step {self.state.global_step}",
+                where=self.args.output_dir,
+                mend="Lower the stage's learning_rate, or add warmup_steps",
+            )
+        super().log(logs, start_time)
+
+
+class _MetricLines(TrainerCallback):
+    """Metrics as log lines, and to TensorBoard."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.started = 0.0
+        self.first_step = 0
+        self.writer: TensorBoardCallback | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN201
+        self.started = time.monotonic()
+        self.first_step = state.global_step
+        if state.is_world_process_zero:
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer = SummaryWriter(log_dir=str(Path(args.output_dir) / "tensorboard"))
+            self.writer = TensorBoardCallback(tb_writer=writer)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN201
+        if not state.is_world_process_zero or self.writer is None:
+            return
+        if "loss" not in logs:
+            return  # the Trainer's closing summary
+        self.writer.on_log(args, state, control, logs=logs)
+        logger.info("%s", self._line(state, logs))
+
+    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN201
+        if self.writer is not None and self.writer.tb_writer is not None:
+            self.writer.tb_writer.close()
+
+    def _line(self, state: Any, logs: Mapping[str, float]) -> str:
+        done = state.global_step - self.first_step
+        rate = done / max(time.monotonic() - self.started, 1e-9)
+        left = (state.max_steps - state.global_step) / max(rate, 1e-9)
+        metrics = "  ".join(
+            f"{name} {value:.4g}"
+            for name, value in logs.items()
+            if name not in ("epoch", "grad_norm")
+        )
+        return (
+            f"{self.name}  {state.global_step}/{state.max_steps}  {metrics}  "
+            f"{rate:.2f} steps/s  {left:.0f} s left"
+        )

@@ -1,0 +1,164 @@
+"""Stage one: all verbalizers of one model from a single frozen forward (METHOD §2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlsi_cache.data import ConversationDataset, EncodedDataset
+from vlsi_cache.models import Decoder, resolve_taps
+from vlsi_cache.objectives import dense_divergence, label_targets, matched_divergence, sweep_head
+from vlsi_cache.recipe import DataSection, ModelSection
+from vlsi_cache.stages.backbone import Backbone, record_hidden
+from vlsi_cache.stages.batches import TokenBatches
+from vlsi_cache.stages.ledger import StageFolder
+from vlsi_cache.stages.training import StageModule, discard_checkpoints, run_training
+from vlsi_cache.verbalizer import (
+    VerbalizerBank,
+    build_verbalizers,
+    load_verbalizers,
+    save_verbalizers,
+)
+
+__all__ = ["Verbalization", "obtain_verbalizers"]
+
+
+class Verbalization(StageModule):
+    """The loss of every tap, over one forward of a frozen backbone.
+
+    Args:
+        decoder: the backbone; not registered, so that neither checkpoints nor DDP see it.
+        bank: what trains.
+        vocab_size: rows of the head that are real tokens.
+        target: ``label`` or ``final``.
+    """
+
+    accepts_loss_kwargs = True
+
+    def __init__(
+        self, decoder: Decoder, bank: VerbalizerBank, vocab_size: int, target: str
+    ) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.bank = bank
+        self.vocab_size = vocab_size
+        self.target = target
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        positions: Tensor,
+        labels: Tensor,
+        token_samples: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> dict[str, Tensor]:
+        """Sum over taps of the mean loss over response tokens.
+
+        Args:
+            inputs: the backbone's.
+            positions: ``[N]``, flat.
+            labels: ``[N]``.
+            token_samples: unused, part of every batch.
+            num_items_in_batch: response tokens of the whole accumulated batch; N by default.
+        """
+        decoder = self.decoder
+        with torch.no_grad(), record_hidden(decoder, self.bank.taps, inputs) as states:
+            last = states[decoder.num_blocks - 1].hidden.flatten(0, 1)[positions]
+            final_features = decoder.features(last)
+            with torch.enable_grad():
+                hidden = self.bank(states, positions)
+        count = num_items_in_batch if num_items_in_batch is not None else len(labels)
+        token_weights = torch.ones(len(labels), device=labels.device) / count
+        loss = torch.zeros((), device=labels.device)
+        for tap, read in hidden.items():
+            features = decoder.features(read)
+            tap_loss = self._tap_loss(features, labels, final_features, token_weights)
+            self.observe(f"tap_{tap}", tap_loss * count / len(labels))
+            loss = loss + tap_loss
+        return {"loss": loss}
+
+    def _tap_loss(
+        self, features: Tensor, labels: Tensor, final_features: Tensor, token_weights: Tensor
+    ) -> Tensor:
+        head = self.decoder.head
+        if self.target == "final":
+            divergence = dense_divergence(features, head, final_features, head, self.vocab_size)
+            return (divergence * token_weights).sum()
+        sweep = sweep_head(features, head, label_targets(labels), self.vocab_size)
+        return matched_divergence(sweep, torch.zeros_like(labels), token_weights)
+
+
+def obtain_verbalizers(
+    backbone: Backbone,
+    section: ModelSection,
+    dataset: ConversationDataset,
+    data: DataSection,
+    folder: Path,
+    *,
+    seed: int,
+    autocast: bool,
+) -> VerbalizerBank:
+    """Trained verbalizers of a backbone: the named ones, the finished ones, or newly trained.
+
+    Args:
+        backbone: frozen.
+        section: the recipe's ``teacher`` or ``student``.
+        dataset: conversations to train on.
+        data: the recipe's data section.
+        folder: where they are kept if none are named.
+        seed: of initial weights and data order.
+        autocast: bfloat16 autocast in training.
+
+    Raises:
+        ModelError: named verbalizers are unusable, or taps are out of range.
+        StageError: the folder holds verbalizers made with other settings.
+    """
+    decoder = backbone.decoder
+    if section.verbalizers is not None:
+        return load_verbalizers(section.verbalizers, decoder, fingerprint=backbone.fingerprint)
+    taps = resolve_taps(section.taps, decoder.num_blocks, where=backbone.name)
+    stage = StageFolder(folder, _settings(backbone, section, taps, dataset, data, seed))
+    if not stage.begin():
+        return load_verbalizers(folder, decoder, fingerprint=backbone.fingerprint)
+    bank = build_verbalizers(decoder, taps, section.verbalizer, seed=seed)
+    run_training(
+        "verbalization",
+        Verbalization(decoder, bank, backbone.vocab_size, section.verbalization.target),
+        EncodedDataset(dataset),
+        TokenBatches(backbone.encoder(data)),
+        section.verbalization,
+        folder,
+        device=backbone.device,
+        autocast=autocast,
+        seed=seed,
+    )
+    bank.eval().requires_grad_(False)
+    save_verbalizers(
+        bank, folder, decoder=decoder, backbone=backbone.name, fingerprint=backbone.fingerprint
+    )
+    stage.finish()
+    discard_checkpoints(folder)
+    return bank
+
+
+def _settings(
+    backbone: Backbone,
+    section: ModelSection,
+    taps: tuple[int, ...],
+    dataset: ConversationDataset,
+    data: DataSection,
+    seed: int,
+) -> dict[str, Any]:
+    return {
+        "weights": backbone.fingerprint,
+        "taps": list(taps),
+        "verbalizer": section.verbalizer.model_dump(),
+        "verbalization": section.verbalization.model_dump(),
+        "data": dataset.fingerprint(),
+        "max_length": data.max_length,
+        "seed": seed,
+    }

@@ -1,0 +1,22 @@
+"""Verbalizers: small networks that read a tapped hidden state as a vocabulary distribution."""
+
+from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
+from vlsi_cache.verbalizer.checkpoint import (
+    VerbalizerConfig,
+    load_verbalizers,
+    save_verbalizers,
+    verbalizers_fingerprint,
+)
+from vlsi_cache.verbalizer.structures import BlockVerbalizer, GatedVerbalizer, LinearVerbalizer
+
+__all__ = [
+    "BlockVerbalizer",
+    "GatedVerbalizer",
+    "LinearVerbalizer",
+    "VerbalizerBank",
+    "VerbalizerConfig",
+    "build_verbalizers",
+    "load_verbalizers",
+    "save_verbalizers",
+    "verbalizers_fingerprint",
+]

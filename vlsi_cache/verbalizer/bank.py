@@ -1,0 +1,96 @@
+"""All verbalizers of one backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vlsi_cache.models import Decoder, TapState
+from vlsi_cache.recipe import VerbalizerSection
+from vlsi_cache.verbalizer.structures import BlockVerbalizer, GatedVerbalizer, LinearVerbalizer
+
+__all__ = ["VerbalizerBank", "build_verbalizers"]
+
+
+class VerbalizerBank(nn.Module):
+    """One verbalizer per tap, without the backbone's frozen norm and head.
+
+    Args:
+        layers: for each tap, one or two structures.
+        settings: the structure they were built with.
+    """
+
+    def __init__(self, layers: Mapping[int, nn.ModuleList], settings: VerbalizerSection) -> None:
+        super().__init__()
+        self.settings = settings
+        self.layers = nn.ModuleDict({str(tap): stack for tap, stack in layers.items()})
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Block indices read, ascending."""
+        return tuple(sorted(int(tap) for tap in self.layers))
+
+    def forward(self, states: Mapping[int, TapState], positions: Tensor) -> dict[int, Tensor]:
+        """Verbalized hidden states, before the backbone's final norm.
+
+        Args:
+            states: what was recorded at each tap.
+            positions: ``[N]`` long, flat indices into ``B × T``.
+
+        Returns:
+            tap → ``[N, D]``.
+        """
+        return {tap: self._read(tap, states[tap], positions) for tap in self.taps}
+
+    def _read(self, tap: int, state: TapState, positions: Tensor) -> Tensor:
+        stack = self.layers[str(tap)]
+        assert isinstance(stack, nn.ModuleList)
+        everywhere = None
+        for layer in list(stack)[:-1]:
+            if everywhere is None:
+                everywhere = torch.arange(state.hidden[..., 0].numel(), device=positions.device)
+            hidden = layer(state, everywhere, residual=self.settings.residual)
+            state = dataclasses.replace(state, hidden=hidden.view_as(state.hidden))
+        read: Tensor = stack[-1](state, positions, residual=self.settings.residual)
+        return read
+
+
+def build_verbalizers(
+    decoder: Decoder, taps: Sequence[int], settings: VerbalizerSection, *, seed: int
+) -> VerbalizerBank:
+    """Fresh verbalizers on the backbone's device, in float32.
+
+    With ``residual`` each starts as the identity, so that its reading is the logit lens.
+
+    Args:
+        decoder: the backbone they read.
+        taps: block indices.
+        settings: structure, depth, residual.
+        seed: of the initial weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = {
+            tap: nn.ModuleList(_build(decoder, tap, settings) for _ in range(settings.depth))
+            for tap in taps
+        }
+    bank = VerbalizerBank(layers, settings)
+    return bank.to(device=decoder.head.weight.device, dtype=torch.float32)
+
+
+def _build(decoder: Decoder, tap: int, settings: VerbalizerSection) -> nn.Module:
+    layer: LinearVerbalizer | GatedVerbalizer | BlockVerbalizer
+    if settings.structure == "mlp":
+        layer = LinearVerbalizer(decoder.hidden_size)
+    elif settings.structure == "verb_ffn":
+        layer = GatedVerbalizer(decoder.hidden_size, decoder.hidden_size)
+    elif settings.structure == "ffn":
+        layer = GatedVerbalizer(decoder.hidden_size, decoder.expansion_size)
+    else:
+        layer = BlockVerbalizer(decoder.blocks[tap])
+    if settings.residual:
+        layer.zero_last_map()
+    return layer

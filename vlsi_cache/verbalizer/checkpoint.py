@@ -1,0 +1,118 @@
+"""Verbalizers on disk: safetensors beside a JSON config that names their backbone."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vlsi_cache.errors import ModelError
+from vlsi_cache.models import Decoder, resolve_taps
+from vlsi_cache.recipe import VerbalizerSection
+from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
+
+__all__ = ["VerbalizerConfig", "load_verbalizers", "save_verbalizers", "verbalizers_fingerprint"]
+
+_CONFIG = "verbalizers.json"
+_WEIGHTS = "verbalizers.safetensors"
+
+
+class VerbalizerConfig(BaseModel):
+    """What the weights beside it are, and whose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    backbone: str
+    """`from_pretrained` name or folder of the model they were trained on."""
+    backbone_fingerprint: str
+    """SHA-256 over the backbone's weights (`models.weights_fingerprint`)."""
+    hidden_size: int
+    """D, width of the hidden states."""
+    taps: list[int]
+    """0-based decoder block indices, ascending."""
+    verbalizer: VerbalizerSection
+    """Structure."""
+
+
+def save_verbalizers(
+    bank: VerbalizerBank, folder: Path, *, decoder: Decoder, backbone: str, fingerprint: str
+) -> None:
+    """Write the bank's weights, then its config: a folder with a config is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().contiguous().cpu() for name, value in bank.state_dict().items()}
+    save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
+    config = VerbalizerConfig(
+        backbone=backbone,
+        backbone_fingerprint=fingerprint,
+        hidden_size=decoder.hidden_size,
+        taps=list(bank.taps),
+        verbalizer=bank.settings,
+    )
+    partial = folder / f"{_CONFIG}.partial"
+    partial.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / _CONFIG)
+
+
+def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> VerbalizerBank:
+    """Read verbalizers and prove that they belong to this backbone.
+
+    Args:
+        folder: what ``save_verbalizers`` wrote.
+        decoder: the backbone.
+        fingerprint: the backbone's ``weights_fingerprint``.
+
+    Raises:
+        ModelError: the folder lacks a file, a file is damaged, or they belong to another backbone.
+    """
+    config = _read_config(folder)
+    if config.backbone_fingerprint != fingerprint:
+        raise ModelError(
+            "verbalizers belong to another backbone",
+            where=folder,
+            expected=f"weights {fingerprint[:12]}",
+            found=f"weights {config.backbone_fingerprint[:12]} ({config.backbone})",
+            mend="Train verbalizers for this model, or name the model they were trained on",
+        )
+    taps = resolve_taps(config.taps, decoder.num_blocks, where=str(folder / _CONFIG))
+    bank = build_verbalizers(decoder, taps, config.verbalizer, seed=0)
+    try:
+        bank.load_state_dict(load_file(folder / _WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"verbalizer weights cannot be used ({error})",
+            where=folder / _WEIGHTS,
+            mend="Delete the folder to train them again",
+        ) from error
+    return bank
+
+
+def verbalizers_fingerprint(bank: VerbalizerBank) -> str:
+    """SHA-256 over every weight in float32, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(bank.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_config(folder: Path) -> VerbalizerConfig:
+    path = folder / _CONFIG
+    try:
+        return VerbalizerConfig.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(
+            "no trained verbalizers here",
+            where=folder,
+            expected=f"a folder with {_CONFIG} and {_WEIGHTS}",
+            mend="Leave teacher.verbalizers (or student.verbalizers) out to train them",
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(
+            f"verbalizer config is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})",
+            where=path,
+            mend="Delete the folder to train them again",
+        ) from error

@@ -1,0 +1,90 @@
+"""The structures a verbalizer may have (METHOD §1; the paper's ablation f).
+
+Each maps the tapped state to what is added to it, and starts by adding nothing: an untrained
+verbalizer is then exactly the logit lens, and training starts from a sound reading (tuned-lens).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlsi_cache.models import TapState
+
+__all__ = ["BlockVerbalizer", "GatedVerbalizer", "LinearVerbalizer", "PositionwiseVerbalizer"]
+
+
+class PositionwiseVerbalizer(nn.Module):
+    """A verbalizer that reads each position by itself."""
+
+    def change(self, hidden: Tensor) -> Tensor:
+        """What to add to ``hidden``, ``[N, D]`` → ``[N, D]``."""
+        raise NotImplementedError
+
+    def forward(self, state: TapState, positions: Tensor, *, residual: bool) -> Tensor:
+        """Verbalized hidden states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
+        hidden = state.hidden.flatten(0, 1)[positions]
+        change = self.change(hidden)
+        return hidden + change if residual else change
+
+
+class LinearVerbalizer(PositionwiseVerbalizer):
+    """``mlp``: one bias-free D×D map, D² parameters."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def zero_last_map(self) -> None:
+        """Start as the identity."""
+        nn.init.zeros_(self.map.weight)
+
+    def change(self, hidden: Tensor) -> Tensor:
+        """The mapped state."""
+        return self.map(hidden)  # type: ignore[no-any-return]
+
+
+class GatedVerbalizer(PositionwiseVerbalizer):
+    """``verb_ffn`` (expansion D) and ``ffn`` (the backbone's): three bias-free maps, SiLU gate."""
+
+    def __init__(self, hidden_size: int, expansion_size: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(hidden_size, expansion_size, bias=False)
+        self.up = nn.Linear(hidden_size, expansion_size, bias=False)
+        self.down = nn.Linear(expansion_size, hidden_size, bias=False)
+
+    def zero_last_map(self) -> None:
+        """Start as the identity."""
+        nn.init.zeros_(self.down.weight)
+
+    def change(self, hidden: Tensor) -> Tensor:
+        """``down(silu(gate(h)) · up(h))``."""
+        return self.down(F.silu(self.gate(hidden)) * self.up(hidden))  # type: ignore[no-any-return]
+
+
+class BlockVerbalizer(nn.Module):
+    """``decoder``: a copy of the tapped decoder block, run over whole sequences.
+
+    What is zeroed at the start is a scalar gate on the block's change (ReZero, arXiv 2003.04887):
+    which of a foreign block's maps comes last cannot be told for every family.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = copy.deepcopy(block).requires_grad_(True)
+        self.gate = nn.Parameter(torch.ones(()))
+
+    def zero_last_map(self) -> None:
+        """Start as the identity."""
+        nn.init.zeros_(self.gate)
+
+    def forward(self, state: TapState, positions: Tensor, *, residual: bool) -> Tensor:
+        """Verbalized hidden states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
+        output = self.block(state.hidden, *state.args, **state.kwargs)
+        output = output if isinstance(output, Tensor) else output[0]
+        if residual:
+            output = state.hidden + self.gate * (output - state.hidden)
+        return output.flatten(0, 1)[positions]  # type: ignore[no-any-return]
