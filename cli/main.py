@@ -33,7 +33,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("vlsi-cache"), prog_name="vlsi-cache")
 def cli() -> None:
-    """Distil a large vision-language model into a small one, layer by layer, without ever holding
+    r"""Distil a large vision-language model into a small one, layer by layer, without ever holding
     both in memory.
 
     \b

@@ -88,7 +88,9 @@ def taps_list(_context: click.Context, _parameter: click.Parameter, value: str |
     try:
         return [int(part) for part in value.split(",")]
     except ValueError:
-        raise click.BadParameter(f"expected block indices such as 2,6,10, found {value!r}") from None
+        raise click.BadParameter(
+            f"expected block indices such as 2,6,10, found {value!r}"
+        ) from None
 
 
 def log_to(stream: str) -> None:

@@ -87,21 +87,27 @@ def test_bottom_3_draws_each_of_the_three_least() -> None:
 
 @pytest.mark.parametrize(
     ("num_student", "num_teacher", "pairs"),
-    [(4, 8, [1, 3, 5, 7]), (3, 3, [0, 1, 2]), (4, 2, [0, 0, 1, 1]), (7, 20, [1, 4, 7, 10, 13, 16, 19])],
+    [
+        (4, 8, [1, 3, 5, 7]),
+        (3, 3, [0, 1, 2]),
+        (4, 2, [0, 0, 1, 1]),
+        (7, 20, [1, 4, 7, 10, 13, 16, 19]),
+    ],
 )
 def test_uniform_pairs_are_evenly_spaced(
     num_student: int, num_teacher: int, pairs: list[int]
 ) -> None:
     matching = Matching("uniform", search_range=False, order=False)
-    assert match_layers(torch.zeros(num_student, num_teacher), matching, _generator()).tolist() == pairs
+    assert (
+        match_layers(torch.zeros(num_student, num_teacher), matching, _generator()).tolist()
+        == pairs
+    )
 
 
 @pytest.mark.parametrize(
     ("named", "value"), [("paper", 1.0), ("scale_free", 1.0), (0.25, 0.25), ("off", 1.0)]
 )
-def test_temperature_follows_the_spread_of_the_candidates(
-    named: str | float, value: float
-) -> None:
+def test_temperature_follows_the_spread_of_the_candidates(named: str | float, value: float) -> None:
     row = torch.tensor([9.0, 1.0, 3.0])  # the first is out of reach
     mask = torch.tensor([False, True, True])
     matching = (
@@ -116,7 +122,7 @@ def test_equal_divergences_match_without_a_bad_number() -> None:
 
 
 def test_too_few_teacher_taps_are_refused_before_training() -> None:
-    with pytest.raises(StageError, match="fewer teacher taps than student taps.*at least 3"):
+    with pytest.raises(StageError, match=r"fewer teacher taps than student taps.*at least 3"):
         check_room(3, 2, Matching())
     check_room(3, 2, Matching("random", search_range=False, order=False))
 

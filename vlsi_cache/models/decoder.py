@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from vlsi_cache.models.head import Head
 from vlsi_cache.models.loading import text_config
-from vlsi_cache.models.trace import block_output, prove_head, trace_blocks, unbindable, undisturbed
+from vlsi_cache.models.proof import prove_head
+from vlsi_cache.models.trace import block_output, trace_blocks, unbindable, undisturbed
 
 __all__ = ["Decoder", "bind_decoder", "block_output"]
 
@@ -85,17 +86,21 @@ def bind_decoder(model: PreTrainedModel) -> Decoder:
     if getattr(model.config, "is_encoder_decoder", False):
         raise unbindable(model, "is an encoder-decoder", "a decoder that reads prompt and response")
     output = _output_embeddings(model)
-    body = model.get_decoder()
+    body: nn.Module = _untyped(model).get_decoder()
     blocks = _find_blocks(model, body, getattr(config, "num_hidden_layers", None))
     with undisturbed(model):
         trace = trace_blocks(model, blocks, output)
-        final_norm, transform = prove_head(model, output, trace)
-    bias = getattr(output, "bias", None)
-    return Decoder(model, body, blocks, final_norm, Head(output.weight, bias, transform))
+        final_norm, head = prove_head(model, output, trace)
+    return Decoder(model, body, blocks, final_norm, head)
+
+
+def _untyped(model: PreTrainedModel) -> Any:
+    """The model for calls that transformers leaves without types."""
+    return model
 
 
 def _output_embeddings(model: PreTrainedModel) -> Any:
-    output = model.get_output_embeddings()
+    output = _untyped(model).get_output_embeddings()
     weight = getattr(output, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
         found = "none" if output is None else type(output).__name__

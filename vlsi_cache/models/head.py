@@ -40,7 +40,7 @@ class LogitTransform:
         return torch.tanh(scaled / self.softcap) * self.softcap
 
     def derivative(self, logits: Tensor) -> Tensor:
-        """d logits / d raw, element by element, computed from the logits themselves [*].
+        """Slope d logits / d raw, element by element, computed from the logits themselves [*].
 
         Saves keeping the raw product: 1 - tanh² is known from the transformed value.
         """
@@ -61,7 +61,7 @@ class Head:
     """[V_padded, D]; the model's parameter itself."""
     bias: Tensor | None = None
     """[V_padded], or None."""
-    transform: LogitTransform = LogitTransform()  # noqa: RUF009 (frozen, safe to share)
+    transform: LogitTransform = LogitTransform()
 
     @property
     def num_rows(self) -> int:

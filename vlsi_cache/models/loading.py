@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -28,6 +29,7 @@ from vlsi_cache.errors import ModelError
 __all__ = ["load_model", "load_processor", "text_config"]
 
 _CONFIG = "config.json"
+_HUB_SECONDS = 10.0
 
 
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -59,8 +61,11 @@ def load_model(
             expected="auto, float32, bfloat16 or float16",
             found=dtype,
         )
-    config = _load_config(name)
+    folder = _find(name)
+    config = _load_config(name, folder)
     loader = _loader(config, name)
+    if folder is not None:
+        _require_safetensors(folder, name)
     with _refusals(name, "the model's weights cannot be loaded"):
         model, report = loader.from_pretrained(
             name,
@@ -68,6 +73,8 @@ def load_model(
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
+            # Wrong shapes are reported like missing weights, and refused below.
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     _require_complete(report, name)
@@ -84,9 +91,10 @@ def load_processor(name: str) -> ProcessorMixin | PreTrainedTokenizerBase:
     Raises:
         ModelError: no such folder or name, or neither a processor nor a tokenizer in it.
     """
-    _require_folder(name)
+    _find(name)
     with _refusals(name, "the processor cannot be loaded"):
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        load: Any = AutoProcessor.from_pretrained
+        processor = load(name, trust_remote_code=False)
     if not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
         raise ModelError(
             "no processor or tokenizer was found",
@@ -98,8 +106,7 @@ def load_processor(name: str) -> ProcessorMixin | PreTrainedTokenizerBase:
     return processor
 
 
-def _load_config(name: str) -> PreTrainedConfig:
-    folder = _require_folder(name)
+def _load_config(name: str, folder: Path | None) -> PreTrainedConfig:
     if folder is not None and not (folder / _CONFIG).is_file():
         raise ModelError(
             "the folder holds no model",
@@ -125,8 +132,8 @@ def _loader(config: PreTrainedConfig, name: str) -> Any:
     )
 
 
-def _require_folder(name: str) -> Path | None:
-    """The folder behind a name, None for a name that can only be the hub's."""
+def _find(name: str) -> Path | None:
+    """The folder behind a name; None if it names a model on the hub, or cached from there."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -139,7 +146,35 @@ def _require_folder(name: str) -> Path | None:
             found="a file" if path.is_file() else None,
             mend="Give the folder that save_pretrained wrote, or a name on the Hugging Face hub",
         )
+    if try_to_load_from_cache(name, _CONFIG) is None:
+        _require_on_hub(name)
     return None
+
+
+def _require_on_hub(name: str) -> None:
+    # Asked once here, because transformers asks for file after file, for minutes when offline.
+    try:
+        HfApi().model_info(name, timeout=_HUB_SECONDS)
+    except Exception as error:
+        # The hub's client changed its HTTP library, and the errors' class with it.
+        raise ModelError(
+            "the name is neither a folder nor reachable on the Hugging Face hub",
+            where=name,
+            found=_first_line(error),
+            mend="Give an existing folder, or check the name and the network",
+        ) from error
+
+
+def _require_safetensors(folder: Path, name: str) -> None:
+    if not any(folder.glob("*.safetensors")):
+        others = sorted(path.name for path in folder.glob("*.bin"))
+        raise ModelError(
+            "the folder holds no safetensors weights, and pickled ones are not opened",
+            where=name,
+            expected="model.safetensors, or shards of it",
+            found=", ".join(others[:3]) or None,
+            mend="Save the model with save_pretrained",
+        )
 
 
 def _require_complete(report: dict[str, Any], name: str) -> None:
@@ -172,13 +207,7 @@ def _refusals(name: str, what: str) -> Iterator[None]:
             what, where=name, found=error, mend="Copy the checkpoint again: it is damaged"
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError) as error:
-        if Path(name).expanduser().is_dir():
-            raise ModelError(what, where=name, found=_first_line(error)) from error
-        raise ModelError(
-            f"{what}: the name is neither a folder nor reachable on the Hugging Face hub",
-            where=name,
-            mend="Give an existing folder, or check the name and the network",
-        ) from error
+        raise ModelError(what, where=name, found=_first_line(error)) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -59,7 +59,7 @@ def resolve_taps(taps: Sequence[int] | None, num_blocks: int, *, where: str) -> 
             where=where,
             expected=f"block indices from 0 to {num_blocks - 1}",
             found=", ".join(map(str, outside)) if outside else "an empty list",
-            mend="Leave the taps out for every fourth block from 2; the final output is always kept",
+            mend="Leave the taps out for every fourth block; the final output is always kept",
         )
     return tuple(sorted(set(taps)))
 

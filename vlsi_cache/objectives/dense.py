@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,10 +32,7 @@ def linear_cross_entropy(features: Tensor, head: Head, labels: Tensor, vocab_siz
     for start in range(0, len(features), step):
         part = slice(start, start + step)
         # recomputed in the backward pass, so that no chunk's logits outlive it
-        total = total + cast(
-            Tensor,
-            checkpoint(chunk_loss, features[part], labels[part], use_reentrant=False),
-        )
+        total = total + checkpoint(chunk_loss, features[part], labels[part], use_reentrant=False)
     return total
 
 
@@ -67,14 +62,11 @@ def dense_divergence(
 
     step = chunk_tokens(vocab_size)
     chunks = [
-        cast(
-            Tensor,
-            checkpoint(
-                chunk_divergence,
-                features[start : start + step],
-                target_features[start : start + step],
-                use_reentrant=False,
-            ),
+        checkpoint(
+            chunk_divergence,
+            features[start : start + step],
+            target_features[start : start + step],
+            use_reentrant=False,
         )
         for start in range(0, len(features), step)
     ]

@@ -11,9 +11,9 @@ __all__ = ["sparsify", "systematic_draws"]
 
 
 @torch.no_grad()
-def sparsify(logits: Tensor, labels: Tensor, uniforms: Tensor, *, k: int, m: int) -> (
-    SparseDistribution
-):
+def sparsify(
+    logits: Tensor, labels: Tensor, uniforms: Tensor, *, k: int, m: int
+) -> SparseDistribution:
     """Keep the k most likely tokens and m draws from the rest.
 
     Args:

@@ -105,9 +105,7 @@ def matched_divergence(sweep: Sweep, matched: Tensor, token_weights: Tensor) -> 
             rows_ND = sweep.head.weight[ids_NS[:, column]].float()
             gradient_ND.addcmul_(pull_NS[:, column, None], rows_ND, value=-1.0)
         gradient_ND *= token_weights[:, None]
-    result: Tensor = _KnownGradient.apply(  # type: ignore[no-untyped-call]
-        sweep.features, value, gradient_ND
-    )
+    result: Tensor = _KnownGradient.apply(sweep.features, value, gradient_ND)
     return result
 
 
@@ -115,12 +113,12 @@ class _KnownGradient(torch.autograd.Function):
     """A scalar whose gradient is known already when its value is."""
 
     @staticmethod
-    def forward(ctx, features, value, gradient):  # type: ignore[no-untyped-def]  # noqa: ANN205
+    def forward(ctx, features, value, gradient):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(gradient)
         ctx.features_dtype = features.dtype
         return value.clone()
 
     @staticmethod
-    def backward(ctx, grad_output):  # type: ignore[no-untyped-def]  # noqa: ANN205
+    def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
         (gradient,) = ctx.saved_tensors
         return (grad_output * gradient).to(ctx.features_dtype), None, None

@@ -1,1 +1,17 @@
-"""."""
+"""Statistics of a cache: frozen summaries, as JSON or as terminal tables."""
+
+from vlsi_cache.report.sample import SampleView, TapGuess, TokenView, sample_view
+from vlsi_cache.report.summary import CacheSummary, TapSummary, summarize_cache
+from vlsi_cache.report.terminal import sample_table, summary_table
+
+__all__ = [
+    "CacheSummary",
+    "SampleView",
+    "TapGuess",
+    "TapSummary",
+    "TokenView",
+    "sample_table",
+    "sample_view",
+    "summarize_cache",
+    "summary_table",
+]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ from vlsi_cache.models import (
 )
 from vlsi_cache.recipe import DataSection, ModelSection
 
-__all__ = ["Backbone", "load_backbone", "load_data", "record_hidden", "resolve_device"]
+__all__ = ["Backbone", "load_backbone", "load_data", "resolve_device", "run_backbone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,22 +126,20 @@ def load_data(data: DataSection) -> ConversationDataset:
     return load_conversations(data.path, split=data.split, limit=data.limit)
 
 
-@contextmanager
-def record_hidden(
-    decoder: Decoder, taps: Sequence[int], inputs: Mapping[str, Tensor]
-) -> Iterator[dict[int, TapState]]:
-    """Run the backbone, without its head, and yield the taps' states and the last block's.
+def run_backbone(
+    decoder: Decoder, taps: Sequence[int], inputs: Mapping[str, Tensor], positions: Tensor
+) -> tuple[dict[int, TapState], Tensor]:
+    """Run a model without its head.
 
     Args:
-        decoder: the backbone's view.
+        decoder: its view.
         taps: block indices.
-        inputs: what the model's forward takes.
+        inputs: what its forward takes.
+        positions: ``[N]`` long, flat indices into ``B × T``.
 
-    Yields:
-        block index → state; the last block's is always among them.
+    Returns:
+        What was recorded at each tap, and the final features ``[N, D]``, after the final norm.
     """
-    last = decoder.num_blocks - 1
-    with record_taps(decoder, sorted({*taps, last})) as recorder:
+    with record_taps(decoder, taps) as recorder:
         decoder.backbone(**inputs, use_cache=False)
-    yield recorder.states
-    recorder.states.clear()
+    return dict(recorder.states), recorder.features.flatten(0, 1)[positions]

@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from vlsi_cache.errors import RecipeError, StageError
 from vlsi_cache.models import Decoder
 from vlsi_cache.objectives import sparsify
 from vlsi_cache.objectives.sweep import chunk_tokens
-from vlsi_cache.stages.backbone import Backbone, record_hidden
+from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.store import CacheWriter, SampleRecord
 from vlsi_cache.verbalizer import VerbalizerBank
@@ -83,11 +82,9 @@ class TeacherPass:
         decoder = self.backbone.decoder
         positions, labels = batch["positions"], batch["labels"]
         draws = torch.from_numpy(uniforms).to(labels.device)
-        with record_hidden(decoder, self.bank.taps, batch["inputs"]) as states:
-            hidden = self.bank(states, positions)
-            last = states[decoder.num_blocks - 1].hidden.flatten(0, 1)[positions]
-        reads = [*(hidden[tap] for tap in self.bank.taps), last]
-        per_tap = [self._distribution(decoder, read, labels, draws) for read in reads]
+        states, final = run_backbone(decoder, self.bank.taps, batch["inputs"], positions)
+        reads = [decoder.features(hidden) for hidden in self.bank(states, positions).values()]
+        per_tap = [self._distribution(decoder, read, labels, draws) for read in [*reads, final]]
         return SparseDistribution(
             token_ids=np.stack([tap.token_ids for tap in per_tap], axis=1),
             top_log_probs=np.stack([tap.top_log_probs for tap in per_tap], axis=1),
@@ -96,14 +93,14 @@ class TeacherPass:
         )
 
     def _distribution(
-        self, decoder: Decoder, hidden: Tensor, labels: Tensor, draws: Tensor
+        self, decoder: Decoder, features: Tensor, labels: Tensor, draws: Tensor
     ) -> SparseDistribution:
         vocab_size = self.backbone.vocab_size
         step = chunk_tokens(vocab_size)
         parts = []
-        for start in range(0, len(hidden), step):
+        for start in range(0, len(features), step):
             part = slice(start, start + step)
-            logits = decoder.head.logits(decoder.features(hidden[part]), vocab_size).float()
+            logits = decoder.head.logits(features[part], vocab_size).float()
             parts.append(sparsify(logits, labels[part], draws[part], k=self.k, m=self.m))
         return SparseDistribution.concatenate(parts)
 
@@ -225,5 +222,3 @@ def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]
         name: _to_device(value, device) if isinstance(value, Mapping) else value.to(device)
         for name, value in batch.items()
     }
-
-

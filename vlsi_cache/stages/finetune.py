@@ -14,7 +14,7 @@ from vlsi_cache.data import EncodedDataset
 from vlsi_cache.models import Decoder
 from vlsi_cache.objectives import linear_cross_entropy
 from vlsi_cache.recipe import FinetuningSection, Recipe
-from vlsi_cache.stages.backbone import Backbone, record_hidden
+from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.stages.ledger import StageFolder
 from vlsi_cache.stages.training import StageModule, discard_checkpoints, run_training
@@ -59,10 +59,8 @@ class Finetuning(StageModule):
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
         decoder = self.decoder
-        with record_hidden(decoder, (), inputs) as states:
-            last = states[decoder.num_blocks - 1].hidden.flatten(0, 1)[positions]
+        _, features = run_backbone(decoder, (), inputs, positions)
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        features = decoder.features(last)
         loss = linear_cross_entropy(features, decoder.head, labels, self.vocab_size)
         return {"loss": loss / count}
 
@@ -124,7 +122,7 @@ def finetune(
 
 def _freeze_outside_decoder(decoder: Decoder) -> None:
     decoder.model.requires_grad_(False)
-    decoder.model.get_decoder().requires_grad_(True)
+    decoder.body.requires_grad_(True)
     decoder.head.weight.requires_grad_(True)
     if decoder.head.bias is not None:
         decoder.head.bias.requires_grad_(True)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import Tensor
 
 from vlsi_cache.data import EncodedDataset
 from vlsi_cache.matching import Matching, check_room, match_layers
-from vlsi_cache.models import linear_names
+from vlsi_cache.models import lora_config
 from vlsi_cache.objectives import SparseTargets, Sweep, matched_divergence, sweep_head
 from vlsi_cache.recipe import LoraSection, MatchingSection, Recipe
-from vlsi_cache.stages.backbone import Backbone, record_hidden
+from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.batches import CachedBatches
 from vlsi_cache.stages.ledger import StageFolder
 from vlsi_cache.stages.training import StageModule, discard_checkpoints, run_training
@@ -53,11 +53,8 @@ class Interaction(StageModule):
     ) -> None:
         super().__init__()
         check_room(len(bank.taps), num_teacher_taps, matching)
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=linear_names(student.decoder),
+        config = lora_config(
+            student.decoder, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -93,11 +90,10 @@ class Interaction(StageModule):
         decoder = self.decoder
         targets = SparseTargets(teacher_ids, teacher_weights, teacher_entropy)
         inner = SparseTargets(teacher_ids[:, :-1], teacher_weights[:, :-1], teacher_entropy[:, :-1])
-        with record_hidden(decoder, self.bank.taps, inputs) as states:
-            last = states[decoder.num_blocks - 1].hidden.flatten(0, 1)[positions]
-            reads = self.bank(states, positions)
-        sweeps = [self._sweep(read, inner) for read in reads.values()]
-        output = self._sweep(last, targets.candidate(-1))
+        states, final = run_backbone(decoder, self.bank.taps, inputs, positions)
+        reads = self.bank(states, positions).values()
+        sweeps = [self._sweep(decoder.features(read), inner) for read in reads]
+        output = self._sweep(final, targets.candidate(-1))
         token_weights = torch.full((len(labels),), 1.0 / len(labels), device=labels.device)
         chosen = self._match(sweeps, token_samples, inputs["input_ids"].shape[0])
         loss = matched_divergence(output, torch.zeros_like(labels), token_weights)
@@ -109,8 +105,7 @@ class Interaction(StageModule):
             loss = loss + tap_loss
         return {"loss": loss}
 
-    def _sweep(self, hidden: Tensor, targets: SparseTargets) -> Sweep:
-        features = self.decoder.features(hidden)
+    def _sweep(self, features: Tensor, targets: SparseTargets) -> Sweep:
         return sweep_head(features, self.decoder.head, targets, self.vocab_size)
 
     def _match(self, sweeps: list[Sweep], token_samples: Tensor, num_samples: int) -> list[Tensor]:

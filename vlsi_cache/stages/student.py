@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
 from vlsi_cache.data import ConversationDataset, EncodedDataset
 from vlsi_cache.errors import CacheError, CacheMismatchError
-from vlsi_cache.models import load_config, tokenizer_of, vocabulary_hash
+from vlsi_cache.models import tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data, resolve_device
 from vlsi_cache.stages.finetune import finetune
@@ -58,7 +59,7 @@ def train_student(recipe: Recipe) -> Path:
         EncodedDataset(dataset),
         recipe,
         recipe.output / "finetuning",
-        original=load_config(recipe.student.model or ""),
+        original=AutoConfig.from_pretrained(recipe.student.model),
         inherited={**settings, "weights": student.fingerprint},
         autocast=uses_autocast(section.dtype, device),
     )
@@ -110,12 +111,12 @@ def _prove_made_for(cache: Cache, dataset: ConversationDataset) -> None:
             expected=f"{identity.num_samples} samples of {identity.source} "
             f"({identity.fingerprint[:12]})",
             found=f"{len(dataset)} samples of {dataset.source} ({dataset.fingerprint()[:12]})",
-            mend="Give the data (and data.limit) that was dumped, or dump the teacher for this data",
+            mend="Give the data (and data.limit) that was dumped, or dump the teacher again",
         )
     missing = cache.missing_shards()
     if missing:
         raise CacheError(
-            f"cache is incomplete: {len(missing)} of {cache.manifest.num_shards} shards are missing",
+            f"cache is incomplete: {len(missing)} of {cache.manifest.num_shards} shards missing",
             where=cache.path,
             mend="Run dump-teacher again with the same settings; it goes on where it stopped",
         )

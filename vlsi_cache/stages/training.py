@@ -135,7 +135,7 @@ def _arguments(
     )
     # several visible GPUs without a launcher would be wrapped in DataParallel, which scatters
     # flat token tensors wrongly: one process drives one device, accelerate launches more
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001
     return arguments
 
 
@@ -219,7 +219,7 @@ class _MetricLines(TrainerCallback):
         self.first_step = 0
         self.writer: TensorBoardCallback | None = None
 
-    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         self.started = time.monotonic()
         self.first_step = state.global_step
         if state.is_world_process_zero:
@@ -228,7 +228,7 @@ class _MetricLines(TrainerCallback):
             writer = SummaryWriter(log_dir=str(Path(args.output_dir) / "tensorboard"))
             self.writer = TensorBoardCallback(tb_writer=writer)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
         if not state.is_world_process_zero or self.writer is None:
             return
         if "loss" not in logs:
@@ -236,7 +236,7 @@ class _MetricLines(TrainerCallback):
         self.writer.on_log(args, state, control, logs=logs)
         logger.info("%s", self._line(state, logs))
 
-    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if self.writer is not None and self.writer.tb_writer is not None:
             self.writer.tb_writer.close()
 

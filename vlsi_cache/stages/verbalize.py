@@ -13,7 +13,7 @@ from vlsi_cache.data import ConversationDataset, EncodedDataset
 from vlsi_cache.models import Decoder, resolve_taps
 from vlsi_cache.objectives import dense_divergence, label_targets, matched_divergence, sweep_head
 from vlsi_cache.recipe import DataSection, ModelSection
-from vlsi_cache.stages.backbone import Backbone, record_hidden
+from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.stages.ledger import StageFolder
 from vlsi_cache.stages.training import StageModule, discard_checkpoints, run_training
@@ -66,27 +66,25 @@ class Verbalization(StageModule):
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
         decoder = self.decoder
-        with torch.no_grad(), record_hidden(decoder, self.bank.taps, inputs) as states:
-            last = states[decoder.num_blocks - 1].hidden.flatten(0, 1)[positions]
-            final_features = decoder.features(last)
-            with torch.enable_grad():
-                hidden = self.bank(states, positions)
+        with torch.no_grad():
+            states, final = run_backbone(decoder, self.bank.taps, inputs, positions)
+        hidden = self.bank(states, positions)
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         token_weights = torch.ones(len(labels), device=labels.device) / count
         loss = torch.zeros((), device=labels.device)
         for tap, read in hidden.items():
             features = decoder.features(read)
-            tap_loss = self._tap_loss(features, labels, final_features, token_weights)
+            tap_loss = self._tap_loss(features, labels, final, token_weights)
             self.observe(f"tap_{tap}", tap_loss * count / len(labels))
             loss = loss + tap_loss
         return {"loss": loss}
 
     def _tap_loss(
-        self, features: Tensor, labels: Tensor, final_features: Tensor, token_weights: Tensor
+        self, features: Tensor, labels: Tensor, final: Tensor, token_weights: Tensor
     ) -> Tensor:
         head = self.decoder.head
         if self.target == "final":
-            divergence = dense_divergence(features, head, final_features, head, self.vocab_size)
+            divergence = dense_divergence(features, head, final, head, self.vocab_size)
             return (divergence * token_weights).sum()
         sweep = sweep_head(features, head, label_targets(labels), self.vocab_size)
         return matched_divergence(sweep, torch.zeros_like(labels), token_weights)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from vlsi_cache.models import Decoder, TapState
+from vlsi_cache.models import Decoder, TapState, text_config
 from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer.structures import BlockVerbalizer, GatedVerbalizer, LinearVerbalizer
 
@@ -88,9 +88,15 @@ def _build(decoder: Decoder, tap: int, settings: VerbalizerSection) -> nn.Module
     elif settings.structure == "verb_ffn":
         layer = GatedVerbalizer(decoder.hidden_size, decoder.hidden_size)
     elif settings.structure == "ffn":
-        layer = GatedVerbalizer(decoder.hidden_size, decoder.expansion_size)
+        layer = GatedVerbalizer(decoder.hidden_size, _expansion_size(decoder))
     else:
         layer = BlockVerbalizer(decoder.blocks[tap])
     if settings.residual:
         layer.zero_last_map()
     return layer
+
+
+def _expansion_size(decoder: Decoder) -> int:
+    """Width of the backbone's own feed-forward layers; four times its own where unnamed."""
+    config = text_config(decoder.model)
+    return int(getattr(config, "intermediate_size", None) or 4 * decoder.hidden_size)

@@ -7,6 +7,7 @@ verbalizer is then exactly the logit lens, and training starts from a sound read
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ class PositionwiseVerbalizer(nn.Module):
     def forward(self, state: TapState, positions: Tensor, *, residual: bool) -> Tensor:
         """Verbalized hidden states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
         hidden = state.hidden.flatten(0, 1)[positions]
-        change = self.change(hidden)
+        change = self.change(hidden.to(next(self.parameters()).dtype)).to(hidden.dtype)
         return hidden + change if residual else change
 
 
@@ -83,8 +84,25 @@ class BlockVerbalizer(nn.Module):
 
     def forward(self, state: TapState, positions: Tensor, *, residual: bool) -> Tensor:
         """Verbalized hidden states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
-        output = self.block(state.hidden, *state.args, **state.kwargs)
-        output = output if isinstance(output, Tensor) else output[0]
+        own: TapState = _cast_floating(state, self.gate.dtype)
+        output = own.rerun(self.block)
         if residual:
-            output = state.hidden + self.gate * (output - state.hidden)
-        return output.flatten(0, 1)[positions]  # type: ignore[no-any-return]
+            output = own.hidden + self.gate * (output - own.hidden)
+        return output.flatten(0, 1)[positions].to(state.hidden.dtype)  # back to the backbone's
+
+
+def _cast_floating(value: Any, dtype: torch.dtype) -> Any:
+    """A tapped state with every floating tensor in the block's own dtype (masks, rotary tables)."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, tuple | list):
+        return type(value)(_cast_floating(item, dtype) for item in value)
+    if isinstance(value, dict):
+        return {name: _cast_floating(item, dtype) for name, item in value.items()}
+    if isinstance(value, TapState):
+        return TapState(
+            hidden=_cast_floating(value.hidden, dtype),
+            args=_cast_floating(value.args, dtype),
+            kwargs=_cast_floating(value.kwargs, dtype),
+        )
+    return value

@@ -1,0 +1,102 @@
+"""Small caches of made-up but lifelike records."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlsi_cache.distribution import SparseDistribution
+from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.store import Cache, SampleRecord, create_cache, open_cache
+
+__all__ = ["make_cache", "make_manifest", "make_record"]
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_manifest(
+    *,
+    num_samples: int = 5,
+    samples_per_shard: int = 2,
+    taps: Sequence[int] = (2, 6, -1),
+    k: int = 4,
+    m: int = 4,
+    vocab_size: int = 500,
+    **changes: Any,
+) -> CacheManifest:
+    """A sound manifest; ``changes`` replace whole fields."""
+    fields: dict[str, Any] = {
+        "vlsi_cache_version": "0.1.0",
+        "teacher": {
+            "name": "runs/teacher",
+            "model_type": "qwen2_vl",
+            "weights_fingerprint": sha256("weights"),
+        },
+        "verbalizers_fingerprint": sha256("verbalizers"),
+        "tokenizer": {
+            "name": "runs/teacher",
+            "hash": sha256("vocabulary"),
+            "vocab_size": vocab_size,
+        },
+        "chat_template_hash": sha256("template"),
+        "dataset": {
+            "source": "train.jsonl",
+            "fingerprint": sha256("data"),
+            "num_samples": num_samples,
+        },
+        "taps": tuple(taps),
+        "sampling": {"k": k, "m": m, "seed": 0},
+        "samples_per_shard": samples_per_shard,
+        "batch_size": 8,
+        "dtype": "float32",
+    }
+    return CacheManifest.model_validate(fields | changes)
+
+
+def make_record(
+    manifest: CacheManifest, sample_index: int, *, num_tokens: int | None = None, seed: int = 0
+) -> SampleRecord:
+    """The record of one sample: real softmaxes of random logits, sharper from tap to tap."""
+    generator = np.random.default_rng([seed, sample_index])
+    count = int(generator.integers(1, 12)) if num_tokens is None else num_tokens
+    vocab_size, sampling = manifest.tokenizer.vocab_size, manifest.sampling
+    base = generator.normal(size=(count, 1, vocab_size))
+    own = generator.normal(size=(count, len(manifest.taps), vocab_size))
+    logits = (base + 0.5 * own) * np.linspace(1, 4, len(manifest.taps))[:, None]
+    log_p = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    order = np.argsort(-log_p, axis=-1)
+    drawn = generator.integers(sampling.k, vocab_size, (*order.shape[:2], sampling.m))
+    top = order[..., : sampling.k]
+    labels = np.array([generator.choice(vocab_size, p=np.exp(row)) for row in log_p[:, -1]], int)
+    return SampleRecord(
+        sample_id=f"sample-{sample_index}",
+        key=sha256(f"conversation {sample_index}"),
+        response_ids=labels.astype(np.int32),
+        distribution=SparseDistribution(
+            token_ids=np.concatenate(
+                [top, np.take_along_axis(order, drawn, axis=-1)], axis=-1
+            ).astype(np.int32),
+            top_log_probs=np.take_along_axis(log_p, top, axis=-1).astype(np.float32),
+            entropy=-(np.exp(log_p) * log_p).sum(-1).astype(np.float32),
+            label_log_prob=np.take_along_axis(log_p, labels[:, None, None], axis=-1)[
+                ..., 0
+            ].astype(np.float32),
+        ),
+    )
+
+
+def make_cache(
+    path: Path, manifest: CacheManifest | None = None, *, shards: Sequence[int] | None = None
+) -> Cache:
+    """A cache on disk, complete unless only some shards are asked for."""
+    manifest = manifest or make_manifest()
+    writer = create_cache(path, manifest)
+    for shard in range(manifest.num_shards) if shards is None else shards:
+        writer.write_shard(shard, [make_record(manifest, i) for i in manifest.shard_range(shard)])
+    return open_cache(path)

@@ -1,0 +1,119 @@
+"""``SparseDistribution``: the few entries that stand for a whole vocabulary distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SparseDistribution"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseDistribution:
+    """Vocabulary distributions, each as its k most likely tokens and m draws from the rest.
+
+    All arrays share a leading shape ``[*]``, such as ``[N]`` tokens or ``[N, L]`` tokens and taps.
+    Log-probabilities are natural logarithms (nats) of the softmax over the whole vocabulary; they
+    are never renormalised (METHOD: Sparse Logit Sampling, ACL 2025).
+
+    Raises:
+        ValueError: the arrays' shapes contradict one another.
+    """
+
+    token_ids: NDArray[np.int32]
+    """``[*, k + m]``: the k most likely tokens by falling probability, then the m draws."""
+    top_log_probs: NDArray[np.float32]
+    """``[*, k]``, nats: log-probabilities of the k most likely tokens."""
+    entropy: NDArray[np.float32]
+    """``[*]``, nats: entropy of the whole distribution."""
+    label_log_prob: NDArray[np.float32]
+    """``[*]``, nats: log-probability of the token that the data holds."""
+
+    def __post_init__(self) -> None:
+        leading = self.entropy.shape
+        sound = (
+            self.label_log_prob.shape == leading
+            and self.top_log_probs.ndim == self.token_ids.ndim == len(leading) + 1
+            and self.top_log_probs.shape[:-1] == self.token_ids.shape[:-1] == leading
+            and 1 <= self.k <= self.token_ids.shape[-1]
+        )
+        if not sound:
+            raise ValueError(
+                f"arrays of a sparse distribution disagree: token_ids {self.token_ids.shape}, "
+                f"top_log_probs {self.top_log_probs.shape}, entropy {leading}, "
+                f"label_log_prob {self.label_log_prob.shape}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Leading shape ``[*]``."""
+        return self.entropy.shape
+
+    @property
+    def k(self) -> int:
+        """Most likely tokens kept."""
+        return int(self.top_log_probs.shape[-1])
+
+    @property
+    def m(self) -> int:
+        """Tokens drawn from the rest."""
+        return int(self.token_ids.shape[-1]) - self.k
+
+    def __len__(self) -> int:
+        return len(self.entropy)
+
+    def __getitem__(self, index: Any) -> SparseDistribution:
+        """Index the leading axes only; a slice gives views, not copies."""
+        return SparseDistribution(
+            token_ids=self.token_ids[index],
+            top_log_probs=self.top_log_probs[index],
+            entropy=np.asarray(self.entropy[index]),
+            label_log_prob=np.asarray(self.label_log_prob[index]),
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[SparseDistribution]) -> SparseDistribution:
+        """Join at least one part along the first axis.
+
+        Raises:
+            ValueError: there are no parts, or they differ in k, m or in their other axes.
+        """
+        if len({part.k for part in parts}) > 1:
+            raise ValueError(f"parts differ in k: {sorted({part.k for part in parts})}")
+        return SparseDistribution(
+            token_ids=np.concatenate([part.token_ids for part in parts]),
+            top_log_probs=np.concatenate([part.top_log_probs for part in parts]),
+            entropy=np.concatenate([part.entropy for part in parts]),
+            label_log_prob=np.concatenate([part.label_log_prob for part in parts]),
+        )
+
+    def captured_mass(self) -> NDArray[np.float32]:
+        """Probability of the k most likely tokens together, ``[*]`` float32 in [0, 1]."""
+        mass = np.exp(self.top_log_probs.astype(np.float64)).sum(axis=-1)
+        return np.asarray(np.minimum(mass, 1.0), dtype=np.float32)
+
+    def weights(self) -> NDArray[np.float32]:
+        """Weights of the entries, ``[*, k + m]`` float32, each row summing to 1.
+
+        A top entry weighs its probability; each draw weighs an equal share of what is left, so
+        that ``Σ weight · f(token)`` is an unbiased estimate of ``E_p[f]`` (Horvitz-Thompson).
+        Where nothing is left to share, because m is 0 or because rounding puts the top above 1,
+        the top is scaled to sum to 1 instead. With m = 0 that is the renormalised top-k, which is
+        biased (METHOD §3).
+        """
+        top = np.exp(self.top_log_probs.astype(np.float64))
+        mass = top.sum(axis=-1, keepdims=True)
+        if self.m == 0:
+            # all k log-probabilities may be at the format's floor: then share evenly
+            empty = mass == 0.0
+            return np.where(empty, 1.0 / self.k, top / np.where(empty, 1.0, mass)).astype(
+                np.float32
+            )
+        top /= np.maximum(mass, 1.0)
+        rest = np.maximum(1.0 - mass, 0.0) / self.m
+        tail = np.broadcast_to(rest, (*self.shape, self.m))
+        return np.concatenate([top, tail], axis=-1).astype(np.float32)

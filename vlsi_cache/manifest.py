@@ -1,0 +1,212 @@
+"""``CacheManifest``: what a cache was made from, and how its samples are laid out in shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "FORMAT_VERSION",
+    "OUTPUT_TAP",
+    "CacheManifest",
+    "DatasetIdentity",
+    "Sampling",
+    "TeacherIdentity",
+    "TokenizerIdentity",
+    "differences",
+]
+
+FORMAT_VERSION: Final = 1
+"""Version of the cache format that this library writes and reads; see FORMAT.md."""
+
+OUTPUT_TAP: Final = -1
+"""The tap that stands for the model's own output."""
+
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Count = Annotated[int, Field(ge=0)]
+_Positive = Annotated[int, Field(ge=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+class TeacherIdentity(_Part):
+    """The model that was recorded."""
+
+    name: str
+    """`from_pretrained` name or folder, for people; the fingerprint identifies it."""
+    model_type: str
+    """Model type of its Hugging Face config, such as `qwen2_vl`."""
+    weights_fingerprint: _Sha256
+    """SHA-256 over the weights (`vlsi_cache.models.weights_fingerprint`)."""
+
+
+class TokenizerIdentity(_Part):
+    """The tokenizer whose ids the distributions live on."""
+
+    name: str
+    """Name or folder, for people; the hash identifies it."""
+    hash: _Sha256
+    """SHA-256 over the vocabulary (`vlsi_cache.models.vocabulary_hash`)."""
+    vocab_size: _Positive
+    """Number of ids, V; padded rows of the head are not counted."""
+
+
+class DatasetIdentity(_Part):
+    """The conversations that were recorded."""
+
+    source: str
+    """Path or name, for people; the fingerprint identifies it."""
+    fingerprint: _Sha256
+    """SHA-256 over the samples' content keys, in order."""
+    num_samples: _Count
+    """Number of conversations."""
+
+
+class Sampling(_Part):
+    """What is kept of each distribution."""
+
+    k: _Positive
+    """Most likely tokens kept."""
+    m: _Count
+    """Tokens drawn from the rest."""
+    seed: int
+    """Seed of the draws."""
+
+
+class CacheManifest(_Part):
+    """Identity and layout of a cache; written once, before the first shard."""
+
+    format_version: Literal[1] = 1
+    """Version of the cache format."""
+    vlsi_cache_version: str
+    """Version of the library that began the cache, for people."""
+    teacher: TeacherIdentity
+    """The model that was recorded."""
+    verbalizers_fingerprint: _Sha256
+    """SHA-256 over the weights of the teacher's verbalizers."""
+    tokenizer: TokenizerIdentity
+    """The teacher's tokenizer."""
+    chat_template_hash: _Sha256
+    """SHA-256 of the chat template that rendered the conversations."""
+    dataset: DatasetIdentity
+    """The conversations that were recorded."""
+    taps: tuple[Annotated[int, Field(ge=-1)], ...] = Field(min_length=1, strict=False)
+    """0-based decoder block indices, ascending; the last is -1, the model's own output."""
+    sampling: Sampling
+    """What is kept of each distribution."""
+    samples_per_shard: _Positive
+    """Samples of every shard but the last, which may hold fewer."""
+    batch_size: _Positive
+    """Samples per forward pass of the teacher: padding may change the last bits of a result."""
+    dtype: str
+    """The teacher's parameter type, such as `bfloat16`."""
+
+    @model_validator(mode="after")
+    def _check_contradictions(self) -> Self:
+        *blocks, last = self.taps
+        if last != OUTPUT_TAP or OUTPUT_TAP in blocks or blocks != sorted(set(blocks)):
+            raise ValueError("taps must ascend without repetition and end with -1, the output")
+        if self.sampling.k + self.sampling.m > self.tokenizer.vocab_size:
+            raise ValueError("sampling.k + sampling.m exceeds tokenizer.vocab_size")
+        return self
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards of the complete cache."""
+        return -(-self.dataset.num_samples // self.samples_per_shard)
+
+    def shard_of(self, sample_index: int) -> int:
+        """Shard that holds a sample.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
+        if not 0 <= sample_index < self.dataset.num_samples:
+            raise IndexError(f"sample {sample_index} of {self.dataset.num_samples}")
+        return sample_index // self.samples_per_shard
+
+    def shard_range(self, shard_index: int) -> range:
+        """Indices of the samples that a shard holds.
+
+        Raises:
+            IndexError: there is no such shard.
+        """
+        if not 0 <= shard_index < self.num_shards:
+            raise IndexError(f"shard {shard_index} of {self.num_shards}")
+        first = shard_index * self.samples_per_shard
+        return range(first, min(first + self.samples_per_shard, self.dataset.num_samples))
+
+    def differences_from(self, wanted: CacheManifest) -> list[str]:
+        """Every difference that makes this cache another than the wanted one.
+
+        Names, sources and the library's version inform people only and are not compared: a moved
+        model folder is the same model, as its fingerprint says.
+
+        Returns:
+            One clause per difference, with its path; empty if a run may go on with this cache.
+        """
+        return differences(_content(self), _content(wanted))
+
+
+def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Every value in which two trees of JSON values differ.
+
+    Args:
+        recorded: what a folder says it was made with.
+        asked: what it is wanted for.
+
+    Returns:
+        One clause per difference, in the order of their dotted paths, such as
+        ``sampling.k is 4, asked for 8``.
+    """
+    left, right = dict(_leaves(recorded)), dict(_leaves(asked))
+    return [
+        f"{path} is {_shown(left, path)}, asked for {_shown(right, path)}"
+        for path in sorted(left.keys() | right.keys())
+        # compared as JSON, in which True is not 1 and NaN is NaN
+        if _as_json(left, path) != _as_json(right, path)
+    ]
+
+
+def _content(manifest: CacheManifest) -> dict[str, Any]:
+    return manifest.model_dump(
+        mode="json",
+        exclude={
+            "vlsi_cache_version": True,
+            "teacher": {"name"},
+            "tokenizer": {"name"},
+            "dataset": {"source"},
+        },
+    )
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def _as_json(leaves: Mapping[str, Any], path: str) -> str | None:
+    return json.dumps(leaves[path], sort_keys=True) if path in leaves else None
+
+
+def _shown(leaves: Mapping[str, Any], path: str) -> str:
+    if path not in leaves:
+        return "absent"
+    text = json.dumps(leaves[path], ensure_ascii=False, sort_keys=True)
+    # enough of a fingerprint to tell two apart
+    return f"{leaves[path][:12]}…" if _is_hash(leaves[path]) else text
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")

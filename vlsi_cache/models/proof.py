@@ -1,0 +1,116 @@
+"""Proving that head(norm(hidden)) is what a model returns as logits.
+
+Shape suffixes: T sequence, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vlsi_cache.models.head import Head, LogitTransform
+from vlsi_cache.models.loading import text_config
+from vlsi_cache.models.trace import Trace, block_output, probe_logits, removing, unbindable
+
+__all__ = ["prove_head"]
+
+RAMP = 80.0
+"""Raw logits from -80 to 80 pass through the model's transform: far beyond any soft-cap in use."""
+
+
+def prove_head(model: PreTrainedModel, output: Any, trace: Trace) -> tuple[nn.Module, Head]:
+    """The final norm and the head with which head(norm(hidden)) is the model's own logits.
+
+    Raises:
+        ModelError: no module between the last block and the head, and no transform that the
+            configuration speaks of, gives the model's own logits.
+    """
+    norm = _final_norm(model, trace)
+    head = Head(output.weight, getattr(output, "bias", None), _transform(model, output))
+    logits = head.logits(block_output(norm(trace.last_hidden)))
+    if logits.shape != trace.logits.shape or not _equal(logits, trace.logits):
+        raise unbindable(
+            model,
+            "head(norm(hidden)) is not what the model returns as logits",
+            "equal logits on a traced batch",
+        )
+    return norm, head
+
+
+def _final_norm(model: PreTrainedModel, trace: Trace) -> nn.Module:
+    # An inactive dropout is fed the same tensor as the norm behind it: try every reader.
+    for reader in (*trace.readers, nn.Identity()):
+        features = block_output(reader(trace.last_hidden))
+        if features.shape == trace.head_input.shape and _equal(features, trace.head_input):
+            return reader
+    readers = ", ".join(type(reader).__name__ for reader in trace.readers) or "none"
+    raise unbindable(
+        model,
+        "the final norm was not found",
+        "a module that turns the last block's output into the head's input",
+        found=f"{readers} reading the last block's output",
+    )
+
+
+def _transform(model: PreTrainedModel, output: nn.Module) -> LogitTransform:
+    """The transform that the model applies to a ramp of raw logits put in place of its own.
+
+    A natural batch cannot tell a soft-cap of 30 from none, as its logits are small.
+    """
+
+    def replace(_: nn.Module, __: tuple[Any, ...], raw: Tensor) -> Tensor:
+        ramps.append(torch.linspace(-RAMP, RAMP, raw.shape[-1], device=raw.device).expand_as(raw))
+        return ramps[-1]
+
+    ramps: list[Tensor] = []
+    with removing([output.register_forward_hook(replace)]):
+        logits = probe_logits(model)
+    for transform in _candidates(model):
+        if _equal(transform.apply(ramps[-1]), logits):
+            return transform
+    named = ", ".join(f"{name} = {value}" for name, value in _settings(model).items())
+    raise unbindable(
+        model,
+        "what follows the head is neither a scale nor a soft-cap named in the configuration",
+        "logit_scale, logits_scaling, lm_head_multiplier or final_logit_softcapping, or nothing",
+        found=named or "none of them, yet the logits are not the head's product",
+    )
+
+
+_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier_scale")
+_SOFTCAPS = ("final_logit_softcapping", "final_logit_soft_cap", "logits_soft_cap")
+
+
+def _settings(model: PreTrainedModel) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for config in (model.config, text_config(model)):
+        for name in (*_SCALES, *_SOFTCAPS):
+            value = getattr(config, name, None)
+            if isinstance(value, (int, float)) and value > 0:
+                found[name] = float(value)
+    return found
+
+
+def _candidates(model: PreTrainedModel) -> Iterator[LogitTransform]:
+    settings = _settings(model)
+    scales = [1.0]
+    for name in _SCALES:
+        if name in settings:
+            # Families multiply or divide by a setting of the same name; the proof decides.
+            scales += [settings[name], 1.0 / settings[name]]
+    caps = [None, *(settings[name] for name in _SOFTCAPS if name in settings)]
+    for scale, softcap in product(scales, caps):
+        yield LogitTransform(scale, softcap)
+
+
+def _equal(left: Tensor, right: Tensor) -> bool:
+    """Equal up to a few units of rounding in the coarser dtype, relative to the largest value."""
+    coarsest = max(torch.finfo(left.dtype).eps, torch.finfo(right.dtype).eps)
+    left, right = left.float().to(right.device), right.float()
+    largest = float(right.abs().max())
+    return bool((left - right).abs().max() <= max(8 * coarsest, 1e-5) * max(largest, 1e-6))

@@ -1,0 +1,151 @@
+"""Summaries as terminal tables that read well at 80 columns."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vlsi_cache.manifest import OUTPUT_TAP
+from vlsi_cache.report.sample import SampleView, TapGuess
+from vlsi_cache.report.summary import CacheSummary
+
+__all__ = ["sample_table", "summary_table"]
+
+
+def summary_table(summary: CacheSummary) -> RenderableType:
+    """A cache's settings, then a row per tap."""
+    return Group(_settings(summary), Text(), _taps(summary))
+
+
+def sample_table(view: SampleView) -> RenderableType:
+    """A row per response token; taps that follow one another and agree are written once.
+
+    A column per tap would not fit: a 72B teacher has 21. Agreeing neighbours are the rule, so
+    ``2–14 the .31 · 18–output cat .98`` holds the same in a line or two.
+    """
+    table = Table(
+        title=Text(f"sample {view.sample_id}"),
+        title_justify="left",
+        caption="tap–tap, its most likely token, and the probability at the last of those taps; "
+        "bold where it is the response token",
+        caption_justify="left",
+        show_edge=False,
+        pad_edge=False,
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("response", overflow="fold", max_width=20)
+    table.add_column("what the taps say", overflow="fold")
+    for token in view.tokens:
+        table.add_row(Text(_visible(token.text)), _guesses(token.guesses, token.token_id))
+    return table
+
+
+def _settings(summary: CacheSummary) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    state = "complete" if summary.complete else "incomplete"
+    sampling = summary.sampling
+    for name, value in (
+        ("cache", summary.path),
+        ("teacher", f"{summary.teacher.name} ({summary.teacher.model_type}, {summary.dtype})"),
+        ("tokenizer", f"{summary.tokenizer.vocab_size:,} ids"),
+        ("data", summary.dataset),
+        ("samples", _of(summary.num_samples, summary.num_samples_total)),
+        ("tokens", f"{summary.num_tokens:,} of responses"),
+        ("shards", f"{_of(summary.num_shards_present, summary.num_shards)}, {state}"),
+        ("per token, tap", f"{sampling.k} most likely + {sampling.m} drawn (seed {sampling.seed})"),
+        ("size", _size(summary)),
+    ):
+        table.add_row(name, Text(value))
+    return table
+
+
+def _size(summary: CacheSummary) -> str:
+    text = _bytes(summary.bytes_total)
+    if summary.bytes_per_token_tap is None:
+        return text
+    return (
+        f"{text}, {summary.bytes_per_token_tap:.1f} bytes per token and tap; "
+        f"{summary.compression_ratio:.1f}× smaller than its arrays, "
+        f"{summary.dense_ratio:,.0f}× than dense bfloat16 logits"
+    )
+
+
+def _taps(summary: CacheSummary) -> RenderableType:
+    if not summary.taps:
+        return Text("No shard is written yet.")
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        caption="Means over response tokens. Mass: probability of the most likely tokens kept. "
+        "Top token: share of tokens at which it is the output's, or the data's. Label kept: share "
+        "of tokens whose label is among the entries.",
+        caption_justify="left",
+    )
+    table.add_column("tap", justify="right")
+    for heading in (
+        "entropy\n(nats)",
+        "mass\nkept",
+        "label log-p\n(nats)",
+        "top token is\nthe output's",
+        "top token is\nthe label",
+        "label\nkept",
+    ):
+        table.add_column(heading, justify="right")
+    for tap in summary.taps:
+        table.add_row(
+            _tap_name(tap.tap),
+            f"{tap.entropy_nats:.3f}",
+            f"{tap.captured_mass:.1%}",
+            f"{tap.label_log_prob_nats:.3f}",
+            f"{tap.agreement_with_final:.1%}",
+            f"{tap.agreement_with_label:.1%}",
+            f"{tap.label_in_record:.1%}",
+        )
+    return table
+
+
+def _guesses(guesses: Sequence[TapGuess], label: int) -> Text:
+    text = Text()
+    for token_id, run in itertools.groupby(guesses, key=lambda guess: guess.token_id):
+        first, *_, last = [(taps := list(run))[0], taps[-1]]
+        span = _tap_name(first.tap)
+        if last is not first:
+            span += f"–{_tap_name(last.tap)}"
+        if text:
+            text.append(" · ", style="dim")
+        text.append(f"{span} ", style="dim")
+        text.append(_visible(last.text), style="bold" if token_id == label else "")
+        text.append(f" {last.probability:.2f}", style="dim")
+    return text
+
+
+def _visible(text: str) -> str:
+    """A token's text in one line, its spaces and control characters to be seen."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return shown.replace(" ", "␣") or "(nothing)"
+
+
+def _tap_name(tap: int) -> str:
+    return "output" if tap == OUTPUT_TAP else str(tap)
+
+
+def _of(count: int, total: int) -> str:
+    return f"{count:,}" if count == total else f"{count:,} of {total:,}"
+
+
+def _bytes(count: int) -> str:
+    if count < 1000:
+        return f"{count} bytes"
+    size, units = float(count), iter(("kB", "MB", "GB", "TB", "PB"))
+    unit = ""
+    while size >= 1000:
+        size, unit = size / 1000, next(units)
+    return f"{size:.1f} {unit}"

@@ -1,0 +1,108 @@
+"""Where everything is: names of files and arrays, with the arrays' types, shapes and chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from vlsi_cache.manifest import CacheManifest
+
+__all__ = [
+    "CHUNK_TOKENS",
+    "LOG_PROB_FLOOR",
+    "MANIFEST_FILE",
+    "PROCESSOR_FOLDER",
+    "SHARDS_FOLDER",
+    "ArrayLayout",
+    "shard_layout",
+    "shard_path",
+    "token_bytes",
+]
+
+MANIFEST_FILE: Final = "manifest.json"
+PROCESSOR_FOLDER: Final = "processor"
+SHARDS_FOLDER: Final = "shards"
+
+CHUNK_TOKENS: Final = 1024
+"""Response tokens per chunk: what is decoded at least to read one sample. Smaller chunks cost
+under 2 % in bytes but more calls in reading a whole shard."""
+
+LOG_PROB_FLOOR: Final = float(np.finfo(np.float16).min)
+"""Least log-probability that is stored, −65,504 nats: its probability is 0 in float64 too."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayLayout:
+    """One array of a shard."""
+
+    dtype: str
+    """NumPy name of the stored type."""
+    shape: tuple[int, ...]
+    """Shape of the whole array."""
+    chunk_rows: int
+    """Rows per chunk; the other axes are whole."""
+    fill_value: int | float
+    """What a missing chunk reads as. Zarr fills holes without a word, so the value is one that
+    no sound record contains, and every read looks for it."""
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of a chunk."""
+        return (self.chunk_rows, *self.shape[1:])
+
+    @property
+    def file_shape(self) -> tuple[int, ...]:
+        """Shape that one file covers: the whole array, rounded up to whole chunks."""
+        num_chunks = max(-(-self.shape[0] // self.chunk_rows), 1)
+        return (num_chunks * self.chunk_rows, *self.shape[1:])
+
+
+def shard_layout(
+    manifest: CacheManifest, *, num_samples: int, num_tokens: int, id_bytes: int
+) -> Mapping[str, ArrayLayout]:
+    """Arrays of a shard by name.
+
+    Args:
+        manifest: of the cache.
+        num_samples: samples of this shard, n.
+        num_tokens: their response tokens, N.
+        id_bytes: length of ``sample_ids``.
+    """
+    taps, k, entries = len(manifest.taps), manifest.sampling.k, _entries(manifest)
+    rows = max(min(num_tokens, CHUNK_TOKENS), 1)
+    nan = float("nan")
+    return {
+        "token_ids": ArrayLayout("int32", (num_tokens, taps, entries), rows, -1),
+        "top_log_probs": ArrayLayout("float16", (num_tokens, taps, k), rows, nan),
+        "entropy": ArrayLayout("float16", (num_tokens, taps), rows, nan),
+        "label_log_prob": ArrayLayout("float16", (num_tokens, taps), rows, nan),
+        "response_ids": ArrayLayout("int32", (num_tokens,), rows, -1),
+        "sample_offsets": ArrayLayout("int64", (num_samples + 1,), num_samples + 1, -1),
+        "sample_keys": ArrayLayout("uint8", (num_samples, 32), num_samples, 0),
+        "sample_ids": ArrayLayout("uint8", (id_bytes,), id_bytes, 0),
+    }
+
+
+def token_bytes(manifest: CacheManifest) -> int:
+    """Uncompressed bytes of one response token at all taps."""
+    layout = shard_layout(manifest, num_samples=1, num_tokens=1, id_bytes=1)
+    per_token = ("token_ids", "top_log_probs", "entropy", "label_log_prob", "response_ids")
+    return sum(_num_bytes(layout[name]) for name in per_token)
+
+
+def shard_path(cache: Path, shard_index: int) -> Path:
+    """Folder of a shard, a Zarr v3 group."""
+    return cache / SHARDS_FOLDER / f"{shard_index:05d}.zarr"
+
+
+def _entries(manifest: CacheManifest) -> int:
+    return manifest.sampling.k + manifest.sampling.m
+
+
+def _num_bytes(array: ArrayLayout) -> int:
+    size: Any = np.dtype(array.dtype).itemsize
+    return int(np.prod(array.shape)) * int(size)

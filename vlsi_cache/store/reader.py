@@ -1,0 +1,163 @@
+"""Reading a cache: any sample at any time, or shard after shard."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from vlsi_cache.errors import CacheError
+from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.store.arrays import TOKEN_ARRAYS, Array, parse_distribution
+from vlsi_cache.store.folder import find_missing_shards, measure_bytes, read_manifest
+from vlsi_cache.store.layout import CHUNK_TOKENS
+from vlsi_cache.store.lru import RecentlyUsed
+from vlsi_cache.store.records import SampleRecord, ShardRecord
+from vlsi_cache.store.shard import OpenShard, read_header
+
+__all__ = ["Cache", "open_cache"]
+
+_DECODED_BYTES: Final = 256 * 2**20
+_OPEN_SHARDS: Final = 64
+
+Block = dict[str, Array]
+
+
+def open_cache(path: str | Path) -> Cache:
+    """Open a cache for reading, complete or not; reads the manifest only.
+
+    Raises:
+        CacheError: there is no cache, its manifest is damaged, or its version is unknown.
+    """
+    return Cache(Path(path), read_manifest(Path(path)))
+
+
+class Cache:
+    """The teacher's record of a dataset; made by ``open_cache``.
+
+    Samples are addressed by their index in the dataset. Decoded chunks of tokens are kept up to
+    256 MiB, so a cache of that size is decoded once. Threads may share a cache; processes open
+    their own (pickling one reopens it).
+
+    Attributes:
+        path: the cache's folder.
+        manifest: what it was made from.
+    """
+
+    def __init__(self, path: Path, manifest: CacheManifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._shards: RecentlyUsed[int, OpenShard] = RecentlyUsed(_OPEN_SHARDS, lambda _: 1)
+        self._blocks: RecentlyUsed[tuple[int, int], Block] = RecentlyUsed(
+            _DECODED_BYTES, lambda block: sum(array.nbytes for array in block.values())
+        )
+
+    def __len__(self) -> int:
+        """Number of samples of the complete cache."""
+        return self.manifest.dataset.num_samples
+
+    def __getitem__(self, sample_index: int) -> SampleRecord:
+        """One sample's record.
+
+        Raises:
+            IndexError: there is no such sample.
+            CacheError: its shard is not written yet, or damaged.
+        """
+        shard_index = self.manifest.shard_of(sample_index)
+        return self._sample(shard_index, sample_index % self.manifest.samples_per_shard)
+
+    def find(self, sample_id: str) -> SampleRecord:
+        """The record of the sample with this name; looks through the shards in order.
+
+        Raises:
+            CacheError: no published shard holds it.
+        """
+        for shard_index in self._present():
+            names = self._open(shard_index).sample_ids
+            if sample_id in names:
+                return self._sample(shard_index, names.index(sample_id))
+        missing = len(self.missing_shards())
+        raise CacheError(
+            f"no sample {sample_id!r}",
+            where=self.path,
+            found=f"{len(self)} samples, {missing} shards not written yet" if missing else None,
+            mend=f"Sample ids look like {self._example_ids()}",
+        )
+
+    def iter_shards(self) -> Iterator[ShardRecord]:
+        """Every published shard, in order, decoded whole, one at a time.
+
+        Raises:
+            CacheError: a shard is damaged.
+        """
+        for shard_index in self._present():
+            # not kept: a pass over the cache would push everything else out
+            yield OpenShard(self.path, shard_index, self.manifest).read_record()
+
+    def missing_shards(self) -> list[int]:
+        """Indices of the shards that are not published yet, ascending."""
+        return find_missing_shards(self.path, self.manifest)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every shard is published."""
+        return not self.missing_shards()
+
+    @property
+    def num_tokens(self) -> int:
+        """Response tokens of the published shards.
+
+        Raises:
+            CacheError: a shard's header is damaged.
+        """
+        return sum(read_header(self.path, index).num_tokens for index in self._present())
+
+    def size_bytes(self) -> int:
+        """Bytes on disk: manifest and published shards, without the processor's copy."""
+        return measure_bytes(self.path)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_cache, (self.path,)
+
+    def _present(self) -> list[int]:
+        missing = set(self.missing_shards())
+        return [index for index in range(self.manifest.num_shards) if index not in missing]
+
+    def _open(self, shard_index: int) -> OpenShard:
+        return self._shards.get(
+            shard_index, lambda: OpenShard(self.path, shard_index, self.manifest)
+        )
+
+    def _sample(self, shard_index: int, row: int) -> SampleRecord:
+        shard = self._open(shard_index)
+        arrays = self._tokens(shard_index, int(shard.offsets[row]), int(shard.offsets[row + 1]))
+        return SampleRecord(
+            sample_id=shard.sample_ids[row],
+            key=shard.keys[row].tobytes().hex(),
+            response_ids=arrays["response_ids"],
+            distribution=parse_distribution(arrays),
+        )
+
+    def _tokens(self, shard_index: int, first: int, stop: int) -> Block:
+        parts = []
+        shard = self._open(shard_index)
+        # a sample without tokens still takes its arrays' shapes from a block
+        for index in range(first // CHUNK_TOKENS, max(stop - 1, first) // CHUNK_TOKENS + 1):
+            block = self._blocks.get(
+                (shard_index, index), functools.partial(shard.read_block, index)
+            )
+            start = index * CHUNK_TOKENS
+            parts.append((block, slice(max(first - start, 0), stop - start)))
+        # copies, so that a caller may write into what it was given
+        return {
+            name: np.concatenate([block[name][part] for block, part in parts])
+            for name in TOKEN_ARRAYS
+        }
+
+    def _example_ids(self) -> str:
+        present = self._present()
+        names = self._open(present[0]).sample_ids[:3] if present else ()
+        return ", ".join(map(repr, names)) or "nothing yet: no shard is written"

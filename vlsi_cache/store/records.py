@@ -1,0 +1,81 @@
+"""What the cache holds: one sample's record, and a whole shard's records laid flat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlsi_cache.distribution import SparseDistribution
+
+__all__ = ["SampleRecord", "ShardRecord"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleRecord:
+    """What the teacher said about the N response tokens of one conversation."""
+
+    sample_id: str
+    """Name of the sample in its dataset."""
+    key: str
+    """SHA-256 hex of the conversation's content."""
+    response_ids: NDArray[np.int32]
+    """``[N]``: the response tokens."""
+    distribution: SparseDistribution
+    """``[N, L]``: at every response token, the teacher's taps and, last, its output."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardRecord:
+    """The records of n samples, their N response tokens laid end to end."""
+
+    sample_ids: tuple[str, ...]
+    """n names."""
+    keys: NDArray[np.uint8]
+    """``[n, 32]``: SHA-256 of each conversation's content."""
+    offsets: NDArray[np.int64]
+    """``[n + 1]``: sample i owns the tokens from ``offsets[i]`` to ``offsets[i + 1]``."""
+    response_ids: NDArray[np.int32]
+    """``[N]``: the response tokens."""
+    distribution: SparseDistribution
+    """``[N, L]``: taps and, last, the output."""
+
+    @classmethod
+    def join(cls, records: Sequence[SampleRecord]) -> ShardRecord:
+        """Lay at least one sample's records end to end.
+
+        Raises:
+            ValueError: a key is not SHA-256 in hex, or shapes disagree.
+        """
+        counts = [len(record.response_ids) for record in records]
+        for record, count in zip(records, counts, strict=True):
+            if len(record.distribution) != count or len(bytes.fromhex(record.key)) != 32:
+                raise ValueError(f"record of sample {record.sample_id!r} contradicts itself")
+        keys = b"".join(bytes.fromhex(record.key) for record in records)
+        return cls(
+            sample_ids=tuple(record.sample_id for record in records),
+            keys=np.frombuffer(keys, np.uint8).reshape(-1, 32),
+            offsets=np.cumsum([0, *counts], dtype=np.int64),
+            response_ids=np.concatenate([record.response_ids for record in records]),
+            distribution=SparseDistribution.concatenate([r.distribution for r in records]),
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of response tokens, N."""
+        return len(self.response_ids)
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def __iter__(self) -> Iterator[SampleRecord]:
+        for index, sample_id in enumerate(self.sample_ids):
+            part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+            yield SampleRecord(
+                sample_id=sample_id,
+                key=self.keys[index].tobytes().hex(),
+                response_ids=self.response_ids[part],
+                distribution=self.distribution[part],
+            )
