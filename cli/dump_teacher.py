@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
 from vlsi_cache.cli.options import faults_in_one_line, log_to, recipe_flags, taps_list
 
 if TYPE_CHECKING:

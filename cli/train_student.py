@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from vlsi_cache.cli.options import faults_in_one_line, log_to, recipe_flags, taps_list
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ FOLDER = Path(__file__).parent
 def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.demo.table import DemoSummary
     from vlsi_cache.manifest import CacheManifest
-
     from vlsi_cache.recipe import Recipe
     from vlsi_cache.report import CacheSummary, SampleView
     from vlsi_cache.verbalizer import VerbalizerConfig

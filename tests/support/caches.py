@@ -84,9 +84,9 @@ def make_record(
             ).astype(np.int32),
             top_log_probs=np.take_along_axis(log_p, top, axis=-1).astype(np.float32),
             entropy=-(np.exp(log_p) * log_p).sum(-1).astype(np.float32),
-            label_log_prob=np.take_along_axis(log_p, labels[:, None, None], axis=-1)[
-                ..., 0
-            ].astype(np.float32),
+            label_log_prob=np.take_along_axis(log_p, labels[:, None, None], axis=-1)[..., 0].astype(
+                np.float32
+            ),
         ),
     )
 

@@ -37,7 +37,7 @@ def linear_names(decoder: Decoder) -> list[str]:
     return names
 
 
-def lora_config(decoder: Decoder, *, rank: int, alpha: float, dropout: float = 0.0) -> LoraConfig:
+def lora_config(decoder: Decoder, *, rank: int, alpha: int, dropout: float = 0.0) -> LoraConfig:
     """LoRA of one rank on all of `linear_names` (METHOD §4: rank = alpha = 64).
 
     Raises:
@@ -52,7 +52,7 @@ def lora_config(decoder: Decoder, *, rank: int, alpha: float, dropout: float = 0
     transposed = isinstance(decoder.model.get_submodule(names[0]), Conv1D)
     return LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # peft scales by alpha / r; a float is fine
+        lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=names,
         fan_in_fan_out=transposed,

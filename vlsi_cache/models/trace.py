@@ -59,7 +59,14 @@ def block_output(output: Any) -> Tensor:
     return hidden
 
 
-def unbindable(model: nn.Module, what: str, expected: str, *, found: object = None) -> ModelError:
+def unbindable(
+    model: nn.Module,
+    what: str,
+    expected: str,
+    *,
+    found: object = None,
+    mend: str = "Use a decoder-only model of transformers whose head is linear",
+) -> ModelError:
     """The refusal of a model, with its name."""
     path = getattr(getattr(model, "config", None), "_name_or_path", "")
     name = f"{type(model).__name__} ({path})" if path else type(model).__name__
@@ -68,7 +75,7 @@ def unbindable(model: nn.Module, what: str, expected: str, *, found: object = No
         where=name,
         expected=expected,
         found=found,
-        mend="Use a decoder-only model of transformers whose head is linear",
+        mend=mend,
     )
 
 
@@ -108,7 +115,11 @@ def probe_logits(model: PreTrainedModel) -> Tensor:
         output = model(input_ids=_token_ids(model), use_cache=False)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise unbindable(
-            model, "a text-only forward pass failed", "logits of a few tokens", found=error
+            model,
+            "a text-only forward pass failed",
+            "logits of a few tokens",
+            found=str(error).rstrip("."),
+            mend="Use a model that also reads text without an image",
         ) from error
     logits: Tensor = output.logits
     return logits
@@ -136,7 +147,7 @@ def _token_ids(model: PreTrainedModel) -> Tensor:
         for name, value in config.to_dict().items():
             if name.endswith(("_token_id", "_token_index", "_token_ids")):
                 special.update(value if isinstance(value, list) else [value])
-    ordinary = (token for token in range(embedding.weight.shape[0]) if token not in special)
+    ordinary = (token for token in range(embedding.weight.shape[0]))
     chosen = [token for token, _ in zip(ordinary, range(NUM_TOKENS), strict=False)]
     return torch.tensor([chosen], device=embedding.weight.device)
 

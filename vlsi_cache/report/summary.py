@@ -102,7 +102,8 @@ class _Sums:
 
     @classmethod
     def zero(cls, num_taps: int) -> _Sums:
-        return cls(*(np.zeros(num_taps) for _ in range(6)))
+        zeros = np.zeros((6, num_taps))
+        return cls(zeros[0], zeros[1], zeros[2], zeros[3], zeros[4], zeros[5])
 
     def add(self, distribution: SparseDistribution, labels: NDArray[np.int32]) -> None:
         ids = distribution.token_ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,15 @@ from vlsi_cache.report.summary import CacheSummary
 
 __all__ = ["sample_table", "summary_table"]
 
+_FEW_TAPS = 5
+_FEW_CAPTION = (
+    "Each tap's most likely token and its probability; bold where it is the response token."
+)
+_MANY_CAPTION = (
+    "Taps that agree, their most likely token, and its probability at the last of them; bold "
+    "where it is the response token."
+)
+
 
 def summary_table(summary: CacheSummary) -> RenderableType:
     """A cache's settings, then a row per tap."""
@@ -22,26 +32,29 @@ def summary_table(summary: CacheSummary) -> RenderableType:
 
 
 def sample_table(view: SampleView) -> RenderableType:
-    """A row per response token; taps that follow one another and agree are written once.
+    """A row per response token, with what each tap holds most likely in its place.
 
-    A column per tap would not fit: a 72B teacher has 21. Agreeing neighbours are the rule, so
-    ``2–14 the .31 · 18–output cat .98`` holds the same in a line or two.
+    Few taps get a column each. Many would not fit (a 72B teacher has 21): then taps that follow
+    one another and agree, as they mostly do, are written once.
     """
+    few = len(view.taps) <= _FEW_TAPS
     table = Table(
         title=Text(f"sample {view.sample_id}"),
         title_justify="left",
-        caption="tap–tap, its most likely token, and the probability at the last of those taps; "
-        "bold where it is the response token",
+        caption=_FEW_CAPTION if few else _MANY_CAPTION,
         caption_justify="left",
-        show_edge=False,
-        pad_edge=False,
         box=None,
+        pad_edge=False,
         padding=(0, 2, 0, 0),
     )
     table.add_column("response", overflow="fold", max_width=20)
-    table.add_column("what the taps say", overflow="fold")
+    for heading in [*map(_tap_name, view.taps)] if few else ["taps"]:
+        table.add_column(heading, overflow="fold")
     for token in view.tokens:
-        table.add_row(Text(_visible(token.text)), _guesses(token.guesses, token.token_id))
+        runs = _runs(token.guesses, joined=not few)
+        cells = [_guess(run, token.token_id, named=not few) for run in runs]
+        columns = cells if few else [Columns(cells, padding=(0, 2))]
+        table.add_row(Text(_visible(token.text)), *columns)
     return table
 
 
@@ -71,9 +84,9 @@ def _size(summary: CacheSummary) -> str:
     if summary.bytes_per_token_tap is None:
         return text
     return (
-        f"{text}, {summary.bytes_per_token_tap:.1f} bytes per token and tap; "
-        f"{summary.compression_ratio:.1f}× smaller than its arrays, "
-        f"{summary.dense_ratio:,.0f}× than dense bfloat16 logits"
+        f"{text}, {summary.bytes_per_token_tap:.1f} bytes per token and tap: "
+        f"{summary.compression_ratio:.1f}× against plain arrays, "
+        f"{summary.dense_ratio:,.0f}× against dense bfloat16 logits"
     )
 
 
@@ -112,18 +125,20 @@ def _taps(summary: CacheSummary) -> RenderableType:
     return table
 
 
-def _guesses(guesses: Sequence[TapGuess], label: int) -> Text:
+def _runs(guesses: Sequence[TapGuess], *, joined: bool) -> list[list[TapGuess]]:
+    if not joined:
+        return [[guess] for guess in guesses]
+    return [list(run) for _, run in itertools.groupby(guesses, key=lambda guess: guess.token_id)]
+
+
+def _guess(run: Sequence[TapGuess], label: int, *, named: bool) -> Text:
+    first, last = run[0], run[-1]
     text = Text()
-    for token_id, run in itertools.groupby(guesses, key=lambda guess: guess.token_id):
-        first, *_, last = [(taps := list(run))[0], taps[-1]]
-        span = _tap_name(first.tap)
-        if last is not first:
-            span += f"–{_tap_name(last.tap)}"
-        if text:
-            text.append(" · ", style="dim")
-        text.append(f"{span} ", style="dim")
-        text.append(_visible(last.text), style="bold" if token_id == label else "")
-        text.append(f" {last.probability:.2f}", style="dim")
+    if named:
+        names = dict.fromkeys([_tap_name(first.tap), _tap_name(last.tap)])
+        text.append("–".join(names) + " ", style="dim")
+    text.append(_visible(last.text), style="bold" if last.token_id == label else "")
+    text.append(f" {last.probability:.2f}", style="dim")
     return text
 
 

@@ -50,7 +50,7 @@ def prove_storable(record: SampleRecord, manifest: CacheManifest) -> None:
             or a value is NaN, +inf or otherwise impossible.
     """
     distribution, sampling = record.distribution, manifest.sampling
-    where = f"sample {record.sample_id!r}"
+    where, vocab_size = f"sample {record.sample_id!r}", manifest.tokenizer.vocab_size
     expected = (len(record.response_ids), len(manifest.taps)), sampling.k, sampling.m
     found = distribution.shape, distribution.k, distribution.m
     if found != expected:
@@ -60,7 +60,6 @@ def prove_storable(record: SampleRecord, manifest: CacheManifest) -> None:
             expected="[tokens, taps], k, m = {}, {}, {}".format(*expected),
             found="{}, {}, {}".format(*found),
         )
-    vocab_size = manifest.tokenizer.vocab_size
     floats = {
         "top_log_probs": distribution.top_log_probs <= _ROUNDING,
         "label_log_prob": distribution.label_log_prob <= _ROUNDING,

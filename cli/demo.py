@@ -1,0 +1,42 @@
+"""``vlsi-cache demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vlsi_cache.cli.options import faults_in_one_line, log_to
+
+__all__ = ["command"]
+
+
+@click.command("demo")
+@faults_in_one_line
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("vlsi-cache-demo"),
+    show_default=True,
+    help="Folder of everything; run again, the demo goes on where it stopped.",
+)
+@click.option("--quick", is_flag=True, help="A smoke run of under two minutes, with tiny numbers.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(out: Path, quick: bool, as_json: bool) -> None:
+    """Distil a small Qwen2-VL on easy-VQA, from scratch, on a CPU.
+
+    Trains a teacher, then takes the public road (dump-teacher, train-student, inspect), and scores
+    the teacher, the student after fine-tuning only and the distilled student on held-out images.
+    """
+    from vlsi_cache.demo.run import FULL, QUICK, run_demo
+
+    log_to("stderr")
+    summary = run_demo(out.absolute(), QUICK if quick else FULL)
+    if as_json:
+        click.echo(summary.model_dump_json(indent=2))
+        return
+    from rich.console import Console
+
+    from vlsi_cache.demo.table import demo_table
+
+    Console().print(demo_table(summary))

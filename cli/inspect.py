@@ -1,0 +1,69 @@
+"""``vlsi-cache inspect``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vlsi_cache.cli.options import faults_in_one_line
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import RenderableType
+
+    from vlsi_cache.store import Cache
+
+__all__ = ["command"]
+
+
+@click.command("inspect")
+@faults_in_one_line
+@click.argument("cache", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--sample", metavar="ID", help="What each layer says at each token of one sample.")
+def command(cache: Path, as_json: bool, sample: str | None) -> None:
+    """Say what a cache holds: statistics per tap, or one sample in words.
+
+    An unfinished cache can be inspected too.
+    """
+    from vlsi_cache.store import open_cache
+
+    opened = open_cache(cache)
+    if sample is None:
+        _summary(opened, as_json=as_json)
+    else:
+        _sample(opened, sample, as_json=as_json)
+
+
+def _summary(cache: Cache, *, as_json: bool) -> None:
+    from vlsi_cache.report import summarize_cache, summary_table
+
+    summary = summarize_cache(cache)
+    _show(summary, lambda: summary_table(summary), as_json=as_json)
+
+
+def _sample(cache: Cache, sample: str, *, as_json: bool) -> None:
+    from vlsi_cache.report import sample_table, sample_view
+
+    view = sample_view(cache, sample, _decoder(cache))
+    _show(view, lambda: sample_table(view), as_json=as_json)
+
+
+def _decoder(cache: Cache) -> Callable[[int], str]:
+    """Token ids → words, by the tokenizer that the cache keeps."""
+    from vlsi_cache.models import load_processor, tokenizer_of
+
+    tokenizer = tokenizer_of(load_processor(str(cache.path / "processor")))
+    return lambda token_id: str(tokenizer.decode([token_id]))
+
+
+def _show(model: BaseModel, table: Callable[[], RenderableType], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(model.model_dump_json(indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(table())

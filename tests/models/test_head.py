@@ -1,0 +1,67 @@
+"""The head: transforms, their slopes, and rows that are padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vlsi_cache.models import Head, LogitTransform
+
+TRANSFORMS = [
+    LogitTransform(),
+    LogitTransform(scale=0.0625),
+    LogitTransform(softcap=30.0),
+    LogitTransform(scale=2.0, softcap=5.0),
+]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_the_slope_from_the_logits_is_the_derivative(transform: LogitTransform) -> None:
+    raw = torch.linspace(-8, 8, 33, dtype=torch.float64, requires_grad=True)
+    logits = transform.apply(raw)
+    (slope,) = torch.autograd.grad(logits.sum(), raw)
+    torch.testing.assert_close(transform.derivative(logits.detach()), slope)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms_keep_the_order_of_tokens(transform: LogitTransform) -> None:
+    logits = transform.apply(torch.linspace(-20, 20, 101, dtype=torch.float64))
+    assert bool((logits.diff() > 0).all())
+
+
+def test_a_softcap_bounds_the_logits() -> None:
+    assert LogitTransform(softcap=5.0).apply(torch.tensor([1e4, -1e4])).tolist() == [5.0, -5.0]
+
+
+def test_only_the_identity_is_the_identity() -> None:
+    assert [transform.is_identity for transform in TRANSFORMS] == [True, False, False, False]
+
+
+def test_padded_rows_are_left_out_before_the_product() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(12, 4, generator=generator), torch.randn(12, generator=generator)
+    features = torch.randn(2, 3, 4, generator=generator)
+    head = Head(weight, bias, LogitTransform(softcap=2.0))
+    assert head.num_rows == 12
+    cut = head.logits(features, vocab_size=9)
+    assert cut.shape == (2, 3, 9)
+    torch.testing.assert_close(cut, head.logits(features)[..., :9])
+    torch.testing.assert_close(
+        cut, LogitTransform(softcap=2.0).apply(features @ weight[:9].T + bias[:9])
+    )
+
+
+def test_rows_are_views_of_the_weight() -> None:
+    head = Head(torch.zeros(12, 4))
+    weight, bias = head.rows(9)
+    assert weight.data_ptr() == head.weight.data_ptr()
+    assert bias is None
+
+
+def test_a_vocabulary_larger_than_the_head_takes_all_rows() -> None:
+    assert Head(torch.zeros(12, 4)).logits(torch.zeros(1, 4), vocab_size=99).shape == (1, 12)
+
+
+def test_features_are_brought_to_the_heads_dtype() -> None:
+    head = Head(torch.zeros(12, 4, dtype=torch.bfloat16))
+    assert head.logits(torch.zeros(1, 4)).dtype == torch.bfloat16

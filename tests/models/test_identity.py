@@ -1,0 +1,113 @@
+"""Identity: hashes that change when what they stand for changes, and only then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.families import tiny_model
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
+
+from vlsi_cache.errors import ModelError
+from vlsi_cache.models import (
+    chat_template_hash,
+    load_model,
+    tokenizer_of,
+    vocabulary_hash,
+    vocabulary_size,
+    weights_fingerprint,
+)
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def tokenizer(*words: str, template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
+    vocabulary = {word: index for index, word in enumerate(words)}
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token=words[0])), unk_token=words[0]
+    )
+    made.chat_template = template
+    return made
+
+
+def test_the_fingerprint_survives_saving_and_half_precision(tmp_path: Path) -> None:
+    model = tiny_model("qwen2_vl")
+    model.save_pretrained(tmp_path)
+    expected = weights_fingerprint(model)
+    assert weights_fingerprint(load_model(str(tmp_path))) == expected
+    assert weights_fingerprint(load_model(str(tmp_path), dtype="bfloat16")) == expected
+
+
+def test_the_fingerprint_sees_other_weights_and_other_depths() -> None:
+    prints = {
+        weights_fingerprint(tiny_model("llama")),
+        weights_fingerprint(tiny_model("llama", seed=1)),
+        weights_fingerprint(tiny_model("llama", num_layers=3)),
+    }
+    assert len(prints) == 3
+
+
+def test_the_fingerprint_does_not_depend_on_memory_layout() -> None:
+    model = tiny_model("llama")
+    expected = weights_fingerprint(model)
+    weight = model.lm_head.weight
+    weight.data = weight.data.t().contiguous().t()
+    assert not weight.is_contiguous()
+    assert weights_fingerprint(model) == expected
+
+
+def test_the_sample_reaches_every_column_of_a_large_matrix() -> None:
+    model = tiny_model("llama", vocab_size=4096)
+    assert model.lm_head.weight.numel() > 64 * 1024
+    expected = weights_fingerprint(model)
+    with torch.no_grad():
+        model.lm_head.weight[:, 13] += 1.0
+    assert weights_fingerprint(model) != expected
+
+
+def test_the_vocabulary_hash_sees_order_and_added_tokens() -> None:
+    grown = tokenizer("a", "b", "c")
+    grown.add_tokens([AddedToken("d")])
+    hashes = [
+        vocabulary_hash(made)
+        for made in (
+            tokenizer("a", "b", "c"),
+            tokenizer("a", "c", "b"),
+            grown,
+            tokenizer("a", "b", "c", "d"),
+        )
+    ]
+    assert len(set(hashes)) == 3
+    assert hashes[2] == hashes[3]
+
+
+def test_the_vocabulary_reaches_to_the_highest_id() -> None:
+    assert vocabulary_size(tokenizer("a", "b", "c")) == 3
+    gapped = Tokenizer(WordLevel({"a": 0, "b": 6}, unk_token="a"))
+    assert vocabulary_size(PreTrainedTokenizerFast(tokenizer_object=gapped)) == 7
+
+
+def test_the_template_hash_sees_the_template_only() -> None:
+    expected = chat_template_hash(tokenizer("a"))
+    assert chat_template_hash(tokenizer("a", "b")) == expected
+    assert chat_template_hash(tokenizer("a", template=TEMPLATE + "!")) != expected
+    assert chat_template_hash(tokenizer("a", template=None)) != expected
+
+
+def test_a_processors_own_template_is_the_one_that_counts() -> None:
+    # Older checkpoints keep the template with the tokenizer, newer ones with the processor.
+    inner = tokenizer("<image>", "a")
+    pixels = CLIPImageProcessor()
+    without = LlavaProcessor(pixels, inner, patch_size=8)
+    own = LlavaProcessor(pixels, inner, patch_size=8, chat_template="other")
+    assert tokenizer_of(own) is inner
+    assert chat_template_hash(without) == chat_template_hash(inner)
+    assert chat_template_hash(own) != chat_template_hash(inner)
+
+
+def test_a_processor_without_a_tokenizer_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"CLIPImageProcessor.*: the processor has no tokenizer"):
+        tokenizer_of(CLIPImageProcessor())  # type: ignore[arg-type]

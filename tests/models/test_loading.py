@@ -1,0 +1,176 @@
+"""Loading: what a folder must hold, and the one line that says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.families import tiny_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    CLIPImageProcessor,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+)
+
+from vlsi_cache.errors import ModelError
+from vlsi_cache.models import load_model, load_processor, text_config
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    tiny_model("llama").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy of a good model folder, to be spoiled."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def refusal(folder: Path | str, **options: str) -> str:
+    with pytest.raises(ModelError) as caught:
+        load_model(str(folder), **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert message.startswith(f"{folder}: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("family", "class_name"),
+    [
+        ("llama", "LlamaForCausalLM"),
+        ("gemma3", "Gemma3ForCausalLM"),
+        ("gemma3_vision", "Gemma3ForConditionalGeneration"),
+        ("qwen2_vl", "Qwen2VLForConditionalGeneration"),
+    ],
+)
+def test_the_class_follows_the_configuration(family: str, class_name: str, tmp_path: Path) -> None:
+    model = tiny_model(family)
+    model.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path))
+    assert type(loaded).__name__ == class_name
+    assert not loaded.training
+    assert text_config(loaded).num_hidden_layers == 4
+    for name, weight in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight), name
+
+
+def test_the_checkpoints_own_dtype_is_kept_unless_another_is_named(tmp_path: Path) -> None:
+    tiny_model("llama").to(torch.bfloat16).save_pretrained(tmp_path)
+    assert load_model(str(tmp_path)).dtype == torch.bfloat16
+    assert load_model(str(tmp_path), dtype="float32").dtype == torch.float32
+
+
+def test_a_good_folder_loads_without_a_warning(
+    saved: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    try:
+        load_model(str(saved))
+    finally:
+        logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "./nowhere", "~/nowhere", "a/b/c"])
+def test_a_path_that_is_no_folder_is_refused_without_asking_the_hub(name: str) -> None:
+    assert "there is no such model folder" in refusal(name)
+
+
+def test_a_file_is_no_folder(saved: Path) -> None:
+    assert "found a file" in refusal(saved / "config.json")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    assert "holds no model; expected config.json" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("load", [load_model, load_processor])
+def test_an_unreachable_hub_name_is_refused_in_one_line(
+    load: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Offline mode is the hub client's own switch; it makes the answer the same with a network.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"^nobody/nothing: .*neither a folder nor reachable") as e:
+        load("nobody/nothing")  # type: ignore[operator]
+    assert "\n" not in str(e.value)
+
+
+def test_an_unknown_dtype_is_refused(saved: Path) -> None:
+    for dtype in ("float33", "int8", "nn"):
+        assert f"unknown dtype; expected auto, float32, bfloat16 or float16; found {dtype}" in (
+            refusal(saved, dtype=dtype)
+        )
+
+
+def test_damaged_weights_are_refused(folder: Path) -> None:
+    weights = folder / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "it is damaged" in refusal(folder)
+
+
+def test_pickled_weights_are_not_opened(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+    assert "no safetensors weights" in refusal(folder)
+    assert "found pytorch_model.bin" in refusal(folder)
+
+
+def test_missing_weights_are_not_made_up(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    del weights["model.norm.weight"]
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    assert "1 weights are missing from the checkpoint; found model.norm.weight" in refusal(folder)
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS) | {"model.norm.weight": torch.ones(7)}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    assert "1 weights are of another shape; found model.norm.weight" in refusal(folder)
+
+
+def test_a_broken_configuration_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text("{broken")
+    assert "configuration cannot be read" in refusal(folder)
+
+
+def test_code_inside_a_model_folder_is_not_run(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "evil.Config"}}))
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    assert "custom code" in refusal(folder)
+
+
+def test_another_kind_of_model_is_refused(folder: Path) -> None:
+    ViTConfig().save_pretrained(folder)
+    assert "neither an image-text-to-text nor a causal language model" in refusal(folder)
+    assert "found model_type vit" in refusal(folder)
+
+
+def test_a_processor_or_a_tokenizer_is_loaded(tmp_path: Path) -> None:
+    words = Tokenizer(WordLevel({"<image>": 0, "a": 1}, unk_token="a"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="a")
+    tokenizer.save_pretrained(tmp_path / "text")
+    LlavaProcessor(CLIPImageProcessor(), tokenizer, patch_size=8).save_pretrained(tmp_path / "both")
+    assert isinstance(load_processor(str(tmp_path / "text")), PreTrainedTokenizerFast)
+    assert isinstance(load_processor(str(tmp_path / "both")), LlavaProcessor)
+
+
+def test_a_folder_without_a_processor_is_refused(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="processor cannot be loaded"):
+        load_processor(str(saved))
+    CLIPImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="processor"):
+        load_processor(str(tmp_path))

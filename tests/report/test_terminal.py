@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+from support.caches import make_cache, make_manifest
+
+from vlsi_cache.errors import CacheError
+from vlsi_cache.report import (
+    SampleView,
+    sample_table,
+    sample_view,
+    summarize_cache,
+    summary_table,
+)
+
+WORDS = ("the", " cat", "\n", "[red]", " ", "<|im_end|>", "", "猫")
+DEEP = (*range(2, 79, 4), -1)
+
+
+def decode(token_id: int) -> str:
+    return WORDS[token_id % len(WORDS)]
+
+
+def render(renderable: RenderableType) -> list[str]:
+    console = Console(width=80, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+@pytest.mark.parametrize("taps", [(2, 6, -1), DEEP])
+def test_a_summary_has_a_line_per_tap_within_80_columns(
+    tmp_path: Path, taps: tuple[int, ...]
+) -> None:
+    lines = render(summary_table(summarize_cache(make_cache(tmp_path, make_manifest(taps=taps)))))
+    assert max(map(len, lines)) <= 80
+    firsts = [line.split()[0] for line in lines if "%" in line]
+    assert firsts == [*map(str, taps[:-1]), "output"]
+    assert "complete" in "\n".join(lines)
+
+
+def test_a_summary_of_an_incomplete_cache_says_how_far_it_is(tmp_path: Path) -> None:
+    text = "\n".join(render(summary_table(summarize_cache(make_cache(tmp_path, shards=[0])))))
+    assert "1 of 3, incomplete" in text
+    assert "2 of 5" in text
+
+
+def test_a_summary_without_shards_says_so(tmp_path: Path) -> None:
+    lines = render(summary_table(summarize_cache(make_cache(tmp_path, shards=[]))))
+    assert lines[-1] == "No shard is written yet."
+
+
+def test_a_sample_view_holds_each_taps_most_likely_token_in_words(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    record = cache[3]
+    view = sample_view(cache, "sample-3", decode)
+    assert view.taps == (2, 6, -1)
+    assert [token.token_id for token in view.tokens] == record.response_ids.tolist()
+    for position, token in enumerate(view.tokens):
+        assert token.text == decode(token.token_id)
+        assert [guess.tap for guess in token.guesses] == [2, 6, -1]
+        tops = record.distribution.token_ids[position, :, 0].tolist()
+        assert [guess.token_id for guess in token.guesses] == tops
+        assert [guess.text for guess in token.guesses] == [decode(top) for top in tops]
+        assert all(0 < guess.probability <= 1 for guess in token.guesses)
+    assert SampleView.model_validate_json(view.model_dump_json()) == view
+
+
+def test_few_taps_have_a_column_each(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    view = sample_view(cache, "sample-1", decode)
+    lines = render(sample_table(view))
+    assert lines[1].split() == ["response", "2", "6", "output"]
+    assert len(lines) == 2 + len(view.tokens) + 2  # title, heading, tokens, caption
+    assert max(map(len, lines)) <= 80
+
+
+def test_many_taps_share_a_cell_in_which_neighbours_that_agree_are_joined(tmp_path: Path) -> None:
+    view = sample_view(make_cache(tmp_path, make_manifest(taps=DEEP)), "sample-1", decode)
+    token = view.tokens[0]
+    agreed = token.model_copy(
+        update={
+            "guesses": tuple(
+                guess.model_copy(update={"token_id": int(guess.tap > 20 or guess.tap == -1)})
+                for guess in token.guesses
+            )
+        }
+    )
+    lines = render(sample_table(view.model_copy(update={"tokens": (agreed,)})))
+    assert max(map(len, lines)) <= 80
+    assert "2–18 " in lines[2]
+    assert "22–output " in lines[2]
+
+
+def test_whitespace_and_markup_in_tokens_are_shown_as_they_are(tmp_path: Path) -> None:
+    view = sample_view(make_cache(tmp_path), "sample-1", decode)
+    tokens = tuple(
+        view.tokens[0].model_copy(update={"text": text, "token_id": index})
+        for index, text in enumerate(WORDS)
+    )
+    lines = render(sample_table(view.model_copy(update={"tokens": tokens})))
+    shown = [line.split()[0] for line in lines[2 : 2 + len(WORDS)]]
+    assert shown == ["the", "␣cat", "\\n", "[red]", "␣", "<|im_end|>", "(nothing)", "猫"]
+
+
+def test_a_sample_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="no sample 'x'"):
+        sample_view(make_cache(tmp_path), "x", decode)

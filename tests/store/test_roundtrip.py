@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import multiprocessing
+import operator
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from support.caches import make_cache, make_manifest, make_record, sha256
+
+from vlsi_cache.distribution import SparseDistribution
+from vlsi_cache.errors import CacheError
+from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.store import SampleRecord, create_cache, open_cache
+
+FLOAT16_MIN = float(np.finfo(np.float16).min)
+
+
+def assert_same(read: SampleRecord, written: SampleRecord) -> None:
+    """Equal but for the rounding that the format owns to."""
+    assert (read.sample_id, read.key) == (written.sample_id, written.key)
+    np.testing.assert_array_equal(read.response_ids, written.response_ids)
+    found, wanted = read.distribution, written.distribution
+    np.testing.assert_array_equal(found.token_ids, wanted.token_ids)
+    for name in ("top_log_probs", "label_log_prob", "entropy"):
+        rounded = np.maximum(getattr(wanted, name), FLOAT16_MIN).astype(np.float16)
+        assert getattr(found, name).dtype == np.float32
+        np.testing.assert_array_equal(getattr(found, name), rounded.astype(np.float32))
+
+
+@st.composite
+def records_of(draw: st.DrawFn, manifest: CacheManifest, index: int) -> SampleRecord:
+    num_tokens = draw(st.integers(0, 4))
+    leading = (num_tokens, len(manifest.taps))
+    k, m = manifest.sampling.k, manifest.sampling.m
+    log_prob = st.floats(-1e6, 0, width=32) | st.just(-np.inf)
+    token = st.integers(0, manifest.tokenizer.vocab_size - 1)
+    return SampleRecord(
+        sample_id=draw(st.text(max_size=5)),
+        key=sha256(str(index)),
+        response_ids=draw(hnp.arrays(np.int32, num_tokens, elements=token)),
+        distribution=SparseDistribution(
+            token_ids=draw(hnp.arrays(np.int32, (*leading, k + m), elements=token)),
+            top_log_probs=draw(hnp.arrays(np.float32, (*leading, k), elements=log_prob)),
+            entropy=draw(hnp.arrays(np.float32, leading, elements=st.floats(0, 12, width=32))),
+            label_log_prob=draw(hnp.arrays(np.float32, leading, elements=log_prob)),
+        ),
+    )
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
+    manifest = make_manifest(
+        num_samples=data.draw(st.integers(1, 5)),
+        samples_per_shard=data.draw(st.integers(1, 3)),
+        taps=data.draw(st.sampled_from([(-1,), (0, -1), (2, 6, -1)])),
+        k=data.draw(st.integers(1, 3)),
+        m=data.draw(st.integers(0, 3)),
+        vocab_size=data.draw(st.sampled_from([6, 151_936])),
+    )
+    path = tmp_path_factory.mktemp("caches") / "cache"
+    writer = create_cache(path, manifest)
+    records = [data.draw(records_of(manifest, i)) for i in range(manifest.dataset.num_samples)]
+    for shard in manifest.num_shards - 1 - np.arange(manifest.num_shards):  # any order will do
+        part = manifest.shard_range(int(shard))
+        writer.write_shard(int(shard), records[part.start : part.stop])
+    cache = open_cache(path)
+    for index in data.draw(st.permutations(range(len(cache)))):
+        assert_same(cache[index], records[index])
+    in_shards = [record for shard in cache.iter_shards() for record in shard]
+    for read, written in zip(in_shards, records, strict=True):
+        assert_same(read, written)
+    assert cache.is_complete
+    assert cache.num_tokens == sum(len(record.response_ids) for record in records)
+
+
+@pytest.fixture(scope="module")
+def long_samples() -> tuple[CacheManifest, list[SampleRecord]]:
+    """Samples that start, end and span at, within and across chunks of 1,024 tokens."""
+    manifest = make_manifest(num_samples=6, samples_per_shard=6, vocab_size=20, taps=(0, -1))
+    counts = [1000, 24, 2100, 0, 972, 0]
+    return manifest, [make_record(manifest, i, num_tokens=count) for i, count in enumerate(counts)]
+
+
+def test_samples_longer_than_a_chunk_are_whole(tmp_path: Path, long_samples) -> None:
+    manifest, records = long_samples
+    create_cache(tmp_path, manifest).write_shard(0, records)
+    cache = open_cache(tmp_path)
+    for index in (5, 2, 0, 4, 1, 3):
+        assert_same(cache[index], records[index])
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    contents = []
+    for name in ("one", "two"):
+        make_cache(tmp_path / name)
+        files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
+        contents.append([(p.relative_to(tmp_path / name), p.read_bytes()) for p in files])
+    assert contents[0] == contents[1]
+
+
+def test_records_may_be_written_into_without_changing_the_cache(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    cache[0].distribution.token_ids[:] = 0
+    cache[0].response_ids[:] = 0
+    assert_same(cache[0], make_record(cache.manifest, 0))
+
+
+def test_a_sample_is_found_by_its_name(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    assert_same(cache.find("sample-3"), make_record(cache.manifest, 3))
+
+
+def test_a_name_that_is_not_there_is_an_error_that_shows_what_names_look_like(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(CacheError, match=r"no sample 'nobody'.*look like 'sample-0', 'sample-1'"):
+        make_cache(tmp_path).find("nobody")
+
+
+@pytest.mark.parametrize("index", [5, -1])
+def test_a_sample_beyond_the_dataset_is_an_index_error(tmp_path: Path, index: int) -> None:
+    with pytest.raises(IndexError):
+        make_cache(tmp_path)[index]
+
+
+def test_a_cache_is_a_sequence_of_its_samples(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    assert len(cache) == 5
+    assert [record.sample_id for record in cache] == [f"sample-{i}" for i in range(5)]
+
+
+def test_threads_share_a_cache(tmp_path: Path) -> None:
+    manifest = make_manifest(num_samples=12, samples_per_shard=2)
+    cache = make_cache(tmp_path, manifest)
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(12), 8)).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        keys = list(pool.map(lambda index: cache[index].key, order))
+    assert keys == [sha256(f"conversation {index}") for index in order]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+# Python 3.12 and later warn of every fork beside threads; Zarr resets its own after one
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_cache_in_use_travels_to_another_process(tmp_path: Path, method: str) -> None:
+    cache = make_cache(tmp_path)
+    here = cache[3]
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        there = pool.apply_async(operator.getitem, [cache, 3]).get(timeout=60)
+    assert_same(there, here)
+
+
+def test_a_pickled_cache_holds_its_path_only(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    list(cache)
+    assert len(pickle.dumps(cache)) < 1000
+
+
+def test_opening_a_cache_reads_the_manifest_only(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    for file in (tmp_path / "shards").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    assert len(open_cache(tmp_path)) == 5

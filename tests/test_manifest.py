@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from support.caches import make_manifest, sha256
+
+from vlsi_cache.manifest import CacheManifest, differences
+
+
+def test_a_manifest_survives_json() -> None:
+    manifest = make_manifest()
+    assert CacheManifest.model_validate_json(manifest.model_dump_json()) == manifest
+
+
+@given(num_samples=st.integers(0, 50), samples_per_shard=st.integers(1, 20))
+def test_shards_partition_the_samples(num_samples: int, samples_per_shard: int) -> None:
+    manifest = make_manifest(num_samples=num_samples, samples_per_shard=samples_per_shard)
+    ranges = [manifest.shard_range(index) for index in range(manifest.num_shards)]
+    assert [sample for part in ranges for sample in part] == list(range(num_samples))
+    assert all(
+        manifest.shard_of(sample) == index for index, part in enumerate(ranges) for sample in part
+    )
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_a_shard_that_is_not_in_the_plan_is_an_index_error(index: int) -> None:
+    with pytest.raises(IndexError, match="of 3"):
+        make_manifest().shard_range(index)
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_a_sample_that_is_not_in_the_plan_is_an_index_error(index: int) -> None:
+    with pytest.raises(IndexError, match="of 5"):
+        make_manifest().shard_of(index)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"taps": [2, 6]}, "end with -1"),
+        ({"taps": [6, 2, -1]}, "ascend"),
+        ({"taps": [2, 2, -1]}, "ascend"),
+        ({"taps": [-1, 2, -1]}, "ascend"),
+        ({"taps": [2, -2, -1]}, "greater than or equal to -1"),
+        ({"taps": []}, "at least 1 item"),
+        ({"sampling": {"k": 0, "m": 4, "seed": 0}}, "greater than or equal to 1"),
+        ({"sampling": {"k": 400, "m": 400, "seed": 0}}, "exceeds tokenizer.vocab_size"),
+        ({"samples_per_shard": 0}, "greater than or equal to 1"),
+        ({"samples_per_shard": "2"}, "valid integer"),
+        ({"verbalizers_fingerprint": "abc"}, "match pattern"),
+        ({"unknown": 1}, "Extra inputs"),
+    ],
+)
+def test_a_contradictory_manifest_is_refused(changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValidationError, match=fault):
+        make_manifest(**changes)
+
+
+def test_every_difference_is_told_with_its_path() -> None:
+    recorded = make_manifest(k=4, batch_size=8, verbalizers_fingerprint=sha256("one"))
+    asked = make_manifest(k=8, batch_size=16, verbalizers_fingerprint=sha256("two"))
+    assert recorded.differences_from(asked) == [
+        "batch_size is 8, asked for 16",
+        "sampling.k is 4, asked for 8",
+        f"verbalizers_fingerprint is {sha256('one')[:12]}…, asked for {sha256('two')[:12]}…",
+    ]
+
+
+def test_names_and_versions_inform_but_do_not_differ() -> None:
+    manifest = make_manifest()
+    moved = manifest.model_copy(
+        update={
+            "vlsi_cache_version": "0.2.0",
+            "teacher": manifest.teacher.model_copy(update={"name": "elsewhere"}),
+            "tokenizer": manifest.tokenizer.model_copy(update={"name": "elsewhere"}),
+            "dataset": manifest.dataset.model_copy(update={"source": "/elsewhere.jsonl"}),
+        }
+    )
+    assert manifest.differences_from(moved) == []
+
+
+def test_differences_tell_absent_keys_types_and_nested_values() -> None:
+    recorded = {"a": 1, "b": {"c": True, "d": [1, 2]}, "e": {}, "n": float("nan")}
+    asked = {"b": {"c": 1, "d": [1, 2]}, "e": {"f": None}, "n": float("nan")}
+    assert differences(recorded, asked) == [
+        "a is 1, asked for absent",
+        "b.c is true, asked for 1",
+        "e is {}, asked for absent",
+        "e.f is absent, asked for null",
+    ]
+
+
+def test_the_schema_documents_every_field() -> None:
+    schema = CacheManifest.model_json_schema()
+    parts = [schema, *schema["$defs"].values()]
+    undocumented = [
+        name
+        for part in parts
+        for name, field in part["properties"].items()
+        if not {"description", "$ref"} & field.keys()  # a part describes itself
+    ]
+    assert undocumented == []

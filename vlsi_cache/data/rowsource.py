@@ -1,0 +1,229 @@
+"""Random access to the rows of a dataset on disk, without holding them in memory.
+
+JSON Lines and JSON are read by byte offset. Arrow, through `datasets`, would be the other way, but
+its JSON reader wants one type per field, and conversations mix strings with lists of parts. The
+index costs 20 bytes per row (58 MB for 2.9 million), one row at a time is decoded, and an error
+can name its line.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from vlsi_cache.errors import DataError
+
+__all__ = ["ArrowRows", "JsonRows", "RowSource"]
+
+_SHOWN_CHARACTERS = 60
+
+
+class RowSource(Protocol):
+    """Rows by number; pickles, so that spawned loader workers can read."""
+
+    @property
+    def folder(self) -> Path:
+        """What relative image paths start from."""
+
+    def __len__(self) -> int: ...
+
+    def origin(self, index: int) -> str:
+        """Name of a row in error messages."""
+
+    def row(self, index: int) -> object:
+        """The decoded row.
+
+        Raises:
+            DataError: the row cannot be decoded.
+        """
+
+
+class JsonRows:
+    """Rows of a JSON Lines file, or of a JSON file that holds one array.
+
+    Raises:
+        DataError: the file cannot be read, is empty, or is a JSON file that is no array.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: BinaryIO | None = None
+        try:
+            is_array = _first_byte(path) == b"["
+            self._starts, self._ends, self._lines = (
+                _index_array(path) if is_array else _index_lines(path)
+            )
+        except OSError as error:
+            raise DataError(
+                "data file cannot be read", where=path, found=error.strerror or error
+            ) from error
+        if len(self._starts) == 0:
+            raise DataError("data file is empty", where=path, mend="Give at least one conversation")
+
+    @property
+    def folder(self) -> Path:
+        """The file's own folder."""
+        return self.path.parent
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def origin(self, index: int) -> str:
+        """File name and 1-based line."""
+        return f"{self.path.name}:{self._lines[index]}"
+
+    def row(self, index: int) -> object:
+        """The decoded row.
+
+        Raises:
+            DataError: the line is no JSON.
+        """
+        if self._file is None:
+            self._file = self.path.open("rb")
+        self._file.seek(int(self._starts[index]))
+        text = self._file.read(int(self._ends[index] - self._starts[index]))
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise DataError(
+                f"line is no JSON ({error})",
+                where=self.origin(index),
+                found=text[:_SHOWN_CHARACTERS].decode(errors="replace"),
+                mend="Write one JSON object per line",
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}  # each process reads with a handle of its own
+
+
+class ArrowRows:
+    """Rows of a `datasets.Dataset`, memory-mapped by it; images stay undecoded.
+
+    Args:
+        dataset: the table.
+        name: what origins begin with.
+        folder: what relative image paths start from.
+
+    Raises:
+        DataError: there are no rows.
+    """
+
+    def __init__(self, dataset: Any, name: str, folder: Path) -> None:
+        if len(dataset) == 0:
+            raise DataError("dataset is empty", where=name, mend="Give at least one conversation")
+        # Arrow's own view of a row leaves datasets.Image as its bytes and path, at any depth.
+        self._dataset = dataset.with_format("arrow")
+        self._name = name
+        self._folder = folder
+
+    @property
+    def folder(self) -> Path:
+        """What relative image paths start from."""
+        return self._folder
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def origin(self, index: int) -> str:
+        """Dataset and 0-based row."""
+        return f"{self._name}[{index}]"
+
+    def row(self, index: int) -> object:
+        """The row as plain Python values."""
+        return self._dataset[index : index + 1].to_pylist()[0]
+
+
+Index = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
+"""First byte, one past the last byte, and 1-based line of each row."""
+
+
+def _first_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        while byte := file.read(1):
+            if not byte.isspace():
+                return byte
+    return b""
+
+
+def _index_lines(path: Path) -> Index:
+    starts, lines = _Numbers(np.uint64), _Numbers(np.uint32)
+    ends = _Numbers(np.uint64)
+    position = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.isspace():
+                starts.append(position)
+                ends.append(position + len(line))
+                lines.append(number)
+            position += len(line)
+    return starts.array(), ends.array(), lines.array()
+
+
+def _index_array(path: Path) -> Index:
+    """Index of a JSON array's elements; decodes them one by one, and keeps none."""
+    text = path.read_text(encoding="utf-8")
+    starts, ends, lines = _Numbers(np.uint64), _Numbers(np.uint64), _Numbers(np.uint32)
+    decode = json.JSONDecoder().raw_decode
+    position, num_bytes, line = 0, 0, 1
+
+    def advance(to: int) -> None:
+        nonlocal position, num_bytes, line
+        passed = text[position:to]
+        num_bytes += len(passed.encode())
+        line += passed.count("\n")
+        position = to
+
+    cursor = _skip_blanks(text, text.index("[") + 1)
+    while not text.startswith("]", cursor):
+        advance(cursor)
+        start, start_line = num_bytes, line
+        try:
+            _, cursor = decode(text, cursor)
+        except ValueError as error:
+            raise _broken_array(path, line, text[cursor:]) from error
+        advance(cursor)
+        starts.append(start)
+        ends.append(num_bytes)
+        lines.append(start_line)
+        cursor = _skip_blanks(text, cursor)
+        if text.startswith(",", cursor):
+            cursor = _skip_blanks(text, cursor + 1)
+        elif not text.startswith("]", cursor):
+            advance(cursor)
+            raise _broken_array(path, line, text[cursor:])
+    return starts.array(), ends.array(), lines.array()
+
+
+def _skip_blanks(text: str, cursor: int) -> int:
+    while cursor < len(text) and text[cursor] in " \t\r\n":
+        cursor += 1
+    return cursor
+
+
+def _broken_array(path: Path, line: int, rest: str) -> DataError:
+    return DataError(
+        "file is no JSON array",
+        where=f"{path.name}:{line}",
+        found=rest[:_SHOWN_CHARACTERS] or "the end of the file",
+        mend="Mend the JSON, or write one JSON object per line as .jsonl",
+    )
+
+
+class _Numbers:
+    """A growing array of integers at their own width."""
+
+    def __init__(self, dtype: type[np.unsignedinteger[Any]]) -> None:
+        self._numbers = np.empty(1024, dtype)
+        self._count = 0
+
+    def append(self, number: int) -> None:
+        if self._count == len(self._numbers):
+            self._numbers = np.resize(self._numbers, 2 * self._count)
+        self._numbers[self._count] = number
+        self._count += 1
+
+    def array(self) -> np.ndarray[Any, Any]:
+        return self._numbers[: self._count].copy()

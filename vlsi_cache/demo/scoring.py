@@ -1,0 +1,115 @@
+"""Scores on held-out images: accuracy by generation, divergence to the teacher."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from vlsi_cache.data import EncodedDataset, load_conversations
+from vlsi_cache.demo.dataset import Question
+from vlsi_cache.objectives import dense_divergence
+from vlsi_cache.recipe import DataSection, ModelSection
+from vlsi_cache.stages.backbone import load_backbone, run_backbone
+from vlsi_cache.stages.batches import TokenBatches
+
+__all__ = ["count_right_answers", "held_out_divergence", "wilson_interval"]
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 128
+_LONGEST_ANSWER = 4
+_NORMAL_95 = 1.959964
+
+
+@torch.no_grad()
+def count_right_answers(model_folder: Path, questions: Sequence[Question]) -> int:
+    """How many questions a model answers rightly by greedy generation, one turn each.
+
+    Args:
+        model_folder: an ordinary checkpoint with its processor, loaded with plain
+            ``from_pretrained``.
+        questions: with their images.
+    """
+    processor: Any = AutoProcessor.from_pretrained(model_folder)
+    model: Any = AutoModelForImageTextToText.from_pretrained(model_folder).eval()
+    processor.tokenizer.padding_side = "left"
+    right = 0
+    for start in range(0, len(questions), _BATCH):
+        asked = questions[start : start + _BATCH]
+        inputs = processor.apply_chat_template(
+            [_prompt(question) for question in asked],
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+            processor_kwargs={"padding": True},
+        )
+        generated = model.generate(**inputs, do_sample=False, max_new_tokens=_LONGEST_ANSWER)
+        answers = processor.batch_decode(
+            generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        right += sum(
+            answer.strip() == question.answer
+            for answer, question in zip(answers, asked, strict=True)
+        )
+    return right
+
+
+@torch.no_grad()
+def held_out_divergence(
+    teacher_folder: Path, student_folder: Path, data: Path, *, limit: int
+) -> float:
+    """Mean KL(teacher ‖ student) at the output, nats per response token, from dense logits."""
+    device = torch.device("cpu")
+    teacher, student = (
+        load_backbone(ModelSection(model=str(folder)), role, device, "float32")
+        for role, folder in (("teacher", teacher_folder), ("student", student_folder))
+    )
+    section = DataSection(path=str(data), limit=limit)
+    loader: DataLoader[Any] = DataLoader(
+        EncodedDataset(load_conversations(data, limit=limit)),
+        batch_size=_BATCH,
+        collate_fn=TokenBatches(teacher.encoder(section)),
+    )
+    total, num_tokens = 0.0, 0
+    for batch in loader:
+        features = [
+            run_backbone(backbone.decoder, (), batch["inputs"], batch["positions"])[1]
+            for backbone in (student, teacher)
+        ]
+        divergence = dense_divergence(
+            features[0],
+            student.decoder.head,
+            features[1],
+            teacher.decoder.head,
+            teacher.vocab_size,
+        )
+        total += divergence.sum().item()
+        num_tokens += len(divergence)
+    return total / num_tokens
+
+
+def wilson_interval(num_right: int, num_questions: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson, 1927)."""
+    share, z = num_right / num_questions, _NORMAL_95
+    centre = share + z * z / (2 * num_questions)
+    spread = z * math.sqrt(
+        share * (1 - share) / num_questions + z * z / (4 * num_questions * num_questions)
+    )
+    scale = 1 + z * z / num_questions
+    return (centre - spread) / scale, (centre + spread) / scale
+
+
+def _prompt(question: Question) -> list[dict[str, Any]]:
+    with Image.open(question.image) as image:
+        picture = image.convert("RGB")
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": question.text}]
+    return [{"role": "user", "content": content}]

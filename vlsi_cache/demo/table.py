@@ -1,0 +1,145 @@
+"""What the demo found: a frozen summary, as JSON or as a table."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+__all__ = [
+    "DemoAccuracy",
+    "DemoDivergence",
+    "DemoIntervals",
+    "DemoPaths",
+    "DemoSummary",
+    "demo_table",
+]
+
+Interval = tuple[float, float]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DemoAccuracy(_Part):
+    """Shares of held-out questions answered rightly by generation."""
+
+    floor: float
+    """Without looking: each question's commonest answer in training."""
+    teacher: float
+    """The teacher."""
+    finetuned: float
+    """The student after fine-tuning only."""
+    distilled: float
+    """The student after verbalization, interaction and fine-tuning."""
+
+
+class DemoIntervals(_Part):
+    """95 % Wilson intervals of the accuracies."""
+
+    teacher: Interval
+    """The teacher's."""
+    finetuned: Interval
+    """The fine-tuned student's."""
+    distilled: Interval
+    """The distilled student's."""
+
+
+class DemoDivergence(_Part):
+    """KL(teacher ‖ student) at the output on held-out conversations, nats per response token."""
+
+    finetuned: float
+    """Of the student after fine-tuning only."""
+    distilled: float
+    """Of the distilled student."""
+
+
+class DemoPaths(_Part):
+    """Where things are."""
+
+    cache: str
+    """The teacher's record."""
+    student: str
+    """The distilled student, an ordinary checkpoint."""
+    statistics: str
+    """Statistics of the cache, as `vlsi-cache inspect --json` prints them."""
+    recipe: str
+    """The recipe of the run."""
+
+
+class DemoSummary(_Part):
+    """The demo's result."""
+
+    accuracy: DemoAccuracy
+    """By generation on held-out images."""
+    accuracy_interval: DemoIntervals
+    """How far chance reaches."""
+    divergence_nats: DemoDivergence
+    """Distance to the teacher."""
+    num_questions: int
+    """Held-out questions answered."""
+    student_steps: int
+    """Optimizer steps of the student's weights, the same in both arms."""
+    bytes_per_token_tap: float
+    """Size of the cache per response token and tap."""
+    paths: DemoPaths
+    """Results on disk."""
+    seconds: float
+    """Wall time, summed over the runs that a resumed demo took."""
+
+
+def demo_table(summary: DemoSummary) -> RenderableType:
+    """The summary for people."""
+    accuracy, interval = summary.accuracy, summary.accuracy_interval
+    divergence = summary.divergence_nats
+    table = Table(title="easy-VQA, held-out images", title_justify="left")
+    table.add_column("model")
+    table.add_column("accuracy", justify="right")
+    table.add_column("95 % interval", justify="right")
+    table.add_column("KL to teacher, nats/token", justify="right")
+    table.add_row("no look at the image", f"{accuracy.floor:.1%}", "", "")
+    table.add_row("teacher", f"{accuracy.teacher:.1%}", _span(interval.teacher), "0")
+    table.add_row(
+        "student, fine-tuned only",
+        f"{accuracy.finetuned:.1%}",
+        _span(interval.finetuned),
+        f"{divergence.finetuned:.4f}",
+    )
+    table.add_row(
+        "student, distilled",
+        f"{accuracy.distilled:.1%}",
+        _span(interval.distilled),
+        f"{divergence.distilled:.4f}",
+    )
+    return Group(
+        table,
+        Text(
+            f"{summary.num_questions} questions; both students trained {summary.student_steps} "
+            f"steps; cache {summary.bytes_per_token_tap:.1f} bytes per token and tap; "
+            f"{summary.seconds:.0f} s"
+        ),
+        Text(_verdict(summary)),
+        Text(f"cache       {summary.paths.cache}"),
+        Text(f"student     {summary.paths.student}"),
+        Text(f"statistics  {summary.paths.statistics}"),
+        Text(f"recipe      {summary.paths.recipe}"),
+    )
+
+
+def _verdict(summary: DemoSummary) -> str:
+    """What the intervals allow to be said, and no more."""
+    distilled, finetuned = (
+        summary.accuracy_interval.distilled,
+        summary.accuracy_interval.finetuned,
+    )
+    if distilled[0] > finetuned[1]:
+        return "The distilled student is more accurate than the fine-tuned one."
+    if distilled[1] < finetuned[0]:
+        return "The distilled student is less accurate than the fine-tuned one."
+    return "In accuracy the two students do not differ by more than chance on this small task."
+
+
+def _span(interval: Interval) -> str:
+    return f"{interval[0]:.1%} – {interval[1]:.1%}"
