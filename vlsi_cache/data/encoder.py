@@ -24,7 +24,7 @@ from vlsi_cache.models import tokenizer_of
 
 __all__ = ["BatchEncoder"]
 
-_BOOKKEEPING = ("offset_mapping", "text_replacement_offsets", "special_tokens_mask", "labels")
+_BOOKKEEPING = ("special_tokens_mask", "labels")
 
 
 class BatchEncoder:
@@ -76,7 +76,8 @@ class BatchEncoder:
         encoded = self._process(conversations, rendered)
         replacements = encoded.pop("text_replacement_offsets", None) or [[]] * len(rendered)
         offsets = np.asarray(encoded.pop("offset_mapping"))
-        self._require_fit(encoded["attention_mask"], conversations)
+        attention = torch.as_tensor(encoded["attention_mask"])
+        self._require_fit(attention, conversations)
         masks = [
             self._response_mask(one, swaps, rows, conversation.origin)
             for one, swaps, rows, conversation in zip(
@@ -84,11 +85,11 @@ class BatchEncoder:
             )
         ]
         batch = {
-            name: value
+            name: torch.as_tensor(value)
             for name, value in encoded.items()
-            if name not in _BOOKKEEPING and isinstance(value, Tensor)
+            if name not in _BOOKKEEPING
         }
-        batch["response_mask"] = torch.from_numpy(np.stack(masks)) & (encoded["attention_mask"] > 0)
+        batch["response_mask"] = torch.from_numpy(np.stack(masks)) & (attention > 0)
         return batch
 
     def _render(self, conversation: Conversation) -> RenderedConversation:
@@ -122,17 +123,13 @@ class BatchEncoder:
             "padding": True,
             "padding_side": "right",
             "truncation": False,
-            "return_tensors": "pt",
             "return_attention_mask": True,
             "return_offsets_mapping": True,
         }
         if not self._sees_images:
             # Templates write all special tokens themselves, as transformers has it.
-            return dict(
-                self._tokenizer(
-                    texts, add_special_tokens=False, return_token_type_ids=False, **options
-                )
-            )
+            options |= {"add_special_tokens": False, "return_token_type_ids": False}
+            return dict(self._tokenizer(texts, **options))
         images = [
             [image.load(where=_name(one)) for image in _images(up_to_last_answer(one))]
             for one in conversations
@@ -140,12 +137,14 @@ class BatchEncoder:
         beginning = self._tokenizer.bos_token
         if beginning is not None and texts[0].startswith(beginning):
             options["add_special_tokens"] = False
+        # Tensors for pixels alone: some processors (Idefics 3, InternVL) fail to leave the offsets
+        # out when they turn their output into tensors.
         return dict(
             self._processor(
                 text=texts,
                 images=images if any(images) else None,
-                return_text_replacement_offsets=True,
-                **options,
+                text_kwargs={**options, "return_text_replacement_offsets": True},
+                images_kwargs={"return_tensors": "pt"},
             )
         )
 

@@ -147,7 +147,7 @@ def _token_ids(model: PreTrainedModel) -> Tensor:
         for name, value in config.to_dict().items():
             if name.endswith(("_token_id", "_token_index", "_token_ids")):
                 special.update(value if isinstance(value, list) else [value])
-    ordinary = (token for token in range(embedding.weight.shape[0]))
+    ordinary = (token for token in range(embedding.weight.shape[0]) if token not in special)
     chosen = [token for token, _ in zip(ordinary, range(NUM_TOKENS), strict=False)]
     return torch.tensor([chosen], device=embedding.weight.device)
 

@@ -1,0 +1,448 @@
+"""Real processors and tokenizers, built offline.
+
+Tokenizers are trained on a few sentences with each family's special tokens; image processors are
+the families' own at the small sizes of `families.py`; chat templates write what the families'
+templates write, in the same order and with the same white space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import transformers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast, ProcessorMixin
+
+__all__ = [
+    "IMAGE_PROCESSORS",
+    "MODEL_CHANGES",
+    "TEXT_TOKENIZERS",
+    "image_processor_for",
+    "text_tokenizer",
+]
+
+_CORPUS = [
+    "What colour is the circle in the picture? It is red. The square is blue, the triangle green.",
+    "You are a helpful assistant. user model system assistant Which of the two is larger?",
+    "Yes, no, 1 2 3 4 5 6 7 8 9 0. A small grey ball lies left of the large yellow cube.\n\n",
+    "USER: ASSISTANT: User: Assistant: think [INST] [/INST] <<SYS>> <</SYS>>",
+]
+
+CHATML = """{% for message in messages %}<|im_start|>{{ message['role'] }}
+{{ message['content'] }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+LLAMA3 = """{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}\
+<|end_header_id|>
+
+{{ message['content'] | trim }}<|eot_id|>{% endfor %}\
+{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>
+
+{% endif %}"""
+
+LLAMA2 = """{% if messages[0]['role'] == 'system' %}\
+{% set rest = messages[1:] %}{% set system = messages[0]['content'] %}\
+{% else %}{% set rest = messages %}{% set system = '' %}{% endif %}\
+{% for message in rest %}\
+{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\
+{{ raise_exception('roles must alternate user/assistant/user/assistant') }}{% endif %}\
+{% if message['role'] == 'user' %}\
+{{ bos_token + '[INST] ' + ('<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' if loop.first and system \
+else '') + message['content'].strip() + ' [/INST]' }}\
+{% else %}{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"""
+
+GEMMA = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}\
+{{ raise_exception('System role not supported') }}{% endif %}\
+{% for message in messages %}\
+{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}\
+<start_of_turn>{{ role }}
+{{ message['content'] | trim }}<end_of_turn>
+{% endfor %}{% if add_generation_prompt %}<start_of_turn>model
+{% endif %}"""
+
+# Earlier answers lose their thoughts; the last one always has them, empty if need be.
+QWEN3 = """{% set last = namespace(query=0) %}{% for message in messages %}\
+{% if message['role'] == 'user' %}{% set last.query = loop.index0 %}{% endif %}{% endfor %}\
+{% for message in messages %}{% if message['role'] == 'assistant' %}\
+{% set content = message['content'] %}{% set thought = '' %}\
+{% if '</think>' in content %}\
+{% set thought = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}\
+{% set content = content.split('</think>')[-1].lstrip('\\n') %}{% endif %}\
+{{ '<|im_start|>assistant\\n' }}\
+{% if loop.index0 > last.query and (loop.last or thought) %}\
+{{ '<think>\\n' + thought.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}\
+{% else %}{{ content }}{% endif %}{{ '<|im_end|>\\n' }}\
+{% else %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}\
+{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
+# The turn's end is the next turn's opening token, so that the last answer ends in nothing.
+GLM = """[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>
+{{ message['content'] }}{% endfor %}{% if add_generation_prompt %}<|assistant|>
+{% endif %}"""
+
+TAGGED = CHATML.replace(
+    "{{ message['content'] }}<|im_end|>\n",
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}"
+    "{% endgeneration %}{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}",
+)
+
+QWEN_VL = """{% for message in messages %}{% if loop.first and message['role'] != 'system' %}\
+<|im_start|>system
+You are a helpful assistant.<|im_end|>
+{% endif %}<|im_start|>{{ message['role'] }}
+{% if message['content'] is string %}{{ message['content'] }}<|im_end|>
+{% else %}{% for content in message['content'] %}\
+{% if content['type'] == 'image' or 'image' in content %}<|vision_start|><|image_pad|><|vision_end|>\
+{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>
+{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+# Of the published LLaVA 1.5: no beginning, no end of a turn but a space.
+LLAVA = """{% for message in messages %}{% if message['role'] != 'system' %}\
+{{ message['role'].upper() + ': ' }}{% endif %}\
+{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}\
+{{ '<image>\\n' }}{% endfor %}{% if message['role'] != 'assistant' %}\
+{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}\
+{{ content['text'] + ' ' }}{% endfor %}{% else %}\
+{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}\
+{% generation %}{{ content['text'] + ' ' }}{% endgeneration %}{% endfor %}{% endif %}\
+{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"""
+
+# Of the published LLaVA-OneVision: the answer's line break is the answer's, its end is outside.
+LLAVA_ONEVISION = """{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}\
+{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}\
+{{ '<image>' }}{% endfor %}{% if message['role'] != 'assistant' %}\
+{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}\
+{{ '\\n' + content['text'] }}{% endfor %}{% else %}\
+{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}\
+{% generation %}{{ '\\n' + content['text'] }}{% endgeneration %}{% endfor %}{% endif %}\
+{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
+IDEFICS3 = """<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}\
+{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}\
+{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}\
+{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>
+{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"""
+
+INTERNVL = """{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}\
+{% if message['content'] is string %}{{ message['content'] }}{% else %}\
+{% for content in message['content'] %}{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\\n' }}\
+{% elif content['type'] == 'text' %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}\
+{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
+# The system message becomes the beginning of the first question.
+GEMMA3 = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}\
+{% set first = messages[0]['content'] if messages[0]['content'] is string \
+else messages[0]['content'][0]['text'] %}{% set first = first + '\\n\\n' %}\
+{% set loop_messages = messages[1:] %}\
+{% else %}{% set first = '' %}{% set loop_messages = messages %}{% endif %}\
+{% for message in loop_messages %}\
+{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}\
+{{ '<start_of_turn>' + role + '\\n' + (first if loop.first else '') }}\
+{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}\
+{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<start_of_image>' }}\
+{% elif item['type'] == 'text' %}{{ item['text'] | trim }}{% endif %}{% endfor %}{% endif %}\
+{{ '<end_of_turn>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
+
+_IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_IM_NAMES = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+_LLAMA_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+_GEMMA_NAMES = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+_LLAMA3_SPECIAL = (
+    "<|begin_of_text|>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|finetune_right_pad_id|>",
+)
+
+_TEXT: dict[str, tuple[str, tuple[str, ...], dict[str, str], str]] = {
+    # kind: (pre-tokenization, special tokens, their names, template)
+    "chatml": ("bytes", _IM, _IM_NAMES, CHATML),
+    "tagged": ("bytes", _IM, _IM_NAMES, TAGGED),
+    "qwen3": ("bytes", _IM, _IM_NAMES, QWEN3),
+    "llama3": (
+        "trimmed bytes",
+        _LLAMA3_SPECIAL,
+        {
+            "bos_token": "<|begin_of_text|>",
+            "eos_token": "<|eot_id|>",
+            "pad_token": "<|finetune_right_pad_id|>",
+        },
+        LLAMA3,
+    ),
+    "llama2": ("words", ("<unk>", "<s>", "</s>"), _LLAMA_NAMES, LLAMA2),
+    "gemma": (
+        "words",
+        ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"),
+        _GEMMA_NAMES,
+        GEMMA,
+    ),
+    "glm": (
+        "bytes",
+        ("<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"),
+        {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
+        GLM,
+    ),
+}
+TEXT_TOKENIZERS = tuple(_TEXT)
+
+_QWEN_SPECIAL = (*_IM, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+_QWEN_IDS = {
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+}
+_IDEFICS_SPECIAL = (
+    *_IM,
+    "<end_of_utterance>",
+    "<fake_token_around_image>",
+    "<image>",
+    "<global-img>",
+    *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)),
+)
+_IDEFICS_NAMES = {"pad_token": "<|endoftext|>", "eos_token": "<end_of_utterance>"}
+
+MODEL_CHANGES: dict[str, dict[str, str]] = {
+    # Token ids that a family's configuration holds, by the token that they stand for.
+    "qwen2_vl": _QWEN_IDS,
+    "qwen2_5_vl": _QWEN_IDS,
+    "qwen3_vl": _QWEN_IDS,
+    "llava": {"image_token_id": "<image>", "image_token_index": "<image>"},
+    "llava_onevision": {
+        "image_token_id": "<image>",
+        "image_token_index": "<image>",
+        "video_token_id": "<video>",
+        "video_token_index": "<video>",
+    },
+    "smolvlm": {"image_token_id": "<image>"},
+    "idefics3": {"image_token_id": "<image>"},
+    "internvl": {"image_token_id": "<IMG_CONTEXT>"},
+    "gemma3_vision": {
+        "image_token_id": "<image_soft_token>",
+        "image_token_index": "<image_soft_token>",
+        "boi_token_index": "<start_of_image>",
+        "eoi_token_index": "<end_of_image>",
+    },
+}
+IMAGE_PROCESSORS = tuple(MODEL_CHANGES)
+
+
+@cache
+def text_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of one kind with its chat template; shared, so do not change it."""
+    style, special, names, template = _TEXT[kind]
+    tokenizer = _tokenizer(style, special, names)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@cache
+def image_processor_for(family: str) -> ProcessorMixin:
+    """The processor of a family that sees images; shared, so do not change it."""
+    if family.startswith("qwen"):
+        return _qwen_vl(family)
+    return _BUILDERS[family]()
+
+
+def _tokenizer(
+    style: str, special: Sequence[str], names: dict[str, str], extra: dict[str, str] | None = None
+) -> PreTrainedTokenizerFast:
+    """A BPE tokenizer: over bytes (GPT 2, Qwen, Llama 3) or over words after ``▁`` (Llama 2)."""
+    unknown = {"unk_token": "<unk>"} if "<unk>" in special else {}
+    backend = Tokenizer(models.BPE(byte_fallback=style == "words", **unknown))
+    alphabet: list[str]
+    if style == "words":
+        # As in Llama's own tokenizer.json: the space is part of the following word.
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+        alphabet = [chr(code) for code in range(32, 127)] + ["▁", "\n"]
+        special = [*special, *(f"<0x{code:02X}>" for code in range(256))]
+        # Words must not merge with their neighbours while training on so little.
+        backend.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    else:
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+    reserved = [AddedToken(token, special=True, normalized=False) for token in special]
+    backend.train_from_iterator(
+        _CORPUS * 4,
+        trainers.BpeTrainer(
+            vocab_size=len(reserved) + len(alphabet) + 150,
+            special_tokens=reserved,
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
+    )
+    if style == "trimmed bytes":
+        from tokenizers import processors
+
+        # Offsets without white space, and a beginning token, as Llama 3 has them.
+        begin = special[0]
+        backend.post_processor = processors.Sequence(
+            [
+                processors.ByteLevel(trim_offsets=True),
+                processors.TemplateProcessing(
+                    single=f"{begin} $A",
+                    special_tokens=[(begin, backend.token_to_id(begin))],
+                ),
+            ]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        clean_up_tokenization_spaces=False,
+        extra_special_tokens=extra or {},
+        **names,
+    )
+
+
+def _qwen_vl(family: str) -> ProcessorMixin:
+    name = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}[family]
+    tokenizer = _tokenizer("bytes", _QWEN_SPECIAL, _IM_NAMES)
+    images = transformers.Qwen2VLImageProcessor(
+        patch_size=8,
+        merge_size=2,
+        temporal_patch_size=2,
+        size={"shortest_edge": 16 * 16, "longest_edge": 32 * 32},
+    )
+    videos: Any = (
+        transformers.Qwen3VLVideoProcessor()
+        if family == "qwen3_vl"
+        else transformers.Qwen2VLVideoProcessor()
+    )
+    return getattr(transformers, f"{name}Processor")(
+        images, tokenizer, videos, chat_template=QWEN_VL
+    )
+
+
+def _llava() -> ProcessorMixin:
+    tokenizer = _tokenizer(
+        "words",
+        ("<unk>", "<s>", "</s>", "<pad>", "<image>"),
+        {**_LLAMA_NAMES, "pad_token": "<pad>"},
+    )
+    images = transformers.CLIPImageProcessor(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+    )
+    return transformers.LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=LLAVA,
+    )
+
+
+def _llava_onevision() -> ProcessorMixin:
+    tokenizer = _tokenizer("bytes", (*_IM, "<image>", "<video>"), _IM_NAMES)
+    images = transformers.LlavaOnevisionImageProcessor(
+        size={"height": 16, "width": 16},
+        image_grid_pinpoints=[[16, 16], [16, 32], [32, 16], [32, 32]],
+    )
+    return transformers.LlavaOnevisionProcessor(
+        images,
+        tokenizer,
+        transformers.LlavaOnevisionVideoProcessor(),
+        num_image_tokens=4,
+        vision_feature_select_strategy="full",
+        chat_template=LLAVA_ONEVISION,
+    )
+
+
+def _smolvlm() -> ProcessorMixin:
+    return transformers.SmolVLMProcessor(
+        _tiled(transformers.SmolVLMImageProcessor),
+        _tokenizer("bytes", (*_IDEFICS_SPECIAL, "<video>"), _IDEFICS_NAMES),
+        transformers.SmolVLMVideoProcessor(),
+        image_seq_len=1,
+        chat_template=IDEFICS3,
+    )
+
+
+def _idefics3() -> ProcessorMixin:
+    return transformers.Idefics3Processor(
+        _tiled(transformers.Idefics3ImageProcessor),
+        _tokenizer("bytes", _IDEFICS_SPECIAL, _IDEFICS_NAMES),
+        image_seq_len=1,
+        chat_template=IDEFICS3,
+    )
+
+
+def _tiled(kind: Any) -> Any:
+    return kind(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
+
+
+def _internvl() -> ProcessorMixin:
+    tokenizer = _tokenizer(
+        "bytes",
+        (*_IM, "<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
+        _IM_NAMES,
+        {
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+    )
+    images = transformers.GotOcr2ImageProcessor(
+        size={"height": 16, "width": 16}, crop_to_patches=True, min_patches=1, max_patches=4
+    )
+    return transformers.InternVLProcessor(
+        images,
+        tokenizer,
+        transformers.InternVLVideoProcessor(),
+        image_seq_length=4,
+        chat_template=INTERNVL,
+    )
+
+
+def _gemma3() -> ProcessorMixin:
+    special = (
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "<start_of_image>",
+        "<end_of_image>",
+        "<image_soft_token>",
+    )
+    tokenizer = _tokenizer(
+        "words",
+        special,
+        _GEMMA_NAMES,
+        {
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+            "image_token": "<image_soft_token>",
+        },
+    )
+    images = transformers.Gemma3ImageProcessor(size={"height": 16, "width": 16})
+    return transformers.Gemma3Processor(images, tokenizer, chat_template=GEMMA3, image_seq_length=4)
+
+
+_BUILDERS = {
+    "llava": _llava,
+    "llava_onevision": _llava_onevision,
+    "smolvlm": _smolvlm,
+    "idefics3": _idefics3,
+    "internvl": _internvl,
+    "gemma3_vision": _gemma3,
+}
