@@ -94,10 +94,20 @@ def taps_list(_context: click.Context, _parameter: click.Parameter, value: str |
 
 
 def log_to(stream: str) -> None:
-    """Send the library's log lines to ``stdout`` or ``stderr``, and quiet its neighbours'."""
+    """Send the library's log lines to ``stdout`` or ``stderr``, and quiet its neighbours."""
     handler = logging.StreamHandler(click.get_text_stream(stream))  # type: ignore[arg-type]
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger("vlsi_cache")
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     root.propagate = False
+    _quiet_neighbours()
+
+
+def _quiet_neighbours() -> None:
+    """No progress bars of other libraries between our own lines."""
+    from datasets.utils.logging import disable_progress_bar as quiet_datasets
+    from transformers.utils.logging import disable_progress_bar as quiet_transformers
+
+    quiet_transformers()
+    quiet_datasets()

@@ -54,7 +54,7 @@ class VlsiCacheError(Exception):
             parts.append(f"expected {self.expected}")
         if self.found is not None:
             parts.append(f"found {self.found}")
-        sentence = "; ".join(parts)
+        sentence = "; ".join(parts).rstrip(". ")
         if self.mend:
             sentence = f"{sentence}. {self.mend.rstrip('.')}."
         return " ".join(sentence.split())

@@ -19,6 +19,7 @@ from tokenizers import (
     models,
     normalizers,
     pre_tokenizers,
+    processors,
     trainers,
 )
 from transformers import PreTrainedTokenizerFast, ProcessorMixin
@@ -28,6 +29,7 @@ __all__ = [
     "MODEL_CHANGES",
     "TEXT_TOKENIZERS",
     "image_processor_for",
+    "paligemma_processor",
     "text_tokenizer",
 ]
 
@@ -84,7 +86,8 @@ QWEN3 = """{% set last = namespace(query=0) %}{% for message in messages %}\
 {{ '<think>\\n' + thought.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}\
 {% else %}{{ content }}{% endif %}{{ '<|im_end|>\\n' }}\
 {% else %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}\
-{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+{% endif %}{% endfor %}{% if add_generation_prompt %}\
+{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 
 # The turn's end is the next turn's opening token, so that the last answer ends in nothing.
 GLM = """[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>
@@ -103,7 +106,8 @@ You are a helpful assistant.<|im_end|>
 {% endif %}<|im_start|>{{ message['role'] }}
 {% if message['content'] is string %}{{ message['content'] }}<|im_end|>
 {% else %}{% for content in message['content'] %}\
-{% if content['type'] == 'image' or 'image' in content %}<|vision_start|><|image_pad|><|vision_end|>\
+{% if content['type'] == 'image' or 'image' in content %}\
+<|vision_start|><|image_pad|><|vision_end|>\
 {% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>
 {% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
@@ -127,7 +131,8 @@ LLAVA_ONEVISION = """{% for message in messages %}{{ '<|im_start|>' + message['r
 {{ '\\n' + content['text'] }}{% endfor %}{% else %}\
 {% for content in message['content'] | selectattr('type', 'equalto', 'text') %}\
 {% generation %}{{ '\\n' + content['text'] }}{% endgeneration %}{% endfor %}{% endif %}\
-{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}\
+{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 
 IDEFICS3 = """<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}\
 {% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}\
@@ -139,7 +144,8 @@ INTERNVL = """{% for message in messages %}{{ '<|im_start|>' + message['role'] +
 {% if message['content'] is string %}{{ message['content'] }}{% else %}\
 {% for content in message['content'] %}{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\\n' }}\
 {% elif content['type'] == 'text' %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}\
-{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}\
+{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 
 # The system message becomes the beginning of the first question.
 GEMMA3 = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}\
@@ -153,7 +159,8 @@ else messages[0]['content'][0]['text'] %}{% set first = first + '\\n\\n' %}\
 {% if message['content'] is string %}{{ message['content'] | trim }}{% else %}\
 {% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<start_of_image>' }}\
 {% elif item['type'] == 'text' %}{{ item['text'] | trim }}{% endif %}{% endfor %}{% endif %}\
-{{ '<end_of_turn>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
+{{ '<end_of_turn>\\n' }}{% endfor %}{% if add_generation_prompt %}\
+{{ '<start_of_turn>model\\n' }}{% endif %}"""
 
 _IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _IM_NAMES = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
@@ -257,6 +264,20 @@ def image_processor_for(family: str) -> ProcessorMixin:
     return _BUILDERS[family]()
 
 
+@cache
+def paligemma_processor() -> ProcessorMixin:
+    """PaliGemma's: no chat model's, since it rewrites the text around its images."""
+    tokenizer = _tokenizer(
+        "words",
+        ("<pad>", "<eos>", "<bos>", "<image>"),
+        _GEMMA_NAMES,
+        {"image_token": "<image>"},
+    )
+    images = transformers.SiglipImageProcessor(size={"height": 16, "width": 16})
+    images.image_seq_length = 4
+    return transformers.PaliGemmaProcessor(images, tokenizer, chat_template=LLAVA)
+
+
 def _tokenizer(
     style: str, special: Sequence[str], names: dict[str, str], extra: dict[str, str] | None = None
 ) -> PreTrainedTokenizerFast:
@@ -290,20 +311,14 @@ def _tokenizer(
             show_progress=False,
         ),
     )
-    if style == "trimmed bytes":
-        from tokenizers import processors
-
-        # Offsets without white space, and a beginning token, as Llama 3 has them.
-        begin = special[0]
-        backend.post_processor = processors.Sequence(
-            [
-                processors.ByteLevel(trim_offsets=True),
-                processors.TemplateProcessing(
-                    single=f"{begin} $A",
-                    special_tokens=[(begin, backend.token_to_id(begin))],
-                ),
-            ]
-        )
+    steps: list[Any] = []
+    if style == "trimmed bytes":  # Llama 3 keeps white space out of its offsets
+        steps.append(processors.ByteLevel(trim_offsets=True))
+    if begin := names.get("bos_token"):
+        pair = (begin, backend.token_to_id(begin))
+        steps.append(processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[pair]))
+    if steps:
+        backend.post_processor = processors.Sequence(steps)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         clean_up_tokenization_spaces=False,

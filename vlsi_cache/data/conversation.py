@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlsi_cache.data.images import ImageRef
 
-__all__ = ["Conversation", "ImagePart", "Message", "TextPart"]
+__all__ = ["Conversation", "ImagePart", "Message", "TextPart", "message_images"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Conversation:
     @property
     def images(self) -> tuple[ImageRef, ...]:
         """All images in the order in which they are read."""
-        return tuple(self._images())
+        return message_images(self.messages)
 
     def key(self) -> str:
         """Hex SHA-256 over roles, texts and image bytes; the sample's id and origin do not count.
@@ -70,11 +70,12 @@ class Conversation:
         # JSON keeps apart what plain concatenation would confuse: ["a", "b"] and ["ab"].
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
-    def _images(self) -> Iterator[ImageRef]:
-        for message in self.messages:
-            for part in message.parts:
-                if isinstance(part, ImagePart):
-                    yield part.image
+
+def message_images(messages: Sequence[Message]) -> tuple[ImageRef, ...]:
+    """All images of the messages in the order in which they are read."""
+    return tuple(
+        part.image for message in messages for part in message.parts if isinstance(part, ImagePart)
+    )
 
 
 def _part_key(part: TextPart | ImagePart, where: str) -> dict[str, str]:

@@ -5,7 +5,6 @@ Shapes: B batch, T sequence (right-padded).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,17 +13,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from vlsi_cache.data.conversation import Conversation, Message
+from vlsi_cache.data.conversation import Conversation, Message, message_images
+from vlsi_cache.data.processing import ProcessorCall
 from vlsi_cache.data.responses import RenderedConversation, ResponseFinder
 from vlsi_cache.data.sanitize import Sanitizer
 from vlsi_cache.data.spans import blanks_after, shifted, tokens_in_spans
-from vlsi_cache.data.template import ChatTemplate, any_of, up_to_last_answer
+from vlsi_cache.data.template import ChatTemplate, any_of
 from vlsi_cache.errors import DataError, ModelError
 from vlsi_cache.models import tokenizer_of
 
 __all__ = ["BatchEncoder"]
 
-_BOOKKEEPING = ("special_tokens_mask", "labels")
+_NO_INPUTS = ("special_tokens_mask", "labels")  # what some processors return beyond inputs
 
 
 class BatchEncoder:
@@ -45,23 +45,17 @@ class BatchEncoder:
         self, processor: ProcessorMixin | PreTrainedTokenizerBase, *, max_length: int | None
     ) -> None:
         self.max_length = max_length
-        self._processor: Any = _with_padding(processor)
-        self._sees_images = isinstance(processor, ProcessorMixin)
-        self._tokenizer = tokenizer_of(self._processor)
-        if not self._tokenizer.is_fast:
-            raise ModelError(
-                "tokenizer gives no character offsets",
-                where=type(self._tokenizer).__name__,
-                mend="Save it as a fast tokenizer (tokenizer.json)",
-            )
-        self._template = ChatTemplate(self._processor)
-        added = {token.content for token in self._tokenizer.added_tokens_decoder.values()}
-        special = {token for token in added if token.strip()} | {self._tokenizer.eos_token or ""}
-        self._find_responses = ResponseFinder(self._template, any_of(special - {""}))
-        self._sanitize = Sanitizer(self._template.control_tokens(self._processor))
+        self._call = ProcessorCall(processor)
+        self._template = ChatTemplate(self._call.processor)
+        self._sanitize = Sanitizer(self._template.control_tokens(self._call.processor))
+        tokenizer = tokenizer_of(self._call.processor)
+        added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+        named = {tokenizer.eos_token} if tokenizer.eos_token else set()
+        special = any_of(token for token in added | named if token.strip())
+        self._find_responses = ResponseFinder(self._template, special)
 
     def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Tensor]:
-        """Encode a batch.
+        """Encode a batch; turns after a conversation's last answer are left out.
 
         Returns:
             What the model's forward takes (``input_ids`` and ``attention_mask`` ``[B, T]`` int64,
@@ -71,36 +65,30 @@ class BatchEncoder:
         Raises:
             DataError: an image cannot be read, the template refuses a conversation, a conversation
                 is longer than ``max_length``, or images meet a processor that sees none.
+            ModelError: the processor rewrites the text (PaliGemma).
         """
-        rendered = [self._render(conversation) for conversation in conversations]
-        encoded = self._process(conversations, rendered)
-        replacements = encoded.pop("text_replacement_offsets", None) or [[]] * len(rendered)
-        offsets = np.asarray(encoded.pop("offset_mapping"))
-        attention = torch.as_tensor(encoded["attention_mask"])
-        self._require_fit(attention, conversations)
-        masks = [
-            self._response_mask(one, swaps, rows, conversation.origin)
-            for one, swaps, rows, conversation in zip(
-                rendered, replacements, offsets, conversations, strict=True
-            )
+        names = [_name(conversation) for conversation in conversations]
+        pruned = [
+            self._sanitize(_up_to_last_answer(conversation), where=name)
+            for conversation, name in zip(conversations, names, strict=True)
         ]
-        batch = {
-            name: torch.as_tensor(value)
-            for name, value in encoded.items()
-            if name not in _BOOKKEEPING
-        }
-        batch["response_mask"] = torch.from_numpy(np.stack(masks)) & (attention > 0)
-        return batch
+        rendered = [
+            self._render(messages, name) for messages, name in zip(pruned, names, strict=True)
+        ]
+        images = [
+            [image.load(where=name) for image in message_images(messages)]
+            for messages, name in zip(pruned, names, strict=True)
+        ]
+        encoded = self._call([one.text for one in rendered], images, names)
+        return self._batch(encoded, rendered, names)
 
-    def _render(self, conversation: Conversation) -> RenderedConversation:
-        where = _name(conversation)
-        messages = self._sanitize(up_to_last_answer(conversation), where=where)
-        num_images = len(_images(messages))
-        if num_images and not self._sees_images:
+    def _render(self, messages: Sequence[Message], where: str) -> RenderedConversation:
+        num_images = len(message_images(messages))
+        if num_images and not self._call.sees_images:
             raise DataError(
                 "sample has images, but the model reads text only",
                 where=where,
-                found=f"{num_images} images and {type(self._processor).__name__}",
+                found=f"{num_images} images and {type(self._call.processor).__name__}",
                 mend="Choose an image-text-to-text model, or data without images",
             )
         rendered = self._find_responses(messages, where=where)
@@ -115,47 +103,36 @@ class BatchEncoder:
             )
         return rendered
 
-    def _process(
-        self, conversations: Sequence[Conversation], rendered: Sequence[RenderedConversation]
-    ) -> dict[str, Any]:
-        texts = [one.text for one in rendered]
-        options: dict[str, Any] = {
-            "padding": True,
-            "padding_side": "right",
-            "truncation": False,
-            "return_attention_mask": True,
-            "return_offsets_mapping": True,
+    def _batch(
+        self,
+        encoded: dict[str, Any],
+        rendered: Sequence[RenderedConversation],
+        names: Sequence[str],
+    ) -> dict[str, Tensor]:
+        replacements = encoded.pop("text_replacement_offsets", None) or [[]] * len(rendered)
+        offsets = np.asarray(encoded.pop("offset_mapping"))
+        batch = {
+            name: torch.as_tensor(value)
+            for name, value in encoded.items()
+            if name not in _NO_INPUTS
         }
-        if not self._sees_images:
-            # Templates write all special tokens themselves, as transformers has it.
-            options |= {"add_special_tokens": False, "return_token_type_ids": False}
-            return dict(self._tokenizer(texts, **options))
-        images = [
-            [image.load(where=_name(one)) for image in _images(up_to_last_answer(one))]
-            for one in conversations
+        attention = batch["attention_mask"]
+        self._require_fit(attention, names)
+        masks = [
+            self._response_mask(one, swaps, rows)
+            for one, swaps, rows in zip(rendered, replacements, offsets, strict=True)
         ]
-        beginning = self._tokenizer.bos_token
-        if beginning is not None and texts[0].startswith(beginning):
-            options["add_special_tokens"] = False
-        # Tensors for pixels alone: some processors (Idefics 3, InternVL) fail to leave the offsets
-        # out when they turn their output into tensors.
-        return dict(
-            self._processor(
-                text=texts,
-                images=images if any(images) else None,
-                text_kwargs={**options, "return_text_replacement_offsets": True},
-                images_kwargs={"return_tensors": "pt"},
-            )
-        )
+        batch["response_mask"] = torch.from_numpy(np.stack(masks)) & (attention > 0)
+        return batch
 
-    def _require_fit(self, attention_mask: Tensor, conversations: Sequence[Conversation]) -> None:
+    def _require_fit(self, attention_mask: Tensor, names: Sequence[str]) -> None:
         if self.max_length is None:
             return
-        for conversation, length in zip(conversations, attention_mask.sum(1).tolist(), strict=True):
+        for name, length in zip(names, attention_mask.sum(1).tolist(), strict=True):
             if length > self.max_length:
                 raise DataError(
                     "conversation is longer than the model's context or data.max_length",
-                    where=_name(conversation),
+                    where=name,
                     expected=f"at most {self.max_length} tokens",
                     found=f"{length} tokens",
                     mend="Shorten or split the conversation, or raise the limit",
@@ -165,35 +142,25 @@ class BatchEncoder:
         self,
         rendered: RenderedConversation,
         replacements: Sequence[Mapping[str, Any]],
-        offsets: Any,
-        where: str,
-    ) -> Any:
+        offsets: np.ndarray[Any, Any],
+    ) -> np.ndarray[Any, Any]:
+        """``[T]`` bool of one sample."""
+        ((_, length),) = shifted([(0, len(rendered.text))], replacements)
+        if offsets.max(initial=0) > length:
+            raise ModelError(
+                "processor rewrites the chat template's text, so that responses cannot be found",
+                where=type(self._call.processor).__name__,
+                mend="Choose a model whose processor leaves the text as it is",
+            )
         blanks = [blanks_after(rendered.text, span) for span in rendered.responses]
-        mask = tokens_in_spans(shifted(rendered.responses, replacements), blanks, offsets)
-        if not mask.any():
-            raise DataError("no token of the responses is left", where=where)
-        return mask
+        return tokens_in_spans(shifted(rendered.responses, replacements), blanks, offsets)
 
 
-def _with_padding(processor: Any) -> Any:
-    """The processor, or a copy that pads with the end-of-text token if it has no padding token."""
-    tokenizer = tokenizer_of(processor)
-    if tokenizer.pad_token is not None:
-        return processor
-    if tokenizer.eos_token is None:
-        raise ModelError(
-            "tokenizer has neither a padding nor an end-of-text token",
-            where=type(tokenizer).__name__,
-            mend="Set tokenizer.pad_token and save the processor again",
-        )
-    # The original is saved beside the student, and stays as it was given.
-    processor = copy.deepcopy(processor)
-    tokenizer_of(processor).pad_token = tokenizer.eos_token
-    return processor
-
-
-def _images(messages: Sequence[Message]) -> list[Any]:
-    return [part.image for message in messages for part in message.parts if hasattr(part, "image")]
+def _up_to_last_answer(conversation: Conversation) -> tuple[Message, ...]:
+    """The messages up to the assistant's last; what follows it is never predicted."""
+    messages = conversation.messages
+    last = max(index for index, message in enumerate(messages) if message.role == "assistant")
+    return messages[: last + 1]
 
 
 def _name(conversation: Conversation) -> str:

@@ -9,8 +9,10 @@ can name its line.
 from __future__ import annotations
 
 import json
+import os
+import weakref
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -50,7 +52,7 @@ class JsonRows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO | None = None
+        self._descriptor: int | None = None
         try:
             is_array = _first_byte(path) == b"["
             self._starts, self._ends, self._lines = (
@@ -81,10 +83,8 @@ class JsonRows:
         Raises:
             DataError: the line is no JSON.
         """
-        if self._file is None:
-            self._file = self.path.open("rb")
-        self._file.seek(int(self._starts[index]))
-        text = self._file.read(int(self._ends[index] - self._starts[index]))
+        start, end = int(self._starts[index]), int(self._ends[index])
+        text = self._read(start, end - start)
         try:
             return json.loads(text)
         except ValueError as error:
@@ -95,8 +95,15 @@ class JsonRows:
                 mend="Write one JSON object per line",
             ) from error
 
+    def _read(self, start: int, num_bytes: int) -> bytes:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
+        # Reading at a place, since threads and forked workers share the descriptor's own.
+        return os.pread(self._descriptor, num_bytes, start)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}  # each process reads with a handle of its own
+        return {**self.__dict__, "_descriptor": None}  # spawned workers open their own
 
 
 class ArrowRows:

@@ -10,11 +10,11 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from vlsi_cache.data.conversation import Conversation, Message, TextPart
+from vlsi_cache.data.conversation import Message, TextPart
 from vlsi_cache.errors import DataError, ModelError
 from vlsi_cache.models import tokenizer_of
 
-__all__ = ["ChatTemplate", "Span"]
+__all__ = ["ChatTemplate", "Span", "any_of"]
 
 Span = tuple[int, int]
 """First character, and one past the last."""
@@ -144,13 +144,6 @@ class ChatTemplate:
         bare, _ = self._render(question, False)
         prompted, _ = self._render(question, True)
         return prompted[len(bare) :] if prompted.startswith(bare) else ""
-
-
-def up_to_last_answer(conversation: Conversation) -> tuple[Message, ...]:
-    """The messages up to the assistant's last; what follows it is never predicted."""
-    messages = conversation.messages
-    last = max(index for index, message in enumerate(messages) if message.role == "assistant")
-    return messages[: last + 1]
 
 
 def any_of(tokens: Iterable[str]) -> re.Pattern[str]:

@@ -104,6 +104,10 @@ def trace_blocks(model: PreTrainedModel, blocks: nn.ModuleList, output: nn.Modul
         raise unbindable(
             model, "decoder blocks do not run once each", "every block called once per pass"
         )
+    if not torch.isfinite(notes.last_hidden).all():
+        raise unbindable(
+            model, "hidden states are not finite", "finite numbers", found="NaN or infinity"
+        )
     if notes.head_input is None:
         raise unbindable(model, "output embeddings are never called", "logits made by the head")
     return Trace(notes.last_hidden, tuple(notes.readers), notes.head_input, logits)

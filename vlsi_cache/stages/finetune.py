@@ -99,7 +99,7 @@ def finetune(
     module = Finetuning(student, settings)
     model = student.decoder.model
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     run_training(
         "finetuning",
         module,

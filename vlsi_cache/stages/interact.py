@@ -172,8 +172,7 @@ def interact(
         seed=recipe.seed,
     )
     if settings.gradient_checkpointing:
-        student.decoder.model.gradient_checkpointing_enable({"use_reentrant": False})
-        student.decoder.model.enable_input_require_grads()
+        student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
     run_training(
         "interaction",
         module,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -61,7 +62,7 @@ def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) ->
     cache = recipe.cache
     teacher_pass = TeacherPass(teacher, bank, k=cache.k, m=cache.m, seed=recipe.seed)
     writer = create_cache(recipe.cache_path, _manifest(recipe, teacher, bank, dataset))
-    teacher.processor.save_pretrained(recipe.cache_path / "processor")
+    _keep_processor(teacher, recipe.cache_path / "processor")
     fill_cache(
         teacher_pass,
         dataset,
@@ -72,6 +73,16 @@ def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) ->
         on_progress=on_progress,
     )
     return recipe.cache_path
+
+
+def _keep_processor(teacher: Backbone, folder: Path) -> None:
+    """Copy the teacher's processor beside its record, whole or not at all."""
+    if folder.is_dir():
+        return
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    teacher.processor.save_pretrained(partial)
+    partial.replace(folder)
 
 
 def _manifest(

@@ -1,0 +1,53 @@
+"""Collation, in the process and in spawned workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from support.processors import image_processor_for
+from torch.utils.data import DataLoader
+
+from vlsi_cache.data import (
+    NON_MODEL_KEYS,
+    BatchCollator,
+    BatchEncoder,
+    EncodedDataset,
+    load_conversations,
+    model_inputs,
+    response_positions,
+)
+
+
+def test_a_collated_batch_knows_its_samples(write_rows: Any, mixed_rows: Any) -> None:
+    items = EncodedDataset(load_conversations(write_rows(mixed_rows)))
+    collate = BatchCollator(BatchEncoder(image_processor_for("qwen2_vl"), max_length=None))
+    batch = collate([items[2], items[0]])
+    assert batch["sample_index"].tolist() == [2, 0]
+    assert len(items) == 3
+    assert set(batch) - set(model_inputs(batch)) == set(NON_MODEL_KEYS)
+
+
+def test_spawned_workers_give_the_same_batches(write_rows: Any, mixed_rows: Any) -> None:
+    items = EncodedDataset(load_conversations(write_rows(mixed_rows)))
+    collate = BatchCollator(BatchEncoder(image_processor_for("qwen2_vl"), max_length=None))
+    here = list(DataLoader(items, batch_size=2, collate_fn=collate))
+    there = list(
+        DataLoader(
+            items,
+            batch_size=2,
+            collate_fn=collate,
+            num_workers=1,
+            multiprocessing_context="spawn",
+        )
+    )
+    assert len(here) == len(there) == 2
+    for ours, theirs in zip(here, there, strict=True):
+        assert set(ours) == set(theirs)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_positions_of_a_hand_made_mask() -> None:
+    mask = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 0, 0, 1]], dtype=torch.bool)
+    assert response_positions(mask).tolist() == [1, 2, 5, 8]
+    assert response_positions(torch.zeros(2, 3, dtype=torch.bool)).shape == (0,)

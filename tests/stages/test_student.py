@@ -1,0 +1,240 @@
+"""The student: trained without the teacher, resumed, skipped when done, an ordinary checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+)
+
+from support.runs import make_recipe, save_text_model, write_conversations
+from vlsi_cache.errors import CacheError, CacheMismatchError, StageError
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.stages.student import train_student
+from vlsi_cache.stages.teacher import dump_teacher
+
+
+def _dumped(folder: Path, **options: Any) -> Recipe:
+    recipe = make_recipe(folder, **options)
+    dump_teacher(recipe, lambda _: None)
+    return recipe
+
+
+def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
+    changed = getattr(recipe, section).model_copy(update=changes)
+    return recipe.model_copy(update={section: changed})
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("images", [False, True], ids=["text", "images"])
+def test_the_student_needs_no_teacher_and_comes_out_ordinary(images: bool, tmp_path: Path) -> None:
+    recipe = _dumped(tmp_path, images=images)
+    shutil.rmtree(tmp_path / "teacher")
+    shutil.rmtree(recipe.teacher_verbalizers_path)
+    student = train_student(recipe)
+    assert student == recipe.output / "student"
+    loader = AutoModelForImageTextToText if images else AutoModelForCausalLM
+    model: Any = loader.from_pretrained(student)
+    base: Any = loader.from_pretrained(recipe.student.model)
+    assert type(model) is type(base)
+    original = AutoConfig.from_pretrained(recipe.student.model)
+    assert AutoConfig.from_pretrained(student).to_diff_dict() == original.to_diff_dict()
+    before, after = base.state_dict(), model.state_dict()
+    assert before.keys() == after.keys()
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(moved) > 0.8 * len(before)
+    processor: Any = AutoProcessor.from_pretrained(student)
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "text", "text": "What?"}] if images else "What?"}],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+    )
+    assert model.generate(**prompt, max_new_tokens=2).shape[1] == prompt["input_ids"].shape[1] + 2
+
+    before_rerun = {path: path.stat().st_mtime_ns for path in student.iterdir()}
+    assert train_student(recipe) == student
+    assert {path: path.stat().st_mtime_ns for path in student.iterdir()} == before_rerun
+
+
+def test_interaction_lowers_the_divergence_to_the_teacher(tmp_path: Path) -> None:
+    recipe = _dumped(tmp_path)
+    interaction = recipe.interaction.model_copy(update={"steps": 30, "save_every": 1000})
+    recipe = recipe.model_copy(
+        update={"interaction": interaction, "stages": ["verbalization", "interaction"]}
+    )
+    train_student(recipe)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(recipe.output / "interaction" / "tensorboard")).Reload()
+    scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    for name in ("kl_output", "kl_tap_0", "kl_tap_2", "match_tap_0", "match_tap_2", "loss"):
+        assert f"train/{name}" in scalars, sorted(scalars)
+    output = [event.value for event in scalars["train/kl_output"]]
+    assert output[-1] < 0.5 * output[0]
+
+
+@pytest.mark.parametrize(
+    "matching",
+    [
+        {"granularity": "sample"},
+        {"strategy": "uniform"},
+        {"strategy": "bottom-3", "search_range": False, "order": False},
+        {"temperature": "scale_free"},
+    ],
+    ids=lambda matching: "-".join(map(str, matching.values())),
+)
+def test_every_kind_of_matching_trains(matching: dict[str, Any], dumped: Recipe) -> None:
+    interaction = dumped.interaction.model_copy(
+        update={"steps": 1, "matching": dumped.interaction.matching.model_copy(update=matching)}
+    )
+    recipe = dumped.model_copy(
+        update={
+            "interaction": interaction,
+            "stages": ["verbalization", "interaction"],
+            "cache": dumped.cache.model_copy(update={"path": dumped.cache_path}),
+            "output": dumped.output.with_name("-".join(map(str, matching.values()))),
+        }
+    )
+    assert (train_student(recipe) / "model.safetensors").is_file()
+
+
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return _dumped(tmp_path_factory.mktemp("student"))
+
+
+def test_fine_tuning_alone_needs_no_cache(dumped: Recipe, tmp_path: Path) -> None:
+    recipe = dumped.model_copy(update={"stages": ["finetuning"], "output": tmp_path / "alone"})
+    assert (train_student(recipe) / "model.safetensors").is_file()
+
+
+def test_gradient_checkpointing_and_accumulation_change_no_result(
+    dumped: Recipe, tmp_path: Path
+) -> None:
+    def trained(name: str, **changes: Any) -> dict[str, torch.Tensor]:
+        recipe = _with(dumped, "finetuning", **changes)
+        recipe = recipe.model_copy(update={"stages": ["finetuning"], "output": tmp_path / name})
+        return _weights(train_student(recipe))
+
+    plain = trained("plain")
+    for name, changes in {
+        "checkpointed": {"gradient_checkpointing": True},
+        "accumulated": {"batch_size": 2, "gradient_accumulation": 2},
+    }.items():
+        for key, value in trained(name, **changes).items():
+            torch.testing.assert_close(value, plain[key], atol=2e-4, rtol=1e-3)
+
+
+def test_a_stage_made_with_other_settings_is_not_taken_over(dumped: Recipe, tmp_path: Path) -> None:
+    recipe = dumped.model_copy(update={"stages": ["finetuning"], "output": tmp_path / "run"})
+    train_student(recipe)
+    changed = _with(recipe, "finetuning", learning_rate=3e-3)
+    with pytest.raises(StageError, match=r"finetuning\.learning_rate is 0\.01, asked for 0\.003"):
+        train_student(changed)
+
+
+def test_a_cache_of_other_data_is_refused(dumped: Recipe, tmp_path: Path) -> None:
+    other = write_conversations(tmp_path / "other.jsonl", 11)
+    with pytest.raises(CacheMismatchError, match=r"cache was made for other data.*12 samples"):
+        train_student(_with(dumped, "data", path=str(other)))
+
+
+def test_an_incomplete_cache_is_refused(dumped: Recipe, tmp_path: Path) -> None:
+    copy = tmp_path / "cache"
+    shutil.copytree(dumped.cache_path, copy)
+    shutil.rmtree(copy / "shards" / "00002.zarr")
+    with pytest.raises(CacheError, match="cache is incomplete: 1 of 3 shards missing"):
+        train_student(_with(dumped, "cache", path=copy))
+
+
+def test_a_student_of_another_tokenizer_is_refused(dumped: Recipe, tmp_path: Path) -> None:
+    folder = save_text_model(tmp_path / "other", num_layers=4)
+    tokenizer: Any = AutoProcessor.from_pretrained(folder)
+    tokenizer.add_tokens(["brand-new"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(CacheMismatchError, match="tokenizers of teacher and student differ"):
+        train_student(_with(dumped, "student", model=str(folder)))
+
+
+def test_a_student_whose_template_answers_differently_is_refused(
+    dumped: Recipe, tmp_path: Path
+) -> None:
+    folder = save_text_model(tmp_path / "other", num_layers=4)
+    tokenizer: Any = AutoProcessor.from_pretrained(folder)
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ message['content'] }}", "{{ message['content'] }}!"
+    )
+    tokenizer.save_pretrained(folder)
+    recipe = _with(dumped, "student", model=str(folder))
+    recipe = _with(recipe, "cache", path=dumped.cache_path)
+    with pytest.raises(CacheMismatchError, match="other response tokens than the teacher's"):
+        train_student(recipe.model_copy(update={"output": tmp_path / "run"}))
+
+
+def test_too_few_teacher_taps_are_refused_before_the_first_step(
+    dumped: Recipe, tmp_path: Path
+) -> None:
+    recipe = _with(dumped, "student", taps=[0, 1, 2, 3])
+    recipe = _with(recipe, "cache", path=dumped.cache_path)
+    with pytest.raises(StageError, match="fewer teacher taps than student taps"):
+        train_student(recipe.model_copy(update={"output": tmp_path / "run"}))
+
+
+def test_a_killed_student_goes_on_and_ends_with_the_same_weights(
+    dumped: Recipe, tmp_path: Path
+) -> None:
+    def recipe_file(name: str) -> tuple[Path, Path]:
+        raw = json.loads(dumped.model_dump_json())
+        raw["cache"]["path"] = str(dumped.cache_path)
+        raw["output"] = str(tmp_path / name)
+        for section in (raw["interaction"], raw["finetuning"]):
+            section.update(steps=8, save_every=2)
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+        return path, tmp_path / name
+
+    def start(path: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "vlsi_cache.cli", "train-student", "--recipe", str(path)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+    unbroken, result = recipe_file("unbroken")
+    assert start(unbroken).wait(300) == 0
+    broken, broken_result = recipe_file("broken")
+    for stage in ("interaction", "finetuning"):
+        process = start(broken)
+        deadline = time.monotonic() + 300
+        while not list((broken_result / stage).glob("checkpoint-[46]/trainer_state.json")):
+            assert process.poll() is None, "ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    # a torn checkpoint, as a kill in the middle of saving leaves it
+    (broken_result / "finetuning" / "checkpoint-7").mkdir()
+    assert start(broken).wait(300) == 0
+    expected, found = _weights(result / "student"), _weights(broken_result / "student")
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
