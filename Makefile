@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= vlsi-cache-demo
+TREE   := build/tree
 
-.PHONY: demo test lint types suite schemas clean
+.PHONY: demo test lint types suite tree schemas clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vlsi-cache demo --out $(OUT)
@@ -16,13 +17,20 @@ test: lint types suite
 suite: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed tree
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	cd $(TREE) && $(abspath $(BIN))/lint-imports --no-cache --config $(CURDIR)/.importlinter
 
-types: $(VENV)/.installed
-	$(BIN)/mypy
+types: $(VENV)/.installed tree
+	MYPYPATH=$(TREE) $(BIN)/mypy
+
+# the package as it is installed, cli/ and schemas/ inside: linters read folders, not mappings
+tree:
+	rm -rf $(TREE)
+	mkdir -p $(TREE)
+	cp -r vlsi_cache $(TREE)/
+	cp -r cli schemas $(TREE)/vlsi_cache/
 
 schemas: $(VENV)/.installed
 	$(BIN)/python -m vlsi_cache.schemas

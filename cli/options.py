@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -93,9 +94,9 @@ def taps_list(_context: click.Context, _parameter: click.Parameter, value: str |
         ) from None
 
 
-def log_to(stream: str) -> None:
+def log_to(stream: Literal["stdout", "stderr"]) -> None:
     """Send the library's log lines to ``stdout`` or ``stderr``, and quiet its neighbours."""
-    handler = logging.StreamHandler(click.get_text_stream(stream))  # type: ignore[arg-type]
+    handler = logging.StreamHandler(sys.stdout if stream == "stdout" else sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger("vlsi_cache")
     root.handlers[:] = [handler]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from support.caches import make_manifest, sha256
 
+from support.caches import make_manifest, sha256
 from vlsi_cache.manifest import CacheManifest, differences
 
 

@@ -7,8 +7,8 @@ from typing import get_args
 
 import pytest
 import torch
-from support.families import tiny_model
 
+from support.families import tiny_model
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import Decoder, TapState, bind_decoder, record_taps, weights_fingerprint
 from vlsi_cache.recipe import VerbalizerSection
@@ -86,9 +86,9 @@ def test_structures_fit_families_of_other_blocks(family: str, structure: str) ->
     decoder = bind_decoder(tiny_model(family))
     bank = build_verbalizers(decoder, TAPS, VerbalizerSection(structure=structure), seed=0)  # type: ignore[arg-type]
     reads = bank(_states(decoder), torch.tensor([1, 2]))
-    assert {tap: read.shape for tap, read in reads.items()} == {
-        tap: (2, decoder.hidden_size) for tap in TAPS
-    }
+    assert {tap: read.shape for tap, read in reads.items()} == dict.fromkeys(
+        TAPS, (2, decoder.hidden_size)
+    )
 
 
 def test_a_bfloat16_backbone_is_read_by_float32_verbalizers() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from support.processors import image_processor_for
 from torch.utils.data import DataLoader
 
+from support.processors import image_processor_for
 from vlsi_cache.data import (
     NON_MODEL_KEYS,
     BatchCollator,

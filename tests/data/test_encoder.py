@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
 from support.families import tiny_model
 from support.processors import (
     IMAGE_PROCESSORS,
@@ -19,8 +21,6 @@ from support.processors import (
     paligemma_processor,
     text_tokenizer,
 )
-from transformers import PreTrainedTokenizerFast
-
 from vlsi_cache.data import (
     BatchEncoder,
     ConversationDataset,

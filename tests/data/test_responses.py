@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.processors import TEXT_TOKENIZERS, text_tokenizer
 
+from support.processors import TEXT_TOKENIZERS, text_tokenizer
 from vlsi_cache.data import BatchEncoder, Conversation, Message, TextPart
 from vlsi_cache.errors import DataError, ModelError
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.families import tiny_config, tiny_model
 from torch import nn
 from transformers import (
     CohereForCausalLM,
@@ -18,6 +17,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from support.families import tiny_config, tiny_model
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import LogitTransform, bind_decoder
 

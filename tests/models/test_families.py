@@ -7,9 +7,9 @@ import copy
 import peft
 import pytest
 import torch
-from support.families import FAMILIES, IMAGE_FAMILIES, tiny_model
 from torch import Tensor
 
+from support.families import FAMILIES, IMAGE_FAMILIES, tiny_model
 from vlsi_cache.models import (
     Decoder,
     bind_decoder,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.families import tiny_model
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
+from support.families import tiny_model
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import (
     chat_template_hash,

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.families import tiny_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
@@ -20,6 +19,7 @@ from transformers import (
     ViTConfig,
 )
 
+from support.families import tiny_model
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import load_model, load_processor, text_config
 

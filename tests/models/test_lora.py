@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 
 import pytest
-from support.families import tiny_model
 from torch import nn
 
+from support.families import tiny_model
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import Decoder, bind_decoder, linear_names, lora_config
 

@@ -7,9 +7,9 @@ import copy
 import peft
 import pytest
 import torch
-from support.families import IMAGE_TOKEN_ID, tiny_model
 from transformers import Cache
 
+from support.families import IMAGE_TOKEN_ID, tiny_model
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import (
     bind_decoder,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.caches import make_cache, make_manifest, make_record
 
+from support.caches import make_cache, make_manifest, make_record
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import CacheError
 from vlsi_cache.report import CacheSummary, summarize_cache

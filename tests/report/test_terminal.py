@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
-from support.caches import make_cache, make_manifest
 
+from support.caches import make_cache, make_manifest
 from vlsi_cache.errors import CacheError
 from vlsi_cache.report import (
     SampleView,

@@ -9,8 +9,8 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.caches import make_cache, make_manifest, make_record
 
+from support.caches import make_cache, make_manifest, make_record
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store import create_cache, open_cache
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support.caches import make_cache, make_manifest
 
+from support.caches import make_cache, make_manifest
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store import create_cache, open_cache
 

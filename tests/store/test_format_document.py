@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.caches import make_cache, make_manifest
 
+from support.caches import make_cache, make_manifest
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store.layout import shard_layout
 

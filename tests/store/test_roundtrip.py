@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from support.caches import make_cache, make_manifest, make_record, sha256
 
+from support.caches import make_cache, make_manifest, make_record, sha256
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import CacheError
 from vlsi_cache.manifest import CacheManifest

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.caches import make_cache, make_manifest, make_record, sha256
 
+from support.caches import make_cache, make_manifest, make_record, sha256
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.store import create_cache, open_cache
 from vlsi_cache.store.publish import publish_folder, remove_leftovers

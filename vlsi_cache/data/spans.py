@@ -29,7 +29,7 @@ def shifted(spans: Sequence[Span], replacements: Sequence[Mapping[str, Any]]) ->
         replacement["new_span"][1] - replacement["span"][1] for replacement in replacements
     ]
     return [
-        (start + gains[bisect_right(ends, start)], end + gains[bisect_right(ends, end)])
+        (start + gains[0], end + gains[bisect_right(ends, end)])
         for start, end in spans
     ]
 

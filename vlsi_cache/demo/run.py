@@ -215,14 +215,14 @@ def _scores(
                 )
             path.write_text(json.dumps(known, indent=2), encoding="utf-8")
         logger.info("%s: %d of %d right", name, known[name]["right"], len(heldout))
-    right = {name: int(score["right"]) for name, score in known.items()}
+    num_right = {name: int(score["right"]) for name, score in known.items()}
     return {
         "accuracy": DemoAccuracy(
             floor=answer_floor(load_questions("train", size.train_images), heldout),
-            **{name: count / len(heldout) for name, count in right.items()},
+            **{name: count / len(heldout) for name, count in num_right.items()},
         ),
         "accuracy_interval": DemoIntervals(
-            **{name: wilson_interval(count, len(heldout)) for name, count in right.items()}
+            **{name: wilson_interval(count, len(heldout)) for name, count in num_right.items()}
         ),
         "divergence_nats": DemoDivergence(**{name: known[name]["divergence"] for name in students}),
         "num_questions": len(heldout),

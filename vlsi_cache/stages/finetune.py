@@ -111,7 +111,7 @@ def finetune(
         autocast=autocast,
         seed=recipe.seed,
     )
-    model.to(original.dtype or torch.float32)
+    model.to(dtype=original.dtype or torch.float32)  # type: ignore[call-arg]
     model.config = original
     model.save_pretrained(result)
     student.processor.save_pretrained(result)

@@ -64,7 +64,7 @@ class Interaction(StageModule):
         self.vocab_size = student.vocab_size
         self.matching = matching
         self.per_sample = per_sample
-        self.generator = torch.Generator(device=student.device).manual_seed(seed)
+        self.draws = self.generator = torch.Generator(device=student.device).manual_seed(seed)
 
     def forward(
         self,
@@ -112,7 +112,7 @@ class Interaction(StageModule):
         """The matched teacher tap of every student tap and token, each ``[N]``."""
         divergence = torch.stack([sweep.divergences for sweep in sweeps])  # [L_s, N, L_t]
         if not self.per_sample:
-            matched = match_layers(divergence.mean(1), self.matching, self.generator)
+            matched = match_layers(divergence.mean(1), self.matching, self.draws)
             return [row.expand(len(token_samples)) for row in matched]
         totals = divergence.new_zeros(len(sweeps), num_samples, divergence.shape[2])
         totals.index_add_(1, token_samples, divergence)
@@ -120,7 +120,7 @@ class Interaction(StageModule):
         means = totals / counts[None, :, None]
         per_sample = torch.stack(
             [
-                match_layers(means[:, sample], self.matching, self.generator)
+                match_layers(means[:, sample], self.matching, self.draws)
                 for sample in range(num_samples)
             ]
         )  # [B, L_s]
@@ -184,7 +184,8 @@ def interact(
         autocast=autocast,
         seed=recipe.seed,
     )
-    merged = module.adapted.float().merge_and_unload()
+    adapted: Any = module.adapted.float()
+    merged = adapted.merge_and_unload()
     merged.save_pretrained(result)
     student.processor.save_pretrained(result)
     stage.finish()

@@ -28,4 +28,4 @@ def uses_autocast(dtype: str, device: torch.device) -> bool:
     """Whether training forwards run in bfloat16 autocast."""
     if device.type != "cuda" or dtype in ("float32", "float16"):
         return False
-    return torch.cuda.is_bf16_supported()
+    return bool(torch.cuda.is_bf16_supported())

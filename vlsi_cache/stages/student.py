@@ -59,7 +59,7 @@ def train_student(recipe: Recipe) -> Path:
         EncodedDataset(dataset),
         recipe,
         recipe.output / "finetuning",
-        original=AutoConfig.from_pretrained(recipe.student.model),
+        original=AutoConfig.from_pretrained(str(recipe.student.model)),
         inherited={**settings, "weights": student.fingerprint},
         autocast=uses_autocast(section.dtype, device),
     )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from vlsi_cache.errors import StageError
@@ -56,7 +56,7 @@ def run_training(
     name: str,
     module: StageModule,
     dataset: Dataset[Any],
-    collate: Callable[[list[Any]], Mapping[str, Tensor]],
+    collate: Callable[[list[Any]], dict[str, Any]],
     schedule: Schedule,
     folder: Path,
     *,
@@ -159,7 +159,7 @@ class _StageTrainer(Trainer):
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
     ) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         state = {
             name: parameter.detach().contiguous().cpu()
