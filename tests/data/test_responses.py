@@ -154,6 +154,40 @@ def test_a_template_that_only_ends_the_last_answer_adds_no_other_end(talk: Talk)
     assert last.removeprefix("Ġ") == "4ĠblueĊ<|im_end|>"
 
 
+def test_an_end_of_text_after_the_end_of_turn_is_no_response(talk: Talk) -> None:
+    template = text_tokenizer("chatml").chat_template + "{{ '<|endoftext|>' }}"
+    conversation = talk("What?", "It is red.", "Which?", "4 blue")
+    assert responses("chatml", conversation, template=template) == EXPECTED["chatml"]
+
+
+def test_an_end_of_turn_that_is_no_token_is_part_of_the_response(talk: Talk) -> None:
+    template = text_tokenizer("chatml").chat_template.replace("<|im_end|>", "[END]")
+    first, last = responses(
+        "chatml", talk("What?", "It is red.", "Which?", "4 blue"), template=template
+    )
+    assert (first, last) == ("ItĠisĠred.[END]", "4Ġblue[END]")
+
+
+def test_white_space_that_the_tokenizer_trims_from_offsets_is_kept(talk: Talk) -> None:
+    (answer,) = decoded("llama3", talk("What?", "It   is \n  red."))
+    assert answer == "It   is \n  red.<|eot_id|>"
+
+
+def test_the_space_after_a_bare_prompt_is_the_models_to_write(talk: Talk) -> None:
+    # Z begins no word of the vocabulary, so that the space before it is a token of its own.
+    assert responses("llama2", talk("What?", "Z"))[0] == "▁Z▁</s>"
+
+
+def test_rendering_does_not_depend_on_the_day(talk: Talk) -> None:
+    # As Llama 3.2 writes it.
+    template = (
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+        "{% endif %}{{ date_string }}" + text_tokenizer("chatml").chat_template
+    )
+    tokens, _ = _encode("chatml", talk("What?", "red"), template=template)
+    assert "".join(tokens).startswith("26ĠJulĠ2024<|im_start|>")
+
+
 def test_a_template_that_rewrites_answers_is_refused(talk: Talk) -> None:
     template = (
         "{% for message in messages %}{{ message['content'] if message['content'] | length < 15 "

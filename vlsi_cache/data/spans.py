@@ -29,7 +29,7 @@ def shifted(spans: Sequence[Span], replacements: Sequence[Mapping[str, Any]]) ->
         replacement["new_span"][1] - replacement["span"][1] for replacement in replacements
     ]
     return [
-        (start + gains[0], end + gains[bisect_right(ends, end)])
+        (start + gains[bisect_right(ends, start)], end + gains[bisect_right(ends, end)])
         for start, end in spans
     ]
 
@@ -45,8 +45,8 @@ def tokens_in_spans(spans: Sequence[Span], blanks: Sequence[int], offsets: Ints)
 
     A token belongs to a span that it overlaps, as in transformers' assistant mask; except one that
     reaches past the span's end with more than white space, since it spells what follows. (LLaVA's
-    template ends an answer with a space, and the next token is ``▁USER``.) Tokens without width
-    are white space that the tokenizer trims from offsets: they belong to the span they lie in.
+    template ends an answer with a space, and the next token is ``▁USER``.) White space that a
+    tokenizer trims from its offsets has no width, and belongs to the span that it lies in.
 
     Args:
         spans: spans of characters, ascending.
@@ -60,7 +60,5 @@ def tokens_in_spans(spans: Sequence[Span], blanks: Sequence[int], offsets: Ints)
     firsts, lasts = offsets[:, 0], offsets[:, 1]
     inside: Bools = np.zeros(len(offsets), dtype=np.bool_)
     for (start, end), num_blanks in zip(spans, blanks, strict=True):
-        overlapping = (firsts < end) & (lasts > start) & (lasts <= end + num_blanks)
-        trimmed = (firsts == lasts) & (firsts > start) & (lasts <= end)
-        inside |= overlapping | trimmed
+        inside |= (firsts < end) & (lasts > start) & (lasts <= end + num_blanks)
     return inside

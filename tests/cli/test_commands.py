@@ -1,0 +1,115 @@
+"""The command line itself: quick to start, complete in its help, the same from wheel and source."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from vlsi_cache import schemas
+from vlsi_cache.cli.main import COMMANDS, cli
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_every_command_has_help_for_itself_and_all_its_options(command: str | None) -> None:
+    result = CliRunner().invoke(cli, [*([command] if command else []), "--help"])
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage:")
+    if command:
+        for parameter in cli.get_command(None, command).params:  # type: ignore[arg-type, union-attr]
+            if parameter.param_type_name == "option":
+                assert parameter.help or parameter.opts[0].endswith("-steps"), parameter.opts  # type: ignore[attr-defined]
+
+
+def test_help_imports_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys\n"
+        "from vlsi_cache.cli.main import cli\n"
+        "cli(['--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'peft', 'zarr'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/", stdout=subprocess.DEVNULL)
+
+
+def test_inspecting_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from vlsi_cache.report import summarize_cache\n"
+        "from vlsi_cache.store import open_cache\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_no_module_named_cli_or_schemas_is_installed() -> None:
+    code = (
+        "import importlib.util, vlsi_cache.cli.main, vlsi_cache.schemas\n"
+        "assert importlib.util.find_spec('cli') is None\n"
+        "assert importlib.util.find_spec('schemas') is None\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_packages_listed_for_the_wheel_are_those_on_disk() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = set(project["tool"]["setuptools"]["packages"])
+    on_disk = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "vlsi_cache").rglob("__init__.py")
+    }
+    assert listed == on_disk | {"vlsi_cache.cli", "vlsi_cache.schemas"}
+
+
+def test_a_wheel_installs_the_same_command(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    target = tmp_path / "installed"
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("vlsi_cache", "cli", "schemas", "pyproject.toml", "README.md", "LICENSE"):
+        (source / name).symlink_to(ROOT / name)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-build-isolation", "--target", target, source],
+        check=True,
+    )
+    assert {path.name for path in target.iterdir() if path.suffix != ".dist-info"} == {
+        "bin",
+        "vlsi_cache",
+    }
+    built = {path.relative_to(target / "vlsi_cache") for path in target.rglob("*.py")}
+    expected = {
+        path.relative_to(ROOT / "vlsi_cache") for path in (ROOT / "vlsi_cache").rglob("*.py")
+    }
+    for name in ("cli", "schemas"):
+        expected |= {path.relative_to(ROOT) for path in (ROOT / name).rglob("*.py")}
+    assert built == expected
+    assert (target / "vlsi_cache" / "py.typed").is_file()
+    assert (target / "vlsi_cache" / "schemas" / "recipe.json").is_file()
+    code = "from vlsi_cache.cli.main import main; main()"
+    shown = subprocess.run(
+        [sys.executable, "-c", code, "--version"],
+        check=True,
+        cwd="/",
+        env={"PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout.startswith("vlsi-cache, version ")
+
+
+def test_schemas_on_disk_are_those_of_the_models() -> None:
+    rendered = schemas.rendered()
+    on_disk = {
+        path.name: path.read_text(encoding="utf-8") for path in schemas.FOLDER.glob("*.json")
+    }
+    assert on_disk.keys() == rendered.keys()
+    for name, text in rendered.items():
+        assert on_disk[name] == text, f"{name}: run make schemas"
+        assert json.loads(text)["type"] == "object"
