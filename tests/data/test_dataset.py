@@ -81,6 +81,15 @@ def test_a_json_array_reads_like_lines(write_rows: Any, chat: Any, folder: Path)
     assert array[0].messages[0].text == "Größe?"
     assert array[0].origin == "train.json:2"
     assert array[1].origin == "train.json:14"
+    windows = json.dumps(rows, indent=2, ensure_ascii=False).replace("\n", "\r\n")
+    (folder / "windows.json").write_bytes(windows.encode())
+    assert load_conversations(folder / "windows.json").fingerprint() == lines.fingerprint()
+
+
+def test_a_file_in_another_encoding_is_refused(folder: Path) -> None:
+    (folder / "latin.json").write_bytes('[{"a": "Größe"}]'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin.json: file is no UTF-8"):
+        load_conversations(folder / "latin.json")
 
 
 def test_a_limit_keeps_the_first_rows(write_rows: Any, chat: Any) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vlsi_cache.data.conversation import Conversation, ImagePart, Message, TextPart
-from vlsi_cache.data.images import ImageRef, image_ref
+from vlsi_cache.data.imagefields import image_ref
+from vlsi_cache.data.images import ImageRef
 from vlsi_cache.errors import DataError
 
 __all__ = ["IMAGE_TAG", "parse_row"]

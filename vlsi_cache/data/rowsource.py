@@ -14,8 +14,7 @@ import weakref
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
+from vlsi_cache.data.jsonindex import index_rows
 from vlsi_cache.errors import DataError
 
 __all__ = ["ArrowRows", "JsonRows", "RowSource"]
@@ -54,10 +53,7 @@ class JsonRows:
         self.path = path
         self._descriptor: int | None = None
         try:
-            is_array = _first_byte(path) == b"["
-            self._starts, self._ends, self._lines = (
-                _index_array(path) if is_array else _index_lines(path)
-            )
+            self._starts, self._ends, self._lines = index_rows(path)
         except OSError as error:
             raise DataError(
                 "data file cannot be read", where=path, found=error.strerror or error
@@ -141,96 +137,3 @@ class ArrowRows:
     def row(self, index: int) -> object:
         """The row as plain Python values."""
         return self._dataset[index : index + 1].to_pylist()[0]
-
-
-Index = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
-"""First byte, one past the last byte, and 1-based line of each row."""
-
-
-def _first_byte(path: Path) -> bytes:
-    with path.open("rb") as file:
-        while byte := file.read(1):
-            if not byte.isspace():
-                return byte
-    return b""
-
-
-def _index_lines(path: Path) -> Index:
-    starts, lines = _Numbers(np.uint64), _Numbers(np.uint32)
-    ends = _Numbers(np.uint64)
-    position = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.isspace():
-                starts.append(position)
-                ends.append(position + len(line))
-                lines.append(number)
-            position += len(line)
-    return starts.array(), ends.array(), lines.array()
-
-
-def _index_array(path: Path) -> Index:
-    """Index of a JSON array's elements; decodes them one by one, and keeps none."""
-    text = path.read_text(encoding="utf-8")
-    starts, ends, lines = _Numbers(np.uint64), _Numbers(np.uint64), _Numbers(np.uint32)
-    decode = json.JSONDecoder().raw_decode
-    position, num_bytes, line = 0, 0, 1
-
-    def advance(to: int) -> None:
-        nonlocal position, num_bytes, line
-        passed = text[position:to]
-        num_bytes += len(passed.encode())
-        line += passed.count("\n")
-        position = to
-
-    cursor = _skip_blanks(text, text.index("[") + 1)
-    while not text.startswith("]", cursor):
-        advance(cursor)
-        start, start_line = num_bytes, line
-        try:
-            _, cursor = decode(text, cursor)
-        except ValueError as error:
-            raise _broken_array(path, line, text[cursor:]) from error
-        advance(cursor)
-        starts.append(start)
-        ends.append(num_bytes)
-        lines.append(start_line)
-        cursor = _skip_blanks(text, cursor)
-        if text.startswith(",", cursor):
-            cursor = _skip_blanks(text, cursor + 1)
-        elif not text.startswith("]", cursor):
-            advance(cursor)
-            raise _broken_array(path, line, text[cursor:])
-    return starts.array(), ends.array(), lines.array()
-
-
-def _skip_blanks(text: str, cursor: int) -> int:
-    while cursor < len(text) and text[cursor] in " \t\r\n":
-        cursor += 1
-    return cursor
-
-
-def _broken_array(path: Path, line: int, rest: str) -> DataError:
-    return DataError(
-        "file is no JSON array",
-        where=f"{path.name}:{line}",
-        found=rest[:_SHOWN_CHARACTERS] or "the end of the file",
-        mend="Mend the JSON, or write one JSON object per line as .jsonl",
-    )
-
-
-class _Numbers:
-    """A growing array of integers at their own width."""
-
-    def __init__(self, dtype: type[np.unsignedinteger[Any]]) -> None:
-        self._numbers = np.empty(1024, dtype)
-        self._count = 0
-
-    def append(self, number: int) -> None:
-        if self._count == len(self._numbers):
-            self._numbers = np.resize(self._numbers, 2 * self._count)
-        self._numbers[self._count] = number
-        self._count += 1
-
-    def array(self) -> np.ndarray[Any, Any]:
-        return self._numbers[: self._count].copy()

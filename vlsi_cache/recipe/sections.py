@@ -94,8 +94,6 @@ class VerbalizerSection(Section):
 class VerbalizationSection(Schedule):
     """Stage one: training the verbalizers of one model."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate of AdamW."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
     """Gradients are clipped to this norm; 0 turns clipping off (taps are independent, a common
     norm would tie them)."""
