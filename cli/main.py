@@ -33,14 +33,14 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("vlsi-cache"), prog_name="vlsi-cache")
 def cli() -> None:
-    r"""Distil a large vision-language model into a small one, layer by layer, without ever holding
+    """Distil a large vision-language model into a small one, layer by layer, without ever holding
     both in memory.
 
     \b
     vlsi-cache dump-teacher   reads the teacher once, into a cache
     vlsi-cache train-student  learns from the cache alone
     vlsi-cache inspect        says what a cache holds
-    """
+    """  # noqa: D301 (click reads the backspace as: keep these lines)
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def _stages_list(_context: click.Context, _parameter: click.Parameter, value: st
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
 @click.option("--seed", type=int, help="Seed of everything random.  [default: 0]")
 def command(recipe: Recipe) -> None:
-    """Train the student from the cache; the teacher is not needed any more.
+    """Train the student from the cache, without the teacher.
 
     Three stages: verbalization (the student's verbalizers), interaction (LoRA, each tapped layer
     towards the teacher layer it is matched with) and fine-tuning. Finished stages are skipped,
@@ -73,4 +73,6 @@ def command(recipe: Recipe) -> None:
     log_to("stdout")
     from vlsi_cache.stages.student import train_student
 
-    click.echo(f"student: {train_student(recipe)}")
+    result = train_student(recipe)
+    label = "verbalizers" if recipe.stages == ["verbalization"] else "student"
+    click.echo(f"{label}: {result}")

@@ -191,7 +191,7 @@ def test_every_test_that_is_named_is_there(words: list[str]) -> None:
 
 def test_no_other_program_is_called() -> None:
     programs = {Path(words[0]).name for _, words in command_lines()}
-    assert programs == {"vlsi-cache", "make", "pip", "python", "ruff"}
+    assert programs <= {"vlsi-cache", "make", "pip", "python", "ruff", "git", "cd"}
 
 
 @pytest.mark.parametrize(

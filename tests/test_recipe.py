@@ -25,7 +25,7 @@ def test_every_fault_is_reported_at_once_with_its_path() -> None:
     message = str(caught.value)
     assert message.startswith("run.yaml: recipe has 7 faults: ")
     for path in (
-        "cahe: unknown key",
+        "cahe: unknown key, perhaps cache",
         "cache.k: ",
         "cache.m: ",
         "stages.0: ",

@@ -76,7 +76,9 @@ def _change_data(
 
 def test_a_wrong_recipe_key(run: Recipe, tmp_path: Path) -> None:
     file = _recipe_file(run, tmp_path, cahe={})
-    _expect(_run("dump-teacher", "-r", file), "cahe: unknown key", "recipe.json", code=2)
+    _expect(
+        _run("dump-teacher", "-r", file), "cahe: unknown key, perhaps cache", "recipe.json", code=2
+    )
     _expect(_run("dump-teacher", "--set", "cache.q=1"), "cache.q: unknown key", code=2)
 
 

@@ -129,7 +129,17 @@ def demo_table(summary: DemoSummary) -> RenderableType:
 
 
 def _verdict(summary: DemoSummary) -> str:
-    """What the intervals allow to be said, and no more."""
+    """What the figures allow to be said, and no more."""
+    divergence = summary.divergence_nats
+    change = divergence.distilled / divergence.finetuned - 1
+    nearer = "nearer to" if change < 0 else "further from"
+    return (
+        f"{_accuracy_verdict(summary)} The distilled one is {nearer} the teacher: its divergence "
+        f"is {abs(change):.0%} {'lower' if change < 0 else 'higher'}."
+    )
+
+
+def _accuracy_verdict(summary: DemoSummary) -> str:
     distilled, finetuned = (
         summary.accuracy_interval.distilled,
         summary.accuracy_interval.finetuned,

@@ -9,6 +9,9 @@ from vlsi_cache.distribution import SparseDistribution
 
 __all__ = ["sparsify", "systematic_draws"]
 
+_LEAST_LOG_PROB = -1e4
+"""Far below where exp is 0 in float32."""
+
 
 @torch.no_grad()
 def sparsify(
@@ -19,7 +22,8 @@ def sparsify(
     Args:
         logits: ``[N, V]`` float32, real tokens only.
         labels: ``[N]`` long, the tokens that the data holds.
-        uniforms: ``[N]`` float64 in [0, 1): one random number per token. Taps of one token share
+        uniforms: ``[N]`` in [0, 1): one random number per token, in float64 where the device knows
+            it, since sums over the vocabulary are taken in the same dtype. Taps of one token share
             theirs (common random numbers), so that neighbouring taps draw mostly the same ids.
         k: most likely tokens kept, at most V.
         m: draws.
@@ -30,7 +34,8 @@ def sparsify(
     log_p = torch.log_softmax(logits, dim=-1)
     top = log_p.topk(k, dim=-1)
     probability = log_p.exp()
-    entropy = -torch.special.xlogy(probability, probability).sum(-1)
+    # a product and not xlogy, which takes the logarithm again; the clamp keeps 0 · −∞ at 0
+    entropy = -torch.linalg.vecdot(probability, log_p.clamp(min=_LEAST_LOG_PROB))
     token_ids = top.indices
     if m:
         tail = probability.scatter_(1, top.indices, 0.0)
@@ -51,15 +56,15 @@ def systematic_draws(weights: Tensor, uniforms: Tensor, num_draws: int) -> Tenso
 
     Args:
         weights: ``[N, V]``, not negative.
-        uniforms: ``[N]`` float64 in [0, 1).
+        uniforms: ``[N]`` in [0, 1); its dtype is that of the running sums.
         num_draws: pointers per row.
 
     Returns:
         ``[N, num_draws]`` long, ascending. A row without weight gives its last entry; such draws
         stand for no mass.
     """
-    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
-    offsets = torch.arange(num_draws, device=weights.device, dtype=torch.float64)
+    cumulative = weights.cumsum(dim=-1, dtype=uniforms.dtype)
+    offsets = torch.arange(num_draws, device=weights.device, dtype=uniforms.dtype)
     pointers = (uniforms[:, None] + offsets) / num_draws * cumulative[:, -1:]
     # right=True skips entries without weight: an id kept at the top is never drawn again
     drawn = torch.searchsorted(cumulative, pointers, right=True)

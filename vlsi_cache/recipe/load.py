@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from vlsi_cache.errors import RecipeError
-from vlsi_cache.recipe.sections import Contradiction, Recipe
+from vlsi_cache.recipe.sections import Contradiction, Recipe, Section
 
 __all__ = ["apply_overrides", "load_recipe", "recipe_from_mapping"]
 
@@ -59,7 +61,7 @@ def recipe_from_mapping(raw: Mapping[str, Any], *, where: object) -> Recipe:
         raise RecipeError(
             f"recipe has {noun}: {listing}",
             where=where,
-            mend="schemas/recipe.json lists every key",
+            mend=f"Every key is described in {files('vlsi_cache.schemas') / 'recipe.json'}",
         )
     return recipe
 
@@ -115,6 +117,17 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
+def _known_keys(section: type[Section]) -> list[str]:
+    """Names of all fields, of nested sections too."""
+    names = []
+    for name, field in section.model_fields.items():
+        names.append(name)
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, Section):
+            names += _known_keys(nested)
+    return names
+
+
 def _existing_path(raw: Any, location: Sequence[int | str]) -> list[int | str]:
     """The part of a pydantic error location that names keys of the input (not union branches)."""
     keys: list[int | str] = []
@@ -143,6 +156,7 @@ def _remove(raw: dict[str, Any], keys: Sequence[int | str]) -> None:
 
 def _explain(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
-        return "unknown key"
+        near = get_close_matches(str(fault["loc"][-1]), _known_keys(Recipe), n=1)
+        return f"unknown key, perhaps {near[0]}" if near else "unknown key"
     message = str(fault["msg"])
     return f"{message[0].lower()}{message[1:]}, found {fault['input']!r}"

@@ -122,6 +122,8 @@ class ModelSection(Section):
         found = self.verbalization.contradictions(f"{path}.verbalization")
         if self.taps is not None and len(set(self.taps)) != len(self.taps):
             found.append((f"{path}.taps", f"names a block twice: {self.taps}"))
+        if self.taps is not None and self.verbalizers is not None:
+            found.append((f"{path}.taps", "contradicts verbalizers, which name their own taps"))
         if self.taps is not None and not self.taps:
             found.append((f"{path}.taps", "is empty: name at least one block, or leave it out"))
         return found
@@ -246,6 +248,11 @@ class Recipe(Section):
     def teacher_verbalizers_path(self) -> Path:
         """Folder of the teacher's verbalizers."""
         return self.teacher.verbalizers or self.output / "teacher-verbalizers"
+
+    @property
+    def student_verbalizers_path(self) -> Path:
+        """Folder of the student's verbalizers."""
+        return self.student.verbalizers or self.output / "student-verbalizers"
 
     @property
     def student_path(self) -> Path:

@@ -81,7 +81,9 @@ class TeacherPass:
         """
         decoder = self.backbone.decoder
         positions, labels = batch["positions"], batch["labels"]
-        draws = torch.from_numpy(uniforms).to(labels.device)
+        # Apple's devices know no float64; the others lose nothing to rounding in long sums
+        sums = torch.float32 if labels.device.type == "mps" else torch.float64
+        draws = torch.from_numpy(uniforms).to(dtype=sums, device=labels.device)
         states, final = run_backbone(decoder, self.bank.taps, batch["inputs"], positions)
         reads = [decoder.features(hidden) for hidden in self.bank(states, positions).values()]
         per_tap = [self._distribution(decoder, read, labels, draws) for read in [*reads, final]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from vlsi_cache.store import Cache
 from vlsi_cache.verbalizer import VerbalizerBank
 
 __all__ = ["Interaction", "interact"]
+
+logger = logging.getLogger(__name__)
 
 
 class Interaction(StageModule):
@@ -56,7 +60,9 @@ class Interaction(StageModule):
         config = lora_config(
             student.decoder, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout
         )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # peft 0.21 asks transformers 5.23 by a deprecated name: nothing a user can mend
+            warnings.simplefilter("ignore", FutureWarning)
             torch.manual_seed(seed)
             self.adapted = get_peft_model(student.decoder.model, config)
         self.bank = bank.requires_grad_(True)
@@ -162,13 +168,20 @@ def interact(
     stage = StageFolder(folder, {**inherited, "interaction": settings.model_dump()})
     if not stage.begin():
         return result
+    num_teacher_taps = len(cache.manifest.taps) - 1
+    if settings.matching.search_range and num_teacher_taps == len(bank.taps):
+        logger.warning(
+            "teacher and student have %d taps each, so each student tap can meet one teacher tap "
+            "only; dump more teacher taps (teacher.taps) to let matching choose",
+            num_teacher_taps,
+        )
     module = Interaction(
         student,
         bank,
         settings.lora,
         _matching(settings.matching),
         per_sample=settings.matching.granularity == "sample",
-        num_teacher_taps=len(cache.manifest.taps) - 1,
+        num_teacher_taps=num_teacher_taps,
         seed=recipe.seed,
     )
     if settings.gradient_checkpointing:

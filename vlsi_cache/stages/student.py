@@ -45,7 +45,7 @@ def train_student(recipe: Recipe) -> Path:
         "max_length": recipe.data.max_length,
         "seed": recipe.seed,
     }
-    result, section = recipe.output / "student-verbalizers", recipe.student
+    result, section = recipe.student_verbalizers_path, recipe.student
     if "interaction" in recipe.stages or "verbalization" in recipe.stages:
         result = _distil(recipe, dataset, device, settings)
         gc.collect()  # the adapted student's hooks and modules refer to one another
@@ -77,7 +77,7 @@ def _distil(
     student = load_backbone(section, "student", device, frozen_dtype(section.dtype, device))
     if cache is not None:
         _prove_same_tokenizer(cache, student)
-    folder = recipe.output / "student-verbalizers"
+    folder = recipe.student_verbalizers_path
     autocast = uses_autocast(section.dtype, device)
     bank = obtain_verbalizers(
         student, section, dataset, recipe.data, folder, seed=recipe.seed, autocast=autocast
