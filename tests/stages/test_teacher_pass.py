@@ -85,7 +85,7 @@ def test_a_rerun_writes_only_what_is_missing_with_the_same_bytes(recipe: Recipe)
     shutil.rmtree(cache / "shards" / "00001.zarr")
     seen = _dump(recipe)
     assert _shard_bytes(cache) == before
-    assert (seen[0].num_samples, seen[-1].num_samples) == (7 + 2, 12)
+    assert [(step.num_samples, step.total_samples) for step in seen] == [(2, 5), (4, 5), (5, 5)]
     assert _dump(recipe) == []  # nothing is left to do
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +25,9 @@ from vlsi_cache.models import (
     weights_fingerprint,
 )
 from vlsi_cache.recipe import DataSection, ModelSection
+from vlsi_cache.stages.processes import on_main_process
 
-__all__ = ["Backbone", "load_backbone", "load_data", "resolve_device", "run_backbone"]
+__all__ = ["Backbone", "load_backbone", "load_data", "run_backbone", "save_checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +55,6 @@ class Backbone:
         context = getattr(text_config(self.decoder.model), "max_position_embeddings", None)
         limits = [limit for limit in (data.max_length, context) if limit]
         return BatchEncoder(self.processor, max_length=min(limits) if limits else None)
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device a recipe names; ``auto`` takes the accelerator if there is one.
-
-    Raises:
-        RecipeError: torch knows no such device, or it is not there.
-    """
-    if device == "auto":
-        from accelerate import PartialState
-
-        return torch.device(PartialState().device)
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RecipeError(
-            f"no such device ({reason})", where="device", found=device, mend="Use auto or cpu"
-        ) from error
-    return resolved
 
 
 def load_backbone(section: ModelSection, role: str, device: torch.device, dtype: str) -> Backbone:
@@ -124,6 +105,16 @@ def load_data(data: DataSection) -> ConversationDataset:
             mend="Give --data PATH, or set data.path in the recipe",
         )
     return load_conversations(data.path, split=data.split, limit=data.limit)
+
+
+def save_checkpoint(model: Any, processor: Any, folder: Path) -> None:
+    """Write an ordinary checkpoint with its processor, by one process for all."""
+
+    def write() -> None:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    on_main_process(write)
 
 
 def run_backbone(

@@ -21,6 +21,7 @@ from vlsi_cache.objectives import sparsify
 from vlsi_cache.objectives.sweep import chunk_tokens
 from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.batches import TokenBatches
+from vlsi_cache.stages.processes import share_of
 from vlsi_cache.store import CacheWriter, SampleRecord
 from vlsi_cache.verbalizer import VerbalizerBank
 
@@ -36,11 +37,11 @@ class DumpProgress:
     """How far the teacher pass is."""
 
     num_samples: int
-    """Samples read so far, those of earlier runs included."""
+    """Samples that this process has read so far."""
     total_samples: int
-    """Samples of the dataset."""
+    """Samples that it has to read: those of its missing shards."""
     num_tokens: int
-    """Response tokens recorded by this run."""
+    """Response tokens that it has recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +174,10 @@ def fill_cache(
 
     Batches never span shards, so a shard's bytes do not depend on which shards this run writes.
     """
-    missing = writer.missing_shards()
+    missing = share_of(writer.missing_shards())
     manifest = writer.manifest
-    total = manifest.dataset.num_samples
-    pending = sum(len(manifest.shard_range(shard)) for shard in missing)
-    done, num_tokens = total - pending, 0
+    total = sum(len(manifest.shard_range(shard)) for shard in missing)
+    done, num_tokens = 0, 0
     for shard in missing:
         records: list[SampleRecord] = []
         indices = manifest.shard_range(shard)

@@ -14,9 +14,10 @@ from vlsi_cache.data import EncodedDataset
 from vlsi_cache.models import Decoder
 from vlsi_cache.objectives import linear_cross_entropy
 from vlsi_cache.recipe import FinetuningSection, Recipe
-from vlsi_cache.stages.backbone import Backbone, run_backbone
+from vlsi_cache.stages.backbone import Backbone, run_backbone, save_checkpoint
 from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.stages.ledger import StageFolder
+from vlsi_cache.stages.processes import on_main_process
 from vlsi_cache.stages.training import StageModule, discard_checkpoints, run_training
 
 __all__ = ["Finetuning", "finetune"]
@@ -113,10 +114,9 @@ def finetune(
     )
     model.to(dtype=original.dtype or torch.float32)  # type: ignore[call-arg]
     model.config = original
-    model.save_pretrained(result)
-    student.processor.save_pretrained(result)
+    save_checkpoint(model, student.processor, result)
     stage.finish()
-    discard_checkpoints(folder)
+    on_main_process(lambda: discard_checkpoints(folder))
     return result
 
 

@@ -17,9 +17,10 @@ from vlsi_cache.matching import Matching, check_room, match_layers
 from vlsi_cache.models import lora_config
 from vlsi_cache.objectives import SparseTargets, Sweep, matched_divergence, sweep_head
 from vlsi_cache.recipe import LoraSection, MatchingSection, Recipe
-from vlsi_cache.stages.backbone import Backbone, run_backbone
+from vlsi_cache.stages.backbone import Backbone, run_backbone, save_checkpoint
 from vlsi_cache.stages.batches import CachedBatches
 from vlsi_cache.stages.ledger import StageFolder
+from vlsi_cache.stages.processes import on_main_process
 from vlsi_cache.stages.training import StageModule, discard_checkpoints, run_training
 from vlsi_cache.store import Cache
 from vlsi_cache.verbalizer import VerbalizerBank
@@ -199,10 +200,9 @@ def interact(
     )
     adapted: Any = module.adapted.float()
     merged = adapted.merge_and_unload()
-    merged.save_pretrained(result)
-    student.processor.save_pretrained(result)
+    save_checkpoint(merged, student.processor, result)
     stage.finish()
-    discard_checkpoints(folder)
+    on_main_process(lambda: discard_checkpoints(folder))
     return result
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.manifest import differences
+from vlsi_cache.stages.processes import on_main_process, wait_for_everyone
 
 __all__ = ["StageFolder"]
 
@@ -37,8 +38,9 @@ class StageFolder:
             StageError: the folder holds the same stage, made with other settings.
         """
         record = self._read()
+        wait_for_everyone()
         if record is None:
-            self._write(finished=False)
+            on_main_process(lambda: self._write(finished=False))
             return True
         found = differences(record.get("settings", {}), self.settings)
         if found:
@@ -51,7 +53,7 @@ class StageFolder:
 
     def finish(self) -> None:
         """Record that the stage's result is whole."""
-        self._write(finished=True)
+        on_main_process(lambda: self._write(finished=True))
 
     def _read(self) -> dict[str, Any] | None:
         path = self.path / _FILE

@@ -13,10 +13,11 @@ from vlsi_cache.data import ConversationDataset, EncodedDataset
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.models import tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data, resolve_device
+from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
 from vlsi_cache.stages.finetune import finetune
 from vlsi_cache.stages.interact import interact
 from vlsi_cache.stages.precision import frozen_dtype, trained_dtype, uses_autocast
+from vlsi_cache.stages.processes import resolve_device
 from vlsi_cache.stages.verbalize import obtain_verbalizers
 from vlsi_cache.store import Cache, open_cache
 from vlsi_cache.verbalizer import verbalizers_fingerprint

@@ -18,10 +18,11 @@ from vlsi_cache.manifest import (
 )
 from vlsi_cache.models import chat_template_hash, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data, resolve_device
+from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
 from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.stages.dump import DumpProgress, TeacherPass, fill_cache
 from vlsi_cache.stages.precision import frozen_dtype, uses_autocast
+from vlsi_cache.stages.processes import on_main_process, resolve_device, wait_for_everyone
 from vlsi_cache.stages.verbalize import obtain_verbalizers
 from vlsi_cache.store import create_cache
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) -> Path:
     """Write the teacher's record of the recipe's data; resumes at shard granularity.
+
+    Under ``accelerate launch`` the processes share the missing shards among them.
 
     Args:
         recipe: ``teacher``, ``data`` and ``cache`` are read.
@@ -62,7 +65,7 @@ def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) ->
     cache = recipe.cache
     teacher_pass = TeacherPass(teacher, bank, k=cache.k, m=cache.m, seed=recipe.seed)
     writer = create_cache(recipe.cache_path, _manifest(recipe, teacher, bank, dataset))
-    _keep_processor(teacher, recipe.cache_path / "processor")
+    on_main_process(lambda: _keep_processor(teacher, recipe.cache_path / "processor"))
     fill_cache(
         teacher_pass,
         dataset,
@@ -72,6 +75,7 @@ def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) ->
         workers=cache.workers,
         on_progress=on_progress,
     )
+    wait_for_everyone()
     return recipe.cache_path
 
 

@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.recipe import Schedule
+from vlsi_cache.stages.processes import on_main_process
 
 __all__ = ["StageModule", "discard_checkpoints", "run_training"]
 
@@ -80,7 +81,8 @@ def run_training(
     Raises:
         StageError: the loss is not finite.
     """
-    checkpoint = _last_whole_checkpoint(folder)
+    on_main_process(lambda: _remove_torn_checkpoints(folder))
+    checkpoint = _last_checkpoint(folder)
     trainer = _StageTrainer(
         model=module,
         args=_arguments(schedule, folder, device=device, autocast=autocast, seed=seed),
@@ -139,18 +141,19 @@ def _arguments(
     return arguments
 
 
-def _last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose last file is readable; torn ones are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]))
-    for path in reversed(found):
+def _remove_torn_checkpoints(folder: Path) -> None:
+    """Remove checkpoints whose last file is not whole."""
+    for path in folder.glob("checkpoint-*"):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             logger.warning("removing %s: an interruption left it incomplete", path)
             shutil.rmtree(path)
-        else:
-            return path
-    return None
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    found = folder.glob("checkpoint-*")
+    return max(found, key=lambda path: int(path.name.split("-")[-1]), default=None)
 
 
 class _StageTrainer(Trainer):
@@ -159,6 +162,8 @@ class _StageTrainer(Trainer):
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
     ) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         state = {

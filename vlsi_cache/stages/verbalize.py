@@ -16,6 +16,7 @@ from vlsi_cache.recipe import DataSection, ModelSection
 from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.stages.ledger import StageFolder
+from vlsi_cache.stages.processes import on_main_process
 from vlsi_cache.stages.training import StageModule, discard_checkpoints, run_training
 from vlsi_cache.verbalizer import (
     VerbalizerBank,
@@ -135,11 +136,13 @@ def obtain_verbalizers(
         seed=seed,
     )
     bank.eval().requires_grad_(False)
-    save_verbalizers(
-        bank, folder, decoder=decoder, backbone=backbone.name, fingerprint=backbone.fingerprint
+    on_main_process(
+        lambda: save_verbalizers(
+            bank, folder, decoder=decoder, backbone=backbone.name, fingerprint=backbone.fingerprint
+        )
     )
     stage.finish()
-    discard_checkpoints(folder)
+    on_main_process(lambda: discard_checkpoints(folder))
     return bank
 
 
