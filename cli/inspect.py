@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from vlsi_cache.cli.options import faults_in_one_line
+from vlsi_cache.cli.options import faults_in_one_line, recipe_flags
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import RenderableType
 
+    from vlsi_cache.recipe import Recipe
     from vlsi_cache.store import Cache
 
 __all__ = ["command"]
@@ -21,17 +21,19 @@ __all__ = ["command"]
 
 @click.command("inspect")
 @faults_in_one_line
-@click.argument("cache", type=click.Path(path_type=Path))
+@recipe_flags({"cache": "cache.path", "output": "output"})
+@click.argument("cache", metavar="[CACHE]", required=False)
+@click.option("-o", "--output", metavar="DIR", help="Run folder, whose cache is meant.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--sample", metavar="ID", help="What each layer says at each token of one sample.")
-def command(cache: Path, as_json: bool, sample: str | None) -> None:
+def command(recipe: Recipe, as_json: bool, sample: str | None) -> None:
     """Say what a cache holds: statistics per tap, or one sample in words.
 
-    An unfinished cache can be inspected too.
+    CACHE is its folder; left out, it is the recipe's. An unfinished cache can be inspected too.
     """
     from vlsi_cache.store import open_cache
 
-    opened = open_cache(cache)
+    opened = open_cache(recipe.cache_path)
     if sample is None:
         _summary(opened, as_json=as_json)
     else:

@@ -192,7 +192,7 @@ def test_debug_shows_the_traceback(run: Recipe, tmp_path: Path) -> None:
 
 
 def test_inspect_speaks_in_tables_and_in_json(run: Recipe) -> None:
-    table = _run("inspect", run.cache_path)
+    table = _run("inspect", "--output", run.output)
     assert table.exit_code == 0
     assert "output" in table.output
     summary = json.loads(_run("inspect", run.cache_path, "--json").output)
