@@ -49,8 +49,8 @@ def test_the_demos_student_is_an_ordinary_checkpoint(demo: tuple[Path, dict[str,
     model: Any = AutoModelForImageTextToText.from_pretrained(summary["paths"]["student"])
     assert type(model) is Qwen2VLForConditionalGeneration
     config = json.loads((out / "student" / "config.json").read_text())
-    untrained = json.loads((out / "untrained" / "student" / "config.json").read_text())
-    assert config == untrained
+    base = out / "from-scratch" / "student" / "phase-2" / "model" / "config.json"
+    assert config == json.loads(base.read_text())
 
 
 def test_the_demos_cache_can_be_inspected(demo: tuple[Path, dict[str, Any]]) -> None:
@@ -69,14 +69,15 @@ def test_the_demos_cache_can_be_inspected(demo: tuple[Path, dict[str, Any]]) -> 
 def test_a_rerun_goes_on_where_the_demo_stopped(demo: tuple[Path, dict[str, Any]]) -> None:
     out, summary = demo
     weights = out / "student" / "model.safetensors"
-    teacher = (out / "teacher-run" / "student" / "model.safetensors").stat().st_mtime_ns
+    trained = out / "from-scratch" / "teacher" / "phase-2" / "model" / "model.safetensors"
+    teacher = trained.stat().st_mtime_ns
     expected = weights.read_bytes()
     # as if the demo had been stopped while the last stage of the student ran
     shutil.rmtree(out / "student")
     shutil.rmtree(out / "finetuning")
     again, log = _demo(out)
     assert weights.read_bytes() == expected
-    assert (out / "teacher-run" / "student" / "model.safetensors").stat().st_mtime_ns == teacher
+    assert trained.stat().st_mtime_ns == teacher
     assert "interaction  " not in log
     assert again["divergence_nats"] == summary["divergence_nats"]
     assert again["seconds"] > summary["seconds"]

@@ -20,8 +20,8 @@ from vlsi_cache.errors import StageError
 
 __all__ = ["DemoData", "Question", "answer_floor", "load_questions", "prepare_data"]
 
-_TURNS = (1, 3, 8)
-"""Lengths that an image's questions are split into; single turns are what is scored."""
+_TURNS = 3
+"""Questions per conversation: more answers per image token than one, less padding than all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,8 @@ class DemoData:
 
     train: Path
     """Conversations to train on."""
+    open_questions: Path
+    """The training questions that name a shape or a colour, one each: a first look at images."""
     heldout: Path
     """Conversations about images that no model has trained on."""
 
@@ -57,12 +59,18 @@ def prepare_data(folder: Path, *, num_train: int, num_heldout: int, seed: int) -
     Raises:
         StageError: the package easy-vqa is not installed.
     """
-    data = DemoData(folder / "train.jsonl", folder / "heldout.jsonl")
-    if data.train.is_file() and data.heldout.is_file():
+    data = DemoData(
+        train=folder / "train.jsonl",
+        open_questions=folder / "open-questions.jsonl",
+        heldout=folder / "heldout.jsonl",
+    )
+    if data.train.is_file():  # written last
         return data
     generator = random.Random(seed)  # noqa: S311 (an order, not a secret)
-    _write(data.heldout, load_questions("test", num_heldout), False, generator)
-    _write(data.train, load_questions("train", num_train), True, generator)
+    _write(data.heldout, _pictures(load_questions("test", num_heldout), folder, False), generator)
+    pictures = _pictures(load_questions("train", num_train), folder, True)
+    _write(data.open_questions, _open_only(pictures), generator, turns=1)
+    _write(data.train, pictures, generator)
     return data
 
 
@@ -107,24 +115,53 @@ def answer_floor(train: Sequence[Question], heldout: Sequence[Question]) -> floa
     return right / len(heldout)
 
 
-def _write(
-    path: Path, questions: Sequence[Question], mirrored: bool, generator: random.Random
-) -> None:
-    images = path.parent / f"{path.stem}-images"
+def _pictures(
+    questions: Sequence[Question], folder: Path, mirrored: bool
+) -> dict[Path, list[Question]]:
+    """Write the images, mirrored too if wanted; each with the questions about it."""
+    images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
-    by_image: dict[Path, list[Question]] = defaultdict(list)
+    by_source: dict[Path, list[Question]] = defaultdict(list)
     for question in questions:
-        by_image[question.image].append(question)
-    rows: list[dict[str, Any]] = []
-    for source, asked in by_image.items():
-        picture = Image.open(source).convert("RGB")
-        versions = {source.stem: picture}
+        by_source[question.image].append(question)
+    pictures = {}
+    for source, asked in by_source.items():
+        with Image.open(source) as opened:
+            picture = opened.convert("RGB")
+        name = f"{source.parent.parent.name}-{source.stem}"
+        versions = {name: picture}
         if mirrored:
-            versions[f"{source.stem}-mirrored"] = ImageOps.mirror(picture)
-        for name, version in versions.items():
-            target = images / f"{name}.png"
-            version.save(target)
-            rows += _conversations(name, target.relative_to(path.parent), asked, generator)
+            versions[f"{name}-mirrored"] = ImageOps.mirror(picture)
+        for version, image in versions.items():
+            image.save(images / f"{version}.png")
+            pictures[images / f"{version}.png"] = asked
+    return pictures
+
+
+def _open_only(pictures: dict[Path, list[Question]]) -> dict[Path, list[Question]]:
+    """Without questions of yes and no; those about shapes, the hardest to see, come twice."""
+    return {
+        image: [
+            question
+            for question in asked
+            for _ in range(1 if "color" in question.text else 2)
+            if question.answer not in ("yes", "no")
+        ]
+        for image, asked in pictures.items()
+    }
+
+
+def _write(
+    path: Path,
+    pictures: dict[Path, list[Question]],
+    generator: random.Random,
+    turns: int = _TURNS,
+) -> None:
+    rows = [
+        row
+        for image, asked in pictures.items()
+        for row in _conversations(image, path.parent, asked, generator, turns)
+    ]
     generator.shuffle(rows)
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as lines:
@@ -133,20 +170,17 @@ def _write(
 
 
 def _conversations(
-    name: str, image: Path, asked: Sequence[Question], generator: random.Random
+    image: Path, folder: Path, asked: Sequence[Question], generator: random.Random, turns: int
 ) -> Iterator[dict[str, Any]]:
     shuffled = generator.sample(list(asked), len(asked))
-    part = 0
-    while shuffled:
-        length = generator.choice(_TURNS)
-        turns, shuffled = shuffled[:length], shuffled[length:]
+    for part, start in enumerate(range(0, len(shuffled), turns)):
         messages: list[dict[str, Any]] = []
-        for position, turn in enumerate(turns):
-            content: list[dict[str, str]] = [{"type": "text", "text": turn.text}]
+        for position, question in enumerate(shuffled[start : start + turns]):
+            content: list[dict[str, str]] = [{"type": "text", "text": question.text}]
             if position == 0:
-                content.insert(0, {"type": "image", "path": image.as_posix()})
+                path = image.relative_to(folder).as_posix()
+                content.insert(0, {"type": "image", "path": path})
             messages.append({"role": "user", "content": content})
-            answer = [{"type": "text", "text": turn.answer}]
+            answer = [{"type": "text", "text": question.answer}]
             messages.append({"role": "assistant", "content": answer})
-        yield {"id": f"{name}-{part}", "messages": messages}
-        part += 1
+        yield {"id": f"{image.stem}-{part}", "messages": messages}

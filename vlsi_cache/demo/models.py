@@ -97,7 +97,7 @@ def save_untrained(
         text_config={
             "vocab_size": -(-len(tokenizer) // 64) * 64,
             "hidden_size": hidden_size,
-            "intermediate_size": 3 * hidden_size,
+            "intermediate_size": 2 * hidden_size,
             "num_hidden_layers": num_blocks,
             "num_attention_heads": heads,
             "num_key_value_heads": heads,

@@ -23,6 +23,7 @@ from vlsi_cache.demo.table import (
     DemoPaths,
     DemoSummary,
 )
+from vlsi_cache.demo.training import Phase, train_from_scratch
 from vlsi_cache.errors import StageError
 
 __all__ = ["FULL", "QUICK", "DemoSize", "run_demo"]
@@ -36,7 +37,10 @@ class DemoSize:
 
     train_images: int
     heldout_images: int
+    open_steps: int
+    """First steps of both models' training from scratch, on open questions."""
     teacher_steps: int
+    pretraining_steps: int
     verbalization_steps: int
     interaction_steps: int
     finetuning_steps: int
@@ -53,18 +57,22 @@ class DemoSize:
 FULL = DemoSize(
     train_images=4000,
     heldout_images=500,
-    teacher_steps=900,
-    verbalization_steps=120,
-    interaction_steps=200,
-    finetuning_steps=150,
-    dumped_samples=8000,
+    open_steps=160,
+    teacher_steps=440,
+    pretraining_steps=60,
+    verbalization_steps=100,
+    interaction_steps=120,
+    finetuning_steps=60,
+    dumped_samples=4096,
     batch_size=32,
     divergence_samples=500,
 )
 QUICK = DemoSize(
     train_images=32,
     heldout_images=8,
-    teacher_steps=6,
+    open_steps=3,
+    teacher_steps=3,
+    pretraining_steps=3,
     verbalization_steps=3,
     interaction_steps=3,
     finetuning_steps=3,
@@ -92,8 +100,10 @@ def run_demo(out: Path, size: DemoSize, *, seed: int = 0) -> DemoSummary:
     out.mkdir(parents=True, exist_ok=True)
     clock = _Clock(out / "demo-seconds.json")
     _prove_same_size(out, size)
-    data, student = _prepare(out, size, seed)
-    teacher = _train_teacher(out, size, data, seed)
+    data = _prepare(out, size, seed)
+    _say("1/4  training teacher and student from scratch")
+    teacher = _pretrain(out, size, data, "teacher", size.teacher_steps, seed)
+    student = _pretrain(out, size, data, "student", size.pretraining_steps, seed)
     recipe = _write_recipe(out / "recipe.yaml", _recipe(out, size, data, teacher, student, seed))
     _say("2/4  teacher pass: verbalizers, then the cache")
     _vlsi_cache("dump-teacher", "--recipe", recipe)
@@ -128,7 +138,7 @@ def run_demo(out: Path, size: DemoSize, *, seed: int = 0) -> DemoSummary:
     )
 
 
-def _prepare(out: Path, size: DemoSize, seed: int) -> tuple[DemoData, Path]:
+def _prepare(out: Path, size: DemoSize, seed: int) -> DemoData:
     data = prepare_data(
         out / "data", num_train=size.train_images, num_heldout=size.heldout_images, seed=seed
     )
@@ -143,25 +153,18 @@ def _prepare(out: Path, size: DemoSize, seed: int) -> tuple[DemoData, Path]:
             hidden_size=_HIDDEN,
             seed=seed,
         )
-    return data, out / "untrained" / "student"
+    return data
 
 
-def _train_teacher(out: Path, size: DemoSize, data: DemoData, seed: int) -> Path:
-    """Training from scratch is fine-tuning from random weights: the same command."""
-    _say("1/4  training the teacher from scratch")
-    run = out / "teacher-run"
-    recipe = {
-        "student": {"model": str(out / "untrained" / "teacher")},
-        "data": {"path": str(data.train)},
-        "stages": ["finetuning"],
-        "finetuning": _schedule(size, size.teacher_steps, 1e-3),
-        "output": str(run),
-        "device": "cpu",
-        "seed": seed,
-    }
-    path = _write_recipe(out / "teacher-recipe.yaml", recipe)
-    _vlsi_cache("train-student", "--recipe", path)
-    return run / "student"
+def _pretrain(out: Path, size: DemoSize, data: DemoData, name: str, steps: int, seed: int) -> Path:
+    """The teacher is trained until it is good; the student until it sees, as any base model."""
+    phases = [
+        Phase(data.open_questions, size.open_steps, 2 * size.batch_size, 1e-3),
+        Phase(data.train, steps, size.batch_size, 2e-5),
+    ]
+    return train_from_scratch(
+        out / "untrained" / name, phases, out / "from-scratch" / name, seed=seed
+    )
 
 
 def _recipe(

@@ -64,6 +64,7 @@ def run_training(
     device: torch.device,
     autocast: bool,
     seed: int,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
     """Train until the schedule ends, going on from the last whole checkpoint in ``folder``.
 
@@ -77,6 +78,7 @@ def run_training(
         device: ``cpu`` keeps the Trainer off accelerators.
         autocast: run the forward in bfloat16 autocast.
         seed: of the data order and dropout.
+        optimizer: in place of AdamW; the schedule sets its learning rates.
 
     Raises:
         StageError: the loss is not finite.
@@ -89,6 +91,7 @@ def run_training(
         train_dataset=dataset,
         data_collator=collate,
         callbacks=[_MetricLines(name)],
+        optimizers=(optimizer, None),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
