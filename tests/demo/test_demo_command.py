@@ -49,7 +49,7 @@ def test_the_demos_student_is_an_ordinary_checkpoint(demo: tuple[Path, dict[str,
     model: Any = AutoModelForImageTextToText.from_pretrained(summary["paths"]["student"])
     assert type(model) is Qwen2VLForConditionalGeneration
     config = json.loads((out / "student" / "config.json").read_text())
-    base = out / "from-scratch" / "student" / "phase-2" / "model" / "config.json"
+    base = out / "from-scratch" / "student" / "model" / "config.json"
     assert config == json.loads(base.read_text())
 
 
@@ -69,7 +69,7 @@ def test_the_demos_cache_can_be_inspected(demo: tuple[Path, dict[str, Any]]) -> 
 def test_a_rerun_goes_on_where_the_demo_stopped(demo: tuple[Path, dict[str, Any]]) -> None:
     out, summary = demo
     weights = out / "student" / "model.safetensors"
-    trained = out / "from-scratch" / "teacher" / "phase-2" / "model" / "model.safetensors"
+    trained = out / "from-scratch" / "teacher" / "model" / "model.safetensors"
     teacher = trained.stat().st_mtime_ns
     expected = weights.read_bytes()
     # as if the demo had been stopped while the last stage of the student ran

@@ -22,6 +22,9 @@ __all__ = ["DemoData", "Question", "answer_floor", "load_questions", "prepare_da
 
 _TURNS = 3
 """Questions per conversation: more answers per image token than one, less padding than all."""
+_SHAPE_WEIGHT = 4
+"""How often a training question comes whose answer is a shape: one in ten is, yet shapes are the
+hardest to see, and questions of yes and no can be answered well without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,6 @@ class DemoData:
 
     train: Path
     """Conversations to train on."""
-    open_questions: Path
-    """The training questions that name a shape or a colour, one each: a first look at images."""
     heldout: Path
     """Conversations about images that no model has trained on."""
 
@@ -49,6 +50,7 @@ def prepare_data(folder: Path, *, num_train: int, num_heldout: int, seed: int) -
     """Write train and held-out conversations; images are written once and kept.
 
     Every training image comes a second time mirrored: shapes and colours stay, pixels move.
+    Questions that ask for a shape come several times. Held-out data are as they are.
 
     Args:
         folder: where to write.
@@ -61,16 +63,16 @@ def prepare_data(folder: Path, *, num_train: int, num_heldout: int, seed: int) -
     """
     data = DemoData(
         train=folder / "train.jsonl",
-        open_questions=folder / "open-questions.jsonl",
         heldout=folder / "heldout.jsonl",
     )
     if data.train.is_file():  # written last
         return data
     generator = random.Random(seed)  # noqa: S311 (an order, not a secret)
-    _write(data.heldout, _pictures(load_questions("test", num_heldout), folder, False), generator)
+    heldout = _pictures(load_questions("test", num_heldout), folder, False)
+    _write(data.heldout, heldout, generator)
     pictures = _pictures(load_questions("train", num_train), folder, True)
-    _write(data.open_questions, _open_only(pictures), generator, turns=1)
-    _write(data.train, pictures, generator)
+    weighted = {image: list(_weighted(asked)) for image, asked in pictures.items()}
+    _write(data.train, weighted, generator)
     return data
 
 
@@ -138,29 +140,22 @@ def _pictures(
     return pictures
 
 
-def _open_only(pictures: dict[Path, list[Question]]) -> dict[Path, list[Question]]:
-    """Without questions of yes and no; those about shapes, the hardest to see, come twice."""
-    return {
-        image: [
-            question
-            for question in asked
-            for _ in range(1 if "color" in question.text else 2)
-            if question.answer not in ("yes", "no")
-        ]
-        for image, asked in pictures.items()
-    }
+def _weighted(asked: Sequence[Question]) -> Iterator[Question]:
+    """Each question once, those whose answer is a shape several times."""
+    for question in asked:
+        names_shape = question.answer not in ("yes", "no") and "color" not in question.text
+        yield from [question] * (_SHAPE_WEIGHT if names_shape else 1)
 
 
 def _write(
     path: Path,
     pictures: dict[Path, list[Question]],
     generator: random.Random,
-    turns: int = _TURNS,
 ) -> None:
     rows = [
         row
         for image, asked in pictures.items()
-        for row in _conversations(image, path.parent, asked, generator, turns)
+        for row in _conversations(image, path.parent, asked, generator)
     ]
     generator.shuffle(rows)
     partial = path.with_suffix(".partial")
@@ -170,12 +165,12 @@ def _write(
 
 
 def _conversations(
-    image: Path, folder: Path, asked: Sequence[Question], generator: random.Random, turns: int
+    image: Path, folder: Path, asked: Sequence[Question], generator: random.Random
 ) -> Iterator[dict[str, Any]]:
     shuffled = generator.sample(list(asked), len(asked))
-    for part, start in enumerate(range(0, len(shuffled), turns)):
+    for part, start in enumerate(range(0, len(shuffled), _TURNS)):
         messages: list[dict[str, Any]] = []
-        for position, question in enumerate(shuffled[start : start + turns]):
+        for position, question in enumerate(shuffled[start : start + _TURNS]):
             content: list[dict[str, str]] = [{"type": "text", "text": question.text}]
             if position == 0:
                 path = image.relative_to(folder).as_posix()

@@ -23,7 +23,7 @@ from vlsi_cache.demo.table import (
     DemoPaths,
     DemoSummary,
 )
-from vlsi_cache.demo.training import Phase, train_from_scratch
+from vlsi_cache.demo.training import train_from_scratch
 from vlsi_cache.errors import StageError
 
 __all__ = ["FULL", "QUICK", "DemoSize", "run_demo"]
@@ -37,8 +37,6 @@ class DemoSize:
 
     train_images: int
     heldout_images: int
-    open_steps: int
-    """First steps of both models' training from scratch, on open questions."""
     teacher_steps: int
     pretraining_steps: int
     verbalization_steps: int
@@ -57,9 +55,8 @@ class DemoSize:
 FULL = DemoSize(
     train_images=4000,
     heldout_images=500,
-    open_steps=160,
-    teacher_steps=440,
-    pretraining_steps=60,
+    teacher_steps=650,
+    pretraining_steps=300,
     verbalization_steps=100,
     interaction_steps=120,
     finetuning_steps=60,
@@ -70,7 +67,6 @@ FULL = DemoSize(
 QUICK = DemoSize(
     train_images=32,
     heldout_images=8,
-    open_steps=3,
     teacher_steps=3,
     pretraining_steps=3,
     verbalization_steps=3,
@@ -158,12 +154,13 @@ def _prepare(out: Path, size: DemoSize, seed: int) -> DemoData:
 
 def _pretrain(out: Path, size: DemoSize, data: DemoData, name: str, steps: int, seed: int) -> Path:
     """The teacher is trained until it is good; the student until it sees, as any base model."""
-    phases = [
-        Phase(data.open_questions, size.open_steps, 2 * size.batch_size, 1e-3),
-        Phase(data.train, steps, size.batch_size, 2e-5),
-    ]
     return train_from_scratch(
-        out / "untrained" / name, phases, out / "from-scratch" / name, seed=seed
+        out / "untrained" / name,
+        data.train,
+        out / "from-scratch" / name,
+        steps=steps,
+        batch_size=size.batch_size,
+        seed=seed,
     )
 
 

@@ -6,8 +6,6 @@ From random weights AdamW stays at chance on shapes for most of the demo's time;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,62 +20,48 @@ from vlsi_cache.stages.finetune import Finetuning
 from vlsi_cache.stages.ledger import StageFolder
 from vlsi_cache.stages.training import discard_checkpoints, run_training
 
-__all__ = ["MuonWithAdamW", "Phase", "train_from_scratch"]
+__all__ = ["MuonWithAdamW", "train_from_scratch"]
 
+_LEARNING_RATE = 1e-3
 _MUON_FACTOR = 20.0
 _WEIGHT_DECAY = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """One stretch of training on one file."""
-
-    data: Path
-    steps: int
-    batch_size: int
-    final_learning_rate: float
-    learning_rate: float = 1e-3
-
-
 def train_from_scratch(
-    untrained: Path, phases: Sequence[Phase], folder: Path, *, seed: int
+    untrained: Path, data: Path, folder: Path, *, steps: int, batch_size: int, seed: int
 ) -> Path:
-    """Train every parameter through the phases; finished ones are kept.
+    """Train every parameter of a randomly initialised model; resumes, and keeps what is finished.
 
     Args:
         untrained: checkpoint to start from.
-        phases: in order.
-        folder: where each phase keeps its checkpoint.
+        data: conversations.
+        folder: for checkpoints and the result.
+        steps: optimizer steps.
+        batch_size: conversations per step.
         seed: of the data order.
 
     Returns:
-        Folder of the last phase's checkpoint.
+        Folder of the trained checkpoint.
     """
-    result = untrained
-    for number, phase in enumerate(phases, start=1):
-        result = _train_phase(result, phase, folder / f"phase-{number}", seed)
-    return result
-
-
-def _train_phase(start: Path, phase: Phase, folder: Path, seed: int) -> Path:
     result = folder / "model"
-    stage = StageFolder(folder, {"start": str(start), "seed": seed, **asdict(phase)})
+    settings = {"untrained": str(untrained), "steps": steps, "batch_size": batch_size, "seed": seed}
+    stage = StageFolder(folder, settings)
     if not stage.begin():
         return result
     device = torch.device("cpu")
-    model = load_backbone(ModelSection(model=str(start)), "model", device, "float32")
+    model = load_backbone(ModelSection(model=str(untrained)), "model", device, "float32")
     module = Finetuning(model, FinetuningSection())
     run_training(
-        f"{folder.parent.name} {folder.name}",
+        folder.name,
         module,
-        EncodedDataset(load_conversations(phase.data)),
+        EncodedDataset(load_conversations(data)),
         TokenBatches(model.encoder(DataSection())),
         Schedule(
-            steps=phase.steps,
-            batch_size=phase.batch_size,
-            learning_rate=phase.learning_rate,
-            final_learning_rate=phase.final_learning_rate,
-            warmup_steps=min(50, phase.steps // 3),
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=_LEARNING_RATE,
+            final_learning_rate=0.02 * _LEARNING_RATE,
+            warmup_steps=min(50, steps // 3),
             log_every=50,
             save_every=100,
         ),
@@ -85,7 +69,7 @@ def _train_phase(start: Path, phase: Phase, folder: Path, seed: int) -> Path:
         device=device,
         autocast=False,
         seed=seed,
-        optimizer=MuonWithAdamW(module, learning_rate=phase.learning_rate),
+        optimizer=MuonWithAdamW(module, learning_rate=_LEARNING_RATE),
     )
     save_checkpoint(model.decoder.model, model.processor, result)
     stage.finish()
