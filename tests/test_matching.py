@@ -141,3 +141,13 @@ def test_every_strategy_stays_in_reach(
     divergence = torch.rand(num_student, num_teacher, generator=_generator(seed))
     matched = match_layers(divergence, Matching(strategy, order=ordered), _generator(seed)).tolist()
     assert all(tap <= other <= extra + tap for tap, other in enumerate(matched))
+
+
+def test_leading_axes_are_matched_each_by_itself() -> None:
+    divergence = torch.rand(64, 3, 6, generator=_generator())
+    least = match_layers(divergence, Matching("bottom-1"), _generator())
+    assert least.shape == (64, 3)
+    for rows, matched in zip(divergence, least, strict=True):
+        assert torch.equal(match_layers(rows, Matching("bottom-1"), _generator()), matched)
+    drawn = match_layers(divergence, Matching(), _generator())
+    assert (drawn.diff(dim=-1) > 0).all()

@@ -45,6 +45,13 @@ def test_a_recipe_file_is_read_and_flags_override_it(tmp_path: Path) -> None:
     assert (recipe.cache.k, recipe.student.taps) == (2, [1, 5])
 
 
+def test_the_home_of_the_user_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = load_recipe(None, ["teacher.model=~/big", "output=~/run", "data.path=owner/~name"])
+    assert recipe.teacher.model == str(tmp_path / "big")
+    assert (recipe.output, recipe.data.path) == (tmp_path / "run", "owner/~name")
+
+
 def test_no_recipe_and_no_flags_give_the_defaults() -> None:
     assert load_recipe(None) == Recipe()
 
@@ -59,6 +66,12 @@ def test_no_recipe_and_no_flags_give_the_defaults() -> None:
         ("stages: []\n", "stages: is empty"),
         ("stages: [interaction]\n", "without verbalization"),
         ("finetuning: {final_learning_rate: 1.0}\n", "is above learning_rate"),
+        ("finetuning: {learning_rate: .inf}\n", "finetuning.learning_rate: "),
+        ("finetuning: {steps: 3, warmup_steps: 4}\n", "finetuning.warmup_steps: is above steps"),
+        ("stages: [finetuning, finetuning]\n", "stages: names a stage twice"),
+        ("student: {dtype: float16}\n", "student.dtype: float16 cannot be trained"),
+        ("seed: -1\n", "seed: "),
+        ("seed: 5000000000\n", "seed: "),
     ],
 )
 def test_a_bad_recipe_is_refused_in_one_line(tmp_path: Path, text: str, fault: str) -> None:

@@ -98,11 +98,20 @@ def test_a_missing_image(run: Recipe, tmp_path: Path) -> None:
     _expect(_run("dump-teacher", "-r", file), "data.jsonl:5", "4.png", "image file is missing")
 
 
-def test_a_corrupt_image(run: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_image(workers: int, run: Recipe, tmp_path: Path) -> None:
     data = _change_data(run, tmp_path, lambda rows: None)
     broken = data.parent / "4.png"
     broken.write_bytes(broken.read_bytes()[:20])
-    file = _recipe_file(run, tmp_path, data__path=str(data), cache__path=str(tmp_path / "cache"))
+    file = _recipe_file(
+        run,
+        tmp_path,
+        data__path=str(data),
+        cache__path=str(tmp_path / "cache"),
+        cache__workers=workers,
+        teacher__verbalizers=str(run.teacher_verbalizers_path),
+        teacher__taps=None,
+    )
     _expect(_run("dump-teacher", "-r", file), "data.jsonl:5", "4.png", "cannot be decoded")
 
 
@@ -115,9 +124,11 @@ def test_an_empty_response(run: Recipe, tmp_path: Path) -> None:
     _expect(_run("dump-teacher", "-r", file), "data.jsonl:3", "empty")
 
 
-def test_a_conversation_longer_than_the_context(run: Recipe, tmp_path: Path) -> None:
-    file = _recipe_file(run, tmp_path, data__max_length=12, cache__path=str(tmp_path / "cache"))
-    _expect(_run("dump-teacher", "-r", file), "tokens", "12", "max_length")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_conversation_longer_than_the_context(workers: int, run: Recipe, tmp_path: Path) -> None:
+    file = _recipe_file(run, tmp_path, data__max_length=12, finetuning__workers=workers)
+    result = _run("train-student", "-r", file, "--stages", "finetuning")
+    _expect(result, "tokens", "12", "max_length")
 
 
 def test_data_that_is_not_there(run: Recipe, tmp_path: Path) -> None:
@@ -176,7 +187,9 @@ def test_k_larger_than_the_vocabulary(run: Recipe, tmp_path: Path) -> None:
 
 def test_a_device_that_is_not_there(run: Recipe, tmp_path: Path) -> None:
     file = _recipe_file(run, tmp_path)
-    _expect(_run("dump-teacher", "-r", file, "--device", "cuda:7"), "device", "cuda:7", code=2)
+    for device in ("cuda:7", "meta", "toaster"):
+        result = _run("dump-teacher", "-r", file, "--device", device)
+        _expect(result, "device", device, "auto or cpu", code=2)
 
 
 def test_an_unknown_sample(run: Recipe) -> None:

@@ -129,21 +129,58 @@ def test_fine_tuning_alone_needs_no_cache(dumped: Recipe, tmp_path: Path) -> Non
     assert (train_student(recipe) / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("stage", ["finetuning", "interaction"])
 def test_gradient_checkpointing_and_accumulation_change_no_result(
-    dumped: Recipe, tmp_path: Path
+    stage: str, dumped: Recipe, tmp_path: Path
 ) -> None:
+    stages = ["finetuning"] if stage == "finetuning" else ["verbalization", "interaction"]
+    uniform = {"matching": dumped.interaction.matching.model_copy(update={"strategy": "uniform"})}
+
     def trained(name: str, **changes: Any) -> dict[str, torch.Tensor]:
-        recipe = _with(dumped, "finetuning", **changes)
-        recipe = recipe.model_copy(update={"stages": ["finetuning"], "output": tmp_path / name})
-        return _weights(train_student(recipe))
+        recipe = _with(dumped, stage, **changes, **(uniform if stage == "interaction" else {}))
+        recipe = _with(recipe, "cache", path=dumped.cache_path)
+        return _weights(
+            train_student(recipe.model_copy(update={"stages": stages, "output": tmp_path / name}))
+        )
 
     plain = trained("plain")
     for name, changes in {
         "checkpointed": {"gradient_checkpointing": True},
-        "accumulated": {"batch_size": 2, "gradient_accumulation": 2},
+        "accumulated": {"batch_size": 1, "gradient_accumulation": 4},
     }.items():
         for key, value in trained(name, **changes).items():
-            torch.testing.assert_close(value, plain[key], atol=2e-4, rtol=1e-3)
+            torch.testing.assert_close(value, plain[key], atol=5e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["interaction", "finetuning"])
+def test_a_diverged_stage_is_an_error_and_no_student(
+    stage: str, dumped: Recipe, tmp_path: Path
+) -> None:
+    wild = {"learning_rate": 1e30, "final_learning_rate": 1e30}
+    recipe = _with(dumped, stage, **wild)
+    recipe = _with(recipe, "cache", path=dumped.cache_path)
+    with pytest.raises(StageError, match=r"not finite|loss is (nan|inf)"):
+        train_student(recipe.model_copy(update={"output": tmp_path / "run"}))
+    assert not (tmp_path / "run" / "student").exists()
+
+
+def test_a_finished_stage_whose_result_is_gone_is_made_again(
+    dumped: Recipe, tmp_path: Path
+) -> None:
+    recipe = dumped.model_copy(update={"stages": ["finetuning"], "output": tmp_path / "run"})
+    student = train_student(recipe)
+    weights = _weights(student)
+    shutil.rmtree(student)
+    again = _weights(train_student(recipe))
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+
+
+def test_how_often_to_log_and_save_is_no_other_setting(dumped: Recipe, tmp_path: Path) -> None:
+    recipe = dumped.model_copy(update={"stages": ["finetuning"], "output": tmp_path / "run"})
+    train_student(recipe)
+    train_student(_with(recipe, "finetuning", log_every=7, save_every=3, workers=1))
+    with pytest.raises(StageError, match="dtype is"):
+        train_student(_with(recipe, "student", dtype="bfloat16"))
 
 
 def test_a_stage_made_with_other_settings_is_not_taken_over(dumped: Recipe, tmp_path: Path) -> None:

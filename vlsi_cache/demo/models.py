@@ -41,11 +41,11 @@ CHAT_TEMPLATE = (
     "{% for part in message.content %}"
     "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
     "{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}<|im_end|>{% endif %}\n"
+    "{% endfor %}<|im_end|>{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML, as Qwen2-VL speaks it."""
+"""ChatML, as Qwen2-VL speaks it, less the line break between turns."""
 
 
 def build_processor(texts: Iterable[str]) -> Qwen2VLProcessor:

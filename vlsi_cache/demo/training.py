@@ -46,7 +46,7 @@ def train_from_scratch(
     result = folder / "model"
     settings = {"untrained": str(untrained), "steps": steps, "batch_size": batch_size, "seed": seed}
     stage = StageFolder(folder, settings)
-    if not stage.begin():
+    if not stage.begin(result / "config.json"):
         return result
     device = torch.device("cpu")
     model = load_backbone(ModelSection(model=str(untrained)), "model", device, "float32")

@@ -77,6 +77,18 @@ class Head:
         bias = None if self.bias is None else self.bias[:vocab_size]
         return self.weight[:vocab_size], bias
 
+    def cut(self, vocab_size: int) -> Head:
+        """The head of real tokens only, in autocast's dtype where that is on.
+
+        A view of a parameter is cast anew at every product under autocast; whoever goes over the
+        vocabulary in chunks cuts once and saves that.
+        """
+        weight, bias = self.rows(vocab_size)
+        if torch.is_autocast_enabled(weight.device.type):
+            dtype = torch.get_autocast_dtype(weight.device.type)
+            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        return Head(weight, bias, self.transform)
+
     def raw(self, features: Tensor, vocab_size: int | None = None) -> Tensor:
         """The product before the transform, [*, V], for final features [*, D]."""
         weight, bias = self.rows(vocab_size)

@@ -22,9 +22,10 @@ def linear_cross_entropy(features: Tensor, head: Head, labels: Tensor, vocab_siz
         labels: ``[N]`` long.
         vocab_size: rows of the head that are real tokens.
     """
+    real = head.cut(vocab_size)
 
     def chunk_loss(part: Tensor, part_labels: Tensor) -> Tensor:
-        logits = head.logits(part, vocab_size).float()
+        logits = real.logits(part).float()
         return F.cross_entropy(logits, part_labels, reduction="sum")
 
     total = torch.zeros((), device=features.device)
@@ -52,12 +53,12 @@ def dense_divergence(
         target_head: theirs.
         vocab_size: V, ids that both heads share.
     """
+    real, target_real = head.cut(vocab_size), target_head.cut(vocab_size)
 
     def chunk_divergence(part: Tensor, target_part: Tensor) -> Tensor:
         with torch.no_grad():
-            target_logits = target_head.logits(target_part, vocab_size).float()
-            log_p = torch.log_softmax(target_logits, dim=-1)
-        log_q = torch.log_softmax(head.logits(part, vocab_size).float(), dim=-1)
+            log_p = torch.log_softmax(target_real.logits(target_part).float(), dim=-1)
+        log_q = torch.log_softmax(real.logits(part).float(), dim=-1)
         return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
 
     step = chunk_tokens(vocab_size)

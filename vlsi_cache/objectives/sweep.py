@@ -60,17 +60,18 @@ def sweep_head(features: Tensor, head: Head, targets: SparseTargets, vocab_size:
     log_normalizer = features.new_empty(num_tokens, dtype=torch.float32)
     dense_gradient = features.new_empty(features.shape, dtype=torch.float32)
     chosen_logits = torch.empty_like(targets.weights)
-    weight_VD = head.weight[:vocab_size]
+    real = head.cut(vocab_size)
     step = chunk_tokens(vocab_size)
     for start in range(0, num_tokens, step):
         part = slice(start, start + step)
-        logits_NV = head.logits(features[part], vocab_size).float()
+        logits_NV = real.logits(features[part]).float()
         ids = targets.token_ids[part]
         chosen_logits[part] = logits_NV.gather(1, ids.flatten(1)).view(ids.shape)
         log_normalizer[part] = torch.logsumexp(logits_NV, dim=1)
-        slope_NV = head.transform.derivative(logits_NV)
-        probability_NV = (logits_NV - log_normalizer[part, None]).exp_()
-        dense_gradient[part] = ((probability_NV * slope_NV).to(weight_VD.dtype) @ weight_VD).float()
+        mean_NV = (logits_NV - log_normalizer[part, None]).exp_()
+        if not head.transform.is_identity:
+            mean_NV *= head.transform.derivative(logits_NV)
+        dense_gradient[part] = (mean_NV.to(real.weight.dtype) @ real.weight).float()
     cross_entropy = log_normalizer[:, None] - (targets.weights * chosen_logits).sum(-1)
     return Sweep(
         features=features,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 __all__ = [
     "CacheSection",
@@ -23,10 +23,19 @@ __all__ = [
     "VerbalizerSection",
 ]
 
+
+def _at_home(name: str) -> str:
+    return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
 StageName = Literal["verbalization", "interaction", "finetuning"]
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A path; ``~`` is the user's home."""
+UserName = Annotated[str, AfterValidator(_at_home)]
+"""A folder or a hub name; ``~`` is the user's home."""
 Contradiction = tuple[str, str]
 """The path of a field, and what is wrong with it beside the others."""
 
@@ -34,7 +43,9 @@ Contradiction = tuple[str, str]
 class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys, documented beneath each field."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Schedule(Section):
@@ -67,11 +78,18 @@ class Schedule(Section):
     gradient_checkpointing: bool = False
     """Recompute the backbone's activations in the backward pass, for memory."""
 
+    def decisive(self) -> dict[str, object]:
+        """The settings that the trained weights follow from, as JSON values."""
+        spared = {"log_every", "save_every", "workers", "gradient_checkpointing"}
+        return self.model_dump(mode="json", exclude=spared)
+
     def contradictions(self, path: str) -> list[Contradiction]:
         """Fields that exclude one another, as (path, fault)."""
         found = []
         if self.steps is not None and self.epochs is not None:
             found.append((f"{path}.epochs", "contradicts steps: give one of the two"))
+        if self.steps is not None and self.warmup_steps > self.steps:
+            found.append((f"{path}.warmup_steps", f"is above steps ({self.steps})"))
         if self.final_learning_rate > self.learning_rate:
             found.append(
                 (f"{path}.final_learning_rate", f"is above learning_rate ({self.learning_rate:g})")
@@ -104,13 +122,13 @@ class VerbalizationSection(Schedule):
 class ModelSection(Section):
     """A teacher or a student."""
 
-    model: str | None = None
+    model: UserName | None = None
     """`from_pretrained` name or folder, its processor included."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weights' dtype; `auto` takes the checkpoint's own."""
     taps: list[int] | None = None
     """0-based indices of the decoder blocks to read; every 4th from 2 by default."""
-    verbalizers: Path | None = None
+    verbalizers: UserPath | None = None
     """Folder of trained verbalizers; they are trained if none is given."""
     verbalizer: VerbalizerSection = VerbalizerSection()
     """Structure of the verbalizers to train."""
@@ -132,7 +150,7 @@ class ModelSection(Section):
 class DataSection(Section):
     """Conversations that teacher and student both read."""
 
-    path: str | None = None
+    path: UserName | None = None
     """JSON or JSONL file, folder saved by `datasets`, or hub name."""
     split: str = "train"
     """Split of a `datasets` source."""
@@ -145,7 +163,7 @@ class DataSection(Section):
 class CacheSection(Section):
     """The teacher's record."""
 
-    path: Path | None = None
+    path: UserPath | None = None
     """Folder of the cache; `<output>/cache` by default."""
     k: Positive = 4
     """Most likely tokens kept per response token and tap."""
@@ -232,11 +250,11 @@ class Recipe(Section):
     """Stage three."""
     stages: list[StageName] = ["verbalization", "interaction", "finetuning"]
     """Stages of the student to run; `[finetuning]` alone is plain fine-tuning, without a cache."""
-    output: Path = Path("runs/vlsi")
+    output: UserPath = Path("runs/vlsi")
     """Folder of everything the run writes."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `mps`, …"""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of initialisation, data order, tail draws and matching."""
 
     @property
@@ -264,6 +282,10 @@ class Recipe(Section):
         found = self.teacher.contradictions("teacher") + self.student.contradictions("student")
         found += self.interaction.contradictions("interaction")
         found += self.finetuning.contradictions("finetuning")
+        if self.student.dtype == "float16":
+            found.append(("student.dtype", "float16 cannot be trained; use bfloat16 or float32"))
+        if len(set(self.stages)) != len(self.stages):
+            found.append(("stages", f"names a stage twice: {', '.join(self.stages)}"))
         if not self.stages:
             found.append(("stages", "is empty: name at least one stage"))
         if "interaction" in self.stages and "verbalization" not in self.stages:

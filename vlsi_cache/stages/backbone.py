@@ -16,11 +16,13 @@ from vlsi_cache.models import (
     Decoder,
     TapState,
     bind_decoder,
+    chat_template_hash,
     load_model,
     load_processor,
     record_taps,
     text_config,
     tokenizer_of,
+    vocabulary_hash,
     vocabulary_size,
     weights_fingerprint,
 )
@@ -49,6 +51,15 @@ class Backbone:
     def device(self) -> torch.device:
         """Where the head lives."""
         return self.decoder.head.weight.device
+
+    def identity(self) -> dict[str, str]:
+        """What a stage's result depends on: weights and dtype, tokens, template."""
+        return {
+            "weights": self.fingerprint,
+            "dtype": str(self.decoder.model.dtype).removeprefix("torch."),
+            "tokenizer": vocabulary_hash(tokenizer_of(self.processor)),
+            "chat_template": chat_template_hash(self.processor),
+        }
 
     def encoder(self, data: DataSection) -> BatchEncoder:
         """Conversations → batches, bounded by the model's context."""

@@ -22,6 +22,7 @@ from vlsi_cache.objectives.sweep import chunk_tokens
 from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.stages.processes import share_of
+from vlsi_cache.stages.workers import workers_faults
 from vlsi_cache.store import CacheWriter, SampleRecord
 from vlsi_cache.verbalizer import VerbalizerBank
 
@@ -99,11 +100,11 @@ class TeacherPass:
         self, decoder: Decoder, features: Tensor, labels: Tensor, draws: Tensor
     ) -> SparseDistribution:
         vocab_size = self.backbone.vocab_size
-        step = chunk_tokens(vocab_size)
+        head, step = decoder.head.cut(vocab_size), chunk_tokens(vocab_size)
         parts = []
         for start in range(0, len(features), step):
             part = slice(start, start + step)
-            logits = decoder.head.logits(features[part], vocab_size).float()
+            logits = head.logits(features[part]).float()
             parts.append(sparsify(logits, labels[part], draws[part], k=self.k, m=self.m))
         return SparseDistribution.concatenate(parts)
 
@@ -205,7 +206,8 @@ def _batches(
         collate_fn=_KeyedBatches(collate),
         num_workers=workers,
     )
-    yield from loader
+    with workers_faults():
+        yield from loader
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,8 +94,8 @@ def finetune(
         StageError: the folder holds another run's stage.
     """
     settings, result = recipe.finetuning, recipe.student_path
-    stage = StageFolder(folder, {**inherited, "finetuning": settings.model_dump()})
-    if not stage.begin():
+    stage = StageFolder(folder, {**inherited, "finetuning": settings.decisive()})
+    if not stage.begin(result / "config.json"):
         return result
     module = Finetuning(student, settings)
     model = student.decoder.model

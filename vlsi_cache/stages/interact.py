@@ -43,7 +43,8 @@ class Interaction(StageModule):
         seed: of adapters and matching draws.
     """
 
-    accepts_loss_kwargs = False
+    accepts_loss_kwargs = True
+    generator: torch.Generator
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class Interaction(StageModule):
         self.vocab_size = student.vocab_size
         self.matching = matching
         self.per_sample = per_sample
-        self.draws = self.generator = torch.Generator(device=student.device).manual_seed(seed)
+        self.generator = torch.Generator(device=student.device).manual_seed(seed)
 
     def forward(
         self,
@@ -82,6 +83,7 @@ class Interaction(StageModule):
         teacher_ids: Tensor,
         teacher_weights: Tensor,
         teacher_entropy: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
         """Loss of Algorithm 1 plus KL at the output, nats per response token.
 
@@ -93,6 +95,7 @@ class Interaction(StageModule):
             teacher_ids: ``[N, L_t + 1, S]``, final output last.
             teacher_weights: same shape.
             teacher_entropy: ``[N, L_t + 1]``.
+            num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
         decoder = self.decoder
         targets = SparseTargets(teacher_ids, teacher_weights, teacher_entropy)
@@ -101,13 +104,15 @@ class Interaction(StageModule):
         reads = self.bank(states, positions).values()
         sweeps = [self._sweep(decoder.features(read), inner) for read in reads]
         output = self._sweep(final, targets.candidate(-1))
-        token_weights = torch.full((len(labels),), 1.0 / len(labels), device=labels.device)
+        count = num_items_in_batch if num_items_in_batch is not None else len(labels)
+        token_weights = torch.ones(len(labels), device=labels.device) / count
+        to_mean = count / len(labels)
         chosen = self._match(sweeps, token_samples, inputs["input_ids"].shape[0])
         loss = matched_divergence(output, torch.zeros_like(labels), token_weights)
-        self.observe("kl_output", loss)
+        self.observe("kl_output", loss * to_mean)
         for tap, sweep, matched in zip(self.bank.taps, sweeps, chosen, strict=True):
             tap_loss = matched_divergence(sweep, matched, token_weights)
-            self.observe(f"kl_tap_{tap}", tap_loss)
+            self.observe(f"kl_tap_{tap}", tap_loss * to_mean)
             self.observe(f"match_tap_{tap}", matched.float().mean())
             loss = loss + tap_loss
         return {"loss": loss}
@@ -119,19 +124,15 @@ class Interaction(StageModule):
         """The matched teacher tap of every student tap and token, each ``[N]``."""
         divergence = torch.stack([sweep.divergences for sweep in sweeps])  # [L_s, N, L_t]
         if not self.per_sample:
-            matched = match_layers(divergence.mean(1), self.matching, self.draws)
+            matched = match_layers(divergence.mean(1), self.matching, self.generator)
             return [row.expand(len(token_samples)) for row in matched]
         totals = divergence.new_zeros(len(sweeps), num_samples, divergence.shape[2])
         totals.index_add_(1, token_samples, divergence)
-        counts = torch.bincount(token_samples, minlength=num_samples).clamp_(min=1)
-        means = totals / counts[None, :, None]
-        per_sample = torch.stack(
-            [
-                match_layers(means[:, sample], self.matching, self.draws)
-                for sample in range(num_samples)
-            ]
-        )  # [B, L_s]
-        return list(per_sample[token_samples].T)
+        counts = divergence.new_zeros(num_samples)
+        counts.index_add_(0, token_samples, torch.ones_like(divergence[0, :, 0]))
+        means = totals / counts.clamp_(min=1)[None, :, None]
+        matched = match_layers(means.transpose(0, 1), self.matching, self.generator)  # [B, L_s]
+        return list(matched[token_samples].T)
 
 
 def interact(
@@ -166,8 +167,8 @@ def interact(
     """
     settings = recipe.interaction
     result = folder / "model"
-    stage = StageFolder(folder, {**inherited, "interaction": settings.model_dump()})
-    if not stage.begin():
+    stage = StageFolder(folder, {**inherited, "interaction": settings.decisive()})
+    if not stage.begin(result / "config.json"):
         return result
     num_teacher_taps = len(cache.manifest.taps) - 1
     if settings.matching.search_range and num_teacher_taps == len(bank.taps):
@@ -198,7 +199,7 @@ def interact(
         autocast=autocast,
         seed=recipe.seed,
     )
-    adapted: Any = module.adapted.float()
+    adapted: Any = module.adapted.cpu().float()  # the sum is exact, and off the accelerator
     merged = adapted.merge_and_unload()
     save_checkpoint(merged, student.processor, result)
     stage.finish()

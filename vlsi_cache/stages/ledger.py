@@ -28,8 +28,11 @@ class StageFolder:
         self.path = path
         self.settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))
 
-    def begin(self) -> bool:
+    def begin(self, result: Path) -> bool:
         """Enter the folder.
+
+        Args:
+            result: last file of the stage's result to be written.
 
         Returns:
             Whether there is anything left to do.
@@ -49,7 +52,7 @@ class StageFolder:
                 where=self.path,
                 mend="Choose another output folder, or delete this one to train anew",
             )
-        return not record.get("finished", False)
+        return not (record.get("finished", False) and result.is_file())
 
     def finish(self) -> None:
         """Record that the stage's result is whole."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -11,6 +12,10 @@ from vlsi_cache.errors import RecipeError
 
 __all__ = ["on_main_process", "resolve_device", "share_of", "wait_for_everyone"]
 
+_PATIENCE = timedelta(days=1)
+"""How long processes wait for one another: a shard of a large teacher, or the writing of a large
+checkpoint, outlasts the ten minutes that collectives allow by default."""
+
 
 def resolve_device(device: str) -> torch.device:
     """The device a recipe names; ``auto`` takes this process's accelerator if there is one.
@@ -18,20 +23,27 @@ def resolve_device(device: str) -> torch.device:
     Called first by every command: it also joins the processes that ``accelerate launch`` began.
 
     Raises:
-        RecipeError: torch knows no such device, or it is not there.
+        RecipeError: it is not the device of this process.
     """
-    state = PartialState(cpu=device == "cpu")
-    if device == "auto":
-        return torch.device(state.device)
+    state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
+    own = torch.device(state.device)
     try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RecipeError(
-            f"no such device ({reason})", where="device", found=device, mend="Use auto or cpu"
-        ) from error
-    return resolved
+        asked = own if device == "auto" else torch.device(device)
+    except RuntimeError as error:
+        raise _wrong_device(device, own) from error
+    if asked.type != own.type or asked.index not in (None, own.index):
+        raise _wrong_device(device, own)
+    return own
+
+
+def _wrong_device(device: str, own: torch.device) -> RecipeError:
+    return RecipeError(
+        "this is not a device that the process can use",
+        where="device",
+        expected="auto or cpu" if own.type == "cpu" else f"auto, cpu or {own}",
+        found=device,
+        mend="Choose among several GPUs with CUDA_VISIBLE_DEVICES, or start accelerate launch",
+    )
 
 
 def on_main_process(write: Callable[[], object]) -> None:

@@ -61,7 +61,7 @@ def train_student(recipe: Recipe) -> Path:
         recipe,
         recipe.output / "finetuning",
         original=AutoConfig.from_pretrained(str(recipe.student.model)),
-        inherited={**settings, "weights": student.fingerprint},
+        inherited={**settings, **student.identity()},
         autocast=uses_autocast(section.dtype, device),
     )
 
@@ -94,7 +94,7 @@ def _distil(
         recipe.output / "interaction",
         inherited={
             **settings,
-            "weights": student.fingerprint,
+            **student.identity(),
             "verbalizers": verbalizers_fingerprint(bank),
             "cache": cache.manifest.model_dump(mode="json"),
         },
@@ -134,4 +134,12 @@ def _prove_same_tokenizer(cache: Cache, student: Backbone) -> None:
             f"{identity.vocab_size} tokens)",
             found=f"{found[:12]}, {student.vocab_size} tokens",
             mend="Choose a student of the teacher's family",
+        )
+    if student.vocab_size < identity.vocab_size:
+        raise CacheMismatchError(
+            "the student's head has fewer rows than the teacher's vocabulary",
+            where=student.name,
+            expected=f"at least {identity.vocab_size}",
+            found=student.vocab_size,
+            mend="Resize the student's embeddings to its tokenizer",
         )

@@ -21,11 +21,13 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from vlsi_cache.errors import StageError
 from vlsi_cache.recipe import Schedule
 from vlsi_cache.stages.processes import on_main_process
+from vlsi_cache.stages.workers import workers_faults
 
 __all__ = ["StageModule", "discard_checkpoints", "run_training"]
 
 logger = logging.getLogger(__name__)
 
+_CALMER = "Delete this folder, then lower the stage's learning_rate or add warmup_steps"
 _WEIGHTS = "model.safetensors"
 _GENERATOR = "generator_state"
 
@@ -97,7 +99,9 @@ def run_training(
     trainer.remove_callback(ProgressCallback)
     if checkpoint is not None:
         logger.info("%s: going on from %s", name, checkpoint.name)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with workers_faults():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.prove_finite()
 
 
 def discard_checkpoints(folder: Path) -> None:
@@ -131,6 +135,7 @@ def _arguments(
         dataloader_num_workers=schedule.workers,
         remove_unused_columns=False,
         report_to=[],
+        logging_nan_inf_filter=False,  # the loss is checked here, and the filter waits every step
         disable_tqdm=True,
         use_cpu=device.type == "cpu",
         bf16=autocast,
@@ -205,6 +210,18 @@ class _StageTrainer(Trainer):
         assert isinstance(module, StageModule)
         return module
 
+    def prove_finite(self) -> None:
+        """Refuse trained parameters that are NaN or infinite."""
+        broken = [
+            name for name, value in self._trainable().items() if not torch.isfinite(value).all()
+        ]
+        if broken:
+            raise StageError(
+                f"{len(broken)} of the trained parameters are not finite ({broken[0]} …)",
+                where=self.args.output_dir,
+                mend=_CALMER,
+            )
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         for name, mean in self._module().collect().items():
             logs[name] = self.accelerator.reduce(mean, reduction="mean").item()
@@ -213,7 +230,7 @@ class _StageTrainer(Trainer):
             raise StageError(
                 f"loss is {loss} at step {self.state.global_step}",
                 where=self.args.output_dir,
-                mend="Lower the stage's learning_rate, or add warmup_steps",
+                mend=_CALMER,
             )
         super().log(logs, start_time)
 

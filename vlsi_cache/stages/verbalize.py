@@ -121,7 +121,7 @@ def obtain_verbalizers(
         return load_verbalizers(section.verbalizers, decoder, fingerprint=backbone.fingerprint)
     taps = resolve_taps(section.taps, decoder.num_blocks, where=backbone.name)
     stage = StageFolder(folder, _settings(backbone, section, taps, dataset, data, seed))
-    if not stage.begin():
+    if not stage.begin(folder / "verbalizers.json"):
         return load_verbalizers(folder, decoder, fingerprint=backbone.fingerprint)
     bank = build_verbalizers(decoder, taps, section.verbalizer, seed=seed)
     run_training(
@@ -155,10 +155,10 @@ def _settings(
     seed: int,
 ) -> dict[str, Any]:
     return {
-        "weights": backbone.fingerprint,
+        **backbone.identity(),
         "taps": list(taps),
         "verbalizer": section.verbalizer.model_dump(),
-        "verbalization": section.verbalization.model_dump(),
+        "verbalization": section.verbalization.decisive(),
         "data": dataset.fingerprint(),
         "max_length": data.max_length,
         "seed": seed,

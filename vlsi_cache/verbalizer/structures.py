@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
 from vlsi_cache.models import TapState
@@ -84,25 +85,19 @@ class BlockVerbalizer(nn.Module):
 
     def forward(self, state: TapState, positions: Tensor, *, residual: bool) -> Tensor:
         """Verbalized hidden states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
-        own: TapState = _cast_floating(state, self.gate.dtype)
+        own = _cast_floating(state, self.gate.dtype)
         output = own.rerun(self.block)
         if residual:
             output = own.hidden + self.gate * (output - own.hidden)
         return output.flatten(0, 1)[positions].to(state.hidden.dtype)  # back to the backbone's
 
 
-def _cast_floating(value: Any, dtype: torch.dtype) -> Any:
-    """A tapped state with every floating tensor in the block's own dtype (masks, rotary tables)."""
-    if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
-    if isinstance(value, tuple | list):
-        return type(value)(_cast_floating(item, dtype) for item in value)
-    if isinstance(value, dict):
-        return {name: _cast_floating(item, dtype) for name, item in value.items()}
-    if isinstance(value, TapState):
-        return TapState(
-            hidden=_cast_floating(value.hidden, dtype),
-            args=_cast_floating(value.args, dtype),
-            kwargs=_cast_floating(value.kwargs, dtype),
+def _cast_floating(state: TapState, dtype: torch.dtype) -> TapState:
+    """The state with every floating tensor in the block's own dtype (masks, rotary tables)."""
+
+    def cast(value: Any) -> Any:
+        return recursively_apply(
+            lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, value
         )
-    return value
+
+    return TapState(hidden=cast(state.hidden), args=cast(state.args), kwargs=cast(state.kwargs))

@@ -1,0 +1,133 @@
+"""easy-VQA as conversations on disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageOps
+
+from vlsi_cache.data import load_conversations
+from vlsi_cache.demo.dataset import (
+    DemoData,
+    Question,
+    answer_floor,
+    load_questions,
+    prepare_data,
+)
+from vlsi_cache.errors import StageError
+
+NUM_TRAIN = 6
+NUM_HELDOUT = 4
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _asked(rows: list[dict[str, Any]]) -> Counter[tuple[str, str, str]]:
+    """How often each (image, question, answer) is there."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for row in rows:
+        messages = row["messages"]
+        image = messages[0]["content"][0]["path"]
+        for user, assistant in zip(messages[::2], messages[1::2], strict=True):
+            question, answer = user["content"][-1]["text"], assistant["content"][0]["text"]
+            found[image, question, answer] += 1
+    return found
+
+
+def test_every_training_question_is_asked_and_those_for_a_shape_four_times(
+    demo_data: DemoData,
+) -> None:
+    expected: Counter[tuple[str, str, str]] = Counter()
+    for question in load_questions("train", NUM_TRAIN):
+        weight = 4 if question.answer in ("circle", "rectangle", "triangle") else 1
+        for suffix in ("", "-mirrored"):
+            image = f"images/train-{question.image.stem}{suffix}.png"
+            expected[image, question.text, question.answer] += weight
+    assert _asked(_rows(demo_data.train)) == expected
+
+
+def test_every_held_out_question_is_asked_once_about_the_image_as_it_is(
+    demo_data: DemoData,
+) -> None:
+    expected = Counter(
+        (f"images/test-{one.image.stem}.png", one.text, one.answer)
+        for one in load_questions("test", NUM_HELDOUT)
+    )
+    assert _asked(_rows(demo_data.heldout)) == expected
+
+
+def test_conversations_have_one_image_and_at_most_three_turns(demo_data: DemoData) -> None:
+    for row in _rows(demo_data.train):
+        parts = [part["type"] for message in row["messages"] for part in message["content"]]
+        assert parts.count("image") == 1
+        assert parts[0] == "image"
+        assert 2 <= len(row["messages"]) <= 6
+
+
+def test_a_mirrored_image_is_the_image_mirrored(demo_data: DemoData) -> None:
+    images = demo_data.train.parent / "images"
+    mirrored = sorted(images.glob("train-*-mirrored.png"))
+    assert len(mirrored) == NUM_TRAIN
+    for path in mirrored:
+        with Image.open(path) as found, Image.open(str(path).replace("-mirrored", "")) as source:
+            assert found.tobytes() == ImageOps.mirror(source).tobytes()
+
+
+def test_the_library_reads_the_conversations(demo_data: DemoData) -> None:
+    for path in (demo_data.train, demo_data.heldout):
+        conversations = load_conversations(path)
+        rows = _rows(path)
+        assert [one.sample_id for one in conversations] == [row["id"] for row in rows]
+        assert len(conversations.fingerprint()) == 64
+
+
+def test_the_same_seed_gives_the_same_files(demo_data: DemoData, tmp_path: Path) -> None:
+    sizes = {"num_train": NUM_TRAIN, "num_heldout": NUM_HELDOUT}
+    again = prepare_data(tmp_path / "again", **sizes, seed=0)
+    other = prepare_data(tmp_path / "other", **sizes, seed=1)
+    assert again.train.read_bytes() == demo_data.train.read_bytes()
+    assert again.heldout.read_bytes() == demo_data.heldout.read_bytes()
+    assert other.train.read_bytes() != demo_data.train.read_bytes()
+
+
+def test_finished_data_are_kept_and_interrupted_ones_written_again(tmp_path: Path) -> None:
+    sizes = {"num_train": 2, "num_heldout": 1, "seed": 0}
+    data = prepare_data(tmp_path, **sizes)
+    expected = data.train.read_bytes()
+    data.train.write_bytes(b"finished\n")
+    assert prepare_data(tmp_path, **sizes).train.read_bytes() == b"finished\n"
+    data.train.unlink()
+    assert prepare_data(tmp_path, **sizes).train.read_bytes() == expected
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_answering_without_looking_at_the_whole_set_scores_67_percent() -> None:
+    train, heldout = load_questions("train", 4000), load_questions("test", 1000)
+    assert (len(train), len(heldout)) == (38575, 9673)
+    assert round(answer_floor(train, heldout), 3) == 0.670
+
+
+def test_the_floor_is_each_questions_commonest_training_answer() -> None:
+    image = Path("any.png")
+
+    def ask(*pairs: tuple[str, str]) -> list[Question]:
+        return [Question(image, text, answer) for text, answer in pairs]
+
+    train = ask(("red?", "yes"), ("red?", "yes"), ("red?", "no"), ("shape?", "circle"))
+    heldout = ask(("red?", "yes"), ("red?", "no"), ("shape?", "circle"), ("unheard?", "yes"))
+    assert answer_floor(train, heldout) == 0.75
+
+
+def test_without_the_data_package_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "easy_vqa", None)  # as Python has it when an import failed
+    with pytest.raises(StageError, match=r"pip install 'vlsi-cache\[demo\]'"):
+        load_questions("train", 1)
