@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoProcessor,
     PreTrainedTokenizerFast,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
@@ -16,7 +17,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-__all__ = ["build_processor", "save_untrained"]
+__all__ = ["build_processor", "save_untrained", "share_vision_tower"]
 
 _IMAGE_SIDE = 64
 _PATCH = 8
@@ -138,4 +139,22 @@ def save_untrained(
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return folder
+
+
+def share_vision_tower(student: Path, teacher: Path, folder: Path) -> Path:
+    """A copy of the student with the teacher's vision tower, as all sizes of Qwen2-VL share one.
+
+    Args:
+        student: untrained checkpoint.
+        teacher: trained checkpoint of the same width.
+        folder: where to write; a finished folder is kept.
+    """
+    if (folder / "config.json").is_file() and (folder / "processor_config.json").is_file():
+        return folder
+    model = Qwen2VLForConditionalGeneration.from_pretrained(student)
+    seeing = Qwen2VLForConditionalGeneration.from_pretrained(teacher)
+    model.model.visual.load_state_dict(seeing.model.visual.state_dict())
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(student).save_pretrained(folder)
     return folder

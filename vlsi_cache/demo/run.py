@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from vlsi_cache.demo.dataset import DemoData, answer_floor, load_questions, prepare_data
-from vlsi_cache.demo.models import build_processor, save_untrained
+from vlsi_cache.demo.models import build_processor, save_untrained, share_vision_tower
 from vlsi_cache.demo.scoring import count_right_answers, held_out_divergence, wilson_interval
 from vlsi_cache.demo.table import (
     DemoAccuracy,
@@ -55,11 +55,11 @@ class DemoSize:
 FULL = DemoSize(
     train_images=4000,
     heldout_images=500,
-    teacher_steps=650,
+    teacher_steps=600,
     pretraining_steps=300,
     verbalization_steps=100,
-    interaction_steps=120,
-    finetuning_steps=60,
+    interaction_steps=400,
+    finetuning_steps=30,
     dumped_samples=4096,
     batch_size=32,
     divergence_samples=500,
@@ -98,8 +98,7 @@ def run_demo(out: Path, size: DemoSize, *, seed: int = 0) -> DemoSummary:
     _prove_same_size(out, size)
     data = _prepare(out, size, seed)
     _say("1/4  training teacher and student from scratch")
-    teacher = _pretrain(out, size, data, "teacher", size.teacher_steps, seed)
-    student = _pretrain(out, size, data, "student", size.pretraining_steps, seed)
+    teacher, student = _pretrain(out, size, data, seed)
     recipe = _write_recipe(out / "recipe.yaml", _recipe(out, size, data, teacher, student, seed))
     _say("2/4  teacher pass: verbalizers, then the cache")
     _vlsi_cache("dump-teacher", "--recipe", recipe)
@@ -152,16 +151,22 @@ def _prepare(out: Path, size: DemoSize, seed: int) -> DemoData:
     return data
 
 
-def _pretrain(out: Path, size: DemoSize, data: DemoData, name: str, steps: int, seed: int) -> Path:
-    """The teacher is trained until it is good; the student until it sees, as any base model."""
-    return train_from_scratch(
-        out / "untrained" / name,
-        data.train,
-        out / "from-scratch" / name,
-        steps=steps,
-        batch_size=size.batch_size,
-        seed=seed,
-    )
+def _pretrain(out: Path, size: DemoSize, data: DemoData, seed: int) -> tuple[Path, Path]:
+    """Train the teacher until it is good; the student a little, as a base model to improve."""
+
+    def train(name: str, untrained: Path, steps: int) -> Path:
+        return train_from_scratch(
+            untrained,
+            data.train,
+            out / "from-scratch" / name,
+            steps=steps,
+            batch_size=size.batch_size,
+            seed=seed,
+        )
+
+    teacher = train("teacher", out / "untrained" / "teacher", size.teacher_steps)
+    seeing = share_vision_tower(out / "untrained" / "student", teacher, out / "seeing-student")
+    return teacher, train("student", seeing, size.pretraining_steps)
 
 
 def _recipe(
@@ -174,10 +179,13 @@ def _recipe(
         "data": {"path": str(data.train), "limit": size.dumped_samples},
         "cache": {"k": 4, "m": 4, "batch_size": size.batch_size},
         "interaction": {
-            **_schedule(size, size.interaction_steps, 2e-3),
-            "lora": {"rank": 32, "alpha": 32},
+            **_schedule(size, size.interaction_steps, 4e-3),
+            "lora": {"rank": 64, "alpha": 64},
         },
-        "finetuning": _schedule(size, size.finetuning_steps, 5e-4),
+        "finetuning": {
+            **_schedule(size, size.finetuning_steps, 3e-4),
+            "train_vision_tower": False,
+        },
         "output": str(out),
         "device": "cpu",
         "seed": seed,
