@@ -56,11 +56,11 @@ FULL = DemoSize(
     train_images=4000,
     heldout_images=500,
     teacher_steps=600,
-    pretraining_steps=300,
+    pretraining_steps=120,
     verbalization_steps=100,
-    interaction_steps=400,
+    interaction_steps=370,
     finetuning_steps=30,
-    dumped_samples=4096,
+    dumped_samples=2048,
     batch_size=32,
     divergence_samples=500,
 )
@@ -183,7 +183,7 @@ def _recipe(
             "lora": {"rank": 64, "alpha": 64},
         },
         "finetuning": {
-            **_schedule(size, size.finetuning_steps, 3e-4),
+            **_schedule(size, size.finetuning_steps, 5e-4),
             "train_vision_tower": False,
         },
         "output": str(out),
