@@ -7,6 +7,7 @@ verbalizer is then exactly the logit lens, and training starts from a sound read
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -19,12 +20,12 @@ from vlsi_cache.models import TapState
 __all__ = ["BlockVerbalizer", "GatedVerbalizer", "LinearVerbalizer", "PositionwiseVerbalizer"]
 
 
-class PositionwiseVerbalizer(nn.Module):
+class PositionwiseVerbalizer(nn.Module, ABC):
     """A verbalizer that reads each position by itself."""
 
+    @abstractmethod
     def change(self, hidden: Tensor) -> Tensor:
         """What to add to ``hidden``, ``[N, D]`` → ``[N, D]``."""
-        raise NotImplementedError
 
     def forward(self, state: TapState, positions: Tensor, *, residual: bool) -> Tensor:
         """Verbalized hidden states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
