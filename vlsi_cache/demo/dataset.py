@@ -24,7 +24,7 @@ _TURNS = 3
 """Questions per conversation: more answers per image token than one, less padding than all."""
 _SHAPE_WEIGHT = 4
 """How often a training question comes whose answer is a shape: one in ten is, yet shapes are the
-hardest to see, and questions of yes and no can be answered well without them."""
+hardest to see, and most questions of yes and no can be answered without them."""
 
 
 @dataclass(frozen=True, slots=True)
