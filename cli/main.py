@@ -13,6 +13,7 @@ COMMANDS = {
     "dump-teacher": "vlsi_cache.cli.dump_teacher",
     "train-student": "vlsi_cache.cli.train_student",
     "inspect": "vlsi_cache.cli.inspect",
+    "verify": "vlsi_cache.cli.verify",
     "demo": "vlsi_cache.cli.demo",
 }
 
@@ -40,6 +41,7 @@ def cli() -> None:
     vlsi-cache dump-teacher   reads the teacher once, into a cache
     vlsi-cache train-student  learns from the cache alone
     vlsi-cache inspect        says what a cache holds
+    vlsi-cache verify         proves that a cache is as it was written
     """  # noqa: D301 (click reads the backspace as: keep these lines)
 
 

@@ -26,8 +26,12 @@ OUTPUT_TAP: Final = -1
 """The tap that stands for the model's own output."""
 
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Count = Annotated[int, Field(ge=0)]
-_Positive = Annotated[int, Field(ge=1)]
+# the bounds keep a hostile manifest from asking for more than any machine holds
+_Count = Annotated[int, Field(ge=0, le=10**12)]
+_Positive = Annotated[int, Field(ge=1, le=10**9)]
+_MAX_SHARDS: Final = 10**6
+_MAX_TAPS: Final = 10**4
+_Block = Annotated[int, Field(ge=-1, le=10**6)]
 
 
 class _Part(BaseModel):
@@ -97,7 +101,7 @@ class CacheManifest(_Part):
     """SHA-256 of the chat template that rendered the conversations."""
     dataset: DatasetIdentity
     """The conversations that were recorded."""
-    taps: tuple[Annotated[int, Field(ge=-1)], ...] = Field(min_length=1, strict=False)
+    taps: tuple[_Block, ...] = Field(min_length=1, max_length=_MAX_TAPS, strict=False)
     """0-based decoder block indices, ascending; the last is -1, the model's own output."""
     sampling: Sampling
     """What is kept of each distribution."""
@@ -115,6 +119,10 @@ class CacheManifest(_Part):
             raise ValueError("taps must ascend without repetition and end with -1, the output")
         if self.sampling.k + self.sampling.m > self.tokenizer.vocab_size:
             raise ValueError("sampling.k + sampling.m exceeds tokenizer.vocab_size")
+        if self.num_shards > _MAX_SHARDS:
+            raise ValueError(
+                f"{self.num_shards:,} shards, at most {_MAX_SHARDS:,}: raise samples_per_shard"
+            )
         return self
 
     @property

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from support.archives import chunk_of, read_entries, shard_file, write_entries
 from support.caches import make_cache, make_manifest, make_record
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import CacheError
@@ -65,7 +66,9 @@ def test_a_cache_without_shards_has_no_means(tmp_path: Path) -> None:
 
 def test_a_damaged_shard_is_an_error_and_not_a_statistic(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
-    (tmp_path / "shards/00001.zarr/entropy/c/0/0").unlink()
+    entries = read_entries(shard_file(tmp_path, 1))
+    del entries[chunk_of(entries, "entropy")]
+    write_entries(shard_file(tmp_path, 1), entries)
     with pytest.raises(CacheError, match=r"00001\.zarr"):
         summarize_cache(cache)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.caches import make_cache, make_manifest, make_record
+from support.archives import chunk_of, edited_group, read_entries, shard_file, write_entries
+from support.caches import make_cache, make_manifest, make_record, sha256
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store import create_cache, open_cache
 
@@ -38,56 +41,73 @@ def copy(sound: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sound, tmp_path / "cache"))
 
 
-def chunk_file(cache: Path, array: str) -> Path:
-    (file,) = (p for p in (cache / "shards/00000.zarr" / array / "c").rglob("*") if p.is_file())
-    return file
-
-
 def assert_refused(cache: Path) -> None:
     """Both ways of reading refuse the first shard in one line that names it and the mend."""
     for read in (lambda c: [c[0], c[1]], lambda c: list(c.iter_shards())):
         with pytest.raises(CacheError) as caught:
             read(open_cache(cache))
         message = str(caught.value)
-        assert "00000.zarr" in message
+        assert "00000.zarr.zip" in message
         assert "run dump-teacher again" in message
         assert "\n" not in message
     assert open_cache(cache)[2].sample_id == "sample-2"  # the other shard is as good as ever
 
 
-@given(array=st.sampled_from(ARRAYS), data=st.data())
-@settings(max_examples=40, deadline=None)
-def test_a_flipped_bit_in_any_chunk_is_an_error(
-    sound: Path, array: str, data: st.DataObject
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_flipped_bit_anywhere_is_an_error_or_changes_no_number(
+    sound: Path, data: st.DataObject
 ) -> None:
-    file = chunk_file(sound, array)
-    content = file.read_bytes()
+    file = shard_file(sound, 0)
+    content, wanted = file.read_bytes(), [pickle.dumps(record) for record in open_cache(sound)]
     at = data.draw(st.integers(0, len(content) - 1))
     damaged = bytearray(content)
     damaged[at] ^= 1 << data.draw(st.integers(0, 7))
     try:
         file.write_bytes(damaged)
-        assert_refused(sound)
+        with contextlib.suppress(CacheError):
+            assert [pickle.dumps(record) for record in open_cache(sound)] == wanted
     finally:
         file.write_bytes(content)
 
 
+@given(array=st.sampled_from(ARRAYS), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_flipped_bit_in_any_chunk_is_an_error_whatever_the_zip_says(
+    sound: Path, array: str, data: st.DataObject
+) -> None:
+    file = shard_file(sound, 0)
+    entries = read_entries(file)
+    chunk = chunk_of(entries, array)
+    damaged = bytearray(entries[chunk])
+    damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        write_entries(file, entries | {chunk: bytes(damaged)})
+        assert_refused(sound)
+    finally:
+        write_entries(file, entries)
+
+
 @pytest.mark.parametrize("array", ARRAYS)
 def test_a_missing_chunk_is_an_error_and_not_zeros(copy: Path, array: str) -> None:
-    chunk_file(copy, array).unlink()
+    entries = read_entries(shard_file(copy, 0))
+    del entries[chunk_of(entries, array)]
+    write_entries(shard_file(copy, 0), entries)
     assert_refused(copy)
 
 
-@pytest.mark.parametrize("array", ARRAYS)
-def test_a_truncated_file_is_an_error(copy: Path, array: str) -> None:
-    file = chunk_file(copy, array)
-    file.write_bytes(file.read_bytes()[:-5])
+@pytest.mark.parametrize("kept", [0, 1, 21, 22, 500, -100, -5, -1])
+def test_a_truncated_file_is_an_error(copy: Path, kept: int) -> None:
+    file = shard_file(copy, 0)
+    file.write_bytes(file.read_bytes()[:kept])
     assert_refused(copy)
 
 
 @pytest.mark.parametrize("array", ["", *ARRAYS])
 def test_missing_metadata_is_an_error(copy: Path, array: str) -> None:
-    (copy / "shards/00000.zarr" / array / "zarr.json").unlink()
+    entries = read_entries(shard_file(copy, 0))
+    del entries[f"{array}/zarr.json".lstrip("/")]
+    write_entries(shard_file(copy, 0), entries)
     assert_refused(copy)
 
 
@@ -100,17 +120,24 @@ def test_missing_metadata_is_an_error(copy: Path, array: str) -> None:
         ("entropy", "fill_value", 0.0),
         ("sample_ids", "shape", [5]),
         ("", "attributes", {}),
-        ("", "attributes", {"vlsi_cache": {"shard_index": 0, "num_samples": 3, "num_tokens": 9}}),
-        ("", "attributes", {"vlsi_cache": {"shard_index": 1, "num_samples": 2, "num_tokens": 9}}),
-        ("", "attributes", {"vlsi_cache": {"shard_index": 0, "num_samples": 2, "num_tokens": 1}}),
+        ("", "vlsi_cache", {"cache": sha256("another manifest")}),
+        ("", "vlsi_cache", {"num_samples": 3}),
+        ("", "vlsi_cache", {"shard_index": 1}),
+        ("", "vlsi_cache", {"num_tokens": 1}),
+        ("", "vlsi_cache", {"surprise": 1}),
     ],
 )
 def test_metadata_that_contradicts_the_manifest_is_an_error(
     copy: Path, array: str, field: str, value: object
 ) -> None:
-    file = copy / "shards/00000.zarr" / array / "zarr.json"
-    metadata = json.loads(file.read_bytes())
-    file.write_text(json.dumps(metadata | {field: value}))
+    entries = read_entries(shard_file(copy, 0))
+    name = f"{array}/zarr.json".lstrip("/")
+    metadata = json.loads(entries[name])
+    if field == "vlsi_cache":
+        metadata["attributes"][field] |= value
+    else:
+        metadata[field] = value
+    write_entries(shard_file(copy, 0), entries | {name: json.dumps(metadata).encode()})
     assert_refused(copy)
 
 
@@ -132,15 +159,15 @@ def test_metadata_that_contradicts_the_manifest_is_an_error(
 def test_an_impossible_value_with_a_sound_checksum_is_an_error(
     copy: Path, array: str, value: float
 ) -> None:
-    group = zarr.open_group(copy / "shards/00000.zarr", mode="r+")
-    stored = group[array]
-    assert isinstance(stored, zarr.Array)
-    stored[0] = value
+    with edited_group(shard_file(copy, 0)) as group:
+        stored = group[array]
+        assert isinstance(stored, zarr.Array)
+        stored[0] = value
     assert_refused(copy)
 
 
 def test_swapped_shards_are_an_error(copy: Path) -> None:
-    first, second = (copy / "shards" / name for name in ("00000.zarr", "00001.zarr"))
+    first, second = shard_file(copy, 0), shard_file(copy, 1)
     first.rename(copy / "aside")
     second.rename(first)
     (copy / "aside").rename(second)
@@ -148,10 +175,42 @@ def test_swapped_shards_are_an_error(copy: Path) -> None:
         open_cache(copy)[0]
 
 
+def test_a_shard_of_another_cache_is_an_error(copy: Path, tmp_path: Path) -> None:
+    other = make_manifest(num_samples=4, samples_per_shard=2, verbalizers_fingerprint=sha256("?"))
+    make_cache(tmp_path / "other", other)
+    shutil.copy(shard_file(tmp_path / "other", 0), shard_file(copy, 0))
+    with pytest.raises(CacheError, match="belongs to another cache"):
+        open_cache(copy)[0]
+
+
+def test_an_index_of_another_cache_is_an_error(copy: Path, tmp_path: Path) -> None:
+    other = make_manifest(num_samples=4, samples_per_shard=2, verbalizers_fingerprint=sha256("?"))
+    make_cache(tmp_path / "other", other)
+    shutil.copy(tmp_path / "other/index.json", copy)
+    with pytest.raises(CacheError, match=r"index\.json: index and manifest belong to different"):
+        open_cache(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("manifest.json", b'{"format_version": 1'),
+        ("index.json", b'{"format_version": 1'),
+        ("index.json", b'{"format_version": 1, "shards": [{}]}'),
+        ("index.json", b"[" * 100_000),
+    ],
+)
+def test_a_torn_document_is_an_error_that_names_it(copy: Path, name: str, content: bytes) -> None:
+    (copy / name).write_bytes(content)
+    with pytest.raises(CacheError, match=name.replace(".", r"\.")):
+        open_cache(copy)
+
+
 def test_deleting_a_damaged_shard_and_dumping_again_mends_the_cache(
     sound: Path, copy: Path
 ) -> None:
-    shutil.rmtree(copy / "shards/00000.zarr")
+    shard_file(copy, 0).unlink()
+    (copy / "shards/00000.json").unlink()
     manifest = open_cache(copy).manifest
     writer = create_cache(copy, manifest)
     assert writer.missing_shards() == [0]

@@ -162,7 +162,7 @@ def test_a_pickled_cache_holds_its_path_only(tmp_path: Path) -> None:
     assert len(pickle.dumps(cache)) < 1000
 
 
-def test_opening_a_cache_reads_the_manifest_only(tmp_path: Path) -> None:
+def test_opening_a_cache_reads_no_shard(tmp_path: Path) -> None:
     make_cache(tmp_path)
     for file in (tmp_path / "shards").rglob("*"):
         if file.is_file():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -10,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.archives import chunk_of, read_entries, shard_file, write_entries
 from support.caches import make_cache, make_manifest, make_record, sha256
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.store import create_cache, open_cache
-from vlsi_cache.store.publish import publish_folder, remove_leftovers
+from vlsi_cache.store.local import LocalPlace
 
 WRITE_ALL = """
 import sys
@@ -37,26 +40,6 @@ def all_files(path: Path) -> dict[Path, bytes]:
     return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-def test_a_run_killed_amid_its_shards_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    manifest = make_manifest(num_samples=24, samples_per_shard=2)
-    make_cache(tmp_path / "unbroken", manifest)
-    killed = tmp_path / "killed"
-    for num_published in (1, 5, 9):
-        process = start_writer(killed)
-        while process.poll() is None:
-            partial = list((killed / "shards").glob(".*.partial"))
-            if len(list((killed / "shards").glob("0*.zarr"))) >= num_published and partial:
-                process.kill()  # SIGKILL, with a temporary folder half filled
-                process.wait()
-        assert process.returncode == -9
-    cache = open_cache(killed)
-    assert not cache.is_complete
-    assert all(len(shard) == 2 for shard in cache.iter_shards())
-    assert start_writer(killed).wait() == 0
-    assert open_cache(killed).is_complete
-    assert all_files(killed) == all_files(tmp_path / "unbroken")
-
-
 def test_two_writers_at_once_fill_one_sound_cache(tmp_path: Path) -> None:
     make_cache(tmp_path / "alone", make_manifest(num_samples=24, samples_per_shard=2))
     writers = [start_writer(tmp_path / "shared") for _ in range(2)]
@@ -72,31 +55,83 @@ def test_a_shard_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     assert all_files(tmp_path) == before
 
 
-def test_a_living_writers_temporary_folder_is_left_alone(tmp_path: Path) -> None:
-    with publish_folder(tmp_path / "00000.zarr") as folder:
-        (folder / "file").write_text("half")
-        remove_leftovers(tmp_path)
-        assert (folder / "file").exists()
-    assert (tmp_path / "00000.zarr/file").read_text() == "half"
+def test_a_living_writers_temporary_file_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, link, staged = LocalPlace(tmp_path), os.link, []
+
+    def clear_amid_publishing(source: Path, target: Path) -> None:
+        LocalPlace(tmp_path).clear_leftovers()
+        staged.append(source.exists())
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", clear_amid_publishing)
+    assert place.publish("shards/00000.zarr.zip", b"whole")
+    assert staged == [True]
+    assert all_files(tmp_path) == {Path("shards/00000.zarr.zip"): b"whole"}
 
 
-def test_nothing_is_published_or_left_behind_by_a_failure(tmp_path: Path) -> None:
-    def fill_until_the_disk_is_full() -> None:
-        with publish_folder(tmp_path / "00000.zarr") as folder:
-            (folder / "file").write_text("half")
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        fill_until_the_disk_is_full()
-    assert list(tmp_path.iterdir()) == []
+def test_what_is_published_first_stays(tmp_path: Path) -> None:
+    place = LocalPlace(tmp_path)
+    assert place.publish("index.json", b"first")
+    assert not place.publish("index.json", b"second")
+    assert all_files(tmp_path) == {Path("index.json"): b"first"}
 
 
 def test_a_killed_writers_leftovers_are_cleared_away(tmp_path: Path) -> None:
     make_cache(tmp_path, shards=[0])
     (tmp_path / ".manifest.json.0.partial").touch()
-    (tmp_path / "shards/.00001.zarr.0.partial/entropy").mkdir(parents=True)
-    make_cache(tmp_path)
+    (tmp_path / "shards/.00001.zarr.zip.0.partial").write_bytes(b"half")
+    make_cache(tmp_path, shards=[1])
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_what_a_killed_writer_left_unsealed_is_sealed_by_the_next(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    whole = all_files(tmp_path)
+    for names in (["index.json"], ["index.json", "shards/00001.json"]):
+        for name in names:
+            (tmp_path / name).unlink()
+        create_cache(tmp_path, make_manifest())
+        assert all_files(tmp_path) == whole
+
+
+def test_damage_is_never_sealed(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "shards/00001.json").unlink()
+    entries = read_entries(shard_file(tmp_path, 1))
+    chunk = chunk_of(entries, "entropy")
+    entries[chunk] = entries[chunk][:-1] + bytes([entries[chunk][-1] ^ 1])
+    write_entries(shard_file(tmp_path, 1), entries)
+    with pytest.raises(CacheError, match=r"00001\.zarr\.zip: shard is damaged"):
+        create_cache(tmp_path, make_manifest())
+    assert not (tmp_path / "shards/00001.json").exists()
+
+
+def test_a_seal_of_other_bytes_is_an_error_that_names_it(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    shard_file(tmp_path, 0).unlink()
+    others = [make_record(cache.manifest, index, seed=9) for index in range(2)]
+    with pytest.raises(CacheError, match=r"00000\.json: seal contradicts the shard beside it"):
+        create_cache(tmp_path, cache.manifest).write_shard(0, others)
+
+
+def test_a_processor_is_kept_once_and_sealed(tmp_path: Path) -> None:
+    manifest = make_manifest()
+    source = tmp_path / "processor"
+    (source / "more").mkdir(parents=True)
+    (source / "tokenizer.json").write_text("{}")
+    (source / "more/template.jinja").write_text("{{ hello }}")
+    writer = create_cache(tmp_path / "cache", manifest)
+    writer.keep_processor(source)
+    before = all_files(tmp_path / "cache")
+    (source / "tokenizer.json").write_text("another")
+    writer.keep_processor(source)
+    assert all_files(tmp_path / "cache") == before
+    make_cache(tmp_path / "cache", manifest)
+    index = json.loads((tmp_path / "cache/index.json").read_bytes())
+    assert index["processor"]["files"]["more/template.jinja"]["num_bytes"] == 11
 
 
 def test_other_settings_are_refused_with_every_difference(tmp_path: Path) -> None:

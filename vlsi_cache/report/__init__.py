@@ -3,6 +3,7 @@
 from vlsi_cache.report.sample import SampleView, TapGuess, TokenView, sample_view
 from vlsi_cache.report.summary import CacheSummary, TapSummary, summarize_cache
 from vlsi_cache.report.terminal import sample_table, summary_table
+from vlsi_cache.report.verification import verification_table
 
 __all__ = [
     "CacheSummary",
@@ -14,4 +15,5 @@ __all__ = [
     "sample_view",
     "summarize_cache",
     "summary_table",
+    "verification_table",
 ]

@@ -14,7 +14,7 @@ from vlsi_cache.manifest import OUTPUT_TAP
 from vlsi_cache.report.sample import SampleView, TapGuess
 from vlsi_cache.report.summary import CacheSummary
 
-__all__ = ["sample_table", "summary_table"]
+__all__ = ["bytes_text", "sample_table", "summary_table"]
 
 _FEW_TAPS = 5
 _FEW_CAPTION = (
@@ -80,7 +80,7 @@ def _settings(summary: CacheSummary) -> Table:
 
 
 def _size(summary: CacheSummary) -> str:
-    text = _bytes(summary.bytes_total)
+    text = bytes_text(summary.bytes_total)
     if summary.bytes_per_token_tap is None:
         return text
     return (
@@ -156,7 +156,8 @@ def _of(count: int, total: int) -> str:
     return f"{count:,}" if count == total else f"{count:,} of {total:,}"
 
 
-def _bytes(count: int) -> str:
+def bytes_text(count: int) -> str:
+    """A number of bytes in the unit that suits it."""
     if count < 1000:
         return f"{count} bytes"
     size, units = float(count), iter(("kB", "MB", "GB", "TB", "PB"))

@@ -180,6 +180,9 @@ def fill_cache(
     total = sum(len(manifest.shard_range(shard)) for shard in missing)
     done, num_tokens = 0, 0
     for shard in missing:
+        if writer.has_shard(shard):  # another writer was here meanwhile
+            total -= len(manifest.shard_range(shard))
+            continue
         records: list[SampleRecord] = []
         indices = manifest.shard_range(shard)
         for keys, batch in _batches(dataset, indices, collate, batch_size, workers):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from vlsi_cache.stages.dump import DumpProgress, TeacherPass, fill_cache
 from vlsi_cache.stages.precision import frozen_dtype, uses_autocast
 from vlsi_cache.stages.processes import on_main_process, resolve_device, wait_for_everyone
 from vlsi_cache.stages.verbalize import obtain_verbalizers
-from vlsi_cache.store import create_cache
+from vlsi_cache.store import CacheWriter, create_cache
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
 __all__ = ["dump_teacher"]
@@ -65,7 +65,7 @@ def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) ->
     cache = recipe.cache
     teacher_pass = TeacherPass(teacher, bank, k=cache.k, m=cache.m, seed=recipe.seed)
     writer = create_cache(recipe.cache_path, _manifest(recipe, teacher, bank, dataset))
-    on_main_process(lambda: _keep_processor(teacher, recipe.cache_path / "processor"))
+    on_main_process(lambda: _keep_processor(teacher, writer))
     fill_cache(
         teacher_pass,
         dataset,
@@ -79,14 +79,11 @@ def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) ->
     return recipe.cache_path
 
 
-def _keep_processor(teacher: Backbone, folder: Path) -> None:
-    """Copy the teacher's processor beside its record, whole or not at all."""
-    if folder.is_dir():
-        return
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    teacher.processor.save_pretrained(partial)
-    partial.replace(folder)
+def _keep_processor(teacher: Backbone, writer: CacheWriter) -> None:
+    """Copy the teacher's processor beside its record."""
+    with tempfile.TemporaryDirectory() as folder:
+        teacher.processor.save_pretrained(folder)
+        writer.keep_processor(Path(folder))
 
 
 def _manifest(

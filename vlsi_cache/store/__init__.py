@@ -2,13 +2,17 @@
 
 from vlsi_cache.store.reader import Cache, open_cache
 from vlsi_cache.store.records import SampleRecord, ShardRecord
+from vlsi_cache.store.verify import Damage, Verification, verify_cache
 from vlsi_cache.store.writer import CacheWriter, create_cache
 
 __all__ = [
     "Cache",
     "CacheWriter",
+    "Damage",
     "SampleRecord",
     "ShardRecord",
+    "Verification",
     "create_cache",
     "open_cache",
+    "verify_cache",
 ]

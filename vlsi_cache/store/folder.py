@@ -2,93 +2,167 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
-from pydantic import ValidationError
-from pydantic_core import from_json
+from dataclasses import dataclass
+from typing import Final
 
 from vlsi_cache.errors import CacheError
-from vlsi_cache.manifest import FORMAT_VERSION, CacheManifest
-from vlsi_cache.store.layout import MANIFEST_FILE, SHARDS_FOLDER, shard_path
+from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.store.documents import parse_canonical, parse_document, prove_known_version
+from vlsi_cache.store.layout import (
+    INDEX_FILE,
+    MANIFEST_FILE,
+    PROCESSOR_SEAL_FILE,
+    SHARDS_FOLDER,
+    seal_key,
+    shard_key,
+)
+from vlsi_cache.store.place import Place
+from vlsi_cache.store.seals import CacheIndex, ProcessorSeal, ShardSeal, sha256_hex
 
-__all__ = ["find_missing_shards", "measure_bytes", "read_manifest"]
+__all__ = [
+    "CacheFolder",
+    "find_missing_shards",
+    "measure_bytes",
+    "open_folder",
+    "parse_index",
+    "read_index",
+    "read_processor_seal",
+    "read_seal",
+]
 
-_MEND = "Restore the file from a copy, or dump the teacher again into a new folder"
+_MANIFEST_BYTES: Final = 2**20
+_PROCESSOR_SEAL_BYTES: Final = 2**20
+_SEAL_BYTES: Final = 2**12
+_ENTRY_BYTES: Final = 2**9
+"""Most bytes of a shard's seal in the index."""
+
+_MEND_MANIFEST: Final = "Restore the file from a copy, or dump the teacher again into a new folder"
+_MEND_DERIVED: Final = (
+    "Delete this file and run dump-teacher again with the same settings; it is made anew"
+)
 
 
-def read_manifest(path: Path) -> CacheManifest:
-    """Read and validate the manifest of the cache at ``path``.
+@dataclass(frozen=True, slots=True)
+class CacheFolder:
+    """A cache that was begun."""
+
+    place: Place
+    """Where it lies."""
+    manifest: CacheManifest
+    """What it is."""
+    digest: str
+    """SHA-256 of the manifest's file; every shard names it."""
+
+
+def open_folder(place: Place) -> CacheFolder:
+    """Read and validate a cache's manifest.
 
     Raises:
         CacheError: there is no cache, its manifest is missing or damaged, or its format is of a
             version that this library does not know.
     """
-    file = path / MANIFEST_FILE
-    if not path.is_dir():
-        raise CacheError(
-            "no cache here", where=path, mend="Check the path, or run dump-teacher to make it"
-        )
-    if not file.is_file():
+    if place.size(MANIFEST_FILE) is None:
+        if not place.list_files():
+            raise CacheError(
+                "no cache here",
+                where=place.locate(),
+                mend="Check the path, or run dump-teacher to make it",
+            )
         raise CacheError(
             f"folder is not a cache, or not a whole one: {MANIFEST_FILE} is missing",
-            where=path,
+            where=place.locate(),
             mend="Check the path, or dump the teacher into a new folder",
         )
-    content = file.read_bytes()
-    _prove_known_version(file, content)
-    try:
-        return CacheManifest.model_validate_json(content)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'manifest'}: {fault['msg']}"
-            for fault in error.errors(include_url=False)
+    content = place.read(MANIFEST_FILE, limit=_MANIFEST_BYTES)
+    where = place.locate(MANIFEST_FILE)
+    prove_known_version(content, what="manifest", where=where, mend=_MEND_MANIFEST)
+    manifest = parse_document(
+        content, CacheManifest, what="manifest", where=where, mend=_MEND_MANIFEST
+    )
+    return CacheFolder(place, manifest, sha256_hex(content))
+
+
+def read_index(folder: CacheFolder) -> CacheIndex | None:
+    """The index of a complete cache, or None while there is none.
+
+    Raises:
+        CacheError: it is damaged, or another cache's.
+    """
+    index = parse_index(folder.place, folder.manifest.num_shards)
+    if index is not None and index.manifest_sha256 != folder.digest:
+        raise CacheError(
+            "index and manifest belong to different caches, or one of the two is damaged",
+            where=folder.place.locate(INDEX_FILE),
+            expected=f"manifest {folder.digest[:12]}",
+            found=f"manifest {index.manifest_sha256[:12]}",
+            mend="Run vlsi-cache verify: it tells which of the two is at fault",
         )
-        raise CacheError(f"manifest is damaged: {faults}", where=file, mend=_MEND) from None
+    return index
 
 
-def find_missing_shards(path: Path, manifest: CacheManifest) -> list[int]:
+def parse_index(place: Place, num_shards: int) -> CacheIndex | None:
+    """The index as it stands, whichever manifest it names.
+
+    Raises:
+        CacheError: it is damaged.
+    """
+    if place.size(INDEX_FILE) is None:
+        return None
+    content = place.read(INDEX_FILE, limit=2 * _PROCESSOR_SEAL_BYTES + _ENTRY_BYTES * num_shards)
+    where = place.locate(INDEX_FILE)
+    prove_known_version(content, what="index", where=where, mend=_MEND_DERIVED)
+    index = parse_canonical(content, CacheIndex, what="index", where=where, mend=_MEND_DERIVED)
+    if len(index.shards) != num_shards:
+        raise CacheError(
+            "index is damaged",
+            where=where,
+            expected=f"{num_shards} shards",
+            found=len(index.shards),
+            mend=_MEND_DERIVED,
+        )
+    return index
+
+
+def read_seal(place: Place, shard_index: int) -> ShardSeal | None:
+    """A shard's seal, or None while there is none.
+
+    Raises:
+        CacheError: it is damaged.
+    """
+    key = seal_key(shard_index)
+    if place.size(key) is None:
+        return None
+    content = place.read(key, limit=_SEAL_BYTES)
+    where = place.locate(key)
+    return parse_canonical(content, ShardSeal, what="seal", where=where, mend=_MEND_DERIVED)
+
+
+def read_processor_seal(place: Place) -> ProcessorSeal | None:
+    """The seal of the processor's files, or None where none are kept.
+
+    Raises:
+        CacheError: it is damaged.
+    """
+    if place.size(PROCESSOR_SEAL_FILE) is None:
+        return None
+    content = place.read(PROCESSOR_SEAL_FILE, limit=_PROCESSOR_SEAL_BYTES)
+    where = place.locate(PROCESSOR_SEAL_FILE)
+    return parse_canonical(content, ProcessorSeal, what="seal", where=where, mend=_MEND_DERIVED)
+
+
+def find_missing_shards(folder: CacheFolder) -> list[int]:
     """Indices of the shards that are not published yet, ascending."""
-    folder = path / SHARDS_FOLDER
-    present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    return [
-        index for index in range(manifest.num_shards) if shard_path(path, index).name not in present
-    ]
+    present = folder.place.list_files(SHARDS_FOLDER)
+    return [index for index in range(folder.manifest.num_shards) if shard_key(index) not in present]
 
 
-def measure_bytes(path: Path) -> int:
-    """Bytes of the manifest and of every published shard.
+def measure_bytes(folder: CacheFolder) -> int:
+    """Bytes of the manifest, the index and every published shard with its seal.
 
     The processor's copy is not counted: it does not grow with the data.
     """
-    files = [path / MANIFEST_FILE]
-    for shard in (path / SHARDS_FOLDER).glob("*.zarr"):
-        # a writer's temporary folder ends otherwise, and starts with a dot
-        if re.fullmatch(r"\d+\.zarr", shard.name):
-            files += [file for file in shard.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
-
-
-def _prove_known_version(file: Path, content: bytes) -> None:
-    # before anything else is read: another version may well have other fields
-    try:
-        tree = from_json(content)
-    except ValueError as error:
-        raise CacheError(f"manifest is not JSON ({error})", where=file, mend=_MEND) from None
-    if not isinstance(tree, dict):
-        raise CacheError(
-            "manifest is damaged",
-            where=file,
-            expected="an object",
-            found=type(tree).__name__,
-            mend=_MEND,
-        )
-    version = tree.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise CacheError(
-            "cache format is of an unknown version",
-            where=file,
-            expected=FORMAT_VERSION,
-            found=repr(version),
-            mend="Use the version of vlsi-cache that wrote it",
-        )
+    sizes = folder.place.list_files()
+    keys = [MANIFEST_FILE, INDEX_FILE]
+    for index in range(folder.manifest.num_shards):
+        keys += [shard_key(index), seal_key(index)]
+    return sum(sizes.get(key, 0) for key in keys)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -13,18 +12,23 @@ from vlsi_cache.manifest import CacheManifest
 
 __all__ = [
     "CHUNK_TOKENS",
+    "INDEX_FILE",
     "LOG_PROB_FLOOR",
     "MANIFEST_FILE",
     "PROCESSOR_FOLDER",
+    "PROCESSOR_SEAL_FILE",
     "SHARDS_FOLDER",
     "ArrayLayout",
+    "seal_key",
+    "shard_key",
     "shard_layout",
-    "shard_path",
     "token_bytes",
 ]
 
+INDEX_FILE: Final = "index.json"
 MANIFEST_FILE: Final = "manifest.json"
 PROCESSOR_FOLDER: Final = "processor"
+PROCESSOR_SEAL_FILE: Final = "processor.json"
 SHARDS_FOLDER: Final = "shards"
 
 CHUNK_TOKENS: Final = 1024
@@ -94,9 +98,14 @@ def token_bytes(manifest: CacheManifest) -> int:
     return sum(_num_bytes(layout[name]) for name in per_token)
 
 
-def shard_path(cache: Path, shard_index: int) -> Path:
-    """Folder of a shard, a Zarr v3 group."""
-    return cache / SHARDS_FOLDER / f"{shard_index:05d}.zarr"
+def shard_key(shard_index: int) -> str:
+    """File of a shard: a Zarr v3 group in a zip."""
+    return f"{SHARDS_FOLDER}/{shard_index:05d}.zarr.zip"
+
+
+def seal_key(shard_index: int) -> str:
+    """File of a shard's seal."""
+    return f"{SHARDS_FOLDER}/{shard_index:05d}.json"
 
 
 def _entries(manifest: CacheManifest) -> int:

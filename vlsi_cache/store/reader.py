@@ -10,13 +10,21 @@ from typing import Final
 import numpy as np
 
 from vlsi_cache.errors import CacheError
-from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store.arrays import TOKEN_ARRAYS, Array, parse_distribution
-from vlsi_cache.store.folder import find_missing_shards, measure_bytes, read_manifest
+from vlsi_cache.store.folder import (
+    CacheFolder,
+    find_missing_shards,
+    measure_bytes,
+    open_folder,
+    read_index,
+)
 from vlsi_cache.store.layout import CHUNK_TOKENS
 from vlsi_cache.store.lru import RecentlyUsed
+from vlsi_cache.store.place import open_place
 from vlsi_cache.store.records import SampleRecord, ShardRecord
+from vlsi_cache.store.seals import CacheIndex
 from vlsi_cache.store.shard import OpenShard, read_header
+from vlsi_cache.store.verify import Verification, verify_cache
 
 __all__ = ["Cache", "open_cache"]
 
@@ -27,12 +35,13 @@ Block = dict[str, Array]
 
 
 def open_cache(path: str | Path) -> Cache:
-    """Open a cache for reading, complete or not; reads the manifest only.
+    """Open a cache for reading, complete or not; reads the manifest and the index only.
 
     Raises:
-        CacheError: there is no cache, its manifest is damaged, or its version is unknown.
+        CacheError: there is no cache, its manifest or index is damaged, or its version is unknown.
     """
-    return Cache(Path(path), read_manifest(Path(path)))
+    folder = open_folder(open_place(path))
+    return Cache(Path(path), folder, read_index(folder))
 
 
 class Cache:
@@ -47,9 +56,11 @@ class Cache:
         manifest: what it was made from.
     """
 
-    def __init__(self, path: Path, manifest: CacheManifest) -> None:
+    def __init__(self, path: Path, folder: CacheFolder, index: CacheIndex | None) -> None:
         self.path = path
-        self.manifest = manifest
+        self.manifest = folder.manifest
+        self._folder = folder
+        self._index = index
         self._shards: RecentlyUsed[int, OpenShard] = RecentlyUsed(_OPEN_SHARDS, lambda _: 1)
         self._blocks: RecentlyUsed[tuple[int, int], Block] = RecentlyUsed(
             _DECODED_BYTES, lambda block: sum(array.nbytes for array in block.values())
@@ -95,11 +106,11 @@ class Cache:
         """
         for shard_index in self._present():
             # not kept: a pass over the cache would push everything else out
-            yield OpenShard(self.path, shard_index, self.manifest).read_record()
+            yield OpenShard(self._folder, shard_index).read_record()
 
     def missing_shards(self) -> list[int]:
         """Indices of the shards that are not published yet, ascending."""
-        return find_missing_shards(self.path, self.manifest)
+        return find_missing_shards(self._folder)
 
     @property
     def is_complete(self) -> bool:
@@ -113,11 +124,20 @@ class Cache:
         Raises:
             CacheError: a shard's header is damaged.
         """
-        return sum(read_header(self.path, index).num_tokens for index in self._present())
+        if self._index is not None:
+            return sum(seal.num_tokens for seal in self._index.shards)
+        return sum(read_header(self._folder, index).num_tokens for index in self._present())
+
+    def verify(self) -> Verification:
+        """Hash every file and compare it with its seal; reads the whole cache once.
+
+        Damage is told, not raised.
+        """
+        return verify_cache(self.path)
 
     def size_bytes(self) -> int:
         """Bytes on disk: manifest and published shards, without the processor's copy."""
-        return measure_bytes(self.path)
+        return measure_bytes(self._folder)
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_cache, (self.path,)
@@ -127,9 +147,7 @@ class Cache:
         return [index for index in range(self.manifest.num_shards) if index not in missing]
 
     def _open(self, shard_index: int) -> OpenShard:
-        return self._shards.get(
-            shard_index, lambda: OpenShard(self.path, shard_index, self.manifest)
-        )
+        return self._shards.get(shard_index, lambda: OpenShard(self._folder, shard_index))
 
     def _sample(self, shard_index: int, row: int) -> SampleRecord:
         shard = self._open(shard_index)

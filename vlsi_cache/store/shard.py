@@ -1,20 +1,21 @@
-"""One shard as a Zarr v3 group, written whole and read in parts."""
+"""One shard as a Zarr v3 group in a zip, packed whole and read in parts."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import zarr
 from pydantic import BaseModel, ConfigDict, Field
-from zarr.storage import LocalStore
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
 from vlsi_cache.errors import CacheError
-from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.store.archive import Archive, pack_archive
+from vlsi_cache.store.archivestore import ArchiveStore
 from vlsi_cache.store.arrays import (
     TOKEN_ARRAYS,
     Array,
@@ -23,11 +24,20 @@ from vlsi_cache.store.arrays import (
     parse_distribution,
     parse_sample_ids,
 )
+from vlsi_cache.store.bounds import prove_array, prove_volume
 from vlsi_cache.store.codecs import chunk_codecs
-from vlsi_cache.store.layout import CHUNK_TOKENS, shard_layout, shard_path
+from vlsi_cache.store.folder import CacheFolder
+from vlsi_cache.store.layout import CHUNK_TOKENS, seal_key, shard_key, shard_layout
 from vlsi_cache.store.records import ShardRecord
 
-__all__ = ["OpenShard", "read_header", "write_shard_group"]
+__all__ = [
+    "OpenShard",
+    "ShardHeader",
+    "pack_shard",
+    "parse_header",
+    "prove_in_place",
+    "read_header",
+]
 
 _ATTRIBUTE: Final = "vlsi_cache"
 
@@ -37,27 +47,30 @@ class ShardHeader(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    cache: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     shard_index: int = Field(ge=0)
     num_samples: int = Field(ge=1)
     num_tokens: int = Field(ge=0)
 
 
-def write_shard_group(
-    folder: Path, shard_index: int, record: ShardRecord, manifest: CacheManifest
-) -> None:
-    """Write a shard's arrays into an empty folder."""
+def pack_shard(folder: CacheFolder, shard_index: int, record: ShardRecord) -> bytes:
+    """A shard's file, as it is to be published."""
     arrays = encode_shard(record)
     header = ShardHeader(
-        shard_index=shard_index, num_samples=len(record), num_tokens=record.num_tokens
+        cache=folder.digest,
+        shard_index=shard_index,
+        num_samples=len(record),
+        num_tokens=record.num_tokens,
     )
     layout = shard_layout(
-        manifest,
+        folder.manifest,
         num_samples=header.num_samples,
         num_tokens=header.num_tokens,
         id_bytes=len(arrays["sample_ids"]),
     )
+    files: dict[str, Buffer] = {}
     group = zarr.create_group(
-        LocalStore(folder), zarr_format=3, attributes={_ATTRIBUTE: header.model_dump()}
+        MemoryStore(files), zarr_format=3, attributes={_ATTRIBUTE: header.model_dump()}
     )
     for name, array in layout.items():
         stored = group.create_array(
@@ -71,50 +84,66 @@ def write_shard_group(
             fill_value=array.fill_value,
         )
         stored[...] = arrays[name]
+    return pack_archive({name: buffer.to_bytes() for name, buffer in files.items()})
 
 
-def read_header(cache: Path, shard_index: int) -> ShardHeader:
-    """What a published shard says of itself: cheap, one small file.
+def read_header(folder: CacheFolder, shard_index: int) -> ShardHeader:
+    """What a published shard says of itself: cheap, one read of the end of its file.
 
     Raises:
-        CacheError: the shard is not there, or its header is damaged.
+        CacheError: the shard is not there, its header is damaged, or it is out of its place.
     """
-    path = shard_path(cache, shard_index)
-    if not path.is_dir():
-        raise CacheError(
-            f"shard {shard_index} is not written yet",
-            where=cache,
-            mend="Run dump-teacher again with the same settings; it goes on where it stopped",
-        )
-    with _faults_named(path):
-        metadata = json.loads((path / "zarr.json").read_bytes())
-        header = ShardHeader.model_validate(metadata["attributes"][_ATTRIBUTE])
-        if header.shard_index != shard_index:
-            raise ValueError(f"it holds shard {header.shard_index}")
+    archive = _open_archive(folder, shard_index)
+    with _faults_named(folder, shard_index):
+        header = parse_header(archive)
+        prove_in_place(header, folder, shard_index)
         return header
+
+
+def parse_header(archive: Archive) -> ShardHeader:
+    """The header of any shard.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is damaged.
+    """
+    metadata = json.loads(ArchiveStore(archive).read_metadata())
+    return ShardHeader.model_validate(metadata["attributes"][_ATTRIBUTE])
+
+
+def prove_in_place(header: ShardHeader, folder: CacheFolder, shard_index: int) -> None:
+    """Refuse a shard of another cache, or in another shard's place.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if header.cache != folder.digest:
+        raise ValueError("it belongs to another cache, or the manifest was changed")
+    if header.shard_index != shard_index:
+        raise ValueError(f"it holds shard {header.shard_index}")
+    expected = len(folder.manifest.shard_range(shard_index))
+    if header.num_samples != expected:
+        raise ValueError(f"{header.num_samples} samples instead of {expected}")
 
 
 class OpenShard:
     """A published shard: its samples' index in memory, its token arrays on disk.
 
     Args:
-        cache: the cache's folder.
+        folder: the cache.
         shard_index: which shard.
-        manifest: the cache's manifest.
 
     Raises:
-        CacheError: the shard is not there, or damaged.
+        CacheError: the shard is not there, damaged, or out of its place.
     """
 
-    def __init__(self, cache: Path, shard_index: int, manifest: CacheManifest) -> None:
-        self.path = shard_path(cache, shard_index)
-        self.manifest = manifest
-        self.header = read_header(cache, shard_index)
-        with _faults_named(self.path):
-            expected = len(manifest.shard_range(shard_index))
-            if self.header.num_samples != expected:
-                raise ValueError(f"{self.header.num_samples} samples instead of {expected}")
-            self._arrays = self._open_arrays()
+    def __init__(self, folder: CacheFolder, shard_index: int) -> None:
+        self.folder, self.shard_index = folder, shard_index
+        self.manifest = folder.manifest
+        archive = _open_archive(folder, shard_index)
+        with _faults_named(folder, shard_index):
+            self.header = parse_header(archive)
+            prove_in_place(self.header, folder, shard_index)
+            self._arrays = self._open_arrays(archive)
             self.offsets, self.keys = self._whole("sample_offsets"), self._whole("sample_keys")
             self.sample_ids = parse_sample_ids(self._whole("sample_ids"))
             self._prove_index()
@@ -130,7 +159,7 @@ class OpenShard:
         Raises:
             CacheError: a chunk is missing, damaged, or holds an impossible value.
         """
-        with _faults_named(self.path):
+        with _faults_named(self.folder, self.shard_index):
             arrays = {name: np.asarray(self._arrays[name][first:stop]) for name in TOKEN_ARRAYS}
             fault = find_fault(arrays, self.manifest.tokenizer.vocab_size)
             if fault:
@@ -153,8 +182,8 @@ class OpenShard:
             distribution=parse_distribution(arrays),
         )
 
-    def _open_arrays(self) -> dict[str, zarr.Array[Any]]:
-        group = zarr.open_group(LocalStore(self.path, read_only=True), mode="r", zarr_format=3)
+    def _open_arrays(self, archive: Archive) -> dict[str, zarr.Array[Any]]:
+        group = zarr.open_group(ArchiveStore(archive), mode="r", zarr_format=3)
         arrays: dict[str, zarr.Array[Any]] = {}
         for name in shard_layout(self.manifest, num_samples=1, num_tokens=0, id_bytes=1):
             array = group[name]
@@ -167,6 +196,7 @@ class OpenShard:
             num_tokens=self.num_tokens,
             id_bytes=arrays["sample_ids"].size,
         )
+        prove_volume(layout, archive.num_bytes)
         for name, wanted in layout.items():
             array = arrays[name]
             if array.shape != wanted.shape or str(array.dtype) != wanted.dtype:
@@ -176,6 +206,7 @@ class OpenShard:
             # without it a hole would read as plausible numbers
             if not np.array_equal(array.fill_value, wanted.fill_value, equal_nan=True):
                 raise ValueError(f"{name} has fill value {array.fill_value}")
+            prove_array(name, array.metadata.to_dict(), wanted)
         return arrays
 
     def _whole(self, name: str) -> Array:
@@ -191,8 +222,20 @@ class OpenShard:
             raise ValueError("sample_keys has a hole")
 
 
+def _open_archive(folder: CacheFolder, shard_index: int) -> Archive:
+    key = shard_key(shard_index)
+    if folder.place.size(key) is None:
+        raise CacheError(
+            f"shard {shard_index} is not written yet, or lost",
+            where=folder.place.locate(key),
+            mend="Run dump-teacher again with the same settings; it writes only what is missing",
+        )
+    with _faults_named(folder, shard_index):
+        return Archive(folder.place, key)
+
+
 @contextlib.contextmanager
-def _faults_named(path: Path) -> Iterator[None]:
+def _faults_named(folder: CacheFolder, shard_index: int) -> Iterator[None]:
     """Any failure to read a published shard is damage, and says how to mend it."""
     try:
         yield
@@ -202,7 +245,7 @@ def _faults_named(path: Path) -> Iterator[None]:
     except Exception as error:
         raise CacheError(
             f"shard is damaged ({type(error).__name__}: {error})",
-            where=path,
-            mend="Delete this folder and run dump-teacher again with the same settings; it writes "
-            "only what is missing",
+            where=folder.place.locate(shard_key(shard_index)),
+            mend=f"Delete this file and {seal_key(shard_index)}, then run dump-teacher again with "
+            "the same settings; it writes only what is missing",
         ) from error

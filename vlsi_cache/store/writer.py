@@ -8,17 +8,21 @@ from pathlib import Path
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store.arrays import prove_storable
-from vlsi_cache.store.folder import find_missing_shards, read_manifest
-from vlsi_cache.store.layout import MANIFEST_FILE, SHARDS_FOLDER, shard_path
-from vlsi_cache.store.publish import publish_file, publish_folder, remove_leftovers
+from vlsi_cache.store.documents import render_document
+from vlsi_cache.store.folder import CacheFolder, find_missing_shards, open_folder
+from vlsi_cache.store.layout import MANIFEST_FILE, shard_key
+from vlsi_cache.store.place import Place, open_place
 from vlsi_cache.store.records import SampleRecord, ShardRecord
-from vlsi_cache.store.shard import write_shard_group
+from vlsi_cache.store.sealing import publish_index, seal_processor, seal_shard, seal_unsealed
+from vlsi_cache.store.shard import pack_shard
 
 __all__ = ["CacheWriter", "create_cache"]
 
 
 def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
     """Begin a cache, or go on with one that was begun with the same settings.
+
+    What a killed writer left half done is cleared away or completed.
 
     Args:
         path: folder; it and its parents are made if need be.
@@ -31,27 +35,26 @@ def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
         CacheMismatchError: the cache there was begun with other settings.
         CacheError: the folder holds something else, or a damaged manifest.
     """
-    path = Path(path)
+    path, place = Path(path), open_place(path)
     if path.exists() and not path.is_dir():
         raise CacheError("is a file, not a folder", where=path, mend="Choose another path")
-    path.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
-    if not (path / MANIFEST_FILE).exists():
-        _prove_empty(path)
-        content = manifest.model_dump_json(indent=2) + "\n"
-        publish_file(path / MANIFEST_FILE, content.encode())
+    place.clear_leftovers()
+    if place.size(MANIFEST_FILE) is None:
+        _prove_empty(place)
+        place.publish(MANIFEST_FILE, render_document(manifest))
     # read back even if just written: another writer may have been first
-    begun = read_manifest(path)
-    found = begun.differences_from(manifest)
+    begun = open_folder(place)
+    found = begun.manifest.differences_from(manifest)
     if found:
         raise CacheMismatchError(
             "cache was begun with other settings: " + "; ".join(found),
             where=path,
             mend="Choose another cache folder, or go back to those settings",
         )
-    (path / SHARDS_FOLDER).mkdir(exist_ok=True)
-    remove_leftovers(path / SHARDS_FOLDER)
-    return CacheWriter(path, begun)
+    writer = CacheWriter(path, begun)
+    seal_unsealed(begun)
+    publish_index(begun)
+    return writer
 
 
 class CacheWriter:
@@ -62,16 +65,23 @@ class CacheWriter:
         manifest: as the cache was begun with.
     """
 
-    def __init__(self, path: Path, manifest: CacheManifest) -> None:
+    def __init__(self, path: Path, folder: CacheFolder) -> None:
         self.path = path
-        self.manifest = manifest
+        self.manifest = folder.manifest
+        self._folder = folder
 
     def missing_shards(self) -> list[int]:
         """Indices of the shards that are not published yet, ascending."""
-        return find_missing_shards(self.path, self.manifest)
+        return find_missing_shards(self._folder)
+
+    def has_shard(self, shard_index: int) -> bool:
+        """Whether a shard is published, by whichever writer."""
+        return self._folder.place.size(shard_key(shard_index)) is not None
 
     def write_shard(self, shard_index: int, records: Sequence[SampleRecord]) -> None:
         """Publish a shard in one step; one that is there already stays as it is.
+
+        With the last shard of the cache its index is published too.
 
         Args:
             shard_index: which shard.
@@ -80,24 +90,37 @@ class CacheWriter:
         Raises:
             IndexError: there is no such shard.
             ValueError: the number of records is another than the shard's.
-            CacheError: a record does not fit the manifest, or is not a distribution.
+            CacheError: a record does not fit the manifest, or is not a distribution; or there is
+                no room.
         """
         expected = len(self.manifest.shard_range(shard_index))
         if len(records) != expected:
             raise ValueError(f"shard {shard_index} takes {expected} records, not {len(records)}")
         for record in records:
             prove_storable(record, self.manifest)
-        with publish_folder(shard_path(self.path, shard_index)) as folder:
-            write_shard_group(folder, shard_index, ShardRecord.join(records), self.manifest)
+        content = pack_shard(self._folder, shard_index, ShardRecord.join(records))
+        won = self._folder.place.publish(shard_key(shard_index), content)
+        seal_shard(self._folder, shard_index, content if won else None)
+        publish_index(self._folder)
+
+    def keep_processor(self, source: Path) -> None:
+        """Keep a copy of the teacher's processor beside its record, unless there is one.
+
+        Call it before the first shard is written: the index takes up its seal.
+
+        Args:
+            source: folder that ``save_pretrained`` filled.
+        """
+        seal_processor(self._folder.place, source)
 
 
-def _prove_empty(path: Path) -> None:
+def _prove_empty(place: Place) -> None:
     # another writer of the same cache may be at its manifest just now
-    others = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
-    if others and not (path / MANIFEST_FILE).exists():
+    others = list(place.list_files())
+    if others and place.size(MANIFEST_FILE) is None:
         raise CacheError(
             f"folder is not empty, and holds no {MANIFEST_FILE}",
-            where=path,
-            found=", ".join(sorted(others)[:5]),
+            where=place.locate(),
+            found=", ".join(others[:5]),
             mend="Choose another cache folder",
         )

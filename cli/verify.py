@@ -1,0 +1,54 @@
+"""``vlsi-cache verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vlsi_cache.cli.options import faults_in_one_line, recipe_flags
+
+if TYPE_CHECKING:
+    from vlsi_cache.recipe import Recipe
+    from vlsi_cache.store import Verification
+
+__all__ = ["command"]
+
+
+@click.command("verify")
+@faults_in_one_line
+@recipe_flags({"cache": "cache.path", "output": "output"})
+@click.argument("cache", metavar="[CACHE]", required=False)
+@click.option("-o", "--output", metavar="DIR", help="Run folder, whose cache is meant.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(recipe: Recipe, as_json: bool) -> None:
+    """Prove that a cache is as it was written: read every file and compare it with its seal.
+
+    CACHE is its folder; left out, it is the recipe's. Names each damaged, missing, swapped or
+    extra file with what to do about it, and exits with 1 if there is one. A cache that is not
+    finished yet is not damaged.
+    """
+    found = _verify(recipe.cache_path)
+    if as_json:
+        click.echo(found.model_dump_json(indent=2))
+    else:
+        from rich.console import Console
+
+        from vlsi_cache.report import verification_table
+
+        Console().print(verification_table(found))
+    if not found.sound:
+        raise SystemExit(1)
+
+
+def _verify(path: Path) -> Verification:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from vlsi_cache.store import verify_cache
+
+    columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("verify", total=None)
+        return verify_cache(path, lambda done, total: bar.update(task, completed=done, total=total))

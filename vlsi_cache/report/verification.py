@@ -1,0 +1,34 @@
+"""What verifying a cache found, as a terminal table."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vlsi_cache.report.terminal import bytes_text
+from vlsi_cache.store import Verification
+
+__all__ = ["verification_table"]
+
+
+def verification_table(found: Verification) -> RenderableType:
+    """A line of counts, then a row per damage."""
+    counted = f"{found.num_files:,} files, {bytes_text(found.num_bytes)}"
+    if found.complete:
+        state = f"complete, {found.num_shards:,} shards"
+    else:
+        state = f"incomplete, {found.num_shards_sealed:,} of {found.num_shards:,} shards sealed"
+    summary = Text(f"{found.path}: {counted}; {state}; ")
+    summary.append(
+        "sound" if found.sound else f"{len(found.damages):,} damaged",
+        style="green" if found.sound else "bold red",
+    )
+    if found.sound:
+        return summary
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("file", "fault", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for damage in found.damages:
+        table.add_row(Text("\n".join(damage.files)), Text(damage.fault), Text(damage.mend))
+    return Group(summary, Text(), table)

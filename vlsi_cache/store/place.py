@@ -1,0 +1,78 @@
+"""Where a cache lies: files that are published whole, once, and read in parts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from vlsi_cache.errors import CacheError
+
+__all__ = ["Place", "open_place"]
+
+
+class Place(ABC):
+    """A folder of files by key, such as ``shards/00000.json``.
+
+    All that the format needs of storage is here: a file appears in one step with all its bytes,
+    unless one is there already; nothing is changed. Names that begin with a dot belong to writers
+    at work and are never listed.
+    """
+
+    @abstractmethod
+    def locate(self, key: str = "") -> str:
+        """The address of a file, or of the place itself, for people."""
+
+    @abstractmethod
+    def list_files(self, folder: str = "") -> dict[str, int]:
+        """Key → bytes of every file below a folder, in the order of keys."""
+
+    @abstractmethod
+    def size(self, key: str) -> int | None:
+        """Bytes of a file, or None where there is none."""
+
+    @abstractmethod
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes of a file from ``start`` up to ``stop`` or its end.
+
+        Raises:
+            CacheError: there is no such file, or it cannot be read.
+        """
+
+    @abstractmethod
+    def publish(self, key: str, content: bytes) -> bool:
+        """Let a file appear, whole and durable, unless there is one.
+
+        Returns:
+            Whether this call published it; if not, the file that was there stays.
+
+        Raises:
+            CacheError: there is no room, or no permission.
+        """
+
+    @abstractmethod
+    def clear_leftovers(self) -> None:
+        """Delete what killed writers left unpublished; those at work are left alone."""
+
+    def read(self, key: str, *, limit: int) -> bytes:
+        """A whole file.
+
+        Raises:
+            CacheError: there is no such file, or it is longer than ``limit``.
+        """
+        content = self.read_range(key, 0, limit + 1)
+        if len(content) > limit:
+            raise CacheError(
+                "file is absurdly large",
+                where=self.locate(key),
+                expected=f"at most {limit:,} bytes",
+                found=f"{self.size(key):,}",
+                mend="Restore the file from a copy, or dump the teacher again into a new folder",
+            )
+        return content
+
+
+def open_place(path: str | Path) -> Place:
+    """The place at a path."""
+    from vlsi_cache.store.local import LocalPlace
+
+    return LocalPlace(Path(path))

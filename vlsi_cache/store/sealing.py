@@ -1,0 +1,117 @@
+"""Sealing what is published: seals of shards and processor, then the index of all."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from vlsi_cache.errors import CacheError
+from vlsi_cache.store.documents import render_document
+from vlsi_cache.store.folder import (
+    CacheFolder,
+    find_missing_shards,
+    read_processor_seal,
+    read_seal,
+)
+from vlsi_cache.store.hashing import hash_file
+from vlsi_cache.store.layout import (
+    INDEX_FILE,
+    PROCESSOR_FOLDER,
+    PROCESSOR_SEAL_FILE,
+    SHARDS_FOLDER,
+    seal_key,
+    shard_key,
+)
+from vlsi_cache.store.place import Place
+from vlsi_cache.store.seals import CacheIndex, FileSeal, ProcessorSeal, ShardSeal, sha256_hex
+from vlsi_cache.store.shard import OpenShard, read_header
+
+__all__ = ["publish_index", "seal_processor", "seal_shard", "seal_unsealed"]
+
+logger = logging.getLogger(__name__)
+
+
+def seal_shard(folder: CacheFolder, shard_index: int, published: bytes | None = None) -> None:
+    """Publish the seal of a published shard.
+
+    It is made of what lies there. Where that was not published by this process just now, the shard
+    is decoded once, so that no damage is sealed.
+
+    Args:
+        folder: the cache.
+        shard_index: which shard.
+        published: the shard's bytes, if this process published them.
+
+    Raises:
+        CacheError: the shard is damaged, or there is a seal that contradicts it.
+    """
+    if published is None:
+        OpenShard(folder, shard_index).read_record()
+        digest, num_bytes = hash_file(folder.place, shard_key(shard_index))
+    else:
+        digest, num_bytes = sha256_hex(published), len(published)
+    header = read_header(folder, shard_index)
+    seal = ShardSeal(
+        sha256=digest,
+        num_bytes=num_bytes,
+        num_samples=header.num_samples,
+        num_tokens=header.num_tokens,
+    )
+    if folder.place.publish(seal_key(shard_index), render_document(seal)):
+        return
+    if read_seal(folder.place, shard_index) != seal:
+        raise CacheError(
+            "seal contradicts the shard beside it",
+            where=folder.place.locate(seal_key(shard_index)),
+            mend=f"Delete this file, {shard_key(shard_index)} and {INDEX_FILE}, and run "
+            "dump-teacher again with the same settings",
+        )
+
+
+def seal_unsealed(folder: CacheFolder) -> None:
+    """Publish the seals that killed writers left out."""
+    present = folder.place.list_files(SHARDS_FOLDER)
+    for index in range(folder.manifest.num_shards):
+        if shard_key(index) in present and seal_key(index) not in present:
+            seal_shard(folder, index)
+
+
+def publish_index(folder: CacheFolder) -> None:
+    """Publish the index if every shard is sealed and there is none."""
+    place, num_shards = folder.place, folder.manifest.num_shards
+    if place.size(INDEX_FILE) is not None or find_missing_shards(folder):
+        return
+    seals = []
+    for shard_index in range(num_shards):
+        seal = read_seal(place, shard_index)
+        if seal is None:
+            return  # its writer is at it, and will come here after
+        seals.append(seal)
+    index = CacheIndex(
+        manifest_sha256=folder.digest,
+        processor=read_processor_seal(place),
+        shards=tuple(seals),
+    )
+    place.publish(INDEX_FILE, render_document(index))
+    place.clear_leftovers()
+
+
+def seal_processor(place: Place, source: Path) -> None:
+    """Publish a processor's files, then their seal; what is sealed already stays as it is.
+
+    Raises:
+        CacheError: a file cannot be written.
+    """
+    if read_processor_seal(place) is not None:
+        return
+    files = {}
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        name = file.relative_to(source).as_posix()
+        key, content = f"{PROCESSOR_FOLDER}/{name}", file.read_bytes()
+        place.publish(key, content)
+        # another writer may have been first
+        digest, num_bytes = hash_file(place, key)
+        files[name] = FileSeal(sha256=digest, num_bytes=num_bytes)
+        if digest != sha256_hex(content):
+            logger.warning("%s was there already, and differs from this teacher's", key)
+    place.publish(PROCESSOR_SEAL_FILE, render_document(ProcessorSeal(files=files)))

@@ -1,0 +1,77 @@
+"""Seals: the hash of every published file, and the index that gathers them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+__all__ = [
+    "CacheIndex",
+    "FileSeal",
+    "ProcessorSeal",
+    "ShardSeal",
+    "sha256_hex",
+]
+
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,3}")
+
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Count = Annotated[int, Field(ge=0, lt=2**60)]
+
+
+def _check_inside(name: str) -> str:
+    if len(name) > 200 or not _FILE_NAME.fullmatch(name):
+        raise ValueError("is not the name of a file inside the processor's folder")
+    return name
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+class FileSeal(_Part):
+    """One file's content."""
+
+    sha256: _Sha256
+    """SHA-256 of its bytes."""
+    num_bytes: _Count
+    """Their number."""
+
+
+class ShardSeal(FileSeal):
+    """One shard's content; follows from its file alone, so whoever seals it seals it alike."""
+
+    num_samples: _Count
+    """Samples of the shard."""
+    num_tokens: _Count
+    """Their response tokens."""
+
+
+class ProcessorSeal(_Part):
+    """The files of the teacher's processor."""
+
+    files: dict[Annotated[str, AfterValidator(_check_inside)], FileSeal]
+    """Name inside `processor/` → content."""
+
+
+class CacheIndex(_Part):
+    """All seals of a complete cache, so that opening it is one read."""
+
+    format_version: Literal[1] = 1
+    """Version of the cache format."""
+    manifest_sha256: _Sha256
+    """SHA-256 of `manifest.json`."""
+    processor: ProcessorSeal | None
+    """The processor's files, as in `processor.json`; null where none is kept."""
+    shards: tuple[ShardSeal, ...] = Field(strict=False)
+    """The shards' seals, in order."""
+
+
+def sha256_hex(content: bytes) -> str:
+    """SHA-256 of some bytes, in hex."""
+    return hashlib.sha256(content).hexdigest()
