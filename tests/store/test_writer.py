@@ -15,7 +15,7 @@ import pytest
 from support.archives import chunk_of, read_entries, shard_file, write_entries
 from support.caches import make_cache, make_manifest, make_record, sha256
 from vlsi_cache.errors import CacheError, CacheMismatchError
-from vlsi_cache.store import create_cache, open_cache
+from vlsi_cache.store import create_cache, open_cache, verify_cache
 from vlsi_cache.store.local import LocalPlace
 
 WRITE_ALL = """
@@ -27,13 +27,14 @@ from vlsi_cache.store import create_cache
 manifest = make_manifest(num_samples=24, samples_per_shard=2)
 writer = create_cache(Path(sys.argv[1]), manifest)
 for shard in writer.missing_shards():
-    writer.write_shard(shard, [make_record(manifest, i) for i in manifest.shard_range(shard)])
+    part = manifest.shard_range(shard)
+    writer.write_shard(shard, [make_record(manifest, i, seed=int(sys.argv[2])) for i in part])
 """
 
 
-def start_writer(path: Path) -> subprocess.Popen[bytes]:
+def start_writer(path: Path, seed: int = 0) -> subprocess.Popen[bytes]:
     tests = Path(__file__).parents[1]
-    return subprocess.Popen([sys.executable, "-c", WRITE_ALL, str(path)], cwd=tests)
+    return subprocess.Popen([sys.executable, "-c", WRITE_ALL, str(path), str(seed)], cwd=tests)
 
 
 def all_files(path: Path) -> dict[Path, bytes]:
@@ -45,6 +46,21 @@ def test_two_writers_at_once_fill_one_sound_cache(tmp_path: Path) -> None:
     writers = [start_writer(tmp_path / "shared") for _ in range(2)]
     assert [writer.wait() for writer in writers] == [0, 0]
     assert all_files(tmp_path / "shared") == all_files(tmp_path / "alone")
+
+
+def test_two_writers_of_different_records_leave_one_sound_cache_of_whole_shards(
+    tmp_path: Path,
+) -> None:
+    shards: list[dict[Path, bytes]] = []
+    for seed in range(2):
+        assert start_writer(tmp_path / str(seed), seed).wait() == 0
+        shards.append(all_files(tmp_path / str(seed) / "shards"))
+    writers = [start_writer(tmp_path / "shared", seed) for seed in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    found = verify_cache(tmp_path / "shared")
+    assert (found.sound, found.complete) == (True, True)
+    for file, content in all_files(tmp_path / "shared/shards").items():
+        assert content in (shards[0][file], shards[1][file])
 
 
 def test_a_shard_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
