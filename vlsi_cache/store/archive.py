@@ -119,6 +119,9 @@ class Archive:
             if file.comment:
                 raise ValueError("zip has a comment")
         entries: dict[str, _Entry] = {}
+        _, *disks, here, total, _, _, _ = _END.unpack(self._tail[-_END.size :])
+        if any(disks) or here != total or total != min(len(infos), 0xFFFF):
+            raise ValueError("zip directory contradicts its own end")
         starts = [*(info.header_offset for info in infos), stop]
         if starts[0] != 0:
             raise ValueError("zip has bytes before its first entry")

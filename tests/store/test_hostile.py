@@ -1,0 +1,334 @@
+"""Files made to harm the reader are refused before anything is allocated or written."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google_crc32c import value as crc32c_value
+from numcodecs.zstd import Zstd
+
+from support.archives import chunk_of, read_entries, shard_file, write_entries
+from support.caches import make_cache, make_manifest
+from vlsi_cache.errors import CacheError
+from vlsi_cache.store import create_cache, open_cache, verify_cache
+from vlsi_cache.store.bounds import CHUNK_BYTES, prove_chunk
+
+HUGE = 10**18
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sound") / "cache"
+    make_cache(path)
+    return path
+
+
+@pytest.fixture
+def copy(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "cache"))
+
+
+def assert_refused(cache: Path, fault: str = "shard is damaged") -> None:
+    with pytest.raises(CacheError, match=fault) as caught:
+        open_cache(cache)[0]
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 3000
+
+
+# --- the manifest
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("dataset.num_samples", HUGE),
+        ("dataset.num_samples", -1),
+        ("dataset.num_samples", "5"),
+        ("dataset.num_samples", 1e3),
+        ("dataset.num_samples", 10**12),  # a million million shards of two
+        ("samples_per_shard", HUGE),
+        ("samples_per_shard", 0),
+        ("samples_per_shard", None),
+        ("tokenizer.vocab_size", HUGE),
+        ("sampling.k", HUGE),
+        ("sampling.m", -1),
+        ("taps", list(range(20_000))),
+        ("taps", [HUGE, -1]),
+        ("taps", [-1, 2]),
+        ("taps", "all"),
+        ("dataset", []),
+        ("dataset", {"source": {"source": {}}}),
+        ("teacher.weights_fingerprint", "../../etc/passwd"),
+        ("surprise", {}),
+        ("format_version", 2),
+        ("format_version", "1"),
+        ("format_version", HUGE),
+    ],
+)
+def test_a_manifest_of_absurd_or_wrong_values_is_refused(
+    tmp_path: Path, path: str, value: Any
+) -> None:
+    tree = make_manifest().model_dump(mode="json")
+    *folders, last = path.split(".")
+    part = tree
+    for folder in folders:
+        part = part[folder]
+    part[last] = value
+    (tmp_path / "manifest.json").write_text(json.dumps(tree))
+    assert_refused(tmp_path, r"manifest\.json")
+    assert not verify_cache(tmp_path).sound
+    with pytest.raises(CacheError, match=r"manifest\.json"):
+        create_cache(tmp_path, make_manifest())
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        b'{"format_version": 1, "taps": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"format_version": 1' + b" " * 2**22 + b"}",
+        b'{"format_version": ' + b"9" * 100_000 + b"}",
+        b"\x00" * 1000,
+        b"",
+    ],
+)
+def test_json_that_is_deep_or_endless_is_refused(copy: Path, name: str, content: bytes) -> None:
+    (copy / name).write_bytes(content)
+    assert_refused(copy, name.replace(".", r"\."))
+    assert name in {file for damage in verify_cache(copy).damages for file in damage.files}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: tree["shards"].append(tree["shards"][0]),
+        lambda tree: tree["shards"].pop(),
+        lambda tree: tree["shards"][0].update(num_tokens=HUGE * 100),
+        lambda tree: tree["shards"][0].update(num_bytes=-1),
+        lambda tree: tree["shards"][0].update(num_bytes=True),
+        lambda tree: tree["shards"][0].update(sha256="../" * 21 + "x"),
+        lambda tree: tree["shards"][0].update(path="/etc/passwd"),
+        lambda tree: tree.update(processor={"files": {"../../escape": tree["shards"][0]}}),
+        lambda tree: tree.update(
+            processor={"files": {"/etc/passwd": {"sha256": "0" * 64, "num_bytes": 1}}}
+        ),
+        lambda tree: tree.update(
+            processor={"files": {"a/../../b": {"sha256": "0" * 64, "num_bytes": 1}}}
+        ),
+    ],
+)
+def test_an_index_of_absurd_values_or_paths_is_refused(
+    copy: Path, change: Callable[[Any], Any]
+) -> None:
+    tree = json.loads((copy / "index.json").read_bytes())
+    change(tree)
+    (copy / "index.json").write_text(json.dumps(tree, indent=1) + "\n")
+    assert_refused(copy, r"index\.json: index is damaged")
+    assert [damage.files for damage in verify_cache(copy).damages] == [("index.json",)]
+
+
+@pytest.mark.parametrize("name", ["../escape", "/etc/hostname", "a/../../b", "", ".", "a//b"])
+def test_a_processors_seal_never_leads_outside_its_folder(copy: Path, name: str) -> None:
+    (copy / "index.json").unlink()
+    seal = {"files": {name: {"sha256": "0" * 64, "num_bytes": 1}}}
+    (copy / "processor.json").write_text(json.dumps(seal, indent=1) + "\n")
+    (damage,) = verify_cache(copy).damages
+    assert damage.files == ("processor.json",)
+
+
+def test_a_seal_of_absurd_size_is_refused(copy: Path) -> None:
+    (copy / "index.json").unlink()
+    (copy / "shards/00000.json").write_bytes(b" " * 10**6)
+    with pytest.raises(CacheError, match=r"00000\.json: file is absurdly large"):
+        create_cache(copy, make_manifest())
+
+
+# --- the zip
+
+
+def zipped(*entries: tuple[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as file:
+        for name, content in entries:
+            file.writestr(zipfile.ZipInfo(name), content, compression)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "token_ids/../../x", "a\\..\\x", "zarr.js"]
+)
+def test_a_zip_entry_out_of_place_is_refused(copy: Path, name: str) -> None:
+    entries = read_entries(shard_file(copy, 0))
+    shard_file(copy, 0).write_bytes(zipped(*entries.items(), (name, b"boo")))
+    assert_refused(copy, "out of place")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_entry_that_is_there_twice_is_refused(copy: Path) -> None:
+    entries = read_entries(shard_file(copy, 0))
+    shard_file(copy, 0).write_bytes(zipped(*entries.items(), ("zarr.json", entries["zarr.json"])))
+    assert_refused(copy, "there twice")
+
+
+def test_a_deflated_bomb_is_refused(copy: Path) -> None:
+    entries = read_entries(shard_file(copy, 0)) | {"zarr.json": b" " * 10**7}
+    shard_file(copy, 0).write_bytes(zipped(*entries.items(), compression=zipfile.ZIP_DEFLATED))
+    assert_refused(copy, "not stored as it is")
+
+
+def test_metadata_of_absurd_size_is_refused(copy: Path) -> None:
+    entries = read_entries(shard_file(copy, 0))
+    write_entries(shard_file(copy, 0), entries | {"zarr.json": b" " * (2**20 + 1)})
+    assert_refused(copy, "of 1,048,577 bytes")
+
+
+@pytest.mark.parametrize("field", [20, 24, 42, 8, 12, 16, 28, 30, 32])
+@pytest.mark.parametrize("value", [0xFFFFFFFF, 0xFFFF, 0x7FFFFFF0, 1])
+def test_a_directory_that_contradicts_the_file_is_refused_or_harmless(
+    copy: Path, field: int, value: int
+) -> None:
+    content = bytearray(shard_file(copy, 0).read_bytes())
+    wanted = open_cache(copy)[0]
+    at = content.index(b"PK\1\2") + field
+    width = 2 if field in (8, 28, 30, 32) else 4
+    content[at : at + width] = (value & (256**width - 1)).to_bytes(width, "little")
+    shard_file(copy, 0).write_bytes(content)
+    try:
+        read = open_cache(copy)[0]
+    except CacheError:
+        return
+    assert (read.response_ids == wanted.response_ids).all()
+
+
+@pytest.mark.parametrize("field", [4, 6, 8, 10, 12, 16, 20])
+@pytest.mark.parametrize("value", [0xFFFFFFFF, 0xFFFF, 1])
+def test_an_end_record_that_contradicts_the_file_is_refused(
+    copy: Path, field: int, value: int
+) -> None:
+    content = bytearray(shard_file(copy, 0).read_bytes())
+    width = 4 if field in (12, 16) else 2
+    at = len(content) - 22 + field
+    content[at : at + width] = (value & (256**width - 1)).to_bytes(width, "little")
+    shard_file(copy, 0).write_bytes(content)
+    assert_refused(copy)
+
+
+# --- the arrays
+
+
+def change_metadata(cache: Path, array: str, change: Callable[[Any], None]) -> None:
+    entries = read_entries(shard_file(cache, 0))
+    tree = json.loads(entries[f"{array}/zarr.json".lstrip("/")])
+    change(tree)
+    name = f"{array}/zarr.json".lstrip("/")
+    write_entries(shard_file(cache, 0), entries | {name: json.dumps(tree).encode()})
+
+
+def test_shapes_of_terabytes_are_refused_before_they_are_allocated(copy: Path) -> None:
+    count = 10**11
+    change_metadata(
+        copy, "", lambda tree: tree["attributes"]["vlsi_cache"].update(num_tokens=count)
+    )
+    for array in ("token_ids", "top_log_probs", "entropy", "label_log_prob", "response_ids"):
+
+        def grow(tree: Any) -> None:
+            tree["shape"][0] = count
+
+        change_metadata(copy, array, grow)
+    assert_refused(copy, "claim to hold")
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_chunks_of_terabytes_are_refused(copy: Path, inner: bool) -> None:
+    def grow(tree: Any) -> None:
+        tree["chunk_grid"]["configuration"]["chunk_shape"][0] = 10**12
+        if inner:
+            tree["codecs"][0]["configuration"]["chunk_shape"][0] = 10**12
+
+    change_metadata(copy, "token_ids", grow)
+    assert_refused(copy, "token_ids has")
+
+
+@pytest.mark.parametrize(
+    "codecs",
+    [
+        [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "gzip", "configuration": {"level": 1}},
+        ],
+        [{"name": "bytes", "configuration": {"endian": "little"}}],
+    ],
+)
+def test_codecs_without_bounds_or_without_checksum_are_refused(copy: Path, codecs: Any) -> None:
+    def replace(tree: Any) -> None:
+        tree["codecs"][0]["configuration"]["codecs"] = codecs
+
+    change_metadata(copy, "entropy", replace)
+    assert_refused(copy, "entropy has")
+
+
+def test_metadata_nested_without_end_is_refused(copy: Path) -> None:
+    entries = read_entries(shard_file(copy, 0))
+    for name in ("zarr.json", "entropy/zarr.json"):
+        bad = entries | {name: b'{"a":' * 100_000 + b"1" + b"}" * 100_000}
+        write_entries(shard_file(copy, 0), bad)
+        assert_refused(copy, "shard is damaged")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 2**50) + b"\x01\x00\x00",
+        b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", CHUNK_BYTES + 1) + b"\x01\x00\x00",
+        b"\x28\xb5\x2f\xfd\x00\x58\x01\x00\x00",  # does not say
+        b"\x28\xb5\x2f\xfd",
+    ],
+)
+def test_a_compressed_chunk_that_would_burst_is_refused(frame: bytes) -> None:
+    with pytest.raises(ValueError, match="would expand"):
+        prove_chunk(frame)
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 65_791, 65_792, 100_000])
+def test_an_honest_chunk_passes(size: int) -> None:
+    prove_chunk(Zstd(level=3).encode(bytes(size)))
+
+
+def test_a_hostile_cache_costs_no_memory(copy: Path, tmp_path: Path) -> None:
+    """All of it once more in a process that may not take more than it needs for an honest one."""
+    burst = b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 2**45) + b"\x01\x00\x00"
+    entries = read_entries(shard_file(copy, 0))
+    name = chunk_of(entries, "sample_ids")
+    chunk = burst + crc32c(burst)
+    index = struct.pack("<QQ", 0, len(chunk))
+    entries[name] = chunk + index + crc32c(index)
+    write_entries(shard_file(copy, 0), entries)
+    code = (
+        "import sys\n"
+        "from vlsi_cache.store import open_cache\n"
+        "from vlsi_cache.errors import CacheError\n"
+        "import resource\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    open_cache(sys.argv[1])[0]\n"
+        "except CacheError as error:\n    assert 'would expand' in str(error), error\n"
+        "else:\n    raise AssertionError\n"
+        "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "assert after - before < 50_000, (before, after)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(copy)], check=True, cwd="/")
+
+
+def crc32c(content: bytes) -> bytes:
+    return int(crc32c_value(content)).to_bytes(4, "little")
