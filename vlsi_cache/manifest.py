@@ -160,7 +160,30 @@ class CacheManifest(_Part):
         Returns:
             One clause per difference, with its path; empty if a run may go on with this cache.
         """
-        return differences(_content(self), _content(wanted))
+        return [
+            f"{clause} ({_MEANINGS[path]})"
+            if (path := clause.split(" is ")[0]) in _MEANINGS
+            else clause
+            for clause in differences(_content(self), _content(wanted))
+        ]
+
+
+_MEANINGS: Final = {
+    "batch_size": "padding may change a result's last bits",
+    "chat_template_hash": "the chat template renders other conversations",
+    "dataset.fingerprint": "the conversations or their images are others",
+    "dataset.num_samples": "the data is longer or shorter; see data.limit",
+    "dtype": "the teacher runs in another precision",
+    "sampling.seed": "the tail is drawn otherwise",
+    "samples_per_shard": "the shards are cut otherwise",
+    "taps": "the teacher is read at other layers",
+    "teacher.model_type": "the teacher is of another architecture",
+    "teacher.weights_fingerprint": "the teacher has other weights",
+    "tokenizer.hash": "the teacher's vocabulary is another",
+    "tokenizer.vocab_size": "the teacher's vocabulary is of another size",
+    "verbalizers_fingerprint": "the teacher's verbalizers have other weights",
+}
+"""What a difference comes from, where its path does not say it."""
 
 
 def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

@@ -159,6 +159,46 @@ def test_other_settings_are_refused_with_every_difference(tmp_path: Path) -> Non
     assert "sampling.k is 4, asked for 8" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("dataset.fingerprint", sha256("?"), "the conversations or their images are others"),
+        ("dataset.num_samples", 6, "is 5, asked for 6 (the data is longer or shorter"),
+        ("tokenizer.hash", sha256("?"), "the teacher's vocabulary is another"),
+        ("tokenizer.vocab_size", 501, "vocabulary is of another size"),
+        ("chat_template_hash", sha256("?"), "the chat template renders other conversations"),
+        ("teacher.weights_fingerprint", sha256("?"), "the teacher has other weights"),
+        ("teacher.model_type", "llama", 'is "qwen2_vl", asked for "llama"'),
+        ("verbalizers_fingerprint", sha256("?"), "verbalizers have other weights"),
+        ("sampling.k", 5, "sampling.k is 4, asked for 5"),
+        ("sampling.m", 5, "sampling.m is 4, asked for 5"),
+        ("sampling.seed", 1, "is 0, asked for 1 (the tail is drawn otherwise)"),
+        ("taps", [2, -1], "is [2, 6, -1], asked for [2, -1] (the teacher is read at other layers)"),
+        ("dtype", "bfloat16", "the teacher runs in another precision"),
+        ("batch_size", 4, "padding may change a result's last bits"),
+        ("samples_per_shard", 3, "the shards are cut otherwise"),
+    ],
+)
+def test_each_other_setting_has_its_own_message(
+    tmp_path: Path, path: str, value: Any, message: str
+) -> None:
+    make_cache(tmp_path, shards=[0])
+    before = all_files(tmp_path)
+    tree = make_manifest().model_dump(mode="json")
+    part = tree
+    *folders, last = path.split(".")
+    for folder in folders:
+        part = part[folder]
+    part[last] = value
+    with pytest.raises(CacheMismatchError) as caught:
+        create_cache(tmp_path, make_manifest(**tree))
+    sentence = str(caught.value)
+    assert f"{path} is " in sentence
+    assert message in sentence
+    assert sentence.count("asked for") == 1
+    assert all_files(tmp_path) == before
+
+
 def test_a_moved_teacher_may_go_on(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, shards=[0])
     teacher = cache.manifest.teacher.model_copy(update={"name": "moved"})
