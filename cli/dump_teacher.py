@@ -33,6 +33,7 @@ __all__ = ["command"]
         "dtype": "teacher.dtype",
         "batch_size": "cache.batch_size",
         "samples_per_shard": "cache.samples_per_shard",
+        "on_error": "cache.on_error",
         "device": "device",
         "seed": "seed",
     }
@@ -56,6 +57,7 @@ __all__ = ["command"]
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--batch-size", type=int, help="Samples per forward pass.  [default: 8]")
 @click.option("--samples-per-shard", type=int, help="Samples per shard.  [default: 512]")
+@click.option("--on-error", help="stop, or skip samples that cannot be read.  [default: stop]")
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
 @click.option("--seed", type=int, help="Seed of everything random.  [default: 0]")
 def command(recipe: Recipe) -> None:

@@ -190,8 +190,8 @@ def test_a_deflated_bomb_is_refused(copy: Path) -> None:
 
 def test_metadata_of_absurd_size_is_refused(copy: Path) -> None:
     entries = read_entries(shard_file(copy, 0))
-    write_entries(shard_file(copy, 0), entries | {"zarr.json": b" " * (2**20 + 1)})
-    assert_refused(copy, "of 1,048,577 bytes")
+    write_entries(shard_file(copy, 0), entries | {"zarr.json": b" " * (2**24 + 1)})
+    assert_refused(copy, "of 16,777,217 bytes")
 
 
 @pytest.mark.parametrize("field", [20, 24, 42, 8, 12, 16, 28, 30, 32])

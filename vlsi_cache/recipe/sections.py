@@ -175,6 +175,11 @@ class CacheSection(Section):
     """Conversations per forward pass of the teacher."""
     workers: NonNegative = 0
     """Processes that prepare the teacher's batches."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a sample does that cannot be read (a broken image, too long, or a tap that is not
+    finite): `stop` the run, or be recorded without tokens, with the reason, and `skip`ped."""
+    max_failures_in_a_row: Positive = 16
+    """With `skip`: more than so many samples that fail one after another stop the run."""
 
 
 class MatchingSection(Section):

@@ -58,6 +58,8 @@ class CacheSummary(_Report):
     """Samples in the shards that are written."""
     num_samples_total: int
     """Samples of the complete cache."""
+    failures: dict[str, str]
+    """Name of each sample that could not be read, and has no tokens → why."""
     num_tokens: int
     """Response tokens."""
     bytes_total: int
@@ -140,10 +142,12 @@ def summarize_cache(cache: Cache) -> CacheSummary:
     manifest = cache.manifest
     sums = _Sums.zero(len(manifest.taps))
     num_shards_present = 0
+    failures: dict[str, str] = {}
     for record in cache.iter_shards():
         sums.add(record.distribution, record.response_ids)
         sums.num_samples += len(record)
         num_shards_present += 1
+        failures |= {record.sample_ids[row]: why for row, why in record.failures.items()}
     size = cache.size_bytes()
     entries = sums.num_tokens * len(manifest.taps)
     dense = entries * manifest.tokenizer.vocab_size * _BF16_BYTES
@@ -155,6 +159,7 @@ def summarize_cache(cache: Cache) -> CacheSummary:
         num_shards_present=num_shards_present,
         num_samples=sums.num_samples,
         num_samples_total=len(cache),
+        failures=failures,
         num_tokens=sums.num_tokens,
         bytes_total=size,
         bytes_per_token_tap=size / entries if entries else None,

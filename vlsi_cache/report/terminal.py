@@ -69,7 +69,7 @@ def _settings(summary: CacheSummary) -> Table:
         ("teacher", f"{summary.teacher.name} ({summary.teacher.model_type}, {summary.dtype})"),
         ("tokenizer", f"{summary.tokenizer.vocab_size:,} ids"),
         ("data", summary.dataset),
-        ("samples", _of(summary.num_samples, summary.num_samples_total)),
+        ("samples", _samples(summary)),
         ("tokens", f"{summary.num_tokens:,} of responses"),
         ("shards", f"{_of(summary.num_shards_present, summary.num_shards)}, {state}"),
         ("per token, tap", f"{sampling.k} most likely + {sampling.m} drawn (seed {sampling.seed})"),
@@ -77,6 +77,14 @@ def _settings(summary: CacheSummary) -> Table:
     ):
         table.add_row(name, Text(value))
     return table
+
+
+def _samples(summary: CacheSummary) -> str:
+    text = _of(summary.num_samples, summary.num_samples_total)
+    if not summary.failures:
+        return text
+    name, reason = next(iter(summary.failures.items()))
+    return f"{text}; {len(summary.failures):,} of them failed, the first {name!r}: {reason}"
 
 
 def _size(summary: CacheSummary) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 from vlsi_cache.data import (
     BatchEncoder,
     Conversation,
+    ConversationDataset,
+    EncodedDataset,
     model_inputs,
     response_ids,
     response_positions,
@@ -20,7 +22,7 @@ from vlsi_cache.data import (
 from vlsi_cache.errors import CacheMismatchError
 from vlsi_cache.store import Cache, SampleRecord, open_cache
 
-__all__ = ["CachedBatches", "TokenBatches"]
+__all__ = ["CachedBatches", "RecordedDataset", "TokenBatches"]
 
 
 class TokenBatches:
@@ -46,6 +48,26 @@ class TokenBatches:
             "labels": response_ids(batch),
             "token_samples": torch.repeat_interleave(torch.arange(len(items)), counts),
         }
+
+
+class RecordedDataset(EncodedDataset):
+    """The samples that a cache has tokens of: those that failed in the dump are left out.
+
+    Args:
+        conversations: the dataset that was dumped.
+        failed: indices of the samples to leave out.
+    """
+
+    def __init__(self, conversations: ConversationDataset, failed: Collection[int]) -> None:
+        super().__init__(conversations)
+        left_out = set(failed)
+        self._indices = [i for i in range(len(conversations)) if i not in left_out]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple[int, Conversation]:
+        return super().__getitem__(self._indices[index])
 
 
 class CachedBatches:

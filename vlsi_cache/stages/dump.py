@@ -16,11 +16,19 @@ from torch.utils.data import DataLoader
 from vlsi_cache.data import ConversationDataset, EncodedDataset
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import RecipeError, StageError
+from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.models import Decoder
 from vlsi_cache.objectives import sparsify
 from vlsi_cache.objectives.sweep import chunk_tokens
 from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.batches import TokenBatches
+from vlsi_cache.stages.failures import (
+    Failures,
+    KeyedBatch,
+    KeyedBatches,
+    failed_record,
+    reason_of,
+)
 from vlsi_cache.stages.processes import share_of
 from vlsi_cache.stages.workers import workers_faults
 from vlsi_cache.store import CacheWriter, SampleRecord
@@ -110,15 +118,12 @@ class TeacherPass:
 
     def records(
         self, batch: Mapping[str, Any], keys: Sequence[tuple[str, str]]
-    ) -> list[SampleRecord]:
-        """One record per sample of a batch.
+    ) -> list[SampleRecord | StageError]:
+        """One record per sample of a batch, or why there is none: a tap that is not finite.
 
         Args:
             batch: of ``TokenBatches``.
             keys: for each sample, its id and content key.
-
-        Raises:
-            StageError: a tap's distribution is not finite.
         """
         counts = np.bincount(batch["token_samples"].numpy(), minlength=len(keys))
         uniforms = np.concatenate(
@@ -130,24 +135,27 @@ class TeacherPass:
         device = self.backbone.device
         distribution = self.read(_to_device(batch, device), uniforms)
         labels = batch["labels"].int().numpy()
-        records, start = [], 0
+        records: list[SampleRecord | StageError] = []
+        start = 0
         for (sample_id, key), count in zip(keys, counts, strict=True):
             part = slice(start, start + int(count))
-            self._prove_finite(distribution.entropy[part], sample_id)
-            records.append(SampleRecord(sample_id, key, labels[part], distribution[part]))
+            fault = self._find_fault(distribution.entropy[part], sample_id)
+            records.append(fault or SampleRecord(sample_id, key, labels[part], distribution[part]))
             start = part.stop
         return records
 
-    def _prove_finite(self, entropy: np.ndarray[Any, Any], sample_id: str) -> None:
+    def _find_fault(self, entropy: np.ndarray[Any, Any], sample_id: str) -> StageError | None:
         sound = np.isfinite(entropy).all(axis=0)
-        if not sound.all():
-            taps = [*map(str, self.bank.taps), "output"]
-            broken = ", ".join(tap for tap, good in zip(taps, sound, strict=True) if not good)
-            raise StageError(
-                f"teacher's distribution is not finite at tap {broken}",
-                where=f"sample {sample_id!r}",
-                mend="Try teacher.dtype: float32, or check the teacher's weights",
-            )
+        if sound.all():
+            return None
+        taps = [*map(str, self.bank.taps), "output"]
+        broken = ", ".join(tap for tap, good in zip(taps, sound, strict=True) if not good)
+        return StageError(
+            f"teacher's distribution is not finite at tap {broken}",
+            where=f"sample {sample_id!r}",
+            mend="Try teacher.dtype: float32, or check the teacher's weights; or skip such samples "
+            "with cache.on_error: skip",
+        )
 
 
 def tail_uniforms(seed: int, key: str, count: int) -> Floats:
@@ -170,10 +178,25 @@ def fill_cache(
     batch_size: int,
     workers: int,
     on_progress: Callable[[DumpProgress], None],
+    failures: Failures | None = None,
 ) -> None:
     """Write every shard that is not there yet.
 
     Batches never span shards, so a shard's bytes do not depend on which shards this run writes.
+
+    Args:
+        teacher: reads the batches.
+        dataset: what to read.
+        collate: makes the batches.
+        writer: of the cache.
+        batch_size: samples per forward pass.
+        workers: processes that prepare batches.
+        on_progress: called after each batch.
+        failures: skip samples that cannot be read, and count them there; None to stop at the
+            first.
+
+    Raises:
+        DataError, StageError: a sample cannot be read, or too many in a row.
     """
     missing = share_of(writer.missing_shards())
     manifest = writer.manifest
@@ -185,10 +208,15 @@ def fill_cache(
             continue
         records: list[SampleRecord] = []
         indices = manifest.shard_range(shard)
-        for keys, batch in _batches(dataset, indices, collate, batch_size, workers):
-            records += teacher.records(batch, keys)
-            done += len(keys)
-            num_tokens += len(batch["labels"])
+        keyed = KeyedBatches(collate, skip=failures is not None)
+        for batch in _batches(dataset, indices, keyed, batch_size, workers):
+            new = _records(teacher, batch, manifest, skip=failures is not None)
+            if failures is not None:
+                for record in new:
+                    failures.add(record)
+            records += new
+            done += len(new)
+            num_tokens += sum(len(record.response_ids) for record in new)
             on_progress(DumpProgress(done, total, num_tokens))
         writer.write_shard(shard, records)
 
@@ -196,32 +224,40 @@ def fill_cache(
 def _batches(
     dataset: ConversationDataset,
     indices: range,
-    collate: TokenBatches,
+    collate: KeyedBatches,
     batch_size: int,
     workers: int,
-) -> Iterator[tuple[list[tuple[str, str]], dict[str, Any]]]:
+) -> Iterator[KeyedBatch]:
     loader: DataLoader[Any] = DataLoader(
         EncodedDataset(dataset),
         batch_sampler=[
             list(indices[start : start + batch_size])
             for start in range(0, len(indices), batch_size)
         ],
-        collate_fn=_KeyedBatches(collate),
+        collate_fn=collate,
         num_workers=workers,
     )
     with workers_faults():
         yield from loader
 
 
-@dataclass(frozen=True, slots=True)
-class _KeyedBatches:
-    """Collation that keeps each sample's id and content key beside the batch."""
-
-    collate: TokenBatches
-
-    def __call__(self, items: Sequence[Any]) -> tuple[list[tuple[str, str]], dict[str, Any]]:
-        keys = [(conversation.sample_id, conversation.key()) for _, conversation in items]
-        return keys, self.collate(items)
+def _records(
+    teacher: TeacherPass, batch: KeyedBatch, manifest: CacheManifest, *, skip: bool
+) -> list[SampleRecord]:
+    """One record per sample of a batch, in order; those that failed have no tokens."""
+    left = [key for place, key in enumerate(batch.keys) if place not in batch.failures]
+    read = iter(teacher.records(batch.inputs, left) if batch.inputs is not None else ())
+    records = []
+    for place, (sample_id, key) in enumerate(batch.keys):
+        found = batch.failures[place] if place in batch.failures else next(read)
+        if isinstance(found, StageError):
+            if not skip:
+                raise found
+            found = reason_of(found)
+        if isinstance(found, str):
+            found = failed_record(sample_id, key, found, manifest)
+        records.append(found)
+    return records
 
 
 def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

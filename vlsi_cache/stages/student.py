@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.models import tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
+from vlsi_cache.stages.batches import RecordedDataset
 from vlsi_cache.stages.finetune import finetune
 from vlsi_cache.stages.interact import interact
 from vlsi_cache.stages.precision import frozen_dtype, trained_dtype, uses_autocast
@@ -23,6 +25,8 @@ from vlsi_cache.store import Cache, open_cache
 from vlsi_cache.verbalizer import verbalizers_fingerprint
 
 __all__ = ["train_student"]
+
+logger = logging.getLogger(__name__)
 
 
 def train_student(recipe: Recipe) -> Path:
@@ -89,7 +93,7 @@ def _distil(
         student,
         bank,
         cache,
-        EncodedDataset(dataset),
+        _recorded(cache, dataset),
         recipe,
         recipe.output / "interaction",
         inherited={
@@ -100,6 +104,26 @@ def _distil(
         },
         autocast=autocast,
     )
+
+
+def _recorded(cache: Cache, dataset: ConversationDataset) -> EncodedDataset:
+    """The samples to learn from: all but those that failed in the dump."""
+    failed = cache.failures()
+    if not failed:
+        return EncodedDataset(dataset)
+    if len(failed) == len(dataset):
+        raise CacheError(
+            "no sample of the cache could be read when the teacher was dumped",
+            where=cache.path,
+            found=next(iter(failed.values())),
+            mend="Mend their cause, and dump the teacher again into a new folder",
+        )
+    logger.warning(
+        "interaction leaves out %d of %d samples, which failed when the teacher was dumped",
+        len(failed),
+        len(dataset),
+    )
+    return RecordedDataset(dataset, failed)
 
 
 def _prove_made_for(cache: Cache, dataset: ConversationDataset) -> None:

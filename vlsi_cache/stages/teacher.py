@@ -21,6 +21,7 @@ from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
 from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.stages.dump import DumpProgress, TeacherPass, fill_cache
+from vlsi_cache.stages.failures import Failures
 from vlsi_cache.stages.precision import frozen_dtype, uses_autocast
 from vlsi_cache.stages.processes import on_main_process, resolve_device, wait_for_everyone
 from vlsi_cache.stages.verbalize import obtain_verbalizers
@@ -74,6 +75,7 @@ def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) ->
         batch_size=cache.batch_size,
         workers=cache.workers,
         on_progress=on_progress,
+        failures=Failures(cache.max_failures_in_a_row) if cache.on_error == "skip" else None,
     )
     wait_for_everyone()
     return recipe.cache_path

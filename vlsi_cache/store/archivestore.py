@@ -19,7 +19,7 @@ from vlsi_cache.store.bounds import prove_chunk
 
 __all__ = ["ArchiveStore"]
 
-_METADATA_BYTES: Final = 2**20
+_METADATA_BYTES: Final = 2**24
 
 
 class ArchiveStore(Store):

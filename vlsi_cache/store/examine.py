@@ -141,6 +141,7 @@ def _own_seal(finding: Finding) -> ShardSeal | None:
         num_bytes=finding.num_bytes,
         num_samples=finding.header.num_samples,
         num_tokens=finding.header.num_tokens,
+        num_failed=len(finding.header.failures),
     )
 
 

@@ -128,6 +128,23 @@ class Cache:
             return sum(seal.num_tokens for seal in self._index.shards)
         return sum(read_header(self._folder, index).num_tokens for index in self._present())
 
+    def failures(self) -> dict[int, str]:
+        """Samples that could not be read when the teacher was dumped: index → reason.
+
+        They have no tokens. Shards without such samples are not opened.
+
+        Raises:
+            CacheError: a shard's header or seal is damaged.
+        """
+        found = {}
+        for shard_index in self._present():
+            seal = self._index.shards[shard_index] if self._index else None
+            if seal is None or seal.num_failed:
+                first = self.manifest.shard_range(shard_index).start
+                for failure in read_header(self._folder, shard_index).failures:
+                    found[first + failure.row] = failure.reason
+        return found
+
     def verify(self) -> Verification:
         """Hash every file and compare it with its seal; reads the whole cache once.
 
@@ -157,6 +174,7 @@ class Cache:
             key=shard.keys[row].tobytes().hex(),
             response_ids=arrays["response_ids"],
             distribution=parse_distribution(arrays),
+            failure=shard.failures.get(row),
         )
 
     def _tokens(self, shard_index: int, first: int, stop: int) -> Block:

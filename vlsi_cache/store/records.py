@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ class SampleRecord:
     """``[N]``: the response tokens."""
     distribution: SparseDistribution
     """``[N, L]``: at every response token, the teacher's taps and, last, its output."""
+    failure: str | None = None
+    """Why the sample could not be read; it has no tokens then."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +43,8 @@ class ShardRecord:
     """``[N]``: the response tokens."""
     distribution: SparseDistribution
     """``[N, L]``: taps and, last, the output."""
+    failures: Mapping[int, str] = field(default_factory=dict)
+    """Row of a sample that could not be read → why."""
 
     @classmethod
     def join(cls, records: Sequence[SampleRecord]) -> ShardRecord:
@@ -51,6 +55,8 @@ class ShardRecord:
         """
         counts = [len(record.response_ids) for record in records]
         for record, count in zip(records, counts, strict=True):
+            if record.failure and count:
+                raise ValueError(f"sample {record.sample_id!r} failed, and yet has tokens")
             if len(record.distribution) != count or len(bytes.fromhex(record.key)) != 32:
                 raise ValueError(f"record of sample {record.sample_id!r} contradicts itself")
         keys = b"".join(bytes.fromhex(record.key) for record in records)
@@ -60,6 +66,7 @@ class ShardRecord:
             offsets=np.cumsum([0, *counts], dtype=np.int64),
             response_ids=np.concatenate([record.response_ids for record in records]),
             distribution=SparseDistribution.concatenate([r.distribution for r in records]),
+            failures={row: record.failure for row, record in enumerate(records) if record.failure},
         )
 
     @property
@@ -78,4 +85,5 @@ class ShardRecord:
                 key=self.keys[index].tobytes().hex(),
                 response_ids=self.response_ids[part],
                 distribution=self.distribution[part],
+                failure=self.failures.get(index),
             )

@@ -56,6 +56,7 @@ def seal_shard(folder: CacheFolder, shard_index: int, published: bytes | None = 
         num_bytes=num_bytes,
         num_samples=header.num_samples,
         num_tokens=header.num_tokens,
+        num_failed=len(header.failures),
     )
     if folder.place.publish(seal_key(shard_index), render_document(seal)):
         return

@@ -50,6 +50,8 @@ class ShardSeal(FileSeal):
     """Samples of the shard."""
     num_tokens: _Count
     """Their response tokens."""
+    num_failed: _Count
+    """Samples that could not be read, and have no tokens."""
 
 
 class ProcessorSeal(_Part):

@@ -40,6 +40,17 @@ __all__ = [
 ]
 
 _ATTRIBUTE: Final = "vlsi_cache"
+FAILURE_CHARACTERS: Final = 300
+"""Most of a failure's reason that is kept."""
+
+
+class Failure(BaseModel):
+    """A sample that could not be read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    row: int = Field(ge=0)
+    reason: str = Field(min_length=1, max_length=FAILURE_CHARACTERS)
 
 
 class ShardHeader(BaseModel):
@@ -51,6 +62,7 @@ class ShardHeader(BaseModel):
     shard_index: int = Field(ge=0)
     num_samples: int = Field(ge=1)
     num_tokens: int = Field(ge=0)
+    failures: tuple[Failure, ...] = Field(strict=False)
 
 
 def pack_shard(folder: CacheFolder, shard_index: int, record: ShardRecord) -> bytes:
@@ -61,6 +73,10 @@ def pack_shard(folder: CacheFolder, shard_index: int, record: ShardRecord) -> by
         shard_index=shard_index,
         num_samples=len(record),
         num_tokens=record.num_tokens,
+        failures=tuple(
+            Failure(row=row, reason=reason[:FAILURE_CHARACTERS])
+            for row, reason in record.failures.items()
+        ),
     )
     layout = shard_layout(
         folder.manifest,
@@ -70,7 +86,7 @@ def pack_shard(folder: CacheFolder, shard_index: int, record: ShardRecord) -> by
     )
     files: dict[str, Buffer] = {}
     group = zarr.create_group(
-        MemoryStore(files), zarr_format=3, attributes={_ATTRIBUTE: header.model_dump()}
+        MemoryStore(files), zarr_format=3, attributes={_ATTRIBUTE: header.model_dump(mode="json")}
     )
     for name, array in layout.items():
         stored = group.create_array(
@@ -153,6 +169,11 @@ class OpenShard:
         """Response tokens of the shard, N."""
         return self.header.num_tokens
 
+    @property
+    def failures(self) -> dict[int, str]:
+        """Row of a sample that could not be read → why."""
+        return {failure.row: failure.reason for failure in self.header.failures}
+
     def read_tokens(self, first: int, stop: int) -> dict[str, Array]:
         """Stored token arrays from one response token up to another.
 
@@ -180,6 +201,7 @@ class OpenShard:
             offsets=self.offsets,
             response_ids=arrays["response_ids"],
             distribution=parse_distribution(arrays),
+            failures=self.failures,
         )
 
     def _open_arrays(self, archive: Archive) -> dict[str, zarr.Array[Any]]:
@@ -216,6 +238,11 @@ class OpenShard:
         offsets = self.offsets
         if offsets[0] != 0 or offsets[-1] != self.num_tokens or (np.diff(offsets) < 0).any():
             raise ValueError("sample_offsets does not ascend from 0 to the number of tokens")
+        rows = [failure.row for failure in self.header.failures]
+        if rows != sorted(set(rows)) or any(row >= self.header.num_samples for row in rows):
+            raise ValueError("failures do not ascend inside the shard")
+        if any(offsets[row] != offsets[row + 1] for row in rows):
+            raise ValueError("a sample that failed has tokens")
         if len(self.sample_ids) != self.header.num_samples:
             raise ValueError(f"{len(self.sample_ids)} sample ids")
         if not self.keys.any(axis=1).all():
