@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 
 from support.caches import make_cache, make_manifest
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store.layout import shard_layout
+from vlsi_cache.store.seals import CacheIndex
+from vlsi_cache.store.shard import ShardHeader
 
 DOCUMENT = (Path(__file__).parents[2] / "FORMAT.md").read_text(encoding="utf-8")
 
@@ -53,8 +56,9 @@ def test_the_documents_table_is_the_layout() -> None:
     assert documented == built
 
 
-def test_the_document_names_every_field_of_the_manifest() -> None:
-    schema = CacheManifest.model_json_schema()
+@pytest.mark.parametrize("model", [CacheManifest, CacheIndex, ShardHeader])
+def test_the_document_names_every_field(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
     fields = [name for part in (schema, *schema["$defs"].values()) for name in part["properties"]]
     words = set(re.findall(r"\w+", DOCUMENT))
     assert [name for name in fields if name not in words] == []
