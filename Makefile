@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 OUT    ?= vlsi-cache-demo
 TREE   := build/tree
 
-.PHONY: demo test lint types suite tree schemas clean
+.PHONY: demo test lint types suite tree schemas golden clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vlsi-cache demo --out $(OUT)
@@ -34,6 +34,10 @@ tree:
 
 schemas: $(VENV)/.installed
 	$(BIN)/python -m vlsi_cache.schemas
+
+# the golden cache of this version of the format: only while the version is not released
+golden: $(VENV)/.installed
+	cd tests && $(abspath $(BIN))/python -m support.golden
 
 # torch comes first and alone: its version is pinned together with torchvision's
 $(VENV)/.installed: pyproject.toml constraints.txt

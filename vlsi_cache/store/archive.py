@@ -13,7 +13,7 @@ from typing import Final
 
 from vlsi_cache.store.place import Place
 
-__all__ = ["Archive", "pack_archive"]
+__all__ = ["METADATA", "Archive", "pack_archive"]
 
 _TAIL_BYTES: Final = 2**16
 """Read first, from the end: directory and metadata, unless a shard has very many entries."""
@@ -22,7 +22,8 @@ _ENTRY_HEADER: Final = 30
 _ZIP64_EXTRA: Final = 20
 _END: Final = struct.Struct("<4s4H2LH")
 _NAME: Final = re.compile(r"zarr\.json|[a-z0-9_]+/(zarr\.json|c(/\d+){0,8})")
-_METADATA: Final = "zarr.json"
+METADATA: Final = "zarr.json"
+"""Name, or end of the name, of every entry that describes others."""
 
 
 def pack_archive(entries: Mapping[str, bytes]) -> bytes:
@@ -32,7 +33,7 @@ def pack_archive(entries: Mapping[str, bytes]) -> bytes:
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
-        for name in sorted(entries, key=lambda name: (name.endswith(_METADATA), name)):
+        for name in sorted(entries, key=lambda name: (name.endswith(METADATA), name)):
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             entry.create_system = 3  # or it would tell the platform
             entry.external_attr = 0o644 << 16

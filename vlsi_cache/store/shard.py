@@ -14,7 +14,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from vlsi_cache.errors import CacheError
-from vlsi_cache.store.archive import Archive, pack_archive
+from vlsi_cache.store.archive import METADATA, Archive, pack_archive
 from vlsi_cache.store.archivestore import ArchiveStore
 from vlsi_cache.store.arrays import (
     TOKEN_ARRAYS,
@@ -100,7 +100,17 @@ def pack_shard(folder: CacheFolder, shard_index: int, record: ShardRecord) -> by
             fill_value=array.fill_value,
         )
         stored[...] = arrays[name]
-    return pack_archive({name: buffer.to_bytes() for name, buffer in files.items()})
+    return pack_archive(
+        {
+            name: _compact(buffer.to_bytes()) if name.endswith(METADATA) else buffer.to_bytes()
+            for name, buffer in files.items()
+        }
+    )
+
+
+def _compact(metadata: bytes) -> bytes:
+    """JSON without blanks: half the bytes, which count in small shards."""
+    return json.dumps(json.loads(metadata), separators=(",", ":")).encode("ascii")
 
 
 def read_header(folder: CacheFolder, shard_index: int) -> ShardHeader:

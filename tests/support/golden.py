@@ -1,0 +1,59 @@
+"""The golden cache of this version of the format, as ``make golden`` writes it anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from support.caches import make_manifest, make_record
+from vlsi_cache.manifest import FORMAT_VERSION, CacheManifest
+from vlsi_cache.store import SampleRecord, create_cache, open_cache
+
+__all__ = ["GOLDEN", "told", "write_golden"]
+
+GOLDEN = Path(__file__).parents[1] / "store" / "golden"
+"""A folder ``vN`` and a file ``vN.json`` of what it holds, for each version of the format."""
+
+
+def told(record: SampleRecord) -> dict[str, Any]:
+    """What a record says, as JSON."""
+    return {
+        "sample_id": record.sample_id,
+        "key": record.key,
+        "failure": record.failure,
+        "response_ids": record.response_ids.tolist(),
+        "token_ids": record.distribution.token_ids.tolist(),
+        "weights": record.distribution.weights().tolist(),
+        "entropy": record.distribution.entropy.tolist(),
+    }
+
+
+def write_golden() -> Path:
+    """Write this version's cache, and beside it what it says."""
+    path = GOLDEN / f"v{FORMAT_VERSION}"
+    shutil.rmtree(path, ignore_errors=True)
+    manifest = make_manifest(num_samples=5, samples_per_shard=2, vocab_size=60)
+    writer = create_cache(path, manifest)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "tokenizer.json").write_text('{"golden": true}\n', encoding="utf-8")
+        writer.keep_processor(Path(folder))
+    for shard in writer.missing_shards():
+        writer.write_shard(shard, [_record(manifest, i) for i in manifest.shard_range(shard)])
+    content = json.dumps([told(record) for record in open_cache(path)]) + "\n"
+    path.with_suffix(".json").write_text(content, encoding="utf-8")
+    return path
+
+
+def _record(manifest: CacheManifest, sample_index: int) -> SampleRecord:
+    if sample_index != 3:
+        return make_record(manifest, sample_index)
+    failed = make_record(manifest, sample_index, num_tokens=0)
+    return dataclasses.replace(failed, failure="image cannot be decoded")
+
+
+if __name__ == "__main__":
+    write_golden()
