@@ -155,6 +155,8 @@ def test_damage_to_an_incomplete_cache_is_found_too(pair: Pair, data: st.DataObj
     if not found.num_shards:
         assert blamed(found) == {"manifest.json"}
         return
+    if {"processor.json", "processor/tokenizer.json"} <= faulty:
+        faulty = {"processor.json"}  # in place of each other: the seal says nothing any more
     lost = begun(pair.one).keys() - files.keys()
     if lost and lost <= {"processor.json", "shards/00000.json", "shards/00001.json"}:
         assert found.sound  # as if its writer had been killed before it sealed them

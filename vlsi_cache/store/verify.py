@@ -216,7 +216,10 @@ class _Check:
         for name, wanted in trusted.files.items() if trusted else ():
             if own[name] != wanted:
                 fault = "is missing" if own[name] is None else "differs from its seal"
-                yield _damage((f"{PROCESSOR_FOLDER}/{name}",), fault, _MEND_PROCESSOR)
+                # without an index a file cannot be told from its seal
+                doubtful = (PROCESSOR_SEAL_FILE,) if index is None else ()
+                files = (f"{PROCESSOR_FOLDER}/{name}", *doubtful)
+                yield _damage(files, fault, _MEND_PROCESSOR)
 
     def _processor_file(self, name: str) -> FileSeal | None:
         key = f"{PROCESSOR_FOLDER}/{name}"
