@@ -22,6 +22,7 @@ def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.manifest import CacheManifest
     from vlsi_cache.recipe import Recipe
     from vlsi_cache.report import CacheSummary, SampleView
+    from vlsi_cache.stages.journal import JournalLine
     from vlsi_cache.verbalizer import VerbalizerConfig
 
     return {
@@ -30,6 +31,7 @@ def _models() -> dict[str, type[BaseModel]]:
         "verbalizers": VerbalizerConfig,
         "inspect": CacheSummary,
         "inspect-sample": SampleView,
+        "matching": JournalLine,
         "demo": DemoSummary,
     }
 
