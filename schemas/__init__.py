@@ -24,6 +24,7 @@ def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.report import CacheSummary, SampleView
     from vlsi_cache.store import Verification
     from vlsi_cache.store.seals import CacheIndex, ProcessorSeal, ShardSeal
+    from vlsi_cache.stages.journal import JournalLine
     from vlsi_cache.verbalizer import VerbalizerConfig
 
     return {
@@ -36,6 +37,7 @@ def _models() -> dict[str, type[BaseModel]]:
         "inspect": CacheSummary,
         "inspect-sample": SampleView,
         "verify": Verification,
+        "matching": JournalLine,
         "demo": DemoSummary,
     }
 

@@ -24,10 +24,16 @@ from transformers import (
 )
 
 from support.runs import make_recipe, save_text_model, write_conversations
-from vlsi_cache.errors import CacheError, CacheMismatchError, StageError
-from vlsi_cache.recipe import Recipe
+from vlsi_cache.data import EncodedDataset
+from vlsi_cache.errors import CacheError, CacheMismatchError, RecipeError, StageError
+from vlsi_cache.recipe import Recipe, recipe_from_mapping
+from vlsi_cache.stages.backbone import load_backbone, load_data
+from vlsi_cache.stages.batches import CachedBatches
+from vlsi_cache.stages.interaction_loss import Interaction
+from vlsi_cache.stages.journal import JournalLine
 from vlsi_cache.stages.student import train_student
 from vlsi_cache.stages.teacher import dump_teacher
+from vlsi_cache.verbalizer import build_verbalizers
 
 
 def _dumped(folder: Path, **options: Any) -> Recipe:
@@ -39,6 +45,18 @@ def _dumped(folder: Path, **options: Any) -> Recipe:
 def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
     changed = getattr(recipe, section).model_copy(update=changes)
     return recipe.model_copy(update={section: changed})
+
+
+def _journal(recipe: Recipe) -> list[JournalLine]:
+    text = (recipe.output / "interaction" / "matching.jsonl").read_text(encoding="utf-8")
+    return [JournalLine.model_validate_json(line) for line in text.splitlines()]
+
+
+def _scalars(recipe: Recipe) -> dict[str, Any]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(recipe.output / "interaction" / "tensorboard")).Reload()
+    return {tag.removeprefix("train/"): events.Scalars(tag) for tag in events.Tags()["scalars"]}
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -84,14 +102,26 @@ def test_interaction_lowers_the_divergence_to_the_teacher(tmp_path: Path) -> Non
         update={"interaction": interaction, "stages": ["verbalization", "interaction"]}
     )
     train_student(recipe)
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(recipe.output / "interaction" / "tensorboard")).Reload()
-    scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    scalars = _scalars(recipe)
     for name in ("kl_output", "kl_tap_0", "kl_tap_2", "match_tap_0", "match_tap_2", "loss"):
-        assert f"train/{name}" in scalars, sorted(scalars)
-    output = [event.value for event in scalars["train/kl_output"]]
+        assert name in scalars, sorted(scalars)
+    output = [event.value for event in scalars["kl_output"]]
     assert output[-1] < 0.5 * output[0]
+
+    lines = _journal(recipe)
+    assert [line.step for line in lines] == list(range(1, 31))
+    assert (lines[0].student_taps, lines[0].teacher_taps) == ([0, 2], [1, 3, 5])
+    shares = torch.tensor([line.share for line in lines])
+    torch.testing.assert_close(shares.sum(-1), torch.ones(30, 2))
+    assert (shares[:, 0, 2] == 0).all(), "room is kept for the tap that follows"
+    assert (shares[:, 1, 0] == 0).all()
+    divergence = torch.tensor([line.divergence for line in lines])
+    assert divergence.shape == (30, 2, 3)
+    assert divergence[-1].mean() < divergence[0].mean()
+    assert all(heat > 0 for line in lines for heat in line.temperature or [0.0])
+    # the block that a tap met in one step, in TensorBoard and in the journal
+    met = [event.value for event in scalars["match_tap_2"]]
+    torch.testing.assert_close(torch.tensor(met), shares[:, 1] @ torch.tensor([1.0, 3.0, 5.0]))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +131,9 @@ def test_interaction_lowers_the_divergence_to_the_teacher(tmp_path: Path) -> Non
         {"strategy": "uniform"},
         {"strategy": "bottom-3", "search_range": False, "order": False},
         {"temperature": "scale_free"},
+        {"strategy": "expected"},
+        {"strategy": "expected", "granularity": "sample"},
+        {"strategy": "shortest", "granularity": "sample"},
     ],
     ids=lambda matching: "-".join(map(str, matching.values())),
 )
@@ -117,6 +150,79 @@ def test_every_kind_of_matching_trains(matching: dict[str, Any], dumped: Recipe)
         }
     )
     assert (train_student(recipe) / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "metrics"),
+    [
+        ({"inner": "none"}, {"kl_output"}),
+        ({"output": "none"}, {"kl_tap_0", "kl_tap_2"}),
+        ({"inner": "ce", "output": "ce"}, {"ce_tap_0", "ce_tap_2", "ce_output"}),
+        (
+            {"inner": "js", "output": "reverse", "tail": "bucket"},
+            {"js_tap_0", "js_tap_2", "reverse_output"},
+        ),
+        ({"inner": "l2", "output": "skewed", "tail": "bucket"}, {"l2_tap_0", "skewed_output"}),
+        ({"tail": "renormalize"}, {"kl_tap_0", "kl_output"}),
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
+)
+def test_every_comparison_trains(
+    changes: dict[str, Any], metrics: set[str], dumped: Recipe, tmp_path: Path
+) -> None:
+    interaction = dumped.interaction.model_copy(update={"steps": 2, **changes})
+    recipe = dumped.model_copy(
+        update={
+            "interaction": interaction,
+            "stages": ["verbalization", "interaction"],
+            "cache": dumped.cache.model_copy(update={"path": dumped.cache_path}),
+            "output": tmp_path / "run",
+        }
+    )
+    assert (train_student(recipe) / "model.safetensors").is_file()
+    assert metrics <= _scalars(recipe).keys()
+    assert recipe.student_verbalizers_path.exists() == (changes.get("inner") != "none")
+
+
+def test_plain_logit_distillation_needs_no_verbalizers(dumped: Recipe, tmp_path: Path) -> None:
+    """Neither the stage in the recipe, nor as many teacher taps as the student's."""
+    raw = json.loads(dumped.model_dump_json())
+    raw["cache"]["path"] = str(dumped.cache_path)
+    raw["output"] = str(tmp_path / "run")
+    raw["stages"] = ["interaction", "finetuning"]
+    with pytest.raises(RecipeError, match="interaction without verbalization"):
+        recipe_from_mapping(raw, where="test")
+    raw["interaction"]["inner"] = "none"
+    raw["student"]["taps"] = [0, 1, 2, 3]
+    assert (train_student(recipe_from_mapping(raw, where="test")) / "config.json").is_file()
+
+
+def test_the_expected_matching_has_the_mean_of_the_drawn_losses(dumped: Recipe) -> None:
+    """One batch, one student: Algorithm 1's loss over many draws against its exact mean."""
+    cpu = torch.device("cpu")
+    batch: dict[str, Any] = {}
+
+    def losses(strategy: str, count: int) -> torch.Tensor:
+        student = load_backbone(dumped.student, "student", cpu, "float32")
+        bank = build_verbalizers(student.decoder, (0, 2), dumped.student.verbalizer, seed=0)
+        matching = dumped.interaction.matching.model_copy(update={"strategy": strategy})
+        module = Interaction(
+            student,
+            bank,
+            dumped.interaction.model_copy(update={"matching": matching}),
+            teacher_taps=(1, 3, 5),
+            seed=0,
+        )
+        if not batch:
+            dataset = EncodedDataset(load_data(dumped.data))
+            collate = CachedBatches(student.encoder(dumped.data), dumped.cache_path, "sample")
+            batch.update(collate([dataset[index] for index in range(4)]))
+        with torch.no_grad():
+            return torch.stack([module(**batch)["loss"] for _ in range(count)])
+
+    drawn, expected = losses("multinomial", 300), losses("expected", 1)
+    assert drawn.std() > 0
+    assert abs(drawn.mean() - expected.item()) < 5 * drawn.std() / 300**0.5
 
 
 @pytest.fixture(scope="module")
@@ -234,8 +340,10 @@ def test_too_few_teacher_taps_are_refused_before_the_first_step(
 ) -> None:
     recipe = _with(dumped, "student", taps=[0, 1, 2, 3])
     recipe = _with(recipe, "cache", path=dumped.cache_path)
+    recipe = recipe.model_copy(update={"output": tmp_path / "run"})
     with pytest.raises(StageError, match="fewer teacher taps than student taps"):
-        train_student(recipe.model_copy(update={"output": tmp_path / "run"}))
+        train_student(recipe)
+    assert not recipe.student_verbalizers_path.exists(), "found before verbalization"
 
 
 def test_a_killed_student_goes_on_and_ends_with_the_same_weights(
@@ -275,3 +383,7 @@ def test_a_killed_student_goes_on_and_ends_with_the_same_weights(
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert torch.equal(value, found[name]), name
+    journals = [run / "interaction" / "matching.jsonl" for run in (result, broken_result)]
+    first, second = (path.read_text(encoding="utf-8") for path in journals)
+    assert [json.loads(line)["step"] for line in first.splitlines()] == list(range(1, 9))
+    assert first == second, "what was written after the checkpoint is written again, not twice"

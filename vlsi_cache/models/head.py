@@ -74,8 +74,9 @@ class Head:
         A `vocab_size` beyond the rows gives all rows: some tokenizers know placeholder tokens
         that the head cannot produce.
         """
-        bias = None if self.bias is None else self.bias[:vocab_size]
-        return self.weight[:vocab_size], bias
+        if vocab_size is None or vocab_size >= self.num_rows:
+            return self.weight, self.bias  # a view of all rows would cost its gradient a copy
+        return self.weight[:vocab_size], None if self.bias is None else self.bias[:vocab_size]
 
     def cut(self, vocab_size: int) -> Head:
         """The head of real tokens only, in autocast's dtype where that is on.

@@ -1,4 +1,4 @@
-"""Objectives against whole distributions, a chunk of tokens at a time."""
+"""KL against a whole distribution, a chunk of tokens at a time."""
 
 from __future__ import annotations
 
@@ -8,33 +8,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vlsi_cache.models import Head
-from vlsi_cache.objectives.sweep import chunk_tokens
+from vlsi_cache.objectives.tiles import chunk_tokens, chunks
 
-__all__ = ["dense_divergence", "linear_cross_entropy"]
-
-
-def linear_cross_entropy(features: Tensor, head: Head, labels: Tensor, vocab_size: int) -> Tensor:
-    """Sum of cross-entropies in nats, 0-d; gradients reach features *and* head.
-
-    Args:
-        features: ``[N, D]`` hidden states after the final norm.
-        head: trainable head.
-        labels: ``[N]`` long.
-        vocab_size: rows of the head that are real tokens.
-    """
-    real = head.cut(vocab_size)
-
-    def chunk_loss(part: Tensor, part_labels: Tensor) -> Tensor:
-        logits = real.logits(part).float()
-        return F.cross_entropy(logits, part_labels, reduction="sum")
-
-    total = torch.zeros((), device=features.device)
-    step = chunk_tokens(vocab_size)
-    for start in range(0, len(features), step):
-        part = slice(start, start + step)
-        # recomputed in the backward pass, so that no chunk's logits outlive it
-        total = total + checkpoint(chunk_loss, features[part], labels[part], use_reentrant=False)
-    return total
+__all__ = ["dense_divergence"]
 
 
 def dense_divergence(
@@ -61,14 +37,9 @@ def dense_divergence(
         log_q = torch.log_softmax(real.logits(part).float(), dim=-1)
         return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
 
-    step = chunk_tokens(vocab_size)
-    chunks = [
-        checkpoint(
-            chunk_divergence,
-            features[start : start + step],
-            target_features[start : start + step],
-            use_reentrant=False,
-        )
-        for start in range(0, len(features), step)
+    parts = [
+        # recomputed in the backward pass, so that no chunk's logits outlive it
+        checkpoint(chunk_divergence, features[part], target_features[part], use_reentrant=False)
+        for part in chunks(len(features), chunk_tokens(vocab_size))
     ]
-    return torch.cat(chunks) if chunks else features.new_zeros(0, dtype=torch.float32)
+    return torch.cat(parts) if parts else features.new_zeros(0, dtype=torch.float32)

@@ -1,28 +1,71 @@
-"""The plain form of the sparse divergence, in autograd: the oracle of tests and benchmarks."""
+"""The plain form of every objective, in autograd: the oracle of tests, the base of benchmarks."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlsi_cache.models import Head
+from vlsi_cache.objectives.divergences import FORWARD, Divergence
 from vlsi_cache.objectives.targets import SparseTargets
 
-__all__ = ["reference_divergences"]
+__all__ = ["reference_cross_entropy", "reference_divergences"]
 
 
 def reference_divergences(
-    features: Tensor, head: Head, targets: SparseTargets, vocab_size: int
+    features: Tensor,
+    head: Head,
+    targets: SparseTargets,
+    vocab_size: int,
+    divergence: Divergence = FORWARD,
 ) -> Tensor:
-    """Divergence of every token under every candidate, ``[N, C]`` nats, differentiable.
+    """Divergence of every token from every candidate, ``[N, C]`` nats, differentiable.
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.
         head: the backbone's head.
         targets: N tokens, C candidates, S entries.
         vocab_size: rows of the head that are real tokens.
+        divergence: how targets are read.
     """
-    log_q = torch.log_softmax(head.logits(features, vocab_size).float(), dim=-1)
-    num_candidates = targets.token_ids.shape[1]
-    chosen = log_q[:, None, :].expand(-1, num_candidates, -1).gather(2, targets.token_ids)
-    return -(targets.weights * chosen).sum(-1) - targets.entropy
+    logits = head.logits(features, vocab_size)
+    log_q = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float))
+    chosen = log_q.gather(1, targets.token_ids.flatten(1)).view(targets.token_ids.shape)
+    if divergence.tail != "bucket":
+        return -(targets.weights * chosen).sum(-1) - targets.entropy
+    kept = torch.zeros_like(log_q)[:, None].expand(-1, chosen.shape[1], -1)
+    kept = kept.scatter(2, targets.token_ids, 1.0)
+    tail_q = (log_q.exp()[:, None] * (1 - kept)).sum(-1, keepdim=True)
+    q = torch.cat([chosen.exp(), tail_q], -1)
+    p = torch.cat([targets.weights, 1 - targets.weights.sum(-1, keepdim=True)], -1)
+    return _bin_divergence(p.to(q), q, divergence)
+
+
+def _bin_divergence(p: Tensor, q: Tensor, divergence: Divergence) -> Tensor:
+    if divergence.kind == "l2":
+        return (p - q).square().sum(-1)
+    if divergence.kind == "reverse":
+        return _kl(q, p)
+    if divergence.kind == "js":
+        return (_kl(p, (p + q) / 2) + _kl(q, (p + q) / 2)) / 2
+    skew = divergence.skew if divergence.kind == "skewed" else 0.0
+    return _kl(p, skew * p + (1 - skew) * q)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(-1)
+
+
+def reference_cross_entropy(
+    features: Tensor, head: Head, labels: Tensor, vocab_size: int
+) -> Tensor:
+    """Sum of cross-entropies in nats, 0-d; gradients reach features and head.
+
+    Args:
+        features: ``[N, D]`` hidden states after the final norm.
+        head: the head.
+        labels: ``[N]`` long.
+        vocab_size: rows of the head that are real tokens.
+    """
+    return F.cross_entropy(head.logits(features, vocab_size).float(), labels, reduction="sum")

@@ -1,31 +1,54 @@
-"""One pass over the vocabulary that serves every candidate target (METHOD §6).
+"""One pass over the vocabulary: log-probabilities at chosen tokens, with their gradient.
 
-``∂KL/∂z = q − t``: the dense part ``E_q[W]`` and the log-sum-exp do not depend on the target, so
-one sweep computes both, gathers the logits at every candidate's ids, and the gradient of whichever
-candidate is matched later is the dense part less a sparse correction. No logits outlive a chunk.
+For logits z and q = softmax(z), ``∂ log q_i / ∂z = e_i − q``. So whatever is computed from the
+log-probabilities at some ids has, with ``g_i`` its derivative by ``log q_i``, the gradient
+``Σ_i g_i W[id_i] − (Σ_i g_i) · E_q[W]`` towards the features. ``E_q[W]`` and the log-sum-exp do not
+depend on the ids: one sweep serves every candidate target, and which of them is matched may be
+decided afterwards (METHOD §6).
 
-Shape suffixes: N tokens, D hidden size, V vocabulary, C candidates, S entries.
+The sweep goes tile by tile with a running maximum, as an online softmax does: no logits outlive
+their tile, none are computed twice.
+
+Shape suffixes: N tokens, D hidden size, V vocabulary, C candidates, S entries of one candidate,
+E = C · S entries of all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlsi_cache.models import Head
-from vlsi_cache.objectives.targets import SparseTargets
+from vlsi_cache.objectives import tiles
+from vlsi_cache.objectives.lookup import lookup_for
 
-__all__ = ["CHUNK_ELEMENTS", "Sweep", "chunk_tokens", "matched_divergence", "sweep_head"]
+__all__ = ["Entries", "Sweep", "sweep_head"]
 
-CHUNK_ELEMENTS = 1 << 24
-"""Logits alive at once, in elements: 64 MiB in float32, whatever N and V."""
+_GATHERED_ELEMENTS = 1 << 21
+"""Head rows copied at once in the sparse part of the gradient: 8 MiB in float32."""
 
 
-def chunk_tokens(vocab_size: int) -> int:
-    """Tokens per chunk such that its logits hold ``CHUNK_ELEMENTS`` at most."""
-    return max(1, CHUNK_ELEMENTS // vocab_size)
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What a sweep knows of the ids it was asked about; all fields share one shape."""
+
+    token_ids: Tensor
+    """long."""
+    log_probs: Tensor
+    """log q, nats, float32."""
+    slopes: Tensor
+    """Slope of the head's logit transform there."""
+    excess: Tensor | None
+    """What rounding added to q · slope before it met the head; None where nothing is rounded."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Entries:
+        """The same change of shape for every field."""
+        excess = None if self.excess is None else change(self.excess)
+        return Entries(change(self.token_ids), change(self.log_probs), change(self.slopes), excess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,91 +58,177 @@ class Sweep:
     features: Tensor
     """``[N, D]``, the swept hidden states, with their graph."""
     head: Head
-    """The head they were swept through."""
-    targets: SparseTargets
-    """The candidates."""
-    chosen_logits: Tensor
-    """``[N, C, S]`` float32, logits at the candidates' ids."""
-    dense_gradient: Tensor
-    """``[N, D]`` float32, ``E_q[∂z/∂features]``."""
-    divergences: Tensor
-    """``[N, C]`` float32, nats."""
+    """The head they were swept through, real tokens only."""
+    entries: Entries
+    """``[N, C, S]``, at the candidates' ids."""
+    expectation: Tensor
+    """``[N, D]``, ``E_q[∂z/∂features]``, float32."""
+
+    def log_probs(self) -> Tensor:
+        """Log q at every candidate's ids, ``[N, C, S]`` nats, differentiable."""
+        return self._differentiable(self.entries)
+
+    def matched_log_probs(self, candidate: Tensor) -> Tensor:
+        """Log q at the ids of each token's own candidate, ``[N, 1, S]`` nats, differentiable.
+
+        Args:
+            candidate: ``[N]`` long.
+        """
+        entry = candidate[:, None, None].expand(-1, 1, self.entries.token_ids.shape[2])
+        return self._differentiable(self.entries.map(lambda value: value.gather(1, entry)))
+
+    def _differentiable(self, entries: Entries) -> Tensor:
+        flat = entries.map(lambda value: value.flatten(1))
+        log_probs: Tensor = _ChosenLogProbs.apply(
+            self.features,
+            flat.log_probs,
+            flat.token_ids,
+            flat.slopes,
+            flat.excess,
+            self.expectation,
+            self.head.weight,
+        )
+        return log_probs.view(entries.token_ids.shape)
 
 
-@torch.no_grad()
-def sweep_head(features: Tensor, head: Head, targets: SparseTargets, vocab_size: int) -> Sweep:
-    """Read ``features`` through the head once, for every candidate.
+def sweep_head(features: Tensor, head: Head, token_ids: Tensor, vocab_size: int) -> Sweep:
+    """Read ``features`` through a frozen head once, for every candidate.
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.
-        head: frozen head; it gets no gradient.
-        targets: N tokens, C candidates, S entries.
+        head: it gets no gradient.
+        token_ids: ``[N, C, S]`` long, below ``vocab_size``.
         vocab_size: V, rows of the head that are real tokens; padded rows never enter.
     """
-    num_tokens = len(features)
-    log_normalizer = features.new_empty(num_tokens, dtype=torch.float32)
-    dense_gradient = features.new_empty(features.shape, dtype=torch.float32)
-    chosen_logits = torch.empty_like(targets.weights)
     real = head.cut(vocab_size)
-    step = chunk_tokens(vocab_size)
-    for start in range(0, num_tokens, step):
-        part = slice(start, start + step)
-        logits_NV = real.logits(features[part]).float()
-        ids = targets.token_ids[part]
-        chosen_logits[part] = logits_NV.gather(1, ids.flatten(1)).view(ids.shape)
-        log_normalizer[part] = torch.logsumexp(logits_NV, dim=1)
-        mean_NV = (logits_NV - log_normalizer[part, None]).exp_()
-        if not head.transform.is_identity:
-            mean_NV *= head.transform.derivative(logits_NV)
-        dense_gradient[part] = (mean_NV.to(real.weight.dtype) @ real.weight).float()
-    cross_entropy = log_normalizer[:, None] - (targets.weights * chosen_logits).sum(-1)
-    return Sweep(
-        features=features,
-        head=head,
-        targets=targets,
-        chosen_logits=chosen_logits,
-        dense_gradient=dense_gradient,
-        divergences=cross_entropy - targets.entropy,
+    size, _ = tiles.tile_shape(features.device)
+    # its products are wide by intent, which autocast would undo
+    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        blocks = [
+            _Block(features[part], real, token_ids[part].flatten(1))
+            for part in tiles.chunks(len(features), size)
+        ] or [_Block(features, real, token_ids.flatten(1))]
+        return Sweep(
+            features=features,
+            head=real,
+            entries=_joined([block.entries() for block in blocks]).map(
+                lambda value: value.view(token_ids.shape)
+            ),
+            expectation=torch.cat([block.expectation() for block in blocks]),
+        )
+
+
+class _Block:
+    """The running sums of some tokens over the vocabulary, complete once constructed."""
+
+    def __init__(self, features_ND: Tensor, head: Head, ids_NE: Tensor) -> None:
+        self.head, self.ids_NE = head, ids_NE
+        self.operand = tiles.operand_dtype(head.weight)
+        dtype = tiles.accumulator(head.weight.dtype)
+        num_tokens, device = len(features_ND), features_ND.device
+        self.lookup = lookup_for(device)(ids_NE)
+        self.highest_N = torch.full((num_tokens,), -torch.inf, dtype=dtype, device=device)
+        self.total_N = torch.zeros(num_tokens, dtype=dtype, device=device)
+        self.sum_ND = torch.zeros(features_ND.shape, dtype=dtype, device=device)
+        self.logits_NE = torch.zeros(ids_NE.shape, dtype=dtype, device=device)
+        self.used_NE = self.logits_NE.clone() if self.operand != dtype else None
+        for rows in tiles.chunks(head.num_rows, tiles.tile_shape(device)[1]):
+            self._add(features_ND, rows)
+
+    def _add(self, features_ND: Tensor, rows: slice) -> None:
+        weight_VD, transform = self.head.weight[rows], self.head.transform
+        tile_NV = tiles.wide_product(features_ND, weight_VD.T, self.operand)
+        if self.head.bias is not None:
+            tile_NV += self.head.bias[rows]
+        tile_NV = transform.apply(tile_NV)
+        self.lookup.collect(rows, tile_NV, self.logits_NE)
+        slope_NV = None if transform.is_identity else transform.derivative(tile_NV)
+        decay_N1 = self._raise_highest(tile_NV)
+        tile_NV.sub_(self.highest_N[:, None]).exp_()
+        self.total_N.mul_(decay_N1[:, 0]).add_(tile_NV.sum(1))
+        if slope_NV is not None:
+            tile_NV *= slope_NV
+        tile_NV = tile_NV.to(self.operand)
+        self.sum_ND.mul_(decay_N1)
+        if self.used_NE is not None:
+            self.used_NE.mul_(decay_N1)
+            self.lookup.collect(rows, tile_NV, self.used_NE)
+        if self.operand == weight_VD.dtype == self.sum_ND.dtype:
+            self.sum_ND.addmm_(tile_NV, weight_VD)
+        else:
+            self.sum_ND += tiles.wide_product(tile_NV, weight_VD, self.operand)
+
+    def _raise_highest(self, tile_NV: Tensor) -> Tensor:
+        """Take a tile into the running maximum; gives the factor ``[N, 1]`` of all sums so far."""
+        highest_N = torch.maximum(self.highest_N, tile_NV.amax(1))
+        decay_N1 = (self.highest_N - highest_N).exp_()[:, None]
+        self.highest_N = highest_N
+        return decay_N1
+
+    def entries(self) -> Entries:
+        log_probs_NE = self.logits_NE - (self.highest_N + self.total_N.log())[:, None]
+        slopes_NE = self.head.transform.derivative(self.logits_NE)
+        excess_NE = None
+        if self.used_NE is not None:
+            excess_NE = self.used_NE / self.total_N[:, None] - log_probs_NE.exp() * slopes_NE
+        return Entries(self.ids_NE, log_probs_NE, slopes_NE, excess_NE)
+
+    def expectation(self) -> Tensor:
+        return self.sum_ND / self.total_N[:, None]
+
+
+def _joined(blocks: Sequence[Entries]) -> Entries:
+    if len(blocks) == 1:
+        return blocks[0]
+    excess = [block.excess for block in blocks if block.excess is not None]
+    return Entries(
+        torch.cat([block.token_ids for block in blocks]),
+        torch.cat([block.log_probs for block in blocks]),
+        torch.cat([block.slopes for block in blocks]),
+        torch.cat(excess) if excess else None,
     )
 
 
-def matched_divergence(sweep: Sweep, matched: Tensor, token_weights: Tensor) -> Tensor:
-    """Weighted sum over tokens of the matched candidate's divergence, 0-d, differentiable.
+class _ChosenLogProbs(torch.autograd.Function):
+    """log q at chosen ids, known already, with the gradient of the module's docstring."""
 
-    The gradient reaches ``sweep.features`` only and is exact.
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx: Any, features, log_probs, token_ids, slopes, excess, expectation, weight
+    ):
+        ctx.save_for_backward(token_ids, slopes, excess, expectation, weight)
+        ctx.features_dtype = features.dtype
+        return log_probs.clone()
 
-    Args:
-        sweep: what ``sweep_head`` left.
-        matched: ``[N]`` long, each token's candidate.
-        token_weights: ``[N]`` float32, e.g. 1/N each for the mean.
-    """
-    with torch.no_grad():
-        pick = matched[:, None]
-        entry = pick[..., None].expand(-1, 1, sweep.targets.token_ids.shape[2])
-        ids_NS = sweep.targets.token_ids.gather(1, entry)[:, 0]
-        weights_NS = sweep.targets.weights.gather(1, entry)[:, 0]
-        logits_NS = sweep.chosen_logits.gather(1, entry)[:, 0]
-        value = (sweep.divergences.gather(1, pick)[:, 0] * token_weights).sum()
-        pull_NS = weights_NS * sweep.head.transform.derivative(logits_NS)
-        gradient_ND = sweep.dense_gradient.clone()
-        for column in range(ids_NS.shape[1]):  # S is small; [N, S, D] need not exist
-            rows_ND = sweep.head.weight[ids_NS[:, column]].float()
-            gradient_ND.addcmul_(pull_NS[:, column, None], rows_ND, value=-1.0)
-        gradient_ND *= token_weights[:, None]
-    result: Tensor = _KnownGradient.apply(sweep.features, value, gradient_ND)
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_NE):  # type: ignore[no-untyped-def]
+        token_ids, slopes, excess, expectation, weight = ctx.saved_tensors
+        total_N1 = grad_NE.sum(1, keepdim=True)
+        pull_NE = grad_NE * slopes
+        if excess is not None:
+            pull_NE = torch.addcmul(pull_NE, total_N1, excess * _first_of_each(token_ids))
+        with torch.autocast(weight.device.type, enabled=False):
+            gradient = _weighted_rows(weight, token_ids, pull_NE).addcmul_(
+                total_N1, expectation, value=-1.0
+            )
+        return gradient.to(ctx.features_dtype), None, None, None, None, None, None
+
+
+def _weighted_rows(weight: Tensor, token_ids: Tensor, factors: Tensor) -> Tensor:
+    """``Σ_e factors[n, e] · weight[token_ids[n, e]]``, ``[N, D]`` in the factors' dtype."""
+    num_tokens, num_entries = token_ids.shape
+    result = factors.new_empty(num_tokens, weight.shape[1])
+    size = max(1, _GATHERED_ELEMENTS // (num_entries * weight.shape[1]))
+    for part in tiles.chunks(num_tokens, size):
+        rows_NED = weight[token_ids[part]].to(factors.dtype)
+        result[part] = torch.bmm(factors[part, None], rows_NED)[:, 0]
     return result
 
 
-class _KnownGradient(torch.autograd.Function):
-    """A scalar whose gradient is known already when its value is."""
-
-    @staticmethod
-    def forward(ctx, features, value, gradient):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(gradient)
-        ctx.features_dtype = features.dtype
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
-        (gradient,) = ctx.saved_tensors
-        return (grad_output * gradient).to(ctx.features_dtype), None, None
+def _first_of_each(token_ids_NE: Tensor) -> Tensor:
+    """True where a row's id stands for the first time."""
+    ordered, order = token_ids_NE.sort(dim=1, stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    return torch.empty_like(first).scatter_(1, order, first)

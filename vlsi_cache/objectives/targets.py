@@ -4,31 +4,48 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SparseTargets", "label_targets"]
+from vlsi_cache.distribution import SparseDistribution
+from vlsi_cache.objectives.divergences import Tail
+
+__all__ = ["SparseTargets", "label_targets", "sparse_targets"]
 
 
 class SparseTargets(NamedTuple):
     """Targets of N tokens under C candidates with S entries each.
 
-    ``CE(target, q) − entropy`` is an unbiased estimate of KL(p ‖ q) where the entries are the top
-    of p and draws from its tail (METHOD §3).
+    What the weights stand for is the divergence's business (``Divergence.tail``): for the sampled
+    tail they sum to 1 and ``CE(target, q) − entropy`` is an unbiased estimate of KL(p ‖ q)
+    (METHOD §3); for the bucket, what they lack of 1 is the mass of all other tokens.
     """
 
     token_ids: Tensor
     """``[N, C, S]`` long."""
     weights: Tensor
-    """``[N, C, S]`` float32; each row sums to 1."""
+    """``[N, C, S]`` float32."""
     entropy: Tensor
-    """``[N, C]`` float32, nats: H(p) of the whole distribution behind each target."""
+    """``[N, C]`` float32, nats: entropy of the distribution that the entries stand for."""
 
     def candidate(self, index: int) -> SparseTargets:
         """One candidate alone, as ``C = 1``; negative indices count from the end."""
-        stop = index + 1 or None
+        return self.candidates(slice(index, index + 1 or None))
+
+    def candidates(self, which: slice) -> SparseTargets:
+        """Some of the candidates."""
         return SparseTargets(
-            self.token_ids[:, index:stop], self.weights[:, index:stop], self.entropy[:, index:stop]
+            self.token_ids[:, which], self.weights[:, which], self.entropy[:, which]
+        )
+
+    def matched(self, candidate: Tensor) -> SparseTargets:
+        """Each token's own candidate, as ``C = 1``; ``candidate`` is ``[N]`` long."""
+        entry = candidate[:, None, None].expand(-1, 1, self.token_ids.shape[2])
+        return SparseTargets(
+            self.token_ids.gather(1, entry),
+            self.weights.gather(1, entry),
+            self.entropy.gather(1, candidate[:, None]),
         )
 
 
@@ -38,4 +55,38 @@ def label_targets(labels: Tensor) -> SparseTargets:
         token_ids=labels[:, None, None],
         weights=torch.ones(len(labels), 1, 1, device=labels.device),
         entropy=torch.zeros(len(labels), 1, device=labels.device),
+    )
+
+
+def sparse_targets(distribution: SparseDistribution, tail: Tail) -> SparseTargets:
+    """A record's distributions as targets, on the CPU.
+
+    Args:
+        distribution: ``[N, C]``.
+        tail: what stands for the tokens that are not among the k most likely: ``sample`` the
+            drawn ones, which share that mass; ``bucket`` nothing here, since the divergence makes
+            a bin of what the weights lack of 1; ``renormalize`` nothing at all, the k weights
+            being scaled to sum to 1.
+
+    Returns:
+        S is k + m for ``sample`` and k otherwise; the entropy is that of the whole distribution,
+        of the k + 1 bins, or of the k weights.
+    """
+    k = distribution.k
+    if tail == "sample":
+        ids, weights, entropy = distribution.token_ids, distribution.weights(), distribution.entropy
+    else:
+        ids = distribution.token_ids[..., :k]
+        top = np.exp(distribution.top_log_probs.astype(np.float64))
+        mass = top.sum(-1, keepdims=True)
+        exceeds_1 = mass > 1  # by rounding
+        top = np.where(exceeds_1 | (tail == "renormalize"), top / np.maximum(mass, 1e-300), top)
+        rest = np.maximum(1 - mass, 0) if tail == "bucket" else np.zeros_like(mass)
+        bins = np.concatenate([top, rest], -1)
+        entropy = -(bins * np.log(np.maximum(bins, 1e-300))).sum(-1)
+        weights = top
+    return SparseTargets(
+        torch.from_numpy(ids.astype(np.int64)),
+        torch.from_numpy(weights.astype(np.float32)),
+        torch.from_numpy(entropy.astype(np.float32)),
     )

@@ -3,6 +3,7 @@
 from vlsi_cache.recipe.load import apply_overrides, load_recipe, recipe_from_mapping
 from vlsi_cache.recipe.sections import (
     CacheSection,
+    Comparison,
     DataSection,
     FinetuningSection,
     InteractionSection,
@@ -19,6 +20,7 @@ from vlsi_cache.recipe.sections import (
 
 __all__ = [
     "CacheSection",
+    "Comparison",
     "DataSection",
     "FinetuningSection",
     "InteractionSection",

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 __all__ = [
     "CacheSection",
+    "Comparison",
     "DataSection",
     "FinetuningSection",
     "InteractionSection",
@@ -29,6 +30,9 @@ def _at_home(name: str) -> str:
 
 
 StageName = Literal["verbalization", "interaction", "finetuning"]
+
+Comparison = Literal["forward", "reverse", "js", "skewed", "l2", "ce", "none"]
+"""How the student's distribution is compared with the teacher's, or with the labels (`ce`)."""
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -185,8 +189,12 @@ class CacheSection(Section):
 class MatchingSection(Section):
     """Which teacher tap a student tap learns from (Algorithm 1 and its ablation)."""
 
-    strategy: Literal["random", "uniform", "bottom-1", "bottom-3", "multinomial"] = "multinomial"
-    """How one candidate is chosen by its divergence."""
+    strategy: Literal[
+        "random", "uniform", "bottom-1", "bottom-3", "multinomial", "expected", "shortest"
+    ] = "multinomial"
+    """How candidates are chosen by their divergence: the paper's `multinomial` (Algorithm 1) and
+    its ablation; `expected`: all candidates, each by the probability that `multinomial` gives it;
+    `shortest`: the ascending path of least total divergence."""
     search_range: bool = True
     """Student tap s of L_s meets only teacher taps s … L_t−L_s+s."""
     order: bool = True
@@ -199,10 +207,13 @@ class MatchingSection(Section):
     """One matching per micro-batch, or one per sample."""
 
     def contradictions(self, path: str) -> list[Contradiction]:
-        """`order` without the room that `search_range` keeps."""
+        """`order` without the room that `search_range` keeps, `shortest` without `order`."""
+        found = []
         if self.order and not self.search_range:
-            return [(f"{path}.order", "needs search_range: true, or set order: false too")]
-        return []
+            found.append((f"{path}.order", "needs search_range: true, or set order: false too"))
+        if self.strategy == "shortest" and not self.order:
+            found.append((f"{path}.strategy", "shortest needs order: true, since its path ascends"))
+        return found
 
 
 class LoraSection(Section):
@@ -219,16 +230,34 @@ class LoraSection(Section):
 class InteractionSection(Schedule):
     """Stage two: learning from the cache."""
 
+    inner: Comparison = "forward"
+    """What each student tap minimises against its teacher taps: `forward` KL(teacher ‖ student);
+    `reverse` KL(student ‖ teacher), `js`, `skewed` and `l2`, which need `tail: bucket`; `ce` the
+    labels instead of the teacher; `none` nothing, which leaves plain logit distillation."""
+    output: Comparison = "forward"
+    """The same at the model's output."""
+    tail: Literal["sample", "bucket", "renormalize"] = "sample"
+    """What stands for the teacher's tokens that are not among the k most likely: `sample` the
+    drawn ones, unbiased; `bucket` one bin of all others, a lower bound; `renormalize` nothing, the
+    k being scaled to sum to 1, which is biased."""
+    skew: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the teacher in the mixture that `skewed` compares it with."""
     matching: MatchingSection = MatchingSection()
     """Layer matching."""
     lora: LoraSection = LoraSection()
     """Adapters on every linear map of the decoder blocks."""
 
     def contradictions(self, path: str) -> list[Contradiction]:
-        """The schedule's and the matching's contradictions."""
-        return Schedule.contradictions(self, path) + self.matching.contradictions(
-            f"{path}.matching"
-        )
+        """The schedule's and the matching's contradictions, and comparisons that cannot be."""
+        found = Schedule.contradictions(self, path)
+        found += self.matching.contradictions(f"{path}.matching")
+        for name in ("inner", "output"):
+            kind = getattr(self, name)
+            if kind in ("reverse", "js", "skewed", "l2") and self.tail != "bucket":
+                found.append((f"{path}.{name}", f"{kind} needs tail: bucket, not {self.tail}"))
+        if self.inner == self.output == "none":
+            found.append((f"{path}.output", "is none like inner: nothing is left to learn"))
+        return found
 
 
 class FinetuningSection(Schedule):
@@ -293,6 +322,7 @@ class Recipe(Section):
             found.append(("stages", f"names a stage twice: {', '.join(self.stages)}"))
         if not self.stages:
             found.append(("stages", "is empty: name at least one stage"))
-        if "interaction" in self.stages and "verbalization" not in self.stages:
+        needs_verbalizers = "interaction" in self.stages and self.interaction.inner != "none"
+        if needs_verbalizers and "verbalization" not in self.stages:
             found.append(("stages", "has interaction without verbalization, which it builds on"))
         return found

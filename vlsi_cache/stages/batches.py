@@ -19,7 +19,9 @@ from vlsi_cache.data import (
     response_ids,
     response_positions,
 )
+from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import CacheMismatchError
+from vlsi_cache.objectives import Tail, sparse_targets
 from vlsi_cache.store import Cache, SampleRecord, open_cache
 
 __all__ = ["CachedBatches", "RecordedDataset", "TokenBatches"]
@@ -75,11 +77,17 @@ class CachedBatches:
 
     Adds ``teacher_ids`` ``[N, L_t + 1, S]``, ``teacher_weights`` (same shape) and
     ``teacher_entropy`` ``[N, L_t + 1]``; the last tap is the teacher's final output.
+
+    Args:
+        encoder: the student's.
+        cache_path: folder of the cache.
+        tail: what stands for the tokens that are not among the k most likely.
     """
 
-    def __init__(self, encoder: BatchEncoder, cache_path: Path) -> None:
+    def __init__(self, encoder: BatchEncoder, cache_path: Path, tail: Tail) -> None:
         self.tokens = TokenBatches(encoder)
         self.cache_path = cache_path
+        self.tail: Tail = tail
         self._cache: Cache | None = None
         self._proven: set[int] = set()
 
@@ -101,9 +109,11 @@ class CachedBatches:
                 _prove_same_content(conversation, record)
                 self._proven.add(index)
             _prove_same_tokens(conversation, record, ids)
-        batch["teacher_ids"] = _joined([record.distribution.token_ids for record in records]).long()
-        batch["teacher_weights"] = _joined([record.distribution.weights() for record in records])
-        batch["teacher_entropy"] = _joined([record.distribution.entropy for record in records])
+        joined = SparseDistribution.concatenate([record.distribution for record in records])
+        targets = sparse_targets(joined, self.tail)
+        batch["teacher_ids"] = targets.token_ids
+        batch["teacher_weights"] = targets.weights
+        batch["teacher_entropy"] = targets.entropy
         return batch
 
     def __getstate__(self) -> dict[str, Any]:
@@ -131,7 +141,3 @@ def _prove_same_tokens(conversation: Conversation, record: SampleRecord, ids: Te
             found=f"{len(ids)} tokens {ids[:8].tolist()} …",
             mend="Teacher and student must share tokenizer, chat template and end-of-turn token",
         )
-
-
-def _joined(arrays: Sequence[np.ndarray[Any, Any]]) -> Tensor:
-    return torch.from_numpy(np.concatenate(arrays))

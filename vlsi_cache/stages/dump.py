@@ -18,8 +18,7 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import RecipeError, StageError
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.models import Decoder
-from vlsi_cache.objectives import sparsify
-from vlsi_cache.objectives.sweep import chunk_tokens
+from vlsi_cache.objectives import chunk_tokens, chunks, sparsify
 from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.stages.failures import (
@@ -108,10 +107,9 @@ class TeacherPass:
         self, decoder: Decoder, features: Tensor, labels: Tensor, draws: Tensor
     ) -> SparseDistribution:
         vocab_size = self.backbone.vocab_size
-        head, step = decoder.head.cut(vocab_size), chunk_tokens(vocab_size)
+        head = decoder.head.cut(vocab_size)
         parts = []
-        for start in range(0, len(features), step):
-            part = slice(start, start + step)
+        for part in chunks(len(features), chunk_tokens(vocab_size)):
             logits = head.logits(features[part]).float()
             parts.append(sparsify(logits, labels[part], draws[part], k=self.k, m=self.m))
         return SparseDistribution.concatenate(parts)

@@ -12,17 +12,19 @@ from transformers import AutoConfig
 
 from vlsi_cache.data import ConversationDataset, EncodedDataset
 from vlsi_cache.errors import CacheError, CacheMismatchError
-from vlsi_cache.models import tokenizer_of, vocabulary_hash
+from vlsi_cache.matching import check_room
+from vlsi_cache.models import resolve_taps, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
 from vlsi_cache.stages.batches import RecordedDataset
 from vlsi_cache.stages.finetune import finetune
 from vlsi_cache.stages.interact import interact
+from vlsi_cache.stages.interaction_loss import matching_of
 from vlsi_cache.stages.precision import frozen_dtype, trained_dtype, uses_autocast
 from vlsi_cache.stages.processes import resolve_device
 from vlsi_cache.stages.verbalize import obtain_verbalizers
 from vlsi_cache.store import Cache, open_cache
-from vlsi_cache.verbalizer import verbalizers_fingerprint
+from vlsi_cache.verbalizer import build_verbalizers, verbalizers_fingerprint
 
 __all__ = ["train_student"]
 
@@ -82,11 +84,15 @@ def _distil(
     student = load_backbone(section, "student", device, frozen_dtype(section.dtype, device))
     if cache is not None:
         _prove_same_tokenizer(cache, student)
+        _prove_room(cache, student, recipe)
     folder = recipe.student_verbalizers_path
     autocast = uses_autocast(section.dtype, device)
-    bank = obtain_verbalizers(
-        student, section, dataset, recipe.data, folder, seed=recipe.seed, autocast=autocast
-    )
+    if cache is not None and recipe.interaction.inner == "none":
+        bank = build_verbalizers(student.decoder, (), section.verbalizer, seed=recipe.seed)
+    else:
+        bank = obtain_verbalizers(
+            student, section, dataset, recipe.data, folder, seed=recipe.seed, autocast=autocast
+        )
     if cache is None:
         return folder
     return interact(
@@ -144,6 +150,22 @@ def _prove_made_for(cache: Cache, dataset: ConversationDataset) -> None:
             f"cache is incomplete: {len(missing)} of {cache.manifest.num_shards} shards missing",
             where=cache.path,
             mend="Run dump-teacher again with the same settings; it goes on where it stopped",
+        )
+
+
+def _prove_room(cache: Cache, student: Backbone, recipe: Recipe) -> None:
+    """Refuse taps that cannot be matched, before any stage begins."""
+    section, settings = recipe.student, recipe.interaction
+    if settings.inner in ("ce", "none") or section.verbalizers is not None:
+        return  # nothing to match; or the named verbalizers' own taps, known when they are loaded
+    taps = resolve_taps(section.taps, student.decoder.num_blocks, where=student.name)
+    num_teacher = len(cache.manifest.taps) - 1
+    check_room(len(taps), num_teacher, matching_of(settings.matching))
+    if settings.matching.search_range and num_teacher == len(taps):
+        logger.warning(
+            "teacher and student have %d taps each, so each student tap can meet one teacher tap "
+            "only; dump more teacher taps (teacher.taps) to let matching choose",
+            num_teacher,
         )
 
 

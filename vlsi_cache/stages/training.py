@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.recipe import Schedule
+from vlsi_cache.stages.journal import MatchingJournal
 from vlsi_cache.stages.processes import on_main_process
 from vlsi_cache.stages.workers import workers_faults
 
@@ -44,7 +45,10 @@ class StageModule(nn.Module):
         self._observed: dict[str, tuple[Tensor, int]] = {}
 
     def observe(self, name: str, value: Tensor) -> None:
-        """Take a 0-d value into the running mean of ``name``, without waiting for the device."""
+        """Take a value into the running mean of ``name``, without waiting for the device.
+
+        0-d values are metrics; larger ones are tables, which go to the stage's journal.
+        """
         total, count = self._observed.get(name, (torch.zeros_like(value), 0))
         self._observed[name] = (total + value.detach(), count + 1)
 
@@ -67,6 +71,7 @@ def run_training(
     autocast: bool,
     seed: int,
     optimizer: torch.optim.Optimizer | None = None,
+    journal: MatchingJournal | None = None,
 ) -> None:
     """Train until the schedule ends, going on from the last whole checkpoint in ``folder``.
 
@@ -81,6 +86,7 @@ def run_training(
         autocast: run the forward in bfloat16 autocast.
         seed: of the data order and dropout.
         optimizer: in place of AdamW; the schedule sets its learning rates.
+        journal: where observed tables go.
 
     Raises:
         StageError: the loss is not finite.
@@ -95,10 +101,14 @@ def run_training(
         callbacks=[_MetricLines(name)],
         optimizers=(optimizer, None),
     )
+    trainer.journal = journal
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if checkpoint is not None:
         logger.info("%s: going on from %s", name, checkpoint.name)
+    if journal is not None:
+        step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
+        on_main_process(lambda: journal.resume(step))
     with workers_faults():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.prove_finite()
@@ -167,6 +177,8 @@ def _last_checkpoint(folder: Path) -> Path | None:
 class _StageTrainer(Trainer):
     """Saves and restores trainable parameters only: a frozen 72B backbone stays where it is."""
 
+    journal: MatchingJournal | None = None
+
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
     ) -> None:
@@ -223,8 +235,15 @@ class _StageTrainer(Trainer):
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        tables: dict[str, Tensor] = {}
         for name, mean in self._module().collect().items():
-            logs[name] = self.accelerator.reduce(mean, reduction="mean").item()
+            shared = self.accelerator.reduce(mean, reduction="mean")
+            if shared.ndim == 0:
+                logs[name] = shared.item()
+            else:
+                tables[name] = shared
+        if tables and self.journal is not None and self.is_world_process_zero():
+            self.journal.append(self.state.global_step, tables)
         loss = logs.get("loss", 0.0)
         if loss != loss or abs(loss) == float("inf"):
             raise StageError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlsi_cache.data import ConversationDataset, EncodedDataset
 from vlsi_cache.models import Decoder, resolve_taps
-from vlsi_cache.objectives import dense_divergence, label_targets, matched_divergence, sweep_head
+from vlsi_cache.objectives import candidate_divergences, dense_divergence, label_targets
 from vlsi_cache.recipe import DataSection, ModelSection
 from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.batches import TokenBatches
@@ -71,24 +71,20 @@ class Verbalization(StageModule):
             states, final = run_backbone(decoder, self.bank.taps, inputs, positions)
         hidden = self.bank(states, positions)
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        token_weights = torch.ones(len(labels), device=labels.device) / count
         loss = torch.zeros((), device=labels.device)
         for tap, read in hidden.items():
-            features = decoder.features(read)
-            tap_loss = self._tap_loss(features, labels, final, token_weights)
-            self.observe(f"tap_{tap}", tap_loss * count / len(labels))
-            loss = loss + tap_loss
+            per_token = self._tap_loss(decoder.features(read), labels, final)
+            self.observe(f"tap_{tap}", per_token.mean())
+            loss = loss + per_token.sum() / count
         return {"loss": loss}
 
-    def _tap_loss(
-        self, features: Tensor, labels: Tensor, final: Tensor, token_weights: Tensor
-    ) -> Tensor:
+    def _tap_loss(self, features: Tensor, labels: Tensor, final: Tensor) -> Tensor:
+        """Nats of every token, ``[N]``."""
         head = self.decoder.head
         if self.target == "final":
-            divergence = dense_divergence(features, head, final, head, self.vocab_size)
-            return (divergence * token_weights).sum()
-        sweep = sweep_head(features, head, label_targets(labels), self.vocab_size)
-        return matched_divergence(sweep, torch.zeros_like(labels), token_weights)
+            return dense_divergence(features, head, final, head, self.vocab_size)
+        found = candidate_divergences(features, head, label_targets(labels), self.vocab_size)
+        return found.matched(torch.zeros_like(labels))
 
 
 def obtain_verbalizers(

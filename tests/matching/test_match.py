@@ -1,4 +1,4 @@
-"""Layer matching against the paper's own examples and against enumeration."""
+"""Drawn and fixed matchings against the paper's own examples and against enumeration."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.matching import (
@@ -23,6 +24,14 @@ from vlsi_cache.matching import (
 
 def _generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def _taps(divergence: Tensor, matching: Matching, generator: torch.Generator) -> Tensor:
+    match = match_layers(divergence, matching, generator)
+    assert match.tap is not None
+    assert torch.equal(match.shares.argmax(-1), match.tap)
+    assert (match.shares.sum(-1) == 1).all()
+    return match.tap
 
 
 @pytest.mark.parametrize(
@@ -42,7 +51,7 @@ def test_algorithm_1_always_ascends_and_leaves_room_for_those_that_follow() -> N
     divergence = torch.rand(4, 6, generator=_generator())
     generator = _generator(1)
     for _ in range(200):
-        matched = match_layers(divergence, Matching(), generator).tolist()
+        matched = _taps(divergence, Matching(), generator).tolist()
         assert matched == sorted(set(matched))
         assert all(tap <= tap_of <= 2 + tap for tap, tap_of in enumerate(matched))
 
@@ -63,7 +72,7 @@ def test_algorithm_1_draws_paths_with_the_probabilities_of_its_softmaxes() -> No
     generator, num_draws = _generator(2), 4000
     counts = dict.fromkeys(expected, 0)
     for _ in range(num_draws):
-        first_tap, second_tap = match_layers(divergence, Matching(), generator).tolist()
+        first_tap, second_tap = _taps(divergence, Matching(), generator).tolist()
         counts[first_tap, second_tap] += 1
     for path, probability in expected.items():
         spread = (probability * (1 - probability) / num_draws) ** 0.5
@@ -73,15 +82,15 @@ def test_algorithm_1_draws_paths_with_the_probabilities_of_its_softmaxes() -> No
 def test_bottom_1_takes_the_least_divergence_in_reach() -> None:
     divergence = torch.tensor([[3.0, 2.0, 0.0], [0.0, 2.0, 1.0]])
     everywhere = Matching("bottom-1", search_range=False, order=False)
-    assert match_layers(divergence, everywhere, _generator()).tolist() == [2, 0]
-    assert match_layers(divergence, Matching("bottom-1"), _generator()).tolist() == [1, 2]
+    assert _taps(divergence, everywhere, _generator()).tolist() == [2, 0]
+    assert _taps(divergence, Matching("bottom-1"), _generator()).tolist() == [1, 2]
 
 
 def test_bottom_3_draws_each_of_the_three_least() -> None:
     divergence = torch.tensor([[5.0, 1.0, 4.0, 2.0, 3.0]])
     matching = Matching("bottom-3", search_range=False, order=False)
     generator = _generator()
-    drawn = {match_layers(divergence, matching, generator).item() for _ in range(100)}
+    drawn = {_taps(divergence, matching, generator).item() for _ in range(100)}
     assert drawn == {1, 3, 4}
 
 
@@ -98,10 +107,7 @@ def test_uniform_pairs_are_evenly_spaced(
     num_student: int, num_teacher: int, pairs: list[int]
 ) -> None:
     matching = Matching("uniform", search_range=False, order=False)
-    assert (
-        match_layers(torch.zeros(num_student, num_teacher), matching, _generator()).tolist()
-        == pairs
-    )
+    assert _taps(torch.zeros(num_student, num_teacher), matching, _generator()).tolist() == pairs
 
 
 @pytest.mark.parametrize(
@@ -117,8 +123,31 @@ def test_temperature_follows_the_spread_of_the_candidates(named: str | float, va
 
 
 def test_equal_divergences_match_without_a_bad_number() -> None:
-    matched = match_layers(torch.ones(2, 4), Matching(), _generator())
+    matched = _taps(torch.ones(2, 4), Matching(), _generator())
     assert matched[0] < matched[1]
+
+
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+def test_only_a_softmax_has_a_temperature(strategy: Strategy) -> None:
+    match = match_layers(torch.rand(3, 2, 5), Matching(strategy), _generator())
+    if strategy in ("multinomial", "expected"):
+        assert match.temperature is not None
+        assert match.temperature.shape == (3, 2)
+        assert (match.temperature > 0).all()
+    else:
+        assert match.temperature is None
+
+
+def test_contradicting_switches_are_refused() -> None:
+    with pytest.raises(ValueError, match="order needs search_range"):
+        Matching(search_range=False)
+    with pytest.raises(ValueError, match="it needs order"):
+        Matching("shortest", order=False)
+
+
+def test_a_cache_without_inner_taps_is_refused_before_training() -> None:
+    with pytest.raises(StageError, match="no inner teacher tap"):
+        check_room(1, 0, Matching("random", search_range=False, order=False))
 
 
 def test_too_few_teacher_taps_are_refused_before_training() -> None:
@@ -139,15 +168,19 @@ def test_every_strategy_stays_in_reach(
 ) -> None:
     num_teacher = num_student + extra
     divergence = torch.rand(num_student, num_teacher, generator=_generator(seed))
-    matched = match_layers(divergence, Matching(strategy, order=ordered), _generator(seed)).tolist()
-    assert all(tap <= other <= extra + tap for tap, other in enumerate(matched))
+    matching = Matching(strategy, order=ordered or strategy == "shortest")
+    shares = match_layers(divergence, matching, _generator(seed)).shares
+    torch.testing.assert_close(shares.sum(-1), torch.ones(num_student))
+    for tap, row in enumerate(shares):
+        met = row.nonzero().flatten().tolist()
+        assert all(tap <= other <= extra + tap for other in met)
 
 
 def test_leading_axes_are_matched_each_by_itself() -> None:
     divergence = torch.rand(64, 3, 6, generator=_generator())
-    least = match_layers(divergence, Matching("bottom-1"), _generator())
+    least = _taps(divergence, Matching("bottom-1"), _generator())
     assert least.shape == (64, 3)
     for rows, matched in zip(divergence, least, strict=True):
-        assert torch.equal(match_layers(rows, Matching("bottom-1"), _generator()), matched)
-    drawn = match_layers(divergence, Matching(), _generator())
+        assert torch.equal(_taps(rows, Matching("bottom-1"), _generator()), matched)
+    drawn = _taps(divergence, Matching(), _generator())
     assert (drawn.diff(dim=-1) > 0).all()

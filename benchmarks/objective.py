@@ -1,0 +1,254 @@
+"""One pass over the vocabulary against plain autograd, two bare products, and other libraries.
+
+One student tap, forward and backward: N tokens of D features through a head of V rows, against
+C candidate targets of S entries each, of which one is matched. The rivals from other libraries
+take one dense teacher instead, whose logits they make themselves from its features and head.
+
+Roofline: the two products that no exact method can avoid take 2 · 2 · N · D · V operations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+import torch
+from measurement import device_of, in_fresh_process, machine, median_seconds, peak_extra_bytes
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from vlsi_cache.models import Head
+from vlsi_cache.objectives import SparseTargets, candidate_divergences, reference_divergences
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Shape of the problem."""
+
+    tokens: int = 1024
+    hidden: int = 896
+    vocabulary: int = 151_936
+    candidates: int = 20
+    entries: int = 32
+    dtype: str = "float32"
+
+
+QUICK = Size(tokens=256, hidden=256, vocabulary=32_000)
+
+
+class Problem:
+    """Tensors of one size on one device, the same for every contender."""
+
+    def __init__(self, size: Size, device: torch.device) -> None:
+        generator = torch.Generator(device=device).manual_seed(0)
+        dtype = DTYPES[size.dtype]
+
+        def normal(rows: int, spread: float) -> Tensor:
+            empty = torch.empty(rows, size.hidden, device=device, dtype=dtype)
+            return empty.normal_(std=spread, generator=generator)
+
+        self.size, self.device = size, device
+        self.features = normal(size.tokens, 1.0).requires_grad_()
+        self.head = Head(normal(size.vocabulary, size.hidden**-0.5))
+        shape = (size.tokens, size.candidates, size.entries)
+        ids = torch.randint(size.vocabulary, shape, device=device, generator=generator)
+        weights = torch.rand(shape, device=device, generator=generator)
+        weights /= weights.sum(-1, keepdim=True)
+        self.targets = SparseTargets(ids, weights, torch.ones(shape[:2], device=device))
+
+    def finish(self, loss: Tensor) -> Tensor:
+        """The backward pass; gives the gradient, which contenders must agree on."""
+        self.features.grad = None
+        loss.backward()
+        assert self.features.grad is not None
+        return self.features.grad
+
+
+def one_pass(problem: Problem, candidates: int | None = None) -> Tensor:
+    """Ours."""
+    targets = problem.targets.candidates(slice(candidates))
+    found = candidate_divergences(problem.features, problem.head, targets, problem.size.vocabulary)
+    matched = found.values.mean(0).argmin()
+    return problem.finish(found.matched(matched.expand(problem.size.tokens)).mean())
+
+
+def plain_autograd(problem: Problem) -> Tensor:
+    """Logits kept, log-softmax, gather, backward."""
+    found = reference_divergences(
+        problem.features, problem.head, problem.targets, problem.size.vocabulary
+    )
+    matched = found.detach().mean(0).argmin()
+    return problem.finish(found.index_select(1, matched[None]).mean())
+
+
+def two_products(problem: Problem) -> Callable[[], object]:
+    """The arithmetic alone, into memory that is there already: logits, and their way back."""
+    size, weight, features = problem.size, problem.head.weight, problem.features.detach()
+    logits = torch.empty(size.tokens, size.vocabulary, device=problem.device, dtype=weight.dtype)
+    back = torch.empty_like(features)
+
+    def step() -> None:
+        torch.mm(features, weight.T, out=logits)
+        torch.mm(logits, weight, out=back)
+
+    return step
+
+
+def liger(problem: Problem) -> Callable[[], object]:
+    """Liger's chunked JSD at beta 0, forward KL, without its cross-entropy to labels."""
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    loss = LigerFusedLinearJSDLoss(
+        weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=False
+    )
+    teacher, weight = _dense_teacher(problem)
+    labels = torch.zeros(problem.size.tokens, dtype=torch.long, device=problem.device)
+    return lambda: problem.finish(
+        loss(problem.features, problem.head.weight, teacher, weight, labels)
+    )
+
+
+def trl(problem: Problem) -> Callable[[], object]:
+    """TRL's divergence by tiles at beta 0, forward KL."""
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+    teacher, weight = _dense_teacher(problem)
+    return lambda: problem.finish(
+        ChunkedDivergenceFunction.apply(
+            problem.features, problem.head.weight, None, teacher, weight, None, 0.0
+        )[0].mean()
+    )
+
+
+def _dense_teacher(problem: Problem) -> tuple[Tensor, Tensor]:
+    """A teacher of the student's own width: the cheapest there is."""
+    features = torch.randn_like(problem.features)
+    return features.detach(), torch.randn_like(problem.head.weight) * problem.size.hidden**-0.5
+
+
+RIVALS = {"liger-kernel LigerFusedLinearJSDLoss": liger, "trl ChunkedDivergenceFunction": trl}
+CONTENDERS: dict[str, Callable[[Problem], Callable[[], object]]] = {
+    "one pass": lambda problem: lambda: one_pass(problem),
+    "one pass, 1 candidate": lambda problem: lambda: one_pass(problem, 1),
+    "plain autograd": lambda problem: lambda: plain_autograd(problem),
+    "two products": two_products,
+    **RIVALS,
+}
+
+
+def installed(name: str) -> bool:
+    """Whether a rival's library is there."""
+    try:
+        CONTENDERS[name](Problem(Size(4, 8, 16, 1, 2), torch.device("cpu")))
+    except ImportError:
+        return False
+    return True
+
+
+def peak_bytes(name: str, size: Size, device_name: str) -> int:
+    """Most memory a contender holds beyond the problem's own tensors."""
+    device = torch.device(device_name)
+    CONTENDERS[name](Problem(Size(4, 8, 16, 1, 2, size.dtype), device))()  # libraries load
+    step = CONTENDERS[name](Problem(size, device))
+    return peak_extra_bytes(step, device)
+
+
+def prove_agreement(problem: Problem) -> float:
+    """Largest difference of gradients, ours from plain autograd's, relative to the largest."""
+    ours, plain = one_pass(problem).clone(), plain_autograd(problem)
+    difference = ((ours - plain).abs().max() / plain.abs().max()).item()
+    allowed = 1e-4 if ours.dtype == torch.float32 else 2e-2
+    if not difference < allowed:
+        raise SystemExit(f"gradients differ by {difference:.2g}: figures would mean nothing")
+    return difference
+
+
+def measure(size: Size, device: torch.device, rounds: int) -> dict[str, Any]:
+    """Every figure of the benchmark."""
+    names = [name for name in CONTENDERS if name not in RIVALS or installed(name)]
+    peaks = {name: in_fresh_process(peak_bytes, name, size, device.type) for name in names}
+    problem = Problem(size, device)
+    difference = prove_agreement(problem)
+    seconds = median_seconds({name: CONTENDERS[name](problem) for name in names}, rounds, device)
+    ours, plain = seconds["one pass"], seconds["plain autograd"]
+    operations = 4 * size.tokens * size.hidden * size.vocabulary
+    return {
+        "time_over_autograd": ours / plain,
+        "memory_over_autograd": peaks["one pass"] / peaks["plain autograd"],
+        "time_over_two_matmuls": ours / seconds["two products"],
+        "time_20_over_1_candidates": ours / seconds["one pass, 1 candidate"],
+        "rivals": [
+            {
+                "name": name,
+                "time_over_ours": seconds[name] / ours,
+                "memory_over_ours": peaks[name] / peaks["one pass"],
+            }
+            for name in names
+            if name in RIVALS
+        ],
+        "gradient_difference": difference,
+        "gigaflops_per_second": {
+            name: operations / seconds[name] / 1e9 for name in ("one pass", "two products")
+        },
+        "seconds": seconds,
+        "peak_extra_bytes": peaks,
+        "size": asdict(size),
+        "rounds": rounds,
+        **machine(device),
+    }
+
+
+def render(result: dict[str, Any]) -> None:
+    """The figures as tables."""
+    size, console = result["size"], Console()
+    table = Table(
+        title="one student tap, forward + backward: "
+        + ", ".join(f"{value} {name}" for name, value in size.items()),
+        caption=f"medians of {result['rounds']} rounds, {result['device']}, "
+        f"{result['threads']} threads, torch {result['torch']}",
+    )
+    for column in ("contender", "seconds", "over ours", "peak extra MiB", "over ours"):
+        table.add_column(column, justify="left" if column == "contender" else "right")
+    seconds, peaks = result["seconds"], result["peak_extra_bytes"]
+    for name in seconds:
+        table.add_row(
+            name,
+            f"{seconds[name]:.3f}",
+            f"{seconds[name] / seconds['one pass']:.2f}",
+            f"{peaks[name] / 2**20:.0f}",
+            f"{peaks[name] / peaks['one pass']:.1f}",
+        )
+    console.print(table)
+    for name in (
+        "time_over_autograd",
+        "memory_over_autograd",
+        "time_over_two_matmuls",
+        "time_20_over_1_candidates",
+        "gradient_difference",
+    ):
+        console.print(f"{name}: {result[name]:.3g}")
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.option("--quick", is_flag=True, help="A small problem: a smoke, not a measurement.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
+@click.option("--rounds", default=5, show_default=True, help="Timed runs of each contender.")
+def main(as_json: bool, quick: bool, device: str, dtype: str, rounds: int) -> None:
+    size = Size(**{**asdict(QUICK if quick else Size()), "dtype": dtype})
+    result = measure(size, device_of(device), rounds)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        render(result)
+
+
+if __name__ == "__main__":
+    main()

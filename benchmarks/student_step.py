@@ -1,0 +1,296 @@
+"""A whole step of stage two against plain fine-tuning, and against a student beside its teacher.
+
+The student has the size of SmolLM2-135M, with LoRA on its blocks in every contender, so that only
+the objective differs: cross-entropy at the output, with logits kept; 7 taps and the output against
+the record; or 7 taps and the output against the dense distributions of a resident teacher of the
+same size, all pairs compared, as Algorithm 1 needs them. Forward, backward, AdamW.
+
+Operations, counted per response token (V vocabulary, D hidden size, T tokens of a sample):
+
+- blocks, frozen: 2 per weight forward, 2 backward towards their inputs
+- attention: 4·T·D per block forward, twice that backward
+- LoRA: 2 per weight forward, 4 backward
+- head, frozen: 2·V·D forward, 2·V·D backward, at the output and again at each tap
+- verbalizers: 3·D² weights per tap, 2 forward, 4 backward
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+import torch
+import torch.nn.functional as F
+from measurement import device_of, in_fresh_process, machine, median_seconds, peak_extra_bytes
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from vlsi_cache.models import bind_decoder, default_taps
+from vlsi_cache.recipe import InteractionSection, VerbalizerSection
+from vlsi_cache.stages.backbone import Backbone, run_backbone
+from vlsi_cache.stages.interaction_loss import Interaction
+from vlsi_cache.verbalizer import VerbalizerBank, build_verbalizers
+
+SETTINGS = InteractionSection()
+
+
+@dataclass(frozen=True)
+class Size:
+    """Shape of the student, the batch and the record."""
+
+    hidden: int = 576
+    blocks: int = 30
+    heads: int = 9
+    key_value_heads: int = 3
+    expansion: int = 1536
+    vocabulary: int = 49_152
+    tokens: int = 512
+    candidates: int = 14
+    entries: int = 8
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The student's."""
+        return default_taps(self.blocks)
+
+    @property
+    def teacher_taps(self) -> tuple[int, ...]:
+        """As many as there are candidates, evenly spaced."""
+        last = self.blocks - 2
+        return tuple(last * (index + 1) // self.candidates for index in range(self.candidates))
+
+
+QUICK = Size(64, 8, 4, 2, 128, 4096, 64, 4)
+
+
+def build_backbone(size: Size, device: torch.device, seed: int) -> Backbone:
+    """A Llama of random weights; its processor is never asked for."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        hidden_size=size.hidden,
+        num_hidden_layers=size.blocks,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.key_value_heads,
+        intermediate_size=size.expansion,
+        vocab_size=size.vocabulary,
+        max_position_embeddings=max(2048, size.tokens),
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config).to(device).eval().requires_grad_(False)
+    return Backbone("random", None, bind_decoder(model), size.vocabulary, "")
+
+
+def build_student(size: Size, device: torch.device, taps: Sequence[int]) -> Interaction:
+    """The student with adapters, and with verbalizers at its taps."""
+    student = build_backbone(size, device, seed=0)
+    bank = build_verbalizers(student.decoder, taps, VerbalizerSection(), seed=0)
+    settings = SETTINGS if taps else SETTINGS.model_copy(update={"inner": "none"})
+    return Interaction(student, bank, settings, teacher_taps=size.teacher_taps, seed=0)
+
+
+class Batch:
+    """One sample whose tokens are all of the response, and the teacher's record of it."""
+
+    def __init__(self, size: Size, device: torch.device) -> None:
+        generator = torch.Generator(device=device).manual_seed(1)
+        count = size.tokens - 1
+        ids = torch.randint(size.vocabulary, (1, size.tokens), device=device, generator=generator)
+        shape = (count, size.candidates + 1, size.entries)
+        weights = torch.rand(shape, device=device, generator=generator)
+        self.inputs = {"input_ids": ids}
+        self.positions = torch.arange(count, device=device)
+        self.labels = ids[0, 1:]
+        self.record = {
+            "teacher_ids": torch.randint(
+                size.vocabulary, shape, device=device, generator=generator
+            ),
+            "teacher_weights": weights / weights.sum(-1, keepdim=True),
+            "teacher_entropy": torch.ones(shape[:2], device=device),
+        }
+
+
+def trained(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], object]:
+    """A whole optimizer step."""
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-4)
+
+    def step() -> None:
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def plain(size: Size, device: torch.device) -> Callable[[], object]:
+    """Cross-entropy at the output, as every trainer has it."""
+    student, batch = build_student(size, device, ()), Batch(size, device)
+
+    def loss() -> Tensor:
+        logits = student.decoder.model(**batch.inputs, use_cache=False).logits[0, :-1]
+        return F.cross_entropy(logits.float(), batch.labels)
+
+    return trained(student, loss)
+
+
+def cached(size: Size, device: torch.device) -> Callable[[], object]:
+    """Ours: what ``train-student`` runs in stage two."""
+    student, batch = build_student(size, device, size.taps), Batch(size, device)
+
+    def loss() -> Tensor:
+        return student(
+            batch.inputs,
+            batch.positions,
+            batch.labels,
+            torch.zeros_like(batch.labels),
+            **batch.record,
+        )["loss"]
+
+    return trained(student, loss)
+
+
+def online(size: Size, device: torch.device) -> Callable[[], object]:
+    """The teacher beside the student: dense distributions of every tap, all pairs compared."""
+    teacher = build_backbone(size, device, seed=2)
+    readers = build_verbalizers(teacher.decoder, size.teacher_taps, VerbalizerSection(), seed=2)
+    student, batch = build_student(size, device, size.taps), Batch(size, device)
+    from vlsi_cache.matching import match_layers
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            log_p = dense_log_probs(teacher.decoder, readers, batch)
+        log_q = dense_log_probs(student.decoder, student.bank, batch)
+        total = divergence(log_p[-1], log_q[-1])
+        with torch.no_grad():
+            pairs = [[divergence(p, q) for p in log_p[:-1]] for q in log_q[:-1]]
+            matrix = torch.stack([torch.stack(row) for row in pairs])
+            tap = match_layers(matrix, student.matching, student.generator).tap
+        assert tap is not None
+        for index, matched in enumerate(tap.tolist()):
+            total = total + divergence(log_p[matched], log_q[index])
+        return total
+
+    return trained(student, loss)
+
+
+def dense_log_probs(decoder: Any, bank: VerbalizerBank, batch: Batch) -> list[Tensor]:
+    """Log-probabilities ``[N, V]`` of every tap and, last, of the output."""
+    states, final = run_backbone(decoder, bank.taps, batch.inputs, batch.positions)
+    reads = [decoder.features(read) for read in bank(states, batch.positions).values()]
+    return [decoder.head.logits(read).float().log_softmax(-1) for read in [*reads, final]]
+
+
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Mean KL(p ‖ q) over tokens."""
+    return F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
+
+
+CONTENDERS = {"plain": plain, "cached": cached, "online": online}
+
+
+def operations(size: Size, num_taps: int) -> int:
+    """Per response token, as the module's docstring counts them."""
+    head_size = size.hidden // size.heads
+    key_value = size.key_value_heads * head_size
+    maps = [(size.hidden, size.hidden)] * 2 + [(size.hidden, key_value)] * 2
+    maps += [(size.hidden, size.expansion)] * 3
+    blocks = 4 * size.blocks * sum(rows * columns for rows, columns in maps)
+    attention = 12 * size.tokens * size.hidden * size.blocks
+    lora = 6 * size.blocks * SETTINGS.lora.rank * sum(rows + columns for rows, columns in maps)
+    head = 4 * size.vocabulary * size.hidden * (num_taps + 1)
+    return blocks + attention + lora + head + 18 * size.hidden**2 * num_taps
+
+
+def peak_bytes(name: str, size: Size, device_name: str) -> int:
+    """Most memory of a contender's second step: weights, adapters, optimizer and all."""
+    device = torch.device(device_name)
+    CONTENDERS[name](QUICK, device)()  # libraries load
+
+    def run() -> None:
+        step = CONTENDERS[name](size, device)
+        step()
+        step()
+
+    return peak_extra_bytes(run, device)
+
+
+def measure(size: Size, device: torch.device, rounds: int) -> dict[str, Any]:
+    """Every figure of the benchmark."""
+    peaks = {name: in_fresh_process(peak_bytes, name, size, device.type) for name in CONTENDERS}
+    by_candidates = {
+        count: in_fresh_process(
+            peak_bytes, "cached", Size(**{**asdict(size), "candidates": count}), device.type
+        )
+        / peaks["plain"]
+        for count in sorted({len(size.taps), 2 * size.candidates})
+    }
+    steps = {name: build(size, device) for name, build in CONTENDERS.items()}
+    seconds = median_seconds(steps, rounds, device)
+    arithmetic = operations(size, len(size.taps)) / operations(size, 0)
+    time_over_plain = seconds["cached"] / seconds["plain"]
+    return {
+        "time_over_plain": time_over_plain,
+        "memory_over_plain": peaks["cached"] / peaks["plain"],
+        "online_time_over_ours": seconds["online"] / seconds["cached"],
+        "online_memory_over_ours": peaks["online"] / peaks["cached"],
+        "arithmetic_ratio": arithmetic,
+        "time_over_arithmetic": time_over_plain / arithmetic,
+        "memory_over_plain_by_candidates": by_candidates,
+        "operations_per_token": {
+            "plain": operations(size, 0),
+            "cached": operations(size, len(size.taps)),
+        },
+        "seconds": seconds,
+        "peak_bytes": peaks,
+        "size": asdict(size),
+        "rounds": rounds,
+        **machine(device),
+    }
+
+
+def render(result: dict[str, Any]) -> None:
+    """The figures as a table."""
+    console, size = Console(), result["size"]
+    table = Table(
+        title="one optimizer step of stage two: "
+        + ", ".join(f"{value} {name}" for name, value in size.items()),
+        caption=f"medians of {result['rounds']} rounds, {result['device']}, "
+        f"{result['threads']} threads, torch {result['torch']}",
+    )
+    for column in ("contender", "seconds", "over plain", "peak MiB", "over plain"):
+        table.add_column(column, justify="left" if column == "contender" else "right")
+    seconds, peaks = result["seconds"], result["peak_bytes"]
+    for name in seconds:
+        table.add_row(
+            name,
+            f"{seconds[name]:.3f}",
+            f"{seconds[name] / seconds['plain']:.2f}",
+            f"{peaks[name] / 2**20:.0f}",
+            f"{peaks[name] / peaks['plain']:.2f}",
+        )
+    console.print(table)
+    for name in ("arithmetic_ratio", "time_over_arithmetic"):
+        console.print(f"{name}: {result[name]:.3g}")
+    for count, ratio in result["memory_over_plain_by_candidates"].items():
+        console.print(f"memory over plain with {count} candidates: {ratio:.3g}")
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--quick", is_flag=True, help="A small student: a smoke, not a measurement.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--rounds", default=5, show_default=True, help="Timed steps of each contender.")
+def main(as_json: bool, quick: bool, device: str, rounds: int) -> None:
+    result = measure(QUICK if quick else Size(), device_of(device), rounds)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        render(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""A record as targets: three readings of what is not among the most likely tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from support.heads import gradient_of, make_head
+from vlsi_cache.distribution import SparseDistribution
+from vlsi_cache.objectives import (
+    Divergence,
+    SparseTargets,
+    Tail,
+    candidate_divergences,
+    sparse_targets,
+    sparsify,
+)
+
+VOCAB = 40
+
+
+def _records(logits: torch.Tensor, count: int, *, k: int = 2, m: int = 3) -> SparseDistribution:
+    """The record of one distribution, drawn ``count`` times, as ``[count, 1]``."""
+    record = sparsify(
+        logits.expand(count, -1),
+        torch.zeros(count).long(),
+        torch.rand(count, dtype=torch.float64),
+        k=k,
+        m=m,
+    )
+    return record[:, None]
+
+
+def _estimates(
+    logits: torch.Tensor, features: torch.Tensor, tail: Tail, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Divergences ``[count]`` and gradients ``[count, D]`` under many draws of the record."""
+    torch.manual_seed(3)
+    many = features.detach().expand(count, -1).clone().requires_grad_()
+    targets = sparse_targets(_records(logits, count), tail)
+    head = make_head(VOCAB, 5, dtype=torch.float32)
+    found = candidate_divergences(many, head, targets, VOCAB, Divergence("forward", tail))
+    value = found.matched(torch.zeros(count).long())
+    return value.detach(), gradient_of(value.sum(), many)
+
+
+def test_drawn_tails_are_unbiased_and_the_others_are_not() -> None:
+    """The mean over many records converges on the full divergence, in value and gradient."""
+    torch.manual_seed(3)
+    logits, features = torch.randn(1, VOCAB) * 1.5, torch.randn(1, 5, requires_grad=True)
+    p = torch.softmax(logits, -1)
+    head = make_head(VOCAB, 5, dtype=torch.float32)
+    log_q = torch.log_softmax(features @ head.weight.T, -1)
+    full = (p * (p.log() - log_q)).sum()
+    full_gradient = gradient_of(full, features)[0]
+    values, gradients = _estimates(logits, features, "sample", 4000)
+    error = values.std() / len(values) ** 0.5
+    gradient_error = (gradients.std(0) / len(values) ** 0.5).norm()
+    assert abs(values.mean() - full) < 5 * error
+    assert (gradients.mean(0) - full_gradient).norm() < 5 * gradient_error
+    # no draws are read here: one record tells all
+    bucket, bucket_gradient = _estimates(logits, features, "bucket", 1)
+    assert bucket.item() < full.item() - 20 * error, "a divergence of bins is a lower bound"
+    assert (bucket_gradient[0] - full_gradient).norm() > 20 * gradient_error
+    _, scaled_gradient = _estimates(logits, features, "renormalize", 1)
+    assert (scaled_gradient[0] - full_gradient).norm() > 20 * gradient_error
+
+
+def test_each_tail_has_its_own_weights_and_entropy() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.2, 0.1, 0.1, 0.1]]))
+    record = sparsify(
+        logits, torch.zeros(1).long(), torch.tensor([0.5], dtype=torch.float64), k=2, m=2
+    )[:, None]
+
+    def read(tail: Tail) -> SparseTargets:
+        return sparse_targets(record, tail)
+
+    torch.testing.assert_close(read("sample").weights, torch.tensor([[[0.5, 0.2, 0.15, 0.15]]]))
+    torch.testing.assert_close(read("bucket").weights, torch.tensor([[[0.5, 0.2]]]))
+    torch.testing.assert_close(read("renormalize").weights, torch.tensor([[[5 / 7, 2 / 7]]]))
+    for tail, bins in {
+        "sample": [0.5, 0.2, 0.1, 0.1, 0.1],
+        "bucket": [0.5, 0.2, 0.3],
+        "renormalize": [5 / 7, 2 / 7],
+    }.items():
+        expected = -sum(p * np.log(p) for p in bins)
+        found = read(tail).entropy.item()  # type: ignore[arg-type]
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_top_that_rounding_puts_above_1_is_scaled() -> None:
+    record = SparseDistribution(
+        token_ids=np.zeros((1, 1, 2), np.int32),
+        top_log_probs=np.log(np.array([[[0.9, 0.1002]]], np.float32)),
+        entropy=np.zeros((1, 1), np.float32),
+        label_log_prob=np.zeros((1, 1), np.float32),
+    )
+    for tail in ("bucket", "renormalize"):
+        torch.testing.assert_close(
+            sparse_targets(record, tail).weights.sum(-1),  # type: ignore[arg-type]
+            torch.ones(1, 1),
+        )
+
+
+def test_candidates_are_sliced_and_matched_token_by_token() -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(9, (4, 3, 2))
+    targets = SparseTargets(ids, torch.rand(4, 3, 2), torch.rand(4, 3))
+    assert torch.equal(targets.candidate(-1).token_ids, ids[:, 2:])
+    assert torch.equal(targets.candidate(0).entropy, targets.entropy[:, :1])
+    tap = torch.tensor([2, 0, 1, 1])
+    for row, matched in enumerate(targets.matched(tap).token_ids):
+        assert torch.equal(matched[0], ids[row, tap[row]])

@@ -1,0 +1,69 @@
+"""The divergence of every candidate target, and the loss of those that are matched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vlsi_cache.models import Head
+from vlsi_cache.objectives.divergences import FORWARD, Divergence
+from vlsi_cache.objectives.sweep import Sweep, sweep_head
+from vlsi_cache.objectives.targets import SparseTargets
+
+__all__ = ["CandidateDivergences", "candidate_divergences"]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateDivergences:
+    """Divergences of N tokens from C candidates, after one sweep."""
+
+    values: Tensor
+    """``[N, C]`` nats, without a graph: what matching reads."""
+    sweep: Sweep
+    """The pass over the vocabulary."""
+    targets: SparseTargets
+    """The candidates."""
+    divergence: Divergence
+    """The divergence taken."""
+
+    def matched(self, candidate: Tensor) -> Tensor:
+        """Divergence from each token's own candidate, ``[N]`` nats; differentiable and exact.
+
+        Args:
+            candidate: ``[N]`` long.
+        """
+        log_q = self.sweep.matched_log_probs(candidate)
+        _, weights, entropy = self.targets.matched(candidate)
+        return self.divergence(log_q, weights, entropy)[:, 0]
+
+    def expected(self, shares: Tensor) -> Tensor:
+        """Mean divergence over the candidates, ``[N]`` nats; differentiable and exact.
+
+        Args:
+            shares: ``[N, C]`` or ``[C]``, each candidate's share; constants.
+        """
+        _, weights, entropy = self.targets
+        return (self.divergence(self.sweep.log_probs(), weights, entropy) * shares).sum(-1)
+
+
+def candidate_divergences(
+    features: Tensor,
+    head: Head,
+    targets: SparseTargets,
+    vocab_size: int,
+    divergence: Divergence = FORWARD,
+) -> CandidateDivergences:
+    """One pass over the vocabulary for all candidates (METHOD §6).
+
+    Args:
+        features: ``[N, D]`` hidden states after the final norm.
+        head: frozen head; it gets no gradient.
+        targets: N tokens, C candidates, S entries.
+        vocab_size: V, rows of the head that are real tokens; padded rows never enter.
+        divergence: how targets are read.
+    """
+    sweep = sweep_head(features, head, targets.token_ids, vocab_size)
+    log_q = sweep.entries.log_probs
+    values = divergence(log_q, targets.weights, targets.entropy)
+    return CandidateDivergences(values, sweep, targets, divergence)

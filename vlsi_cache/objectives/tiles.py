@@ -1,0 +1,67 @@
+"""How much of a [tokens × vocabulary] plane is alive at once, and its products in wide floats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = ["accumulator", "chunk_tokens", "chunks", "operand_dtype", "tile_shape", "wide_product"]
+
+_CPU_TILE = (1024, 2048)
+"""Tokens × vocabulary. 8 MiB in float32: tile, head rows and sums stay in the shared cache."""
+_DEVICE_TILE = (2048, 8192)
+"""64 MiB in float32: products long enough to hide the launches of their kernels."""
+_CHUNK_ELEMENTS = 1 << 24
+"""Logits of whole rows alive at once: 64 MiB in float32."""
+
+
+def tile_shape(device: torch.device) -> tuple[int, int]:
+    """Tokens and vocabulary entries of one tile, whatever the batch and the vocabulary."""
+    return _CPU_TILE if device.type == "cpu" else _DEVICE_TILE
+
+
+def chunk_tokens(vocab_size: int) -> int:
+    """Tokens whose whole rows of logits may be alive at once."""
+    return max(1, _CHUNK_ELEMENTS // vocab_size)
+
+
+def chunks(length: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``size`` that cover ``length``."""
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums over values of ``dtype``: float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def operand_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype in which probabilities meet the head's rows.
+
+    Matrix units multiply low precision and add in float32, so on CUDA it is the head's own.
+    Elsewhere PyTorch would also round the sums, so the head's rows are widened instead.
+    """
+    if weight.device.type == "cuda" and torch.version.cuda is not None:
+        return weight.dtype
+    return accumulator(weight.dtype)
+
+
+def wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """``left @ right`` of operands cast to ``dtype``; the result is never rounded to it.
+
+    Args:
+        left: ``[n, j]``.
+        right: ``[j, m]``.
+        dtype: of the operands, from ``operand_dtype``.
+
+    Returns:
+        ``[n, m]`` in ``accumulator(dtype)``.
+    """
+    left, right = left.to(dtype), right.to(dtype)
+    if dtype == accumulator(dtype):
+        return left @ right
+    if left.device.type == "cuda":
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()

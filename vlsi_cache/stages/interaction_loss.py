@@ -1,0 +1,194 @@
+"""The loss of stage two: the student's taps and output against the teacher's record (METHOD §4).
+
+Shape suffixes: N response tokens of the batch, B samples, C = L_t teacher taps, S entries.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import torch
+from peft import get_peft_model
+from torch import Tensor
+
+from vlsi_cache.matching import Match, Matching, check_room, match_layers
+from vlsi_cache.models import lora_config
+from vlsi_cache.objectives import (
+    FORWARD,
+    CandidateDivergences,
+    Divergence,
+    SparseTargets,
+    candidate_divergences,
+    label_targets,
+)
+from vlsi_cache.recipe import Comparison, InteractionSection, MatchingSection
+from vlsi_cache.stages.backbone import Backbone, run_backbone
+from vlsi_cache.stages.training import StageModule
+from vlsi_cache.verbalizer import VerbalizerBank
+
+__all__ = ["Interaction", "matching_of"]
+
+
+class Interaction(StageModule):
+    """Comparison with the matched teacher taps, and with the teacher's output.
+
+    Args:
+        student: the student; gets LoRA adapters.
+        bank: its verbalizers, trained along; of no taps where nothing inner is compared.
+        settings: what is compared and matched, and the adapters' size.
+        teacher_taps: blocks of the cache's inner taps.
+        seed: of adapters and matching draws.
+    """
+
+    accepts_loss_kwargs = True
+    generator: torch.Generator
+
+    def __init__(
+        self,
+        student: Backbone,
+        bank: VerbalizerBank,
+        settings: InteractionSection,
+        *,
+        teacher_taps: Sequence[int],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.matching = matching_of(settings.matching)
+        if _reads_teacher(settings.inner):
+            check_room(len(bank.taps), len(teacher_taps), self.matching)
+        lora = settings.lora
+        config = lora_config(
+            student.decoder, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout
+        )
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # peft 0.21 asks transformers 5.23 by a deprecated name: nothing a user can mend
+            warnings.simplefilter("ignore", FutureWarning)
+            torch.manual_seed(seed)
+            self.adapted = get_peft_model(student.decoder.model, config)
+        self.bank = bank.requires_grad_(True)
+        self.decoder = student.decoder
+        self.vocab_size = student.vocab_size
+        self.teacher_taps = torch.tensor(teacher_taps, device=student.device)
+        self.generator = torch.Generator(device=student.device).manual_seed(seed)
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        positions: Tensor,
+        labels: Tensor,
+        token_samples: Tensor,
+        teacher_ids: Tensor,
+        teacher_weights: Tensor,
+        teacher_entropy: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> dict[str, Tensor]:
+        """Sum of the inner taps' losses and the output's, per response token.
+
+        Args:
+            inputs: the student's.
+            positions: ``[N]``, flat.
+            labels: ``[N]``.
+            token_samples: ``[N]``, row of the batch.
+            teacher_ids: ``[N, L_t + 1, S]``, final output last.
+            teacher_weights: same shape.
+            teacher_entropy: ``[N, L_t + 1]``.
+            num_items_in_batch: response tokens of the whole accumulated batch; N by default.
+        """
+        states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
+        reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
+        targets = SparseTargets(teacher_ids, teacher_weights, teacher_entropy)
+        certain = label_targets(labels)
+        losses: dict[str, Tensor] = {}  # each [N]
+        inner, output = self.settings.inner, self.settings.output
+        if output != "none":
+            wanted = targets.candidate(-1) if _reads_teacher(output) else certain
+            found = self._compare(final, wanted, output)
+            losses[f"{_metric(output)}_output"] = found.matched(torch.zeros_like(labels))
+        if inner != "none":
+            wanted = targets.candidates(slice(-1)) if _reads_teacher(inner) else certain
+            compared = [self._compare(read, wanted, inner) for read in reads]
+            if _reads_teacher(inner):
+                per_tap = self._matched(compared, token_samples, len(inputs["input_ids"]))
+            else:
+                per_tap = [found.matched(torch.zeros_like(labels)) for found in compared]
+            for tap, loss in zip(self.bank.taps, per_tap, strict=True):
+                losses[f"{_metric(inner)}_tap_{tap}"] = loss
+        for name, loss in losses.items():
+            self.observe(name, loss.mean())
+        count = num_items_in_batch if num_items_in_batch is not None else len(labels)
+        return {"loss": torch.stack([loss.sum() for loss in losses.values()]).sum() / count}
+
+    def _compare(
+        self, features: Tensor, targets: SparseTargets, comparison: Comparison
+    ) -> CandidateDivergences:
+        divergence = _divergence(comparison, self.settings)
+        return candidate_divergences(
+            features, self.decoder.head, targets, self.vocab_size, divergence
+        )
+
+    def _matched(
+        self, compared: Sequence[CandidateDivergences], token_samples: Tensor, num_samples: int
+    ) -> list[Tensor]:
+        """Loss of every student tap against its teacher taps, each ``[N]``."""
+        divergence = torch.stack([found.values for found in compared])  # [L_s, N, L_t]
+        means = divergence.mean(1)
+        if self.settings.matching.granularity == "sample":
+            means_per_sample = _means_per_sample(divergence, token_samples, num_samples)
+            match = match_layers(means_per_sample, self.matching, self.generator)
+        else:
+            match = match_layers(means, self.matching, self.generator)
+        self._observe_match(match, means)
+        match = match.at(token_samples)
+        if match.tap is not None:
+            pairs = zip(compared, match.tap.unbind(1), strict=True)
+            return [found.matched(tap) for found, tap in pairs]
+        pairs = zip(compared, match.shares.unbind(1), strict=True)
+        return [found.expected(shares) for found, shares in pairs]
+
+    def _observe_match(self, match: Match, divergence: Tensor) -> None:
+        shares = match.shares.reshape(-1, *match.shares.shape[-2:]).mean(0)
+        self.observe("share", shares)
+        self.observe("divergence", divergence)
+        for student_tap, block in zip(
+            self.bank.taps, shares @ self.teacher_taps.float(), strict=True
+        ):
+            self.observe(f"match_tap_{student_tap}", block)
+        if match.temperature is not None:
+            heat = match.temperature.reshape(-1, match.temperature.shape[-1]).mean(0)
+            self.observe("temperature", heat)
+
+
+def matching_of(section: MatchingSection) -> Matching:
+    """The recipe's matching."""
+    return Matching(
+        strategy=section.strategy,
+        search_range=section.search_range,
+        order=section.order,
+        adaptive_temperature=section.adaptive_temperature,
+        temperature=section.temperature,
+    )
+
+
+def _reads_teacher(comparison: Comparison) -> bool:
+    return comparison not in ("ce", "none")
+
+
+def _metric(comparison: Comparison) -> str:
+    return "kl" if comparison == "forward" else comparison
+
+
+def _divergence(comparison: Comparison, settings: InteractionSection) -> Divergence:
+    if comparison == "ce" or comparison == "none":
+        return FORWARD  # of certain targets: cross-entropy
+    return Divergence(comparison, settings.tail, settings.skew)
+
+
+def _means_per_sample(divergence: Tensor, token_samples: Tensor, num_samples: int) -> Tensor:
+    """Mean divergence of every sample's tokens, ``[B, L_s, L_t]``, from ``[L_s, N, L_t]``."""
+    totals = divergence.new_zeros(divergence.shape[0], num_samples, divergence.shape[2])
+    totals.index_add_(1, token_samples, divergence)
+    counts = divergence.new_zeros(num_samples)
+    counts.index_add_(0, token_samples, torch.ones_like(divergence[0, :, 0]))
+    return (totals / counts.clamp_(min=1)[None, :, None]).transpose(0, 1)

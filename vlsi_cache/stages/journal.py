@@ -1,0 +1,78 @@
+"""The matching journal: which student tap met which teacher tap, and how far apart they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+__all__ = ["JOURNAL_FILE", "JournalLine", "MatchingJournal"]
+
+JOURNAL_FILE: Final = "matching.jsonl"
+
+
+class JournalLine(BaseModel):
+    """Means over the micro-batches since the line before; rows are student taps."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    step: int
+    """Optimizer step after which the line was written."""
+    student_taps: list[int]
+    """Blocks of the student, in the order of the rows."""
+    teacher_taps: list[int]
+    """Blocks of the teacher, in the order of the columns."""
+    share: list[list[float]]
+    """How often a student tap met a teacher tap; with `expected`, the mean share. Rows sum to 1."""
+    divergence: list[list[float]]
+    """Mean divergence of all pairs, matched or not, in nats (`l2`: without a unit)."""
+    temperature: list[float] | None = None
+    """Mean temperature of each student tap's softmax; null for strategies without one."""
+
+
+class MatchingJournal:
+    """Appends a line at every logging step; a resumed stage goes on from its checkpoint's step.
+
+    Args:
+        folder: of the stage.
+        student_taps: blocks.
+        teacher_taps: blocks.
+    """
+
+    def __init__(
+        self, folder: Path, *, student_taps: Sequence[int], teacher_taps: Sequence[int]
+    ) -> None:
+        self.path = folder / JOURNAL_FILE
+        self.student_taps = list(student_taps)
+        self.teacher_taps = list(teacher_taps)
+
+    def resume(self, step: int) -> None:
+        """Drop what was written after a step: it will be written again."""
+        if not self.path.exists():
+            return
+        kept = []
+        for text in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                line = JournalLine.model_validate_json(text)
+            except ValueError:
+                break  # torn by an interruption, as the last line may be
+            if line.step > step:
+                break
+            kept.append(text + "\n")
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(self.path)
+
+    def append(self, step: int, tables: Mapping[str, Tensor]) -> None:
+        """Write one line from the tables that the interaction observed."""
+        line = JournalLine(
+            step=step,
+            student_taps=self.student_taps,
+            teacher_taps=self.teacher_taps,
+            **{name: table.tolist() for name, table in tables.items()},
+        )
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line.model_dump_json() + "\n")
