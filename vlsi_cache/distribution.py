@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SparseDistribution"]
+__all__ = ["ENTROPY_STEP", "LABEL_STEP", "SparseDistribution"]
+
+ENTROPY_STEP: Final = 1 / 8
+"""Nats between two entropies that a record tells apart. Rounding at random adds a spread of at
+most half a step to a divergence, where the draws of a token add 0.5 nats or more."""
+LABEL_STEP: Final = 1 / 4
+"""Nats between two log-probabilities of labels that a record tells apart."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseDistribution:
     """Vocabulary distributions, each as its k most likely tokens and m draws from the rest.
+
+    With k = 0 there are draws alone, each of weight 1/m.
 
     All arrays share a leading shape ``[*]``, such as ``[N]`` tokens or ``[N, L]`` tokens and taps.
     Log-probabilities are natural logarithms (nats) of the softmax over the whole vocabulary; they
@@ -39,7 +47,7 @@ class SparseDistribution:
             self.label_log_prob.shape == leading
             and self.top_log_probs.ndim == self.token_ids.ndim == len(leading) + 1
             and self.top_log_probs.shape[:-1] == self.token_ids.shape[:-1] == leading
-            and 1 <= self.k <= self.token_ids.shape[-1]
+            and self.k <= self.token_ids.shape[-1] >= 1
         )
         if not sound:
             raise ValueError(
@@ -95,6 +103,22 @@ class SparseDistribution:
         """Probability of the k most likely tokens together, ``[*]`` float32 in [0, 1]."""
         mass = np.exp(self.top_log_probs.astype(np.float64)).sum(axis=-1)
         return np.asarray(np.minimum(mass, 1.0), dtype=np.float32)
+
+    def most_likely(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Likeliest token and its probability, both ``[*]``.
+
+        With k = 0 they are estimates: the id drawn most often, the least of several, and its
+        share of the draws.
+        """
+        if self.k:
+            return self.token_ids[..., 0], np.exp(self.top_log_probs[..., 0])
+        ids = self.token_ids
+        counts = np.zeros(ids.shape, np.int32)
+        for index in range(self.m):
+            counts += ids == ids[..., index : index + 1]
+        often = counts.max(-1, keepdims=True)
+        most = np.where(counts == often, ids, np.iinfo(np.int32).max).min(-1)
+        return most, np.asarray(often[..., 0] / self.m, dtype=np.float32)
 
     def weights(self) -> NDArray[np.float32]:
         """Weights of the entries, ``[*, k + m]`` float32, each row summing to 1.

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
     "FORMAT_VERSION",
+    "MAX_DRAWS",
+    "MAX_POOL",
     "OUTPUT_TAP",
     "CacheManifest",
     "DatasetIdentity",
@@ -21,6 +23,12 @@ __all__ = [
 
 FORMAT_VERSION: Final = 1
 """Version of the cache format that this library writes and reads; see FORMAT.md."""
+
+MAX_DRAWS: Final = 255
+"""Most tokens that are drawn per response token and tap."""
+
+MAX_POOL: Final = 65_535
+"""Most tokens that are drawn per response token at all taps together."""
 
 OUTPUT_TAP: Final = -1
 """The tap that stands for the model's own output."""
@@ -76,10 +84,10 @@ class DatasetIdentity(_Part):
 class Sampling(_Part):
     """What is kept of each distribution."""
 
-    k: _Positive
+    k: _Count
     """Most likely tokens kept."""
-    m: _Count
-    """Tokens drawn from the rest."""
+    m: int = Field(ge=0, le=MAX_DRAWS)
+    """Tokens drawn from the rest: from the whole distribution if k is 0."""
     seed: int
     """Seed of the draws."""
 
@@ -117,8 +125,10 @@ class CacheManifest(_Part):
         *blocks, last = self.taps
         if last != OUTPUT_TAP or OUTPUT_TAP in blocks or blocks != sorted(set(blocks)):
             raise ValueError("taps must ascend without repetition and end with -1, the output")
-        if self.sampling.k + self.sampling.m > self.tokenizer.vocab_size:
-            raise ValueError("sampling.k + sampling.m exceeds tokenizer.vocab_size")
+        if not 1 <= self.sampling.k + self.sampling.m <= self.tokenizer.vocab_size:
+            raise ValueError("sampling.k + sampling.m is 0 or exceeds tokenizer.vocab_size")
+        if len(self.taps) * self.sampling.m > MAX_POOL:
+            raise ValueError(f"more than {MAX_POOL:,} draws per token at all taps together")
         if self.num_shards > _MAX_SHARDS:
             raise ValueError(
                 f"{self.num_shards:,} shards, at most {_MAX_SHARDS:,}: raise samples_per_shard"

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from support.heads import gradient_of, make_head
-from vlsi_cache.distribution import SparseDistribution
+from support.records import as_record
+from vlsi_cache.distribution import ENTROPY_STEP, SparseDistribution
 from vlsi_cache.objectives import (
     Divergence,
     SparseTargets,
     Tail,
     candidate_divergences,
     sparse_targets,
-    sparsify,
 )
+from vlsi_cache.sampling import sparsify
 
 VOCAB = 40
 
 
 def _records(logits: torch.Tensor, count: int, *, k: int = 2, m: int = 3) -> SparseDistribution:
     """The record of one distribution, drawn ``count`` times, as ``[count, 1]``."""
-    record = sparsify(
-        logits.expand(count, -1),
-        torch.zeros(count).long(),
-        torch.rand(count, dtype=torch.float64),
-        k=k,
-        m=m,
-    )
-    return record[:, None]
+    dice = torch.rand(count, dtype=torch.float64)
+    kept = sparsify(logits.expand(count, -1), torch.zeros(count).long(), dice, k=k, m=m)
+    return as_record(kept)[:, None]
 
 
 def _estimates(
@@ -69,9 +67,8 @@ def test_drawn_tails_are_unbiased_and_the_others_are_not() -> None:
 
 def test_each_tail_has_its_own_weights_and_entropy() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.2, 0.1, 0.1, 0.1]]))
-    record = sparsify(
-        logits, torch.zeros(1).long(), torch.tensor([0.5], dtype=torch.float64), k=2, m=2
-    )[:, None]
+    dice = torch.tensor([0.5], dtype=torch.float64)
+    record = as_record(sparsify(logits, torch.zeros(1).long(), dice, k=2, m=2))[:, None]
 
     def read(tail: Tail) -> SparseTargets:
         return sparse_targets(record, tail)
@@ -86,7 +83,18 @@ def test_each_tail_has_its_own_weights_and_entropy() -> None:
     }.items():
         expected = -sum(p * np.log(p) for p in bins)
         found = read(tail).entropy.item()  # type: ignore[arg-type]
-        assert found == pytest.approx(expected, rel=1e-5)
+        assert found == pytest.approx(expected, rel=1e-5, abs=ENTROPY_STEP * (tail == "sample"))
+
+
+def test_draws_alone_have_no_other_reading() -> None:
+    torch.manual_seed(0)
+    record = _records(torch.randn(1, VOCAB), 3, k=1, m=4)
+    alone = dataclasses.replace(
+        record, token_ids=record.token_ids[..., 1:], top_log_probs=record.top_log_probs[..., 1:]
+    )
+    torch.testing.assert_close(sparse_targets(alone, "sample").weights, torch.full((3, 1, 4), 0.25))
+    with pytest.raises(ValueError, match="bucket needs records with k"):
+        sparse_targets(alone, "bucket")
 
 
 def test_a_top_that_rounding_puts_above_1_is_scaled() -> None:

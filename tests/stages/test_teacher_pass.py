@@ -17,7 +17,7 @@ from vlsi_cache.data import BatchEncoder, load_conversations, model_inputs
 from vlsi_cache.errors import CacheMismatchError, ModelError, RecipeError, StageError
 from vlsi_cache.models import load_processor
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.stages.dump import DumpProgress, tail_uniforms
+from vlsi_cache.stages.dump import DumpProgress, record_uniforms
 from vlsi_cache.stages.teacher import dump_teacher
 from vlsi_cache.store import open_cache
 
@@ -89,9 +89,9 @@ def test_a_rerun_writes_only_what_is_missing_with_the_same_bytes(recipe: Recipe)
 
 
 def test_draws_follow_from_seed_and_content_alone() -> None:
-    assert (tail_uniforms(0, "a", 5) == tail_uniforms(0, "a", 9)[:5]).all()
-    assert (tail_uniforms(0, "a", 5) != tail_uniforms(1, "a", 5)).all()
-    assert (tail_uniforms(0, "a", 5) != tail_uniforms(0, "b", 5)).all()
+    assert (record_uniforms(0, "a", 5, 3) == record_uniforms(0, "a", 9, 3)[:5]).all()
+    assert (record_uniforms(0, "a", 5, 3) != record_uniforms(1, "a", 5, 3)).all()
+    assert (record_uniforms(0, "a", 5, 3) != record_uniforms(0, "b", 5, 3)).all()
 
 
 def test_other_settings_do_not_go_on_in_the_same_cache(recipe: Recipe) -> None:

@@ -18,7 +18,8 @@ from vlsi_cache.errors import CacheError
 from vlsi_cache.store import create_cache, open_cache
 
 ARRAYS = (
-    "token_ids",
+    "drawn_ids",
+    "top_ids",
     "top_log_probs",
     "entropy",
     "label_log_prob",
@@ -114,10 +115,10 @@ def test_missing_metadata_is_an_error(copy: Path, array: str) -> None:
 @pytest.mark.parametrize(
     ("array", "field", "value"),
     [
-        ("token_ids", "shape", [3, 3, 8]),
-        ("token_ids", "data_type", "int64"),
-        ("token_ids", "fill_value", 0),
-        ("entropy", "fill_value", 0.0),
+        ("drawn_ids", "shape", [3, 3, 4]),
+        ("drawn_ids", "data_type", "int64"),
+        ("top_ids", "fill_value", 0),
+        ("entropy", "fill_value", 0),
         ("sample_ids", "shape", [5]),
         ("", "attributes", {}),
         ("", "vlsi_cache", {"cache": sha256("another manifest")}),
@@ -144,13 +145,15 @@ def test_metadata_that_contradicts_the_manifest_is_an_error(
 @pytest.mark.parametrize(
     ("array", "value"),
     [
-        ("token_ids", 500),
-        ("token_ids", -5),
+        ("drawn_ids", 500),
+        ("top_ids", 500),
+        ("top_ids", -5),
         ("response_ids", 500),
         ("top_log_probs", np.inf),
         ("top_log_probs", 0.5),
-        ("label_log_prob", np.nan),
-        ("entropy", -1.0),
+        ("label_log_prob", 255),
+        ("entropy", 255),
+        ("entropy", 60),
         ("sample_offsets", 99),
         ("sample_keys", 0),
         ("sample_ids", ord("x")),

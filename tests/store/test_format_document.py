@@ -18,29 +18,30 @@ DOCUMENT = (Path(__file__).parents[2] / "FORMAT.md").read_text(encoding="utf-8")
 
 
 def run_example() -> dict[str, Any]:
-    (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    (example,) = re.findall(r"```python\n(import.*?)```", DOCUMENT, re.DOTALL)
     names: dict[str, Any] = {}
     exec(example, names)
     return names
 
 
-@pytest.mark.parametrize("m", [0, 4])
+@pytest.mark.parametrize(("k", "m"), [(0, 6), (4, 0), (4, 4)])
 def test_the_documents_reader_agrees_with_the_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, m: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int, m: int
 ) -> None:
-    record = make_cache(tmp_path / "CACHE", make_manifest(m=m))[3]
+    record = make_cache(tmp_path / "CACHE", make_manifest(k=k, m=m))[3]
     monkeypatch.chdir(tmp_path)
     read = run_example()
     assert (read["name"], read["key"]) == (record.sample_id, record.key)
     np.testing.assert_array_equal(read["response_ids"], record.response_ids)
     np.testing.assert_array_equal(read["token_ids"], record.distribution.token_ids)
+    np.testing.assert_array_equal(read["entropy"], record.distribution.entropy)
     np.testing.assert_allclose(read["weights"], record.distribution.weights(), rtol=1e-6)
 
 
 def test_the_documents_table_is_the_layout() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| \[(.+?)\] \| (\S+) \|", DOCUMENT, re.MULTILINE)
     layout = shard_layout(make_manifest(), num_samples=2, num_tokens=9, id_bytes=70)
-    sizes = {"N": 9, "L": 3, "k+m": 8, "k": 4, "n+1": 3, "n": 2, "32": 32, "bytes": 70}
+    sizes = {"N": 9, "L": 3, "m": 4, "k": 4, "n+1": 3, "n": 2, "32": 32, "bytes": 70}
     documented = {
         name: (dtype, tuple(sizes[axis] for axis in shape.split(", ")), fill)
         for name, dtype, shape, fill in rows

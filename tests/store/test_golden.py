@@ -17,7 +17,8 @@ VERSIONS = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
 
 
 def test_there_is_a_golden_cache_of_every_version() -> None:
-    assert [f"v{version}" for version in range(1, FORMAT_VERSION + 1)] == VERSIONS
+    versions = {int(name[1:].split("-")[0]) for name in VERSIONS}
+    assert versions == set(range(1, FORMAT_VERSION + 1))
 
 
 @pytest.mark.parametrize("version", VERSIONS)

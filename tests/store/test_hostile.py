@@ -22,6 +22,7 @@ from support.caches import make_cache, make_manifest
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store import create_cache, open_cache, verify_cache
 from vlsi_cache.store.bounds import CHUNK_BYTES, prove_chunk
+from vlsi_cache.store.layout import token_arrays
 
 HUGE = 10**18
 
@@ -166,9 +167,7 @@ def zipped(*entries: tuple[str, bytes], compression: int = zipfile.ZIP_STORED) -
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "token_ids/../../x", "a\\..\\x", "zarr.js"]
-)
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "top_ids/../../x", "a\\..\\x", "zarr.js"])
 def test_a_zip_entry_out_of_place_is_refused(copy: Path, name: str) -> None:
     entries = read_entries(shard_file(copy, 0))
     shard_file(copy, 0).write_bytes(zipped(*entries.items(), (name, b"boo")))
@@ -241,7 +240,7 @@ def test_shapes_of_terabytes_are_refused_before_they_are_allocated(copy: Path) -
     change_metadata(
         copy, "", lambda tree: tree["attributes"]["vlsi_cache"].update(num_tokens=count)
     )
-    for array in ("token_ids", "top_log_probs", "entropy", "label_log_prob", "response_ids"):
+    for array in token_arrays(open_cache(copy).manifest):
 
         def grow(tree: Any) -> None:
             tree["shape"][0] = count
@@ -250,15 +249,22 @@ def test_shapes_of_terabytes_are_refused_before_they_are_allocated(copy: Path) -
     assert_refused(copy, "claim to hold")
 
 
-@pytest.mark.parametrize("inner", [True, False])
-def test_chunks_of_terabytes_are_refused(copy: Path, inner: bool) -> None:
+@pytest.mark.parametrize(
+    ("array", "inner", "rows"),
+    [
+        ("top_ids", True, 10**12),
+        ("top_ids", False, 10**12),
+        ("drawn_ids", True, 10**6),  # twelve million draws, whose decoding would take gigabytes
+    ],
+)
+def test_chunks_of_terabytes_are_refused(copy: Path, array: str, inner: bool, rows: int) -> None:
     def grow(tree: Any) -> None:
-        tree["chunk_grid"]["configuration"]["chunk_shape"][0] = 10**12
+        tree["chunk_grid"]["configuration"]["chunk_shape"][0] = rows
         if inner:
-            tree["codecs"][0]["configuration"]["chunk_shape"][0] = 10**12
+            tree["codecs"][0]["configuration"]["chunk_shape"][0] = rows
 
-    change_metadata(copy, "token_ids", grow)
-    assert_refused(copy, "token_ids has")
+    change_metadata(copy, array, grow)
+    assert_refused(copy, f"{array} has")
 
 
 @pytest.mark.parametrize(

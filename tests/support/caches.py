@@ -71,7 +71,11 @@ def make_record(
     logits = (base + 0.5 * own) * np.linspace(1, 4, len(manifest.taps))[:, None]
     log_p = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
     order = np.argsort(-log_p, axis=-1)
-    drawn = generator.integers(sampling.k, vocab_size, (*order.shape[:2], sampling.m))
+    rest = np.take_along_axis(np.exp(log_p), order, axis=-1)
+    rest[..., : sampling.k] = 0
+    edges = rest.cumsum(-1) / np.maximum(rest.sum(-1, keepdims=True), 1e-300)
+    dice = generator.random((*order.shape[:2], sampling.m))
+    drawn = (edges[..., None, :] < dice[..., None]).sum(-1).clip(sampling.k, vocab_size - 1)
     top = order[..., : sampling.k]
     labels = np.array([generator.choice(vocab_size, p=np.exp(row)) for row in log_p[:, -1]], int)
     return SampleRecord(
@@ -80,7 +84,7 @@ def make_record(
         response_ids=labels.astype(np.int32),
         distribution=SparseDistribution(
             token_ids=np.concatenate(
-                [top, np.take_along_axis(order, drawn, axis=-1)], axis=-1
+                [top, np.sort(np.take_along_axis(order, drawn, axis=-1))], axis=-1
             ).astype(np.int32),
             top_log_probs=np.take_along_axis(log_p, top, axis=-1).astype(np.float32),
             entropy=-(np.exp(log_p) * log_p).sum(-1).astype(np.float32),

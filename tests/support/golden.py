@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from support.caches import make_manifest, make_record
 from vlsi_cache.manifest import FORMAT_VERSION, CacheManifest
@@ -16,7 +16,10 @@ from vlsi_cache.store import SampleRecord, create_cache, open_cache
 __all__ = ["GOLDEN", "told", "write_golden"]
 
 GOLDEN = Path(__file__).parents[1] / "store" / "golden"
-"""A folder ``vN`` and a file ``vN.json`` of what it holds, for each version of the format."""
+"""Folders ``vN…`` and files ``vN….json`` of what they hold, for each version of the format."""
+
+_KINDS: Final = {"": (0, 6), "-top": (4, 4)}
+"""Ending of the name → k and m."""
 
 
 def told(record: SampleRecord) -> dict[str, Any]:
@@ -32,20 +35,23 @@ def told(record: SampleRecord) -> dict[str, Any]:
     }
 
 
-def write_golden() -> Path:
-    """Write this version's cache, and beside it what it says."""
-    path = GOLDEN / f"v{FORMAT_VERSION}"
-    shutil.rmtree(path, ignore_errors=True)
-    manifest = make_manifest(num_samples=5, samples_per_shard=2, vocab_size=60)
-    writer = create_cache(path, manifest)
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "tokenizer.json").write_text('{"golden": true}\n', encoding="utf-8")
-        writer.keep_processor(Path(folder))
-    for shard in writer.missing_shards():
-        writer.write_shard(shard, [_record(manifest, i) for i in manifest.shard_range(shard)])
-    content = json.dumps([told(record) for record in open_cache(path)]) + "\n"
-    path.with_suffix(".json").write_text(content, encoding="utf-8")
-    return path
+def write_golden() -> list[Path]:
+    """Write this version's caches, and beside each what it says."""
+    paths = []
+    for kind, (k, m) in _KINDS.items():
+        path = GOLDEN / f"v{FORMAT_VERSION}{kind}"
+        shutil.rmtree(path, ignore_errors=True)
+        manifest = make_manifest(num_samples=5, samples_per_shard=2, vocab_size=60, k=k, m=m)
+        writer = create_cache(path, manifest)
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "tokenizer.json").write_text('{"golden": true}\n', encoding="utf-8")
+            writer.keep_processor(Path(folder))
+        for shard in writer.missing_shards():
+            writer.write_shard(shard, [_record(manifest, i) for i in manifest.shard_range(shard)])
+        content = json.dumps([told(record) for record in open_cache(path)]) + "\n"
+        path.with_suffix(".json").write_text(content, encoding="utf-8")
+        paths.append(path)
+    return paths
 
 
 def _record(manifest: CacheManifest, sample_index: int) -> SampleRecord:

@@ -5,7 +5,6 @@ from vlsi_cache.objectives.cross_entropy import linear_cross_entropy
 from vlsi_cache.objectives.dense import dense_divergence
 from vlsi_cache.objectives.divergences import FORWARD, Divergence, Kind, Tail
 from vlsi_cache.objectives.reference import reference_cross_entropy, reference_divergences
-from vlsi_cache.objectives.sparsify import sparsify
 from vlsi_cache.objectives.sweep import Sweep, sweep_head
 from vlsi_cache.objectives.targets import SparseTargets, label_targets, sparse_targets
 from vlsi_cache.objectives.tiles import chunk_tokens, chunks
@@ -27,6 +26,5 @@ __all__ = [
     "reference_cross_entropy",
     "reference_divergences",
     "sparse_targets",
-    "sparsify",
     "sweep_head",
 ]

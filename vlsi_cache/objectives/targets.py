@@ -68,6 +68,9 @@ def sparse_targets(distribution: SparseDistribution, tail: Tail) -> SparseTarget
             a bin of what the weights lack of 1; ``renormalize`` nothing at all, the k weights
             being scaled to sum to 1.
 
+    Raises:
+        ValueError: the tail is not sampled, and the record has no most likely tokens.
+
     Returns:
         S is k + m for ``sample`` and k otherwise; the entropy is that of the whole distribution,
         of the k + 1 bins, or of the k weights.
@@ -75,6 +78,8 @@ def sparse_targets(distribution: SparseDistribution, tail: Tail) -> SparseTarget
     k = distribution.k
     if tail == "sample":
         ids, weights, entropy = distribution.token_ids, distribution.weights(), distribution.entropy
+    elif not k:
+        raise ValueError(f"tail {tail} needs records with k ≥ 1")
     else:
         ids = distribution.token_ids[..., :k]
         top = np.exp(distribution.top_log_probs.astype(np.float64))

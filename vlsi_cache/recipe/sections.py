@@ -169,10 +169,11 @@ class CacheSection(Section):
 
     path: UserPath | None = None
     """Folder of the cache; `<output>/cache` by default."""
-    k: Positive = 4
-    """Most likely tokens kept per response token and tap."""
-    m: NonNegative = 4
-    """Tokens drawn from the rest of the distribution."""
+    k: NonNegative = 0
+    """Most likely tokens kept per response token and tap. 0 leaves draws alone, which tell more
+    per byte; the tails `bucket` and `renormalize` need some."""
+    m: Annotated[int, Field(ge=0, le=255)] = 12
+    """Tokens drawn from the rest: from the whole distribution where k is 0."""
     samples_per_shard: Positive = 512
     """Conversations per shard: what a broken run has to redo at most."""
     batch_size: Positive = 8
@@ -184,6 +185,10 @@ class CacheSection(Section):
     finite): `stop` the run, or be recorded without tokens, with the reason, and `skip`ped."""
     max_failures_in_a_row: Positive = 16
     """With `skip`: more than so many samples that fail one after another stop the run."""
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """A record of nothing."""
+        return [(f"{path}.m", "is 0 like k: nothing is left to record")] * (self.k + self.m == 0)
 
 
 class MatchingSection(Section):
@@ -237,9 +242,9 @@ class InteractionSection(Schedule):
     output: Comparison = "forward"
     """The same at the model's output."""
     tail: Literal["sample", "bucket", "renormalize"] = "sample"
-    """What stands for the teacher's tokens that are not among the k most likely: `sample` the
+    """What stands for the teacher's tokens that are not among its k most likely: `sample` the
     drawn ones, unbiased; `bucket` one bin of all others, a lower bound; `renormalize` nothing, the
-    k being scaled to sum to 1, which is biased."""
+    k being scaled to sum to 1, which is biased. The last two need a cache with `cache.k` ≥ 1."""
     skew: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the teacher in the mixture that `skewed` compares it with."""
     matching: MatchingSection = MatchingSection()
@@ -314,6 +319,7 @@ class Recipe(Section):
     def contradictions(self) -> list[Contradiction]:
         """Every pair of fields that cannot hold together, as (path, fault)."""
         found = self.teacher.contradictions("teacher") + self.student.contradictions("student")
+        found += self.cache.contradictions("cache")
         found += self.interaction.contradictions("interaction")
         found += self.finetuning.contradictions("finetuning")
         if self.student.dtype == "float16":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from vlsi_cache.manifest import CacheManifest
@@ -27,7 +26,7 @@ class TapGuess(_Report):
     text: str
     """That token, decoded."""
     probability: float
-    """Its probability."""
+    """Its probability; its share of the draws where nothing but draws is recorded."""
     entropy_nats: float
     """Entropy of the tap's whole distribution."""
     label_log_prob_nats: float
@@ -86,15 +85,16 @@ def _token(
 ) -> TokenView:
     here = record.distribution[position]
     token_id = int(record.response_ids[position])
+    ids, probabilities = here.most_likely()
     return TokenView(
         token_id=token_id,
         text=decode(token_id),
         guesses=tuple(
             TapGuess(
                 tap=tap,
-                token_id=int(here.token_ids[row, 0]),
-                text=decode(int(here.token_ids[row, 0])),
-                probability=float(np.exp(here.top_log_probs[row, 0])),
+                token_id=int(ids[row]),
+                text=decode(int(ids[row])),
+                probability=float(probabilities[row]),
                 entropy_nats=float(here.entropy[row]),
                 label_log_prob_nats=float(here.label_log_prob[row]),
             )

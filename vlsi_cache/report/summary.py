@@ -31,8 +31,8 @@ class TapSummary(_Report):
     """0-based decoder block index; -1 is the model's own output."""
     entropy_nats: float
     """Entropy of the whole distribution."""
-    captured_mass: float
-    """Probability of the k most likely tokens together."""
+    captured_mass: float | None
+    """Probability of the k most likely tokens together; null where k is 0."""
     label_log_prob_nats: float
     """Log-probability of the token that the data holds."""
     agreement_with_final: float
@@ -109,7 +109,7 @@ class _Sums:
 
     def add(self, distribution: SparseDistribution, labels: NDArray[np.int32]) -> None:
         ids = distribution.token_ids
-        top, label = ids[..., 0], labels[:, None]
+        (top, _), label = distribution.most_likely(), labels[:, None]
         self.entropy += distribution.entropy.sum(0, dtype=np.float64)
         self.mass += distribution.captured_mass().sum(0, dtype=np.float64)
         self.label_log_prob += distribution.label_log_prob.sum(0, dtype=np.float64)
@@ -118,14 +118,14 @@ class _Sums:
         self.label_in_record += (ids == label[..., None]).any(-1).sum(0)
         self.num_tokens += len(labels)
 
-    def tap(self, row: int, tap: int) -> TapSummary:
+    def tap(self, row: int, tap: int, k: int) -> TapSummary:
         def mean(sums: Floats) -> float:
             return float(sums[row]) / self.num_tokens
 
         return TapSummary(
             tap=tap,
             entropy_nats=mean(self.entropy),
-            captured_mass=mean(self.mass),
+            captured_mass=mean(self.mass) if k else None,
             label_log_prob_nats=mean(self.label_log_prob),
             agreement_with_final=mean(self.agreement),
             agreement_with_label=mean(self.label_on_top),
@@ -172,5 +172,7 @@ def summarize_cache(cache: Cache) -> CacheSummary:
         samples_per_shard=manifest.samples_per_shard,
         batch_size=manifest.batch_size,
         dtype=manifest.dtype,
-        taps=tuple(sums.tap(row, tap) for row, tap in enumerate(manifest.taps)) if entries else (),
+        taps=tuple(sums.tap(row, tap, manifest.sampling.k) for row, tap in enumerate(manifest.taps))
+        if entries
+        else (),
     )

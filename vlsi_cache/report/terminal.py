@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vlsi_cache.manifest import OUTPUT_TAP
+from vlsi_cache.manifest import OUTPUT_TAP, Sampling
 from vlsi_cache.report.sample import SampleView, TapGuess
 from vlsi_cache.report.summary import CacheSummary
 
@@ -72,11 +72,17 @@ def _settings(summary: CacheSummary) -> Table:
         ("samples", _samples(summary)),
         ("tokens", f"{summary.num_tokens:,} of responses"),
         ("shards", f"{_of(summary.num_shards_present, summary.num_shards)}, {state}"),
-        ("per token, tap", f"{sampling.k} most likely + {sampling.m} drawn (seed {sampling.seed})"),
+        ("per token, tap", f"{_kept(sampling)} (seed {sampling.seed})"),
         ("size", _size(summary)),
     ):
         table.add_row(name, Text(value))
     return table
+
+
+def _kept(sampling: Sampling) -> str:
+    if sampling.k == 0:
+        return f"{sampling.m} drawn from the whole distribution"
+    return f"{sampling.k} most likely + {sampling.m} drawn from the rest"
 
 
 def _samples(summary: CacheSummary) -> str:
@@ -101,19 +107,25 @@ def _size(summary: CacheSummary) -> str:
 def _taps(summary: CacheSummary) -> RenderableType:
     if not summary.taps:
         return Text("No shard is written yet.")
+    drawn = summary.sampling.k == 0
     table = Table(
         box=None,
         pad_edge=False,
         padding=(0, 2, 0, 0),
-        caption="Means over response tokens. Mass: probability of the most likely tokens kept. "
-        "Top token: share of tokens at which it is the output's, or the data's. Label kept: share "
-        "of tokens whose label is among the entries.",
+        caption="Means over response tokens. Top token: share of tokens at which it is the "
+        "output's, or the data's. "
+        + (
+            "The top token is the one drawn most often. "
+            if drawn
+            else "Mass: probability of the most likely tokens kept. "
+        )
+        + "Label kept: share of tokens whose label is among the entries.",
         caption_justify="left",
     )
     table.add_column("tap", justify="right")
     for heading in (
         "entropy\n(nats)",
-        "mass\nkept",
+        *(() if drawn else ("mass\nkept",)),
         "label log-p\n(nats)",
         "top token is\nthe output's",
         "top token is\nthe label",
@@ -121,10 +133,11 @@ def _taps(summary: CacheSummary) -> RenderableType:
     ):
         table.add_column(heading, justify="right")
     for tap in summary.taps:
+        mass = () if tap.captured_mass is None else (f"{tap.captured_mass:.1%}",)
         table.add_row(
             _tap_name(tap.tap),
             f"{tap.entropy_nats:.3f}",
-            f"{tap.captured_mass:.1%}",
+            *mass,
             f"{tap.label_log_prob_nats:.3f}",
             f"{tap.agreement_with_final:.1%}",
             f"{tap.agreement_with_label:.1%}",

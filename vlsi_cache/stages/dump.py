@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vlsi_cache.data import ConversationDataset, EncodedDataset
 from vlsi_cache.distribution import SparseDistribution
-from vlsi_cache.errors import RecipeError, StageError
+from vlsi_cache.errors import StageError
 from vlsi_cache.manifest import CacheManifest
-from vlsi_cache.models import Decoder
-from vlsi_cache.objectives import chunk_tokens, chunks, sparsify
+from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.stages.failures import (
@@ -33,7 +31,7 @@ from vlsi_cache.stages.workers import workers_faults
 from vlsi_cache.store import CacheWriter, SampleRecord
 from vlsi_cache.verbalizer import VerbalizerBank
 
-__all__ = ["DumpProgress", "TeacherPass", "fill_cache", "tail_uniforms"]
+__all__ = ["DumpProgress", "TeacherPass", "fill_cache", "record_uniforms"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,26 +57,14 @@ class TeacherPass:
     Attributes:
         backbone: the teacher.
         bank: its verbalizers.
-        k: most likely tokens kept.
-        m: tokens drawn from the tail.
-        seed: of the tail draws.
+        recorder: what is kept of their distributions.
+        seed: of the draws.
     """
 
     backbone: Backbone
     bank: VerbalizerBank
-    k: int
-    m: int
+    recorder: TapRecorder
     seed: int
-
-    def __post_init__(self) -> None:
-        if self.k + self.m > self.backbone.vocab_size:
-            raise RecipeError(
-                "cache.k + cache.m is larger than the vocabulary",
-                where=self.backbone.name,
-                expected=f"at most {self.backbone.vocab_size}",
-                found=f"{self.k} + {self.m}",
-                mend="Lower cache.k or cache.m",
-            )
 
     @torch.no_grad()
     def read(self, batch: Mapping[str, Any], uniforms: Floats) -> SparseDistribution:
@@ -86,33 +72,16 @@ class TeacherPass:
 
         Args:
             batch: of ``TokenBatches``, on the backbone's device.
-            uniforms: ``[N]`` float64 in [0, 1), one per response token.
+            uniforms: ``[N, L_t + 1]`` float64 in [0, 1).
         """
         decoder = self.backbone.decoder
         positions, labels = batch["positions"], batch["labels"]
         # Apple's devices know no float64; the others lose nothing to rounding in long sums
         sums = torch.float32 if labels.device.type == "mps" else torch.float64
-        draws = torch.from_numpy(uniforms).to(dtype=sums, device=labels.device)
+        dice = torch.from_numpy(uniforms).to(dtype=sums, device=labels.device)
         states, final = run_backbone(decoder, self.bank.taps, batch["inputs"], positions)
         reads = [decoder.features(hidden) for hidden in self.bank(states, positions).values()]
-        per_tap = [self._distribution(decoder, read, labels, draws) for read in [*reads, final]]
-        return SparseDistribution(
-            token_ids=np.stack([tap.token_ids for tap in per_tap], axis=1),
-            top_log_probs=np.stack([tap.top_log_probs for tap in per_tap], axis=1),
-            entropy=np.stack([tap.entropy for tap in per_tap], axis=1),
-            label_log_prob=np.stack([tap.label_log_prob for tap in per_tap], axis=1),
-        )
-
-    def _distribution(
-        self, decoder: Decoder, features: Tensor, labels: Tensor, draws: Tensor
-    ) -> SparseDistribution:
-        vocab_size = self.backbone.vocab_size
-        head = decoder.head.cut(vocab_size)
-        parts = []
-        for part in chunks(len(features), chunk_tokens(vocab_size)):
-            logits = head.logits(features[part]).float()
-            parts.append(sparsify(logits, labels[part], draws[part], k=self.k, m=self.m))
-        return SparseDistribution.concatenate(parts)
+        return self.recorder.record([*reads, final], labels, dice)
 
     def records(
         self, batch: Mapping[str, Any], keys: Sequence[tuple[str, str]]
@@ -126,7 +95,7 @@ class TeacherPass:
         counts = np.bincount(batch["token_samples"].numpy(), minlength=len(keys))
         uniforms = np.concatenate(
             [
-                tail_uniforms(self.seed, key, int(count))
+                record_uniforms(self.seed, key, int(count), len(self.bank.taps) + 1)
                 for (_, key), count in zip(keys, counts, strict=True)
             ]
         )
@@ -156,15 +125,15 @@ class TeacherPass:
         )
 
 
-def tail_uniforms(seed: int, key: str, count: int) -> Floats:
-    """Random offsets of a sample's tail draws, ``[count]`` float64 in [0, 1).
+def record_uniforms(seed: int, key: str, num_tokens: int, num_taps: int) -> Floats:
+    """Random numbers behind a sample's record, ``[N, L]`` float64 in [0, 1).
 
     They follow from the seed and the sample's content alone: a resumed or re-partitioned pass
     draws the same tokens.
     """
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-    return generator.random(count)
+    return generator.random((num_tokens, num_taps))
 
 
 def fill_cache(

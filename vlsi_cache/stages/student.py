@@ -84,6 +84,7 @@ def _distil(
     student = load_backbone(section, "student", device, frozen_dtype(section.dtype, device))
     if cache is not None:
         _prove_same_tokenizer(cache, student)
+        _prove_tail(cache, recipe)
         _prove_room(cache, student, recipe)
     folder = recipe.student_verbalizers_path
     autocast = uses_autocast(section.dtype, device)
@@ -150,6 +151,26 @@ def _prove_made_for(cache: Cache, dataset: ConversationDataset) -> None:
             f"cache is incomplete: {len(missing)} of {cache.manifest.num_shards} shards missing",
             where=cache.path,
             mend="Run dump-teacher again with the same settings; it goes on where it stopped",
+        )
+
+
+def _prove_tail(cache: Cache, recipe: Recipe) -> None:
+    """Refuse a reading of the record that it has not the entries for."""
+    tail, sampling = recipe.interaction.tail, cache.manifest.sampling
+    if tail != "sample" and not sampling.k:
+        raise CacheMismatchError(
+            f"interaction.tail is {tail}, and the cache holds draws alone",
+            where=cache.path,
+            expected="the most likely tokens, k ≥ 1",
+            found=f"k = 0, m = {sampling.m}",
+            mend="Set interaction.tail: sample, or dump the teacher into a new cache with "
+            "cache.k: 16",
+        )
+    if tail == "sample" and not sampling.m:
+        logger.warning(
+            "the cache holds the %d most likely tokens and no draws; scaled to sum to 1 they are "
+            "a biased target",
+            sampling.k,
         )
 
 

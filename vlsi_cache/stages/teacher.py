@@ -9,7 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vlsi_cache.data import ConversationDataset
+from vlsi_cache.errors import RecipeError
 from vlsi_cache.manifest import (
+    MAX_POOL,
     CacheManifest,
     DatasetIdentity,
     Sampling,
@@ -18,6 +20,7 @@ from vlsi_cache.manifest import (
 )
 from vlsi_cache.models import chat_template_hash, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import Recipe
+from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
 from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.stages.dump import DumpProgress, TeacherPass, fill_cache
@@ -64,7 +67,7 @@ def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) ->
         autocast=uses_autocast(recipe.teacher.dtype, device),
     )
     cache = recipe.cache
-    teacher_pass = TeacherPass(teacher, bank, k=cache.k, m=cache.m, seed=recipe.seed)
+    teacher_pass = TeacherPass(teacher, bank, _recorder(recipe, teacher, bank), recipe.seed)
     writer = create_cache(recipe.cache_path, _manifest(recipe, teacher, bank, dataset))
     on_main_process(lambda: _keep_processor(teacher, writer))
     fill_cache(
@@ -79,6 +82,27 @@ def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) ->
     )
     wait_for_everyone()
     return recipe.cache_path
+
+
+def _recorder(recipe: Recipe, teacher: Backbone, bank: VerbalizerBank) -> TapRecorder:
+    k, m = recipe.cache.k, recipe.cache.m
+    if k + m > teacher.vocab_size:
+        raise RecipeError(
+            "cache.k + cache.m is larger than the vocabulary",
+            where=teacher.name,
+            expected=f"at most {teacher.vocab_size}",
+            found=f"{k} + {m}",
+            mend="Lower cache.k or cache.m",
+        )
+    if m * (len(bank.taps) + 1) > MAX_POOL:
+        raise RecipeError(
+            "more draws per token, at all taps together, than the format holds",
+            where=teacher.name,
+            expected=f"at most {MAX_POOL}",
+            found=f"cache.m {m} at {len(bank.taps) + 1} taps",
+            mend="Lower cache.m, or name fewer teacher.taps",
+        )
+    return TapRecorder(teacher.decoder.head, teacher.vocab_size, k=k, m=m)
 
 
 def _keep_processor(teacher: Backbone, writer: CacheWriter) -> None:

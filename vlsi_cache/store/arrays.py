@@ -9,14 +9,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlsi_cache.distribution import SparseDistribution
+from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP, SparseDistribution
 from vlsi_cache.errors import CacheError
 from vlsi_cache.manifest import CacheManifest
-from vlsi_cache.store.layout import LOG_PROB_FLOOR
+from vlsi_cache.store.layout import CODE_HOLE, LOG_PROB_FLOOR
 from vlsi_cache.store.records import SampleRecord, ShardRecord
 
 __all__ = [
-    "TOKEN_ARRAYS",
     "Array",
     "encode_shard",
     "find_fault",
@@ -26,15 +25,6 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-
-TOKEN_ARRAYS: Final = (
-    "token_ids",
-    "top_log_probs",
-    "entropy",
-    "label_log_prob",
-    "response_ids",
-)
-"""Arrays with a row per response token."""
 
 _ROUNDING: Final = 1e-2
 """By so many nats a log-probability may exceed 0, or an entropy fall below, in low precision."""
@@ -63,7 +53,8 @@ def prove_storable(record: SampleRecord, manifest: CacheManifest) -> None:
     floats = {
         "top_log_probs": distribution.top_log_probs <= _ROUNDING,
         "label_log_prob": distribution.label_log_prob <= _ROUNDING,
-        "entropy": (distribution.entropy >= -_ROUNDING) & (distribution.entropy < -LOG_PROB_FLOOR),
+        "entropy": (distribution.entropy >= -_ROUNDING)
+        & (distribution.entropy < np.log(vocab_size) + ENTROPY_STEP),
     }
     ids = {
         "token_ids": _within(distribution.token_ids, vocab_size),
@@ -82,14 +73,20 @@ def prove_storable(record: SampleRecord, manifest: CacheManifest) -> None:
 
 
 def encode_shard(record: ShardRecord) -> dict[str, Array]:
-    """A shard's arrays by name, in their stored types; values are clamped to finite float16."""
-    distribution = record.distribution
+    """A shard's arrays by name, in their stored types.
+
+    Log-probabilities are clamped to finite float16; entropy and the label's log-probability are
+    whole numbers of steps, the last of which stands for whatever is beyond.
+    """
+    distribution, k = record.distribution, record.distribution.k
     names = json.dumps(record.sample_ids).encode("ascii")
+    ids = distribution.token_ids.astype(np.int32, copy=False)
     return {
-        "token_ids": distribution.token_ids.astype(np.int32),
+        "top_ids": ids[..., :k],
         "top_log_probs": _log_probs(distribution.top_log_probs),
-        "entropy": np.maximum(distribution.entropy, 0.0).astype(np.float16),
-        "label_log_prob": _log_probs(distribution.label_log_prob),
+        "drawn_ids": ids[..., k:],
+        "entropy": _codes(distribution.entropy / ENTROPY_STEP),
+        "label_log_prob": _codes(distribution.label_log_prob / -LABEL_STEP),
         "response_ids": record.response_ids.astype(np.int32),
         "sample_offsets": record.offsets.astype(np.int64),
         "sample_keys": record.keys,
@@ -99,11 +96,15 @@ def encode_shard(record: ShardRecord) -> dict[str, Array]:
 
 def parse_distribution(arrays: Mapping[str, Array]) -> SparseDistribution:
     """Stored token arrays as a distribution, its nats in float32."""
+    ids = [arrays[name] for name in ("top_ids", "drawn_ids") if name in arrays]
+    entropy = arrays["entropy"].astype(np.float32) * np.float32(ENTROPY_STEP)
+    label = arrays["label_log_prob"].astype(np.float32) * np.float32(-LABEL_STEP)
+    top = arrays.get("top_log_probs", np.empty((*entropy.shape, 0), np.float16))
     return SparseDistribution(
-        token_ids=arrays["token_ids"].astype(np.int32, copy=False),
-        top_log_probs=arrays["top_log_probs"].astype(np.float32),
-        entropy=arrays["entropy"].astype(np.float32),
-        label_log_prob=arrays["label_log_prob"].astype(np.float32),
+        token_ids=np.concatenate(ids, axis=-1) if len(ids) > 1 else ids[0],
+        top_log_probs=top.astype(np.float32),
+        entropy=entropy,
+        label_log_prob=label,
     )
 
 
@@ -124,15 +125,21 @@ def find_fault(arrays: Mapping[str, Array], vocab_size: int) -> str | None:
 
     A hole in a file reads as its array's fill value, which is impossible on purpose.
     """
-    for name in ("token_ids", "response_ids"):
-        if not _within(arrays[name], vocab_size).all():
+    for name in ("top_ids", "drawn_ids", "response_ids"):
+        if name in arrays and not _within(arrays[name], vocab_size).all():
             return f"{name} holds a hole or an id outside the vocabulary"
-    for name in ("top_log_probs", "label_log_prob"):
-        if not ((arrays[name] <= 0) & np.isfinite(arrays[name])).all():
-            return f"{name} holds a hole or a value that is no log-probability"
-    if not ((arrays["entropy"] >= 0) & np.isfinite(arrays["entropy"])).all():
+    top = arrays.get("top_log_probs")
+    if top is not None and not ((top <= 0) & np.isfinite(top)).all():
+        return "top_log_probs holds a hole or a value that is no log-probability"
+    if (arrays["label_log_prob"] == CODE_HOLE).any():
+        return "label_log_prob holds a hole"
+    if arrays["entropy"].max(initial=0) * ENTROPY_STEP > np.log(vocab_size) + ENTROPY_STEP:
         return "entropy holds a hole or a value that is no entropy"
     return None
+
+
+def _codes(steps: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.clip(np.rint(steps), 0, CODE_HOLE - 1).astype(np.uint8)
 
 
 def _log_probs(values: NDArray[np.float32]) -> NDArray[np.float16]:

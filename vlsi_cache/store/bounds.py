@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from vlsi_cache.store.layout import ArrayLayout
+from vlsi_cache.store.codecs import DRAWS_CODEC
+from vlsi_cache.store.layout import MAX_CHUNK_DRAWS, ArrayLayout
 
 __all__ = ["CHUNK_BYTES", "prove_array", "prove_chunk", "prove_volume"]
 
@@ -20,7 +21,9 @@ _FREE_BYTES: Final = 2**30
 _EXPANSION: Final = 1000
 """… and beyond it, so many per byte of its file. Records of a real teacher stay under 100."""
 
-_CODECS: Final = frozenset({"bytes", "crc32c", "sharding_indexed", "transpose", "zstd"})
+_CODECS: Final = frozenset(
+    {DRAWS_CODEC, "bytes", "crc32c", "sharding_indexed", "transpose", "zstd"}
+)
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 
@@ -51,7 +54,9 @@ def prove_array(name: str, metadata: Mapping[str, Any], layout: ArrayLayout) -> 
     grid = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     sharded = [codec for codec in codecs if codec["name"] == "sharding_indexed"]
     chunk = sharded[0]["configuration"]["chunk_shape"] if sharded else grid
-    if math.prod(chunk) * np.dtype(layout.dtype).itemsize > CHUNK_BYTES or min(chunk) < 1:
+    drawn = any(codec["name"] == DRAWS_CODEC for codec in codecs)
+    most = MAX_CHUNK_DRAWS if drawn else CHUNK_BYTES // np.dtype(layout.dtype).itemsize
+    if math.prod(chunk) > most or min(chunk) < 1:
         raise ValueError(f"{name} has chunks of {chunk}")
     for outer, size, inner in zip(grid, layout.shape, chunk, strict=True):
         if outer >= max(size, 1) + inner:

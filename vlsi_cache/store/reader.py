@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from vlsi_cache.errors import CacheError
-from vlsi_cache.store.arrays import TOKEN_ARRAYS, Array, parse_distribution
+from vlsi_cache.store.arrays import Array, parse_distribution
 from vlsi_cache.store.folder import (
     CacheFolder,
     find_missing_shards,
@@ -18,7 +18,7 @@ from vlsi_cache.store.folder import (
     open_folder,
     read_index,
 )
-from vlsi_cache.store.layout import CHUNK_TOKENS
+from vlsi_cache.store.layout import CHUNK_TOKENS, token_arrays
 from vlsi_cache.store.lru import RecentlyUsed
 from vlsi_cache.store.place import open_place
 from vlsi_cache.store.records import SampleRecord, ShardRecord
@@ -190,7 +190,7 @@ class Cache:
         # copies, so that a caller may write into what it was given
         return {
             name: np.concatenate([block[name][part] for block, part in parts])
-            for name in TOKEN_ARRAYS
+            for name in token_arrays(self.manifest)
         }
 
     def _example_ids(self) -> str:

@@ -17,7 +17,6 @@ from vlsi_cache.errors import CacheError
 from vlsi_cache.store.archive import METADATA, Archive, pack_archive
 from vlsi_cache.store.archivestore import ArchiveStore
 from vlsi_cache.store.arrays import (
-    TOKEN_ARRAYS,
     Array,
     encode_shard,
     find_fault,
@@ -27,7 +26,13 @@ from vlsi_cache.store.arrays import (
 from vlsi_cache.store.bounds import prove_array, prove_volume
 from vlsi_cache.store.codecs import chunk_codecs
 from vlsi_cache.store.folder import CacheFolder
-from vlsi_cache.store.layout import CHUNK_TOKENS, seal_key, shard_key, shard_layout
+from vlsi_cache.store.layout import (
+    CHUNK_TOKENS,
+    seal_key,
+    shard_key,
+    shard_layout,
+    token_arrays,
+)
 from vlsi_cache.store.records import ShardRecord
 
 __all__ = [
@@ -95,7 +100,7 @@ def pack_shard(folder: CacheFolder, shard_index: int, record: ShardRecord) -> by
             dtype=array.dtype,
             chunks=array.chunks,
             shards=array.file_shape,  # one file per array, however many chunks
-            compressors=chunk_codecs(),
+            **chunk_codecs(array),
             filters=None,
             fill_value=array.fill_value,
         )
@@ -165,6 +170,7 @@ class OpenShard:
     def __init__(self, folder: CacheFolder, shard_index: int) -> None:
         self.folder, self.shard_index = folder, shard_index
         self.manifest = folder.manifest
+        self._token_arrays = token_arrays(self.manifest)
         archive = _open_archive(folder, shard_index)
         with _faults_named(folder, shard_index):
             self.header = parse_header(archive)
@@ -191,7 +197,9 @@ class OpenShard:
             CacheError: a chunk is missing, damaged, or holds an impossible value.
         """
         with _faults_named(self.folder, self.shard_index):
-            arrays = {name: np.asarray(self._arrays[name][first:stop]) for name in TOKEN_ARRAYS}
+            arrays = {
+                name: np.asarray(self._arrays[name][first:stop]) for name in self._token_arrays
+            }
             fault = find_fault(arrays, self.manifest.tokenizer.vocab_size)
             if fault:
                 raise ValueError(fault)

@@ -1,0 +1,15 @@
+"""From dense distributions to the sparse, unbiased record of them (METHOD §3)."""
+
+from vlsi_cache.sampling.draws import Drawn, coupled_draws, systematic_draws
+from vlsi_cache.sampling.order import vocabulary_order
+from vlsi_cache.sampling.recorder import TapRecorder
+from vlsi_cache.sampling.sparsify import sparsify
+
+__all__ = [
+    "Drawn",
+    "TapRecorder",
+    "coupled_draws",
+    "sparsify",
+    "systematic_draws",
+    "vocabulary_order",
+]

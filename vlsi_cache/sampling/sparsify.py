@@ -1,0 +1,94 @@
+"""One tap's record from dense logits: its likeliest tokens and draws, or draws alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP
+from vlsi_cache.sampling.draws import Drawn, coupled_draws, systematic_draws
+
+__all__ = ["Kept", "draw", "sparsify"]
+
+_LEAST_LOG_PROB = -1e4
+"""Far below where exp is 0 in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of N distributions, on their device; see ``SparseDistribution``."""
+
+    token_ids: Tensor
+    """``[N, k + m]`` long."""
+    top_log_probs: Tensor
+    """``[N, k]``."""
+    entropy: Tensor
+    """``[N]``, a multiple of ``ENTROPY_STEP``."""
+    label_log_prob: Tensor
+    """``[N]``, a multiple of ``LABEL_STEP``."""
+
+
+@torch.no_grad()
+def sparsify(logits: Tensor, labels: Tensor, uniforms: Tensor, *, k: int, m: int) -> Kept:
+    """Keep the k most likely tokens and m draws from the rest.
+
+    Args:
+        logits: ``[N, V]`` float32, real tokens only.
+        labels: ``[N]`` long, the tokens that the data holds.
+        uniforms: ``[N]`` in [0, 1): one random number per token, in float64 where the device knows
+            it, since sums over the vocabulary are taken in the same dtype.
+        k: most likely tokens kept, at most V.
+        m: draws.
+    """
+    log_p = torch.log_softmax(logits, dim=-1)
+    label_log_prob = log_p.gather(1, labels[:, None])[:, 0]
+    top = log_p.topk(k, dim=-1)
+    probability, entropy = _with_entropy(log_p)
+    token_ids = top.indices
+    if m:
+        tail = probability.scatter_(1, top.indices, 0.0)
+        token_ids = torch.cat([top.indices, systematic_draws(tail, uniforms, m)], dim=1)
+    return Kept(token_ids, top.values, *_rounded(entropy, label_log_prob, uniforms))
+
+
+@torch.no_grad()
+def draw(
+    logits: Tensor, labels: Tensor, uniforms: Tensor, *, m: int, later: Drawn | None
+) -> tuple[Kept, Drawn]:
+    """Draw m tokens from the whole distribution, coupled to the tap after this one.
+
+    Args:
+        logits: ``[N, V]`` float32, real tokens only, in any order.
+        labels: ``[N]`` long, the columns of the tokens that the data holds.
+        uniforms: ``[N]`` in [0, 1), independent of those of other taps.
+        m: draws.
+        later: what the tap after this one drew; None for the last.
+
+    Returns:
+        What is kept, its ids being columns of ``logits``; and what the tap before may share.
+    """
+    log_p = torch.log_softmax(logits, dim=-1)
+    label_log_prob = log_p.gather(1, labels[:, None])[:, 0]
+    probability, entropy = _with_entropy(log_p)
+    drawn = coupled_draws(probability, uniforms, m, later)
+    nothing = logits.new_empty(len(logits), 0)
+    kept = Kept(drawn.positions, nothing, *_rounded(entropy, label_log_prob, uniforms))
+    return kept, drawn
+
+
+def _with_entropy(log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities [N, V] and entropy [N]; spoils ``log_p``."""
+    probability = log_p.exp()
+    # a product and not xlogy, which takes the logarithm again; the clamp keeps 0 · −∞ at 0
+    return probability, -torch.linalg.vecdot(probability, log_p.clamp_(min=_LEAST_LOG_PROB))
+
+
+def _rounded(entropy: Tensor, label_log_prob: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Rounded up or down at random, so that the means stay what they are."""
+    dice = uniforms.to(entropy.dtype)
+    return (
+        (entropy.clamp(min=0.0) / ENTROPY_STEP + dice).floor() * ENTROPY_STEP,
+        (label_log_prob / LABEL_STEP + dice).floor() * LABEL_STEP,
+    )
