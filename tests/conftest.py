@@ -8,7 +8,10 @@ from hypothesis import HealthCheck, settings
 from transformers.utils import logging
 
 # how long an example takes says nothing on a shared machine
-settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# and examples of files do not outlive a change of what the files hold
+settings.register_profile(
+    "shared", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("shared")
 
 

@@ -87,7 +87,7 @@ def coupled_draws(
 def _block_sums(weights: Tensor) -> Tensor:
     """[N, ⌈V / B⌉]."""
     whole = weights.shape[1] // _BLOCK * _BLOCK
-    sums = weights[:, :whole].unflatten(1, (-1, _BLOCK)).sum(-1)
+    sums: Tensor = weights[:, :whole].unflatten(1, (-1, _BLOCK)).sum(-1)
     if whole == weights.shape[1]:
         return sums
     return torch.cat([sums, weights[:, whole:].sum(1, keepdim=True)], dim=1)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -109,6 +108,5 @@ def _stacked(taps: Sequence[Kept]) -> Kept:
     )
 
 
-def _joined(parts: Sequence[Tensor]) -> NDArray[np.generic]:
-    joined: NDArray[np.generic] = torch.cat(list(parts)).cpu().numpy()
-    return joined
+def _joined(parts: Sequence[Tensor]) -> NDArray[Any]:
+    return torch.cat(list(parts)).cpu().numpy()

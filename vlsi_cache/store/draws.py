@@ -131,7 +131,7 @@ def _take_ids(streams: _Unpacker, sizes: Ints) -> Ints:
     steps = (gaps + 1).cumsum()
     starts = np.cumsum(sizes) - sizes
     before = np.concatenate([[0], steps])[starts]
-    ids = steps - np.repeat(before, sizes) - 1
+    ids: Ints = steps - np.repeat(before, sizes) - 1
     if len(ids) and ids.max() > np.iinfo(np.int32).max:
         raise ValueError("an id beyond 31 bits")
     return ids
@@ -165,7 +165,8 @@ def _lay_out(ids: Ints, pool: _Pool, shape: tuple[int, int, int]) -> NDArray[np.
 def _classes(sizes: Ints) -> Ints:
     """[P]: class of each id, by its rank among the ids of its token."""
     rank = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return rank * _CLASSES // np.repeat(sizes, sizes)
+    classes: Ints = rank * _CLASSES // np.repeat(sizes, sizes)
+    return classes
 
 
 def _distinct(sizes: Ints, taps: NDArray[np.bool_]) -> Ints:
@@ -184,7 +185,7 @@ def _pack_pairs(values: Ints) -> Ints:
 
 
 def _unpack_pairs(packed: Ints, length: int) -> Ints:
-    values = (packed[:, None] >> np.array([0, 2, 4, 6]) & 3).ravel()
+    values: Ints = (packed[:, None] >> np.array([0, 2, 4, 6]) & 3).ravel()
     if values[length:].any():
         raise ValueError("padding is not 0")
     return values[:length]
