@@ -62,7 +62,8 @@ def _settings(summary: CacheSummary) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    state = "complete" if summary.complete else "incomplete"
+    share = summary.num_shards_present / summary.num_shards
+    state = "complete" if summary.complete else f"incomplete ({share:.0%})"
     sampling = summary.sampling
     for name, value in (
         ("cache", summary.path),

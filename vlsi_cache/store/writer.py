@@ -10,7 +10,7 @@ from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store.arrays import prove_storable
 from vlsi_cache.store.documents import render_document
 from vlsi_cache.store.folder import CacheFolder, find_missing_shards, open_folder
-from vlsi_cache.store.layout import MANIFEST_FILE, shard_key
+from vlsi_cache.store.layout import MANIFEST_FILE, seal_key, shard_key
 from vlsi_cache.store.place import Place, open_place
 from vlsi_cache.store.records import SampleRecord, ShardRecord
 from vlsi_cache.store.sealing import publish_index, seal_processor, seal_shard, seal_unsealed
@@ -51,10 +51,8 @@ def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
             where=path,
             mend="Choose another cache folder, or go back to those settings",
         )
-    writer = CacheWriter(path, begun)
     seal_unsealed(begun)
-    publish_index(begun)
-    return writer
+    return CacheWriter(path, begun, publish_index(begun))
 
 
 class CacheWriter:
@@ -65,10 +63,11 @@ class CacheWriter:
         manifest: as the cache was begun with.
     """
 
-    def __init__(self, path: Path, folder: CacheFolder) -> None:
+    def __init__(self, path: Path, folder: CacheFolder, unsealed: set[int]) -> None:
         self.path = path
         self.manifest = folder.manifest
         self._folder = folder
+        self._unsealed = unsealed
 
     def missing_shards(self) -> list[int]:
         """Indices of the shards that are not published yet, ascending."""
@@ -101,7 +100,8 @@ class CacheWriter:
         content = pack_shard(self._folder, shard_index, ShardRecord.join(records))
         won = self._folder.place.publish(shard_key(shard_index), content)
         seal_shard(self._folder, shard_index, content if won else None)
-        publish_index(self._folder)
+        self._unsealed.discard(shard_index)
+        self._finish()
 
     def keep_processor(self, source: Path) -> None:
         """Keep a copy of the teacher's processor beside its record, unless there is one.
@@ -112,6 +112,16 @@ class CacheWriter:
             source: folder that ``save_pretrained`` filled.
         """
         seal_processor(self._folder.place, source)
+
+    def _finish(self) -> None:
+        """Publish the index if nothing is left to seal.
+
+        One look at the last of the shards that were unsealed tells mostly that there is: to list
+        all of them after each would take the square of their number.
+        """
+        last = max(self._unsealed, default=None)
+        if last is None or self._folder.place.size(seal_key(last)) is not None:
+            self._unsealed = publish_index(self._folder)
 
 
 def _prove_empty(place: Place) -> None:
