@@ -13,6 +13,12 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 PROMISED = {
+    "cache_scale": {
+        "open_seconds",
+        "open_peak_bytes",
+        "peak_over_index_bytes",
+        "most_over_least_seconds_per_token",
+    },
     "objective": {
         "time_over_autograd",
         "memory_over_autograd",
@@ -48,6 +54,10 @@ def test_a_quick_run_gives_every_figure(name: str) -> None:
         assert result["gradient_difference"] < 1e-4
         for rival in result["rivals"]:
             assert rival.keys() == {"name", "time_over_ours", "memory_over_ours"}
+    if name == "cache_scale":
+        counts = [row["num_tokens"] for row in result["rows"]]
+        assert counts == sorted(set(counts))
+        assert all(row["seconds_per_million_tokens"] > 0 for row in result["rows"])
 
 
 def test_every_script_is_tested() -> None:
