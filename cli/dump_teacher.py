@@ -44,7 +44,7 @@ __all__ = ["command"]
 @click.option("--split", help="Split of a datasets source.  [default: train]")
 @click.option("--limit", type=int, help="Read only the first so many samples.")
 @click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
-@click.option("--cache", metavar="DIR", help="Cache folder.  [default: OUTPUT/cache]")
+@click.option("--cache", metavar="DIR", help="Cache folder or URL.  [default: OUTPUT/cache]")
 @click.option(
     "--taps",
     callback=taps_list,
@@ -81,7 +81,7 @@ def command(recipe: Recipe, partition: str | None) -> None:
     click.echo(f"cache: {path}{_completeness(path)}\nlook inside with: vlsi-cache inspect {path}")
 
 
-def _completeness(path: Path) -> str:
+def _completeness(path: str | Path) -> str:
     """Nothing of a complete cache; else how far it is."""
     from vlsi_cache.store import open_cache
 
@@ -92,7 +92,7 @@ def _completeness(path: Path) -> str:
     return f", incomplete: {total - missing:,} of {total:,} shards; other partitions write the rest"
 
 
-def _dump(recipe: Recipe, partition: Partition | None) -> Path:
+def _dump(recipe: Recipe, partition: Partition | None) -> str | Path:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -41,7 +41,7 @@ def dump_teacher(
     recipe: Recipe,
     on_progress: Callable[[DumpProgress], None],
     partition: Partition | None = None,
-) -> Path:
+) -> str | Path:
     """Write the teacher's record of the recipe's data; resumes at shard granularity.
 
     Under ``accelerate launch`` the processes share the missing shards among them.
@@ -52,7 +52,7 @@ def dump_teacher(
         partition: this job's share of the shards, where other jobs write the others.
 
     Returns:
-        Folder of the cache; without a partition it is complete.
+        Folder or URL of the cache; without a partition it is complete.
 
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.

@@ -35,6 +35,11 @@ class LocalPlace(Place):
         """The path."""
         return str(self.path / key)
 
+    def prove_usable(self) -> None:
+        """There may be a folder, or nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise CacheError("is a file, not a folder", where=self.path, mend="Choose another path")
+
     def list_files(self, folder: str = "") -> dict[str, int]:
         """Every file below, by walking."""
         found = {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -20,8 +22,9 @@ from vlsi_cache.store.folder import (
 )
 from vlsi_cache.store.layout import CHUNK_TOKENS, token_arrays
 from vlsi_cache.store.lru import RecentlyUsed
-from vlsi_cache.store.place import open_place
+from vlsi_cache.store.place import open_place, url_scheme
 from vlsi_cache.store.records import SampleRecord, ShardRecord
+from vlsi_cache.store.sealing import fetch_processor
 from vlsi_cache.store.seals import CacheIndex
 from vlsi_cache.store.shard import OpenShard, read_header
 from vlsi_cache.store.verify import Verification, verify_cache
@@ -41,7 +44,7 @@ def open_cache(path: str | Path) -> Cache:
         CacheError: there is no cache, its manifest or index is damaged, or its version is unknown.
     """
     folder = open_folder(open_place(path))
-    return Cache(Path(path), folder, read_index(folder))
+    return Cache(path if url_scheme(path) else Path(path), folder, read_index(folder))
 
 
 class Cache:
@@ -52,11 +55,11 @@ class Cache:
     their own (pickling one reopens it).
 
     Attributes:
-        path: the cache's folder.
+        path: the cache's folder, or its URL in an object store.
         manifest: what it was made from.
     """
 
-    def __init__(self, path: Path, folder: CacheFolder, index: CacheIndex | None) -> None:
+    def __init__(self, path: str | Path, folder: CacheFolder, index: CacheIndex | None) -> None:
         self.path = path
         self.manifest = folder.manifest
         self._folder = folder
@@ -151,6 +154,17 @@ class Cache:
         Damage is told, not raised.
         """
         return verify_cache(self.path)
+
+    @contextlib.contextmanager
+    def processor_folder(self) -> Iterator[Path]:
+        """The copy of the teacher's processor as a folder of this machine, for a while.
+
+        Raises:
+            CacheError: none is kept, or a file of it is damaged.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            fetch_processor(self._folder.place, Path(folder))
+            yield Path(folder)
 
     def size_bytes(self) -> int:
         """Bytes on disk: manifest and published shards, without the processor's copy."""

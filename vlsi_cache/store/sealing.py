@@ -27,7 +27,7 @@ from vlsi_cache.store.place import Place
 from vlsi_cache.store.seals import CacheIndex, FileSeal, ProcessorSeal, ShardSeal, sha256_hex
 from vlsi_cache.store.shard import OpenShard, read_header
 
-__all__ = ["publish_index", "seal_processor", "seal_shard", "seal_unsealed"]
+__all__ = ["fetch_processor", "publish_index", "seal_processor", "seal_shard", "seal_unsealed"]
 
 _THREADS: Final = 8
 """Seals are small: reading them is waiting, if they are not on this machine."""
@@ -134,3 +134,30 @@ def seal_processor(place: Place, source: Path) -> None:
         if digest != sha256_hex(content):
             logger.warning("%s was there already, and differs from this teacher's", key)
     place.publish(PROCESSOR_SEAL_FILE, render_document(ProcessorSeal(files=files)))
+
+
+def fetch_processor(place: Place, target: Path) -> None:
+    """Copy a processor's files into a folder of this machine.
+
+    Raises:
+        CacheError: none is kept, or a file differs from its seal.
+    """
+    seal = read_processor_seal(place)
+    if seal is None:
+        raise CacheError(
+            "cache keeps no processor",
+            where=place.locate(PROCESSOR_SEAL_FILE),
+            mend="Run dump-teacher again with the same settings; it is added",
+        )
+    for name, wanted in seal.files.items():
+        key = f"{PROCESSOR_FOLDER}/{name}"
+        content = place.read(key, limit=wanted.num_bytes)
+        if sha256_hex(content) != wanted.sha256:
+            raise CacheError(
+                "file differs from its seal",
+                where=place.locate(key),
+                mend="Run vlsi-cache verify: it tells what to do",
+            )
+        file = target / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)

@@ -25,7 +25,7 @@ def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
     What a killed writer left half done is cleared away or completed.
 
     Args:
-        path: folder; it and its parents are made if need be.
+        path: folder, which is made with its parents if need be; or URL of an object store.
         manifest: what the cache is to hold.
 
     Returns:
@@ -35,9 +35,8 @@ def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
         CacheMismatchError: the cache there was begun with other settings.
         CacheError: the folder holds something else, or a damaged manifest.
     """
-    path, place = Path(path), open_place(path)
-    if path.exists() and not path.is_dir():
-        raise CacheError("is a file, not a folder", where=path, mend="Choose another path")
+    place = open_place(path)
+    place.prove_usable()
     place.clear_leftovers()
     if place.size(MANIFEST_FILE) is None:
         _prove_empty(place)
@@ -48,23 +47,21 @@ def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
     if found:
         raise CacheMismatchError(
             "cache was begun with other settings: " + "; ".join(found),
-            where=path,
+            where=place.locate(),
             mend="Choose another cache folder, or go back to those settings",
         )
     seal_unsealed(begun)
-    return CacheWriter(path, begun, publish_index(begun))
+    return CacheWriter(begun, publish_index(begun))
 
 
 class CacheWriter:
     """Publishes shards of a cache; made by ``create_cache``.
 
     Attributes:
-        path: the cache's folder.
         manifest: as the cache was begun with.
     """
 
-    def __init__(self, path: Path, folder: CacheFolder, unsealed: set[int]) -> None:
-        self.path = path
+    def __init__(self, folder: CacheFolder, unsealed: set[int]) -> None:
         self.manifest = folder.manifest
         self._folder = folder
         self._unsealed = unsealed
