@@ -60,6 +60,19 @@ class Place(ABC):
             CacheError: there is no room, or no permission.
         """
 
+    def adopt(self, key: str, source: Place, source_key: str) -> bool:
+        """Let a file of another place appear here too, without copying its bytes, unless there is
+        one.
+
+        Returns:
+            Whether the file is here now; if not, the two places share no storage, and its bytes
+            must be copied.
+
+        Raises:
+            CacheError: there is no such file, or no permission.
+        """
+        return False
+
     @abstractmethod
     def clear_leftovers(self) -> None:
         """Delete what killed writers left unpublished; those at work are left alone."""

@@ -81,7 +81,9 @@ class Cache:
             CacheError: its shard is not written yet, or damaged.
         """
         shard_index = self.manifest.shard_of(sample_index)
-        return self._sample(shard_index, sample_index % self.manifest.samples_per_shard)
+        return self._sample(
+            shard_index, sample_index - self.manifest.shard_range(shard_index).start
+        )
 
     def find(self, sample_id: str) -> SampleRecord:
         """The record of the sample with this name; looks through the shards in order.

@@ -16,7 +16,7 @@ from vlsi_cache.store.records import SampleRecord, ShardRecord
 from vlsi_cache.store.sealing import publish_index, seal_processor, seal_shard, seal_unsealed
 from vlsi_cache.store.shard import pack_shard
 
-__all__ = ["CacheWriter", "create_cache"]
+__all__ = ["CacheWriter", "begin_cache", "create_cache"]
 
 
 def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
@@ -30,6 +30,18 @@ def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
 
     Returns:
         A writer; ``missing_shards`` tells what is left to do.
+
+    Raises:
+        CacheMismatchError: the cache there was begun with other settings.
+        CacheError: the folder holds something else, or a damaged manifest.
+    """
+    begun = begin_cache(path, manifest)
+    seal_unsealed(begun)
+    return CacheWriter(begun, publish_index(begun))
+
+
+def begin_cache(path: str | Path, manifest: CacheManifest) -> CacheFolder:
+    """Publish a cache's manifest, or prove that the one there asks for the same cache.
 
     Raises:
         CacheMismatchError: the cache there was begun with other settings.
@@ -50,8 +62,7 @@ def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
             where=place.locate(),
             mend="Choose another cache folder, or go back to those settings",
         )
-    seal_unsealed(begun)
-    return CacheWriter(begun, publish_index(begun))
+    return begun
 
 
 class CacheWriter:
