@@ -14,14 +14,21 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from support.caches import make_cache, make_manifest, make_record
-from support.objectstore import BUCKET, FaultyProxy, free_port, s3_environment, s3_server
+from support.caches import make_cache, make_manifest, make_record, write_part
+from support.objectstore import (
+    BUCKET,
+    OTHER_BUCKET,
+    FaultyProxy,
+    free_port,
+    s3_environment,
+    s3_server,
+)
 from support.runs import make_recipe
 from vlsi_cache.cli.main import cli
 from vlsi_cache.errors import CacheError
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.recipe import recipe_from_mapping
-from vlsi_cache.store import create_cache, open_cache, verify_cache
+from vlsi_cache.store import create_cache, merge_caches, open_cache, verify_cache
 from vlsi_cache.store.local import LocalPlace
 from vlsi_cache.store.objects import ObjectPlace
 from vlsi_cache.store.place import Place, open_place
@@ -134,7 +141,7 @@ def test_two_writers_at_once_fill_one_sound_cache(url: str, on_disk: dict[str, b
     assert all_files(open_place(url)) == on_disk
 
 
-@pytest.mark.parametrize("fault", ["cut", "503", "lost"])
+@pytest.mark.parametrize("fault", ["cut", "reset", "503", "lost"])
 def test_a_fault_that_passes_is_not_noticed(
     proxy: FaultyProxy, fault: str, url: str, on_disk: dict[str, bytes]
 ) -> None:
@@ -144,12 +151,12 @@ def test_a_fault_that_passes_is_not_noticed(
     assert all_files(open_place(url)) == on_disk
 
 
-@pytest.mark.parametrize("fault", ["cut", "503"])
+@pytest.mark.parametrize(("fault", "told"), [("reset", "cannot be reached"), ("503", "fails")])
 def test_a_fault_that_stays_is_told_and_a_rerun_completes_the_cache(
-    proxy: FaultyProxy, fault: str, url: str, on_disk: dict[str, bytes]
+    proxy: FaultyProxy, fault: str, told: str, url: str, on_disk: dict[str, bytes]
 ) -> None:
     proxy.faults += ["", "", "", *[fault] * 50]
-    with pytest.raises(CacheError, match=rf"{url}/.*object store fails.*run the same command"):
+    with pytest.raises(CacheError, match=rf"{url}/.*object store {told}.*run the same command"):
         write_rest(url)
     assert 1 < proxy.met.count(fault) < 50
     proxy.faults.clear()
@@ -210,8 +217,27 @@ def test_a_server_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) 
     result = CliRunner().invoke(cli, ["verify", "s3://caches/one"])
     assert result.exit_code == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: s3://caches/one: object store fails")
+    assert line.startswith("error: s3://caches/one: object store cannot be reached")
     assert "endpoint" in line
+
+
+def test_missing_credentials_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    use(port, monkeypatch)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    # where a machine in the cloud finds its own: nobody there
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{port}")
+    with pytest.raises(CacheError, match=r"no credentials for the object store.*AWS_ACCESS_KEY_ID"):
+        open_cache("s3://caches/stranger")
+
+
+def test_denied_access_is_told(
+    proxy: FaultyProxy, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.faults += ["403"]
+    with pytest.raises(CacheError, match=r"access to the object store is denied.*permit"):
+        write_rest(url)
 
 
 @pytest.mark.parametrize(
@@ -263,3 +289,38 @@ def run(*arguments: Any) -> str:
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return result.stdout
+
+
+@pytest.mark.parametrize("way", ["inside the bucket", "from another", "from a disk", "to a disk"])
+@pytest.mark.usefixtures("direct")
+def test_caches_are_merged_wherever_they_lie(url: str, tmp_path: Path, way: str) -> None:
+    from_store, to_store = way != "from a disk", way != "to a disk"
+    bucket = f"s3://{BUCKET}/" if way != "from another" else f"s3://{OTHER_BUCKET}/"
+    folder = url.replace(f"s3://{BUCKET}/", bucket)
+    parts = []
+    for name, numbers in (("one", range(3)), ("two", range(3, 8))):
+        write_part(tmp_path / name, numbers)
+        wanted = all_files(LocalPlace(tmp_path / name))
+        if from_store:
+            for key, content in sorted(wanted.items(), key=lambda item: item[0] != "manifest.json"):
+                open_place(f"{folder}/{name}").publish(key, content)
+        parts.append(f"{folder}/{name}" if from_store else str(tmp_path / name))
+    out = f"{url}/merged" if to_store else str(tmp_path / "merged")
+    merge_caches(out, parts)
+    merge_caches(tmp_path / "wanted", [tmp_path / "one", tmp_path / "two"])
+    assert all_files(open_place(out)) == all_files(LocalPlace(tmp_path / "wanted"))
+    assert verify_cache(out).complete
+    assert [record.sample_id for record in open_cache(out)] == [f"sample-{i}" for i in range(8)]
+
+
+@pytest.mark.usefixtures("direct")
+def test_the_store_copies_by_itself_and_never_over_what_is_there(url: str) -> None:
+    place, other = open_place(f"{url}/one"), open_place(f"{url}/two")
+    other.publish("a/b", b"content")
+    assert place.adopt("c/d", other, "a/b")
+    assert place.read("c/d", limit=10) == b"content"
+    other.publish("a/e", b"new")
+    assert place.adopt("c/d", other, "a/e")
+    assert place.read("c/d", limit=10) == b"content"
+    assert not place.adopt("c/f", open_place(f"s3://{OTHER_BUCKET}/x"), "a/b")
+    assert place.size("c/f") is None

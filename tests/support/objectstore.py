@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -13,12 +14,14 @@ import urllib.request
 from collections import deque
 from collections.abc import Iterator
 
-__all__ = ["BUCKET", "FaultyProxy", "free_port", "s3_environment", "s3_server"]
+__all__ = ["BUCKET", "OTHER_BUCKET", "FaultyProxy", "free_port", "s3_environment", "s3_server"]
 
 BUCKET = "caches"
-_UNAVAILABLE = (
-    b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"  # as S3 throttles
-)
+OTHER_BUCKET = "elsewhere"
+_ANSWERS = {
+    status: f"HTTP/1.1 {status} {words}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+    for status, words in (("503", "Slow Down"), ("403", "Forbidden"))
+}
 
 
 def s3_environment(port: int) -> dict[str, str]:
@@ -33,7 +36,7 @@ def s3_environment(port: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[int]:
-    """moto's server in a process of its own, with one bucket; its port."""
+    """moto's server in a process of its own, with two buckets; its port."""
     port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)],
@@ -41,7 +44,8 @@ def s3_server() -> Iterator[int]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        _make_bucket(port)
+        for bucket in (BUCKET, OTHER_BUCKET):
+            _make_bucket(port, bucket)
         yield port
     finally:
         server.kill()
@@ -54,9 +58,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _make_bucket(port: int, patience_seconds: float = 60) -> None:
+def _make_bucket(port: int, bucket: str, patience_seconds: float = 60) -> None:
     deadline = time.monotonic() + patience_seconds
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT")
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/{bucket}", method="PUT")
     while True:
         try:
             urllib.request.urlopen(request, timeout=10).close()
@@ -74,7 +78,8 @@ class FaultyProxy:
     Attributes:
         port: where it listens.
         faults: of the next uploads, one each: ``cut`` the connection in the middle of the body,
-            ``503`` for an answer, ``lost`` if the upload arrives and its answer does not.
+            ``reset`` it there, as when a machine goes away, ``503`` or ``403`` for an answer,
+            ``lost`` if the upload arrives and its answer does not.
         met: faults that were met.
     """
 
@@ -106,12 +111,15 @@ class FaultyProxy:
                 return
             fault = self._fault(head)
             length = _length(head)
-            wanted = length // 2 if fault == "cut" else length
+            wanted = length // 2 if fault in ("cut", "reset") else length
             body = rest + _read(client, wanted - len(rest))
-            if fault == "cut":
+            if fault == "reset":
+                linger = struct.pack("ii", 1, 0)  # nothing lingers: the peer meets a reset
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            if fault in ("cut", "reset"):
                 return
-            if fault == "503":
-                client.sendall(_UNAVAILABLE)
+            if fault in _ANSWERS:
+                client.sendall(_ANSWERS[fault])
                 return
             with socket.create_connection(("127.0.0.1", self._server_port)) as server:
                 server.sendall(_closing(head) + body)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, final
+from urllib.parse import urlsplit
 
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store.place import Place
@@ -29,9 +31,23 @@ _RETRIES: Final = {
         "base": 2,
     },
 }
+_PUT_TRIES: Final = 5
+_PUT_PAUSE_SECONDS: Final = 0.2
+_COPIED: Final = ("s3", "s3a", "gs")
+"""Schemes whose stores copy an object themselves, unless there is one of the name."""
 _MEND: Final = (
-    "Check address, endpoint, credentials and network, then run the same command again: what is "
-    "published is whole, and it goes on from there"
+    "Check address, endpoint and network, then run the same command again: what is published is "
+    "whole, and it goes on from there"
+)
+_MEND_CREDENTIALS: Final = (
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_REGION and AWS_ENDPOINT_URL where they "
+    "matter), or what your store takes in their place, and check what they permit"
+)
+_MACHINES_OWN: Final = (
+    "/latest/api/token",
+    "/latest/meta-data",
+    "metadata.google",
+    "/metadata/identity/",
 )
 
 
@@ -95,17 +111,44 @@ class ObjectPlace(Place):
         from obstore.exceptions import AlreadyExistsError
 
         with self._faults_named(key):
+            for attempt in range(_PUT_TRIES):
+                try:
+                    self._store().put(key, content, mode="create", use_multipart=False)
+                except AlreadyExistsError:
+                    # perhaps our own, if the answer to a first try was lost: who seals it will see
+                    return False
+                except Exception as error:
+                    # obstore repeats no put whose connection was reset: it may have arrived. The
+                    # condition makes that harmless
+                    if attempt == _PUT_TRIES - 1 or "HTTP error" not in str(error):
+                        raise
+                    time.sleep(_PUT_PAUSE_SECONDS * 2**attempt)
+                else:
+                    return True
+        raise AssertionError  # the last try returns or raises
+
+    def adopt(self, key: str, source: Place, source_key: str) -> bool:
+        """A copy that the store makes by itself, inside one bucket."""
+        if not isinstance(source, ObjectPlace):
+            return False
+        (root, own), (other_root, other) = _split(self.url), _split(source.url)
+        if root != other_root or urlsplit(root).scheme not in _COPIED:
+            return False
+        from obstore.exceptions import AlreadyExistsError, BaseError
+
+        with self._faults_named(key):
             try:
-                self._store().put(key, content, mode="create", use_multipart=False)
+                self._store(root).copy(f"{other}{source_key}", f"{own}{key}", overwrite=False)
             except AlreadyExistsError:
-                # perhaps our own, if the answer to a first try was lost: who seals it will see
-                return False
+                return True
+            except BaseError:
+                return False  # an emulation or an old server that cannot; a true fault comes again
         return True
 
     def clear_leftovers(self) -> None:
         """Nothing: an upload that is cut leaves no object."""
 
-    def _store(self) -> Any:
+    def _store(self, url: str | None = None) -> Any:
         endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
         if _process_of_threads() != os.getpid():
             raise CacheError(
@@ -113,7 +156,7 @@ class ObjectPlace(Place):
                 where=self.url,
                 mend="Set workers: 0 for this stage, or keep the cache in a folder",
             )
-        return _open_store(self.url, endpoint)
+        return _open_store(url or self.url, endpoint)
 
     @contextlib.contextmanager
     def _faults_named(self, key: str) -> Iterator[None]:
@@ -129,10 +172,9 @@ class ObjectPlace(Place):
         except Exception as error:  # the store's own tree of errors, and some of Python's
             if "NoSuchBucket" in str(error):
                 raise self._no_bucket() from error
+            what, mend = _cause(error)
             raise CacheError(
-                f"object store fails ({_first_words(error)})",
-                where=self.locate(key),
-                mend=_MEND,
+                f"{what} ({_first_words(error)})", where=self.locate(key), mend=mend
             ) from error
 
     def _no_bucket(self) -> CacheError:
@@ -164,14 +206,37 @@ def _open_store(url: str, endpoint: str) -> Any:
     # who names an endpoint without TLS means it
     options: Any = {**_CLIENT, "allow_http": endpoint.startswith("http://")}
     retries: Any = _RETRIES
+    # S3 has no conditional copy but as an upload of one part
+    config: Any = {"aws_copy_if_not_exists": "multipart"} if url.startswith("s3") else None
     try:
-        return from_url(url, client_options=options, retry_config=retries)
+        return from_url(url, config=config, client_options=options, retry_config=retries)
     except Exception as error:
         raise CacheError(
             f"address of an object store cannot be used ({_first_words(error)})",
             where=url,
             mend="Write it as s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX",
         ) from error
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The URL of the bucket, and the prefix with a slash at its end."""
+    parts = urlsplit(url)
+    prefix = parts.path.strip("/")
+    return f"{parts.scheme}://{parts.netloc}", f"{prefix}/" if prefix else ""
+
+
+def _cause(error: Exception) -> tuple[str, str]:
+    """What is wrong in a few words, and what to do."""
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    # without credentials in the environment, a machine in the cloud is asked for its own
+    if any(address in str(error) for address in _MACHINES_OWN):
+        return "no credentials for the object store", _MEND_CREDENTIALS
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return "access to the object store is denied", _MEND_CREDENTIALS
+    if "HTTP error" in str(error):
+        return "object store cannot be reached", _MEND
+    return "object store fails", _MEND
 
 
 def _beyond_the_end(error: Exception) -> bool:
