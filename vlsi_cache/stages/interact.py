@@ -13,6 +13,7 @@ from vlsi_cache.stages.batches import CachedBatches
 from vlsi_cache.stages.interaction_loss import Interaction
 from vlsi_cache.stages.journal import MatchingJournal
 from vlsi_cache.stages.ledger import StageFolder
+from vlsi_cache.stages.order import SampleOrder
 from vlsi_cache.stages.processes import on_main_process
 from vlsi_cache.stages.training import discard_checkpoints, run_training
 from vlsi_cache.store import Cache
@@ -26,6 +27,7 @@ def interact(
     bank: VerbalizerBank,
     cache: Cache,
     dataset: EncodedDataset,
+    order: SampleOrder,
     recipe: Recipe,
     folder: Path,
     *,
@@ -39,6 +41,7 @@ def interact(
         bank: its trained verbalizers; of no taps where nothing inner is compared.
         cache: a complete cache of the same data.
         dataset: the conversations.
+        order: of the samples that the cache has records of.
         recipe: settings.
         folder: of the stage.
         inherited: settings of everything this stage builds on.
@@ -70,6 +73,7 @@ def interact(
         device=student.device,
         autocast=autocast,
         seed=recipe.seed,
+        order=order,
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
     )
     adapted: Any = module.adapted.cpu().float()  # the sum is exact, and off the accelerator

@@ -16,10 +16,11 @@ from vlsi_cache.matching import check_room
 from vlsi_cache.models import resolve_taps, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
-from vlsi_cache.stages.batches import RecordedDataset
+from vlsi_cache.stages.blocks import cache_order
 from vlsi_cache.stages.finetune import finetune
 from vlsi_cache.stages.interact import interact
 from vlsi_cache.stages.interaction_loss import matching_of
+from vlsi_cache.stages.order import SampleOrder
 from vlsi_cache.stages.precision import frozen_dtype, trained_dtype, uses_autocast
 from vlsi_cache.stages.processes import resolve_device
 from vlsi_cache.stages.verbalize import obtain_verbalizers
@@ -100,7 +101,8 @@ def _distil(
         student,
         bank,
         cache,
-        _recorded(cache, dataset),
+        EncodedDataset(dataset),
+        _recorded(cache),
         recipe,
         recipe.output / "interaction",
         inherited={
@@ -113,24 +115,24 @@ def _distil(
     )
 
 
-def _recorded(cache: Cache, dataset: ConversationDataset) -> EncodedDataset:
+def _recorded(cache: Cache) -> SampleOrder:
     """The samples to learn from: all but those that failed in the dump."""
-    failed = cache.failures()
-    if not failed:
-        return EncodedDataset(dataset)
-    if len(failed) == len(dataset):
+    order = cache_order(cache)
+    num_failed = len(cache) - order.num_places
+    if num_failed == len(cache):
         raise CacheError(
             "no sample of the cache could be read when the teacher was dumped",
             where=cache.path,
-            found=next(iter(failed.values())),
+            found=next(iter(cache.failures().values()), None),
             mend="Mend their cause, and dump the teacher again into a new folder",
         )
-    logger.warning(
-        "interaction leaves out %d of %d samples, which failed when the teacher was dumped",
-        len(failed),
-        len(dataset),
-    )
-    return RecordedDataset(dataset, failed)
+    if num_failed:
+        logger.warning(
+            "interaction leaves out %d of %d samples, which failed when the teacher was dumped",
+            num_failed,
+            len(cache),
+        )
+    return order
 
 
 def _prove_made_for(cache: Cache, dataset: ConversationDataset) -> None:

@@ -1,5 +1,6 @@
 """The cache on disk: a folder of Zarr v3 groups that any number of runs may fill, and read."""
 
+from vlsi_cache.store.layout import CHUNK_TOKENS, token_bytes
 from vlsi_cache.store.reader import DECODED_BYTES, Cache, ShardOutline, open_cache
 from vlsi_cache.store.records import SampleRecord, ShardRecord
 from vlsi_cache.store.statistics import CacheSummary, TapSummary, summarize_cache
@@ -7,6 +8,7 @@ from vlsi_cache.store.verify import Damage, Verification, verify_cache
 from vlsi_cache.store.writer import CacheWriter, create_cache
 
 __all__ = [
+    "CHUNK_TOKENS",
     "DECODED_BYTES",
     "Cache",
     "CacheSummary",
@@ -20,5 +22,6 @@ __all__ = [
     "create_cache",
     "open_cache",
     "summarize_cache",
+    "token_bytes",
     "verify_cache",
 ]
