@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,18 +180,33 @@ def test_opening_a_cache_reads_no_shard(tmp_path: Path) -> None:
     assert len(open_cache(tmp_path)) == 5
 
 
-def test_keys_are_the_names_of_the_samples_that_are_published(tmp_path: Path) -> None:
+def test_samples_go_by_index_key_and_name_as_soon_as_they_are_published(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, shards=[1])
-    assert list(cache.keys()) == ["sample-2", "sample-3"]
+    keys = [make_record(cache.manifest, index).key for index in range(5)]
+    assert list(cache.keys()) == keys[2:4]
+    assert list(cache.names()) == ["sample-2", "sample-3"]
     assert [record.sample_id for record in cache] == ["sample-2", "sample-3"]
-    assert "sample-3" in cache
-    assert 3 in cache
-    for absent in ("sample-0", 0, 5, -1, None):
+    for present in (3, keys[3], "sample-3"):
+        assert present in cache
+    for absent in ("sample-0", keys[0], keys[3].upper(), 0, 5, -1, None):
         assert absent not in cache
     make_cache(tmp_path)
-    assert list(cache.keys()) == [f"sample-{index}" for index in range(5)]
-    assert_same(cache["sample-0"], make_record(cache.manifest, 0))
-    assert dict(cache).keys() == set(cache.keys())
+    assert list(cache.keys()) == keys
+    for index, key in enumerate(keys):
+        for asked in (index, key, f"sample-{index}"):
+            assert_same(cache[asked], make_record(cache.manifest, index))
+    assert dict(cache).keys() == set(keys)
+
+
+def test_equal_conversations_share_a_key_that_gives_the_first(tmp_path: Path) -> None:
+    manifest = make_manifest(num_samples=3, samples_per_shard=3)
+    first, *others = [make_record(manifest, index) for index in range(3)]
+    writer = create_cache(tmp_path, manifest)
+    writer.write_shard(0, [first, *(replace(other, key=first.key) for other in others)])
+    cache = open_cache(tmp_path)
+    assert list(cache.keys()) == [first.key] * 3
+    assert cache[first.key].sample_id == "sample-0"
+    assert cache["sample-2"].sample_id == "sample-2"
 
 
 def test_a_cache_counts_what_it_holds_and_proves_itself(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -33,6 +34,7 @@ DECODED_BYTES: Final = 256 * 2**20
 """Decoded chunks that an open cache keeps at most."""
 
 _OPEN_SHARDS: Final = 64
+_KEY: Final = re.compile("[0-9a-f]{64}")
 
 Block = dict[str, Array]
 
@@ -62,11 +64,12 @@ class ShardOutline(NamedTuple):
 class Cache:
     """The teacher's record of a dataset: a sequence of samples; made by ``open_cache``.
 
-    A sample is asked for by its index in the dataset or by its name, and comes as a
-    ``SampleRecord`` of NumPy arrays, which belong to the caller. Decoded chunks of tokens are kept
-    up to 256 MiB, so a cache of that size is decoded once. Threads may share a cache; processes
-    open their own (pickling one reopens it). While a cache grows, what is published can be read,
-    and is seen without opening it again.
+    A sample is asked for by its index in the dataset, its key (SHA-256 hex of the conversation's
+    content) or its name, and comes as a ``SampleRecord`` of NumPy arrays, which belong to the
+    caller. Samples of equal contents share a key, which gives one of them. Decoded chunks of
+    tokens are kept up to 256 MiB, so a cache of that size is decoded once. Threads may share a
+    cache; processes open their own (pickling one reopens it). While a cache grows, what is
+    published can be read, and is seen without opening it again.
 
     Attributes:
         path: the cache's folder.
@@ -79,7 +82,7 @@ class Cache:
         self._folder = folder
         self._index = index
         self._named_shards: set[int] = set()
-        self._places: dict[str, int] = {}
+        self._places: dict[str | bytes, int] = {}
         self._shards: RecentlyUsed[int, OpenShard] = RecentlyUsed(_OPEN_SHARDS, lambda _: 1)
         self._blocks: RecentlyUsed[tuple[int, int], Block] = RecentlyUsed(
             DECODED_BYTES, lambda block: sum(array.nbytes for array in block.values())
@@ -90,21 +93,21 @@ class Cache:
         return self.manifest.dataset.num_samples
 
     def __getitem__(self, key: int | str) -> SampleRecord:
-        """One sample's record, by its index in the dataset or by its name.
+        """One sample's record, by its index in the dataset, its key or its name.
 
-        The first look-up of a name reads the names of the shards before it.
+        The first look-up of a key or name reads those of the shards before it.
 
         Raises:
             IndexError: there is no sample of this index.
-            CacheError: no published shard holds the name; or the sample's shard is not written
-                yet, or damaged.
+            CacheError: no published shard holds the key or name; or the sample's shard is not
+                written yet, or damaged.
         """
         sample_index = self._index_of(key) if isinstance(key, str) else key
         shard_index = self.manifest.shard_of(sample_index)
         return self._sample(shard_index, sample_index % self.manifest.samples_per_shard)
 
     def __contains__(self, key: object) -> bool:
-        """Whether a published shard holds the sample of this index or name."""
+        """Whether a published shard holds the sample of this index, key or name."""
         if isinstance(key, str):
             return self._find(key) is not None
         if not isinstance(key, int) or not 0 <= key < len(self):
@@ -117,6 +120,16 @@ class Cache:
             yield from record
 
     def keys(self) -> Iterator[str]:
+        """Keys of the published samples in the dataset's order: SHA-256 hex of their contents.
+
+        Raises:
+            CacheError: a shard is damaged.
+        """
+        for shard_index in self._present():
+            for key in self._open(shard_index).keys:
+                yield key.tobytes().hex()
+
+    def names(self) -> Iterator[str]:
         """Names of the published samples in the dataset's order.
 
         Raises:
@@ -208,31 +221,39 @@ class Cache:
     def __reduce__(self) -> tuple[object, ...]:
         return open_cache, (self.path,)
 
-    def _index_of(self, name: str) -> int:
-        found = self._find(name)
+    def _index_of(self, key: str) -> int:
+        found = self._find(key)
         if found is None:
             missing = len(self.missing_shards())
             raise CacheError(
-                f"no sample {name!r}",
+                f"no sample {key!r}",
                 where=self.path,
                 found=f"{len(self)} samples, {missing} shards not written yet" if missing else None,
                 mend=f"Sample ids look like {self._example_ids()}",
             )
         return found
 
-    def _find(self, name: str) -> int | None:
-        """Index of a sample; names once read are remembered."""
-        if name not in self._places:
-            for shard_index in self._present():
-                if shard_index in self._named_shards:
-                    continue
-                names = self._open(shard_index).sample_ids
-                first = self.manifest.shard_range(shard_index).start
-                self._places.update({name: first + row for row, name in enumerate(names)})
-                self._named_shards.add(shard_index)
-                if name in self._places:
+    def _find(self, key: str) -> int | None:
+        """Index of a sample; keys and names once read are remembered."""
+        found = self._known(key)
+        for shard_index in self._present() if found is None else ():
+            if shard_index not in self._named_shards:
+                self._remember(shard_index)
+                found = self._known(key)
+                if found is not None:
                     break
-        return self._places.get(name)
+        return found
+
+    def _known(self, key: str) -> int | None:
+        digest = bytes.fromhex(key) if _KEY.fullmatch(key) else b""
+        return self._places.get(key, self._places.get(digest))
+
+    def _remember(self, shard_index: int) -> None:
+        shard, first = self._open(shard_index), self.manifest.shard_range(shard_index).start
+        for row, (name, digest) in enumerate(zip(shard.sample_ids, shard.keys, strict=True)):
+            self._places[name] = first + row
+            self._places.setdefault(digest.tobytes(), first + row)
+        self._named_shards.add(shard_index)
 
     def _present(self) -> list[int]:
         missing = set(self.missing_shards())
