@@ -13,6 +13,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 PROMISED = {
+    "loader": {"data_wait_fraction", "decode_over_consumption"},
     "objective": {
         "time_over_autograd",
         "memory_over_autograd",
