@@ -10,10 +10,10 @@ from vlsi_cache.data import EncodedDataset
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.backbone import Backbone, save_checkpoint
 from vlsi_cache.stages.batches import CachedBatches
+from vlsi_cache.stages.following import recorded_order
 from vlsi_cache.stages.interaction_loss import Interaction
 from vlsi_cache.stages.journal import MatchingJournal
 from vlsi_cache.stages.ledger import StageFolder
-from vlsi_cache.stages.order import SampleOrder
 from vlsi_cache.stages.processes import on_main_process
 from vlsi_cache.stages.training import discard_checkpoints, run_training
 from vlsi_cache.store import Cache
@@ -27,7 +27,6 @@ def interact(
     bank: VerbalizerBank,
     cache: Cache,
     dataset: EncodedDataset,
-    order: SampleOrder,
     recipe: Recipe,
     folder: Path,
     *,
@@ -39,9 +38,8 @@ def interact(
     Args:
         student: the untouched student.
         bank: its trained verbalizers; of no taps where nothing inner is compared.
-        cache: a complete cache of the same data.
+        cache: of the same data; complete, unless it is to be followed.
         dataset: the conversations.
-        order: of the samples that the cache has records of.
         recipe: settings.
         folder: of the stage.
         inherited: settings of everything this stage builds on.
@@ -73,7 +71,7 @@ def interact(
         device=student.device,
         autocast=autocast,
         seed=recipe.seed,
-        order=order,
+        order=recorded_order(cache, settings, folder),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
     )
     adapted: Any = module.adapted.cpu().float()  # the sum is exact, and off the accelerator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import torch
@@ -45,12 +46,15 @@ class ShareSampler(Sampler[list[int]]):
         return self.share.num_batches(self.order.num_places)
 
     def __iter__(self) -> Iterator[list[int]]:
-        num_given, some = 0, 0
-        for batch in share_batches(self.order, self.share, self.epoch):
-            num_given, some = num_given + 1, batch[0]
-            yield batch
+        num_given, last = 0, [0]
+        for last in share_batches(self.order, self.share, self.epoch):
+            num_given += 1
+            yield last
+        if not num_given:  # the last process has samples wherever there are any
+            having = replace(self.share, rank=self.share.num_ranks - 1)
+            last = next(share_batches(self.order, having, self.epoch))
         for _ in range(len(self) - num_given):
-            yield [~some]
+            yield [~last[0]]
 
 
 class EpochSetter(TrainerCallback):

@@ -16,11 +16,9 @@ from vlsi_cache.matching import check_room
 from vlsi_cache.models import resolve_taps, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
-from vlsi_cache.stages.blocks import cache_order
 from vlsi_cache.stages.finetune import finetune
 from vlsi_cache.stages.interact import interact
 from vlsi_cache.stages.interaction_loss import matching_of
-from vlsi_cache.stages.order import SampleOrder
 from vlsi_cache.stages.precision import frozen_dtype, trained_dtype, uses_autocast
 from vlsi_cache.stages.processes import resolve_device
 from vlsi_cache.stages.verbalize import obtain_verbalizers
@@ -81,6 +79,8 @@ def _distil(
     if "interaction" in recipe.stages:
         cache = open_cache(recipe.cache_path)
         _prove_made_for(cache, dataset)
+        if not recipe.interaction.follow:
+            _prove_complete(cache)
     section = recipe.student
     student = load_backbone(section, "student", device, frozen_dtype(section.dtype, device))
     if cache is not None:
@@ -102,7 +102,6 @@ def _distil(
         bank,
         cache,
         EncodedDataset(dataset),
-        _recorded(cache),
         recipe,
         recipe.output / "interaction",
         inherited={
@@ -115,28 +114,8 @@ def _distil(
     )
 
 
-def _recorded(cache: Cache) -> SampleOrder:
-    """The samples to learn from: all but those that failed in the dump."""
-    order = cache_order(cache)
-    num_failed = len(cache) - order.num_places
-    if num_failed == len(cache):
-        raise CacheError(
-            "no sample of the cache could be read when the teacher was dumped",
-            where=cache.path,
-            found=next(iter(cache.failures().values()), None),
-            mend="Mend their cause, and dump the teacher again into a new folder",
-        )
-    if num_failed:
-        logger.warning(
-            "interaction leaves out %d of %d samples, which failed when the teacher was dumped",
-            num_failed,
-            len(cache),
-        )
-    return order
-
-
 def _prove_made_for(cache: Cache, dataset: ConversationDataset) -> None:
-    """Refuse a cache that is incomplete, or was made for other data."""
+    """Refuse a cache that was made for other data."""
     identity = cache.manifest.dataset
     if identity.fingerprint != dataset.fingerprint():
         raise CacheMismatchError(
@@ -147,12 +126,17 @@ def _prove_made_for(cache: Cache, dataset: ConversationDataset) -> None:
             found=f"{len(dataset)} samples of {dataset.source} ({dataset.fingerprint()[:12]})",
             mend="Give the data (and data.limit) that was dumped, or dump the teacher again",
         )
+
+
+def _prove_complete(cache: Cache) -> None:
+    """Refuse a cache that is not to be had whole."""
     missing = cache.missing_shards()
     if missing:
         raise CacheError(
             f"cache is incomplete: {len(missing)} of {cache.manifest.num_shards} shards missing",
             where=cache.path,
-            mend="Run dump-teacher again with the same settings; it goes on where it stopped",
+            mend="Run dump-teacher again with the same settings; it goes on where it stopped. "
+            "Or train while it runs, with --follow",
         )
 
 
