@@ -40,7 +40,7 @@ def test_processes_share_an_epoch_without_overlap_or_loss(
     ranks = seen(tmp_path, num_ranks)
     steps = -(-num_samples // (num_ranks * batch_size))
     assert [len(batches) for batches in ranks] == [2 * steps] * num_ranks
-    weight = 0.0
+    weight, orders = 0.0, list[list[int]]()
     for epoch in range(2):
         parts = [batches[epoch * steps : (epoch + 1) * steps] for batches in ranks]
         counted: set[int] = set()
@@ -53,6 +53,8 @@ def test_processes_share_an_epoch_without_overlap_or_loss(
         assert counted == set(range(num_samples))
         if batch_size > 1:
             assert sorted(real) == sorted(counted)
+            orders.append(real)
+    assert batch_size == 1 or orders[0] != orders[1]
     found = json.loads((tmp_path / "weight.json").read_text())
     assert found == pytest.approx(weight), "every sample weighs alike, and spares nothing"
 
