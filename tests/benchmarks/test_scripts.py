@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 PROMISED: dict[str, set[str]] = {
     "cache_size": set(),
     "dump_overhead": {"overhead_ratio", "decode_over_consumption"},
+    "loader": {"data_wait_fraction", "decode_over_consumption"},
     "objective": {
         "time_over_autograd",
         "memory_over_autograd",
