@@ -11,6 +11,7 @@ from vlsi_cache.cli.options import faults_in_one_line, log_to, recipe_flags, tap
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
+    from vlsi_cache.stages.partition import Partition
 
 __all__ = ["command"]
 
@@ -43,7 +44,7 @@ __all__ = ["command"]
 @click.option("--split", help="Split of a datasets source.  [default: train]")
 @click.option("--limit", type=int, help="Read only the first so many samples.")
 @click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
-@click.option("--cache", metavar="DIR", help="Cache folder.  [default: OUTPUT/cache]")
+@click.option("--cache", metavar="DIR", help="Cache folder or URL.  [default: OUTPUT/cache]")
 @click.option(
     "--taps",
     callback=taps_list,
@@ -60,19 +61,38 @@ __all__ = ["command"]
 @click.option("--on-error", help="stop, or skip samples that cannot be read.  [default: stop]")
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
 @click.option("--seed", type=int, help="Seed of everything random.  [default: 0]")
-def command(recipe: Recipe) -> None:
+@click.option(
+    "--partition",
+    metavar="I/N",
+    help="Write only the I-th of N shares of the cache: one job of an array.",
+)
+def command(recipe: Recipe, partition: str | None) -> None:
     """Read the teacher once and write its cache.
 
     Trains the teacher's verbalizers if there are none, then records, for every response token, a
     sparse unbiased distribution of every tapped layer and of the final output. Run again, it goes
     on where it stopped.
     """
+    from vlsi_cache.stages.partition import Partition
+
+    share = None if partition is None else Partition.parse(partition)
     log_to("stdout")
-    path = _dump(recipe)
-    click.echo(f"cache: {path}\nlook inside with: vlsi-cache inspect {path}")
+    path = _dump(recipe, share)
+    click.echo(f"cache: {path}{_completeness(path)}\nlook inside with: vlsi-cache inspect {path}")
 
 
-def _dump(recipe: Recipe) -> Path:
+def _completeness(path: str | Path) -> str:
+    """Nothing of a complete cache; else how far it is."""
+    from vlsi_cache.store import open_cache
+
+    cache = open_cache(path)
+    total, missing = cache.manifest.num_shards, len(cache.missing_shards())
+    if not missing:
+        return ""
+    return f", incomplete: {total - missing:,} of {total:,} shards; other partitions write the rest"
+
+
+def _dump(recipe: Recipe, partition: Partition | None) -> str | Path:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -101,4 +121,4 @@ def _dump(recipe: Recipe) -> Path:
                 rate=rate,
             )
 
-        return dump_teacher(recipe, show)
+        return dump_teacher(recipe, show, partition)

@@ -29,7 +29,8 @@ __all__ = ["command"]
 def command(recipe: Recipe, as_json: bool, sample: str | None) -> None:
     """Say what a cache holds: statistics per tap, or one sample in words.
 
-    CACHE is its folder; left out, it is the recipe's. An unfinished cache can be inspected too.
+    CACHE is its folder or URL; left out, it is the recipe's. An unfinished cache can be inspected
+    too.
     """
     from vlsi_cache.store import open_cache
 
@@ -58,7 +59,8 @@ def _decoder(cache: Cache) -> Callable[[int], str]:
     """Token ids → words, by the tokenizer that the cache keeps."""
     from vlsi_cache.models import load_processor, tokenizer_of
 
-    tokenizer = tokenizer_of(load_processor(str(cache.path / "processor")))
+    with cache.processor_folder() as folder:
+        tokenizer = tokenizer_of(load_processor(str(folder)))
     return lambda token_id: str(tokenizer.decode([token_id]))
 
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "train-student": "vlsi_cache.cli.train_student",
     "inspect": "vlsi_cache.cli.inspect",
     "verify": "vlsi_cache.cli.verify",
+    "merge": "vlsi_cache.cli.merge",
     "demo": "vlsi_cache.cli.demo",
 }
 
@@ -42,6 +43,7 @@ def cli() -> None:
     vlsi-cache train-student  learns from the cache alone
     vlsi-cache inspect        says what a cache holds
     vlsi-cache verify         proves that a cache is as it was written
+    vlsi-cache merge          makes one cache of several
     """  # noqa: D301 (click reads the backspace as: keep these lines)
 
 

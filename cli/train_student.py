@@ -45,7 +45,7 @@ def _stages_list(_context: click.Context, _parameter: click.Parameter, value: st
 @click.option("--split", help="Split of a datasets source.  [default: train]")
 @click.option("--limit", type=int, help="Read only the first so many samples.")
 @click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
-@click.option("--cache", metavar="DIR", help="Cache folder.  [default: OUTPUT/cache]")
+@click.option("--cache", metavar="DIR", help="Cache folder or URL.  [default: OUTPUT/cache]")
 @click.option("--follow", is_flag=True, default=None, help="Train while the cache is written.")
 @click.option(
     "--follow-timeout",

@@ -25,8 +25,8 @@ __all__ = ["command"]
 def command(recipe: Recipe, as_json: bool) -> None:
     """Prove that a cache is as it was written: read every file and compare it with its seal.
 
-    CACHE is its folder; left out, it is the recipe's. Names each damaged, missing, swapped or
-    extra file with what to do about it, and exits with 1 if there is one. A cache that is not
+    CACHE is its folder or URL; left out, it is the recipe's. Names each damaged, missing, swapped
+    or extra file with what to do about it, and exits with 1 if there is one. A cache that is not
     finished yet is not damaged.
     """
     found = _verify(recipe.cache_path)
@@ -42,7 +42,7 @@ def command(recipe: Recipe, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _verify(path: Path) -> Verification:
+def _verify(path: str | Path) -> Verification:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 

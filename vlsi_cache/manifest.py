@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,8 +15,10 @@ __all__ = [
     "MAX_POOL",
     "OUTPUT_TAP",
     "CacheManifest",
+    "CachePart",
     "DatasetIdentity",
     "Sampling",
+    "ShardOrigin",
     "TeacherIdentity",
     "TokenizerIdentity",
     "differences",
@@ -39,6 +42,7 @@ _Count = Annotated[int, Field(ge=0, le=10**12)]
 _Positive = Annotated[int, Field(ge=1, le=10**9)]
 _MAX_SHARDS: Final = 10**6
 _MAX_TAPS: Final = 10**4
+_MAX_PARTS: Final = 1000
 _Block = Annotated[int, Field(ge=-1, le=10**6)]
 
 
@@ -92,6 +96,36 @@ class Sampling(_Part):
     """Seed of the draws."""
 
 
+class CachePart(_Part):
+    """One of the caches that a merged one holds, with its shards as they are."""
+
+    manifest_sha256: _Sha256
+    """SHA-256 of the part's own `manifest.json`, which its shards name; `parts/` keeps a copy."""
+    dataset: DatasetIdentity
+    """Its conversations."""
+    samples_per_shard: _Positive
+    """Samples of each of its shards but the last."""
+    batch_size: _Positive
+    """Samples per forward pass of the teacher."""
+
+    @property
+    def num_shards(self) -> int:
+        """Number of its shards."""
+        return _num_shards(self.dataset.num_samples, self.samples_per_shard)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOrigin:
+    """Where a shard comes from: its number in the cache that it was written for."""
+
+    part_index: int | None
+    """Part of a merged cache; None in a cache that is not merged."""
+    shard_index: int
+    """Its number there."""
+    samples: range
+    """Indices of its samples in the whole cache."""
+
+
 class CacheManifest(_Part):
     """Identity and layout of a cache; written once, before the first shard."""
 
@@ -119,6 +153,10 @@ class CacheManifest(_Part):
     """Samples per forward pass of the teacher: padding may change the last bits of a result."""
     dtype: str
     """The teacher's parameter type, such as `bfloat16`."""
+    parts: tuple[CachePart, ...] = Field(
+        default=(), max_length=_MAX_PARTS, strict=False, exclude_if=lambda parts: not parts
+    )
+    """Of a merged cache: the caches that it holds, one after the other; else left out."""
 
     @model_validator(mode="after")
     def _check_contradictions(self) -> Self:
@@ -129,16 +167,27 @@ class CacheManifest(_Part):
             raise ValueError("sampling.k + sampling.m is 0 or exceeds tokenizer.vocab_size")
         if len(self.taps) * self.sampling.m > MAX_POOL:
             raise ValueError(f"more than {MAX_POOL:,} draws per token at all taps together")
+        if self.parts:
+            self._check_parts()
         if self.num_shards > _MAX_SHARDS:
             raise ValueError(
                 f"{self.num_shards:,} shards, at most {_MAX_SHARDS:,}: raise samples_per_shard"
             )
         return self
 
+    def _check_parts(self) -> None:
+        if sum(part.dataset.num_samples for part in self.parts) != self.dataset.num_samples:
+            raise ValueError("dataset.num_samples is not the sum of the parts'")
+        for name in ("samples_per_shard", "batch_size"):
+            if getattr(self, name) != max(getattr(part, name) for part in self.parts):
+                raise ValueError(f"{name} is not the largest of the parts'")
+
     @property
     def num_shards(self) -> int:
         """Number of shards of the complete cache."""
-        return -(-self.dataset.num_samples // self.samples_per_shard)
+        if self.parts:
+            return sum(part.num_shards for part in self.parts)
+        return _num_shards(self.dataset.num_samples, self.samples_per_shard)
 
     def shard_of(self, sample_index: int) -> int:
         """Shard that holds a sample.
@@ -148,6 +197,12 @@ class CacheManifest(_Part):
         """
         if not 0 <= sample_index < self.dataset.num_samples:
             raise IndexError(f"sample {sample_index} of {self.dataset.num_samples}")
+        first_shard = 0
+        for part in self.parts:
+            if sample_index < part.dataset.num_samples:
+                return first_shard + sample_index // part.samples_per_shard
+            first_shard += part.num_shards
+            sample_index -= part.dataset.num_samples
         return sample_index // self.samples_per_shard
 
     def shard_range(self, shard_index: int) -> range:
@@ -156,10 +211,26 @@ class CacheManifest(_Part):
         Raises:
             IndexError: there is no such shard.
         """
+        return self.shard_origin(shard_index).samples
+
+    def shard_origin(self, shard_index: int) -> ShardOrigin:
+        """Where a shard comes from.
+
+        Raises:
+            IndexError: there is no such shard.
+        """
         if not 0 <= shard_index < self.num_shards:
             raise IndexError(f"shard {shard_index} of {self.num_shards}")
-        first = shard_index * self.samples_per_shard
-        return range(first, min(first + self.samples_per_shard, self.dataset.num_samples))
+        first_sample = 0
+        for part_index, part in enumerate(self.parts):
+            if shard_index < part.num_shards:
+                own = _shard_samples(shard_index, part.samples_per_shard, part.dataset.num_samples)
+                samples = range(first_sample + own.start, first_sample + own.stop)
+                return ShardOrigin(part_index, shard_index, samples)
+            shard_index -= part.num_shards
+            first_sample += part.dataset.num_samples
+        samples = _shard_samples(shard_index, self.samples_per_shard, self.dataset.num_samples)
+        return ShardOrigin(None, shard_index, samples)
 
     def differences_from(self, wanted: CacheManifest) -> list[str]:
         """Every difference that makes this cache another than the wanted one.
@@ -170,13 +241,25 @@ class CacheManifest(_Part):
         Returns:
             One clause per difference, with its path; empty if a run may go on with this cache.
         """
-        return [
-            f"{clause} ({_MEANINGS[path]})"
-            if (path := clause.split(" is ")[0]) in _MEANINGS
-            else clause
-            for clause in differences(_content(self), _content(wanted))
-        ]
+        return _explained(differences(_content(self), _content(wanted)))
 
+    def differences_of_kind(self, first: CacheManifest) -> list[str]:
+        """Every difference for which this cache and the first cannot be parts of one.
+
+        Samples and their cutting into shards and batches may differ.
+
+        Returns:
+            One clause per difference, with its path.
+        """
+        own, others = (
+            {name: value for name, value in _content(manifest).items() if name not in _OF_PART}
+            for manifest in (self, first)
+        )
+        return _explained(differences(own, others, other="the first cache's"))
+
+
+_OF_PART: Final = frozenset({"batch_size", "dataset", "parts", "samples_per_shard"})
+"""What each part of a merged cache has of its own."""
 
 _MEANINGS: Final = {
     "batch_size": "padding may change a result's last bits",
@@ -185,6 +268,7 @@ _MEANINGS: Final = {
     "dataset.num_samples": "the data is longer or shorter; see data.limit",
     "dtype": "the teacher runs in another precision",
     "sampling.seed": "the tail is drawn otherwise",
+    "parts": "one of the two is merged of others",
     "samples_per_shard": "the shards are cut otherwise",
     "taps": "the teacher is read at other layers",
     "teacher.model_type": "the teacher is of another architecture",
@@ -196,12 +280,33 @@ _MEANINGS: Final = {
 """What a difference comes from, where its path does not say it."""
 
 
-def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def _num_shards(num_samples: int, samples_per_shard: int) -> int:
+    return -(-num_samples // samples_per_shard)
+
+
+def _shard_samples(shard_index: int, samples_per_shard: int, num_samples: int) -> range:
+    first = shard_index * samples_per_shard
+    return range(first, min(first + samples_per_shard, num_samples))
+
+
+def _explained(clauses: Sequence[str]) -> list[str]:
+    return [
+        f"{clause} ({_MEANINGS[path]})"
+        if (path := clause.split(" is ")[0]) in _MEANINGS
+        else clause
+        for clause in clauses
+    ]
+
+
+def differences(
+    recorded: Mapping[str, Any], asked: Mapping[str, Any], *, other: str = "asked for"
+) -> list[str]:
     """Every value in which two trees of JSON values differ.
 
     Args:
         recorded: what a folder says it was made with.
         asked: what it is wanted for.
+        other: how the second is called.
 
     Returns:
         One clause per difference, in the order of their dotted paths, such as
@@ -209,7 +314,7 @@ def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[s
     """
     left, right = dict(_leaves(recorded)), dict(_leaves(asked))
     return [
-        f"{path} is {_shown(left, path)}, asked for {_shown(right, path)}"
+        f"{path} is {_shown(left, path)}, {other} {_shown(right, path)}"
         for path in sorted(left.keys() | right.keys())
         # compared as JSON, in which True is not 1 and NaN is NaN
         if _as_json(left, path) != _as_json(right, path)
@@ -224,6 +329,7 @@ def _content(manifest: CacheManifest) -> dict[str, Any]:
             "teacher": {"name"},
             "tokenizer": {"name"},
             "dataset": {"source"},
+            "parts": {"__all__": {"dataset": {"source"}}},
         },
     )
 
@@ -245,8 +351,13 @@ def _shown(leaves: Mapping[str, Any], path: str) -> str:
     if path not in leaves:
         return "absent"
     text = json.dumps(leaves[path], ensure_ascii=False, sort_keys=True)
+    if len(text) > _SHOWN_CHARACTERS:
+        text = f"{text[:_SHOWN_CHARACTERS]}…"
     # enough of a fingerprint to tell two apart
     return f"{leaves[path][:12]}…" if _is_hash(leaves[path]) else text
+
+
+_SHOWN_CHARACTERS: Final = 200
 
 
 def _is_hash(value: object) -> bool:

@@ -16,6 +16,12 @@ PROMISED: dict[str, set[str]] = {
     "cache_size": set(),
     "dump_overhead": {"overhead_ratio", "decode_over_consumption"},
     "loader": {"data_wait_fraction", "decode_over_consumption"},
+    "cache_scale": {
+        "open_seconds",
+        "open_peak_bytes",
+        "peak_over_index_bytes",
+        "most_over_least_seconds_per_token",
+    },
     "objective": {
         "time_over_autograd",
         "memory_over_autograd",
@@ -53,6 +59,10 @@ def test_a_quick_run_gives_every_figure(name: str) -> None:
         assert result["gradient_difference"] < 1e-4
         for rival in result["rivals"]:
             assert rival.keys() == {"name", "time_over_ours", "memory_over_ours"}
+    if name == "cache_scale":
+        counts = [row["num_tokens"] for row in result["rows"]]
+        assert counts == sorted(set(counts))
+        assert all(row["seconds_per_million_tokens"] > 0 for row in result["rows"])
 
 
 def _assert_sound_rows(rows: list[dict[str, Any]]) -> None:

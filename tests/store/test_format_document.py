@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from support.caches import make_cache, make_manifest
+from support.caches import make_cache, make_manifest, write_part
 from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.store import merge_caches, open_cache
 from vlsi_cache.store.layout import shard_layout
 from vlsi_cache.store.seals import CacheIndex
 from vlsi_cache.store.shard import ShardHeader
@@ -63,3 +64,16 @@ def test_the_document_names_every_field(model: type[BaseModel]) -> None:
     fields = [name for part in (schema, *schema["$defs"].values()) for name in part["properties"]]
     words = set(re.findall(r"\w+", DOCUMENT))
     assert [name for name in fields if name not in words] == []
+
+
+def test_the_documents_reader_finds_a_sample_of_a_merged_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, numbers in (("one", [0, 1]), ("two", [2, 3, 4])):
+        write_part(tmp_path / name, numbers, 2)
+    merge_caches(tmp_path / "CACHE", [tmp_path / "one", tmp_path / "two"])
+    monkeypatch.chdir(tmp_path)
+    read, record = run_example(), open_cache(tmp_path / "CACHE")[3]
+    assert (read["shard"], read["row"]) == (1, 1)
+    assert (read["name"], read["key"]) == (record.sample_id, record.key)
+    np.testing.assert_array_equal(read["token_ids"], record.distribution.token_ids)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,10 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import Cache, SampleRecord, create_cache, open_cache
 
-__all__ = ["make_cache", "make_manifest", "make_record"]
+__all__ = ["FAILED", "make_cache", "make_manifest", "make_record", "write_part"]
+
+FAILED = 6
+"""Number of the sample that ``write_part`` records as one that could not be read."""
 
 
 def sha256(text: str) -> str:
@@ -104,3 +109,33 @@ def make_cache(
     for shard in range(manifest.num_shards) if shards is None else shards:
         writer.write_shard(shard, [make_record(manifest, i) for i in manifest.shard_range(shard)])
     return open_cache(path)
+
+
+def write_part(
+    path: Path, numbers: Sequence[int], samples_per_shard: int = 2, **changes: Any
+) -> Path:
+    """A cache of these samples of a larger dataset, under the fingerprint that is theirs."""
+    manifest = make_manifest(num_samples=len(numbers), samples_per_shard=samples_per_shard)
+    records = [_record_of(manifest, number) for number in numbers]
+    keys = b"".join(bytes.fromhex(record.key) for record in records)
+    dataset = {
+        "source": path.name,
+        "fingerprint": hashlib.sha256(keys).hexdigest(),
+        "num_samples": len(numbers),
+    }
+    fields = {**manifest.model_dump(), "dataset": dataset, **changes}
+    writer = create_cache(path, CacheManifest.model_validate(fields))
+    with tempfile.TemporaryDirectory() as processor:
+        Path(processor, "tokenizer.json").write_text('{"vocabulary": []}')
+        writer.keep_processor(Path(processor))
+    for shard in writer.missing_shards():
+        samples = manifest.shard_range(shard)
+        writer.write_shard(shard, records[samples.start : samples.stop])
+    return path
+
+
+def _record_of(manifest: CacheManifest, number: int) -> SampleRecord:
+    if number != FAILED:
+        return make_record(manifest, number)
+    empty = make_record(manifest, number, num_tokens=0)
+    return dataclasses.replace(empty, failure="image is broken")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 __all__ = [
     "CacheSection",
@@ -29,6 +29,11 @@ def _at_home(name: str) -> str:
     return str(Path(name).expanduser()) if name.startswith("~") else name
 
 
+def _path_unless_url(value: object) -> object:
+    is_path = isinstance(value, str) and "://" not in value
+    return Path(str(value)).expanduser() if is_path else value
+
+
 StageName = Literal["verbalization", "interaction", "finetuning"]
 
 Comparison = Literal["forward", "reverse", "js", "skewed", "l2", "ce", "none"]
@@ -38,6 +43,8 @@ Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 """A path; ``~`` is the user's home."""
+CacheAddress = Annotated[Path | str, BeforeValidator(_path_unless_url)]
+"""A path, or the URL of an object store, which no path may mangle."""
 UserName = Annotated[str, AfterValidator(_at_home)]
 """A folder or a hub name; ``~`` is the user's home."""
 Contradiction = tuple[str, str]
@@ -169,8 +176,8 @@ class DataSection(Section):
 class CacheSection(Section):
     """The teacher's record."""
 
-    path: UserPath | None = None
-    """Folder of the cache; `<output>/cache` by default."""
+    path: CacheAddress | None = None
+    """Folder of the cache, or a URL such as `s3://bucket/prefix`; `<output>/cache` by default."""
     k: NonNegative = 0
     """Most likely tokens kept per response token and tap. 0 leaves draws alone, which tell more
     per byte; the tails `bucket` and `renormalize` need some."""
@@ -309,8 +316,8 @@ class Recipe(Section):
     """Seed of initialisation, data order, tail draws and matching."""
 
     @property
-    def cache_path(self) -> Path:
-        """Folder of the cache."""
+    def cache_path(self) -> str | Path:
+        """Folder or URL of the cache."""
         return self.cache.path if self.cache.path is not None else self.output / "cache"
 
     @property

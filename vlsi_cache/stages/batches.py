@@ -59,11 +59,11 @@ class CachedBatches:
 
     Args:
         encoder: the student's.
-        cache_path: folder of the cache.
+        cache_path: folder or URL of the cache.
         tail: what stands for the tokens that are not among the k most likely.
     """
 
-    def __init__(self, encoder: BatchEncoder, cache_path: Path, tail: Tail) -> None:
+    def __init__(self, encoder: BatchEncoder, cache_path: str | Path, tail: Tail) -> None:
         self.tokens = TokenBatches(encoder)
         self.cache_path = cache_path
         self.tail: Tail = tail

@@ -26,6 +26,7 @@ from vlsi_cache.stages.failures import (
     failed_record,
     reason_of,
 )
+from vlsi_cache.stages.partition import Partition
 from vlsi_cache.stages.processes import share_of
 from vlsi_cache.stages.workers import workers_faults
 from vlsi_cache.store import CacheWriter, SampleRecord
@@ -146,8 +147,9 @@ def fill_cache(
     workers: int,
     on_progress: Callable[[DumpProgress], None],
     failures: Failures | None = None,
+    partition: Partition | None = None,
 ) -> None:
-    """Write every shard that is not there yet.
+    """Write every shard that is not there yet, or a partition's share of them.
 
     Batches never span shards, so a shard's bytes do not depend on which shards this run writes.
 
@@ -161,11 +163,12 @@ def fill_cache(
         on_progress: called after each batch.
         failures: skip samples that cannot be read, and count them there; None to stop at the
             first.
+        partition: whose share this process, and those launched with it, write; None for all.
 
     Raises:
         DataError, StageError: a sample cannot be read, or too many in a row.
     """
-    missing = share_of(writer.missing_shards())
+    missing = share_of((partition or Partition()).select(writer.missing_shards()))
     manifest = writer.manifest
     total = sum(len(manifest.shard_range(shard)) for shard in missing)
     done, num_tokens = 0, 0

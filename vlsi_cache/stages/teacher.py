@@ -25,6 +25,7 @@ from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
 from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.stages.dump import DumpProgress, TeacherPass, fill_cache
 from vlsi_cache.stages.failures import Failures
+from vlsi_cache.stages.partition import Partition
 from vlsi_cache.stages.precision import frozen_dtype, uses_autocast
 from vlsi_cache.stages.processes import on_main_process, resolve_device, wait_for_everyone
 from vlsi_cache.stages.verbalize import obtain_verbalizers
@@ -36,7 +37,11 @@ __all__ = ["dump_teacher"]
 logger = logging.getLogger(__name__)
 
 
-def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) -> Path:
+def dump_teacher(
+    recipe: Recipe,
+    on_progress: Callable[[DumpProgress], None],
+    partition: Partition | None = None,
+) -> str | Path:
     """Write the teacher's record of the recipe's data; resumes at shard granularity.
 
     Under ``accelerate launch`` the processes share the missing shards among them.
@@ -44,9 +49,10 @@ def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) ->
     Args:
         recipe: ``teacher``, ``data`` and ``cache`` are read.
         on_progress: called after each batch.
+        partition: this job's share of the shards, where other jobs write the others.
 
     Returns:
-        Folder of the complete cache.
+        Folder or URL of the cache; without a partition it is complete.
 
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
@@ -79,6 +85,7 @@ def dump_teacher(recipe: Recipe, on_progress: Callable[[DumpProgress], None]) ->
         workers=cache.workers,
         on_progress=on_progress,
         failures=Failures(cache.max_failures_in_a_row) if cache.on_error == "skip" else None,
+        partition=partition,
     )
     wait_for_everyone()
     return recipe.cache_path

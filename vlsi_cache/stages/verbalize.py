@@ -18,6 +18,7 @@ from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.stages.ledger import StageFolder
 from vlsi_cache.stages.processes import on_main_process
 from vlsi_cache.stages.training import StageModule, discard_checkpoints, run_training
+from vlsi_cache.stages.turns import one_job_at_a_time
 from vlsi_cache.verbalizer import (
     VerbalizerBank,
     build_verbalizers,
@@ -99,6 +100,8 @@ def obtain_verbalizers(
 ) -> VerbalizerBank:
     """Trained verbalizers of a backbone: the named ones, the finished ones, or newly trained.
 
+    Of several jobs that find none, one trains and the others wait.
+
     Args:
         backbone: frozen.
         section: the recipe's ``teacher`` or ``student``.
@@ -116,30 +119,35 @@ def obtain_verbalizers(
     if section.verbalizers is not None:
         return load_verbalizers(section.verbalizers, decoder, fingerprint=backbone.fingerprint)
     taps = resolve_taps(section.taps, decoder.num_blocks, where=backbone.name)
-    stage = StageFolder(folder, _settings(backbone, section, taps, dataset, data, seed))
-    if not stage.begin(folder / "verbalizers.json"):
-        return load_verbalizers(folder, decoder, fingerprint=backbone.fingerprint)
-    bank = build_verbalizers(decoder, taps, section.verbalizer, seed=seed)
-    run_training(
-        "verbalization",
-        Verbalization(decoder, bank, backbone.vocab_size, section.verbalization.target),
-        EncodedDataset(dataset),
-        TokenBatches(backbone.encoder(data)),
-        section.verbalization,
-        folder,
-        device=backbone.device,
-        autocast=autocast,
-        seed=seed,
-    )
-    bank.eval().requires_grad_(False)
-    on_main_process(
-        lambda: save_verbalizers(
-            bank, folder, decoder=decoder, backbone=backbone.name, fingerprint=backbone.fingerprint
+    with one_job_at_a_time(folder):
+        stage = StageFolder(folder, _settings(backbone, section, taps, dataset, data, seed))
+        if not stage.begin(folder / "verbalizers.json"):
+            return load_verbalizers(folder, decoder, fingerprint=backbone.fingerprint)
+        bank = build_verbalizers(decoder, taps, section.verbalizer, seed=seed)
+        run_training(
+            "verbalization",
+            Verbalization(decoder, bank, backbone.vocab_size, section.verbalization.target),
+            EncodedDataset(dataset),
+            TokenBatches(backbone.encoder(data)),
+            section.verbalization,
+            folder,
+            device=backbone.device,
+            autocast=autocast,
+            seed=seed,
         )
-    )
-    stage.finish()
-    on_main_process(lambda: discard_checkpoints(folder))
-    return bank
+        bank.eval().requires_grad_(False)
+        on_main_process(
+            lambda: save_verbalizers(
+                bank,
+                folder,
+                decoder=decoder,
+                backbone=backbone.name,
+                fingerprint=backbone.fingerprint,
+            )
+        )
+        stage.finish()
+        on_main_process(lambda: discard_checkpoints(folder))
+        return bank
 
 
 def _settings(

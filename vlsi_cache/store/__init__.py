@@ -1,6 +1,7 @@
 """The cache on disk: a folder of Zarr v3 groups that any number of runs may fill, and read."""
 
 from vlsi_cache.store.layout import CHUNK_TOKENS, token_bytes
+from vlsi_cache.store.merge import merge_caches
 from vlsi_cache.store.reader import DECODED_BYTES, Cache, ShardOutline, open_cache
 from vlsi_cache.store.records import SampleRecord, ShardRecord
 from vlsi_cache.store.statistics import CacheSummary, TapSummary, summarize_cache
@@ -20,6 +21,7 @@ __all__ = [
     "TapSummary",
     "Verification",
     "create_cache",
+    "merge_caches",
     "open_cache",
     "summarize_cache",
     "token_bytes",

@@ -80,10 +80,10 @@ def judge_shard(
     """
     key, seal = shard_key(shard_index), seal_key(shard_index)
     again = (
-        f"Delete {key}, {seal} and {INDEX_FILE}, as far as they are there, and run dump-teacher "
-        "again with the same settings; it writes only what is missing"
+        f"Delete {key}, {seal} and {INDEX_FILE}, as far as they are there, and run "
+        f"{folder.command}; it writes only what is missing"
     )
-    remade = f"Delete {seal} if it is there, and run dump-teacher again; it is made anew"
+    remade = f"Delete {seal} if it is there, and run {folder.command}; it is made anew"
     if not finding.is_published:
         if finding.is_sealed or wanted:
             yield (key,), "is missing", again

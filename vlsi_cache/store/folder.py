@@ -13,6 +13,7 @@ from vlsi_cache.store.layout import (
     MANIFEST_FILE,
     PROCESSOR_SEAL_FILE,
     SHARDS_FOLDER,
+    part_key,
     seal_key,
     shard_key,
 )
@@ -51,7 +52,23 @@ class CacheFolder:
     manifest: CacheManifest
     """What it is."""
     digest: str
-    """SHA-256 of the manifest's file; every shard names it."""
+    """SHA-256 of the manifest's file; every shard names it, but those of a merged cache."""
+    part_digests: tuple[str, ...] = ()
+    """Of a merged cache: SHA-256 of each part's manifest, which its shards name."""
+
+    def origin(self, shard_index: int) -> tuple[str, int]:
+        """Digest and number that a shard must name: of the cache that it was written for."""
+        origin = self.manifest.shard_origin(shard_index)
+        if origin.part_index is None:
+            return self.digest, shard_index
+        return self.part_digests[origin.part_index], origin.shard_index
+
+    @property
+    def command(self) -> str:
+        """What makes up for a missing file, after `run`."""
+        if self.manifest.parts:
+            return "merge again with the same caches"
+        return "dump-teacher again with the same settings"
 
 
 def open_folder(place: Place) -> CacheFolder:
@@ -79,7 +96,8 @@ def open_folder(place: Place) -> CacheFolder:
     manifest = parse_document(
         content, CacheManifest, what="manifest", where=where, mend=_MEND_MANIFEST
     )
-    return CacheFolder(place, manifest, sha256_hex(content))
+    part_digests = tuple(part.manifest_sha256 for part in manifest.parts)
+    return CacheFolder(place, manifest, sha256_hex(content), part_digests)
 
 
 def read_index(folder: CacheFolder) -> CacheIndex | None:
@@ -163,6 +181,7 @@ def measure_bytes(folder: CacheFolder) -> int:
     """
     sizes = folder.place.list_files()
     keys = [MANIFEST_FILE, INDEX_FILE]
+    keys += [part_key(index) for index in range(len(folder.manifest.parts))]
     for index in range(folder.manifest.num_shards):
         keys += [shard_key(index), seal_key(index)]
     return sum(sizes.get(key, 0) for key in keys)

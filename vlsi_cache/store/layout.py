@@ -17,10 +17,12 @@ __all__ = [
     "LOG_PROB_FLOOR",
     "MANIFEST_FILE",
     "MAX_CHUNK_DRAWS",
+    "PARTS_FOLDER",
     "PROCESSOR_FOLDER",
     "PROCESSOR_SEAL_FILE",
     "SHARDS_FOLDER",
     "ArrayLayout",
+    "part_key",
     "seal_key",
     "shard_key",
     "shard_layout",
@@ -30,6 +32,7 @@ __all__ = [
 
 INDEX_FILE: Final = "index.json"
 MANIFEST_FILE: Final = "manifest.json"
+PARTS_FOLDER: Final = "parts"
 PROCESSOR_FOLDER: Final = "processor"
 PROCESSOR_SEAL_FILE: Final = "processor.json"
 SHARDS_FOLDER: Final = "shards"
@@ -130,6 +133,11 @@ def shard_key(shard_index: int) -> str:
 def seal_key(shard_index: int) -> str:
     """File of a shard's seal."""
     return f"{SHARDS_FOLDER}/{shard_index:05d}.json"
+
+
+def part_key(part_index: int) -> str:
+    """Copy of the manifest of a merged cache's part."""
+    return f"{PARTS_FOLDER}/{part_index:05d}.json"
 
 
 def _num_bytes(array: ArrayLayout) -> int:

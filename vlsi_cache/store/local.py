@@ -20,6 +20,10 @@ from vlsi_cache.store.place import Place
 __all__ = ["LocalPlace"]
 
 _SUFFIX: Final = ".partial"
+_NOT_SHARED: Final = frozenset(
+    {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
+)
+"""Two disks, a file system without links, or one more link than it knows."""
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -34,6 +38,11 @@ class LocalPlace(Place):
     def locate(self, key: str = "") -> str:
         """The path."""
         return str(self.path / key)
+
+    def prove_usable(self) -> None:
+        """There may be a folder, or nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise CacheError("is a file, not a folder", where=self.path, mend="Choose another path")
 
     def list_files(self, folder: str = "") -> dict[str, int]:
         """Every file below, by walking."""
@@ -88,6 +97,23 @@ class LocalPlace(Place):
             _sync(target.parent)
         except OSError as error:
             raise self._unpublished(target, len(content), error) from error
+        return True
+
+    def adopt(self, key: str, source: Place, source_key: str) -> bool:
+        """One more link to the file, if it is on the same file system."""
+        if not isinstance(source, LocalPlace):
+            return False
+        target = self.path / key
+        try:
+            self._make_folder(target.parent)
+            os.link(source.path / source_key, target)
+            _sync(target.parent)
+        except FileExistsError:
+            return True
+        except OSError as error:
+            if error.errno in _NOT_SHARED:
+                return False
+            raise self._unpublished(target, 0, error) from error
         return True
 
     def clear_leftovers(self) -> None:

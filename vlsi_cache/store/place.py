@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Final
 
 from vlsi_cache.errors import CacheError
 
-__all__ = ["Place", "open_place"]
+__all__ = ["Place", "open_place", "url_scheme"]
+
+_SCHEMES: Final = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure")
 
 
 class Place(ABC):
@@ -21,6 +24,14 @@ class Place(ABC):
     @abstractmethod
     def locate(self, key: str = "") -> str:
         """The address of a file, or of the place itself, for people."""
+
+    @abstractmethod
+    def prove_usable(self) -> None:
+        """Refuse a place in which no cache can be begun.
+
+        Raises:
+            CacheError: something else is in its way, or it cannot be reached.
+        """
 
     @abstractmethod
     def list_files(self, folder: str = "") -> dict[str, int]:
@@ -49,6 +60,19 @@ class Place(ABC):
             CacheError: there is no room, or no permission.
         """
 
+    def adopt(self, key: str, source: Place, source_key: str) -> bool:
+        """Let a file of another place appear here too, without copying its bytes, unless there is
+        one.
+
+        Returns:
+            Whether the file is here now; if not, the two places share no storage, and its bytes
+            must be copied.
+
+        Raises:
+            CacheError: there is no such file, or no permission.
+        """
+        return False
+
     @abstractmethod
     def clear_leftovers(self) -> None:
         """Delete what killed writers left unpublished; those at work are left alone."""
@@ -71,8 +95,30 @@ class Place(ABC):
         return content
 
 
-def open_place(path: str | Path) -> Place:
-    """The place at a path."""
-    from vlsi_cache.store.local import LocalPlace
+def open_place(address: str | Path) -> Place:
+    """The place at a path, or at the URL of an object store.
 
-    return LocalPlace(Path(path))
+    Raises:
+        CacheError: nothing of the URL's kind is known.
+    """
+    scheme = url_scheme(address)
+    if scheme is None:
+        from vlsi_cache.store.local import LocalPlace
+
+        return LocalPlace(Path(address))
+    if scheme not in _SCHEMES:
+        raise CacheError(
+            "no cache can be kept there",
+            where=address,
+            expected=f"a path, or a URL with {', '.join(_SCHEMES)}",
+            found=scheme,
+        )
+    from vlsi_cache.store.objects import ObjectPlace
+
+    return ObjectPlace(str(address))
+
+
+def url_scheme(address: str | Path) -> str | None:
+    """What stands before ``://``, or None for a path."""
+    scheme, found, _ = str(address).partition("://")
+    return scheme if found else None

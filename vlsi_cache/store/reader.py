@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,8 +23,9 @@ from vlsi_cache.store.folder import (
 )
 from vlsi_cache.store.layout import CHUNK_TOKENS, shard_key, token_arrays
 from vlsi_cache.store.lru import RecentlyUsed
-from vlsi_cache.store.place import open_place
+from vlsi_cache.store.place import open_place, url_scheme
 from vlsi_cache.store.records import SampleRecord, ShardRecord
+from vlsi_cache.store.sealing import fetch_processor
 from vlsi_cache.store.seals import CacheIndex
 from vlsi_cache.store.shard import OpenShard, read_header
 from vlsi_cache.store.statistics import CacheSummary, summarize_cache
@@ -49,7 +52,7 @@ def open_cache(path: str | Path) -> Cache:
         CacheError: there is no cache, its manifest or index is damaged, or its version is unknown.
     """
     folder = open_folder(open_place(path))
-    return Cache(Path(path), folder, read_index(folder))
+    return Cache(path if url_scheme(path) else Path(path), folder, read_index(folder))
 
 
 class ShardOutline(NamedTuple):
@@ -72,11 +75,11 @@ class Cache:
     published can be read, and is seen without opening it again.
 
     Attributes:
-        path: the cache's folder.
+        path: the cache's folder, or its URL in an object store.
         manifest: what it was made from.
     """
 
-    def __init__(self, path: Path, folder: CacheFolder, index: CacheIndex | None) -> None:
+    def __init__(self, path: str | Path, folder: CacheFolder, index: CacheIndex | None) -> None:
         self.path = path
         self.manifest = folder.manifest
         self._folder = folder
@@ -104,7 +107,9 @@ class Cache:
         """
         sample_index = self._index_of(key) if isinstance(key, str) else key
         shard_index = self.manifest.shard_of(sample_index)
-        return self._sample(shard_index, sample_index % self.manifest.samples_per_shard)
+        return self._sample(
+            shard_index, sample_index - self.manifest.shard_range(shard_index).start
+        )
 
     def __contains__(self, key: object) -> bool:
         """Whether a published shard holds the sample of this index, key or name."""
@@ -213,6 +218,17 @@ class Cache:
         Damage is told, not raised.
         """
         return verify_cache(self.path)
+
+    @contextlib.contextmanager
+    def processor_folder(self) -> Iterator[Path]:
+        """The copy of the teacher's processor as a folder of this machine, for a while.
+
+        Raises:
+            CacheError: none is kept, or a file of it is damaged.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            fetch_processor(self._folder.place, Path(folder))
+            yield Path(folder)
 
     def size_bytes(self) -> int:
         """Bytes on disk: manifest and published shards, without the processor's copy."""

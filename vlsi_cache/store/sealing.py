@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store.documents import render_document
 from vlsi_cache.store.folder import (
     CacheFolder,
-    find_missing_shards,
     read_processor_seal,
     read_seal,
 )
@@ -26,7 +27,10 @@ from vlsi_cache.store.place import Place
 from vlsi_cache.store.seals import CacheIndex, FileSeal, ProcessorSeal, ShardSeal, sha256_hex
 from vlsi_cache.store.shard import OpenShard, read_header
 
-__all__ = ["publish_index", "seal_processor", "seal_shard", "seal_unsealed"]
+__all__ = ["fetch_processor", "publish_index", "seal_processor", "seal_shard", "seal_unsealed"]
+
+_THREADS: Final = 8
+"""Seals are small: reading them is waiting, if they are not on this machine."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,17 +81,30 @@ def seal_unsealed(folder: CacheFolder) -> None:
             seal_shard(folder, index)
 
 
-def publish_index(folder: CacheFolder) -> None:
-    """Publish the index if every shard is sealed and there is none."""
+def publish_index(folder: CacheFolder) -> set[int]:
+    """Publish the index if every shard is sealed and there is none.
+
+    Whoever seals a shard calls it after: so the last to seal, whoever it is, finds all sealed.
+
+    Returns:
+        Indices of the shards that are not sealed yet.
+    """
     place, num_shards = folder.place, folder.manifest.num_shards
-    if place.size(INDEX_FILE) is not None or find_missing_shards(folder):
-        return
-    seals = []
-    for shard_index in range(num_shards):
-        seal = read_seal(place, shard_index)
-        if seal is None:
-            return  # its writer is at it, and will come here after
-        seals.append(seal)
+    if place.size(INDEX_FILE) is not None:
+        return set()
+    present = place.list_files(SHARDS_FOLDER)
+    unsealed = {
+        index
+        for index in range(num_shards)
+        if shard_key(index) not in present or seal_key(index) not in present
+    }
+    if unsealed:
+        return unsealed
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda index: read_seal(place, index), range(num_shards)))
+    seals = [seal for seal in found if seal is not None]
+    if len(seals) < num_shards:  # one was deleted meanwhile
+        return {index for index, seal in enumerate(found) if seal is None}
     index = CacheIndex(
         manifest_sha256=folder.digest,
         processor=read_processor_seal(place),
@@ -95,6 +112,7 @@ def publish_index(folder: CacheFolder) -> None:
     )
     place.publish(INDEX_FILE, render_document(index))
     place.clear_leftovers()
+    return set()
 
 
 def seal_processor(place: Place, source: Path) -> None:
@@ -116,3 +134,30 @@ def seal_processor(place: Place, source: Path) -> None:
         if digest != sha256_hex(content):
             logger.warning("%s was there already, and differs from this teacher's", key)
     place.publish(PROCESSOR_SEAL_FILE, render_document(ProcessorSeal(files=files)))
+
+
+def fetch_processor(place: Place, target: Path) -> None:
+    """Copy a processor's files into a folder of this machine.
+
+    Raises:
+        CacheError: none is kept, or a file differs from its seal.
+    """
+    seal = read_processor_seal(place)
+    if seal is None:
+        raise CacheError(
+            "cache keeps no processor",
+            where=place.locate(PROCESSOR_SEAL_FILE),
+            mend="Run dump-teacher again with the same settings; it is added",
+        )
+    for name, wanted in seal.files.items():
+        key = f"{PROCESSOR_FOLDER}/{name}"
+        content = place.read(key, limit=wanted.num_bytes)
+        if sha256_hex(content) != wanted.sha256:
+            raise CacheError(
+                "file differs from its seal",
+                where=place.locate(key),
+                mend="Run vlsi-cache verify: it tells what to do",
+            )
+        file = target / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)

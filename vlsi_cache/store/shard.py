@@ -73,9 +73,10 @@ class ShardHeader(BaseModel):
 def pack_shard(folder: CacheFolder, shard_index: int, record: ShardRecord) -> bytes:
     """A shard's file, as it is to be published."""
     arrays = encode_shard(record)
+    digest, own_index = folder.origin(shard_index)
     header = ShardHeader(
-        cache=folder.digest,
-        shard_index=shard_index,
+        cache=digest,
+        shard_index=own_index,
         num_samples=len(record),
         num_tokens=record.num_tokens,
         failures=tuple(
@@ -147,9 +148,10 @@ def prove_in_place(header: ShardHeader, folder: CacheFolder, shard_index: int) -
     Raises:
         ValueError: it is one.
     """
-    if header.cache != folder.digest:
+    digest, own_index = folder.origin(shard_index)
+    if header.cache != digest:
         raise ValueError("it belongs to another cache, or the manifest was changed")
-    if header.shard_index != shard_index:
+    if header.shard_index != own_index:
         raise ValueError(f"it holds shard {header.shard_index}")
     expected = len(folder.manifest.shard_range(shard_index))
     if header.num_samples != expected:
@@ -273,7 +275,7 @@ def _open_archive(folder: CacheFolder, shard_index: int) -> Archive:
         raise CacheError(
             f"shard {shard_index} is not written yet, or lost",
             where=folder.place.locate(key),
-            mend="Run dump-teacher again with the same settings; it writes only what is missing",
+            mend=f"Run {folder.command}; it writes only what is missing",
         )
     with _faults_named(folder, shard_index):
         return Archive(folder.place, key)
@@ -291,6 +293,6 @@ def _faults_named(folder: CacheFolder, shard_index: int) -> Iterator[None]:
         raise CacheError(
             f"shard is damaged ({type(error).__name__}: {error})",
             where=folder.place.locate(shard_key(shard_index)),
-            mend=f"Delete this file and {seal_key(shard_index)}, then run dump-teacher again with "
-            "the same settings; it writes only what is missing",
+            mend=f"Delete this file and {seal_key(shard_index)}, then run {folder.command}; "
+            "it writes only what is missing",
         ) from error

@@ -82,8 +82,10 @@ class CacheSummary(_Report):
     """Path or name of the conversations."""
     sampling: Sampling
     """What is kept of each distribution: k, m, seed."""
+    num_parts: int
+    """Caches that it was merged of; 0 if it was not."""
     samples_per_shard: int
-    """Samples of every shard but the last."""
+    """Samples of every shard but the last; of a merged cache the most."""
     batch_size: int
     """Samples per forward pass of the teacher."""
     dtype: str
@@ -172,6 +174,7 @@ def summarize_cache(cache: Cache) -> CacheSummary:
         tokenizer=manifest.tokenizer,
         dataset=manifest.dataset.source,
         sampling=manifest.sampling,
+        num_parts=len(manifest.parts),
         samples_per_shard=manifest.samples_per_shard,
         batch_size=manifest.batch_size,
         dtype=manifest.dtype,

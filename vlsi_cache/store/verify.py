@@ -27,6 +27,7 @@ from vlsi_cache.store.layout import (
     PROCESSOR_FOLDER,
     PROCESSOR_SEAL_FILE,
     SHARDS_FOLDER,
+    part_key,
     seal_key,
     shard_key,
 )
@@ -38,13 +39,6 @@ __all__ = ["Damage", "Verification", "verify_cache"]
 _THREADS: Final = 2
 _MEND_MANIFEST: Final = (
     "Restore manifest.json from a copy, or dump the teacher again into a new folder"
-)
-_MEND_REMADE: Final = (
-    "Delete index.json and run dump-teacher again with the same settings; it is made anew"
-)
-_MEND_PROCESSOR: Final = (
-    "Restore the file from a copy; or delete processor/, processor.json and index.json, and run "
-    "dump-teacher again with the same settings"
 )
 
 
@@ -124,13 +118,24 @@ class _Check:
     files: dict[str, int]
     on_progress: Callable[[int, int], None]
 
+    @property
+    def _remade(self) -> str:
+        return f"Delete {INDEX_FILE} and run {self.folder.command}; it is made anew"
+
+    @property
+    def _restored(self) -> str:
+        return (
+            f"Restore the file from a copy; or delete {PROCESSOR_FOLDER}/, {PROCESSOR_SEAL_FILE} "
+            f"and {INDEX_FILE}, and run {self.folder.command}"
+        )
+
     def run(self) -> Verification:
         damages: list[Damage] = []
         index = self._index(damages)
         findings = self._examine()
         folder = self._trusted(index, findings, damages)
         if index is not None and index.manifest_sha256 != folder.digest:
-            damages.append(_damage((INDEX_FILE,), "belongs to another cache", _MEND_REMADE))
+            damages.append(_damage((INDEX_FILE,), "belongs to another cache", self._remade))
             index = None
         wanted = index.shards if index else [None] * len(findings)
         for shard_index, (finding, seal) in enumerate(zip(findings, wanted, strict=True)):
@@ -155,7 +160,7 @@ class _Check:
         try:
             return parse_index(self.folder.place, self.folder.manifest.num_shards)
         except CacheError as error:
-            damages.append(_damage((INDEX_FILE,), error.what, _MEND_REMADE))
+            damages.append(_damage((INDEX_FILE,), error.what, self._remade))
             return None
 
     def _examine(self) -> list[Finding]:
@@ -183,6 +188,8 @@ class _Check:
         votes = Counter(finding.header.cache for finding in findings if finding.header)
         if index is not None:
             votes[index.manifest_sha256] += 1
+        if self.folder.manifest.parts:
+            return self._trusted_parts(index, findings, damages)
         if not votes or self.folder.digest in votes:
             return self.folder
         digest, count = votes.most_common(1)[0]
@@ -195,23 +202,61 @@ class _Check:
         )
         return replace(self.folder, digest=digest)
 
+    def _trusted_parts(
+        self, index: CacheIndex | None, findings: list[Finding], damages: list[Damage]
+    ) -> CacheFolder:
+        """The folder of a merged cache, under the parts' manifests that most of it names.
+
+        The shards name their part's manifest, of which there is a copy, and the merged manifest
+        names it too; the merged manifest itself is named by the index alone.
+        """
+        folder, digests, doubted = self.folder, list(self.folder.part_digests), False
+        votes = [Counter([digest]) for digest in digests]
+        for shard_index, finding in enumerate(findings):
+            part_index = folder.manifest.shard_origin(shard_index).part_index
+            if finding.header and part_index is not None:
+                votes[part_index][finding.header.cache] += 1
+        for part_index, named in enumerate(folder.part_digests):
+            key = part_key(part_index)
+            own = hash_file(folder.place, key)[0] if key in self.files else None
+            if own is not None:
+                votes[part_index][own] += 1
+            digests[part_index] = votes[part_index].most_common(1)[0][0]
+            if digests[part_index] != named:
+                doubted = True
+            if own is None and any(finding.is_published for finding in findings):
+                again = f"Run {folder.command}; it is made anew"
+                damages.append(_damage((key,), "is missing", again))
+            elif own is not None and own != digests[part_index]:
+                again = f"Delete the file and run {folder.command}; it is made anew"
+                damages.append(_damage((key,), "is not the manifest that the shards name", again))
+        disputed = index is not None and index.manifest_sha256 != folder.digest
+        if doubted:
+            fault = "names other parts than the shards do"
+            damages.insert(0, _damage((MANIFEST_FILE,), fault, _MEND_MANIFEST))
+        elif disputed:
+            files = (MANIFEST_FILE, INDEX_FILE)
+            damages.insert(0, _damage(files, "belong to different caches", _MEND_MANIFEST))
+        trusted = folder.digest if index is None else index.manifest_sha256
+        return replace(folder, digest=trusted, part_digests=tuple(digests))
+
     def _processor(self, index: CacheIndex | None) -> Iterator[Damage]:
         try:
             seal = read_processor_seal(self.folder.place)
         except CacheError as error:
-            yield _damage((PROCESSOR_SEAL_FILE,), error.what, _MEND_PROCESSOR)
+            yield _damage((PROCESSOR_SEAL_FILE,), error.what, self._restored)
             seal = None
         told = [seal] if index is None else [index.processor, seal]
         own = {name: self._processor_file(name) for part in told if part for name in part.files}
         if index is not None and seal != index.processor:
             # whichever the files themselves agree with is right
             if seal is not None and seal.files == own:
-                yield _damage((INDEX_FILE,), "differs from the processor's seal", _MEND_REMADE)
+                yield _damage((INDEX_FILE,), "differs from the processor's seal", self._remade)
                 return
             if PROCESSOR_SEAL_FILE not in self.files:
-                yield _damage((PROCESSOR_SEAL_FILE,), "is missing", _MEND_PROCESSOR)
+                yield _damage((PROCESSOR_SEAL_FILE,), "is missing", self._restored)
             elif seal is not None:
-                yield _damage((PROCESSOR_SEAL_FILE,), "differs from the index", _MEND_PROCESSOR)
+                yield _damage((PROCESSOR_SEAL_FILE,), "differs from the index", self._restored)
         trusted = next((part for part in told if part), None)
         for name, wanted in trusted.files.items() if trusted else ():
             if own[name] != wanted:
@@ -219,7 +264,7 @@ class _Check:
                 # without an index a file cannot be told from its seal
                 doubtful = (PROCESSOR_SEAL_FILE,) if index is None else ()
                 files = (f"{PROCESSOR_FOLDER}/{name}", *doubtful)
-                yield _damage(files, fault, _MEND_PROCESSOR)
+                yield _damage(files, fault, self._restored)
 
     def _processor_file(self, name: str) -> FileSeal | None:
         key = f"{PROCESSOR_FOLDER}/{name}"
@@ -232,6 +277,7 @@ class _Check:
         known = {MANIFEST_FILE, INDEX_FILE, PROCESSOR_SEAL_FILE}
         for shard_index in range(self.folder.manifest.num_shards):
             known |= {shard_key(shard_index), seal_key(shard_index)}
+        known |= {part_key(index) for index in range(len(self.folder.manifest.parts))}
         try:
             seal = read_processor_seal(self.folder.place)
         except CacheError:

@@ -10,13 +10,13 @@ from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store.arrays import prove_storable
 from vlsi_cache.store.documents import render_document
 from vlsi_cache.store.folder import CacheFolder, find_missing_shards, open_folder
-from vlsi_cache.store.layout import MANIFEST_FILE, shard_key
+from vlsi_cache.store.layout import MANIFEST_FILE, seal_key, shard_key
 from vlsi_cache.store.place import Place, open_place
 from vlsi_cache.store.records import SampleRecord, ShardRecord
 from vlsi_cache.store.sealing import publish_index, seal_processor, seal_shard, seal_unsealed
 from vlsi_cache.store.shard import pack_shard
 
-__all__ = ["CacheWriter", "create_cache"]
+__all__ = ["CacheWriter", "begin_cache", "create_cache"]
 
 
 def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
@@ -25,7 +25,7 @@ def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
     What a killed writer left half done is cleared away or completed.
 
     Args:
-        path: folder; it and its parents are made if need be.
+        path: folder, which is made with its parents if need be; or URL of an object store.
         manifest: what the cache is to hold.
 
     Returns:
@@ -35,9 +35,20 @@ def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
         CacheMismatchError: the cache there was begun with other settings.
         CacheError: the folder holds something else, or a damaged manifest.
     """
-    path, place = Path(path), open_place(path)
-    if path.exists() and not path.is_dir():
-        raise CacheError("is a file, not a folder", where=path, mend="Choose another path")
+    begun = begin_cache(path, manifest)
+    seal_unsealed(begun)
+    return CacheWriter(begun, publish_index(begun))
+
+
+def begin_cache(path: str | Path, manifest: CacheManifest) -> CacheFolder:
+    """Publish a cache's manifest, or prove that the one there asks for the same cache.
+
+    Raises:
+        CacheMismatchError: the cache there was begun with other settings.
+        CacheError: the folder holds something else, or a damaged manifest.
+    """
+    place = open_place(path)
+    place.prove_usable()
     place.clear_leftovers()
     if place.size(MANIFEST_FILE) is None:
         _prove_empty(place)
@@ -48,27 +59,23 @@ def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
     if found:
         raise CacheMismatchError(
             "cache was begun with other settings: " + "; ".join(found),
-            where=path,
+            where=place.locate(),
             mend="Choose another cache folder, or go back to those settings",
         )
-    writer = CacheWriter(path, begun)
-    seal_unsealed(begun)
-    publish_index(begun)
-    return writer
+    return begun
 
 
 class CacheWriter:
     """Publishes shards of a cache; made by ``create_cache``.
 
     Attributes:
-        path: the cache's folder.
         manifest: as the cache was begun with.
     """
 
-    def __init__(self, path: Path, folder: CacheFolder) -> None:
-        self.path = path
+    def __init__(self, folder: CacheFolder, unsealed: set[int]) -> None:
         self.manifest = folder.manifest
         self._folder = folder
+        self._unsealed = unsealed
 
     def missing_shards(self) -> list[int]:
         """Indices of the shards that are not published yet, ascending."""
@@ -101,7 +108,8 @@ class CacheWriter:
         content = pack_shard(self._folder, shard_index, ShardRecord.join(records))
         won = self._folder.place.publish(shard_key(shard_index), content)
         seal_shard(self._folder, shard_index, content if won else None)
-        publish_index(self._folder)
+        self._unsealed.discard(shard_index)
+        self._finish()
 
     def keep_processor(self, source: Path) -> None:
         """Keep a copy of the teacher's processor beside its record, unless there is one.
@@ -112,6 +120,16 @@ class CacheWriter:
             source: folder that ``save_pretrained`` filled.
         """
         seal_processor(self._folder.place, source)
+
+    def _finish(self) -> None:
+        """Publish the index if nothing is left to seal.
+
+        One look at the last of the shards that were unsealed tells mostly that there is: to list
+        all of them after each would take the square of their number.
+        """
+        last = max(self._unsealed, default=None)
+        if last is None or self._folder.place.size(seal_key(last)) is not None:
+            self._unsealed = publish_index(self._folder)
 
 
 def _prove_empty(place: Place) -> None:
