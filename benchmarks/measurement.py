@@ -16,7 +16,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["device_of", "in_fresh_process", "machine", "median_seconds", "peak_extra_bytes"]
+__all__ = [
+    "device_of",
+    "in_fresh_process",
+    "machine",
+    "median_seconds",
+    "peak_extra_bytes",
+    "wait_for",
+]
 
 Step = Callable[[], object]
 
@@ -50,10 +57,10 @@ def median_seconds(
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, step in contenders.items():
-            _wait_for(device)
+            wait_for(device)
             start = time.perf_counter()
             step()
-            _wait_for(device)
+            wait_for(device)
             taken[name].append(time.perf_counter() - start)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
@@ -95,6 +102,7 @@ def _high_water_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Until the device has done what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -51,7 +51,7 @@ class Size:
     vocabulary: int = 49_152
     tokens: int = 512
     candidates: int = 14
-    entries: int = 8
+    entries: int = 12
 
     @property
     def taps(self) -> tuple[int, ...]:

@@ -28,6 +28,8 @@ def _stages_list(_context: click.Context, _parameter: click.Parameter, value: st
         "limit": "data.limit",
         "output": "output",
         "cache": "cache.path",
+        "follow": "interaction.follow",
+        "follow_timeout": "interaction.follow_timeout_seconds",
         "taps": "student.taps",
         "stages": "stages",
         "verbalization_steps": "student.verbalization.steps",
@@ -44,6 +46,13 @@ def _stages_list(_context: click.Context, _parameter: click.Parameter, value: st
 @click.option("--limit", type=int, help="Read only the first so many samples.")
 @click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
 @click.option("--cache", metavar="DIR", help="Cache folder or URL.  [default: OUTPUT/cache]")
+@click.option("--follow", is_flag=True, default=None, help="Train while the cache is written.")
+@click.option(
+    "--follow-timeout",
+    type=float,
+    metavar="SECONDS",
+    help="Longest wait for a new shard.  [default: 3600]",
+)
 @click.option(
     "--taps",
     callback=taps_list,
@@ -69,6 +78,9 @@ def command(recipe: Recipe) -> None:
     towards the teacher layer it is matched with) and fine-tuning. Finished stages are skipped,
     interrupted ones go on from their last checkpoint. The result loads with plain
     from_pretrained.
+
+    With --follow the cache may be unfinished, if it is begun: the student trains on the shards that
+    are there, in the order in which they come, and waits for more.
     """
     log_to("stdout")
     from vlsi_cache.stages.student import train_student

@@ -22,6 +22,7 @@ def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.manifest import CacheManifest
     from vlsi_cache.recipe import Recipe
     from vlsi_cache.report import CacheSummary, SampleView
+    from vlsi_cache.stages.following import ArrivalLine
     from vlsi_cache.stages.journal import JournalLine
     from vlsi_cache.store import Verification
     from vlsi_cache.store.seals import CacheIndex, ProcessorSeal, ShardSeal
@@ -38,6 +39,7 @@ def _models() -> dict[str, type[BaseModel]]:
         "inspect-sample": SampleView,
         "verify": Verification,
         "matching": JournalLine,
+        "arrivals": ArrivalLine,
         "demo": DemoSummary,
     }
 

@@ -67,7 +67,7 @@ def test_an_incomplete_cache_says_what_is_missing_and_reads_what_is_there(tmp_pa
     with pytest.raises(CacheError, match=r"shard 0 is not written yet.*Run dump-teacher again"):
         cache[0]
     with pytest.raises(CacheError, match=r"no sample 'sample-0'.*2 shards not written yet"):
-        cache.find("sample-0")
+        cache["sample-0"]
 
 
 def test_a_cache_without_its_first_shard_opens(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_cache_without_its_first_shard_opens(tmp_path: Path) -> None:
     assert cache.missing_shards() == [0, 1, 2]
     assert cache.num_tokens == 0
     with pytest.raises(CacheError, match="no shard is written"):
-        cache.find("sample-0")
+        cache["sample-0"]
 
 
 def test_a_reader_sees_shards_that_come_while_it_is_open(tmp_path: Path) -> None:

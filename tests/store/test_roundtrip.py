@@ -3,7 +3,10 @@ from __future__ import annotations
 import multiprocessing
 import operator
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,14 +124,14 @@ def test_records_may_be_written_into_without_changing_the_cache(tmp_path: Path) 
 
 def test_a_sample_is_found_by_its_name(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
-    assert_same(cache.find("sample-3"), make_record(cache.manifest, 3))
+    assert_same(cache["sample-3"], make_record(cache.manifest, 3))
 
 
 def test_a_name_that_is_not_there_is_an_error_that_shows_what_names_look_like(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(CacheError, match=r"no sample 'nobody'.*look like 'sample-0', 'sample-1'"):
-        make_cache(tmp_path).find("nobody")
+        make_cache(tmp_path)["nobody"]
 
 
 @pytest.mark.parametrize("index", [5, -1])
@@ -175,3 +178,58 @@ def test_opening_a_cache_reads_no_shard(tmp_path: Path) -> None:
         if file.is_file():
             file.unlink()
     assert len(open_cache(tmp_path)) == 5
+
+
+def test_samples_go_by_index_key_and_name_as_soon_as_they_are_published(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, shards=[1])
+    keys = [make_record(cache.manifest, index).key for index in range(5)]
+    assert list(cache.keys()) == keys[2:4]
+    assert list(cache.names()) == ["sample-2", "sample-3"]
+    assert [record.sample_id for record in cache] == ["sample-2", "sample-3"]
+    for present in (3, keys[3], "sample-3"):
+        assert present in cache
+    for absent in ("sample-0", keys[0], keys[3].upper(), 0, 5, -1, None):
+        assert absent not in cache
+    make_cache(tmp_path)
+    assert list(cache.keys()) == keys
+    for index, key in enumerate(keys):
+        for asked in (index, key, f"sample-{index}"):
+            assert_same(cache[asked], make_record(cache.manifest, index))
+    assert dict(cache).keys() == set(keys)
+
+
+def test_equal_conversations_share_a_key_that_gives_the_first(tmp_path: Path) -> None:
+    manifest = make_manifest(num_samples=3, samples_per_shard=3)
+    first, *others = [make_record(manifest, index) for index in range(3)]
+    writer = create_cache(tmp_path, manifest)
+    writer.write_shard(0, [first, *(replace(other, key=first.key) for other in others)])
+    cache = open_cache(tmp_path)
+    assert list(cache.keys()) == [first.key] * 3
+    assert cache[first.key].sample_id == "sample-0"
+    assert cache["sample-2"].sample_id == "sample-2"
+
+
+def test_a_cache_counts_what_it_holds_and_proves_itself(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    statistics = cache.statistics()
+    assert statistics.num_tokens == sum(len(record.response_ids) for record in cache)
+    assert statistics.num_samples == len(cache)
+    outlines = [cache.outline(shard) for shard in range(cache.manifest.num_shards)]
+    assert sum(outline.num_tokens for outline in outlines) == statistics.num_tokens
+    assert not any(outline.failed for outline in outlines)
+    assert cache.verify().sound
+    (tmp_path / "shards" / "00001.zarr.zip").unlink()
+    assert not cache.verify().sound
+
+
+def test_importing_the_package_is_cheap_and_open_cache_is_there() -> None:
+    code = (
+        "import sys, vlsi_cache\n"
+        "assert not {'numpy', 'pydantic', 'zarr', 'torch'} & set(sys.modules)\n"
+        "assert 'open_cache' in dir(vlsi_cache)\n"
+        "from vlsi_cache import open_cache\n"
+        "from vlsi_cache.store import open_cache as same\n"
+        "assert open_cache is same and 'torch' not in sys.modules\n"
+        "assert not hasattr(vlsi_cache, 'nothing')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")

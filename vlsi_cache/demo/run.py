@@ -177,7 +177,7 @@ def _recipe(
         "teacher": {"model": str(teacher), "verbalization": verbalization},
         "student": {"model": str(student), "verbalization": verbalization},
         "data": {"path": str(data.train), "limit": size.dumped_samples},
-        "cache": {"k": 4, "m": 4, "batch_size": size.batch_size},
+        "cache": {"batch_size": size.batch_size},
         "interaction": {
             **_schedule(size, size.interaction_steps, 4e-3),
             "lora": {"rank": 64, "alpha": 64},

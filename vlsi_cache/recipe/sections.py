@@ -91,8 +91,10 @@ class Schedule(Section):
 
     def decisive(self) -> dict[str, object]:
         """The settings that the trained weights follow from, as JSON values."""
-        spared = {"log_every", "save_every", "workers", "gradient_checkpointing"}
-        return self.model_dump(mode="json", exclude=spared)
+        return self.model_dump(mode="json", exclude=self._spared())
+
+    def _spared(self) -> set[str]:
+        return {"log_every", "save_every", "workers", "gradient_checkpointing"}
 
     def contradictions(self, path: str) -> list[Contradiction]:
         """Fields that exclude one another, as (path, fault)."""
@@ -242,6 +244,12 @@ class LoraSection(Section):
 class InteractionSection(Schedule):
     """Stage two: learning from the cache."""
 
+    workers: NonNegative = 1
+    """Processes that prepare batches beside each training process, ahead of it."""
+    follow: bool = False
+    """Train on a cache that is still being written: on what is there, waiting for more."""
+    follow_timeout_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """With `follow`: how long no new shard may come before the stage gives up."""
     inner: Comparison = "forward"
     """What each student tap minimises against its teacher taps: `forward` KL(teacher ‖ student);
     `reverse` KL(student ‖ teacher), `js`, `skewed` and `l2`, which need `tail: bucket`; `ce` the
@@ -270,6 +278,10 @@ class InteractionSection(Schedule):
         if self.inner == self.output == "none":
             found.append((f"{path}.output", "is none like inner: nothing is left to learn"))
         return found
+
+    def _spared(self) -> set[str]:
+        # what came when is a matter of the order, like the number of processes
+        return super()._spared() | {"follow", "follow_timeout_seconds"}
 
 
 class FinetuningSection(Schedule):

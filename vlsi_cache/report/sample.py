@@ -68,7 +68,7 @@ def sample_view(cache: Cache, sample_id: str, decode: Callable[[int], str]) -> S
     Raises:
         CacheError: no published shard holds the sample, or its shard is damaged.
     """
-    record = cache.find(sample_id)
+    record = cache[sample_id]
     return SampleView(
         sample_id=record.sample_id,
         key=record.key,

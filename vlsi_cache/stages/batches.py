@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,6 @@ from torch import Tensor
 from vlsi_cache.data import (
     BatchEncoder,
     Conversation,
-    ConversationDataset,
-    EncodedDataset,
     model_inputs,
     response_ids,
     response_positions,
@@ -24,7 +23,7 @@ from vlsi_cache.errors import CacheMismatchError
 from vlsi_cache.objectives import Tail, sparse_targets
 from vlsi_cache.store import Cache, SampleRecord, open_cache
 
-__all__ = ["CachedBatches", "RecordedDataset", "TokenBatches"]
+__all__ = ["CachedBatches", "TokenBatches"]
 
 
 class TokenBatches:
@@ -52,26 +51,6 @@ class TokenBatches:
         }
 
 
-class RecordedDataset(EncodedDataset):
-    """The samples that a cache has tokens of: those that failed in the dump are left out.
-
-    Args:
-        conversations: the dataset that was dumped.
-        failed: indices of the samples to leave out.
-    """
-
-    def __init__(self, conversations: ConversationDataset, failed: Collection[int]) -> None:
-        super().__init__(conversations)
-        left_out = set(failed)
-        self._indices = [i for i in range(len(conversations)) if i not in left_out]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> tuple[int, Conversation]:
-        return super().__getitem__(self._indices[index])
-
-
 class CachedBatches:
     """``TokenBatches`` with the teacher's sparse distributions of the same tokens.
 
@@ -89,6 +68,7 @@ class CachedBatches:
         self.cache_path = cache_path
         self.tail: Tail = tail
         self._cache: Cache | None = None
+        self._process = 0
         self._proven: set[int] = set()
 
     def __call__(self, items: Sequence[tuple[int, Conversation]]) -> dict[str, Any]:
@@ -97,8 +77,9 @@ class CachedBatches:
         Raises:
             CacheMismatchError: a sample differs from the one that was dumped.
         """
-        if self._cache is None:
-            self._cache = open_cache(self.cache_path)
+        if self._cache is None or self._process != os.getpid():
+            # each process has its own: locks and loops of another do not live through a fork
+            self._cache, self._process = open_cache(self.cache_path), os.getpid()
         batch = self.tokens(items)
         records = [self._cache[index] for index, _ in items]
         counts = torch.bincount(batch["token_samples"], minlength=len(items)).tolist()
@@ -117,7 +98,7 @@ class CachedBatches:
         return batch
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None}  # each worker opens its own
+        return {**self.__dict__, "_cache": None}
 
 
 def _prove_same_content(conversation: Conversation, record: SampleRecord) -> None:

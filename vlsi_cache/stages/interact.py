@@ -10,6 +10,7 @@ from vlsi_cache.data import EncodedDataset
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.backbone import Backbone, save_checkpoint
 from vlsi_cache.stages.batches import CachedBatches
+from vlsi_cache.stages.following import recorded_order
 from vlsi_cache.stages.interaction_loss import Interaction
 from vlsi_cache.stages.journal import MatchingJournal
 from vlsi_cache.stages.ledger import StageFolder
@@ -37,7 +38,7 @@ def interact(
     Args:
         student: the untouched student.
         bank: its trained verbalizers; of no taps where nothing inner is compared.
-        cache: a complete cache of the same data.
+        cache: of the same data; complete, unless it is to be followed.
         dataset: the conversations.
         recipe: settings.
         folder: of the stage.
@@ -70,6 +71,7 @@ def interact(
         device=student.device,
         autocast=autocast,
         seed=recipe.seed,
+        order=recorded_order(cache, settings, folder),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
     )
     adapted: Any = module.adapted.cpu().float()  # the sum is exact, and off the accelerator

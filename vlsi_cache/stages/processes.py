@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from vlsi_cache.errors import RecipeError
 
-__all__ = ["on_main_process", "resolve_device", "share_of", "wait_for_everyone"]
+__all__ = ["is_main_process", "on_main_process", "resolve_device", "share_of", "wait_for_everyone"]
 
 _PATIENCE = timedelta(days=1)
 """How long processes wait for one another: a shard of a large teacher, or the writing of a large
@@ -46,9 +46,14 @@ def _wrong_device(device: str, own: torch.device) -> RecipeError:
     )
 
 
+def is_main_process() -> bool:
+    """Whether this is the process that writes."""
+    return bool(PartialState().is_main_process)
+
+
 def on_main_process(write: Callable[[], object]) -> None:
     """Let one process write while the others wait."""
-    if PartialState().is_main_process:
+    if is_main_process():
         write()
     wait_for_everyone()
 

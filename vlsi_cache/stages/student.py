@@ -16,7 +16,6 @@ from vlsi_cache.matching import check_room
 from vlsi_cache.models import resolve_taps, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
-from vlsi_cache.stages.batches import RecordedDataset
 from vlsi_cache.stages.finetune import finetune
 from vlsi_cache.stages.interact import interact
 from vlsi_cache.stages.interaction_loss import matching_of
@@ -80,6 +79,8 @@ def _distil(
     if "interaction" in recipe.stages:
         cache = open_cache(recipe.cache_path)
         _prove_made_for(cache, dataset)
+        if not recipe.interaction.follow:
+            _prove_complete(cache)
     section = recipe.student
     student = load_backbone(section, "student", device, frozen_dtype(section.dtype, device))
     if cache is not None:
@@ -100,7 +101,7 @@ def _distil(
         student,
         bank,
         cache,
-        _recorded(cache, dataset),
+        EncodedDataset(dataset),
         recipe,
         recipe.output / "interaction",
         inherited={
@@ -113,28 +114,8 @@ def _distil(
     )
 
 
-def _recorded(cache: Cache, dataset: ConversationDataset) -> EncodedDataset:
-    """The samples to learn from: all but those that failed in the dump."""
-    failed = cache.failures()
-    if not failed:
-        return EncodedDataset(dataset)
-    if len(failed) == len(dataset):
-        raise CacheError(
-            "no sample of the cache could be read when the teacher was dumped",
-            where=cache.path,
-            found=next(iter(failed.values())),
-            mend="Mend their cause, and dump the teacher again into a new folder",
-        )
-    logger.warning(
-        "interaction leaves out %d of %d samples, which failed when the teacher was dumped",
-        len(failed),
-        len(dataset),
-    )
-    return RecordedDataset(dataset, failed)
-
-
 def _prove_made_for(cache: Cache, dataset: ConversationDataset) -> None:
-    """Refuse a cache that is incomplete, or was made for other data."""
+    """Refuse a cache that was made for other data."""
     identity = cache.manifest.dataset
     if identity.fingerprint != dataset.fingerprint():
         raise CacheMismatchError(
@@ -145,12 +126,17 @@ def _prove_made_for(cache: Cache, dataset: ConversationDataset) -> None:
             found=f"{len(dataset)} samples of {dataset.source} ({dataset.fingerprint()[:12]})",
             mend="Give the data (and data.limit) that was dumped, or dump the teacher again",
         )
+
+
+def _prove_complete(cache: Cache) -> None:
+    """Refuse a cache that is not to be had whole."""
     missing = cache.missing_shards()
     if missing:
         raise CacheError(
             f"cache is incomplete: {len(missing)} of {cache.manifest.num_shards} shards missing",
             where=cache.path,
-            mend="Run dump-teacher again with the same settings; it goes on where it stopped",
+            mend="Run dump-teacher again with the same settings; it goes on where it stopped. "
+            "Or train while it runs, with --follow",
         )
 
 

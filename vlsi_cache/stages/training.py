@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -21,8 +21,17 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from vlsi_cache.errors import StageError
 from vlsi_cache.recipe import Schedule
 from vlsi_cache.stages.journal import MatchingJournal
+from vlsi_cache.stages.loading import (
+    SPARE,
+    EpochSetter,
+    ShareSampler,
+    SizedDataset,
+    make_loader,
+    without_spares,
+)
+from vlsi_cache.stages.order import SampleOrder, Share, plain_order
 from vlsi_cache.stages.processes import on_main_process
-from vlsi_cache.stages.workers import workers_faults
+from vlsi_cache.stages.workers import quiet_forks, workers_faults
 
 __all__ = ["StageModule", "discard_checkpoints", "run_training"]
 
@@ -62,7 +71,7 @@ class StageModule(nn.Module):
 def run_training(
     name: str,
     module: StageModule,
-    dataset: Dataset[Any],
+    dataset: SizedDataset,
     collate: Callable[[list[Any]], dict[str, Any]],
     schedule: Schedule,
     folder: Path,
@@ -70,6 +79,7 @@ def run_training(
     device: torch.device,
     autocast: bool,
     seed: int,
+    order: SampleOrder | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     journal: MatchingJournal | None = None,
 ) -> None:
@@ -85,6 +95,7 @@ def run_training(
         device: ``cpu`` keeps the Trainer off accelerators.
         autocast: run the forward in bfloat16 autocast.
         seed: of the data order and dropout.
+        order: of the samples; any order will do if not given.
         optimizer: in place of AdamW; the schedule sets its learning rates.
         journal: where observed tables go.
 
@@ -98,10 +109,11 @@ def run_training(
         args=_arguments(schedule, folder, device=device, autocast=autocast, seed=seed),
         train_dataset=dataset,
         data_collator=collate,
-        callbacks=[_MetricLines(name)],
+        callbacks=[_MetricLines(name), EpochSetter()],
         optimizers=(optimizer, None),
     )
     trainer.journal = journal
+    trainer.order = order or plain_order(len(dataset))
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if checkpoint is not None:
@@ -109,7 +121,7 @@ def run_training(
     if journal is not None:
         step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
         on_main_process(lambda: journal.resume(step))
-    with workers_faults():
+    with workers_faults(), quiet_forks(schedule.workers):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.prove_finite()
 
@@ -178,6 +190,40 @@ class _StageTrainer(Trainer):
     """Saves and restores trainable parameters only: a frozen 72B backbone stays where it is."""
 
     journal: MatchingJournal | None = None
+    order: SampleOrder
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This process's batches.
+
+        The loader is not handed to accelerate, which would fill up the last batches with samples
+        that other processes have, and forget the epoch where it skips batches to resume.
+        """
+        dataset: Any = self.train_dataset
+        share = Share(
+            seed=self.args.seed,
+            batch_size=self.args.per_device_train_batch_size,
+            rank=self.args.process_index,
+            num_ranks=self.args.world_size,
+        )
+        return make_loader(
+            dataset,
+            self.data_collator,
+            ShareSampler(self.order, share),
+            workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """The module's loss; a spare batch runs in step with the others, and weighs nothing."""
+        is_spare = inputs.pop(SPARE, False)
+        loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
+        return loss * 0.0 if is_spare else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        count: Any = super()._get_num_items_in_batch(without_spares(batch_samples), device)
+        return count if count is None else count.clamp(min=1)  # all of them may be spare
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None

@@ -1,13 +1,16 @@
-"""Faults that arise in a loader's worker process, as if they had arisen here."""
+"""What a loader's worker processes say: faults as if they had arisen here, and no chatter."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vlsi_cache.errors import VlsiCacheError
 
-__all__ = ["workers_faults"]
+__all__ = ["quiet_forks", "workers_faults"]
+
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 @contextmanager
@@ -20,3 +23,16 @@ def workers_faults() -> Iterator[None]:
             raise
         sentence = error.what.rstrip().splitlines()[-1].partition(": ")[2]
         raise type(error)(sentence) from error
+
+
+@contextmanager
+def quiet_forks(workers: int) -> Iterator[None]:
+    """Keep tokenizers from warning in every forked worker; workers are the parallelism here."""
+    if not workers or _PARALLELISM in os.environ:
+        yield
+        return
+    os.environ[_PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[_PARALLELISM]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -20,25 +21,32 @@ from vlsi_cache.store.folder import (
     open_folder,
     read_index,
 )
-from vlsi_cache.store.layout import CHUNK_TOKENS, token_arrays
+from vlsi_cache.store.layout import CHUNK_TOKENS, shard_key, token_arrays
 from vlsi_cache.store.lru import RecentlyUsed
 from vlsi_cache.store.place import open_place, url_scheme
 from vlsi_cache.store.records import SampleRecord, ShardRecord
 from vlsi_cache.store.sealing import fetch_processor
 from vlsi_cache.store.seals import CacheIndex
 from vlsi_cache.store.shard import OpenShard, read_header
+from vlsi_cache.store.statistics import CacheSummary, summarize_cache
 from vlsi_cache.store.verify import Verification, verify_cache
 
-__all__ = ["Cache", "open_cache"]
+__all__ = ["DECODED_BYTES", "Cache", "ShardOutline", "open_cache"]
 
-_DECODED_BYTES: Final = 256 * 2**20
+DECODED_BYTES: Final = 256 * 2**20
+"""Decoded chunks that an open cache keeps at most."""
+
 _OPEN_SHARDS: Final = 64
+_KEY: Final = re.compile("[0-9a-f]{64}")
 
 Block = dict[str, Array]
 
 
 def open_cache(path: str | Path) -> Cache:
     """Open a cache for reading, complete or not; reads the manifest and the index only.
+
+    Args:
+        path: its folder, or its address.
 
     Raises:
         CacheError: there is no cache, its manifest or index is damaged, or its version is unknown.
@@ -47,12 +55,24 @@ def open_cache(path: str | Path) -> Cache:
     return Cache(path if url_scheme(path) else Path(path), folder, read_index(folder))
 
 
-class Cache:
-    """The teacher's record of a dataset; made by ``open_cache``.
+class ShardOutline(NamedTuple):
+    """How much a published shard holds."""
 
-    Samples are addressed by their index in the dataset. Decoded chunks of tokens are kept up to
-    256 MiB, so a cache of that size is decoded once. Threads may share a cache; processes open
-    their own (pickling one reopens it).
+    num_tokens: int
+    """Response tokens."""
+    failed: tuple[int, ...]
+    """Indices of the samples without a record, ascending."""
+
+
+class Cache:
+    """The teacher's record of a dataset: a sequence of samples; made by ``open_cache``.
+
+    A sample is asked for by its index in the dataset, its key (SHA-256 hex of the conversation's
+    content) or its name, and comes as a ``SampleRecord`` of NumPy arrays, which belong to the
+    caller. Samples of equal contents share a key, which gives one of them. Decoded chunks of
+    tokens are kept up to 256 MiB, so a cache of that size is decoded once. Threads may share a
+    cache; processes open their own (pickling one reopens it). While a cache grows, what is
+    published can be read, and is seen without opening it again.
 
     Attributes:
         path: the cache's folder, or its URL in an object store.
@@ -64,44 +84,64 @@ class Cache:
         self.manifest = folder.manifest
         self._folder = folder
         self._index = index
+        self._named_shards: set[int] = set()
+        self._places: dict[str | bytes, int] = {}
         self._shards: RecentlyUsed[int, OpenShard] = RecentlyUsed(_OPEN_SHARDS, lambda _: 1)
         self._blocks: RecentlyUsed[tuple[int, int], Block] = RecentlyUsed(
-            _DECODED_BYTES, lambda block: sum(array.nbytes for array in block.values())
+            DECODED_BYTES, lambda block: sum(array.nbytes for array in block.values())
         )
 
     def __len__(self) -> int:
         """Number of samples of the complete cache."""
         return self.manifest.dataset.num_samples
 
-    def __getitem__(self, sample_index: int) -> SampleRecord:
-        """One sample's record.
+    def __getitem__(self, key: int | str) -> SampleRecord:
+        """One sample's record, by its index in the dataset, its key or its name.
+
+        The first look-up of a key or name reads those of the shards before it.
 
         Raises:
-            IndexError: there is no such sample.
-            CacheError: its shard is not written yet, or damaged.
+            IndexError: there is no sample of this index.
+            CacheError: no published shard holds the key or name; or the sample's shard is not
+                written yet, or damaged.
         """
+        sample_index = self._index_of(key) if isinstance(key, str) else key
         shard_index = self.manifest.shard_of(sample_index)
         return self._sample(
             shard_index, sample_index - self.manifest.shard_range(shard_index).start
         )
 
-    def find(self, sample_id: str) -> SampleRecord:
-        """The record of the sample with this name; looks through the shards in order.
+    def __contains__(self, key: object) -> bool:
+        """Whether a published shard holds the sample of this index, key or name."""
+        if isinstance(key, str):
+            return self._find(key) is not None
+        if not isinstance(key, int) or not 0 <= key < len(self):
+            return False
+        return self._folder.place.size(shard_key(self.manifest.shard_of(key))) is not None
+
+    def __iter__(self) -> Iterator[SampleRecord]:
+        """Every published sample in the dataset's order, each shard decoded once."""
+        for record in self.iter_shards():
+            yield from record
+
+    def keys(self) -> Iterator[str]:
+        """Keys of the published samples in the dataset's order: SHA-256 hex of their contents.
 
         Raises:
-            CacheError: no published shard holds it.
+            CacheError: a shard is damaged.
         """
         for shard_index in self._present():
-            names = self._open(shard_index).sample_ids
-            if sample_id in names:
-                return self._sample(shard_index, names.index(sample_id))
-        missing = len(self.missing_shards())
-        raise CacheError(
-            f"no sample {sample_id!r}",
-            where=self.path,
-            found=f"{len(self)} samples, {missing} shards not written yet" if missing else None,
-            mend=f"Sample ids look like {self._example_ids()}",
-        )
+            for key in self._open(shard_index).keys:
+                yield key.tobytes().hex()
+
+    def names(self) -> Iterator[str]:
+        """Names of the published samples in the dataset's order.
+
+        Raises:
+            CacheError: a shard is damaged.
+        """
+        for shard_index in self._present():
+            yield from self._open(shard_index).sample_ids
 
     def iter_shards(self) -> Iterator[ShardRecord]:
         """Every published shard, in order, decoded whole, one at a time.
@@ -150,6 +190,28 @@ class Cache:
                     found[first + failure.row] = failure.reason
         return found
 
+    def outline(self, shard_index: int) -> ShardOutline:
+        """How much a published shard holds; its file is not opened if the index tells.
+
+        Raises:
+            CacheError: the shard is not written yet, or its header is damaged.
+        """
+        seal = self._index.shards[shard_index] if self._index else None
+        if seal is not None and not seal.num_failed:
+            return ShardOutline(seal.num_tokens, ())
+        header = read_header(self._folder, shard_index)
+        first = self.manifest.shard_range(shard_index).start
+        failed = tuple(first + failure.row for failure in header.failures)
+        return ShardOutline(header.num_tokens, failed)
+
+    def statistics(self) -> CacheSummary:
+        """What ``vlsi-cache inspect`` shows: sizes, and means per tap; reads the cache once.
+
+        Raises:
+            CacheError: a shard is damaged.
+        """
+        return summarize_cache(self)
+
     def verify(self) -> Verification:
         """Hash every file and compare it with its seal; reads the whole cache once.
 
@@ -174,6 +236,40 @@ class Cache:
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_cache, (self.path,)
+
+    def _index_of(self, key: str) -> int:
+        found = self._find(key)
+        if found is None:
+            missing = len(self.missing_shards())
+            raise CacheError(
+                f"no sample {key!r}",
+                where=self.path,
+                found=f"{len(self)} samples, {missing} shards not written yet" if missing else None,
+                mend=f"Sample ids look like {self._example_ids()}",
+            )
+        return found
+
+    def _find(self, key: str) -> int | None:
+        """Index of a sample; keys and names once read are remembered."""
+        found = self._known(key)
+        for shard_index in self._present() if found is None else ():
+            if shard_index not in self._named_shards:
+                self._remember(shard_index)
+                found = self._known(key)
+                if found is not None:
+                    break
+        return found
+
+    def _known(self, key: str) -> int | None:
+        digest = bytes.fromhex(key) if _KEY.fullmatch(key) else b""
+        return self._places.get(key, self._places.get(digest))
+
+    def _remember(self, shard_index: int) -> None:
+        shard, first = self._open(shard_index), self.manifest.shard_range(shard_index).start
+        for row, (name, digest) in enumerate(zip(shard.sample_ids, shard.keys, strict=True)):
+            self._places[name] = first + row
+            self._places.setdefault(digest.tobytes(), first + row)
+        self._named_shards.add(shard_index)
 
     def _present(self) -> list[int]:
         missing = set(self.missing_shards())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.manifest import Sampling, TeacherIdentity, TokenizerIdentity
-from vlsi_cache.store import Cache
 from vlsi_cache.store.layout import token_bytes
+
+if TYPE_CHECKING:
+    from vlsi_cache.store.reader import Cache
 
 __all__ = ["CacheSummary", "TapSummary", "summarize_cache"]
 

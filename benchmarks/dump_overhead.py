@@ -1,0 +1,143 @@
+"""What recording adds to a bare teacher pass, and how fast a record is read again.
+
+The bare pass is the teacher's forward with its verbalizers, and the softmax through the head of
+every tap and the output, which is what reading a layer as words means. Recording adds draws,
+entropies and label log-probabilities, and packing the shard: codecs, checksums, the file. Decoding
+is that of whole shards on one core, over the response tokens per second that a training step of the
+student consumes (stage two, measured by student_step.py in the same run).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import student_step
+import torch
+from cache_size import DEFAULT
+from measurement import device_of, machine, median_seconds
+from rich.console import Console
+from teacher import Reading, Teacher, made_up_teacher, real_teacher, write_cache
+
+from vlsi_cache.distribution import SparseDistribution
+from vlsi_cache.objectives import chunks
+from vlsi_cache.sampling import TapRecorder
+from vlsi_cache.store import open_cache
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is recorded."""
+
+    samples: int = 16
+    teacher: str = "SmolLM2-135M"
+
+
+QUICK = Size(samples=8, teacher="made up")
+
+
+class Pass:
+    """The same batches, bare and recorded."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher = teacher
+        self.head = teacher.head.cut(teacher.vocab_size)
+        k, m = DEFAULT
+        self.recorder = TapRecorder(teacher.head, teacher.vocab_size, k=k, m=m)
+        self.reading = teacher.read()
+        self.dice = torch.rand(
+            len(self.reading.labels), len(self.reading.features), dtype=torch.float64
+        )
+
+    @torch.no_grad()
+    def bare(self) -> None:
+        """Forward, verbalizers, and the softmax of every tap."""
+        for batch in self.teacher.batches:
+            features = self.teacher.features(batch)
+            # the same number of rows at once as the recorder takes
+            step = max(1, (1 << 23) // (self.head.num_rows * len(features)))
+            for part in chunks(len(features[0]), step):
+                logits = self.head.logits(torch.stack([tap[part] for tap in features]))
+                torch.log_softmax(logits.float(), -1)
+
+    def recorded(self) -> None:
+        """The same, into a cache on disk."""
+        parts, start = [], 0
+        for batch in self.teacher.batches:
+            features, labels = self.teacher.features(batch), batch["labels"]
+            dice = self.dice[start : start + len(labels)]
+            parts.append(self.recorder.record(features, labels, dice))
+            start += len(labels)
+        with tempfile.TemporaryDirectory() as folder:
+            write_cache(
+                Path(folder, "cache"),
+                self.teacher,
+                self.reading,
+                SparseDistribution.concatenate(parts),
+            )
+
+
+def decode_tokens_per_second(one: Pass, repeats: int) -> float:
+    """Response tokens with all taps per second, on one core, from a shard in the page cache."""
+    reading = one.reading
+    record = one.recorder.record(reading.features, reading.labels, one.dice)
+    many = Reading(reading.features, reading.labels.repeat(repeats), reading.counts * repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "cache")
+        write_cache(path, one.teacher, many, SparseDistribution.concatenate([record] * repeats))
+        cache, taken = open_cache(path), []
+        for _ in range(3):
+            start = time.process_time()  # of all threads together: one core's worth
+            count = sum(shard.num_tokens for shard in cache.iter_shards())
+            taken.append(count / (time.process_time() - start))
+    return float(np.median(taken))
+
+
+def measure(size: Size, rounds: int) -> dict[str, Any]:
+    """Both ratios."""
+    device = torch.device("cpu")
+    real = size.teacher != "made up"
+    one = Pass(real_teacher(size.samples) if real else made_up_teacher(size.samples))
+    steps = {"bare": one.bare, "recorded": one.recorded}
+    seconds = median_seconds(steps, rounds, device)
+    decode = decode_tokens_per_second(one, 4)
+    student = student_step.Size() if real else student_step.QUICK
+    step = median_seconds({"step": student_step.CONTENDERS["cached"](student, device)}, 1, device)
+    consumption = student.tokens / step["step"]
+    return {
+        "overhead_ratio": seconds["recorded"] / seconds["bare"] - 1,
+        "decode_over_consumption": decode / consumption,
+        "decode_tokens_per_second": decode,
+        "consumed_tokens_per_second": consumption,
+        "seconds": seconds,
+        "size": {**asdict(size), "tokens": len(one.reading.labels)},
+        "rounds": rounds,
+        **machine(device),
+    }
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--quick", is_flag=True, help="A made-up teacher: a smoke, not a measurement.")
+@click.option("--device", default="cpu", hidden=True)
+@click.option("--rounds", default=5, show_default=True, help="Timed passes of each kind.")
+def main(as_json: bool, quick: bool, device: str, rounds: int) -> None:
+    device_of(device)
+    result = measure(QUICK if quick else Size(), rounds)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    console = Console()
+    for name in ("overhead_ratio", "decode_over_consumption"):
+        console.print(f"{name}: {result[name]:.3g}")
+    console.print(f"{result['size']}, {result['rounds']} rounds, {result['threads']} threads")
+
+
+if __name__ == "__main__":
+    main()

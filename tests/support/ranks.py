@@ -1,0 +1,161 @@
+"""Training on several real processes that tell which samples they saw; run as a script.
+
+Reads one JSON object per line, runs it on as many processes, and prints their exit codes. Starts
+with everything imported, and forks: processes cost milliseconds, not seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlsi_cache.recipe import InteractionSection, Schedule
+from vlsi_cache.stages.following import recorded_order
+from vlsi_cache.stages.order import BlockOrder, SampleOrder
+from vlsi_cache.stages.processes import resolve_device
+from vlsi_cache.stages.training import StageModule, run_training
+from vlsi_cache.store import open_cache
+
+__all__ = ["RankServer", "seen"]
+
+
+class Numbers:
+    """Samples that are their index."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def collate(samples: Sequence[int]) -> dict[str, Tensor]:
+    return {"labels": torch.tensor(samples)}
+
+
+class Line(StageModule):
+    """A weight whose gradient is the mean of the samples; writes down what it sees."""
+
+    accepts_loss_kwargs = True
+
+    def __init__(self, log: Path, kill_after: int | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.log, self.left = log, kill_after
+
+    def forward(self, labels: Tensor, num_items_in_batch: Tensor) -> dict[str, Tensor]:
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left = None if self.left is None else self.left - 1
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(labels.tolist()) + "\n")
+        return {"loss": self.weight * labels.double().sum() / num_items_in_batch}
+
+
+def train(task: Mapping[str, Any], rank: int) -> None:
+    folder = Path(task["folder"])
+    device = resolve_device("cpu")
+    log = folder / f"seen-{rank}-of-{task['num_ranks']}.jsonl"
+    module = Line(log, task.get("kill_after"))
+    run_training(
+        "line",
+        module,
+        Numbers(task["num_samples"]),
+        collate,
+        Schedule(learning_rate=1e-3, final_learning_rate=1e-3, max_grad_norm=0, **task["schedule"]),
+        folder,
+        device=device,
+        autocast=False,
+        seed=3,
+        order=_order(task, folder),
+        optimizer=torch.optim.SGD(module.parameters(), lr=1e-3),
+    )
+    if rank == 0:
+        (folder / "weight.json").write_text(json.dumps(module.weight.item()), encoding="utf-8")
+
+
+def _order(task: Mapping[str, Any], folder: Path) -> SampleOrder:
+    if "cache" in task:
+        settings = InteractionSection(follow=True, follow_timeout_seconds=60)
+        return recorded_order(open_cache(task["cache"]), settings, folder)
+    samples = torch.arange(task["num_samples"]).numpy()
+    return BlockOrder([samples[start : start + 3] for start in range(0, len(samples), 3)], 2)
+
+
+def serve() -> None:
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        task = json.loads(line)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        children = [_fork(task, rank, port) for rank in range(task["num_ranks"])]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print(json.dumps(codes), flush=True)
+
+
+def _fork(task: Mapping[str, Any], rank: int, port: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:
+        if task["num_ranks"] > 1:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": task["num_ranks"]}
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            os.environ.update({name: str(value) for name, value in (place | address).items()})
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+        train(task, rank)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+class RankServer:
+    """Runs tasks on as many processes as they name."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "support.ranks"],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+
+    def run(self, folder: Path, num_ranks: int, num_samples: int, **task: Any) -> list[int]:
+        """Exit codes of the processes, negative if they were killed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        task |= {"folder": str(folder), "num_ranks": num_ranks, "num_samples": num_samples}
+        self._process.stdin.write(json.dumps(task) + "\n")
+        codes: list[int] = json.loads(self._process.stdout.readline())
+        return codes
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def seen(folder: Path, num_ranks: int) -> list[list[list[int]]]:
+    """What each process saw, batch by batch."""
+    logs = [folder / f"seen-{rank}-of-{num_ranks}.jsonl" for rank in range(num_ranks)]
+    return [[json.loads(line) for line in log.read_text().splitlines()] for log in logs]
+
+
+if __name__ == "__main__":
+    serve()
