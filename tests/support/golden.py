@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import tempfile
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from support.caches import make_manifest, make_record
 from vlsi_cache.manifest import FORMAT_VERSION, CacheManifest
-from vlsi_cache.store import SampleRecord, create_cache, open_cache
+from vlsi_cache.store import SampleRecord, create_cache, merge_caches, open_cache
 
 __all__ = ["GOLDEN", "told", "write_golden"]
 
@@ -51,7 +52,39 @@ def write_golden() -> list[Path]:
         content = json.dumps([told(record) for record in open_cache(path)]) + "\n"
         path.with_suffix(".json").write_text(content, encoding="utf-8")
         paths.append(path)
-    return paths
+    return [*paths, _write_merged()]
+
+
+def _write_merged() -> Path:
+    """The same samples in two caches, merged."""
+    path = GOLDEN / f"v{FORMAT_VERSION}-merged"
+    shutil.rmtree(path, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as folder:
+        parts = [Path(folder, "first"), Path(folder, "second")]
+        for part, numbers, samples_per_shard in zip(
+            parts, ((0, 1, 2), (3, 4)), (2, 1), strict=True
+        ):
+            records = [_record(make_manifest(vocab_size=60, k=0, m=6), i) for i in numbers]
+            keys = b"".join(bytes.fromhex(record.key) for record in records)
+            manifest = make_manifest(
+                samples_per_shard=samples_per_shard,
+                vocab_size=60,
+                k=0,
+                m=6,
+                dataset={
+                    "source": f"{part.name}.jsonl",
+                    "fingerprint": hashlib.sha256(keys).hexdigest(),
+                    "num_samples": len(records),
+                },
+            )
+            writer = create_cache(part, manifest)
+            for shard in writer.missing_shards():
+                samples = manifest.shard_range(shard)
+                writer.write_shard(shard, records[samples.start : samples.stop])
+        merge_caches(path, parts)
+    content = json.dumps([told(record) for record in open_cache(path)]) + "\n"
+    path.with_suffix(".json").write_text(content, encoding="utf-8")
+    return path
 
 
 def _record(manifest: CacheManifest, sample_index: int) -> SampleRecord:

@@ -36,7 +36,7 @@ from vlsi_cache.store.writer import begin_cache
 __all__ = ["merge_caches"]
 
 _THREADS: Final = 8
-"""Adopting a file is waiting for a store or a disk."""
+"""Opening a shard or adopting a file is mostly waiting for a store or a disk."""
 _MANIFEST_BYTES: Final = 2**20
 _NAMED_SOURCES: Final = 3
 
@@ -68,9 +68,11 @@ class _Source:
             CacheError: a shard is damaged, or the samples are others.
         """
         found = [np.empty((0, 32), np.uint8)]
-        for shard_index in range(self.folder.manifest.num_shards):
-            found.append(OpenShard(self.folder, shard_index).keys)
-            advance()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            shards = range(self.folder.manifest.num_shards)
+            for keys in pool.map(lambda index: OpenShard(self.folder, index).keys, shards):
+                found.append(keys)
+                advance()
         keys = np.concatenate(found)
         wanted = self.folder.manifest.dataset.fingerprint
         own = sha256_hex(keys.tobytes())
