@@ -71,7 +71,7 @@ def test_a_merged_cache_holds_the_samples_of_all_in_order(parts: list[Path], mer
     assert [record.sample_id for record in by_shard] == [record.sample_id for record in wanted]
     assert (len(cache), cache.is_complete) == (NUM_SAMPLES, True)
     assert cache.failures() == {FAILED: "image is broken"}
-    assert cache.find("sample-9").key == wanted[9].key
+    assert cache["sample-9"].key == wanted[9].key
     assert cache.num_tokens == sum(len(record.response_ids) for record in wanted)
     keys = b"".join(bytes.fromhex(record.key) for record in wanted)
     assert cache.manifest.dataset.fingerprint == hashlib.sha256(keys).hexdigest()

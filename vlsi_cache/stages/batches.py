@@ -22,6 +22,7 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import CacheMismatchError
 from vlsi_cache.objectives import Tail, sparse_targets
 from vlsi_cache.store import Cache, SampleRecord, open_cache
+from vlsi_cache.store.place import url_scheme
 
 __all__ = ["CachedBatches", "TokenBatches"]
 
@@ -70,6 +71,11 @@ class CachedBatches:
         self._cache: Cache | None = None
         self._process = 0
         self._proven: set[int] = set()
+
+    @property
+    def start_method(self) -> str | None:
+        """How workers have to start: clients of object stores do not live through a fork."""
+        return "spawn" if url_scheme(self.cache_path) else None
 
     def __call__(self, items: Sequence[tuple[int, Conversation]]) -> dict[str, Any]:
         """Collate, and prove that the student's tokens are those the teacher was read at.

@@ -211,6 +211,7 @@ class _StageTrainer(Trainer):
             ShareSampler(self.order, share),
             workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
+            start_method=getattr(self.data_collator, "start_method", None),
         )
 
     def compute_loss(
