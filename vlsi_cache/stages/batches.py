@@ -74,10 +74,7 @@ class CachedBatches:
 
     @property
     def start_method(self) -> str | None:
-        """How a loader must start its workers, if not in Python's usual way.
-
-        The threads of an object store's client do not live through a fork.
-        """
+        """How workers have to start: clients of object stores do not live through a fork."""
         return "spawn" if url_scheme(self.cache_path) else None
 
     def __call__(self, items: Sequence[tuple[int, Conversation]]) -> dict[str, Any]:
