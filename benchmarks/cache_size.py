@@ -41,12 +41,13 @@ from torch import Tensor
 
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.objectives import chunks
+from vlsi_cache.recipe import CacheSection
 from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.store import open_cache
 
-CURVE = ((0, 8), (0, 16), (4, 4), (16, 0))
+CURVE = ((0, 8), (0, 12), (0, 16), (4, 4), (16, 0))
 """k and m of ours beside the default."""
-DEFAULT = (0, 12)
+DEFAULT = (CacheSection().k, CacheSection().m)
 MOST_DRAWS, TOP = 64, 128
 CHUNK = 64
 
@@ -182,14 +183,16 @@ def _distillkit(truth: Truth) -> Record:
     return _scaled(truth.top_ids, torch.cat([exact, fitted], -1))
 
 
-def ours(teacher: Teacher, reading: Reading, k: int, m: int, seed: int = 0) -> tuple[float, Record]:
+def ours(
+    teacher: Teacher, reading: Reading, k: int, m: int, order: Tensor | None = None
+) -> tuple[float, Record]:
     """Bytes per token and tap of a whole cache, and what it says when it is read."""
-    recorder = TapRecorder(teacher.head, teacher.vocab_size, k=k, m=m)
+    recorder = TapRecorder(teacher.head, teacher.vocab_size, k=k, m=m, order=order)
     dice = torch.rand(
         len(reading.labels),
         len(reading.features),
         dtype=torch.float64,
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(0),
     )
     made = recorder.record(reading.features, reading.labels, dice)
     with tempfile.TemporaryDirectory() as folder:
@@ -227,6 +230,9 @@ def measure(size: Size) -> dict[str, Any]:
         name = "vlsi-cache" if (k, m) == DEFAULT else f"vlsi-cache k={k} m={m}"
         bytes_each, record = ours(teacher, reading, k, m)
         rows.append({"name": name, "bytes_per_token_tap": bytes_each, **truth.fidelity(record)})
+    bytes_each, record = ours(teacher, reading, *DEFAULT, torch.arange(teacher.vocab_size))
+    name = "vlsi-cache in order of ids"
+    rows.append({"name": name, "bytes_per_token_tap": bytes_each, **truth.fidelity(record)})
     return {
         "rows": rows,
         "size": {

@@ -29,12 +29,11 @@ import click
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
+from made_up import byte_processor
 from measurement import device_of, in_fresh_process, machine, wait_for
 from rich.console import Console
 from rich.table import Table
 from student_step import Size, build_student, trained
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from vlsi_cache.data import BatchEncoder, Conversation, Message, TextPart
 from vlsi_cache.distribution import SparseDistribution
@@ -47,11 +46,6 @@ from vlsi_cache.stages.order import Share, share_batches
 from vlsi_cache.store import SampleRecord, create_cache, open_cache
 
 DRAWS = CacheSection().m
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @dataclass(frozen=True)
@@ -71,23 +65,6 @@ QUICK = Load(
     samples_per_shard=16,
     batch_size=1,
 )
-
-
-def build_encoder() -> BatchEncoder:
-    """A token for every byte, in ChatML."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
-    backend = Tokenizer(models.BPE(vocabulary, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    processor = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL),
-        chat_template=TEMPLATE,
-    )
-    return BatchEncoder(processor, max_length=None)
 
 
 class Conversations:
@@ -221,7 +198,10 @@ def student_step(size: Size, device: torch.device) -> Callable[[dict[str, Any]],
 
 def measure(load: Load, device: torch.device, rounds: int) -> dict[str, Any]:
     """Every figure of the benchmark."""
-    encoder, data = build_encoder(), Conversations(load.samples, load.student.tokens)
+    encoder, data = (
+        BatchEncoder(byte_processor(), max_length=None),
+        Conversations(load.samples, load.student.tokens),
+    )
     step = student_step(load.student, device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cache"

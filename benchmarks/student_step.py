@@ -1,9 +1,9 @@
-"""A whole step of stage two against plain fine-tuning, and against a student beside its teacher.
+"""A whole step of stage two against LoRA fine-tuning, and against a student beside its teacher.
 
 The student has the size of SmolLM2-135M, with LoRA on its blocks in every contender, so that only
-the objective differs: cross-entropy at the output, with logits kept; 7 taps and the output against
-the record; or 7 taps and the output against the dense distributions of a resident teacher of the
-same size, all pairs compared, as Algorithm 1 needs them. Forward, backward, AdamW.
+the objective differs: plain cross-entropy at the output, with logits kept; 7 taps and the output
+against the record; or 7 taps and the output against the dense distributions of a resident teacher
+of the same size, all pairs compared, as Algorithm 1 needs them. Forward, backward, AdamW.
 
 Operations, counted per response token (V vocabulary, D hidden size, T tokens of a sample):
 
@@ -30,8 +30,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from vlsi_cache.matching import match_layers
 from vlsi_cache.models import bind_decoder, default_taps
-from vlsi_cache.recipe import InteractionSection, VerbalizerSection
+from vlsi_cache.recipe import CacheSection, InteractionSection, VerbalizerSection
 from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.interaction_loss import Interaction
 from vlsi_cache.verbalizer import VerbalizerBank, build_verbalizers
@@ -51,7 +52,7 @@ class Size:
     vocabulary: int = 49_152
     tokens: int = 512
     candidates: int = 14
-    entries: int = 12
+    entries: int = CacheSection().m
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -158,20 +159,26 @@ def online(size: Size, device: torch.device) -> Callable[[], object]:
     teacher = build_backbone(size, device, seed=2)
     readers = build_verbalizers(teacher.decoder, size.teacher_taps, VerbalizerSection(), seed=2)
     student, batch = build_student(size, device, size.taps), Batch(size, device)
-    from vlsi_cache.matching import match_layers
 
     def loss() -> Tensor:
         with torch.no_grad():
             log_p = dense_log_probs(teacher.decoder, readers, batch)
+            p = [each.exp() for each in log_p]
+            entropy = [-mean_product(*both) for both in zip(p, log_p, strict=True)]
+            del log_p
         log_q = dense_log_probs(student.decoder, student.bank, batch)
-        total = divergence(log_p[-1], log_q[-1])
+        total = -mean_product(p[-1], log_q[-1]) - entropy[-1]
         with torch.no_grad():
-            pairs = [[divergence(p, q) for p in log_p[:-1]] for q in log_q[:-1]]
-            matrix = torch.stack([torch.stack(row) for row in pairs])
+            pairs = [
+                -mean_product(each, read) - nats
+                for read in log_q[:-1]
+                for each, nats in zip(p[:-1], entropy[:-1], strict=True)
+            ]
+            matrix = torch.stack(pairs).view(len(log_q) - 1, len(p) - 1)
             tap = match_layers(matrix, student.matching, student.generator).tap
         assert tap is not None
         for index, matched in enumerate(tap.tolist()):
-            total = total + divergence(log_p[matched], log_q[index])
+            total = total - mean_product(p[matched], log_q[index]) - entropy[matched]
         return total
 
     return trained(student, loss)
@@ -184,9 +191,9 @@ def dense_log_probs(decoder: Any, bank: VerbalizerBank, batch: Batch) -> list[Te
     return [decoder.head.logits(read).float().log_softmax(-1) for read in [*reads, final]]
 
 
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Mean KL(p ‖ q) over tokens."""
-    return F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
+def mean_product(left: Tensor, right: Tensor) -> Tensor:
+    """Mean over tokens of the rows' inner products: with p and log q, minus a cross-entropy."""
+    return torch.dot(left.flatten(), right.flatten()) / len(left)
 
 
 CONTENDERS = {"plain": plain, "cached": cached, "online": online}

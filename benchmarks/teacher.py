@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,15 @@ from vlsi_cache.verbalizer import (
     save_verbalizers,
 )
 
-__all__ = ["Reading", "Teacher", "made_up_teacher", "real_teacher", "write_cache"]
+__all__ = [
+    "Reading",
+    "Teacher",
+    "encoded_batches",
+    "linear_verbalizers",
+    "made_up_teacher",
+    "real_teacher",
+    "write_cache",
+]
 
 TAPS = (2, 6, 10, 14, 18, 22, 26)
 BATCH_SIZE = 8
@@ -94,8 +102,8 @@ def real_teacher(samples: int) -> Teacher:
     backbone = load_backbone(recipe.teacher, "teacher", torch.device("cpu"), "float32")
     folder = assets.FOLDER / "verbalizers"
     if not (folder / "verbalizers.json").exists():
-        train = _batches(backbone, recipe.data, TRAINING_SAMPLES)
-        bank = _trained(backbone.decoder, backbone.vocab_size, train)
+        train = encoded_batches(backbone, recipe.data, TRAINING_SAMPLES)
+        bank = linear_verbalizers(backbone.decoder, backbone.vocab_size, train)
         folder.mkdir(parents=True, exist_ok=True)
         save_verbalizers(
             bank,
@@ -106,11 +114,12 @@ def real_teacher(samples: int) -> Teacher:
         )
     bank = load_verbalizers(folder, backbone.decoder, fingerprint=backbone.fingerprint)
     held_out = recipe.data.model_copy(update={"path": str(assets.text(samples, held_out=True))})
-    batches = _batches(backbone, held_out, samples)
+    batches = encoded_batches(backbone, held_out, samples)
     return Teacher(backbone.decoder, backbone.vocab_size, bank, batches)
 
 
-def _batches(backbone: Backbone, data: DataSection, samples: int) -> list[dict[str, Any]]:
+def encoded_batches(backbone: Backbone, data: DataSection, samples: int) -> list[dict[str, Any]]:
+    """The first so many conversations, as the product encodes them."""
     dataset, collate = EncodedDataset(load_data(data)), TokenBatches(backbone.encoder(data))
     return [
         collate([dataset[index] for index in range(start, min(start + BATCH_SIZE, samples))])
@@ -118,30 +127,36 @@ def _batches(backbone: Backbone, data: DataSection, samples: int) -> list[dict[s
     ]
 
 
-def _trained(decoder: Decoder, vocab_size: int, batches: list[dict[str, Any]]) -> VerbalizerBank:
+def linear_verbalizers(
+    decoder: Decoder,
+    vocab_size: int,
+    batches: list[dict[str, Any]],
+    taps: Sequence[int] | None = None,
+) -> VerbalizerBank:
     """One linear map per tap: least squares towards the last block's state, then cross-entropy.
 
     From the logit lens, which the product starts at, the same takes hours on two cores.
     """
-    blocks, hidden = (*TAPS, decoder.num_blocks - 1), []
+    taps = taps or TAPS
+    blocks, hidden = (*taps, decoder.num_blocks - 1), []
     with torch.no_grad():
         for batch in batches:
             positions = batch["positions"]
             states, _ = run_backbone(decoder, blocks, batch["inputs"], positions)
             hidden.append([states[block].hidden.flatten(0, 1)[positions] for block in blocks])
-    *taps, last = (torch.cat(parts) for parts in zip(*hidden, strict=True))
+    *read, last = (torch.cat(parts) for parts in zip(*hidden, strict=True))
     labels = torch.cat([batch["labels"] for batch in batches])
-    bank = build_verbalizers(decoder, TAPS, VerbalizerSection(structure="mlp"), seed=0)
-    for tap, state in zip(TAPS, taps, strict=True):
+    bank = build_verbalizers(decoder, taps, VerbalizerSection(structure="mlp"), seed=0)
+    for tap, state in zip(taps, read, strict=True):
         (verbalizer,) = bank.layers[str(tap)]
         _start(verbalizer.map.weight, state, last)
         optimizer = torch.optim.Adam([verbalizer.map.weight], lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
         for _ in range(STEPS):
             some = torch.randint(len(labels), (TOKENS_PER_STEP,))
-            read = decoder.features(state[some] + verbalizer.change(state[some]))
+            features = decoder.features(state[some] + verbalizer.change(state[some]))
             targets = label_targets(labels[some])
-            found = candidate_divergences(read, decoder.head, targets, vocab_size)
+            found = candidate_divergences(features, decoder.head, targets, vocab_size)
             optimizer.zero_grad()
             found.matched(torch.zeros_like(some)).mean().backward()
             optimizer.step()

@@ -54,7 +54,7 @@ __all__ = ["command"]
 @click.option("--verbalizers", metavar="DIR", help="Trained verbalizers; else they are trained.")
 @click.option("--steps", type=int, help="Steps of verbalizer training.  [default: one epoch]")
 @click.option("-k", "--k", type=int, help="Most likely tokens kept.  [default: 0]")
-@click.option("-m", "--m", type=int, help="Tokens drawn from the rest.  [default: 12]")
+@click.option("-m", "--m", type=int, help="Tokens drawn from the rest.  [default: 14]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--batch-size", type=int, help="Samples per forward pass.  [default: 8]")
 @click.option("--samples-per-shard", type=int, help="Samples per shard.  [default: 512]")

@@ -64,23 +64,39 @@ def test_expected_shares_are_the_marginals_of_all_paths(
     for path, probability in _paths_of_algorithm_1(divergence, matching):
         for tap, other in enumerate(path):
             expected[tap, other] += probability
-    shares, heat = expected_shares(divergence, matching)
+    shares, temperatures, choice = expected_shares(divergence, matching)
     torch.testing.assert_close(shares.double(), expected, atol=1e-5, rtol=1e-4)
-    assert heat.shape == (num_student,)
-    assert torch.isfinite(heat).all()
+    assert temperatures.shape == choice.shape == (num_student,)
+    assert torch.isfinite(temperatures).all()
+    assert ((choice >= 0) & (choice <= 1 + 1e-6)).all()
 
 
 def test_expected_shares_are_the_frequencies_of_algorithm_1() -> None:
     num_draws = 20_000
     divergence = _divergence(3, 3, 5)
-    shares, heat = expected_shares(divergence, Matching("expected"))
+    shares, temperatures, choice = expected_shares(divergence, Matching("expected"))
     many = divergence.expand(num_draws, -1, -1)
     drawn = match_layers(many, Matching(), torch.Generator().manual_seed(0))
     spread = (shares * (1 - shares) / num_draws).sqrt()
     assert ((drawn.shares.mean(0) - shares).abs() <= 5 * spread + 1e-7).all()
     assert drawn.temperature is not None
-    error = drawn.temperature.std(0) / num_draws**0.5
-    assert ((drawn.temperature.mean(0) - heat).abs() <= 5 * error + 1e-6).all()
+    assert drawn.choice is not None
+    for tap in range(3):
+        had_choice = drawn.choice[:, tap] == 1
+        error = (choice[tap] * (1 - choice[tap]).clamp_min(0) / num_draws).sqrt()
+        assert (had_choice.float().mean() - choice[tap]).abs() <= 5 * error + 1e-6
+        some = drawn.temperature[had_choice, tap]
+        error = some.std() / len(some) ** 0.5
+        assert (some.mean() - temperatures[tap]).abs() <= 5 * error + 1e-6
+
+
+def test_a_tap_with_one_candidate_has_no_choice() -> None:
+    divergence = _divergence(3, 0, 5)
+    _, _, choice = expected_shares(divergence, Matching("expected"))
+    drawn = match_layers(divergence, Matching(), torch.Generator().manual_seed(0))
+    assert drawn.choice is not None
+    assert (choice == 0).all()
+    assert (drawn.choice == 0).all()
 
 
 @settings(deadline=None, max_examples=60)
@@ -101,15 +117,15 @@ def test_the_shortest_path_is_the_least_of_all_ascending_ones(
 
 def test_samples_are_matched_each_by_itself() -> None:
     divergence = _divergence(3, 4, 1, 5, 2)
-    shares, _ = expected_shares(divergence, Matching("expected"))
+    shares, _, _ = expected_shares(divergence, Matching("expected"))
     path = shortest_path(divergence)
     for index in itertools.product(range(5), range(2)):
-        alone, _ = expected_shares(divergence[index], Matching("expected"))
+        alone, _, _ = expected_shares(divergence[index], Matching("expected"))
         torch.testing.assert_close(shares[index], alone)
         assert torch.equal(path[index], shortest_path(divergence[index]))
 
 
 def test_equal_divergences_give_no_bad_number() -> None:
-    shares, heat = expected_shares(torch.ones(2, 4), Matching("expected"))
+    shares, temperatures, _ = expected_shares(torch.ones(2, 4), Matching("expected"))
     assert torch.isfinite(shares).all()
-    assert torch.isfinite(heat).all()
+    assert torch.isfinite(temperatures).all()

@@ -11,9 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from support.heads import gradient_of, make_bins, make_head, make_targets
+from support.heads import exactly, gradient_of, make_bins, make_head, make_targets, wide
 from vlsi_cache.models import Head
 from vlsi_cache.objectives import (
+    FORWARD,
     CandidateDivergences,
     Divergence,
     Kind,
@@ -32,8 +33,20 @@ DIVERGENCES = [Divergence(kind, "bucket") for kind in get_args(Kind)] + [
 ]
 
 
-def _agree(found: CandidateDivergences, features: Tensor, expected: Tensor) -> None:
-    """Values of all candidates, and gradients of a matched and of a shared loss."""
+DTYPES = [torch.float32, torch.float64]
+
+
+def _agree(
+    found: CandidateDivergences,
+    features: Tensor,
+    exact: Tensor,
+    expected: Tensor,
+    gradient_atol: float = 2e-5,
+) -> None:
+    """Values of all candidates, and gradients of a matched and of a shared loss.
+
+    What is expected was computed in float64, from features that are ``exact`` there.
+    """
     num_tokens, num_candidates = expected.shape
     torch.testing.assert_close(found.values.double(), expected.detach(), atol=2e-5, rtol=2e-5)
     matched = torch.randint(num_candidates, (num_tokens,))
@@ -48,9 +61,9 @@ def _agree(found: CandidateDivergences, features: Tensor, expected: Tensor) -> N
             plain = (expected * (shares[0] if num_tokens else shares)).sum(-1)
         torch.testing.assert_close(ours.double(), plain, atol=2e-5, rtol=2e-5)
         torch.testing.assert_close(
-            gradient_of((ours * token_weights).sum(), features),
-            torch.autograd.grad((plain * token_weights).sum(), features, retain_graph=True)[0],
-            atol=2e-5,
+            gradient_of((ours * token_weights).sum(), features).double(),
+            torch.autograd.grad((plain * token_weights).sum(), exact, retain_graph=True)[0],
+            atol=gradient_atol,
             rtol=2e-5,
         )
 
@@ -68,8 +81,9 @@ def _agree(found: CandidateDivergences, features: Tensor, expected: Tensor) -> N
     scale=st.sampled_from([1.0, 0.0625, 3.0]),
     tile=st.sampled_from(TILES),
     kind_of_lookup=st.sampled_from([lookup.SortedLookup, lookup.MaskedLookup]),
+    dtype=st.sampled_from(DTYPES),
 )
-@example(1, 1, 2, 0, 1, 1, False, None, 1.0, (1024, 2048), lookup.SortedLookup)
+@example(1, 1, 2, 0, 1, 1, False, None, 1.0, (1024, 2048), lookup.SortedLookup, torch.float32)
 def test_drawn_targets_have_the_references_value_and_gradient(
     num_tokens: int,
     hidden_size: int,
@@ -82,15 +96,19 @@ def test_drawn_targets_have_the_references_value_and_gradient(
     scale: float,
     tile: tuple[int, int],
     kind_of_lookup: type[lookup.Lookup],
+    dtype: torch.dtype,
 ) -> None:
-    head = make_head(vocab + padding, hidden_size, bias=bias, softcap=softcap, scale=scale)
+    head = make_head(
+        vocab + padding, hidden_size, bias=bias, softcap=softcap, scale=scale, dtype=dtype
+    )
     targets = make_targets(num_tokens, num_candidates, entries, vocab)
-    features = torch.randn(num_tokens, hidden_size, dtype=torch.float64, requires_grad=True)
+    features = torch.randn(num_tokens, hidden_size, dtype=dtype, requires_grad=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "_CPU_TILE", tile)
         patch.setattr(sweep, "lookup_for", lambda _: kind_of_lookup)
         found = candidate_divergences(features, head, targets, vocab)
-    _agree(found, features, reference_divergences(features, head, targets, vocab))
+    exact = exactly(features)
+    _agree(found, features, exact, reference_divergences(exact, wide(head), targets, vocab))
 
 
 @settings(deadline=None, max_examples=60)
@@ -116,7 +134,8 @@ def test_binned_targets_have_the_references_value_and_gradient(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "_CPU_TILE", tile)
         found = candidate_divergences(features, head, targets, vocab, divergence)
-    _agree(found, features, reference_divergences(features, head, targets, vocab, divergence))
+    expected = reference_divergences(features, head, targets, vocab, divergence)
+    _agree(found, features, features, expected)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda divergence: divergence.kind)
@@ -134,6 +153,33 @@ def test_a_divergence_of_bins_vanishes_only_where_the_student_agrees(
     torch.testing.assert_close(same, torch.zeros(4, 1), atol=1e-6, rtol=0)
     other = candidate_divergences(-3 * log_p, head, targets, 8, divergence).values
     assert (other > 1e-5).all()
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda divergence: divergence.kind)
+def test_bins_of_the_whole_vocabulary_have_no_tail(divergence: Divergence) -> None:
+    head = make_head(7, 4)
+    targets = make_bins(5, 2, 7, 7, tail=0.0)
+    features = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    found = candidate_divergences(features, head, targets, 7, divergence)
+    # as bins, plain autograd has p log q of a tail that is 0 but for rounding, and so infinity
+    plain = FORWARD if divergence.kind == "forward" else divergence
+    expected = reference_divergences(features, head, targets, 7, plain)
+    torch.testing.assert_close(found.values.double(), expected, atol=1e-5, rtol=1e-3)
+    value = found.matched(torch.zeros(5).long()).sum()
+    assert torch.isfinite(gradient_of(value, features)).all()
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda divergence: divergence.kind)
+def test_bins_of_float32_are_exact_while_the_students_tail_is_not_tiny(
+    divergence: Divergence,
+) -> None:
+    head = make_head(60, 5, dtype=torch.float32)
+    targets = make_bins(40, 2, 6, 60)
+    features = (0.3 * torch.randn(40, 5)).requires_grad_()  # a tail of half the mass and more
+    found = candidate_divergences(features, head, targets, 60, divergence)
+    exact = exactly(features)
+    expected = reference_divergences(exact, wide(head), targets, 60, divergence)
+    _agree(found, features, exact, expected)
 
 
 def test_every_token_of_the_vocabulary_as_an_entry_is_the_full_divergence() -> None:
@@ -185,32 +231,45 @@ def test_a_certain_target_is_the_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, -1.0])
-def test_extreme_logits_stay_finite(scale: float) -> None:
+@pytest.mark.parametrize("tile", TILES)
+def test_extreme_logits_have_the_references_value_and_gradient(
+    scale: float, tile: tuple[int, int]
+) -> None:
     head = Head(torch.eye(6) * 1e4 * scale)
     features = torch.eye(6)[:3].requires_grad_()
-    found = candidate_divergences(features, head, label_targets(torch.tensor([0, 1, 5])), 6)
-    value = found.matched(torch.zeros(3).long()).sum()
-    assert torch.isfinite(value)
-    assert torch.isfinite(gradient_of(value, features)).all()
+    targets = label_targets(torch.tensor([0, 1, 5]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "_CPU_TILE", tile)
+        found = candidate_divergences(features, head, targets, 6)
+    exact = exactly(features)
+    expected = reference_divergences(exact, wide(head), targets, 6)
+    _agree(found, features, exact, expected, gradient_atol=1e4 * 1e-7)
 
 
 @pytest.mark.parametrize("operand", [torch.float32, torch.bfloat16], ids=["wide", "narrow"])
-def test_bfloat16_errs_no_more_than_plain_bfloat16_autograd(operand: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    "divergence", [FORWARD, *DIVERGENCES], ids=lambda divergence: divergence.kind
+)
+def test_bfloat16_errs_no_more_than_plain_bfloat16_autograd(
+    operand: torch.dtype, divergence: Divergence
+) -> None:
     """Narrow operands are those of a GPU's matrix units; the CPU takes them in float32 here."""
+    make = make_bins if divergence.tail == "bucket" else make_targets
     errors, plain_errors = [], []
     for seed in range(12):
         torch.manual_seed(seed)
         head = Head(make_head(300, 16, seed=seed).weight.bfloat16())
-        targets = make_targets(64, 1, 8, 300)
+        targets = make(64, 1, 8, 300)
         features = torch.randn(64, 16).bfloat16().requires_grad_()
         exact = features.detach().double().requires_grad_()
         truth = gradient_of(
-            reference_divergences(exact, Head(head.weight.double()), targets, 300).mean(), exact
+            reference_divergences(exact, wide(head), targets, 300, divergence).mean(), exact
         )
-        plain = reference_divergences(features, head, targets, 300).mean()
+        plain = reference_divergences(features, head, targets, 300, divergence).mean()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tiles, "operand_dtype", lambda _: operand)
-            found = candidate_divergences(features, head, targets, 300)
+            patch.setattr(tiles, "_CPU_TILE", (32, 64))
+            found = candidate_divergences(features, head, targets, 300, divergence)
         value = found.matched(torch.zeros(64).long()).mean()
         errors.append((gradient_of(value, features).double() - truth).norm().item())
         plain_errors.append((gradient_of(plain, features).double() - truth).norm().item())
@@ -225,10 +284,14 @@ def test_autocast_changes_neither_sums_nor_dtypes() -> None:
         found = candidate_divergences(features, head, targets, 70)
         value = found.matched(torch.zeros(5).long()).sum()
     rounded = Head(head.weight.bfloat16().double())
-    expected = reference_divergences(features.bfloat16().double(), rounded, targets, 70)
-    torch.testing.assert_close(found.values.double(), expected, atol=3e-2, rtol=1e-2)
+    exact = exactly(features)
+    expected = reference_divergences(exact, rounded, targets, 70)
+    torch.testing.assert_close(found.values.double(), expected.detach(), atol=1e-5, rtol=1e-5)
     assert found.values.dtype == torch.float32
-    assert gradient_of(value, features).dtype == torch.float32
+    gradient = gradient_of(value, features)
+    assert gradient.dtype == torch.float32
+    true = gradient_of(expected[:, 0].sum(), exact)
+    torch.testing.assert_close(gradient.double(), true, atol=1e-5, rtol=1e-5)
 
 
 def test_draws_are_refused_where_both_sides_probabilities_are_needed() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from support.heads import make_head
 from vlsi_cache.models import Head
@@ -23,6 +24,7 @@ from vlsi_cache.objectives import linear_cross_entropy, reference_cross_entropy,
     scale=st.sampled_from([1.0, 3.0]),
     chunk=st.sampled_from([1, 64, 1 << 24]),
     tile=st.sampled_from([(1, 1), (2, 3), (1024, 2048)]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
 )
 def test_value_and_all_gradients_are_the_references(
     num_tokens: int,
@@ -34,9 +36,12 @@ def test_value_and_all_gradients_are_the_references(
     scale: float,
     chunk: int,
     tile: tuple[int, int],
+    dtype: torch.dtype,
 ) -> None:
-    head = make_head(vocab + padding, hidden_size, bias=bias, softcap=softcap, scale=scale)
-    features = torch.randn(num_tokens, hidden_size, dtype=torch.float64)
+    head = make_head(
+        vocab + padding, hidden_size, bias=bias, softcap=softcap, scale=scale, dtype=dtype
+    )
+    features = torch.randn(num_tokens, hidden_size, dtype=dtype)
     labels = torch.randint(vocab, (num_tokens,))
     sources = [
         value.requires_grad_() for value in (features, head.weight, head.bias) if value is not None
@@ -46,10 +51,27 @@ def test_value_and_all_gradients_are_the_references(
         patch.setattr(tiles, "_CPU_TILE", tile)
         value = linear_cross_entropy(features, head, labels, vocab) * 0.7
         ours = torch.autograd.grad(value, sources)
-    expected = reference_cross_entropy(features, head, labels, vocab) * 0.7
+    exact = [source.detach().double().requires_grad_() for source in sources]
+    plain_head = Head(exact[1], exact[2] if bias else None, head.transform)
+    expected = reference_cross_entropy(exact[0], plain_head, labels, vocab) * 0.7
     torch.testing.assert_close(value.double(), expected.double(), atol=2e-5, rtol=2e-5)
-    for found, plain in zip(ours, torch.autograd.grad(expected, sources), strict=True):
-        torch.testing.assert_close(found, plain, atol=2e-5, rtol=2e-5)
+    for found, plain in zip(ours, torch.autograd.grad(expected, exact), strict=True):
+        torch.testing.assert_close(found.double(), plain, atol=2e-5, rtol=2e-5)
+
+
+def test_without_gradients_only_logits_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    products, product = [], tiles.wide_product
+
+    def counted(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+        products.append(left.shape)
+        return product(left, right, dtype)
+
+    monkeypatch.setattr(tiles, "wide_product", counted)
+    head, features = make_head(30, 4), torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    head.weight.requires_grad_()
+    with torch.no_grad():
+        linear_cross_entropy(features, head, torch.randint(30, (5,)), 30)
+    assert len(products) == 1
 
 
 @pytest.mark.parametrize("operand", [torch.float32, torch.bfloat16], ids=["wide", "narrow"])

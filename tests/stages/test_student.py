@@ -119,7 +119,12 @@ def test_interaction_lowers_the_divergence_to_the_teacher(tmp_path: Path) -> Non
     divergence = torch.tensor([line.divergence for line in lines])
     assert divergence.shape == (30, 2, 3)
     assert divergence[-1].mean() < divergence[0].mean()
-    assert all(heat > 0 for line in lines for heat in line.temperature or [0.0])
+    for line in lines:
+        assert line.temperature is not None
+        assert line.choice is not None
+        for temperature, often in zip(line.temperature, line.choice, strict=True):
+            assert (temperature is None) == (often == 0)
+            assert temperature is None or temperature > 0
     # the block that a tap met in one step, in TensorBoard and in the journal
     met = [event.value for event in scalars["match_tap_2"]]
     torch.testing.assert_close(torch.tensor(met), shares[:, 1] @ torch.tensor([1.0, 3.0, 5.0]))

@@ -8,7 +8,7 @@ from torch import Tensor
 from vlsi_cache.models import Head, LogitTransform
 from vlsi_cache.objectives import SparseTargets
 
-__all__ = ["gradient_of", "make_bins", "make_head", "make_targets"]
+__all__ = ["exactly", "gradient_of", "make_bins", "make_head", "make_targets", "wide"]
 
 
 def make_head(
@@ -50,6 +50,17 @@ def make_bins(
     rest = torch.full(shape, tail)
     entropy = -torch.xlogy(weights, weights).sum(-1) - torch.xlogy(rest, rest)
     return SparseTargets(ids, weights, entropy)
+
+
+def exactly(features: Tensor) -> Tensor:
+    """The same values in float64, a leaf of its own graph."""
+    return features.detach().double().requires_grad_()
+
+
+def wide(head: Head) -> Head:
+    """The same head in float64."""
+    bias = None if head.bias is None else head.bias.double()
+    return Head(head.weight.double(), bias, head.transform)
 
 
 def gradient_of(value: Tensor, source: Tensor) -> Tensor:

@@ -22,11 +22,15 @@ class Match(NamedTuple):
     tap: Tensor | None
     """``[*, L_s]`` long, 0-based positions among the teacher's taps: the only one that has a
     share; None where several have."""
-    temperature: Tensor | None
-    """``[*, L_s]``, of the softmax over candidates; None for strategies without one."""
+    temperature: Tensor | None = None
+    """``[*, L_s]``, of the softmax over candidates, where there are several; else without meaning.
+    None for strategies without one."""
+    choice: Tensor | None = None
+    """``[*, L_s]`` float32: 1 where there were several candidates, else 0; for ``expected`` the
+    probability of it. None for strategies without a temperature."""
 
     def at(self, sample: Tensor) -> Match:
-        """The match of each token's sample, ``[N, L_s, …]``; one match is every sample's.
+        """Shares and tap of each token's sample, ``[N, L_s, …]``; one match is every sample's.
 
         Args:
             sample: ``[N]`` long.
@@ -41,7 +45,7 @@ class Match(NamedTuple):
 
         shares = chosen(self.shares, 2)
         assert shares is not None
-        return Match(shares, chosen(self.tap, 1), chosen(self.temperature, 1))
+        return Match(shares, chosen(self.tap, 1))
 
 
 def match_layers(divergence: Tensor, matching: Matching, generator: torch.Generator) -> Match:
@@ -58,14 +62,14 @@ def match_layers(divergence: Tensor, matching: Matching, generator: torch.Genera
     divergence = divergence.detach().float()
     *leading, num_student, num_teacher = divergence.shape
     if matching.strategy == "expected":
-        shares, heat = expected_shares(divergence, matching)
-        return Match(shares, None, heat)
+        shares, temperatures, choice = expected_shares(divergence, matching)
+        return Match(shares, None, temperatures, choice)
     if matching.strategy == "uniform":
         tap = _evenly(num_student, num_teacher, divergence.device).expand(*leading, num_student)
-        return Match(_one_hot(tap, num_teacher), tap, None)
+        return Match(_one_hot(tap, num_teacher), tap)
     if matching.strategy == "shortest":
         tap = shortest_path(divergence)
-        return Match(_one_hot(tap, num_teacher), tap, None)
+        return Match(_one_hot(tap, num_teacher), tap)
     return _drawn(divergence, matching, generator)
 
 
@@ -73,18 +77,22 @@ def _drawn(divergence: Tensor, matching: Matching, generator: torch.Generator) -
     """Student tap after student tap, each above the one before if order is kept (Algorithm 1)."""
     *leading, num_student, num_teacher = divergence.shape
     first = torch.zeros(leading, dtype=torch.long, device=divergence.device)
-    taps, heats = [], []
+    taps, temperatures, choices = [], [], []
     for student_tap in range(num_student):
         mask = candidate_mask(student_tap, num_student, num_teacher, matching, first)
-        row, heat = divergence[..., student_tap, :], None
+        row, current = divergence[..., student_tap, :], None
         if matching.strategy == "multinomial":
-            heat = temperature(row, mask, matching)
-            heats.append(heat[..., 0])
-        tap = _draw(choice_weights(row, mask, heat, matching), generator)
+            current = temperature(row, mask, matching)
+            temperatures.append(current[..., 0])
+            choices.append((mask.sum(-1) > 1).float())
+        tap = _draw(choice_weights(row, mask, current, matching), generator)
         taps.append(tap)
         first = tap + 1
     tap = torch.stack(taps, dim=-1)
-    return Match(_one_hot(tap, num_teacher), tap, torch.stack(heats, dim=-1) if heats else None)
+    shares = _one_hot(tap, num_teacher)
+    if not temperatures:
+        return Match(shares, tap)
+    return Match(shares, tap, torch.stack(temperatures, dim=-1), torch.stack(choices, dim=-1))
 
 
 def _evenly(num_student: int, num_teacher: int, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from vlsi_cache.matching.settings import Matching
 __all__ = ["expected_shares", "shortest_path"]
 
 
-def expected_shares(divergence: Tensor, matching: Matching) -> tuple[Tensor, Tensor]:
+def expected_shares(divergence: Tensor, matching: Matching) -> tuple[Tensor, Tensor, Tensor]:
     """Probability that Algorithm 1 matches a student tap with a teacher tap.
 
     What follows a match depends only on the lowest tap still free. With P_s(f) the probability
@@ -26,28 +26,36 @@ def expected_shares(divergence: Tensor, matching: Matching) -> tuple[Tensor, Ten
         matching: the switches; its strategy is taken for ``multinomial``.
 
     Returns:
-        Shares ``[*, L_s, L_t]``, each row summing to 1, and mean temperatures ``[*, L_s]``.
+        Shares ``[*, L_s, L_t]``, each row summing to 1; mean temperatures ``[*, L_s]`` where there
+        are several candidates; and the probability ``[*, L_s]`` that there are.
     """
     num_student, num_teacher = divergence.shape[-2:]
     first = torch.arange(num_teacher, device=divergence.device)
     free = torch.zeros_like(divergence[..., 0, :])  # P_s
     free[..., 0] = 1.0
-    shares, heats = [], []
+    shares, temperatures, choices = [], [], []
     for student_tap in range(num_student):
         mask = candidate_mask(student_tap, num_student, num_teacher, matching, first)
         row = divergence[..., student_tap, None, :].expand(
             *divergence.shape[:-2], num_teacher, num_teacher
         )
-        heat = temperature(row, mask, matching)
-        choice = choice_weights(row, mask, heat, matching)
+        current = temperature(row, mask, matching)
+        weights = choice_weights(row, mask, current, matching)
         reachable = mask.any(-1)  # from elsewhere nothing follows, and never does the path come
-        choice = torch.where(reachable[:, None], choice, 0.0)
-        heats.append((free * torch.where(reachable, heat[..., 0], 0.0)).sum(-1))
-        shares.append((free[..., None] * choice).sum(-2))
+        weights = torch.where(reachable[:, None], weights, 0.0)
+        several = free * (mask.sum(-1) > 1)
+        choices.append(several.sum(-1))
+        total = torch.where(reachable, current[..., 0], 0.0)
+        temperatures.append((several * total).sum(-1) / choices[-1].clamp_min(1e-30))
+        shares.append((free[..., None] * weights).sum(-2))
         if matching.order:
             free = torch.zeros_like(free)
             free[..., 1:] = shares[-1][..., :-1]
-    return torch.stack(shares, dim=-2), torch.stack(heats, dim=-1)
+    return (
+        torch.stack(shares, dim=-2),
+        torch.stack(temperatures, dim=-1),
+        torch.stack(choices, dim=-1),
+    )
 
 
 def shortest_path(divergence: Tensor) -> Tensor:

@@ -41,10 +41,10 @@ def candidate_mask(
 
 def temperature(divergence: Tensor, mask: Tensor, matching: Matching) -> Tensor:
     """Temperature of the softmax over candidates ``[*, 1]``, from their spread ``[*, L_t]``."""
-    if not matching.adaptive_temperature:
-        return torch.ones_like(divergence[..., :1])
     if isinstance(matching.temperature, float | int):
         return torch.full_like(divergence[..., :1], float(matching.temperature))
+    if not matching.adaptive_temperature:
+        return torch.ones_like(divergence[..., :1])
     highest = divergence.masked_fill(~mask, -torch.inf).amax(-1, keepdim=True)
     lowest = divergence.masked_fill(~mask, torch.inf).amin(-1, keepdim=True)
     spread = highest - lowest
@@ -54,20 +54,20 @@ def temperature(divergence: Tensor, mask: Tensor, matching: Matching) -> Tensor:
 
 
 def choice_weights(
-    divergence: Tensor, mask: Tensor, heat: Tensor | None, matching: Matching
+    divergence: Tensor, mask: Tensor, current: Tensor | None, matching: Matching
 ) -> Tensor:
     """Unnormalised probability of every teacher tap, ``[*, L_t]``; zero outside the mask.
 
     Args:
         divergence: ``[*, L_t]`` nats, of one student tap.
         mask: ``[*, L_t]`` bool, its candidates.
-        heat: ``[*, 1]``, the temperature, of strategies that know one.
+        current: ``[*, 1]``, the temperature, of strategies that know one.
         matching: strategy and switches.
     """
     if matching.strategy == "random":
         return mask.float()
-    if heat is not None:
-        return torch.softmax((-divergence / heat).masked_fill(~mask, -torch.inf), dim=-1)
+    if current is not None:
+        return torch.softmax((-divergence / current).masked_fill(~mask, -torch.inf), dim=-1)
     num_kept = 1 if matching.strategy == "bottom-1" else min(_NUM_BOTTOM, divergence.shape[-1])
     least = divergence.masked_fill(~mask, torch.inf).topk(num_kept, largest=False).indices
     return torch.zeros_like(divergence).scatter(-1, least, 1.0) * mask

@@ -35,9 +35,10 @@ class Matching:
     order: bool = True
     """A student tap meets only teacher taps above the one matched before."""
     adaptive_temperature: bool = True
-    """``temperature``, or 1."""
+    """``temperature`` follows the spread of the divergences; off, it is 1."""
     temperature: Literal["paper", "scale_free"] | float = "paper"
-    """``paper``: 2 / (max − min); ``scale_free``: (max − min) / 2; or a number."""
+    """``paper``: 2 / (max − min); ``scale_free``: (max − min) / 2; or a
+    number, which holds whether or not ``adaptive_temperature`` is on."""
 
     def __post_init__(self) -> None:
         if self.order and not self.search_range:

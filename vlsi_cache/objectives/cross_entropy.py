@@ -8,6 +8,7 @@ Shape suffixes: N tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,18 +30,23 @@ def linear_cross_entropy(features: Tensor, head: Head, labels: Tensor, vocab_siz
         vocab_size: rows of the head that are real tokens.
     """
     real = head.cut(vocab_size)
+    # autograd says of every input that needs a gradient that it does, under no_grad too
+    wanted = tuple(
+        torch.is_grad_enabled() and value is not None and value.requires_grad
+        for value in (features, real.weight, real.bias)
+    )
     total: Tensor = _LinearCrossEntropy.apply(
-        features, real.weight, real.bias, labels, real.transform
+        features, real.weight, real.bias, labels, real.transform, wanted
     )
     return total
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features, weight, bias, labels, transform):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, features, weight, bias, labels, transform, wanted):  # type: ignore[no-untyped-def]
         head = Head(weight, bias, transform)
         with torch.autocast(features.device.type, enabled=False):
-            total, gradients = _loss_and_gradients(features, head, labels, ctx.needs_input_grad)
+            total, gradients = _loss_and_gradients(features, head, labels, wanted)
         ctx.gradients = gradients
         ctx.dtypes = [None if value is None else value.dtype for value in (features, weight, bias)]
         return total
@@ -56,18 +62,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if gradient is None else gradient.mul_(grad).to(dtype)
             for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         )
-        return *scaled, None, None
+        return *scaled, None, None, None
 
 
 def _loss_and_gradients(
-    features_ND: Tensor, head: Head, labels_N: Tensor, wanted: tuple[bool, ...]
+    features_ND: Tensor, head: Head, labels_N: Tensor, wanted: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The loss, and the gradients by features, weight and bias as far as they are wanted."""
     dtype, operand = tiles.accumulator(head.weight.dtype), tiles.operand_dtype(head.weight)
     sources = (features_ND, head.weight, head.bias)
     gradients = [
         torch.zeros_like(source, dtype=dtype) if source is not None and want else None
-        for source, want in zip(sources, wanted, strict=False)
+        for source, want in zip(sources, wanted, strict=True)
     ]
     total = torch.zeros((), dtype=dtype, device=features_ND.device)
     for part in tiles.chunks(len(features_ND), tiles.chunk_tokens(head.num_rows)):

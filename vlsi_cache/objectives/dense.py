@@ -20,11 +20,11 @@ def dense_divergence(
     target_head: Head,
     vocab_size: int,
 ) -> Tensor:
-    """KL(target ‖ features) of every token, ``[N]`` nats; gradients reach ``features`` only.
+    """KL(target ‖ features) of every token, ``[N]`` nats; none of it is the target's gradient.
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.
-        head: their head.
+        head: their head; it gets a gradient if it trains.
         target_features: ``[N, D']`` hidden states whose distribution is the target.
         target_head: theirs.
         vocab_size: V, ids that both heads share.

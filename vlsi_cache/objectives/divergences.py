@@ -77,7 +77,9 @@ FORWARD: Final = Divergence()
 def _with_tail(probs: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:
     """Bins ``[*, S + 1]``: the entries, and last whatever they lack of 1.
 
-    The lack is a difference of numbers near 1, good to the dtype's epsilon and never less.
+    The lack is a difference of numbers near 1, wrong by as much as the dtype's epsilon however
+    small it is: in float32 the forward divergence loses accuracy where the student leaves the tail
+    less than about 1e-3, and means little below 1e-5.
     """
     tail = (1.0 - probs.sum(-1, keepdim=True)).clamp_min(torch.finfo(probs.dtype).eps)
     return torch.cat([probs, tail], -1), torch.cat([log_probs, tail.log()], -1)

@@ -38,7 +38,7 @@ def reference_divergences(
     kept = kept.scatter(2, targets.token_ids, 1.0)
     tail_q = (log_q.exp()[:, None] * (1 - kept)).sum(-1, keepdim=True)
     q = torch.cat([chosen.exp(), tail_q], -1)
-    p = torch.cat([targets.weights, 1 - targets.weights.sum(-1, keepdim=True)], -1)
+    p = torch.cat([targets.weights, (1 - targets.weights.sum(-1, keepdim=True)).clamp_min(0)], -1)
     return _bin_divergence(p.to(q), q, divergence)
 
 

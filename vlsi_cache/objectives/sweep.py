@@ -28,9 +28,6 @@ from vlsi_cache.objectives.lookup import lookup_for
 
 __all__ = ["Entries", "Sweep", "sweep_head"]
 
-_GATHERED_ELEMENTS = 1 << 21
-"""Head rows copied at once in the sparse part of the gradient: 8 MiB in float32."""
-
 
 @dataclass(frozen=True, slots=True)
 class Entries:
@@ -42,13 +39,10 @@ class Entries:
     """log q, nats, float32."""
     slopes: Tensor
     """Slope of the head's logit transform there."""
-    excess: Tensor | None
-    """What rounding added to q · slope before it met the head; None where nothing is rounded."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Entries:
         """The same change of shape for every field."""
-        excess = None if self.excess is None else change(self.excess)
-        return Entries(change(self.token_ids), change(self.log_probs), change(self.slopes), excess)
+        return Entries(change(self.token_ids), change(self.log_probs), change(self.slopes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +78,6 @@ class Sweep:
             flat.log_probs,
             flat.token_ids,
             flat.slopes,
-            flat.excess,
             self.expectation,
             self.head.weight,
         )
@@ -131,7 +124,6 @@ class _Block:
         self.total_N = torch.zeros(num_tokens, dtype=dtype, device=device)
         self.sum_ND = torch.zeros(features_ND.shape, dtype=dtype, device=device)
         self.logits_NE = torch.zeros(ids_NE.shape, dtype=dtype, device=device)
-        self.used_NE = self.logits_NE.clone() if self.operand != dtype else None
         for rows in tiles.chunks(head.num_rows, tiles.tile_shape(device)[1]):
             self._add(features_ND, rows)
 
@@ -150,9 +142,6 @@ class _Block:
             tile_NV *= slope_NV
         tile_NV = tile_NV.to(self.operand)
         self.sum_ND.mul_(decay_N1)
-        if self.used_NE is not None:
-            self.used_NE.mul_(decay_N1)
-            self.lookup.collect(rows, tile_NV, self.used_NE)
         if self.operand == weight_VD.dtype == self.sum_ND.dtype:
             self.sum_ND.addmm_(tile_NV, weight_VD)
         else:
@@ -168,10 +157,7 @@ class _Block:
     def entries(self) -> Entries:
         log_probs_NE = self.logits_NE - (self.highest_N + self.total_N.log())[:, None]
         slopes_NE = self.head.transform.derivative(self.logits_NE)
-        excess_NE = None
-        if self.used_NE is not None:
-            excess_NE = self.used_NE / self.total_N[:, None] - log_probs_NE.exp() * slopes_NE
-        return Entries(self.ids_NE, log_probs_NE, slopes_NE, excess_NE)
+        return Entries(self.ids_NE, log_probs_NE, slopes_NE)
 
     def expectation(self) -> Tensor:
         return self.sum_ND / self.total_N[:, None]
@@ -180,12 +166,10 @@ class _Block:
 def _joined(blocks: Sequence[Entries]) -> Entries:
     if len(blocks) == 1:
         return blocks[0]
-    excess = [block.excess for block in blocks if block.excess is not None]
     return Entries(
         torch.cat([block.token_ids for block in blocks]),
         torch.cat([block.log_probs for block in blocks]),
         torch.cat([block.slopes for block in blocks]),
-        torch.cat(excess) if excess else None,
     )
 
 
@@ -194,41 +178,30 @@ class _ChosenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx: Any, features, log_probs, token_ids, slopes, excess, expectation, weight
+        ctx: Any, features, log_probs, token_ids, slopes, expectation, weight
     ):
-        ctx.save_for_backward(token_ids, slopes, excess, expectation, weight)
+        ctx.save_for_backward(token_ids, slopes, expectation, weight)
         ctx.features_dtype = features.dtype
         return log_probs.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_NE):  # type: ignore[no-untyped-def]
-        token_ids, slopes, excess, expectation, weight = ctx.saved_tensors
+        token_ids, slopes, expectation, weight = ctx.saved_tensors
         total_N1 = grad_NE.sum(1, keepdim=True)
-        pull_NE = grad_NE * slopes
-        if excess is not None:
-            pull_NE = torch.addcmul(pull_NE, total_N1, excess * _first_of_each(token_ids))
         with torch.autocast(weight.device.type, enabled=False):
-            gradient = _weighted_rows(weight, token_ids, pull_NE).addcmul_(
+            gradient = _weighted_rows(weight, token_ids, grad_NE * slopes).addcmul_(
                 total_N1, expectation, value=-1.0
             )
-        return gradient.to(ctx.features_dtype), None, None, None, None, None, None
+        return gradient.to(ctx.features_dtype), None, None, None, None, None
 
 
 def _weighted_rows(weight: Tensor, token_ids: Tensor, factors: Tensor) -> Tensor:
     """``Σ_e factors[n, e] · weight[token_ids[n, e]]``, ``[N, D]`` in the factors' dtype."""
     num_tokens, num_entries = token_ids.shape
     result = factors.new_empty(num_tokens, weight.shape[1])
-    size = max(1, _GATHERED_ELEMENTS // (num_entries * weight.shape[1]))
+    size = tiles.gathered_rows(weight.device, num_entries * weight.shape[1])
     for part in tiles.chunks(num_tokens, size):
         rows_NED = weight[token_ids[part]].to(factors.dtype)
         result[part] = torch.bmm(factors[part, None], rows_NED)[:, 0]
     return result
-
-
-def _first_of_each(token_ids_NE: Tensor) -> Tensor:
-    """True where a row's id stands for the first time."""
-    ordered, order = token_ids_NE.sort(dim=1, stable=True)
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    return torch.empty_like(first).scatter_(1, order, first)

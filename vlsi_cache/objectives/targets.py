@@ -50,7 +50,7 @@ class SparseTargets(NamedTuple):
 
 
 def label_targets(labels: Tensor) -> SparseTargets:
-    """Certain targets for labels ``[N]``: their divergence is the cross-entropy."""
+    """Hard labels ``[N]`` as targets: their divergence is the cross-entropy."""
     return SparseTargets(
         token_ids=labels[:, None, None],
         weights=torch.ones(len(labels), 1, 1, device=labels.device),

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["accumulator", "chunk_tokens", "chunks", "operand_dtype", "tile_shape", "wide_product"]
+__all__ = [
+    "accumulator",
+    "chunk_tokens",
+    "chunks",
+    "gathered_rows",
+    "operand_dtype",
+    "tile_shape",
+    "wide_product",
+]
 
 _CPU_TILE = (1024, 2048)
 """Tokens × vocabulary. 8 MiB in float32: tile, head rows and sums stay in the shared cache."""
@@ -15,6 +23,8 @@ _DEVICE_TILE = (2048, 8192)
 """64 MiB in float32: products long enough to hide the launches of their kernels."""
 _CHUNK_ELEMENTS = 1 << 24
 """Logits of whole rows alive at once: 64 MiB in float32."""
+_CPU_GATHERED, _DEVICE_GATHERED = 1 << 21, 1 << 26
+"""Elements of head rows copied at once: 8 MiB in float32, in the cache; 256 MiB, few launches."""
 
 
 def tile_shape(device: torch.device) -> tuple[int, int]:
@@ -25,6 +35,12 @@ def tile_shape(device: torch.device) -> tuple[int, int]:
 def chunk_tokens(vocab_size: int) -> int:
     """Tokens whose whole rows of logits may be alive at once."""
     return max(1, _CHUNK_ELEMENTS // vocab_size)
+
+
+def gathered_rows(device: torch.device, width: int) -> int:
+    """Rows of so many elements that may be copied at once."""
+    elements = _CPU_GATHERED if device.type == "cpu" else _DEVICE_GATHERED
+    return max(1, elements // width)
 
 
 def chunks(length: int, size: int) -> Iterator[slice]:

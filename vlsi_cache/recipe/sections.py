@@ -181,7 +181,7 @@ class CacheSection(Section):
     k: NonNegative = 0
     """Most likely tokens kept per response token and tap. 0 leaves draws alone, which tell more
     per byte; the tails `bucket` and `renormalize` need some."""
-    m: Annotated[int, Field(ge=0, le=255)] = 12
+    m: Annotated[int, Field(ge=0, le=255)] = 14
     """Tokens drawn from the rest: from the whole distribution where k is 0."""
     samples_per_shard: Positive = 512
     """Conversations per shard: what a broken run has to redo at most."""
@@ -214,9 +214,9 @@ class MatchingSection(Section):
     order: bool = True
     """A student tap meets only teacher taps above the one matched before. Needs `search_range`."""
     adaptive_temperature: bool = True
-    """Temperature from the spread of the divergences (`temperature`); off means 1."""
+    """Temperature from the spread of the divergences; off means 1, or the number given."""
     temperature: Literal["paper", "scale_free"] | Annotated[float, Field(gt=0)] = "paper"
-    """`paper`: 2/(max−min); `scale_free`: (max−min)/2; or a number."""
+    """`paper`: 2/(max−min); `scale_free`: (max−min)/2; or a fixed number."""
     granularity: Literal["batch", "sample"] = "batch"
     """One matching per micro-batch, or one per sample."""
 

@@ -36,14 +36,18 @@ class TapRecorder:
         vocab_size: V, rows of the head that are real tokens.
         k: most likely tokens kept.
         m: tokens drawn.
+        order: [V] permutation that draws alone walk in; ``vocabulary_order`` of the head if not
+            given.
     """
 
-    def __init__(self, head: Head, vocab_size: int, *, k: int, m: int) -> None:
+    def __init__(
+        self, head: Head, vocab_size: int, *, k: int, m: int, order: Tensor | None = None
+    ) -> None:
         self.k, self.m = k, m
         self._head = head.cut(vocab_size)
         self._order: Tensor | None = None
         if k == 0:
-            order = vocabulary_order(self._head.weight)
+            order = vocabulary_order(self._head.weight) if order is None else order
             bias = None if self._head.bias is None else self._head.bias[order]
             self._head = Head(self._head.weight[order], bias, self._head.transform)
             self._order = order

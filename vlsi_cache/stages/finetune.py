@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, TrainerCallback
 
 from vlsi_cache.data import EncodedDataset
 from vlsi_cache.models import Decoder
@@ -75,6 +75,7 @@ def finetune(
     original: PreTrainedConfig,
     inherited: Mapping[str, Any],
     autocast: bool,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
     """Train the whole student and save it under its own architecture.
 
@@ -86,6 +87,7 @@ def finetune(
         original: config of the untouched student; what is saved has it again, dtype included.
         inherited: settings of everything this stage builds on.
         autocast: bfloat16 autocast.
+        callbacks: of the Trainer.
 
     Returns:
         Folder of the finished student.
@@ -111,6 +113,7 @@ def finetune(
         device=student.device,
         autocast=autocast,
         seed=recipe.seed,
+        callbacks=callbacks,
     )
     model.to(dtype=original.dtype or torch.float32)  # type: ignore[call-arg]
     model.config = original

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
+from transformers import TrainerCallback
 
 from vlsi_cache.data import EncodedDataset
 from vlsi_cache.recipe import Recipe
@@ -32,6 +35,7 @@ def interact(
     *,
     inherited: Mapping[str, Any],
     autocast: bool,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
     """Train LoRA and verbalizers against the cache, merge, and save an ordinary checkpoint.
 
@@ -44,6 +48,7 @@ def interact(
         folder: of the stage.
         inherited: settings of everything this stage builds on.
         autocast: bfloat16 autocast.
+        callbacks: of the Trainer.
 
     Returns:
         Folder of the merged student, in float32 where the student was.
@@ -58,7 +63,14 @@ def interact(
     if not stage.begin(result / "config.json"):
         return result
     teacher_taps = cache.manifest.taps[:-1]
-    module = Interaction(student, bank, settings, teacher_taps=teacher_taps, seed=recipe.seed)
+    module = Interaction(
+        student,
+        bank,
+        settings,
+        teacher_taps=teacher_taps,
+        seed=recipe.seed,
+        rank=PartialState().process_index,
+    )
     if settings.gradient_checkpointing:
         student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
     run_training(
@@ -73,6 +85,7 @@ def interact(
         seed=recipe.seed,
         order=recorded_order(cache, settings, folder),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
+        callbacks=callbacks,
     )
     adapted: Any = module.adapted.cpu().float()  # the sum is exact, and off the accelerator
     merged = adapted.merge_and_unload()

@@ -8,12 +8,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from peft import get_peft_model
 from torch import Tensor
 
 from vlsi_cache.matching import Match, Matching, check_room, match_layers
-from vlsi_cache.models import lora_config
+from vlsi_cache.models import Head, lora_config
 from vlsi_cache.objectives import (
     FORWARD,
     CandidateDivergences,
@@ -39,10 +40,10 @@ class Interaction(StageModule):
         settings: what is compared and matched, and the adapters' size.
         teacher_taps: blocks of the cache's inner taps.
         seed: of adapters and matching draws.
+        rank: of the process; each draws for itself.
     """
 
     accepts_loss_kwargs = True
-    generator: torch.Generator
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Interaction(StageModule):
         *,
         teacher_taps: Sequence[int],
         seed: int,
+        rank: int = 0,
     ) -> None:
         super().__init__()
         self.settings = settings
@@ -71,7 +73,8 @@ class Interaction(StageModule):
         self.decoder = student.decoder
         self.vocab_size = student.vocab_size
         self.teacher_taps = torch.tensor(teacher_taps, device=student.device)
-        self.generator = torch.Generator(device=student.device).manual_seed(seed)
+        self.seed, self.rank = seed, rank
+        self.generator = torch.Generator(device=student.device)
 
     def forward(
         self,
@@ -96,19 +99,22 @@ class Interaction(StageModule):
             teacher_entropy: ``[N, L_t + 1]``.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
+        self.generator.manual_seed(draw_seed(self.seed, self.rank, self.batches_seen))
+        self.batches_seen += 1
+        head = self.decoder.head.cut(self.vocab_size)  # once: under autocast it is a copy
         states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
         reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
         targets = SparseTargets(teacher_ids, teacher_weights, teacher_entropy)
-        certain = label_targets(labels)
+        hard = label_targets(labels)
         losses: dict[str, Tensor] = {}  # each [N]
         inner, output = self.settings.inner, self.settings.output
         if output != "none":
-            wanted = targets.candidate(-1) if _reads_teacher(output) else certain
-            found = self._compare(final, wanted, output)
+            wanted = targets.candidate(-1) if _reads_teacher(output) else hard
+            found = self._compare(final, head, wanted, output)
             losses[f"{_metric(output)}_output"] = found.matched(torch.zeros_like(labels))
         if inner != "none":
-            wanted = targets.candidates(slice(-1)) if _reads_teacher(inner) else certain
-            compared = [self._compare(read, wanted, inner) for read in reads]
+            wanted = targets.candidates(slice(-1)) if _reads_teacher(inner) else hard
+            compared = [self._compare(read, head, wanted, inner) for read in reads]
             if _reads_teacher(inner):
                 per_tap = self._matched(compared, token_samples, len(inputs["input_ids"]))
             else:
@@ -121,12 +127,10 @@ class Interaction(StageModule):
         return {"loss": torch.stack([loss.sum() for loss in losses.values()]).sum() / count}
 
     def _compare(
-        self, features: Tensor, targets: SparseTargets, comparison: Comparison
+        self, features: Tensor, head: Head, targets: SparseTargets, comparison: Comparison
     ) -> CandidateDivergences:
         divergence = _divergence(comparison, self.settings)
-        return candidate_divergences(
-            features, self.decoder.head, targets, self.vocab_size, divergence
-        )
+        return candidate_divergences(features, head, targets, self.vocab_size, divergence)
 
     def _matched(
         self, compared: Sequence[CandidateDivergences], token_samples: Tensor, num_samples: int
@@ -151,13 +155,20 @@ class Interaction(StageModule):
         shares = match.shares.reshape(-1, *match.shares.shape[-2:]).mean(0)
         self.observe("share", shares)
         self.observe("divergence", divergence)
-        for student_tap, block in zip(
-            self.bank.taps, shares @ self.teacher_taps.float(), strict=True
-        ):
+        blocks = (shares * self.teacher_taps).sum(-1)
+        for student_tap, block in zip(self.bank.taps, blocks, strict=True):
             self.observe(f"match_tap_{student_tap}", block)
-        if match.temperature is not None:
-            heat = match.temperature.reshape(-1, match.temperature.shape[-1]).mean(0)
-            self.observe("temperature", heat)
+        if match.temperature is not None and match.choice is not None:
+            width = match.choice.shape[-1]
+            self.observe("choice", match.choice.reshape(-1, width).mean(0))
+            weighted = match.temperature * match.choice
+            self.observe("weighted_temperature", weighted.reshape(-1, width).mean(0))
+
+
+def draw_seed(seed: int, rank: int, batch: int) -> int:
+    """Seed of one micro-batch's matching draws: another for every process and batch."""
+    words = np.random.SeedSequence([seed, rank, batch]).generate_state(2, np.uint32)
+    return int(words[0]) << 31 | int(words[1]) >> 1  # 63 bits, which every generator takes
 
 
 def matching_of(section: MatchingSection) -> Matching:
@@ -181,7 +192,7 @@ def _metric(comparison: Comparison) -> str:
 
 def _divergence(comparison: Comparison, settings: InteractionSection) -> Divergence:
     if comparison == "ce" or comparison == "none":
-        return FORWARD  # of certain targets: cross-entropy
+        return FORWARD  # of hard labels: cross-entropy
     return Divergence(comparison, settings.tail, settings.skew)
 
 

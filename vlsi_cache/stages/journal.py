@@ -29,8 +29,12 @@ class JournalLine(BaseModel):
     """How often a student tap met a teacher tap; with `expected`, the mean share. Rows sum to 1."""
     divergence: list[list[float]]
     """Mean divergence of all pairs, matched or not, in nats (`l2`: without a unit)."""
-    temperature: list[float] | None = None
-    """Mean temperature of each student tap's softmax; null for strategies without one."""
+    choice: list[float] | None = None
+    """How often each student tap had several teacher taps to choose from; null for strategies
+    without a temperature."""
+    temperature: list[float | None] | None = None
+    """Mean temperature of each student tap's softmax, where it had a choice; null where it never
+    had one, and for strategies without a temperature."""
 
 
 class MatchingJournal:
@@ -68,11 +72,13 @@ class MatchingJournal:
 
     def append(self, step: int, tables: Mapping[str, Tensor]) -> None:
         """Write one line from the tables that the interaction observed."""
+        rows = {name: table.tolist() for name, table in tables.items()}
+        weighted = rows.pop("weighted_temperature", None)
+        if weighted is not None:
+            pairs = zip(weighted, rows["choice"], strict=True)
+            rows["temperature"] = [total / often if often else None for total, often in pairs]
         line = JournalLine(
-            step=step,
-            student_taps=self.student_taps,
-            teacher_taps=self.teacher_taps,
-            **{name: table.tolist() for name, table in tables.items()},
+            step=step, student_taps=self.student_taps, teacher_taps=self.teacher_taps, **rows
         )
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line.model_dump_json() + "\n")

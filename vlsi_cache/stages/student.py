@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, TrainerCallback
 
 from vlsi_cache.data import ConversationDataset, EncodedDataset
 from vlsi_cache.errors import CacheError, CacheMismatchError
@@ -30,11 +31,13 @@ __all__ = ["train_student"]
 logger = logging.getLogger(__name__)
 
 
-def train_student(recipe: Recipe) -> Path:
+def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Run the recipe's stages on the student; each resumes, and is skipped when done.
 
     Args:
         recipe: ``student``, ``data``, ``cache`` and the stages' sections are read.
+        callbacks: of the ``transformers`` Trainer, in interaction and fine-tuning; their ``model``
+            has the student's parts as ``decoder``.
 
     Returns:
         Folder of the last stage's student: an ordinary checkpoint with its processor, or the
@@ -53,7 +56,7 @@ def train_student(recipe: Recipe) -> Path:
     }
     result, section = recipe.student_verbalizers_path, recipe.student
     if "interaction" in recipe.stages or "verbalization" in recipe.stages:
-        result = _distil(recipe, dataset, device, settings)
+        result = _distil(recipe, dataset, device, settings, callbacks)
         gc.collect()  # the adapted student's hooks and modules refer to one another
     if "finetuning" not in recipe.stages:
         return result
@@ -68,11 +71,16 @@ def train_student(recipe: Recipe) -> Path:
         original=AutoConfig.from_pretrained(str(recipe.student.model)),
         inherited={**settings, **student.identity()},
         autocast=uses_autocast(section.dtype, device),
+        callbacks=callbacks,
     )
 
 
 def _distil(
-    recipe: Recipe, dataset: ConversationDataset, device: torch.device, settings: dict[str, Any]
+    recipe: Recipe,
+    dataset: ConversationDataset,
+    device: torch.device,
+    settings: dict[str, Any],
+    callbacks: Sequence[TrainerCallback],
 ) -> Path:
     """Verbalization, then interaction if asked for."""
     cache = None
@@ -111,6 +119,7 @@ def _distil(
             "cache": cache.manifest.model_dump(mode="json"),
         },
         autocast=autocast,
+        callbacks=callbacks,
     )
 
 

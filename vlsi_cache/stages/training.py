@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,19 @@ logger = logging.getLogger(__name__)
 
 _CALMER = "Delete this folder, then lower the stage's learning_rate or add warmup_steps"
 _WEIGHTS = "model.safetensors"
-_GENERATOR = "generator_state"
+_BATCHES_SEEN = "batches_seen"
 
 
 class StageModule(nn.Module):
     """What a stage trains: its forward returns ``{"loss": …}``, and it observes metrics.
 
-    A ``generator`` that the forward draws from is saved and restored with the parameters.
+    A forward that draws counts its micro-batches in ``batches_seen``, which is saved and restored
+    with the parameters: draws that follow from it are those of an unbroken run.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.generator: torch.Generator | None = None
+        self.batches_seen = 0
         self._observed: dict[str, tuple[Tensor, int]] = {}
 
     def observe(self, name: str, value: Tensor) -> None:
@@ -58,8 +59,9 @@ class StageModule(nn.Module):
 
         0-d values are metrics; larger ones are tables, which go to the stage's journal.
         """
+        value = value.detach().float()  # long sums of autocast's dtype would stand still
         total, count = self._observed.get(name, (torch.zeros_like(value), 0))
-        self._observed[name] = (total + value.detach(), count + 1)
+        self._observed[name] = (total + value, count + 1)
 
     def collect(self) -> dict[str, Tensor]:
         """The means observed since the last call."""
@@ -82,6 +84,7 @@ def run_training(
     order: SampleOrder | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     journal: MatchingJournal | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train until the schedule ends, going on from the last whole checkpoint in ``folder``.
 
@@ -98,6 +101,7 @@ def run_training(
         order: of the samples; any order will do if not given.
         optimizer: in place of AdamW; the schedule sets its learning rates.
         journal: where observed tables go.
+        callbacks: the caller's own; their ``model`` is the module.
 
     Raises:
         StageError: the loss is not finite.
@@ -109,7 +113,7 @@ def run_training(
         args=_arguments(schedule, folder, device=device, autocast=autocast, seed=seed),
         train_dataset=dataset,
         data_collator=collate,
-        callbacks=[_MetricLines(name), EpochSetter()],
+        callbacks=[_MetricLines(name), EpochSetter(), *callbacks],
         optimizers=(optimizer, None),
     )
     trainer.journal = journal
@@ -237,19 +241,15 @@ class _StageTrainer(Trainer):
             name: parameter.detach().contiguous().cpu()
             for name, parameter in self._trainable().items()
         }
-        generator = self._module().generator
-        if generator is not None:
-            state[_GENERATOR] = generator.get_state()
+        state[_BATCHES_SEEN] = torch.tensor(self._module().batches_seen)
         save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         saved = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
-        trainable, generator = self._trainable(), self._module().generator
-        generator_state = saved.pop(_GENERATOR, None)
-        if generator is not None and generator_state is not None:
-            generator.set_state(generator_state)
+        trainable = self._trainable()
+        self._module().batches_seen = int(saved.pop(_BATCHES_SEEN, torch.tensor(0)))
         if saved.keys() != trainable.keys():
             raise StageError(
                 "checkpoint holds other parameters than this stage trains",
@@ -289,8 +289,6 @@ class _StageTrainer(Trainer):
                 logs[name] = shared.item()
             else:
                 tables[name] = shared
-        if tables and self.journal is not None and self.is_world_process_zero():
-            self.journal.append(self.state.global_step, tables)
         loss = logs.get("loss", 0.0)
         if loss != loss or abs(loss) == float("inf"):
             raise StageError(
@@ -298,6 +296,8 @@ class _StageTrainer(Trainer):
                 where=self.args.output_dir,
                 mend=_CALMER,
             )
+        if tables and self.journal is not None and self.is_world_process_zero():
+            self.journal.append(self.state.global_step, tables)
         super().log(logs, start_time)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vlsi_cache.data import ConversationDataset, EncodedDataset
-from vlsi_cache.models import Decoder, resolve_taps
+from vlsi_cache.models import Decoder, Head, resolve_taps
 from vlsi_cache.objectives import candidate_divergences, dense_divergence, label_targets
 from vlsi_cache.recipe import DataSection, ModelSection
 from vlsi_cache.stages.backbone import Backbone, run_backbone
@@ -71,17 +71,17 @@ class Verbalization(StageModule):
         with torch.no_grad():
             states, final = run_backbone(decoder, self.bank.taps, inputs, positions)
         hidden = self.bank(states, positions)
+        head = decoder.head.cut(self.vocab_size)  # once: under autocast it is a copy
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         loss = torch.zeros((), device=labels.device)
         for tap, read in hidden.items():
-            per_token = self._tap_loss(decoder.features(read), labels, final)
+            per_token = self._tap_loss(decoder.features(read), head, labels, final)
             self.observe(f"tap_{tap}", per_token.mean())
             loss = loss + per_token.sum() / count
         return {"loss": loss}
 
-    def _tap_loss(self, features: Tensor, labels: Tensor, final: Tensor) -> Tensor:
+    def _tap_loss(self, features: Tensor, head: Head, labels: Tensor, final: Tensor) -> Tensor:
         """Nats of every token, ``[N]``."""
-        head = self.decoder.head
         if self.target == "final":
             return dense_divergence(features, head, final, head, self.vocab_size)
         found = candidate_divergences(features, head, label_targets(labels), self.vocab_size)

@@ -1,0 +1,183 @@
+"""What a student learns from our record, against whole distributions and what else one would do.
+
+The teacher is SmolLM2-135M-Instruct, the student some of its blocks. Arms (`proof/arms.py`) start
+alike and take as many steps of as many samples: distillation, then fine-tuning on the labels, but
+for the arm of fine-tuning alone. Learning rates come from short runs scored on validation; held-out
+conversations are scored by whole distributions.
+
+Everything is written down as it is made, and what is there is not made again: an interrupted run of
+this script goes on where it was, and several may work on different seeds at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import torch
+from measurement import machine
+from proof.arms import ARMS, COMPARISONS
+from proof.running import best_rates, measure_cost, run_arm
+from proof.setting import FULL, QUICK, Setting
+from rich.console import Console
+from rich.table import Table
+
+STUDENT_T_95 = (math.nan, math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Two-sided, by the number of values."""
+
+
+def collected(setting: Setting) -> dict[str, Any]:
+    """What has been written down so far."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ARMS}
+    for path in sorted(setting.results.glob("runs/*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        runs[run["arm"]].append(run)
+    return {
+        "arms": [_arm(setting, name, found) for name, found in runs.items() if found],
+        "differences": [
+            _difference(runs[name], runs[other])
+            for name, other in COMPARISONS
+            if runs[name] and runs[other]
+        ],
+    }
+
+
+def _arm(setting: Setting, name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    cost_path = setting.results / "costs" / f"{name}.json"
+    cost = json.loads(cost_path.read_text(encoding="utf-8")) if cost_path.exists() else {}
+    finals = [run["final"] for run in runs]
+    return {
+        "name": name,
+        "seeds": [run["seed"] for run in runs],
+        "rates": runs[0]["rates"],
+        "label_loss": _mean([final["label_loss"] for final in finals]),
+        "divergence_nats": _mean([final["divergence_nats"] for final in finals]),
+        "token_accuracy": _mean([final["token_accuracy"] for final in finals]),
+        "exact_answers": _mean([final["by_kind"]["word"]["exact_answers"] for final in finals]),
+        "step_seconds": cost.get("step_seconds"),
+        "peak_bytes": cost.get("peak_bytes"),
+        "cache_bytes": cost.get("cache_bytes"),
+        "wall_seconds": statistics.median(run["wall_seconds"] for run in runs),
+    }
+
+
+def _difference(runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of one arm from another, over the seeds that both have."""
+    finals, other_finals = ({run["seed"]: run["final"] for run in some} for some in (runs, others))
+    seeds = sorted(finals.keys() & other_finals.keys())
+    return {
+        "name": runs[0]["arm"],
+        "from": others[0]["arm"],
+        "seeds": seeds,
+        **{
+            figure: _mean([finals[seed][figure] - other_finals[seed][figure] for seed in seeds])
+            for figure in ("label_loss", "divergence_nats")
+        },
+    }
+
+
+def _mean(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and half the 95 % interval, of which one value has none."""
+    interval = None
+    if len(values) > 1:
+        t = STUDENT_T_95[min(len(values), len(STUDENT_T_95) - 1)]
+        interval = t * statistics.stdev(values) / math.sqrt(len(values))
+    return {"mean": statistics.fmean(values) if values else None, "interval": interval}
+
+
+def render(result: dict[str, Any]) -> None:
+    """The figures as two tables."""
+    console = Console()
+    table = Table(title="held-out conversations; means over seeds ± half the 95 % interval")
+    table.add_column("arm", no_wrap=True)
+    headings = ("seeds", "label loss\n(nats)", "KL to teacher\n(nats)", "tokens\nright")
+    for heading in (*headings, "words\nright", "step\n(s)", "peak\n(MB)", "cache\n(MB)"):
+        table.add_column(heading, justify="right")
+    for arm in result["arms"]:
+        table.add_row(
+            arm["name"],
+            str(len(arm["seeds"])),
+            _told(arm["label_loss"]),
+            _told(arm["divergence_nats"]),
+            _told(arm["token_accuracy"]),
+            _told(arm["exact_answers"]),
+            "" if arm["step_seconds"] is None else f"{arm['step_seconds']:.2f}",
+            "" if arm["peak_bytes"] is None else f"{arm['peak_bytes'] / 1e6:.0f}",
+            "" if not arm["cache_bytes"] else f"{arm['cache_bytes'] / 1e6:.1f}",
+        )
+    console.print(table)
+    table = Table(title="differences, seed by seed")
+    table.add_column("arm", no_wrap=True)
+    table.add_column("less", no_wrap=True)
+    for heading in ("seeds", "label loss", "KL to teacher"):
+        table.add_column(heading, justify="right")
+    for difference in result["differences"]:
+        table.add_row(
+            difference["name"],
+            difference["from"],
+            str(len(difference["seeds"])),
+            _told(difference["label_loss"], sign="+"),
+            _told(difference["divergence_nats"], sign="+"),
+        )
+    console.print(table)
+
+
+def _told(figure: dict[str, Any], sign: str = "") -> str:
+    if figure["mean"] is None:
+        return ""
+    interval = "" if figure["interval"] is None else f" ± {figure['interval']:.3f}"
+    return f"{figure['mean']:{sign}.3f}{interval}"
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.option("--quick", is_flag=True, help="A small made-up teacher: a smoke of every arm.")
+@click.option("--table", is_flag=True, help="Only print what has been collected.")
+@click.option("--arms", default=",".join(ARMS), metavar="A,B,…", help="[default: all]")
+@click.option("--seeds", default="0,1,2", show_default=True, metavar="I,J,…")
+@click.option("--costs", is_flag=True, help="Only measure step times and memory.")
+@click.option("--device", default="cpu", hidden=True, help="Ignored: the proof is a CPU's.")
+def main(
+    as_json: bool,
+    quick: bool,
+    table: bool,
+    arms: str,
+    seeds: str,
+    costs: bool,
+    device: str,  # noqa: ARG001
+) -> None:
+    setting = QUICK if quick else FULL
+    chosen = [ARMS[name.strip()] for name in arms.split(",")]
+    if not table:
+        setting.prepare()
+    if not table and not costs:
+        for seed in [int(seed) for seed in seeds.split(",")]:
+            for arm in chosen:
+                found = run_arm(setting, arm, seed, best_rates(setting, arm.family))
+                click.echo(f"{arm.name} seed {seed}: {_finals(found)}", err=True)
+    if costs or quick:
+        for arm in chosen:
+            measure_cost(setting, arm)
+    result = {
+        **collected(setting),
+        "size": {"setting": setting.name, "steps": setting.num_steps},
+        "rounds": 1,
+        **machine(torch.device("cpu")),
+    }
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        render(result)
+
+
+def _finals(run: dict[str, Any]) -> str:
+    final = run["final"]
+    return f"loss {final['label_loss']:.4f}, KL {final['divergence_nats']:.4f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The rival with the teacher in memory: stage two on whole distributions (METHOD §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from vlsi_cache.data import EncodedDataset
+from vlsi_cache.models import Head
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.stages.backbone import (
+    Backbone,
+    load_backbone,
+    load_data,
+    run_backbone,
+    save_checkpoint,
+)
+from vlsi_cache.stages.batches import TokenBatches
+from vlsi_cache.stages.interaction_loss import Interaction
+from vlsi_cache.stages.order import plain_order
+from vlsi_cache.stages.training import discard_checkpoints, run_training
+from vlsi_cache.verbalizer import VerbalizerBank, build_verbalizers, load_verbalizers
+
+__all__ = ["interact_online"]
+
+
+@dataclass(frozen=True)
+class DenseCandidates:
+    """What `CandidateDivergences` is, of whole distributions and in plain autograd."""
+
+    log_q: Tensor
+    """[N, V]; the student's."""
+    log_p: Sequence[Tensor]
+    """C of [N, V]; the teacher's."""
+
+    @property
+    def values(self) -> Tensor:
+        """[N, C]."""
+        with torch.no_grad():
+            return torch.stack([self._divergence(log_p) for log_p in self.log_p], dim=1)
+
+    def matched(self, tap: Tensor) -> Tensor:
+        """[N]; every token's tap [N] is the same one, as `granularity: batch` has it."""
+        return self._divergence(self.log_p[int(tap[0])])
+
+    def _divergence(self, log_p: Tensor) -> Tensor:
+        return (log_p.exp() * (log_p - self.log_q)).sum(-1)
+
+
+class OnlineInteraction(Interaction):
+    """Stage two beside the teacher, which reads every batch anew."""
+
+    def __init__(
+        self, teacher: Backbone, readers: VerbalizerBank, *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.teacher = teacher
+        self.readers = (readers,)  # a tuple, so that they are no parameters of this module
+
+    def forward(  # type: ignore[override]
+        self,
+        inputs: Mapping[str, Tensor],
+        positions: Tensor,
+        labels: Tensor,
+        token_samples: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> dict[str, Tensor]:
+        """As `Interaction.forward`, with the teacher's own distributions."""
+        (readers,), teacher = self.readers, self.teacher.decoder
+        with torch.no_grad():
+            states, final = run_backbone(teacher, readers.taps, inputs, positions)
+            read = [teacher.features(hidden) for hidden in readers(states, positions).values()]
+            *wanted, output = (self._log_probs(each, teacher.head) for each in [*read, final])
+        states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
+        log_q = self._log_probs(final, self.decoder.head)
+        losses = [DenseCandidates(log_q, [output]).matched(torch.zeros_like(labels))]
+        self.observe("kl_output", losses[0].mean())
+        compared: list[Any] = [
+            DenseCandidates(self._log_probs(self.decoder.features(each), self.decoder.head), wanted)
+            for each in self.bank(states, positions).values()
+        ]
+        if compared:
+            losses += self._matched(compared, token_samples, len(inputs["input_ids"]))
+        count = num_items_in_batch if num_items_in_batch is not None else len(labels)
+        return {"loss": torch.stack([loss.sum() for loss in losses]).sum() / count}
+
+    def _log_probs(self, features: Tensor, head: Head) -> Tensor:
+        return head.cut(self.vocab_size).logits(features).float().log_softmax(-1)
+
+
+def interact_online(recipe: Recipe, callbacks: Sequence[TrainerCallback]) -> Path:
+    """Stage two of a recipe, from its teacher instead of its cache: folder of the student."""
+    device = torch.device("cpu")
+    teacher = load_backbone(recipe.teacher, "teacher", device, "float32")
+    student = load_backbone(recipe.student, "student", device, "float32")
+    settings, folder = recipe.interaction, recipe.output / "interaction"
+    taught, learning = recipe.teacher.verbalizers, recipe.student.verbalizers
+    if settings.inner == "none":
+        # a bank of no taps: the teacher's inner layers are not read either
+        readers, bank = (build_verbalizers(b.decoder, (), recipe.student.verbalizer, seed=0)
+                         for b in (teacher, student))  # fmt: skip
+    else:
+        assert taught is not None
+        assert learning is not None
+        readers = load_verbalizers(taught, teacher.decoder, fingerprint=teacher.fingerprint)
+        bank = load_verbalizers(learning, student.decoder, fingerprint=student.fingerprint)
+    readers.eval().requires_grad_(False)
+    dataset = load_data(recipe.data)
+    module = OnlineInteraction(
+        teacher,
+        readers,
+        student,
+        bank,
+        settings,
+        teacher_taps=readers.taps,
+        seed=recipe.seed,
+    )
+    run_training(
+        "interaction",
+        module,
+        EncodedDataset(dataset),
+        TokenBatches(student.encoder(recipe.data)),
+        settings,
+        folder,
+        device=device,
+        autocast=False,
+        seed=recipe.seed,
+        order=plain_order(len(dataset)),
+        callbacks=callbacks,
+    )
+    adapted: Any = module.adapted
+    save_checkpoint(adapted.merge_and_unload(), student.processor, folder / "model")
+    discard_checkpoints(folder)
+    return folder / "model"

@@ -1,0 +1,166 @@
+"""One run of one arm: trained through the product, scored, and written down."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from measurement import in_fresh_process, machine, peak_extra_bytes
+
+from proof.arms import ARMS, Arm
+from proof.online import interact_online
+from proof.scoring import HeldOut, Watch
+from proof.setting import Rates, Setting
+from vlsi_cache import open_cache
+from vlsi_cache.stages.student import train_student
+
+__all__ = ["best_rates", "measure_cost", "run_arm", "search_rates"]
+
+FINETUNING_RATES = (1e-4, 3e-4, 1e-3)
+INTERACTION_RATES = (5e-4, 1.5e-3, 4e-3)
+COST_STEPS = 6
+"""Of each stage, of which the first is left out."""
+
+
+def run_arm(setting: Setting, arm: Arm, seed: int, rates: Rates) -> dict[str, Any]:
+    """Train and score on held-out conversations; a run that is written down is not made again."""
+    path = setting.results / "runs" / f"{arm.name}-seed{seed}.json"
+    return _once(path, lambda: _apart(setting, _run, setting, arm.name, seed, rates, "held-out"))
+
+
+def search_rates(setting: Setting, family: str) -> list[dict[str, Any]]:
+    """Short runs of a family's first arm that reads a cache, scored on validation."""
+    finetuning = None if family == "fine-tuning" else best_rates(setting, "fine-tuning").finetuning
+    tried = (
+        [Rates(rate, rate) for rate in FINETUNING_RATES]
+        if finetuning is None
+        else [Rates(rate, finetuning) for rate in INTERACTION_RATES]
+    )
+    name = {"fine-tuning": "fine-tuning", "output": "output-cache", "full": "full-cache"}[family]
+    found = []
+    for rates in tried:
+        path = setting.results / "search" / f"{family}-{rates}.json"
+
+        def make(rates: Rates = rates) -> dict[str, Any]:
+            return _apart(setting, _run, setting, name, 1000, rates, "validation")
+
+        found.append(_once(path, make))
+    return found
+
+
+def best_rates(setting: Setting, family: str) -> Rates:
+    """Of the search: those of the least loss on the labels."""
+    found = min(search_rates(setting, family), key=lambda run: run["final"]["label_loss"])
+    return Rates(**found["rates"])
+
+
+def measure_cost(setting: Setting, arm: Arm) -> dict[str, Any]:
+    """Seconds of a step and peak memory, of a short training with nothing beside it."""
+    path = setting.results / "costs" / f"{arm.name}.json"
+    return _once(path, lambda: _apart(setting, _cost, setting, arm.name))
+
+
+def _once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    if not path.exists():
+        made = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _apart(setting: Setting, function: Callable[..., dict[str, Any]], *arguments: Any) -> Any:
+    return function(*arguments) if setting.made_up else in_fresh_process(function, *arguments)
+
+
+def _run(setting: Setting, name: str, seed: int, rates: Rates, part: str) -> dict[str, Any]:
+    arm, began = ARMS[name], time.monotonic()
+    searching = part == "validation"
+    held_out = _held_out(setting, part)
+    some = held_out if searching else _held_out(setting, part, setting.curve_samples)
+    watch = Watch(some, every=max(setting.interaction_steps // 8, 1))
+    folder = setting.folder / "runs" / f"{name}-{seed}-{rates}"
+    share = setting.search_share if searching else 1.0
+    student = _train(setting, arm, seed, rates, folder, watch, share)
+    final = held_out.score(setting.backbone(student, "student").decoder)
+    shutil.rmtree(folder)
+    return {
+        "arm": name,
+        "seed": seed,
+        "rates": {"interaction": rates.interaction, "finetuning": rates.finetuning},
+        "final": final,
+        "curve": watch.curve,
+        "wall_seconds": time.monotonic() - began,
+        "versions": {"python": platform.python_version(), "transformers": transformers.__version__}
+        | machine(torch.device("cpu")),
+    }
+
+
+def _train(
+    setting: Setting, arm: Arm, seed: int, rates: Rates, folder: Path, watch: Watch, share: float
+) -> Path:
+    """Folder of the finished student."""
+    shutil.rmtree(folder, ignore_errors=True)
+    reading = setting.folder / "shared" / "student-verbalizers" if arm.reads_taps else None
+    stages = ("verbalization", "interaction", "finetuning")
+    recipe = setting.recipe(
+        arm.interaction,
+        folder,
+        rates,
+        seed,
+        record="truncated" if arm.source == "truncated" else "cache",
+        share=share,
+        stages=stages[2:] if arm.source == "labels" else stages,
+        student_verbalizers=reading,
+    )
+    if arm.source == "teacher":
+        taught = recipe.student.model_copy(
+            update={"model": str(interact_online(recipe, (watch,))), "verbalizers": None}
+        )
+        recipe = recipe.model_copy(update={"student": taught, "stages": ["finetuning"]})
+    return train_student(recipe, (watch,))
+
+
+@lru_cache(maxsize=4)
+def _held_out(setting: Setting, part: str, limit: int | None = None) -> HeldOut:
+    return HeldOut.read(setting.backbone(setting.teacher, "teacher"), setting.data(part), limit)
+
+
+def _cost(setting: Setting, name: str) -> dict[str, Any]:
+    arm, watch = ARMS[name], Watch(None, every=1)
+    folder = setting.folder / "runs" / f"cost-{name}"
+    length = setting.interaction_steps + setting.finetuning_steps
+    share = min(1.0, COST_STEPS / min(setting.interaction_steps, setting.finetuning_steps))
+
+    def train() -> None:
+        _train(setting, arm, 0, Rates(1e-5, 1e-5), folder, watch, share)
+
+    peak = peak_extra_bytes(train, torch.device("cpu"))
+    shutil.rmtree(folder)
+    medians = {stage: statistics.median(taken[1:]) for stage, taken in watch.seconds.items()}
+    steps = {"interaction": setting.interaction_steps, "finetuning": setting.finetuning_steps}
+    if arm.source == "labels":
+        steps = {"finetuning": length}
+    record = RECORD_OF.get(arm.source)
+    return {
+        "arm": name,
+        "step_seconds": sum(medians[stage] * count for stage, count in steps.items()) / length,
+        "stage_step_seconds": medians,
+        "peak_bytes": peak,
+        "cache_bytes": record and open_cache(setting.folder / record).size_bytes(),
+    }
+
+
+RECORD_OF = {"cache": "cache", "truncated": "truncated"}
+"""Which cache an arm reads, by its source."""

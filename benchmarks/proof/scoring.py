@@ -1,0 +1,144 @@
+"""Scores on held-out conversations, against the labels and the teacher's whole distributions."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from vlsi_cache.data import EncodedDataset
+from vlsi_cache.models import Decoder, Head
+from vlsi_cache.objectives import chunks
+from vlsi_cache.recipe import DataSection
+from vlsi_cache.stages.backbone import Backbone, load_data, run_backbone
+from vlsi_cache.stages.batches import TokenBatches
+
+__all__ = ["HeldOut", "Watch"]
+
+BATCH_SIZE, CHUNK = 16, 128
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Conversations, and what the teacher says about each of their N response tokens."""
+
+    batches: list[dict[str, Any]]
+    kinds: list[str]
+    """Of each sample: what its name begins with."""
+    samples: Tensor
+    """[N], the sample of each token."""
+    features: Tensor
+    """[N, D], the teacher's, before its head."""
+    head: Head
+    vocab_size: int
+
+    @classmethod
+    def read(cls, teacher: Backbone, path: Path, limit: int | None = None) -> HeldOut:
+        """The first so many conversations of a file."""
+        section = DataSection(path=str(path), limit=limit)
+        conversations = load_data(section)
+        dataset, collate = EncodedDataset(conversations), TokenBatches(teacher.encoder(section))
+        batches, features, samples, kinds = [], [], [], []
+        for start in range(0, len(dataset), BATCH_SIZE):
+            items = [dataset[i] for i in range(start, min(start + BATCH_SIZE, len(dataset)))]
+            batch = collate(items)
+            kinds += [item[1].sample_id.split("-")[0] for item in items]
+            samples.append(batch["token_samples"] + start)
+            features.append(_features(teacher.decoder, batch))
+            batches.append(batch)
+        return cls(
+            batches,
+            kinds,
+            torch.cat(samples),
+            torch.cat(features),
+            teacher.decoder.head.cut(teacher.vocab_size),
+            teacher.vocab_size,
+        )
+
+    @torch.no_grad()
+    def score(self, decoder: Decoder) -> dict[str, Any]:
+        """Means over tokens in nats, of all samples and of each kind; and shares that are right."""
+        head = decoder.head.cut(self.vocab_size)
+        columns = []
+        start = 0
+        for batch in self.batches:
+            features = _features(decoder, batch)
+            labels = batch["labels"]
+            for part in chunks(len(labels), CHUNK):
+                taught = self.features[start + part.start : start + part.stop]
+                log_p = self.head.logits(taught).float().log_softmax(-1)
+                log_q = head.logits(features[part]).float().log_softmax(-1)
+                label = labels[part][:, None]
+                divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
+                right = (log_q.argmax(-1, keepdim=True) == label)[:, 0].float()
+                loss = -log_q.gather(1, label)[:, 0]
+                columns.append(torch.stack([loss, divergence, right], dim=1))
+            start += len(labels)
+        return self._summary(torch.cat(columns).double().numpy())
+
+    def _summary(self, tokens: np.ndarray[Any, Any]) -> dict[str, Any]:
+        samples = self.samples.numpy()
+        kinds = np.array(self.kinds)
+        wrong = np.bincount(samples, weights=1 - tokens[:, 2], minlength=len(kinds))
+        result = _means(tokens)
+        by_kind: dict[str, Any] = {}
+        for kind in sorted(set(self.kinds)):
+            by_kind[kind] = _means(tokens[kinds[samples] == kind])
+            # greedy decoding gives the whole answer exactly where each token is the likeliest
+            by_kind[kind]["exact_answers"] = float((wrong[kinds == kind] == 0).mean())
+        return {**result, "num_tokens": len(tokens), "by_kind": by_kind}
+
+
+def _features(decoder: Decoder, batch: dict[str, Any]) -> Tensor:
+    with torch.no_grad():
+        return run_backbone(decoder, (), batch["inputs"], batch["positions"])[1]
+
+
+def _means(tokens: np.ndarray[Any, Any]) -> dict[str, float]:
+    loss, divergence, right = tokens.mean(0)
+    return {"label_loss": loss, "divergence_nats": divergence, "token_accuracy": right}
+
+
+@dataclass
+class Watch(TrainerCallback):
+    """Scores the student as it trains, and takes the time of its steps without that."""
+
+    held_out: HeldOut | None
+    every: int
+    curve: list[dict[str, float]] = field(default_factory=list)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    before: int = 0
+    """Steps of the stages that are done."""
+    began: float = 0.0
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
+        """Score the start."""
+        if not self.before:
+            self._score(0, model)
+
+    def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """Start the clock."""
+        self.began = time.perf_counter()
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
+        """Stop the clock, and score every so often."""
+        self.seconds[Path(args.output_dir).name].append(time.perf_counter() - self.began)
+        if state.global_step % self.every == 0:
+            self._score(self.before + state.global_step, model)
+
+    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """Count the stage's steps."""
+        self.before += state.global_step
+
+    def _score(self, step: int, model: Any) -> None:
+        if self.held_out is not None:
+            found = self.held_out.score(model.decoder)
+            row = {name: found[name] for name in ("label_loss", "divergence_nats")}
+            self.curve.append({"step": step, **row})
