@@ -89,7 +89,7 @@ def _run(setting: Setting, name: str, seed: int, rates: Rates, part: str) -> dic
     searching = part == "validation"
     held_out = _held_out(setting, part)
     some = held_out if searching else _held_out(setting, part, setting.curve_samples)
-    watch = Watch(some, every=max(setting.interaction_steps // 8, 1))
+    watch = Watch(some, every=max(setting.interaction_steps // 4, 1))
     folder = setting.folder / "runs" / f"{name}-{seed}-{rates}"
     share = setting.search_share if searching else 1.0
     student = _train(setting, arm, seed, rates, folder, watch, share)
@@ -134,7 +134,9 @@ def _train(
 
 @lru_cache(maxsize=4)
 def _held_out(setting: Setting, part: str, limit: int | None = None) -> HeldOut:
-    return HeldOut.read(setting.backbone(setting.teacher, "teacher"), setting.data(part), limit)
+    kept = setting.folder / f"teacher-on-{part}-{limit or 'all'}.safetensors"
+    teacher = setting.backbone(setting.teacher, "teacher")
+    return HeldOut.read(teacher, setting.data(part), limit, kept)
 
 
 def _cost(setting: Setting, name: str) -> dict[str, Any]:

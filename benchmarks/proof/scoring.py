@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -40,24 +42,28 @@ class HeldOut:
     vocab_size: int
 
     @classmethod
-    def read(cls, teacher: Backbone, path: Path, limit: int | None = None) -> HeldOut:
-        """The first so many conversations of a file."""
+    def read(cls, teacher: Backbone, path: Path, limit: int | None, kept: Path) -> HeldOut:
+        """The first so many conversations of a file; what the teacher says is kept in another."""
         section = DataSection(path=str(path), limit=limit)
         conversations = load_data(section)
         dataset, collate = EncodedDataset(conversations), TokenBatches(teacher.encoder(section))
-        batches, features, samples, kinds = [], [], [], []
+        batches, samples, kinds = [], [], []
         for start in range(0, len(dataset), BATCH_SIZE):
             items = [dataset[i] for i in range(start, min(start + BATCH_SIZE, len(dataset)))]
             batch = collate(items)
             kinds += [item[1].sample_id.split("-")[0] for item in items]
             samples.append(batch["token_samples"] + start)
-            features.append(_features(teacher.decoder, batch))
             batches.append(batch)
+        if not kept.exists():
+            read = [_features(teacher.decoder, batch) for batch in batches]
+            partial = kept.with_suffix(f".{os.getpid()}")
+            save_file({"features": torch.cat(read)}, partial)
+            partial.replace(kept)
         return cls(
             batches,
             kinds,
             torch.cat(samples),
-            torch.cat(features),
+            load_file(kept)["features"],
             teacher.decoder.head.cut(teacher.vocab_size),
             teacher.vocab_size,
         )

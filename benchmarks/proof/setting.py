@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import assets
+import click
 import torch
 from made_up import save_small_model
 from teacher import encoded_batches, linear_verbalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from proof.arms import Arm
 from vlsi_cache.recipe import CacheSection, DataSection, ModelSection, Recipe, recipe_from_mapping
 from vlsi_cache.stages.backbone import Backbone, load_backbone
+from vlsi_cache.stages.dump import DumpProgress
 from vlsi_cache.stages.student import train_student
 from vlsi_cache.stages.teacher import dump_teacher
 from vlsi_cache.verbalizer import save_verbalizers
@@ -107,18 +110,20 @@ class Setting:
             return _letters(self.folder / f"{part}.jsonl", counts[part])
         return assets.short_answers(counts[part], part)  # type: ignore[arg-type]
 
-    def prepare(self) -> None:
-        """Everything that no arm makes by itself."""
+    def prepare(self, arms: Sequence[Arm]) -> None:
+        """Everything that these arms share with others."""
         verbalizers = self.folder / "teacher-verbalizers"
-        if not (verbalizers / "verbalizers.json").exists():
+        reads_taps = any(arm.reads_taps for arm in arms)
+        records = [name for name in RECORDS if any(arm.source == name for arm in arms)]
+        if (reads_taps or records) and not (verbalizers / "verbalizers.json").exists():
             self._verbalize(verbalizers)
-        shared = self.recipe({}, self.folder / "shared", rates=Rates(1e-3, 1e-3), seed=0)
-        train_student(shared.model_copy(update={"stages": ["verbalization"]}))
-        for name in RECORDS:
-            dump_teacher(
-                self.recipe({}, self.folder / "shared", Rates(1e-3, 1e-3), 0, record=name),
-                lambda _: None,
-            )
+        rates = Rates(1e-3, 1e-3)
+        for name in records:
+            recipe = self.recipe({}, self.folder / "shared", rates, seed=0, record=name)
+            dump_teacher(recipe, _tell)
+        if reads_taps:
+            shared = self.recipe({}, self.folder / "shared", rates, seed=0)
+            train_student(shared.model_copy(update={"stages": ["verbalization"]}))
 
     def backbone(self, folder: Path, role: str) -> Backbone:
         """A model in float32."""
@@ -212,14 +217,14 @@ FULL = Setting(
     name="smollm2",
     student_blocks=(0, 1, 2, 3, 4, 5, 24, 25, 26, 27, 28, 29),  # of those tried, the least broken
     student_taps=(2, 6, 10),
-    train_samples=2100,
-    validation_samples=150,
-    held_out_samples=600,
-    curve_samples=60,
+    train_samples=1500,
+    validation_samples=60,
+    held_out_samples=300,
+    curve_samples=30,
     verbalizer_samples=320,
     verbalization_steps=60,
-    interaction_steps=160,
-    finetuning_steps=80,
+    interaction_steps=120,
+    finetuning_steps=60,
     search_share=0.25,
     batch_size=8,
 )
@@ -239,6 +244,10 @@ QUICK = Setting(
     batch_size=4,
     made_up=True,
 )
+
+
+def _tell(progress: DumpProgress) -> None:
+    click.echo(f"dumped {progress.num_samples} of {progress.total_samples} samples", err=True)
 
 
 def _cut(teacher: Path, folder: Path, blocks: Sequence[int]) -> None:

@@ -60,7 +60,7 @@ def draw(
     """Draw m tokens from the whole distribution, coupled to the tap after this one.
 
     Args:
-        logits: ``[N, V]`` float32, real tokens only, in any order.
+        logits: ``[N, V]`` float32, real tokens only, in any order, finite.
         labels: ``[N]`` long, the columns of the tokens that the data holds.
         uniforms: ``[N]`` in [0, 1), independent of those of other taps.
         m: draws.
@@ -69,10 +69,14 @@ def draw(
     Returns:
         What is kept, its ids being columns of ``logits``; and what the tap before may share.
     """
-    log_p = torch.log_softmax(logits, dim=-1)
-    label_log_prob = log_p.gather(1, labels[:, None])[:, 0]
-    probability, entropy = _with_entropy(log_p)
+    probability = torch.softmax(logits, dim=-1)
     drawn = coupled_draws(probability, uniforms, m, later)
+    # the normaliser, from a likely token: log-probabilities would be three passes more
+    place = probability.gather(1, drawn.positions).argmax(1, keepdim=True)
+    likely = drawn.positions.gather(1, place)
+    normaliser = logits.gather(1, likely) - probability.gather(1, likely).log()
+    label_log_prob = (logits.gather(1, labels[:, None]) - normaliser)[:, 0]
+    entropy = normaliser[:, 0] - torch.linalg.vecdot(probability, logits)
     nothing = logits.new_empty(len(logits), 0)
     kept = Kept(drawn.positions, nothing, *_rounded(entropy, label_log_prob, uniforms))
     return kept, drawn
@@ -90,5 +94,5 @@ def _rounded(entropy: Tensor, label_log_prob: Tensor, uniforms: Tensor) -> tuple
     dice = uniforms.to(entropy.dtype)
     return (
         (entropy.clamp(min=0.0) / ENTROPY_STEP + dice).floor() * ENTROPY_STEP,
-        (label_log_prob / LABEL_STEP + dice).floor() * LABEL_STEP,
+        (label_log_prob.clamp(max=0.0) / LABEL_STEP + dice).floor() * LABEL_STEP,
     )
