@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from vlsi_cache.errors import StageError
@@ -29,6 +27,7 @@ from vlsi_cache.stages.loading import (
     make_loader,
     without_spares,
 )
+from vlsi_cache.stages.metrics import MetricLines
 from vlsi_cache.stages.order import SampleOrder, Share, plain_order
 from vlsi_cache.stages.processes import on_main_process
 from vlsi_cache.stages.workers import quiet_forks, workers_faults
@@ -46,12 +45,14 @@ class StageModule(nn.Module):
     """What a stage trains: its forward returns ``{"loss": …}``, and it observes metrics.
 
     A forward that draws counts its micro-batches in ``batches_seen``, which is saved and restored
-    with the parameters: draws that follow from it are those of an unbroken run.
+    with the parameters: draws that follow from it are those of an unbroken run. What is observed
+    of a batch that ``is_spare`` counts for nothing.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.batches_seen = 0
+        self.is_spare = False
         self._observed: dict[str, tuple[Tensor, int]] = {}
 
     def observe(self, name: str, value: Tensor) -> None:
@@ -61,13 +62,12 @@ class StageModule(nn.Module):
         """
         value = value.detach().float()  # long sums of autocast's dtype would stand still
         total, count = self._observed.get(name, (torch.zeros_like(value), 0))
-        self._observed[name] = (total + value, count + 1)
+        self._observed[name] = (total, count) if self.is_spare else (total + value, count + 1)
 
-    def collect(self) -> dict[str, Tensor]:
-        """The means observed since the last call."""
-        means = {name: total / count for name, (total, count) in self._observed.items()}
-        self._observed = {}
-        return means
+    def collect(self) -> dict[str, tuple[Tensor, int]]:
+        """Sums and counts of what was observed since the last call."""
+        observed, self._observed = self._observed, {}
+        return observed
 
 
 def run_training(
@@ -113,7 +113,7 @@ def run_training(
         args=_arguments(schedule, folder, device=device, autocast=autocast, seed=seed),
         train_dataset=dataset,
         data_collator=collate,
-        callbacks=[_MetricLines(name), EpochSetter(), *callbacks],
+        callbacks=[MetricLines(name), EpochSetter(), *callbacks],
         optimizers=(optimizer, None),
     )
     trainer.journal = journal
@@ -222,9 +222,10 @@ class _StageTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         """The module's loss; a spare batch runs in step with the others, and weighs nothing."""
-        is_spare = inputs.pop(SPARE, False)
+        module = self._module()
+        module.is_spare = inputs.pop(SPARE, False)
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
-        return loss * 0.0 if is_spare else loss
+        return loss * 0.0 if module.is_spare else loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         count: Any = super()._get_num_items_in_batch(without_spares(batch_samples), device)
@@ -283,12 +284,14 @@ class _StageTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         tables: dict[str, Tensor] = {}
-        for name, mean in self._module().collect().items():
-            shared = self.accelerator.reduce(mean, reduction="mean")
-            if shared.ndim == 0:
-                logs[name] = shared.item()
+        for name, (total, count) in self._module().collect().items():
+            shared = self.accelerator.reduce(total, reduction="sum")
+            counts = self.accelerator.reduce(torch.tensor(count, device=total.device))
+            mean = shared / counts
+            if mean.ndim == 0:
+                logs[name] = mean.item()
             else:
-                tables[name] = shared
+                tables[name] = mean
         loss = logs.get("loss", 0.0)
         if loss != loss or abs(loss) == float("inf"):
             raise StageError(
@@ -299,48 +302,3 @@ class _StageTrainer(Trainer):
         if tables and self.journal is not None and self.is_world_process_zero():
             self.journal.append(self.state.global_step, tables)
         super().log(logs, start_time)
-
-
-class _MetricLines(TrainerCallback):
-    """Metrics as log lines, and to TensorBoard."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.started = 0.0
-        self.first_step = 0
-        self.writer: TensorBoardCallback | None = None
-
-    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        self.started = time.monotonic()
-        self.first_step = state.global_step
-        if state.is_world_process_zero:
-            from torch.utils.tensorboard import SummaryWriter
-
-            writer = SummaryWriter(log_dir=str(Path(args.output_dir) / "tensorboard"))
-            self.writer = TensorBoardCallback(tb_writer=writer)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-        if not state.is_world_process_zero or self.writer is None:
-            return
-        if "loss" not in logs:
-            return  # the Trainer's closing summary
-        self.writer.on_log(args, state, control, logs=logs)
-        logger.info("%s", self._line(state, logs))
-
-    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if self.writer is not None and self.writer.tb_writer is not None:
-            self.writer.tb_writer.close()
-
-    def _line(self, state: Any, logs: Mapping[str, float]) -> str:
-        done = state.global_step - self.first_step
-        rate = done / max(time.monotonic() - self.started, 1e-9)
-        left = (state.max_steps - state.global_step) / max(rate, 1e-9)
-        metrics = "  ".join(
-            f"{name} {value:.4g}"
-            for name, value in logs.items()
-            if name not in ("epoch", "grad_norm")
-        )
-        return (
-            f"{self.name}  {state.global_step}/{state.max_steps}  {metrics}  "
-            f"{rate:.2f} steps/s  {left:.0f} s left"
-        )
