@@ -74,8 +74,7 @@ def dump_teacher(
     )
     cache = recipe.cache
     teacher_pass = TeacherPass(teacher, bank, _recorder(recipe, teacher, bank), recipe.seed)
-    writer = create_cache(recipe.cache_path, _manifest(recipe, teacher, bank, dataset))
-    on_main_process(lambda: _keep_processor(teacher, writer))
+    writer = _create_cache(recipe, teacher, _manifest(recipe, teacher, bank, dataset))
     fill_cache(
         teacher_pass,
         dataset,
@@ -112,11 +111,16 @@ def _recorder(recipe: Recipe, teacher: Backbone, bank: VerbalizerBank) -> TapRec
     return TapRecorder(teacher.decoder.head, teacher.vocab_size, k=k, m=m)
 
 
-def _keep_processor(teacher: Backbone, writer: CacheWriter) -> None:
-    """Copy the teacher's processor beside its record."""
-    with tempfile.TemporaryDirectory() as folder:
-        teacher.processor.save_pretrained(folder)
-        writer.keep_processor(Path(folder))
+def _create_cache(recipe: Recipe, teacher: Backbone, manifest: CacheManifest) -> CacheWriter:
+    """The cache, with a copy of the teacher's processor beside its record."""
+
+    def create() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            teacher.processor.save_pretrained(folder)
+            create_cache(recipe.cache_path, manifest, Path(folder))
+
+    on_main_process(create)
+    return create_cache(recipe.cache_path, manifest)
 
 
 def _manifest(

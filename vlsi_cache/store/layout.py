@@ -11,6 +11,7 @@ import numpy as np
 from vlsi_cache.manifest import CacheManifest
 
 __all__ = [
+    "CACHE_FOLDERS",
     "CHUNK_TOKENS",
     "CODE_HOLE",
     "INDEX_FILE",
@@ -36,6 +37,9 @@ PARTS_FOLDER: Final = "parts"
 PROCESSOR_FOLDER: Final = "processor"
 PROCESSOR_SEAL_FILE: Final = "processor.json"
 SHARDS_FOLDER: Final = "shards"
+
+CACHE_FOLDERS: Final = (PARTS_FOLDER, PROCESSOR_FOLDER, SHARDS_FOLDER)
+"""All that a cache's own folder holds of folders."""
 
 CHUNK_TOKENS: Final = 4096
 """Response tokens per chunk: what is decoded at least to read one sample. A quarter of it costs

@@ -204,7 +204,7 @@ def _adopt_parts(merged: CacheFolder, sources: Sequence[_Source]) -> None:
 
 def _adopt_processor(target: Place, source: _Source) -> None:
     seal = read_processor_seal(source.folder.place)
-    if seal is None:
+    if seal is None or target.size(INDEX_FILE) is not None:
         return
     for name, wanted in seal.files.items():
         _adopt(target, f"{PROCESSOR_FOLDER}/{name}", source, f"{PROCESSOR_FOLDER}/{name}", wanted)

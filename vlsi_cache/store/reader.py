@@ -227,7 +227,7 @@ class Cache:
             CacheError: none is kept, or a file of it is damaged.
         """
         with tempfile.TemporaryDirectory() as folder:
-            fetch_processor(self._folder.place, Path(folder))
+            fetch_processor(self._folder, Path(folder))
             yield Path(folder)
 
     def size_bytes(self) -> int:
