@@ -209,6 +209,20 @@ def test_equal_conversations_share_a_key_that_gives_the_first(tmp_path: Path) ->
     assert cache["sample-2"].sample_id == "sample-2"
 
 
+def test_a_name_that_two_samples_share_always_gives_the_first(tmp_path: Path) -> None:
+    manifest = make_manifest()
+    writer = create_cache(tmp_path, manifest)
+    for shard in writer.missing_shards():
+        part = manifest.shard_range(shard)
+        records = [replace(make_record(manifest, i), sample_id=str(i % 3)) for i in part]
+        writer.write_shard(shard, records)
+    cache = open_cache(tmp_path)
+    wanted = [make_record(manifest, index).key for index in range(5)]
+    assert cache["0"].key == wanted[0]
+    assert cache[wanted[4]].key == wanted[4]  # all shards' names are read
+    assert [cache[name].key for name in "012"] == wanted[:3]
+
+
 def test_a_cache_counts_what_it_holds_and_proves_itself(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     statistics = cache.statistics()
