@@ -116,9 +116,18 @@ class CacheWriter:
         won = self._folder.place.publish(shard_key(shard_index), content)
         seal_shard(self._folder, shard_index, content if won else None)
         self._unsealed.discard(shard_index)
-        self._finish()
+        self._end()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Seal what other writers left unsealed, then publish the index if nothing is missing.
+
+        Raises:
+            CacheError: a shard that is to be sealed is damaged.
+        """
+        seal_unsealed(self._folder)
+        self._unsealed = publish_index(self._folder)
+
+    def _end(self) -> None:
         """Publish the index if nothing is left to seal.
 
         One look at the last of the shards that were unsealed tells mostly that there is: to list
