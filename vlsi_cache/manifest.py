@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 __all__ = [
     "FORMAT_VERSION",
     "MAX_DRAWS",
+    "MAX_PARTS",
     "MAX_POOL",
+    "MAX_SHARDS",
+    "MAX_TOP",
     "OUTPUT_TAP",
     "CacheManifest",
     "CachePart",
@@ -33,6 +36,16 @@ MAX_DRAWS: Final = 255
 MAX_POOL: Final = 65_535
 """Most tokens that are drawn per response token at all taps together."""
 
+MAX_TOP: Final = 2**26
+"""Most tokens that are kept per response token at all taps together: a chunk holds at least one
+response token."""
+
+MAX_PARTS: Final = 1000
+"""Most parts of a merged cache."""
+
+MAX_SHARDS: Final = 10**6
+"""Most shards of a cache."""
+
 OUTPUT_TAP: Final = -1
 """The tap that stands for the model's own output."""
 
@@ -40,9 +53,7 @@ _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # the bounds keep a hostile manifest from asking for more than any machine holds
 _Count = Annotated[int, Field(ge=0, le=10**12)]
 _Positive = Annotated[int, Field(ge=1, le=10**9)]
-_MAX_SHARDS: Final = 10**6
 _MAX_TAPS: Final = 10**4
-_MAX_PARTS: Final = 1000
 _Block = Annotated[int, Field(ge=-1, le=10**6)]
 
 
@@ -154,7 +165,7 @@ class CacheManifest(_Part):
     dtype: str
     """The teacher's parameter type, such as `bfloat16`."""
     parts: tuple[CachePart, ...] = Field(
-        default=(), max_length=_MAX_PARTS, strict=False, exclude_if=lambda parts: not parts
+        default=(), max_length=MAX_PARTS, strict=False, exclude_if=lambda parts: not parts
     )
     """Of a merged cache: the caches that it holds, one after the other; else left out."""
 
@@ -167,11 +178,13 @@ class CacheManifest(_Part):
             raise ValueError("sampling.k + sampling.m is 0 or exceeds tokenizer.vocab_size")
         if len(self.taps) * self.sampling.m > MAX_POOL:
             raise ValueError(f"more than {MAX_POOL:,} draws per token at all taps together")
+        if len(self.taps) * self.sampling.k > MAX_TOP:
+            raise ValueError(f"more than {MAX_TOP:,} entries kept per token at all taps together")
         if self.parts:
             self._check_parts()
-        if self.num_shards > _MAX_SHARDS:
+        if self.num_shards > MAX_SHARDS:
             raise ValueError(
-                f"{self.num_shards:,} shards, at most {_MAX_SHARDS:,}: raise samples_per_shard"
+                f"{self.num_shards:,} shards, at most {MAX_SHARDS:,}: raise samples_per_shard"
             )
         return self
 

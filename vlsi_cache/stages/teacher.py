@@ -12,6 +12,7 @@ from vlsi_cache.data import ConversationDataset
 from vlsi_cache.errors import RecipeError, StageError
 from vlsi_cache.manifest import (
     MAX_POOL,
+    MAX_TOP,
     CacheManifest,
     DatasetIdentity,
     Sampling,
@@ -126,6 +127,14 @@ def _recorder(recipe: Recipe, teacher: Backbone, bank: VerbalizerBank) -> TapRec
             expected=f"at most {MAX_POOL}",
             found=f"cache.m {m} at {len(bank.taps) + 1} taps",
             mend="Lower cache.m, or name fewer teacher.taps",
+        )
+    if k * (len(bank.taps) + 1) > MAX_TOP:
+        raise RecipeError(
+            "more entries kept per token, at all taps together, than the format holds",
+            where=teacher.name,
+            expected=f"at most {MAX_TOP}",
+            found=f"cache.k {k} at {len(bank.taps) + 1} taps",
+            mend="Lower cache.k, or name fewer teacher.taps",
         )
     return TapRecorder(teacher.decoder.head, teacher.vocab_size, k=k, m=m)
 
