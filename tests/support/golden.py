@@ -33,6 +33,7 @@ def told(record: SampleRecord) -> dict[str, Any]:
         "token_ids": record.distribution.token_ids.tolist(),
         "weights": record.distribution.weights().tolist(),
         "entropy": record.distribution.entropy.tolist(),
+        "label_log_prob": record.distribution.label_log_prob.tolist(),
     }
 
 
