@@ -220,9 +220,7 @@ def test_a_place_that_is_taken_is_refused(parts: list[Path], tmp_path: Path) -> 
 
 
 def test_more_parts_than_a_cache_holds_are_told(parts: list[Path], tmp_path: Path) -> None:
-    fields = open_cache(parts[0]).manifest.model_dump()
-    del fields["dataset"], fields["samples_per_shard"]
-    empty = [write_part(tmp_path / "empty", [], dtype=fields["dtype"])]
+    empty = [_empty(tmp_path / "empty", open_cache(parts[0]).manifest, {})]
     with pytest.raises(CacheError, match=r"too many parts; expected at most 1,000; found 1,001"):
         merge_caches(tmp_path / "out", [parts[0], *empty * 1000])
     assert not (tmp_path / "out").exists()
