@@ -82,7 +82,7 @@ def command(recipe: Recipe, partition: str | None) -> None:
 
 
 def _completeness(path: str | Path) -> str:
-    """Nothing of a complete cache; else how far it is."""
+    """Nothing of a complete cache; else how far it is, which is so under a partition only."""
     from vlsi_cache.store import open_cache
 
     cache = open_cache(path)

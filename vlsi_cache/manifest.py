@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Self
+from itertools import accumulate
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
     "FORMAT_VERSION",
     "MAX_DRAWS",
+    "MAX_PARTS",
     "MAX_POOL",
+    "MAX_SHARDS",
+    "MAX_TOP",
     "OUTPUT_TAP",
     "CacheManifest",
     "CachePart",
@@ -33,6 +39,16 @@ MAX_DRAWS: Final = 255
 MAX_POOL: Final = 65_535
 """Most tokens that are drawn per response token at all taps together."""
 
+MAX_TOP: Final = 2**26
+"""Most tokens that are kept per response token at all taps together: a chunk holds at least one
+response token."""
+
+MAX_PARTS: Final = 1000
+"""Most parts of a merged cache."""
+
+MAX_SHARDS: Final = 10**6
+"""Most shards of a cache."""
+
 OUTPUT_TAP: Final = -1
 """The tap that stands for the model's own output."""
 
@@ -40,9 +56,7 @@ _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # the bounds keep a hostile manifest from asking for more than any machine holds
 _Count = Annotated[int, Field(ge=0, le=10**12)]
 _Positive = Annotated[int, Field(ge=1, le=10**9)]
-_MAX_SHARDS: Final = 10**6
 _MAX_TAPS: Final = 10**4
-_MAX_PARTS: Final = 1000
 _Block = Annotated[int, Field(ge=-1, le=10**6)]
 
 
@@ -126,6 +140,17 @@ class ShardOrigin:
     """Indices of its samples in the whole cache."""
 
 
+class _PartStarts(NamedTuple):
+    """Where the parts of a merged cache begin, so that none has to be walked over."""
+
+    shards: list[int]
+    """First shard of each part; of parts without one, that of the next."""
+    samples: list[int]
+    """First sample of each part."""
+    num_shards: int
+    """Of all."""
+
+
 class CacheManifest(_Part):
     """Identity and layout of a cache; written once, before the first shard."""
 
@@ -154,7 +179,7 @@ class CacheManifest(_Part):
     dtype: str
     """The teacher's parameter type, such as `bfloat16`."""
     parts: tuple[CachePart, ...] = Field(
-        default=(), max_length=_MAX_PARTS, strict=False, exclude_if=lambda parts: not parts
+        default=(), max_length=MAX_PARTS, strict=False, exclude_if=lambda parts: not parts
     )
     """Of a merged cache: the caches that it holds, one after the other; else left out."""
 
@@ -167,11 +192,13 @@ class CacheManifest(_Part):
             raise ValueError("sampling.k + sampling.m is 0 or exceeds tokenizer.vocab_size")
         if len(self.taps) * self.sampling.m > MAX_POOL:
             raise ValueError(f"more than {MAX_POOL:,} draws per token at all taps together")
+        if len(self.taps) * self.sampling.k > MAX_TOP:
+            raise ValueError(f"more than {MAX_TOP:,} entries kept per token at all taps together")
         if self.parts:
             self._check_parts()
-        if self.num_shards > _MAX_SHARDS:
+        if self.num_shards > MAX_SHARDS:
             raise ValueError(
-                f"{self.num_shards:,} shards, at most {_MAX_SHARDS:,}: raise samples_per_shard"
+                f"{self.num_shards:,} shards, at most {MAX_SHARDS:,}: raise samples_per_shard"
             )
         return self
 
@@ -186,8 +213,15 @@ class CacheManifest(_Part):
     def num_shards(self) -> int:
         """Number of shards of the complete cache."""
         if self.parts:
-            return sum(part.num_shards for part in self.parts)
+            return self._part_starts.num_shards
         return _num_shards(self.dataset.num_samples, self.samples_per_shard)
+
+    # not a field: pydantic leaves what functools made alone
+    @functools.cached_property
+    def _part_starts(self) -> _PartStarts:
+        shards = list(accumulate((part.num_shards for part in self.parts), initial=0))
+        samples = list(accumulate((part.dataset.num_samples for part in self.parts), initial=0))
+        return _PartStarts(shards[:-1], samples[:-1], shards[-1])
 
     def shard_of(self, sample_index: int) -> int:
         """Shard that holds a sample.
@@ -197,13 +231,12 @@ class CacheManifest(_Part):
         """
         if not 0 <= sample_index < self.dataset.num_samples:
             raise IndexError(f"sample {sample_index} of {self.dataset.num_samples}")
-        first_shard = 0
-        for part in self.parts:
-            if sample_index < part.dataset.num_samples:
-                return first_shard + sample_index // part.samples_per_shard
-            first_shard += part.num_shards
-            sample_index -= part.dataset.num_samples
-        return sample_index // self.samples_per_shard
+        if not self.parts:
+            return sample_index // self.samples_per_shard
+        starts = self._part_starts
+        part_index = bisect_right(starts.samples, sample_index) - 1
+        row = sample_index - starts.samples[part_index]
+        return starts.shards[part_index] + row // self.parts[part_index].samples_per_shard
 
     def shard_range(self, shard_index: int) -> range:
         """Indices of the samples that a shard holds.
@@ -221,16 +254,15 @@ class CacheManifest(_Part):
         """
         if not 0 <= shard_index < self.num_shards:
             raise IndexError(f"shard {shard_index} of {self.num_shards}")
-        first_sample = 0
-        for part_index, part in enumerate(self.parts):
-            if shard_index < part.num_shards:
-                own = _shard_samples(shard_index, part.samples_per_shard, part.dataset.num_samples)
-                samples = range(first_sample + own.start, first_sample + own.stop)
-                return ShardOrigin(part_index, shard_index, samples)
-            shard_index -= part.num_shards
-            first_sample += part.dataset.num_samples
-        samples = _shard_samples(shard_index, self.samples_per_shard, self.dataset.num_samples)
-        return ShardOrigin(None, shard_index, samples)
+        if not self.parts:
+            samples = _shard_samples(shard_index, self.samples_per_shard, self.dataset.num_samples)
+            return ShardOrigin(None, shard_index, samples)
+        starts = self._part_starts
+        part_index = bisect_right(starts.shards, shard_index) - 1
+        part, first = self.parts[part_index], starts.samples[part_index]
+        own_index = shard_index - starts.shards[part_index]
+        own = _shard_samples(own_index, part.samples_per_shard, part.dataset.num_samples)
+        return ShardOrigin(part_index, own_index, range(first + own.start, first + own.stop))
 
     def differences_from(self, wanted: CacheManifest) -> list[str]:
         """Every difference that makes this cache another than the wanted one.

@@ -127,7 +127,7 @@ def test_the_check_finds_a_missing_image_without_decoding_any(
 ) -> None:
     (folder / "noise.png").write_bytes(b"no image")
     rows = [{**chat("<image>a", "b"), "image": name} for name in ("noise.png", "gone.png")]
-    with pytest.raises(DataError, match=r"train.jsonl:2: image file is missing.*gone\.png"):
+    with pytest.raises(DataError, match=r"train.jsonl:2, .*gone\.png: image file is missing"):
         load_conversations(write_rows(rows)).check()
     load_conversations(write_rows(rows[:1], "one.jsonl")).check()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.records import as_record
 from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP
-from vlsi_cache.sampling import sparsify
+from vlsi_cache.sampling import sparsify, systematic_draws
+from vlsi_cache.sampling.sparsify import draw
 
 
 @settings(deadline=None, max_examples=40)
@@ -50,3 +52,20 @@ def test_rounding_keeps_the_means() -> None:
     np.testing.assert_allclose(record.entropy.mean(), -(log_p.exp() * log_p).sum(), atol=1e-3)
     np.testing.assert_allclose(record.label_log_prob.mean(), log_p[1], atol=1e-3)
     assert set(record.entropy / ENTROPY_STEP % 1) == set(record.label_log_prob / LABEL_STEP % 1)
+
+
+@pytest.mark.parametrize("uniform", [1 - 2**-53, 1 - 2**-26, 0.0])
+def test_what_is_certain_stays_certain_whatever_the_dice(uniform: float) -> None:
+    logits = torch.full((1, 300), -1e4).index_fill(1, torch.tensor([7]), 0.0)
+    label, dice = torch.tensor([7]), torch.tensor([uniform], dtype=torch.float64)
+    kept = [sparsify(logits, label, dice, k=1, m=2), draw(logits, label, dice, m=2, later=None)[0]]
+    for record in map(as_record, kept):
+        assert (record.label_log_prob.item(), record.entropy.item()) == (0.0, 0.0)
+        assert record.token_ids[0, 0] == 7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_uniform_of_almost_1_draws_what_has_weight(dtype: torch.dtype) -> None:
+    weights = torch.rand(4, 300).masked_fill(torch.arange(300) >= 290, 0.0)
+    uniforms = torch.full((4,), 1 - 2**-53, dtype=torch.float64).to(dtype)
+    assert (systematic_draws(weights, uniforms, 5) < 290).all()

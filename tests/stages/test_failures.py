@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from support.runs import make_recipe
 from vlsi_cache.cli.main import cli
+from vlsi_cache.data.images import ImageRef
 from vlsi_cache.errors import CacheError, DataError, StageError
 from vlsi_cache.recipe import Recipe
+from vlsi_cache.stages.failures import reason_of
 from vlsi_cache.stages.student import train_student
 from vlsi_cache.stages.teacher import dump_teacher
 from vlsi_cache.store import open_cache, verify_cache
@@ -150,3 +152,14 @@ def test_a_broken_image_is_skipped_in_whichever_process_it_is_opened(
     assert list(failures) == [4]
     assert "decoded" in failures[4]
     assert " at 0x" not in failures[4]
+    assert str(tmp_path) not in failures[4]
+
+
+def test_a_reason_says_nothing_of_the_machines_paths(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "noise.png").write_bytes(b"no image")
+    for name in ("missing.png", "folder.png", "noise.png"):
+        with pytest.raises(DataError) as caught:
+            ImageRef(path=tmp_path / name).load(where=f"{tmp_path}/data.jsonl:1")
+        assert f"data.jsonl:1, {tmp_path / name}: image" in str(caught.value)
+        assert str(tmp_path) not in reason_of(caught.value)

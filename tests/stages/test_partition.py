@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ from click.testing import CliRunner
 
 from support.runs import make_recipe
 from vlsi_cache.cli.main import cli
-from vlsi_cache.errors import RecipeError
+from vlsi_cache.errors import RecipeError, StageError
 from vlsi_cache.recipe import Recipe
+from vlsi_cache.stages.dump import DumpProgress
 from vlsi_cache.stages.partition import Partition
 from vlsi_cache.stages.teacher import dump_teacher
 
@@ -74,6 +76,43 @@ def test_jobs_write_one_writers_bytes_in_any_order_and_whether_or_not_they_meet(
     assert (told["complete"], told["num_shards_present"], told["num_shards"]) == (False, 4, 6)
     assert "incomplete" not in _end(_job(file, "1/3"))
     assert _all_files(cache) == _all_files(recipe.cache_path)
+
+
+def _again(recipe: Recipe, path: Path) -> Recipe:
+    """The same dump into a new cache."""
+    teacher = {"verbalizers": recipe.teacher_verbalizers_path, "taps": None}
+    return recipe.model_copy(
+        update={
+            "cache": recipe.cache.model_copy(update={"path": path}),
+            "teacher": recipe.teacher.model_copy(update=teacher),
+        }
+    )
+
+
+def test_what_another_writer_leaves_unsealed_meanwhile_is_sealed_at_the_end(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    last = "shards/00005.zarr.zip"
+
+    def killed_before_its_seal(_: object) -> None:
+        (tmp_path / last).parent.mkdir(exist_ok=True)
+        shutil.copy(recipe.cache_path / last, tmp_path / last)
+
+    dump_teacher(_again(recipe, tmp_path), killed_before_its_seal)
+    assert _all_files(tmp_path) == _all_files(recipe.cache_path)
+
+
+def test_a_cache_that_is_incomplete_at_the_end_is_an_error(recipe: Recipe, tmp_path: Path) -> None:
+    first = tmp_path / "shards/00000.zarr.zip"
+
+    def delete(progress: DumpProgress) -> None:
+        if progress.num_samples == progress.total_samples:
+            first.unlink()
+
+    with pytest.raises(StageError, match=r"cache is incomplete.*found 1 missing, the first of"):
+        dump_teacher(_again(recipe, tmp_path), delete)
+    dump_teacher(_again(recipe, tmp_path), lambda _: None)
+    assert _all_files(tmp_path) == _all_files(recipe.cache_path)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -1,4 +1,4 @@
-"""Two processes under `accelerate launch`, on real gloo: one cache, one student."""
+"""Two processes, as `accelerate launch` starts them, on real gloo: one cache, one student."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from support.runs import make_recipe
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.teacher import dump_teacher
 
+SHARES = """
+from vlsi_cache.stages.processes import is_main_process, resolve_device, share_of
+resolve_device("cpu")
+# another writer was at work between the two looks
+print(*share_of([0, 1, 2, 3, 4] if is_main_process() else [0, 2, 3, 4]), flush=True)
+"""
+
 
 def _launch(*arguments: object) -> str:
-    launcher = Path(sys.executable).with_name("accelerate")
-    options = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    port = ["--main_process_port", "0", "--dynamo_backend", "no"]
+    # what accelerate launch runs where there are GPUs; with --cpu it starts one process only
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [launcher, "launch", *options, *port, "-m", "vlsi_cache.cli", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [*launcher, "--nproc_per_node", "2", *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -43,6 +49,13 @@ def _shards(cache: Path) -> dict[str, bytes]:
     return {str(path.relative_to(cache)): path.read_bytes() for path in files}
 
 
+def test_processes_leave_nothing_out_although_each_finds_another_list(tmp_path: Path) -> None:
+    script = tmp_path / "shares.py"
+    script.write_text(SHARES, encoding="utf-8")
+    printed = sorted(line.split() for line in _launch(script).splitlines())
+    assert printed == [["0", "2", "4"], ["1", "3"]]
+
+
 def test_two_processes_fill_one_cache_and_train_one_student(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path)
     dump_teacher(recipe, lambda _: None)  # verbalizers by one process, for equal bytes
@@ -51,8 +64,8 @@ def test_two_processes_fill_one_cache_and_train_one_student(tmp_path: Path) -> N
         update={"cache": recipe.cache.model_copy(update={"path": tmp_path / "together"})}
     )
     file = _recipe_file(together, tmp_path / "recipe.yaml")
-    _launch("dump-teacher", "--recipe", file)
+    _launch("-m", "vlsi_cache.cli", "dump-teacher", "--recipe", file)
     assert _shards(tmp_path / "together") == alone
-    _launch("train-student", "--recipe", file)
+    _launch("-m", "vlsi_cache.cli", "train-student", "--recipe", file)
     AutoModelForCausalLM.from_pretrained(recipe.student_path)
     assert not list(recipe.output.rglob("checkpoint-*"))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,36 @@ def test_a_stream_that_would_burst_is_refused() -> None:
     burst = deflate.compress(bytes(10**7)) + deflate.flush()
     with pytest.raises(ValueError, match="too short or too long"):
         decode_draws(len(burst).to_bytes(4, "little") + burst, (4, 2, 3))
+
+
+BURST = """
+import resource, sys, zlib
+import numpy as np
+from vlsi_cache.store.draws import decode_draws
+
+def stream(values):
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    coded = deflate.compress(values) + deflate.flush()
+    return len(coded).to_bytes(4, "little") + coded
+
+# 40 tokens of 10,000 ids, drawn by all of 10,000 taps: 8 GB of entries, if they were laid out
+low, high = bytes([10_000 % 256]) * 40, bytes([10_000 // 256]) * 40
+zeros = stream(bytes(40 * 1250))
+content = stream(low) + stream(high) + (zeros + zeros) * 8
+content += stream(bytes([255]) * 400_000) * 1250
+soft = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + 2**29
+resource.setrlimit(resource.RLIMIT_AS, (soft, soft))
+try:
+    decode_draws(content, (40, 10_000, 6))
+except ValueError as error:
+    assert "more entries than draws" in str(error), error
+else:
+    raise AssertionError
+"""
+
+
+def test_taps_without_number_cost_no_memory() -> None:
+    subprocess.run([sys.executable, "-c", BURST], check=True)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from support.archives import chunk_of, read_entries, shard_file, write_entries
 from support.caches import make_cache, make_manifest
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store import create_cache, open_cache, verify_cache
-from vlsi_cache.store.bounds import CHUNK_BYTES, prove_chunk
-from vlsi_cache.store.layout import token_arrays
+from vlsi_cache.store.bounds import prove_frame
+from vlsi_cache.store.layout import CHUNK_BYTES, token_arrays
 
 HUGE = 10**18
 
@@ -300,40 +300,103 @@ def test_metadata_nested_without_end_is_refused(copy: Path) -> None:
         b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", CHUNK_BYTES + 1) + b"\x01\x00\x00",
         b"\x28\xb5\x2f\xfd\x00\x58\x01\x00\x00",  # does not say
         b"\x28\xb5\x2f\xfd",
+        b"\x50\x2a\x4d\x18\x04\x00\x00\x00skip",  # a frame to be skipped, before another
     ],
 )
 def test_a_compressed_chunk_that_would_burst_is_refused(frame: bytes) -> None:
     with pytest.raises(ValueError, match="would expand"):
-        prove_chunk(frame)
+        prove_frame(frame, CHUNK_BYTES)
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 65_791, 65_792, 100_000])
 def test_an_honest_chunk_passes(size: int) -> None:
-    prove_chunk(Zstd(level=3).encode(bytes(size)))
+    prove_frame(Zstd(level=3).encode(bytes(size))[:18], size)
 
 
-def test_a_hostile_cache_costs_no_memory(copy: Path, tmp_path: Path) -> None:
-    """All of it once more in a process that may not take more than it needs for an honest one."""
-    burst = b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 2**45) + b"\x01\x00\x00"
+COST = """
+import re, sys
+from pathlib import Path
+from vlsi_cache.store import open_cache
+from vlsi_cache.errors import CacheError
+
+def peak():
+    # of this program alone: ru_maxrss is that of whoever started it too
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+open_cache(sys.argv[1])[0]
+before = peak()
+try:
+    open_cache(sys.argv[2])[0]
+except CacheError as error:
+    assert sys.argv[3] in str(error), error
+else:
+    raise AssertionError
+assert peak() - before < 30_000, (before, peak())
+"""
+
+
+def assert_costs_no_memory(sound: Path, cache: Path, fault: str) -> None:
+    """Refused in a process that takes no more than for an honest one."""
+    subprocess.run([sys.executable, "-c", COST, sound, cache, fault], check=True, cwd="/")
+
+
+@pytest.mark.parametrize("pad", [b"", b"\0", b"\0" * 100])
+def test_a_chunk_that_bursts_costs_no_memory_wherever_it_lies(
+    sound: Path, copy: Path, pad: bytes
+) -> None:
+    burst = Zstd(level=3).encode(bytes(2**28))
     entries = read_entries(shard_file(copy, 0))
     name = chunk_of(entries, "sample_ids")
     chunk = burst + crc32c(burst)
-    index = struct.pack("<QQ", 0, len(chunk))
-    entries[name] = chunk + index + crc32c(index)
+    index = struct.pack("<QQ", len(pad), len(chunk))
+    entries[name] = pad + chunk + index + crc32c(index)
     write_entries(shard_file(copy, 0), entries)
-    code = (
-        "import sys\n"
-        "from vlsi_cache.store import open_cache\n"
-        "from vlsi_cache.errors import CacheError\n"
-        "import resource\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try:\n    open_cache(sys.argv[1])[0]\n"
-        "except CacheError as error:\n    assert 'would expand' in str(error), error\n"
-        "else:\n    raise AssertionError\n"
-        "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "assert after - before < 50_000, (before, after)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(copy)], check=True, cwd="/")
+    assert_costs_no_memory(sound, copy, "would expand")
+
+
+def test_chunks_without_number_cost_no_memory(sound: Path, copy: Path) -> None:
+    def shatter(tree: Any) -> None:
+        tree["shape"] = [300_000]
+        tree["chunk_grid"]["configuration"]["chunk_shape"] = [300_000]
+        tree["codecs"][0]["configuration"]["chunk_shape"] = [1]
+
+    change_metadata(copy, "sample_ids", shatter)
+    assert_costs_no_memory(sound, copy, "sample_ids has 300,000 chunks in a file of")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda outer: outer[0]["configuration"].update(index_location="start"), "at the start"),
+        (
+            lambda outer: outer[0]["configuration"]["codecs"].insert(
+                1, outer[0]["configuration"]["codecs"][1]
+            ),
+            "whose bounds",
+        ),
+        (lambda outer: outer.__setitem__(slice(None), unsharded()), "around its chunks"),
+        (lambda outer: outer[0]["configuration"]["index_codecs"].pop(), "lack a checksum"),
+        (
+            lambda outer: outer[0]["configuration"]["codecs"].__setitem__(
+                1, {"name": "vlsi-cache.bounded-zstd"}
+            ),
+            "whose bounds",
+        ),
+    ],
+)
+def test_any_other_chain_of_codecs_is_refused(
+    copy: Path, change: Callable[[Any], Any], fault: str
+) -> None:
+    change_metadata(copy, "entropy", lambda tree: change(tree["codecs"]))
+    assert_refused(copy, f"entropy has .*{fault}")
+
+
+def unsharded() -> list[dict[str, Any]]:
+    return [
+        {"name": "bytes", "configuration": {"endian": "little"}},
+        {"name": "zstd", "configuration": {"level": 3, "checksum": False}},
+        {"name": "crc32c"},
+    ]
 
 
 def crc32c(content: bytes) -> bytes:

@@ -39,8 +39,7 @@ for line in sys.stdin:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         continue
     try:
-        writer = create_cache(Path(line.strip()), manifest)
-        writer.keep_processor(Path(sys.argv[1]))
+        writer = create_cache(Path(line.strip()), manifest, Path(sys.argv[1]))
         for shard in writer.missing_shards():
             part = manifest.shard_range(shard)
             writer.write_shard(shard, records[part.start : part.stop])
@@ -110,8 +109,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, processor: Path) -> dict[
 
 
 def write_rest(path: Path, processor: Path) -> None:
-    writer = create_cache(path, MANIFEST)
-    writer.keep_processor(processor)
+    writer = create_cache(path, MANIFEST, processor)
     for shard in writer.missing_shards():
         part = MANIFEST.shard_range(shard)
         writer.write_shard(shard, RECORDS[part.start : part.stop])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from support.caches import FAILED, sha256, write_part
+from support.caches import FAILED, make_manifest, sha256, write_part
 from vlsi_cache.cli.main import cli
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.manifest import CacheManifest
@@ -216,6 +217,61 @@ def test_a_place_that_is_taken_is_refused(parts: list[Path], tmp_path: Path) -> 
         create_cache(tmp_path / "out", open_cache(parts[0]).manifest)
     with pytest.raises(CacheError, match="nothing to merge; expected at least 2 caches; found 1"):
         merge_caches(tmp_path / "one", parts[:1])
+
+
+def test_more_parts_than_a_cache_holds_are_told(parts: list[Path], tmp_path: Path) -> None:
+    empty = [_empty(tmp_path / "empty", open_cache(parts[0]).manifest, {})]
+    with pytest.raises(CacheError, match=r"too many parts; expected at most 1,000; found 1,001"):
+        merge_caches(tmp_path / "out", [parts[0], *empty * 1000])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("sizes", [((0, 1),), ((5, 2), (0, 3), (4, 3)), ((0, 2), (1, 1), (0, 1))])
+def test_every_sample_lies_in_the_shard_that_says_so(sizes: tuple[tuple[int, int], ...]) -> None:
+    manifest = _of_parts(sizes)
+    shards = [manifest.shard_origin(shard) for shard in range(manifest.num_shards)]
+    assert [sample for shard in shards for sample in shard.samples] == [
+        *range(manifest.dataset.num_samples)
+    ]
+    wanted = [
+        (number, shard)
+        for number, (size, per_shard) in enumerate(sizes)
+        for shard in range(-(-size // per_shard))
+    ]
+    assert [(shard.part_index, shard.shard_index) for shard in shards] == wanted
+    for index, shard in enumerate(shards):
+        assert {manifest.shard_of(sample) for sample in shard.samples} == {index}
+    for beyond in (-1, manifest.num_shards):
+        with pytest.raises(IndexError):
+            manifest.shard_range(beyond)
+    again = pickle.loads(pickle.dumps(manifest))
+    assert (again, again.model_dump_json()) == (manifest, manifest.model_dump_json())
+    assert manifest == _of_parts(sizes)
+
+
+def test_finding_a_sample_takes_no_walk_over_the_parts() -> None:
+    manifest = _of_parts([(3, 2)] * 1000)
+    began = time.monotonic()
+    for sample in range(3000):
+        manifest.shard_range(manifest.shard_of(sample))
+    assert time.monotonic() - began < 1  # 4 s, if each part were walked over
+
+
+def _of_parts(sizes: Sequence[tuple[int, int]]) -> CacheManifest:
+    parts = [
+        {
+            "manifest_sha256": sha256(str(number)),
+            "dataset": {"source": "x", "fingerprint": sha256("x"), "num_samples": size},
+            "samples_per_shard": per_shard,
+            "batch_size": 8,
+        }
+        for number, (size, per_shard) in enumerate(sizes)
+    ]
+    return make_manifest(
+        num_samples=sum(size for size, _ in sizes),
+        samples_per_shard=max(per_shard for _, per_shard in sizes),
+        parts=parts,
+    )
 
 
 @pytest.mark.parametrize("number", range(18))

@@ -151,6 +151,18 @@ def test_a_fault_that_passes_is_not_noticed(
     assert all_files(open_place(url)) == on_disk
 
 
+@pytest.mark.parametrize("fault", ["cut", "reset", "503", "lost"])
+def test_a_fault_of_reading_that_passes_is_not_noticed(
+    proxy: FaultyProxy, fault: str, url: str, on_disk: dict[str, bytes]
+) -> None:
+    write_rest(url)
+    place = open_place(url)
+    for key, content in on_disk.items():
+        proxy.read_faults += [fault]
+        assert place.read_range(key, 0, len(content)) == content
+    assert proxy.met.count(fault) == len(on_disk)
+
+
 @pytest.mark.parametrize(("fault", "told"), [("reset", "cannot be reached"), ("503", "fails")])
 def test_a_fault_that_stays_is_told_and_a_rerun_completes_the_cache(
     proxy: FaultyProxy, fault: str, told: str, url: str, on_disk: dict[str, bytes]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import multiprocessing
 import operator
 import pickle
@@ -20,6 +21,7 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import CacheError
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import SampleRecord, create_cache, open_cache
+from vlsi_cache.store.layout import CHUNK_BYTES, shard_layout
 
 FLOAT16_MIN = float(np.finfo(np.float16).min)
 
@@ -207,6 +209,40 @@ def test_equal_conversations_share_a_key_that_gives_the_first(tmp_path: Path) ->
     assert list(cache.keys()) == [first.key] * 3
     assert cache[first.key].sample_id == "sample-0"
     assert cache["sample-2"].sample_id == "sample-2"
+
+
+@pytest.mark.parametrize(("num_taps", "k"), [(1, 1), (4, 4096), (4, 4097), (100, 10_000)])
+def test_no_chunk_is_larger_than_readers_take(num_taps: int, k: int) -> None:
+    taps = (*range(num_taps - 1), -1)
+    manifest = make_manifest(taps=taps, k=k, m=255, vocab_size=50_000)
+    layout = shard_layout(manifest, num_samples=10**8, num_tokens=10**9, id_bytes=10**9)
+    for name, array in layout.items():
+        chunk_bytes = math.prod(array.chunks) * np.dtype(array.dtype).itemsize
+        assert 0 < chunk_bytes <= CHUNK_BYTES, name
+
+
+def test_a_shard_that_no_reader_takes_is_not_written(tmp_path: Path) -> None:
+    manifest = make_manifest(num_samples=10_000, samples_per_shard=10_000)
+    empty = replace(make_record(manifest, 0, num_tokens=0), failure="\U0001f95d" * 300)
+    records = [replace(empty, key=sha256(str(index))) for index in range(10_000)]
+    writer = create_cache(tmp_path, manifest)
+    with pytest.raises(CacheError, match=r"00000.*beyond what readers take.*fewer samples per"):
+        writer.write_shard(0, records)
+    assert writer.missing_shards() == [0]
+
+
+def test_a_name_that_two_samples_share_always_gives_the_first(tmp_path: Path) -> None:
+    manifest = make_manifest()
+    writer = create_cache(tmp_path, manifest)
+    for shard in writer.missing_shards():
+        part = manifest.shard_range(shard)
+        records = [replace(make_record(manifest, i), sample_id=str(i % 3)) for i in part]
+        writer.write_shard(shard, records)
+    cache = open_cache(tmp_path)
+    wanted = [make_record(manifest, index).key for index in range(5)]
+    assert cache["0"].key == wanted[0]
+    assert cache[wanted[4]].key == wanted[4]  # all shards' names are read
+    assert [cache[name].key for name in "012"] == wanted[:3]
 
 
 def test_a_cache_counts_what_it_holds_and_proves_itself(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_living_writers_temporary_file_is_left_alone(
     place, link, staged = LocalPlace(tmp_path), os.link, []
 
     def clear_amid_publishing(source: Path, target: Path) -> None:
-        LocalPlace(tmp_path).clear_leftovers()
+        LocalPlace(tmp_path).clear_leftovers(["shards"])
         staged.append(source.exists())
         link(source, target)
 
@@ -96,10 +96,30 @@ def test_what_is_published_first_stays(tmp_path: Path) -> None:
 
 def test_a_killed_writers_leftovers_are_cleared_away(tmp_path: Path) -> None:
     make_cache(tmp_path, shards=[0])
-    (tmp_path / ".manifest.json.0.partial").touch()
-    (tmp_path / "shards/.00001.zarr.zip.0.partial").write_bytes(b"half")
+    (tmp_path / f".manifest.json.{'0' * 32}.partial").touch()
+    (tmp_path / f"shards/.00001.zarr.zip.{'0' * 32}.partial").write_bytes(b"half")
     make_cache(tmp_path, shards=[1])
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_what_no_writer_left_is_never_deleted(tmp_path: Path) -> None:
+    left = f".00001.zarr.zip.{'0' * 32}.partial"
+    others = [Path(".film.mkv.partial"), Path(left), Path("downloads", left), Path("thesis.tex")]
+    for file in others:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(b"precious")
+    with pytest.raises(CacheError, match="not empty"):
+        create_cache(tmp_path, make_manifest())
+    assert set(all_files(tmp_path)) == set(others)
+    make_cache(tmp_path / "cache")
+    (tmp_path / "cache/notes").mkdir()
+    strange = [tmp_path / "cache" / name for name in (".film.mkv.partial", f"notes/{left}")]
+    for file in strange:
+        file.write_bytes(b"precious")
+    create_cache(tmp_path / "cache", make_manifest())
+    with pytest.raises(CacheMismatchError):
+        create_cache(tmp_path / "cache", make_manifest(k=5))
+    assert [file.read_bytes() for file in strange] == [b"precious"] * 2
 
 
 def test_what_a_killed_writer_left_unsealed_is_sealed_by_the_next(tmp_path: Path) -> None:
@@ -139,15 +159,75 @@ def test_a_processor_is_kept_once_and_sealed(tmp_path: Path) -> None:
     (source / "more").mkdir(parents=True)
     (source / "tokenizer.json").write_text("{}")
     (source / "more/template.jinja").write_text("{{ hello }}")
-    writer = create_cache(tmp_path / "cache", manifest)
-    writer.keep_processor(source)
+    create_cache(tmp_path / "cache", manifest, source)
     before = all_files(tmp_path / "cache")
     (source / "tokenizer.json").write_text("another")
-    writer.keep_processor(source)
+    create_cache(tmp_path / "cache", manifest, source)
     assert all_files(tmp_path / "cache") == before
     make_cache(tmp_path / "cache", manifest)
     index = json.loads((tmp_path / "cache/index.json").read_bytes())
     assert index["processor"]["files"]["more/template.jinja"]["num_bytes"] == 11
+
+
+@pytest.fixture
+def processor(tmp_path: Path) -> Path:
+    folder = tmp_path / "processor"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def test_a_processor_is_added_to_a_complete_cache_only_as_the_error_says(
+    tmp_path: Path, processor: Path
+) -> None:
+    path = tmp_path / "cache"
+    cache = make_cache(path)
+    before = all_files(path)
+    create_cache(path, cache.manifest, processor)
+    assert all_files(path) == before
+    mend = r"Delete index\.json and run dump-teacher again with the same settings; it is added"
+    with pytest.raises(CacheError, match=mend), cache.processor_folder():
+        pass
+    (path / "index.json").unlink()
+    with pytest.raises(CacheError, match=r"processor\. Run dump-teacher"), cache.processor_folder():
+        pass
+    create_cache(path, cache.manifest, processor)
+    found = verify_cache(path)
+    assert (found.sound, found.complete) == (True, True)
+    with cache.processor_folder() as folder:
+        assert (folder / "tokenizer.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "another.json"])
+def test_a_mixture_of_two_processors_is_never_sealed(
+    tmp_path: Path, processor: Path, name: str
+) -> None:
+    path = tmp_path / "cache"
+    create_cache(path, make_manifest())
+    (path / "processor").mkdir()
+    (path / "processor" / name).write_text("of another version")
+    with pytest.raises(CacheError, match=rf"not this teacher's; found processor/{name}"):
+        create_cache(path, make_manifest(), processor)
+    assert not (path / "processor.json").exists()
+    (path / "processor" / name).unlink()
+    create_cache(path, make_manifest(), processor)
+    assert (path / "processor.json").exists()
+
+
+@pytest.mark.parametrize("num_bytes", [2**59, 1])
+def test_a_seal_of_any_size_costs_no_memory(
+    tmp_path: Path, processor: Path, num_bytes: int
+) -> None:
+    path = tmp_path / "cache"
+    create_cache(path, make_manifest(), processor)
+    tree = json.loads((path / "processor.json").read_bytes())
+    tree["files"]["tokenizer.json"]["num_bytes"] = num_bytes
+    (path / "processor.json").write_text(json.dumps(tree, indent=1) + "\n")
+    with (
+        pytest.raises(CacheError, match=r"tokenizer\.json: file differs from its seal"),
+        open_cache(path).processor_folder(),
+    ):
+        pass
 
 
 def test_other_settings_are_refused_with_every_difference(tmp_path: Path) -> None:

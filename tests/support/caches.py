@@ -124,10 +124,9 @@ def write_part(
         "num_samples": len(numbers),
     }
     fields = {**manifest.model_dump(), "dataset": dataset, **changes}
-    writer = create_cache(path, CacheManifest.model_validate(fields))
     with tempfile.TemporaryDirectory() as processor:
         Path(processor, "tokenizer.json").write_text('{"vocabulary": []}')
-        writer.keep_processor(Path(processor))
+        writer = create_cache(path, CacheManifest.model_validate(fields), Path(processor))
     for shard in writer.missing_shards():
         samples = manifest.shard_range(shard)
         writer.write_shard(shard, records[samples.start : samples.stop])

@@ -33,6 +33,7 @@ def told(record: SampleRecord) -> dict[str, Any]:
         "token_ids": record.distribution.token_ids.tolist(),
         "weights": record.distribution.weights().tolist(),
         "entropy": record.distribution.entropy.tolist(),
+        "label_log_prob": record.distribution.label_log_prob.tolist(),
     }
 
 
@@ -43,10 +44,9 @@ def write_golden() -> list[Path]:
         path = GOLDEN / f"v{FORMAT_VERSION}{kind}"
         shutil.rmtree(path, ignore_errors=True)
         manifest = make_manifest(num_samples=5, samples_per_shard=2, vocab_size=60, k=k, m=m)
-        writer = create_cache(path, manifest)
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "tokenizer.json").write_text('{"golden": true}\n', encoding="utf-8")
-            writer.keep_processor(Path(folder))
+            writer = create_cache(path, manifest, Path(folder))
         for shard in writer.missing_shards():
             writer.write_shard(shard, [_record(manifest, i) for i in manifest.shard_range(shard)])
         content = json.dumps([told(record) for record in open_cache(path)]) + "\n"

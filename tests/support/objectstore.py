@@ -80,11 +80,14 @@ class FaultyProxy:
         faults: of the next uploads, one each: ``cut`` the connection in the middle of the body,
             ``reset`` it there, as when a machine goes away, ``503`` or ``403`` for an answer,
             ``lost`` if the upload arrives and its answer does not.
+        read_faults: of the next downloads: ``cut`` or ``reset`` the connection in the middle of the
+            answer, ``503`` or ``403`` for an answer, ``lost`` if there is none.
         met: faults that were met.
     """
 
     def __init__(self, server_port: int) -> None:
         self.faults: deque[str] = deque()
+        self.read_faults: deque[str] = deque()
         self.met: list[str] = []
         self._server_port = server_port
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -110,12 +113,14 @@ class FaultyProxy:
             if not head:
                 return
             fault = self._fault(head)
+            if head.startswith(b"GET "):
+                self._answer(client, head, fault)
+                return
             length = _length(head)
             wanted = length // 2 if fault in ("cut", "reset") else length
             body = rest + _read(client, wanted - len(rest))
             if fault == "reset":
-                linger = struct.pack("ii", 1, 0)  # nothing lingers: the peer meets a reset
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                _let_nothing_linger(client)
             if fault in ("cut", "reset"):
                 return
             if fault in _ANSWERS:
@@ -127,12 +132,34 @@ class FaultyProxy:
                     if fault != "lost":
                         client.sendall(piece)
 
+    def _answer(self, client: socket.socket, head: bytes, fault: str) -> None:
+        if fault in _ANSWERS:
+            client.sendall(_ANSWERS[fault])
+            return
+        with socket.create_connection(("127.0.0.1", self._server_port)) as server:
+            server.sendall(_closing(head))
+            answer = b"".join(iter(lambda: server.recv(2**16), b""))
+        if fault in ("cut", "reset"):
+            # the head whole, and half of the body
+            body_length = len(answer) - answer.index(b"\r\n\r\n") - 4
+            answer = answer[: len(answer) - (body_length + 1) // 2]
+        client.sendall(b"" if fault == "lost" else answer)
+        if fault == "reset":
+            _let_nothing_linger(client)
+
     def _fault(self, head: bytes) -> str:
-        if not head.startswith(b"PUT ") or not self.faults:
+        kinds = {b"PUT": self.faults, b"GET": self.read_faults}
+        faults = kinds.get(head.partition(b" ")[0])
+        if not faults:
             return ""
-        fault = self.faults.popleft()
+        fault = faults.popleft()
         self.met.append(fault)
         return fault
+
+
+def _let_nothing_linger(client: socket.socket) -> None:
+    """The peer meets a reset."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def _read_head(client: socket.socket) -> tuple[bytes, bytes]:

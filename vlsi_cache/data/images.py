@@ -27,10 +27,13 @@ class ImageRef:
         if (self.path is None) == (self.data is None):
             raise ValueError("an ImageRef has either a path or data")
 
-    @property
-    def name(self) -> str:
-        """What error messages call the image."""
-        return "embedded image" if self.path is None else str(self.path)
+    def place(self, where: str | None) -> str:
+        """Where error messages say that the image is: beside what refers to it.
+
+        The rest of a message says nothing of paths, so that it is the same on every machine.
+        """
+        name = "embedded image" if self.path is None else str(self.path)
+        return name if where is None else f"{where}, {name}"
 
     def exists(self) -> bool:
         """Whether there is something to read; nothing is decoded."""
@@ -52,8 +55,8 @@ class ImageRef:
         except OSError as error:
             raise DataError(
                 "image file cannot be read",
-                where=where,
-                found=f"{self.name} ({error.strerror or error})",
+                where=self.place(where),
+                found=error.strerror or type(error).__name__,
                 mend="Check that the path is a readable file",
             ) from error
 
@@ -86,16 +89,15 @@ def missing_image(image: ImageRef, where: str | None) -> DataError:
     """The error that names an image file that is not there."""
     return DataError(
         "image file is missing",
-        where=where,
-        expected=image.name,
+        where=image.place(where),
         mend="Restore the file, or give its path relative to the data file",
     )
 
 
 def _unreadable(image: ImageRef, where: str | None, found: str) -> DataError:
     return DataError(
-        f"image cannot be decoded: {image.name}",
-        where=where,
+        "image cannot be decoded",
+        where=image.place(where),
         found=found,
         mend="Replace the file or drop the sample",
     )

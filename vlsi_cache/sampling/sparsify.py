@@ -91,7 +91,8 @@ def _with_entropy(log_p: Tensor) -> tuple[Tensor, Tensor]:
 
 def _rounded(entropy: Tensor, label_log_prob: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Rounded up or down at random, so that the means stay what they are."""
-    dice = uniforms.to(entropy.dtype)
+    # a uniform just below 1 in float64 is 1 in float32, and would lift a certain label above 0
+    dice = uniforms.to(entropy.dtype).clamp(max=1 - torch.finfo(entropy.dtype).eps)
     return (
         (entropy.clamp(min=0.0) / ENTROPY_STEP + dice).floor() * ENTROPY_STEP,
         (label_log_prob.clamp(max=0.0) / LABEL_STEP + dice).floor() * LABEL_STEP,

@@ -114,7 +114,7 @@ def failed_record(sample_id: str, key: str, reason: str, manifest: CacheManifest
 
 
 def reason_of(error: VlsiCacheError) -> str:
-    """What went wrong, the same on every machine: no paths, no addresses of objects."""
+    """What went wrong, the same on every machine: not where, and no addresses of objects."""
     parts = [error.what]
     if error.expected is not None:
         parts.append(f"expected {error.expected}")

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from vlsi_cache.errors import RecipeError
 
@@ -64,7 +65,8 @@ def wait_for_everyone() -> None:
 
 
 def share_of(items: list[int]) -> list[int]:
-    """This process's part of a list that every process holds alike."""
+    """This process's part of the main process's list; every process has to come here."""
     state = PartialState()
-    wait_for_everyone()  # the lists were made before any process changed what they are made from
-    return items[state.process_index :: state.num_processes]
+    # each looked at another moment, and other writers may be at work: one list for all
+    whole = broadcast_object_list([items], from_process=0)[0]
+    return list(whole[state.process_index :: state.num_processes])

@@ -9,9 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vlsi_cache.data import ConversationDataset
-from vlsi_cache.errors import RecipeError
+from vlsi_cache.errors import RecipeError, StageError
 from vlsi_cache.manifest import (
     MAX_POOL,
+    MAX_TOP,
     CacheManifest,
     DatasetIdentity,
     Sampling,
@@ -63,21 +64,24 @@ def dump_teacher(
     teacher = load_backbone(
         recipe.teacher, "teacher", device, frozen_dtype(recipe.teacher.dtype, device)
     )
-    bank = obtain_verbalizers(
-        teacher,
-        recipe.teacher,
-        dataset,
-        recipe.data,
-        recipe.teacher_verbalizers_path,
-        seed=recipe.seed,
-        autocast=uses_autocast(recipe.teacher.dtype, device),
-    )
-    cache = recipe.cache
-    teacher_pass = TeacherPass(teacher, bank, _recorder(recipe, teacher, bank), recipe.seed)
-    writer = create_cache(recipe.cache_path, _manifest(recipe, teacher, bank, dataset))
-    on_main_process(lambda: _keep_processor(teacher, writer))
+    with tempfile.TemporaryDirectory() as processor:
+        # before it is used: a tokenizer remembers how it padded, and would be saved otherwise
+        teacher.processor.save_pretrained(processor)
+        bank = obtain_verbalizers(
+            teacher,
+            recipe.teacher,
+            dataset,
+            recipe.data,
+            recipe.teacher_verbalizers_path,
+            seed=recipe.seed,
+            autocast=uses_autocast(recipe.teacher.dtype, device),
+        )
+        recorder = _recorder(recipe, teacher, bank)
+        manifest = _manifest(recipe, teacher, bank, dataset)
+        on_main_process(lambda: create_cache(recipe.cache_path, manifest, Path(processor)))
+    writer, cache = create_cache(recipe.cache_path, manifest), recipe.cache
     fill_cache(
-        teacher_pass,
+        TeacherPass(teacher, bank, recorder, recipe.seed),
         dataset,
         TokenBatches(teacher.encoder(recipe.data)),
         writer,
@@ -88,7 +92,22 @@ def dump_teacher(
         partition=partition,
     )
     wait_for_everyone()
+    on_main_process(writer.finish)
+    if partition is None:
+        _prove_complete(writer, recipe.cache_path)
     return recipe.cache_path
+
+
+def _prove_complete(writer: CacheWriter, path: str | Path) -> None:
+    missing = writer.missing_shards()
+    if missing:
+        raise StageError(
+            "cache is incomplete, although every process wrote its share",
+            where=path,
+            expected=f"{writer.manifest.num_shards:,} shards",
+            found=f"{len(missing):,} missing, the first of them {missing[0]}",
+            mend="See that nobody deletes shards meanwhile, and run again; it goes on from there",
+        )
 
 
 def _recorder(recipe: Recipe, teacher: Backbone, bank: VerbalizerBank) -> TapRecorder:
@@ -109,14 +128,15 @@ def _recorder(recipe: Recipe, teacher: Backbone, bank: VerbalizerBank) -> TapRec
             found=f"cache.m {m} at {len(bank.taps) + 1} taps",
             mend="Lower cache.m, or name fewer teacher.taps",
         )
+    if k * (len(bank.taps) + 1) > MAX_TOP:
+        raise RecipeError(
+            "more entries kept per token, at all taps together, than the format holds",
+            where=teacher.name,
+            expected=f"at most {MAX_TOP}",
+            found=f"cache.k {k} at {len(bank.taps) + 1} taps",
+            mend="Lower cache.k, or name fewer teacher.taps",
+        )
     return TapRecorder(teacher.decoder.head, teacher.vocab_size, k=k, m=m)
-
-
-def _keep_processor(teacher: Backbone, writer: CacheWriter) -> None:
-    """Copy the teacher's processor beside its record."""
-    with tempfile.TemporaryDirectory() as folder:
-        teacher.processor.save_pretrained(folder)
-        writer.keep_processor(Path(folder))
 
 
 def _manifest(

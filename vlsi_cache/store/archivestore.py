@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from typing import Final
 
 from zarr.abc.store import (
     ByteRequest,
@@ -14,12 +13,10 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from vlsi_cache.store.archive import Archive
-from vlsi_cache.store.bounds import prove_chunk
+from vlsi_cache.store.archive import METADATA, Archive
+from vlsi_cache.store.bounds import prove_metadata
 
 __all__ = ["ArchiveStore"]
-
-_METADATA_BYTES: Final = 2**24
 
 
 class ArchiveStore(Store):
@@ -91,16 +88,14 @@ class ArchiveStore(Store):
             yield name
 
     def _read(self, key: str, size: int, byte_range: ByteRequest | None) -> bytes:
-        if key.endswith("zarr.json") and size > _METADATA_BYTES:
-            raise ValueError(f"{key} is of {size:,} bytes")
+        if key.endswith(METADATA):
+            prove_metadata(key, size)
         match byte_range:
             case None:
-                content = self._archive.read(key)
+                return self._archive.read(key)
             case RangeByteRequest(start=start, end=end):
-                content = self._archive.read_range(key, start, end)
+                return self._archive.read_range(key, start, end)
             case OffsetByteRequest(offset=offset):
-                content = self._archive.read_range(key, offset, size)
+                return self._archive.read_range(key, offset, size)
             case SuffixByteRequest(suffix=suffix):
-                content = self._archive.read_range(key, size - suffix, size)
-        prove_chunk(content)
-        return content
+                return self._archive.read_range(key, size - suffix, size)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 
-from vlsi_cache.store.codecs import DRAWS_CODEC
-from vlsi_cache.store.layout import MAX_CHUNK_DRAWS, ArrayLayout
+from vlsi_cache.store.layout import CHUNK_BYTES, DRAWS_CODEC, MAX_CHUNK_DRAWS, ArrayLayout
 
-__all__ = ["CHUNK_BYTES", "prove_array", "prove_chunk", "prove_volume"]
-
-CHUNK_BYTES: Final = 2**28
-"""Most bytes of one decoded chunk."""
+__all__ = ["FRAME_HEAD", "prove_array", "prove_frame", "prove_metadata", "prove_volume"]
 
 _FREE_BYTES: Final = 2**30
 """So many bytes any shard may decode to …"""
 _EXPANSION: Final = 1000
 """… and beyond it, so many per byte of its file. Records of a real teacher stay under 100."""
 
-_CODECS: Final = frozenset(
-    {DRAWS_CODEC, "bytes", "crc32c", "sharding_indexed", "transpose", "zstd"}
+_CHAINS: Final = (
+    ["bytes", "crc32c"],
+    ["bytes", "zstd", "crc32c"],
+    [DRAWS_CODEC, "crc32c"],
 )
+"""Codecs of a chunk; none but zstd gives more bytes than it takes, and zstd once."""
+_INDEX_CHAIN: Final = ["bytes", "crc32c"]
+_INDEX_BYTES: Final = 16
+"""Of one chunk, in the index of an entry."""
+_METADATA_BYTES: Final = 2**24
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+FRAME_HEAD: Final = 18
+"""Most bytes of a zstd frame's header."""
 
 
 def prove_volume(layout: Mapping[str, ArrayLayout], num_bytes: int) -> None:
@@ -40,54 +45,80 @@ def prove_volume(layout: Mapping[str, ArrayLayout], num_bytes: int) -> None:
         raise ValueError(f"its {num_bytes:,} bytes claim to hold {volume:,}")
 
 
-def prove_array(name: str, metadata: Mapping[str, Any], layout: ArrayLayout) -> None:
+def prove_metadata(name: str, num_bytes: int) -> None:
+    """Refuse metadata that is absurdly large.
+
+    Raises:
+        ValueError: it is.
+    """
+    if num_bytes > _METADATA_BYTES:
+        raise ValueError(f"{name} is of {num_bytes:,} bytes")
+
+
+def prove_array(
+    name: str, metadata: Mapping[str, Any], layout: ArrayLayout, num_bytes: int
+) -> None:
     """Refuse an array whose chunks are unbounded, unchecked, or coded in an unknown way.
 
+    Args:
+        name: of the array.
+        metadata: its own.
+        layout: what it must be; its shape is proven.
+        num_bytes: of the shard's file.
+
     Raises:
-        ValueError: its metadata asks for more than a chunk may hold, for a codec that is not
-            known to be bounded, or for no checksum.
+        ValueError: its metadata asks for more than a chunk may hold, for more chunks than the
+            file has room for, or for codecs other than the few whose bounds are known.
     """
-    codecs = list(_codecs(metadata["codecs"]))
-    unknown = {codec["name"] for codec in codecs} - _CODECS
-    if unknown:
-        raise ValueError(f"{name} has a codec of unknown bounds: {', '.join(sorted(unknown))}")
+    chunk, chain = _prove_codecs(name, metadata["codecs"])
     grid = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    sharded = [codec for codec in codecs if codec["name"] == "sharding_indexed"]
-    chunk = sharded[0]["configuration"]["chunk_shape"] if sharded else grid
-    drawn = any(codec["name"] == DRAWS_CODEC for codec in codecs)
+    drawn = chain[0] == DRAWS_CODEC
     most = MAX_CHUNK_DRAWS if drawn else CHUNK_BYTES // np.dtype(layout.dtype).itemsize
-    if math.prod(chunk) > most or min(chunk) < 1:
+    if min(chunk) < 1 or math.prod(chunk) > most:
         raise ValueError(f"{name} has chunks of {chunk}")
     for outer, size, inner in zip(grid, layout.shape, chunk, strict=True):
-        if outer >= max(size, 1) + inner:
+        if not size <= outer < max(size, 1) + inner:
             raise ValueError(f"{name} has files of {grid} for a shape of {layout.shape}")
-    chains = [codec["configuration"] for codec in sharded] or [{"codecs": metadata["codecs"]}]
-    for chain in chains:
-        for part in ("codecs", "index_codecs"):
-            if part in chain and chain[part][-1]["name"] != "crc32c":
-                raise ValueError(f"{name} has {part} without a checksum")
+    # Zarr lists all chunks before it looks whether they are there
+    num_chunks = math.prod(-(-outer // inner) for outer, inner in zip(grid, chunk, strict=True))
+    if _INDEX_BYTES * num_chunks > num_bytes:
+        raise ValueError(f"{name} has {num_chunks:,} chunks in a file of {num_bytes:,} bytes")
 
 
-def prove_chunk(content: bytes) -> None:
-    """Refuse a compressed chunk that announces more than a chunk may hold.
+def _prove_codecs(name: str, codecs: Any) -> tuple[tuple[int, ...], list[str]]:
+    """Shape of the chunks, and the names of their codecs."""
+    outer = _names(codecs)
+    if outer != ["sharding_indexed"]:
+        raise ValueError(f"{name} has codecs {outer} around its chunks, not sharding_indexed")
+    sharding = codecs[0]["configuration"]
+    chain, index_chain = _names(sharding["codecs"]), _names(sharding["index_codecs"])
+    if chain not in _CHAINS or index_chain != _INDEX_CHAIN:
+        raise ValueError(
+            f"{name} has chunks of codecs {chain} and an index of {index_chain}, whose bounds "
+            "are not known or which lack a checksum"
+        )
+    if sharding["index_location"] != "end":
+        raise ValueError(f"{name} has its index at the {sharding['index_location']}")
+    return tuple(sharding["chunk_shape"]), chain
+
+
+def _names(codecs: Any) -> list[str]:
+    return [codec["name"] for codec in codecs]
+
+
+def prove_frame(content: bytes, most: int) -> None:
+    """Refuse a zstd frame that announces more than it may hold.
+
+    Args:
+        content: its first bytes, ``FRAME_HEAD`` of them.
+        most: bytes that it may expand to.
 
     Raises:
-        ValueError: it would expand beyond ``CHUNK_BYTES``, or does not say how far.
+        ValueError: it would expand beyond, does not say how far, or is no frame.
     """
-    if not content.startswith(_ZSTD_MAGIC):
-        return
-    size = _zstd_content_bytes(content)
-    if size is None or size > CHUNK_BYTES:
-        raise ValueError(f"a chunk of {len(content):,} bytes would expand to {size or 'unknown'}")
-
-
-def _codecs(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every codec of a chain, those inside others too."""
-    for codec in tree:
-        yield codec
-        configuration = codec.get("configuration") or {}
-        for part in ("codecs", "index_codecs"):
-            yield from _codecs(configuration.get(part, ()))
+    size = _zstd_content_bytes(content) if content.startswith(_ZSTD_MAGIC) else None
+    if size is None or size > most:
+        raise ValueError(f"a chunk of {most:,} bytes would expand to {size or 'unknown'}")
 
 
 def _zstd_content_bytes(frame: bytes) -> int | None:

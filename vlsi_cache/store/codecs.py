@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
+import zarr
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.registry import register_codec
 
+from vlsi_cache.store.bounds import FRAME_HEAD, prove_frame
 from vlsi_cache.store.draws import decode_draws, encode_draws
-from vlsi_cache.store.layout import ArrayLayout
+from vlsi_cache.store.layout import DRAWS_CODEC, ArrayLayout
 
-__all__ = ["DRAWS_CODEC", "DrawsCodec", "chunk_codecs"]
+__all__ = ["BoundedZstdCodec", "DrawsCodec", "bounded_array", "chunk_codecs"]
 
-DRAWS_CODEC: Final = "vlsi-cache.draws"
-"""Name of our codec in an array's metadata."""
+_BOUNDED: Final = "vlsi-cache.bounded-zstd"
+"""Name of a codec that only reading knows; in no file."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,43 @@ def _prove_kind(chunk_spec: ArraySpec) -> tuple[int, int, int]:
     return tokens, taps, draws
 
 
+class BoundedZstdCodec(ZstdCodec):
+    """zstd that decodes nothing beyond its chunk.
+
+    Checked here, where every chunk comes by, in whichever pieces Zarr fetched them.
+    """
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """From an array's metadata."""
+        return cls(**data.get("configuration", {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For an array's metadata."""
+        return {**super().to_dict(), "name": _BOUNDED}
+
+    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        itemsize = chunk_spec.dtype.to_native_dtype().itemsize
+        head = chunk_bytes[slice(0, FRAME_HEAD)].to_bytes()
+        prove_frame(head, math.prod(chunk_spec.shape) * itemsize)
+        return await super()._decode_single(chunk_bytes, chunk_spec)
+
+
 register_codec(DRAWS_CODEC, DrawsCodec)
+register_codec(_BOUNDED, BoundedZstdCodec)
+
+
+def bounded_array(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """The array, reading its chunks within their bounds; its metadata is proven."""
+    metadata: Any = array.metadata.to_dict()
+    (sharding,) = metadata["codecs"]
+    chain = [
+        {**codec, "name": _BOUNDED} if codec["name"] == "zstd" else codec
+        for codec in sharding["configuration"]["codecs"]
+    ]
+    configuration = {**sharding["configuration"], "codecs": chain}
+    metadata["codecs"] = [{**sharding, "configuration": configuration}]
+    return zarr.Array(zarr.AsyncArray(metadata, array.store_path))
 
 
 def chunk_codecs(array: ArrayLayout) -> dict[str, Any]:

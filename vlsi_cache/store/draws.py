@@ -30,10 +30,12 @@ class _Pool(NamedTuple):
     """[n]: distinct ids of a token, U."""
     gaps: Ints
     """[P]: an id minus the id before it minus 1; a token's first is itself."""
-    taps: NDArray[np.bool_]
-    """[P, L]: which taps drew the id."""
+    places: Ints
+    """[E]: the id of each entry, as its place among the P; ascending."""
+    taps: Ints
+    """[E]: the tap that drew it; ascending among the entries of an id."""
     counts: Ints
-    """[E]: how often, for each tap of each id."""
+    """[E]: how often."""
 
 
 def encode_draws(draws: NDArray[np.int32]) -> bytes:
@@ -58,9 +60,12 @@ def encode_draws(draws: NDArray[np.int32]) -> bytes:
         streams.put(high[high >= 255].astype("<u4").view(np.uint8))
         streams.put(low[high == 0])
         streams.put(low[high > 0])
-    for byte in np.packbits(pool.taps, axis=1, bitorder="little").T:
-        streams.put(byte)
-    distinct = _distinct(pool.sizes, pool.taps)
+    for first in range(0, num_taps, 8):
+        here = (pool.taps >= first) & (pool.taps < first + 8)
+        bits = np.zeros((len(pool.gaps), 8), np.uint8)
+        bits[pool.places[here], pool.taps[here] - first] = 1
+        streams.put(np.packbits(bits, axis=1, bitorder="little")[:, 0])
+    distinct = _distinct(_rows(pool, num_taps))
     for number in range(1, num_draws):
         streams.put(_pack_pairs(np.minimum(pool.counts[distinct == number] - 1, 3)))
     streams.put(pool.counts[pool.counts > 3] - 4)
@@ -82,15 +87,11 @@ def decode_draws(content: bytes, shape: tuple[int, int, int]) -> NDArray[np.int3
     if (sizes > num_taps * num_draws).any():
         raise ValueError("a token has more ids than draws")
     ids = _take_ids(streams, sizes)
-    size = len(ids)
-    packed = np.stack([streams.take(size) for _ in range(-(-num_taps // 8))], axis=1)
-    bits = np.unpackbits(packed.astype(np.uint8), axis=1, bitorder="little")
-    if not bits[:, :num_taps].any(axis=1).all() or bits[:, num_taps:].any():
-        raise ValueError("an id without a tap, or of a tap that is not there")
-    taps = bits[:, :num_taps].astype(bool)
-    counts = _take_counts(streams, _distinct(sizes, taps), num_draws)
+    places, taps = _take_entries(streams, len(ids), shape)
+    rows = _rows(_Pool(sizes, ids, places, taps, taps), num_taps)
+    counts = _take_counts(streams, _distinct(rows), num_draws)
     streams.finish()
-    return _lay_out(ids, _Pool(sizes, ids, taps, counts), shape)
+    return _lay_out(ids, _Pool(sizes, ids, places, taps, counts), shape)
 
 
 def _pool(draws: NDArray[np.int32]) -> _Pool:
@@ -104,14 +105,12 @@ def _pool(draws: NDArray[np.int32]) -> _Pool:
     entries, counts = np.unique(keys[~holes], return_counts=True)
     owners, tap_of = entries // num_taps, entries % num_taps
     pooled, place = np.unique(owners, return_inverse=True)
-    taps = np.zeros((len(pooled), num_taps), bool)
-    taps[place, tap_of] = True
     sizes = np.bincount(pooled // bound, minlength=num_tokens)
     ids = pooled % bound
     gaps = np.diff(ids, prepend=0) - 1
     first = (np.cumsum(sizes) - sizes)[sizes > 0]
     gaps[first] = ids[first]
-    return _Pool(sizes, gaps, taps, counts)
+    return _Pool(sizes, gaps, place, tap_of, counts)
 
 
 def _take_ids(streams: _Unpacker, sizes: Ints) -> Ints:
@@ -121,7 +120,7 @@ def _take_ids(streams: _Unpacker, sizes: Ints) -> Ints:
         here = classes == index
         high = streams.take(int(here.sum()))
         escaped = high == 255
-        wide = streams.take(4 * int(escaped.sum())).astype(np.uint8).view("<u4")
+        wide = streams.take_bytes(4 * int(escaped.sum())).view("<u4")
         high[escaped] = wide
         low = np.empty(len(high), np.int64)
         low[high == 0] = streams.take(int((high == 0).sum()))
@@ -137,6 +136,31 @@ def _take_ids(streams: _Unpacker, sizes: Ints) -> Ints:
     return ids
 
 
+def _take_entries(
+    streams: _Unpacker, num_ids: int, shape: tuple[int, int, int]
+) -> tuple[Ints, Ints]:
+    """Place and tap of every entry.
+
+    Stream by stream, and never more entries than draws: all bits at once would take the square of
+    the taps.
+    """
+    num_tokens, num_taps, num_draws = shape
+    places, taps, left = [], [], num_tokens * num_taps * num_draws
+    for first in range(0, num_taps, 8):
+        bits = np.unpackbits(streams.take_bytes(num_ids)[:, None], axis=1, bitorder="little")
+        left -= int(bits.sum())
+        if left < 0 or bits[:, num_taps - first :].any():
+            raise ValueError("more entries than draws, or of a tap that is not there")
+        place, tap = np.nonzero(bits)
+        places.append(place)
+        taps.append(tap + first)
+    place, tap = np.concatenate(places), np.concatenate(taps)
+    if not np.bincount(place, minlength=num_ids).all():
+        raise ValueError("an id without a tap")
+    by_place = np.argsort(place, kind="stable")
+    return place[by_place], tap[by_place]
+
+
 def _take_counts(streams: _Unpacker, distinct: Ints, num_draws: int) -> Ints:
     counts = np.ones(len(distinct), np.int64)
     for number in range(1, num_draws):
@@ -150,15 +174,14 @@ def _take_counts(streams: _Unpacker, distinct: Ints, num_draws: int) -> Ints:
 def _lay_out(ids: Ints, pool: _Pool, shape: tuple[int, int, int]) -> NDArray[np.int32]:
     """Entries as ``[n, L, m]``; tokens without ids are holes."""
     num_tokens, num_taps, num_draws = shape
-    place, tap = np.nonzero(pool.taps)
-    row = np.repeat(np.arange(num_tokens), pool.sizes)[place] * num_taps + tap
+    row = _rows(pool, num_taps)
     totals = np.bincount(row, weights=pool.counts, minlength=num_tokens * num_taps)
     filled = np.repeat(pool.sizes > 0, num_taps)
     if (totals != np.where(filled, num_draws, 0)).any():
         raise ValueError("a tap has more or fewer draws than it should")
     by_row = np.argsort(row, kind="stable")
     drawn = np.full((num_tokens * num_taps, num_draws), _HOLE, np.int32)
-    drawn[filled] = np.repeat(ids[place[by_row]], pool.counts[by_row]).reshape(-1, num_draws)
+    drawn[filled] = np.repeat(ids[pool.places[by_row]], pool.counts[by_row]).reshape(-1, num_draws)
     return drawn.reshape(shape)
 
 
@@ -169,12 +192,16 @@ def _classes(sizes: Ints) -> Ints:
     return classes
 
 
-def _distinct(sizes: Ints, taps: NDArray[np.bool_]) -> Ints:
+def _rows(pool: _Pool, num_taps: int) -> Ints:
+    """[E]: token and tap of each entry, as one number."""
+    tokens = np.repeat(np.arange(len(pool.sizes)), pool.sizes)
+    rows: Ints = tokens[pool.places] * num_taps + pool.taps
+    return rows
+
+
+def _distinct(rows: Ints) -> Ints:
     """[E]: how many distinct ids the tap of each entry drew at its token."""
-    num_taps = taps.shape[1]
-    place, tap = np.nonzero(taps)
-    row = np.repeat(np.arange(len(sizes)), sizes)[place] * num_taps + tap
-    found: Ints = np.bincount(row, minlength=len(sizes) * num_taps)[row]
+    found: Ints = np.bincount(rows)[rows] if len(rows) else rows
     return found
 
 
@@ -226,14 +253,18 @@ class _Unpacker:
 
     def take(self, length: int) -> Ints:
         """The next stream, ``[length]``."""
+        return self.take_bytes(length).astype(np.int64)
+
+    def take_bytes(self, length: int) -> NDArray[np.uint8]:
+        """The next stream as it is stored."""
         if not length:
-            return np.empty(0, np.int64)
+            return np.empty(0, np.uint8)
         head = int.from_bytes(self._bytes(4), "little")
         coded = self._bytes(head & ~_STORED)
         raw = coded if head & _STORED else _inflate(coded, length)
         if len(raw) != length:
             raise ValueError("a stream is too short or too long")
-        return np.frombuffer(raw, np.uint8).astype(np.int64)
+        return np.frombuffer(raw, np.uint8)
 
     def finish(self) -> None:
         if self._position != len(self._content):

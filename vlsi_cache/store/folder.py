@@ -115,11 +115,19 @@ def read_index(folder: CacheFolder) -> CacheIndex | None:
             found=f"manifest {index.manifest_sha256[:12]}",
             mend="Run vlsi-cache verify: it tells which of the two is at fault",
         )
+    if index is not None and len(index.shards) != folder.manifest.num_shards:
+        raise CacheError(
+            "index is damaged",
+            where=folder.place.locate(INDEX_FILE),
+            expected=f"{folder.manifest.num_shards} shards",
+            found=len(index.shards),
+            mend=_MEND_DERIVED,
+        )
     return index
 
 
 def parse_index(place: Place, num_shards: int) -> CacheIndex | None:
-    """The index as it stands, whichever manifest it names.
+    """The index as it stands, whichever manifest it names, of at most about so many shards.
 
     Raises:
         CacheError: it is damaged.
@@ -129,16 +137,7 @@ def parse_index(place: Place, num_shards: int) -> CacheIndex | None:
     content = place.read(INDEX_FILE, limit=2 * _PROCESSOR_SEAL_BYTES + _ENTRY_BYTES * num_shards)
     where = place.locate(INDEX_FILE)
     prove_known_version(content, what="index", where=where, mend=_MEND_DERIVED)
-    index = parse_canonical(content, CacheIndex, what="index", where=where, mend=_MEND_DERIVED)
-    if len(index.shards) != num_shards:
-        raise CacheError(
-            "index is damaged",
-            where=where,
-            expected=f"{num_shards} shards",
-            found=len(index.shards),
-            mend=_MEND_DERIVED,
-        )
-    return index
+    return parse_canonical(content, CacheIndex, what="index", where=where, mend=_MEND_DERIVED)
 
 
 def read_seal(place: Place, shard_index: int) -> ShardSeal | None:

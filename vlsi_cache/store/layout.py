@@ -11,8 +11,11 @@ import numpy as np
 from vlsi_cache.manifest import CacheManifest
 
 __all__ = [
+    "CACHE_FOLDERS",
+    "CHUNK_BYTES",
     "CHUNK_TOKENS",
     "CODE_HOLE",
+    "DRAWS_CODEC",
     "INDEX_FILE",
     "LOG_PROB_FLOOR",
     "MANIFEST_FILE",
@@ -37,12 +40,21 @@ PROCESSOR_FOLDER: Final = "processor"
 PROCESSOR_SEAL_FILE: Final = "processor.json"
 SHARDS_FOLDER: Final = "shards"
 
+CACHE_FOLDERS: Final = (PARTS_FOLDER, PROCESSOR_FOLDER, SHARDS_FOLDER)
+"""All that a cache's own folder holds of folders."""
+
 CHUNK_TOKENS: Final = 4096
 """Response tokens per chunk: what is decoded at least to read one sample. A quarter of it costs
 3 % more bytes."""
 
+CHUNK_BYTES: Final = 2**28
+"""Most bytes of one decoded chunk."""
+
 MAX_CHUNK_DRAWS: Final = 2**22
 """Most draws of a chunk: decoding takes some hundred bytes of memory for each."""
+
+DRAWS_CODEC: Final = "vlsi-cache.draws"
+"""Name of our codec in an array's metadata."""
 
 CODE_HOLE: Final = 255
 """Fill value of the arrays whose values are whole numbers of steps, 0 … 254."""
@@ -92,9 +104,13 @@ def shard_layout(
     """
     return {
         **_token_layout(manifest, num_tokens),
-        "sample_offsets": ArrayLayout("int64", (num_samples + 1,), num_samples + 1, -1),
-        "sample_keys": ArrayLayout("uint8", (num_samples, 32), num_samples, 0),
-        "sample_ids": ArrayLayout("uint8", (id_bytes,), id_bytes, 0),
+        "sample_offsets": ArrayLayout(
+            "int64", (num_samples + 1,), min(num_samples + 1, CHUNK_BYTES // 8), -1
+        ),
+        "sample_keys": ArrayLayout(
+            "uint8", (num_samples, 32), min(num_samples, CHUNK_BYTES // 32), 0
+        ),
+        "sample_ids": ArrayLayout("uint8", (id_bytes,), min(id_bytes, CHUNK_BYTES), 0),
     }
 
 
@@ -113,8 +129,9 @@ def _token_layout(manifest: CacheManifest, num_tokens: int) -> dict[str, ArrayLa
     rows = max(min(num_tokens, CHUNK_TOKENS), 1)
     arrays = {}
     if k:
-        arrays["top_ids"] = ArrayLayout("int32", (num_tokens, taps, k), rows, -1)
-        arrays["top_log_probs"] = ArrayLayout("float16", (num_tokens, taps, k), rows, float("nan"))
+        shape, fewer = (num_tokens, taps, k), min(rows, CHUNK_BYTES // (4 * taps * k))
+        arrays["top_ids"] = ArrayLayout("int32", shape, fewer, -1)
+        arrays["top_log_probs"] = ArrayLayout("float16", shape, fewer, float("nan"))
     if m:
         fewer = min(rows, MAX_CHUNK_DRAWS // (taps * m))
         arrays["drawn_ids"] = ArrayLayout("int32", (num_tokens, taps, m), fewer, -1, draws=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
+import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -20,6 +22,7 @@ from vlsi_cache.store.place import Place
 __all__ = ["LocalPlace"]
 
 _SUFFIX: Final = ".partial"
+_STAGING: Final = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(_SUFFIX)}")
 _NOT_SHARED: Final = frozenset(
     {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
 )
@@ -116,13 +119,17 @@ class LocalPlace(Place):
             raise self._unpublished(target, 0, error) from error
         return True
 
-    def clear_leftovers(self) -> None:
-        """Delete the files that killed writers were filling.
+    def clear_leftovers(self, folders: Sequence[str]) -> None:
+        """Delete the files that killed writers were filling, told by the names that they give.
 
         A living writer holds a lock on its file, and the system drops the lock with the process:
         what can be locked belongs to nobody.
         """
-        for leftover in self.path.rglob(f".*{_SUFFIX}"):
+        pattern = f".*{_SUFFIX}"
+        below = (Path(self.path, folder).rglob(pattern) for folder in folders)
+        for leftover in itertools.chain(self.path.glob(pattern), *below):
+            if not _STAGING.fullmatch(leftover.name):
+                continue
             # gone meanwhile, locked by its writer, or on a file system without locks: left alone
             with contextlib.suppress(OSError):
                 descriptor = os.open(leftover, os.O_RDONLY)

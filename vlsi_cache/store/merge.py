@@ -13,7 +13,13 @@ from typing import Final
 import numpy as np
 
 from vlsi_cache.errors import CacheError, CacheMismatchError
-from vlsi_cache.manifest import CacheManifest, CachePart, DatasetIdentity
+from vlsi_cache.manifest import (
+    MAX_PARTS,
+    MAX_SHARDS,
+    CacheManifest,
+    CachePart,
+    DatasetIdentity,
+)
 from vlsi_cache.store.arrays import Array
 from vlsi_cache.store.documents import render_document
 from vlsi_cache.store.folder import CacheFolder, open_folder, read_index, read_processor_seal
@@ -169,6 +175,7 @@ def _prove_disjoint(sources: Sequence[_Source], keys: Sequence[Array]) -> None:
 
 def _manifest(sources: Sequence[_Source], keys: Sequence[Array]) -> CacheManifest:
     parts = tuple(part for source in sources for part, _, _ in source.parts())
+    _prove_within(parts)
     names = [part.dataset.source for part in parts]
     more = len(names) - _NAMED_SOURCES
     source = " + ".join([*names[:_NAMED_SOURCES], *([f"{more} more"] if more > 0 else [])])
@@ -189,6 +196,22 @@ def _manifest(sources: Sequence[_Source], keys: Sequence[Array]) -> CacheManifes
     )
 
 
+def _prove_within(parts: Sequence[CachePart]) -> None:
+    """Refuse more than one cache holds."""
+    counted = (
+        ("parts", len(parts), MAX_PARTS),
+        ("shards", sum(part.num_shards for part in parts), MAX_SHARDS),
+    )
+    for what, count, most in counted:
+        if count > most:
+            raise CacheError(
+                f"merged cache would have too many {what}",
+                expected=f"at most {most:,}",
+                found=f"{count:,}",
+                mend="Merge fewer caches into one",
+            )
+
+
 def _adopt_parts(merged: CacheFolder, sources: Sequence[_Source]) -> None:
     parts = [part for source in sources for part in source.parts()]
     for part_index, (part, place, key) in enumerate(parts):
@@ -204,7 +227,7 @@ def _adopt_parts(merged: CacheFolder, sources: Sequence[_Source]) -> None:
 
 def _adopt_processor(target: Place, source: _Source) -> None:
     seal = read_processor_seal(source.folder.place)
-    if seal is None:
+    if seal is None or target.size(INDEX_FILE) is not None:
         return
     for name, wanted in seal.files.items():
         _adopt(target, f"{PROCESSOR_FOLDER}/{name}", source, f"{PROCESSOR_FOLDER}/{name}", wanted)

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, final
@@ -145,7 +145,7 @@ class ObjectPlace(Place):
                 return False  # an emulation or an old server that cannot; a true fault comes again
         return True
 
-    def clear_leftovers(self) -> None:
+    def clear_leftovers(self, folders: Sequence[str]) -> None:
         """Nothing: an upload that is cut leaves no object."""
 
     def _store(self, url: str | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -74,8 +75,14 @@ class Place(ABC):
         return False
 
     @abstractmethod
-    def clear_leftovers(self) -> None:
-        """Delete what killed writers left unpublished; those at work are left alone."""
+    def clear_leftovers(self, folders: Sequence[str]) -> None:
+        """Delete what killed writers left unpublished; those at work are left alone.
+
+        Only in a place that is proven to be a cache.
+
+        Args:
+            folders: those of a cache; besides them, only the place itself is looked into.
+        """
 
     def read(self, key: str, *, limit: int) -> bytes:
         """A whole file.

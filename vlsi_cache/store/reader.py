@@ -69,7 +69,8 @@ class Cache:
 
     A sample is asked for by its index in the dataset, its key (SHA-256 hex of the conversation's
     content) or its name, and comes as a ``SampleRecord`` of NumPy arrays, which belong to the
-    caller. Samples of equal contents share a key, which gives one of them. Decoded chunks of
+    caller. Samples of equal contents share a key, and those of a merged cache may share a name:
+    the first of those that are published when it is asked for wins, and stays. Decoded chunks of
     tokens are kept up to 256 MiB, so a cache of that size is decoded once. Threads may share a
     cache; processes open their own (pickling one reopens it). While a cache grows, what is
     published can be read, and is seen without opening it again.
@@ -227,7 +228,7 @@ class Cache:
             CacheError: none is kept, or a file of it is damaged.
         """
         with tempfile.TemporaryDirectory() as folder:
-            fetch_processor(self._folder.place, Path(folder))
+            fetch_processor(self._folder, Path(folder))
             yield Path(folder)
 
     def size_bytes(self) -> int:
@@ -267,7 +268,7 @@ class Cache:
     def _remember(self, shard_index: int) -> None:
         shard, first = self._open(shard_index), self.manifest.shard_range(shard_index).start
         for row, (name, digest) in enumerate(zip(shard.sample_ids, shard.keys, strict=True)):
-            self._places[name] = first + row
+            self._places.setdefault(name, first + row)
             self._places.setdefault(digest.tobytes(), first + row)
         self._named_shards.add(shard_index)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from vlsi_cache.store.folder import (
 )
 from vlsi_cache.store.hashing import hash_file
 from vlsi_cache.store.layout import (
+    CACHE_FOLDERS,
     INDEX_FILE,
     PROCESSOR_FOLDER,
     PROCESSOR_SEAL_FILE,
@@ -31,8 +32,6 @@ __all__ = ["fetch_processor", "publish_index", "seal_processor", "seal_shard", "
 
 _THREADS: Final = 8
 """Seals are small: reading them is waiting, if they are not on this machine."""
-
-logger = logging.getLogger(__name__)
 
 
 def seal_shard(folder: CacheFolder, shard_index: int, published: bytes | None = None) -> None:
@@ -111,48 +110,73 @@ def publish_index(folder: CacheFolder) -> set[int]:
         shards=tuple(seals),
     )
     place.publish(INDEX_FILE, render_document(index))
-    place.clear_leftovers()
+    place.clear_leftovers(CACHE_FOLDERS)
     return set()
 
 
 def seal_processor(place: Place, source: Path) -> None:
     """Publish a processor's files, then their seal; what is sealed already stays as it is.
 
+    Nothing is added where there is an index: it says which seals there are.
+
     Raises:
-        CacheError: a file cannot be written.
+        CacheError: a file cannot be written, or others lie there unsealed.
     """
-    if read_processor_seal(place) is not None:
+    if place.size(INDEX_FILE) is not None or read_processor_seal(place) is not None:
         return
-    files = {}
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
-        name = file.relative_to(source).as_posix()
-        key, content = f"{PROCESSOR_FOLDER}/{name}", file.read_bytes()
-        place.publish(key, content)
-        # another writer may have been first
-        digest, num_bytes = hash_file(place, key)
-        files[name] = FileSeal(sha256=digest, num_bytes=num_bytes)
-        if digest != sha256_hex(content):
-            logger.warning("%s was there already, and differs from this teacher's", key)
+    contents = {
+        file.relative_to(source).as_posix(): file.read_bytes()
+        for file in sorted(path for path in source.rglob("*") if path.is_file())
+    }
+    files = {
+        name: FileSeal(sha256=sha256_hex(content), num_bytes=len(content))
+        for name, content in contents.items()
+    }
+    for name, content in contents.items():
+        place.publish(f"{PROCESSOR_FOLDER}/{name}", content)
+    _prove_kept(place, files)
     place.publish(PROCESSOR_SEAL_FILE, render_document(ProcessorSeal(files=files)))
 
 
-def fetch_processor(place: Place, target: Path) -> None:
+def _prove_kept(place: Place, files: Mapping[str, FileSeal]) -> None:
+    """Refuse to seal a mixture: another writer may have been first with other files."""
+    wanted = {f"{PROCESSOR_FOLDER}/{name}": seal.sha256 for name, seal in files.items()}
+    others = [
+        key
+        for key in place.list_files(PROCESSOR_FOLDER)
+        if key not in wanted or hash_file(place, key)[0] != wanted[key]
+    ]
+    if others and read_processor_seal(place) is None:
+        raise CacheError(
+            "processor's files lie there unsealed, and are not this teacher's",
+            where=place.locate(),
+            found=", ".join(others[:5]),
+            mend=f"If another writer is at work, run again; else delete {PROCESSOR_FOLDER}/ first",
+        )
+
+
+def fetch_processor(folder: CacheFolder, target: Path) -> None:
     """Copy a processor's files into a folder of this machine.
 
     Raises:
         CacheError: none is kept, or a file differs from its seal.
     """
+    place = folder.place
     seal = read_processor_seal(place)
     if seal is None:
+        begin = "Run" if place.size(INDEX_FILE) is None else f"Delete {INDEX_FILE} and run"
+        condition = " if the first of them keeps one" if folder.manifest.parts else ""
         raise CacheError(
             "cache keeps no processor",
             where=place.locate(PROCESSOR_SEAL_FILE),
-            mend="Run dump-teacher again with the same settings; it is added",
+            mend=f"{begin} {folder.command}; it is added{condition}",
         )
     for name, wanted in seal.files.items():
         key = f"{PROCESSOR_FOLDER}/{name}"
-        content = place.read(key, limit=wanted.num_bytes)
-        if sha256_hex(content) != wanted.sha256:
+        # a seal may name any size: nothing is allocated for it that the file does not have
+        fits = place.size(key) in (None, wanted.num_bytes)
+        content = place.read(key, limit=wanted.num_bytes) if fits else b""
+        if not fits or sha256_hex(content) != wanted.sha256:
             raise CacheError(
                 "file differs from its seal",
                 where=place.locate(key),

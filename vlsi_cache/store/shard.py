@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -23,11 +23,12 @@ from vlsi_cache.store.arrays import (
     parse_distribution,
     parse_sample_ids,
 )
-from vlsi_cache.store.bounds import prove_array, prove_volume
-from vlsi_cache.store.codecs import chunk_codecs
+from vlsi_cache.store.bounds import prove_array, prove_metadata, prove_volume
+from vlsi_cache.store.codecs import bounded_array, chunk_codecs
 from vlsi_cache.store.folder import CacheFolder
 from vlsi_cache.store.layout import (
     CHUNK_TOKENS,
+    ArrayLayout,
     seal_key,
     shard_key,
     shard_layout,
@@ -71,7 +72,11 @@ class ShardHeader(BaseModel):
 
 
 def pack_shard(folder: CacheFolder, shard_index: int, record: ShardRecord) -> bytes:
-    """A shard's file, as it is to be published."""
+    """A shard's file, as it is to be published.
+
+    Raises:
+        CacheError: readers would refuse it as beyond their bounds.
+    """
     arrays = encode_shard(record)
     digest, own_index = folder.origin(shard_index)
     header = ShardHeader(
@@ -106,12 +111,31 @@ def pack_shard(folder: CacheFolder, shard_index: int, record: ShardRecord) -> by
             fill_value=array.fill_value,
         )
         stored[...] = arrays[name]
-    return pack_archive(
-        {
-            name: _compact(buffer.to_bytes()) if name.endswith(METADATA) else buffer.to_bytes()
-            for name, buffer in files.items()
-        }
-    )
+    entries = {
+        name: _compact(buffer.to_bytes()) if name.endswith(METADATA) else buffer.to_bytes()
+        for name, buffer in files.items()
+    }
+    content = pack_archive(entries)
+    try:
+        _prove_bounds(entries, layout, len(content))
+    except ValueError as error:
+        raise CacheError(
+            f"shard would be beyond what readers take ({error})",
+            where=folder.place.locate(shard_key(shard_index)),
+            mend="Begin another cache, with fewer samples per shard",
+        ) from error
+    return content
+
+
+def _prove_bounds(
+    entries: Mapping[str, bytes], layout: Mapping[str, ArrayLayout], num_bytes: int
+) -> None:
+    prove_volume(layout, num_bytes)
+    for name, array in layout.items():
+        prove_array(name, json.loads(entries[f"{name}/{METADATA}"]), array, num_bytes)
+    for name, entry in entries.items():
+        if name.endswith(METADATA):
+            prove_metadata(name, len(entry))
 
 
 def _compact(metadata: bytes) -> bytes:
@@ -248,7 +272,8 @@ class OpenShard:
             # without it a hole would read as plausible numbers
             if not np.array_equal(array.fill_value, wanted.fill_value, equal_nan=True):
                 raise ValueError(f"{name} has fill value {array.fill_value}")
-            prove_array(name, array.metadata.to_dict(), wanted)
+            prove_array(name, array.metadata.to_dict(), wanted, archive.num_bytes)
+            arrays[name] = bounded_array(array)
         return arrays
 
     def _whole(self, name: str) -> Array:

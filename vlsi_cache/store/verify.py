@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +32,7 @@ from vlsi_cache.store.layout import (
     seal_key,
     shard_key,
 )
-from vlsi_cache.store.place import open_place
+from vlsi_cache.store.place import Place, open_place
 from vlsi_cache.store.seals import CacheIndex, FileSeal
 
 __all__ = ["Damage", "Verification", "verify_cache"]
@@ -67,7 +68,7 @@ class Verification(_Report):
     complete: bool
     """Whether every shard and the index are published."""
     num_shards: int
-    """Shards of the complete cache; 0 if the manifest cannot be read."""
+    """Shards of the complete cache; 0 if there is no manifest to judge it by."""
     num_shards_sealed: int
     """Shards that are published with their seals."""
     num_files: int
@@ -98,17 +99,8 @@ def verify_cache(
         if not any(key in files for key in (MANIFEST_FILE, INDEX_FILE, shard_key(0), seal_key(0))):
             raise
         fault = f"{error.what}; without it nothing else can be verified"
-        damage = Damage(files=(MANIFEST_FILE,), fault=fault, mend=_MEND_MANIFEST)
-        return Verification(
-            path=place.locate(),
-            sound=False,
-            complete=False,
-            num_shards=0,
-            num_shards_sealed=0,
-            num_files=1,
-            num_bytes=files.get(MANIFEST_FILE, 0),
-            damages=(damage,),
-        )
+        damage = _damage((MANIFEST_FILE,), fault, _MEND_MANIFEST)
+        return _unjudged(place, {MANIFEST_FILE: files.get(MANIFEST_FILE, 0)}, [damage])
     return _Check(folder, files, on_progress or (lambda _done, _total: None)).run()
 
 
@@ -132,9 +124,12 @@ class _Check:
     def run(self) -> Verification:
         damages: list[Damage] = []
         index = self._index(damages)
-        findings = self._examine()
-        folder = self._trusted(index, findings, damages)
-        if index is not None and index.manifest_sha256 != folder.digest:
+        examined = self._examine()
+        folder = self._trusted(index, examined, damages)
+        if folder is None:  # nothing can be judged by a manifest that is not the cache's
+            return _unjudged(self.folder.place, self.files, damages)
+        findings = examined[: folder.manifest.num_shards]
+        if index is not None and not _fits(index, folder):
             damages.append(_damage((INDEX_FILE,), "belongs to another cache", self._remade))
             index = None
         wanted = index.shards if index else [None] * len(findings)
@@ -143,7 +138,7 @@ class _Check:
                 _damage(*fault) for fault in judge_shard(folder, shard_index, finding, seal)
             ]
         damages += self._processor(index)
-        damages += self._extra()
+        damages += self._extra(index)
         num_sealed = sum(finding.is_published and finding.is_sealed for finding in findings)
         return Verification(
             path=folder.place.locate(),
@@ -158,10 +153,16 @@ class _Check:
 
     def _index(self, damages: list[Damage]) -> CacheIndex | None:
         try:
-            return parse_index(self.folder.place, self.folder.manifest.num_shards)
+            return parse_index(self.folder.place, self._num_examined)
         except CacheError as error:
             damages.append(_damage((INDEX_FILE,), error.what, self._remade))
             return None
+
+    @property
+    def _num_examined(self) -> int:
+        """Shards of the manifest, or as many as there are files: it may be the one at fault."""
+        sealed = {key.partition(".")[0] for key in self.files if key.startswith(SHARDS_FOLDER)}
+        return max(self.folder.manifest.num_shards, len(sealed))
 
     def _examine(self) -> list[Finding]:
         total, done, lock = sum(self.files.values()), 0, threading.Lock()
@@ -175,12 +176,12 @@ class _Check:
             return finding
 
         with ThreadPoolExecutor(_THREADS) as pool:
-            return list(pool.map(examine, range(self.folder.manifest.num_shards)))
+            return list(pool.map(examine, range(self._num_examined)))
 
     def _trusted(
         self, index: CacheIndex | None, findings: list[Finding], damages: list[Damage]
-    ) -> CacheFolder:
-        """The folder, under the manifest that its parts were made for.
+    ) -> CacheFolder | None:
+        """The folder, if its manifest is the one that its parts were made for.
 
         Nothing above vouches for the manifest; but every shard and the index name its digest. If
         none of them names the digest of the one that is there, they are right and it is wrong.
@@ -192,27 +193,26 @@ class _Check:
             return self._trusted_parts(index, findings, damages)
         if not votes or self.folder.digest in votes:
             return self.folder
-        digest, count = votes.most_common(1)[0]
         files: tuple[str, ...] = (MANIFEST_FILE,)
-        if count == 1:
+        if votes.most_common(1)[0][1] == 1:
             lone = [shard_key(i) for i, finding in enumerate(findings) if finding.header]
             files = (*files, *(lone or [INDEX_FILE]))
         damages.insert(
             0, _damage(files, "is not the manifest that the shards name", _MEND_MANIFEST)
         )
-        return replace(self.folder, digest=digest)
+        return None
 
     def _trusted_parts(
         self, index: CacheIndex | None, findings: list[Finding], damages: list[Damage]
-    ) -> CacheFolder:
-        """The folder of a merged cache, under the parts' manifests that most of it names.
+    ) -> CacheFolder | None:
+        """The folder of a merged cache, if its manifest names the parts that the rest of it names.
 
         The shards name their part's manifest, of which there is a copy, and the merged manifest
         names it too; the merged manifest itself is named by the index alone.
         """
         folder, digests, doubted = self.folder, list(self.folder.part_digests), False
         votes = [Counter([digest]) for digest in digests]
-        for shard_index, finding in enumerate(findings):
+        for shard_index, finding in enumerate(findings[: folder.manifest.num_shards]):
             part_index = folder.manifest.shard_origin(shard_index).part_index
             if finding.header and part_index is not None:
                 votes[part_index][finding.header.cache] += 1
@@ -234,11 +234,12 @@ class _Check:
         if doubted:
             fault = "names other parts than the shards do"
             damages.insert(0, _damage((MANIFEST_FILE,), fault, _MEND_MANIFEST))
-        elif disputed:
+            return None
+        if disputed:
             files = (MANIFEST_FILE, INDEX_FILE)
             damages.insert(0, _damage(files, "belong to different caches", _MEND_MANIFEST))
-        trusted = folder.digest if index is None else index.manifest_sha256
-        return replace(folder, digest=trusted, part_digests=tuple(digests))
+            return None
+        return folder
 
     def _processor(self, index: CacheIndex | None) -> Iterator[Damage]:
         try:
@@ -273,20 +274,38 @@ class _Check:
         digest, num_bytes = hash_file(self.folder.place, key)
         return FileSeal(sha256=digest, num_bytes=num_bytes)
 
-    def _extra(self) -> Iterator[Damage]:
+    def _extra(self, index: CacheIndex | None) -> Iterator[Damage]:
         known = {MANIFEST_FILE, INDEX_FILE, PROCESSOR_SEAL_FILE}
         for shard_index in range(self.folder.manifest.num_shards):
             known |= {shard_key(shard_index), seal_key(shard_index)}
         known |= {part_key(index) for index in range(len(self.folder.manifest.parts))}
-        try:
-            seal = read_processor_seal(self.folder.place)
-        except CacheError:
-            seal = None
+        seal = None if index is None else index.processor
+        with contextlib.suppress(CacheError):
+            seal = seal or read_processor_seal(self.folder.place)
         for key in sorted(self.files.keys() - known):
             kept = key.startswith(f"{PROCESSOR_FOLDER}/")
             # unsealed yet, or its seal is told of above
             if not kept or (seal and key.partition("/")[2] not in seal.files):
                 yield _damage((key,), "is no part of the cache", "Move the file away")
+
+
+def _unjudged(place: Place, files: Mapping[str, int], damages: list[Damage]) -> Verification:
+    """Where there is no manifest to judge the rest by."""
+    return Verification(
+        path=place.locate(),
+        sound=False,
+        complete=False,
+        num_shards=0,
+        num_shards_sealed=0,
+        num_files=len(files),
+        num_bytes=sum(files.values()),
+        damages=tuple(damages),
+    )
+
+
+def _fits(index: CacheIndex, folder: CacheFolder) -> bool:
+    num_shards = folder.manifest.num_shards
+    return index.manifest_sha256 == folder.digest and len(index.shards) == num_shards
 
 
 def _damage(files: tuple[str, ...], fault: str, mend: str) -> Damage:

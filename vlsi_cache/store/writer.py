@@ -10,7 +10,7 @@ from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store.arrays import prove_storable
 from vlsi_cache.store.documents import render_document
 from vlsi_cache.store.folder import CacheFolder, find_missing_shards, open_folder
-from vlsi_cache.store.layout import MANIFEST_FILE, seal_key, shard_key
+from vlsi_cache.store.layout import CACHE_FOLDERS, MANIFEST_FILE, seal_key, shard_key
 from vlsi_cache.store.place import Place, open_place
 from vlsi_cache.store.records import SampleRecord, ShardRecord
 from vlsi_cache.store.sealing import publish_index, seal_processor, seal_shard, seal_unsealed
@@ -19,7 +19,9 @@ from vlsi_cache.store.shard import pack_shard
 __all__ = ["CacheWriter", "begin_cache", "create_cache"]
 
 
-def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
+def create_cache(
+    path: str | Path, manifest: CacheManifest, processor: Path | None = None
+) -> CacheWriter:
     """Begin a cache, or go on with one that was begun with the same settings.
 
     What a killed writer left half done is cleared away or completed.
@@ -27,15 +29,20 @@ def create_cache(path: str | Path, manifest: CacheManifest) -> CacheWriter:
     Args:
         path: folder, which is made with its parents if need be; or URL of an object store.
         manifest: what the cache is to hold.
+        processor: folder that ``save_pretrained`` filled with the teacher's processor, a copy of
+            which is kept unless there is one; a complete cache stays as it is.
 
     Returns:
         A writer; ``missing_shards`` tells what is left to do.
 
     Raises:
         CacheMismatchError: the cache there was begun with other settings.
-        CacheError: the folder holds something else, or a damaged manifest.
+        CacheError: the folder holds something else, a damaged manifest, or what another writer
+            left of another processor.
     """
     begun = begin_cache(path, manifest)
+    if processor is not None:
+        seal_processor(begun.place, processor)  # before the index, which takes up its seal
     seal_unsealed(begun)
     return CacheWriter(begun, publish_index(begun))
 
@@ -49,7 +56,6 @@ def begin_cache(path: str | Path, manifest: CacheManifest) -> CacheFolder:
     """
     place = open_place(path)
     place.prove_usable()
-    place.clear_leftovers()
     if place.size(MANIFEST_FILE) is None:
         _prove_empty(place)
         place.publish(MANIFEST_FILE, render_document(manifest))
@@ -62,6 +68,7 @@ def begin_cache(path: str | Path, manifest: CacheManifest) -> CacheFolder:
             where=place.locate(),
             mend="Choose another cache folder, or go back to those settings",
         )
+    place.clear_leftovers(CACHE_FOLDERS)  # not before: the folder may be somebody else's
     return begun
 
 
@@ -109,19 +116,18 @@ class CacheWriter:
         won = self._folder.place.publish(shard_key(shard_index), content)
         seal_shard(self._folder, shard_index, content if won else None)
         self._unsealed.discard(shard_index)
-        self._finish()
+        self._end()
 
-    def keep_processor(self, source: Path) -> None:
-        """Keep a copy of the teacher's processor beside its record, unless there is one.
+    def finish(self) -> None:
+        """Seal what other writers left unsealed, then publish the index if nothing is missing.
 
-        Call it before the first shard is written: the index takes up its seal.
-
-        Args:
-            source: folder that ``save_pretrained`` filled.
+        Raises:
+            CacheError: a shard that is to be sealed is damaged.
         """
-        seal_processor(self._folder.place, source)
+        seal_unsealed(self._folder)
+        self._unsealed = publish_index(self._folder)
 
-    def _finish(self) -> None:
+    def _end(self) -> None:
         """Publish the index if nothing is left to seal.
 
         One look at the last of the shards that were unsealed tells mostly that there is: to list
