@@ -135,6 +135,6 @@ def interact_online(recipe: Recipe, callbacks: Sequence[TrainerCallback]) -> Pat
         callbacks=callbacks,
     )
     adapted: Any = module.adapted
-    save_checkpoint(adapted.merge_and_unload(), student.processor, folder / "model")
+    save_checkpoint(adapted.merge_and_unload(), student.name, folder / "model")
     discard_checkpoints(folder)
     return folder / "model"

@@ -81,6 +81,9 @@ def test_the_student_needs_no_teacher_and_comes_out_ordinary(images: bool, tmp_p
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert len(moved) > 0.8 * len(before)
     processor: Any = AutoProcessor.from_pretrained(student)
+    AutoProcessor.from_pretrained(recipe.student.model).save_pretrained(tmp_path / "unused")
+    for path in (tmp_path / "unused").iterdir():
+        assert (student / path.name).read_bytes() == path.read_bytes(), path.name
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "text", "text": "What?"}] if images else "What?"}],
         tokenize=True,

@@ -68,7 +68,7 @@ def train_from_scratch(
         seed=seed,
         optimizer=MuonWithAdamW(module, learning_rate=_LEARNING_RATE),
     )
-    save_checkpoint(model.decoder.model, model.processor, result)
+    save_checkpoint(model.decoder.model, model.name, result)
     stage.finish()
     discard_checkpoints(folder)
     return result

@@ -118,12 +118,18 @@ def load_data(data: DataSection) -> ConversationDataset:
     return load_conversations(data.path, split=data.split, limit=data.limit)
 
 
-def save_checkpoint(model: Any, processor: Any, folder: Path) -> None:
-    """Write an ordinary checkpoint with its processor, by one process for all."""
+def save_checkpoint(model: Any, source: str, folder: Path) -> None:
+    """Write an ordinary checkpoint, by one process for all.
+
+    Args:
+        model: what is saved.
+        source: whose processor is saved beside it: anew, since one that was used remembers how.
+        folder: where to.
+    """
 
     def write() -> None:
         model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        load_processor(source).save_pretrained(folder)
 
     on_main_process(write)
 

@@ -117,7 +117,7 @@ def finetune(
     )
     model.to(dtype=original.dtype or torch.float32)  # type: ignore[call-arg]
     model.config = original
-    save_checkpoint(model, student.processor, result)
+    save_checkpoint(model, student.name, result)
     stage.finish()
     on_main_process(lambda: discard_checkpoints(folder))
     return result

@@ -89,7 +89,7 @@ def interact(
     )
     adapted: Any = module.adapted.cpu().float()  # the sum is exact, and off the accelerator
     merged = adapted.merge_and_unload()
-    save_checkpoint(merged, student.processor, result)
+    save_checkpoint(merged, student.name, result)
     stage.finish()
     on_main_process(lambda: discard_checkpoints(folder))
     return result
