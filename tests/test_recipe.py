@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -35,6 +36,21 @@ def test_every_fault_is_reported_at_once_with_its_path() -> None:
     ):
         assert path in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ({"taps": [1]}, "taps: unknown key, perhaps teacher.taps or student.taps"),
+        ({"cache": {"batch_sise": 3}}, "cache.batch_sise: unknown key, perhaps batch_size"),
+        ({"cache": {"rank": 3}}, "cache.rank: unknown key, perhaps interaction.lora.rank"),
+        ({"zzzz": 3}, "zzzz: unknown key"),
+    ],
+)
+def test_an_unknown_key_is_told_where_it_may_belong(raw: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_mapping(raw, where="run.yaml")
+    assert str(caught.value).startswith(f"run.yaml: recipe has 1 fault: {told}. ")
 
 
 def test_a_recipe_file_is_read_and_flags_override_it(tmp_path: Path) -> None:

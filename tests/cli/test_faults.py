@@ -170,9 +170,21 @@ def test_a_cache_folder_half_written(run: Recipe, tmp_path: Path) -> None:
     _expect(_run("inspect", cache), str(cache), "manifest")
 
 
+def test_another_cache_is_refused_before_verbalizers_are_trained(
+    run: Recipe, tmp_path: Path
+) -> None:
+    file = _recipe_file(run, tmp_path)
+    result = _run("dump-teacher", "-r", file, "-m", "3")
+    _expect(result, "cache was begun with other settings", "m is", "asked for 3")
+    result = _run("dump-teacher", "-r", file, "--taps", "0,2")
+    _expect(result, "cache was begun with other settings", "taps is", "asked for [0, 2, -1]")
+    assert not (tmp_path / "run").exists()
+
+
 def test_taps_out_of_range(run: Recipe, tmp_path: Path) -> None:
     file = _recipe_file(run, tmp_path)
-    result = _run("dump-teacher", "-r", file, "--taps", "1,99")
+    new = ("--cache", tmp_path / "new")
+    result = _run("dump-teacher", "-r", file, *new, "--taps", "1,99")
     _expect(result, "99", "from 0 to 7")
     unclear = _run("dump-teacher", "-r", file, "--taps", "one")
     assert unclear.exit_code == 2

@@ -73,8 +73,16 @@ def test_few_taps_have_a_column_each(tmp_path: Path) -> None:
     view = sample_view(cache, "sample-1", decode)
     lines = render(sample_table(view))
     assert lines[1].split() == ["response", "2", "6", "output"]
-    assert len(lines) == 2 + len(view.tokens) + 2  # title, heading, tokens, caption
+    assert lines[2 + len(view.tokens)].startswith("Each tap's")  # after title, heading, tokens
     assert max(map(len, lines)) <= 80
+
+
+def test_a_sample_that_failed_has_its_reason(tmp_path: Path) -> None:
+    view = sample_view(make_cache(tmp_path), "sample-1", decode)
+    failed = view.model_copy(update={"tokens": (), "failure": "image cannot be decoded"})
+    assert render(sample_table(failed)) == [
+        "sample sample-1 could not be read by the teacher: image cannot be decoded"
+    ]
 
 
 def test_many_taps_share_a_cell_in_which_neighbours_that_agree_are_joined(tmp_path: Path) -> None:

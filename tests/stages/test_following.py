@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from support.ranks import RankServer, seen
 from support.runs import make_recipe
 from vlsi_cache.errors import CacheError
 from vlsi_cache.recipe import InteractionSection, Recipe, recipe_from_mapping
-from vlsi_cache.stages.following import ArrivalOrder, recorded_order
+from vlsi_cache.stages.following import ArrivalOrder, begun_cache, recorded_order
 from vlsi_cache.stages.order import Share, share_batches
 from vlsi_cache.stages.student import train_student
 from vlsi_cache.stages.teacher import dump_teacher
@@ -190,6 +191,17 @@ def _wait_for_line(sought: str, process: subprocess.Popen[str]) -> None:
         if sought in line:
             return
     raise AssertionError(f"ended without a word of {sought!r}")
+
+
+def test_a_cache_that_has_not_begun_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    later = threading.Timer(0.7, lambda: create_cache(path, make_manifest()))
+    later.start()
+    cache = begun_cache(path, timeout_seconds=60)
+    later.join()
+    assert cache.missing_shards() == list(range(cache.manifest.num_shards))
+    with pytest.raises(CacheError, match="no cache here"):
+        begun_cache(tmp_path / "never", timeout_seconds=0.1)
 
 
 def test_without_follow_an_incomplete_cache_is_still_refused(

@@ -15,6 +15,12 @@ def test_a_path_without_a_folder_is_no_cache(tmp_path: Path) -> None:
         open_cache(tmp_path / "nowhere")
 
 
+def test_a_runs_folder_says_where_its_cache_is(tmp_path: Path) -> None:
+    make_cache(tmp_path / "cache")
+    with pytest.raises(CacheError, match=f"{tmp_path / 'cache'} is one: give that path"):
+        open_cache(tmp_path)
+
+
 def test_a_folder_without_a_manifest_is_not_a_whole_cache(tmp_path: Path) -> None:
     make_cache(tmp_path)
     (tmp_path / "manifest.json").unlink()

@@ -180,8 +180,17 @@ def _empty(path: Path, manifest: CacheManifest, changes: dict[str, Any]) -> Path
 
 def test_samples_that_two_caches_hold_are_told(parts: list[Path], tmp_path: Path) -> None:
     other = write_part(tmp_path / "other", [30, 3, 4])
-    with pytest.raises(CacheMismatchError, match="other: caches share 2 conversations; found"):
+    with pytest.raises(
+        CacheMismatchError, match="other: caches share 2 conversations; found"
+    ) as told:
         merge_caches(tmp_path / "out", [parts[0], other])
+    same = "the same content in sample '{}' of {} and in sample '{}' of {}"
+    assert any(
+        same.format(name, parts[0], name, other) in str(told.value)
+        for name in (record.sample_id for record in open_cache(other))
+    )
+    with pytest.raises(CacheError, match="the cache to make is one of those to merge"):
+        merge_caches(parts[0], parts)
     with pytest.raises(CacheMismatchError, match="caches share 5 conversations"):
         merge_caches(tmp_path / "out", [parts[0], parts[1], parts[0]])
 

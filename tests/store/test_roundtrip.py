@@ -136,10 +136,19 @@ def test_a_name_that_is_not_there_is_an_error_that_shows_what_names_look_like(
         make_cache(tmp_path)["nobody"]
 
 
-@pytest.mark.parametrize("index", [5, -1])
+@pytest.mark.parametrize("index", [5, -6])
 def test_a_sample_beyond_the_dataset_is_an_index_error(tmp_path: Path, index: int) -> None:
     with pytest.raises(IndexError):
         make_cache(tmp_path)[index]
+
+
+def test_a_cache_counts_from_its_end_too_and_refuses_slices(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    assert cache[-1].sample_id == cache[len(cache) - 1].sample_id
+    assert cache[-len(cache)].sample_id == cache[0].sample_id
+    with pytest.raises(TypeError, match="by index, key or name of one sample, not by slice"):
+        cache[0:2]  # type: ignore[index]
+    assert repr(cache) == f"<Cache {tmp_path}: {len(cache)} samples, 3 taps>"
 
 
 def test_a_cache_is_a_sequence_of_its_samples(tmp_path: Path) -> None:

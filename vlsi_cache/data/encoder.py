@@ -48,11 +48,15 @@ class BatchEncoder:
         self._call = ProcessorCall(processor)
         self._template = ChatTemplate(self._call.processor)
         self._sanitize = Sanitizer(self._template.control_tokens(self._call.processor))
-        tokenizer = tokenizer_of(self._call.processor)
-        added = {token.content for token in tokenizer.added_tokens_decoder.values()}
-        named = {tokenizer.eos_token} if tokenizer.eos_token else set()
+        self._tokenizer = tokenizer_of(self._call.processor)
+        added = {token.content for token in self._tokenizer.added_tokens_decoder.values()}
+        named = {self._tokenizer.eos_token} if self._tokenizer.eos_token else set()
         special = any_of(token for token in added | named if token.strip())
         self._find_responses = ResponseFinder(self._template, special)
+
+    def word(self, token_id: int) -> str:
+        """The text of one token."""
+        return str(self._tokenizer.decode([token_id]))
 
     def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Tensor]:
         """Encode a batch; turns after a conversation's last answer are left out.

@@ -117,15 +117,32 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _known_keys(section: type[Section]) -> list[str]:
-    """Names of all fields, of nested sections too."""
-    names = []
+def _known_paths(section: type[Section], inside: str = "") -> list[str]:
+    """Paths of all fields, of nested sections too."""
+    paths = []
     for name, field in section.model_fields.items():
-        names.append(name)
+        paths.append(inside + name)
         nested = field.annotation
         if isinstance(nested, type) and issubclass(nested, Section):
-            names += _known_keys(nested)
-    return names
+            paths += _known_paths(nested, f"{inside}{name}.")
+    return paths
+
+
+def _suggestion(path: str) -> str:
+    """What an unknown key was meant to be: one of that name elsewhere, or a neighbour."""
+    parent, _, name = path.rpartition(".")
+    names = {known: known.rpartition(".") for known in _known_paths(Recipe)}
+    neighbours = [own for above, _, own in names.values() if above == parent]
+    everywhere = {own for _, _, own in names.values()}
+    near = get_close_matches(name, neighbours, n=1) if name not in everywhere else []
+    if near:
+        return f", perhaps {near[0]}"
+    near = [name] if name in everywhere else get_close_matches(name, everywhere, n=1)
+    found = [known for known, (_, _, own) in names.items() if near and own == near[0]]
+    if not found:
+        return ""
+    named = " or ".join(found[:2]) + (f" (or {len(found) - 2} more)" if len(found) > 2 else "")
+    return f", perhaps {named}"
 
 
 def _existing_path(raw: Any, location: Sequence[int | str]) -> list[int | str]:
@@ -156,7 +173,6 @@ def _remove(raw: dict[str, Any], keys: Sequence[int | str]) -> None:
 
 def _explain(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
-        near = get_close_matches(str(fault["loc"][-1]), _known_keys(Recipe), n=1)
-        return f"unknown key, perhaps {near[0]}" if near else "unknown key"
+        return "unknown key" + _suggestion(".".join(map(str, fault["loc"])))
     message = str(fault["msg"])
     return f"{message[0].lower()}{message[1:]}, found {fault['input']!r}"

@@ -55,6 +55,8 @@ class SampleView(_Report):
     """0-based decoder block indices; the last is -1, the model's own output."""
     tokens: tuple[TokenView, ...]
     """Its response tokens, in order."""
+    failure: str | None = None
+    """Why the teacher could not read it, which left it without tokens."""
 
 
 def sample_view(cache: Cache, sample_id: str, decode: Callable[[int], str]) -> SampleView:
@@ -77,6 +79,7 @@ def sample_view(cache: Cache, sample_id: str, decode: Callable[[int], str]) -> S
             _token(record, position, cache.manifest, decode)
             for position in range(len(record.response_ids))
         ),
+        failure=record.failure,
     )
 
 

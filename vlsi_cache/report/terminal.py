@@ -18,11 +18,12 @@ __all__ = ["bytes_text", "sample_table", "summary_table"]
 
 _FEW_TAPS = 5
 _FEW_CAPTION = (
-    "Each tap's most likely token and its probability; bold where it is the response token."
+    "Each tap's most likely token and its probability (of draws alone, their share); bold where it "
+    "is the response token."
 )
 _MANY_CAPTION = (
-    "Taps that agree, their most likely token, and its probability at the last of them; bold "
-    "where it is the response token."
+    "Taps that agree, their most likely token, and its probability (of draws alone, their share) "
+    "at the last of them; bold where it is the response token."
 )
 
 
@@ -35,8 +36,11 @@ def sample_table(view: SampleView) -> RenderableType:
     """A row per response token, with what each tap holds most likely in its place.
 
     Few taps get a column each. Many would not fit (a 72B teacher has 21): then taps that follow
-    one another and agree, as they mostly do, are written once.
+    one another and agree, as they mostly do, are written once. Of a sample that failed there is
+    only the reason.
     """
+    if view.failure is not None:
+        return Text(f"sample {view.sample_id} could not be read by the teacher: {view.failure}")
     few = len(view.taps) <= _FEW_TAPS
     table = Table(
         title=Text(f"sample {view.sample_id}"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,13 +95,36 @@ class CachedBatches:
             if index not in self._proven:  # hashing reads the images: once is enough
                 _prove_same_content(conversation, record)
                 self._proven.add(index)
-            _prove_same_tokens(conversation, record, ids)
+            self._prove_same_tokens(conversation, record, ids)
         joined = SparseDistribution.concatenate([record.distribution for record in records])
         targets = sparse_targets(joined, self.tail)
         batch["teacher_ids"] = targets.token_ids
         batch["teacher_weights"] = targets.weights
         batch["teacher_entropy"] = targets.entropy
         return batch
+
+    def _prove_same_tokens(
+        self, conversation: Conversation, record: SampleRecord, ids: Tensor
+    ) -> None:
+        found, expected = ids.tolist(), record.response_ids.tolist()
+        if found == expected:
+            return
+        pairs = zip_longest(expected, found)
+        place = next(index for index, (wanted, given) in enumerate(pairs) if wanted != given)
+        raise CacheMismatchError(
+            f"the student's processor gives sample {conversation.sample_id!r} other response "
+            "tokens than the teacher's",
+            where=conversation.origin,
+            expected=f"{len(expected)} tokens, {self._token(expected, place)}",
+            found=f"{len(found)} tokens, {self._token(found, place)}",
+            mend="Teacher and student must share tokenizer, chat template and end-of-turn token: "
+            "give the student the teacher's tokenizer_config.json and chat template",
+        )
+
+    def _token(self, ids: Sequence[int], place: int) -> str:
+        if place >= len(ids):
+            return f"none at place {place}"
+        return f"{ids[place]} ({self.tokens.encoder.word(ids[place])!r}) at place {place}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None}
@@ -115,16 +138,4 @@ def _prove_same_content(conversation: Conversation, record: SampleRecord) -> Non
             expected=f"content {record.key[:12]} (sample {record.sample_id!r})",
             found=f"content {conversation.key()[:12]}",
             mend="Dump the teacher again for this data, or train on the data of the cache",
-        )
-
-
-def _prove_same_tokens(conversation: Conversation, record: SampleRecord, ids: Tensor) -> None:
-    if not np.array_equal(ids.numpy(), record.response_ids):
-        raise CacheMismatchError(
-            f"the student's processor gives sample {conversation.sample_id!r} other response "
-            "tokens than the teacher's",
-            where=conversation.origin,
-            expected=f"{len(record.response_ids)} tokens {record.response_ids[:8].tolist()} …",
-            found=f"{len(ids)} tokens {ids[:8].tolist()} …",
-            mend="Teacher and student must share tokenizer, chat template and end-of-turn token",
         )

@@ -16,9 +16,9 @@ from vlsi_cache.recipe import InteractionSection
 from vlsi_cache.stages.blocks import block_size, cache_order, shard_blocks
 from vlsi_cache.stages.order import Parcel, SampleOrder
 from vlsi_cache.stages.processes import is_main_process, on_main_process
-from vlsi_cache.store import Cache
+from vlsi_cache.store import Cache, is_begun, open_cache
 
-__all__ = ["ARRIVALS_FILE", "ArrivalLine", "ArrivalOrder", "recorded_order"]
+__all__ = ["ARRIVALS_FILE", "ArrivalLine", "ArrivalOrder", "begun_cache", "recorded_order"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,21 @@ class ArrivalLine(BaseModel):
 
     shards: list[int]
     """Indices, ascending."""
+
+
+def begun_cache(path: str | Path, timeout_seconds: float) -> Cache:
+    """A cache, which may have to begin first: its teacher trains verbalizers before.
+
+    Raises:
+        CacheError: it has not begun for too long, or cannot be opened.
+    """
+    began, (pause, most) = time.monotonic(), _POLL_SECONDS
+    while not is_begun(path) and time.monotonic() - began < timeout_seconds:
+        if pause == _POLL_SECONDS[0]:
+            logger.info("waiting for the cache to begin: %s", path)
+        time.sleep(min(pause, timeout_seconds))
+        pause = min(2 * pause, most)
+    return open_cache(path)
 
 
 def recorded_order(cache: Cache, settings: InteractionSection, folder: Path) -> SampleOrder:

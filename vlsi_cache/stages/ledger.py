@@ -50,7 +50,8 @@ class StageFolder:
             raise StageError(
                 "this folder holds a stage made with other settings: " + "; ".join(found),
                 where=self.path,
-                mend="Choose another output folder, or delete this one to train anew",
+                mend="Go back to those settings, or choose another output folder; or delete this "
+                "one, and those of the stages that build on it, to train anew",
             )
         return not (record.get("finished", False) and result.is_file())
 

@@ -39,6 +39,11 @@ class MetricLines(TrainerCallback):
             writer = SummaryWriter(log_dir=str(Path(args.output_dir) / "tensorboard"))
             self.writer = TensorBoardCallback(tb_writer=writer)
 
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """Have the last step told too."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
         """One line, by one process."""
         if not state.is_world_process_zero or self.writer is None:

@@ -6,7 +6,7 @@ import gc
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from transformers import AutoConfig, TrainerCallback
@@ -17,7 +17,9 @@ from vlsi_cache.matching import check_room
 from vlsi_cache.models import resolve_taps, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
+from vlsi_cache.stages.batches import CachedBatches
 from vlsi_cache.stages.finetune import finetune
+from vlsi_cache.stages.following import begun_cache
 from vlsi_cache.stages.interact import interact
 from vlsi_cache.stages.interaction_loss import matching_of
 from vlsi_cache.stages.precision import frozen_dtype, trained_dtype, uses_autocast
@@ -29,6 +31,9 @@ from vlsi_cache.verbalizer import build_verbalizers, verbalizers_fingerprint
 __all__ = ["train_student"]
 
 logger = logging.getLogger(__name__)
+
+_FIRST_SAMPLES: Final = 4
+"""Looked at before any stage begins; all others are when their batch comes up."""
 
 
 def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
@@ -85,7 +90,12 @@ def _distil(
     """Verbalization, then interaction if asked for."""
     cache = None
     if "interaction" in recipe.stages:
-        cache = open_cache(recipe.cache_path)
+        settings_of_stage = recipe.interaction
+        cache = (
+            begun_cache(recipe.cache_path, settings_of_stage.follow_timeout_seconds)
+            if settings_of_stage.follow
+            else open_cache(recipe.cache_path)
+        )
         _prove_made_for(cache, dataset)
         if not recipe.interaction.follow:
             _prove_complete(cache)
@@ -95,6 +105,7 @@ def _distil(
         _prove_same_tokenizer(cache, student)
         _prove_tail(cache, recipe)
         _prove_room(cache, student, recipe)
+        _prove_first_samples(cache, student, dataset, recipe)
     folder = recipe.student_verbalizers_path
     autocast = uses_autocast(section.dtype, device)
     if cache is not None and recipe.interaction.inner == "none":
@@ -121,6 +132,19 @@ def _distil(
         autocast=autocast,
         callbacks=callbacks,
     )
+
+
+def _prove_first_samples(
+    cache: Cache, student: Backbone, dataset: ConversationDataset, recipe: Recipe
+) -> None:
+    """Refuse a student whose template gives other tokens, as its first samples tell."""
+    batches = CachedBatches(
+        student.encoder(recipe.data), recipe.cache_path, recipe.interaction.tail
+    )
+    encoded = EncodedDataset(dataset)
+    for index in range(min(len(cache), _FIRST_SAMPLES)):
+        if index in cache and cache[index].failure is None:
+            batches([encoded[index]])
 
 
 def _prove_made_for(cache: Cache, dataset: ConversationDataset) -> None:
@@ -158,8 +182,8 @@ def _prove_tail(cache: Cache, recipe: Recipe) -> None:
             where=cache.path,
             expected="the most likely tokens, k ≥ 1",
             found=f"k = 0, m = {sampling.m}",
-            mend="Set interaction.tail: sample, or dump the teacher into a new cache with "
-            "cache.k: 16",
+            mend="Set interaction.tail: sample, with inner and output forward, ce or none; or "
+            "dump the teacher into a new cache with cache.k: 16",
         )
     if tail == "sample" and not sampling.m:
         logger.warning(

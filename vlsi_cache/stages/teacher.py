@@ -13,6 +13,7 @@ from vlsi_cache.errors import RecipeError, StageError
 from vlsi_cache.manifest import (
     MAX_POOL,
     MAX_TOP,
+    OUTPUT_TAP,
     CacheManifest,
     DatasetIdentity,
     Sampling,
@@ -30,7 +31,7 @@ from vlsi_cache.stages.partition import Partition
 from vlsi_cache.stages.precision import frozen_dtype, uses_autocast
 from vlsi_cache.stages.processes import on_main_process, resolve_device, wait_for_everyone
 from vlsi_cache.stages.verbalize import obtain_verbalizers
-from vlsi_cache.store import CacheWriter, create_cache
+from vlsi_cache.store import CacheWriter, create_cache, prove_beginnable
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
 __all__ = ["dump_teacher"]
@@ -61,6 +62,7 @@ def dump_teacher(
     device = resolve_device(recipe.device)
     dataset = load_data(recipe.data)
     dataset.check()
+    _prove_beginnable(recipe, dataset)
     teacher = load_backbone(
         recipe.teacher, "teacher", device, frozen_dtype(recipe.teacher.dtype, device)
     )
@@ -110,6 +112,26 @@ def _prove_complete(writer: CacheWriter, path: str | Path) -> None:
         )
 
 
+def _prove_beginnable(recipe: Recipe, dataset: ConversationDataset) -> None:
+    """Look at the cache before hours go into verbalizers: is its place to be had, is it another?"""
+    cache = recipe.cache
+    known: dict[str, object] = {
+        "dataset": _identity(dataset),
+        "sampling": Sampling(k=cache.k, m=cache.m, seed=recipe.seed),
+        "samples_per_shard": cache.samples_per_shard,
+        "batch_size": cache.batch_size,
+    }
+    if recipe.teacher.taps is not None:
+        known["taps"] = (*sorted(recipe.teacher.taps), OUTPUT_TAP)
+    prove_beginnable(recipe.cache_path, known)
+
+
+def _identity(dataset: ConversationDataset) -> DatasetIdentity:
+    return DatasetIdentity(
+        source=dataset.source, fingerprint=dataset.fingerprint(), num_samples=len(dataset)
+    )
+
+
 def _recorder(recipe: Recipe, teacher: Backbone, bank: VerbalizerBank) -> TapRecorder:
     k, m = recipe.cache.k, recipe.cache.m
     if k + m > teacher.vocab_size:
@@ -157,10 +179,8 @@ def _manifest(
             vocab_size=teacher.vocab_size,
         ),
         chat_template_hash=chat_template_hash(teacher.processor),
-        dataset=DatasetIdentity(
-            source=dataset.source, fingerprint=dataset.fingerprint(), num_samples=len(dataset)
-        ),
-        taps=(*bank.taps, -1),
+        dataset=_identity(dataset),
+        taps=(*bank.taps, OUTPUT_TAP),
         sampling=Sampling(k=recipe.cache.k, m=recipe.cache.m, seed=recipe.seed),
         samples_per_shard=recipe.cache.samples_per_shard,
         batch_size=recipe.cache.batch_size,

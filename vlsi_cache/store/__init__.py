@@ -1,12 +1,13 @@
 """The cache on disk: a folder of Zarr v3 groups that any number of runs may fill, and read."""
 
+from vlsi_cache.store.folder import is_begun
 from vlsi_cache.store.layout import CHUNK_TOKENS, token_bytes
 from vlsi_cache.store.merge import merge_caches
 from vlsi_cache.store.reader import DECODED_BYTES, Cache, ShardOutline, open_cache
 from vlsi_cache.store.records import SampleRecord, ShardRecord
 from vlsi_cache.store.statistics import CacheSummary, TapSummary, summarize_cache
 from vlsi_cache.store.verify import Damage, Verification, verify_cache
-from vlsi_cache.store.writer import CacheWriter, create_cache
+from vlsi_cache.store.writer import CacheWriter, create_cache, prove_beginnable
 
 __all__ = [
     "CHUNK_TOKENS",
@@ -21,8 +22,10 @@ __all__ = [
     "TapSummary",
     "Verification",
     "create_cache",
+    "is_begun",
     "merge_caches",
     "open_cache",
+    "prove_beginnable",
     "summarize_cache",
     "token_bytes",
     "verify_cache",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from vlsi_cache.errors import CacheError
@@ -17,12 +18,13 @@ from vlsi_cache.store.layout import (
     seal_key,
     shard_key,
 )
-from vlsi_cache.store.place import Place
+from vlsi_cache.store.place import Place, open_place
 from vlsi_cache.store.seals import CacheIndex, ProcessorSeal, ShardSeal, sha256_hex
 
 __all__ = [
     "CacheFolder",
     "find_missing_shards",
+    "is_begun",
     "measure_bytes",
     "open_folder",
     "parse_index",
@@ -71,6 +73,11 @@ class CacheFolder:
         return "dump-teacher again with the same settings"
 
 
+def is_begun(path: str | Path) -> bool:
+    """Whether there is a cache, finished or not."""
+    return open_place(path).size(MANIFEST_FILE) is not None
+
+
 def open_folder(place: Place) -> CacheFolder:
     """Read and validate a cache's manifest.
 
@@ -85,10 +92,13 @@ def open_folder(place: Place) -> CacheFolder:
                 where=place.locate(),
                 mend="Check the path, or run dump-teacher to make it",
             )
+        inside = place.size(f"cache/{MANIFEST_FILE}") is not None
         raise CacheError(
             f"folder is not a cache, or not a whole one: {MANIFEST_FILE} is missing",
             where=place.locate(),
-            mend="Check the path, or dump the teacher into a new folder",
+            mend=f"{place.locate('cache')} is one: give that path"
+            if inside
+            else "Check the path, or dump the teacher into a new folder",
         )
     content = place.read(MANIFEST_FILE, limit=_MANIFEST_BYTES)
     where = place.locate(MANIFEST_FILE)

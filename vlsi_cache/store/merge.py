@@ -34,6 +34,7 @@ from vlsi_cache.store.layout import (
     shard_key,
 )
 from vlsi_cache.store.place import Place, open_place
+from vlsi_cache.store.reader import open_cache
 from vlsi_cache.store.sealing import publish_index
 from vlsi_cache.store.seals import CacheIndex, FileSeal, sha256_hex
 from vlsi_cache.store.shard import OpenShard
@@ -113,6 +114,7 @@ def merge_caches(
         CacheError: one is incomplete or damaged, or the target holds something else.
     """
     opened = [_open_source(source) for source in sources]
+    _prove_none_is(target, opened)
     _prove_alike(opened)
     total, done = 2 * sum(source.folder.manifest.num_shards for source in opened), 0
 
@@ -143,6 +145,16 @@ def _open_source(address: str | Path) -> _Source:
     return _Source(folder, index)
 
 
+def _prove_none_is(target: str | Path, sources: Sequence[_Source]) -> None:
+    where = open_place(target).locate()
+    if where in [source.folder.place.locate() for source in sources]:
+        raise CacheError(
+            "the cache to make is one of those to merge",
+            where=where,
+            mend="Give the new cache a folder of its own",
+        )
+
+
 def _prove_alike(sources: Sequence[_Source]) -> None:
     if len(sources) < 2:
         raise CacheError("nothing to merge", expected="at least 2 caches", found=len(sources))
@@ -161,13 +173,20 @@ def _prove_disjoint(sources: Sequence[_Source], keys: Sequence[Array]) -> None:
     """Refuse a sample that two caches hold; one cache may hold a conversation twice."""
     as_bytes = [np.unique(np.ascontiguousarray(part).view("V32").ravel()) for part in keys]
     seen = as_bytes[0]
-    for source, part in zip(sources[1:], as_bytes[1:], strict=True):
+    for number, (source, part) in enumerate(zip(sources[1:], as_bytes[1:], strict=True), 1):
         both = np.intersect1d(seen, part, assume_unique=True)
         if len(both):
+            holders = [*zip(sources[:number], as_bytes[:number], strict=True), (source, part)]
+            named = [
+                f"{open_cache(where)[both[0].tobytes().hex()].sample_id!r} of {where}"
+                for where in (
+                    holder.folder.place.locate() for holder, held in holders if both[0] in held
+                )
+            ]
             raise CacheMismatchError(
-                f"caches share {len(both):,} conversations",
+                f"caches share {len(both):,} conversation{'s' * (len(both) > 1)}",
                 where=source.folder.place.locate(),
-                found=f"content {both[0].tobytes().hex()[:12]} in an earlier cache too",
+                found="the same content in sample " + " and in sample ".join(named),
                 mend="Merge caches over disjoint samples",
             )
         seen = np.union1d(seen, part)

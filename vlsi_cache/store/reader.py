@@ -97,7 +97,7 @@ class Cache:
         return self.manifest.dataset.num_samples
 
     def __getitem__(self, key: int | str) -> SampleRecord:
-        """One sample's record, by its index in the dataset, its key or its name.
+        """One sample's record, by its index in the dataset (from the end if negative), key or name.
 
         The first look-up of a key or name reads those of the shards before it.
 
@@ -106,11 +106,19 @@ class Cache:
             CacheError: no published shard holds the key or name; or the sample's shard is not
                 written yet, or damaged.
         """
+        if not isinstance(key, str | int):
+            kind = type(key).__name__
+            raise TypeError(f"a cache is asked by index, key or name of one sample, not by {kind}")
         sample_index = self._index_of(key) if isinstance(key, str) else key
+        if -len(self) <= sample_index < 0:
+            sample_index += len(self)
         shard_index = self.manifest.shard_of(sample_index)
         return self._sample(
             shard_index, sample_index - self.manifest.shard_range(shard_index).start
         )
+
+    def __repr__(self) -> str:
+        return f"<Cache {self.path}: {len(self)} samples, {len(self.manifest.taps)} taps>"
 
     def __contains__(self, key: object) -> bool:
         """Whether a published shard holds the sample of this index, key or name."""

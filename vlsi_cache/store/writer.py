@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlsi_cache.errors import CacheError, CacheMismatchError
@@ -16,7 +16,7 @@ from vlsi_cache.store.records import SampleRecord, ShardRecord
 from vlsi_cache.store.sealing import publish_index, seal_processor, seal_shard, seal_unsealed
 from vlsi_cache.store.shard import pack_shard
 
-__all__ = ["CacheWriter", "begin_cache", "create_cache"]
+__all__ = ["CacheWriter", "begin_cache", "create_cache", "prove_beginnable"]
 
 
 def create_cache(
@@ -47,6 +47,25 @@ def create_cache(
     return CacheWriter(begun, publish_index(begun))
 
 
+def prove_beginnable(path: str | Path, known: Mapping[str, object]) -> None:
+    """Refuse early what ``create_cache`` would refuse after hours of the teacher's work.
+
+    Args:
+        path: folder or URL of the cache to be.
+        known: fields of its manifest that are known already.
+
+    Raises:
+        CacheMismatchError, CacheError: as in ``create_cache``; or the place cannot be used.
+    """
+    place = open_place(path)
+    place.prove_usable()
+    if place.size(MANIFEST_FILE) is None:
+        _prove_empty(place)
+        return
+    begun = open_folder(place)
+    _prove_same(begun, begun.manifest.model_copy(update=known))
+
+
 def begin_cache(path: str | Path, manifest: CacheManifest) -> CacheFolder:
     """Publish a cache's manifest, or prove that the one there asks for the same cache.
 
@@ -61,15 +80,19 @@ def begin_cache(path: str | Path, manifest: CacheManifest) -> CacheFolder:
         place.publish(MANIFEST_FILE, render_document(manifest))
     # read back even if just written: another writer may have been first
     begun = open_folder(place)
-    found = begun.manifest.differences_from(manifest)
+    _prove_same(begun, manifest)
+    place.clear_leftovers(CACHE_FOLDERS)  # not before: the folder may be somebody else's
+    return begun
+
+
+def _prove_same(begun: CacheFolder, wanted: CacheManifest) -> None:
+    found = begun.manifest.differences_from(wanted)
     if found:
         raise CacheMismatchError(
             "cache was begun with other settings: " + "; ".join(found),
-            where=place.locate(),
+            where=begun.place.locate(),
             mend="Choose another cache folder, or go back to those settings",
         )
-    place.clear_leftovers(CACHE_FOLDERS)  # not before: the folder may be somebody else's
-    return begun
 
 
 class CacheWriter:
