@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -52,6 +53,7 @@ def _arm(setting: Setting, name: str, runs: Sequence[dict[str, Any]]) -> dict[st
     finals = [run["final"] for run in runs]
     return {
         "name": name,
+        "source": ARMS[name].source,
         "seeds": [run["seed"] for run in runs],
         "rates": runs[0]["rates"],
         "label_loss": _mean([final["label_loss"] for final in finals]),
@@ -164,7 +166,7 @@ def _told(figure: dict[str, Any], sign: str = "") -> str:
 @click.option("--quick", is_flag=True, help="A small made-up teacher: a smoke of every arm.")
 @click.option("--table", is_flag=True, help="Only print what has been collected.")
 @click.option("--arms", default=",".join(ARMS), metavar="A,B,…", help="[default: all]")
-@click.option("--seeds", metavar="I,J,…", help="[default: 0,1,2; 0,1 with --quick]")
+@click.option("--seeds", metavar="I,J,…", help="[default: 0,1,2; 0 with --quick]")
 @click.option("--costs", is_flag=True, help="Only measure step times and memory.")
 @click.option("--device", default="cpu", hidden=True, help="Ignored: the proof is a CPU's.")
 def main(
@@ -178,10 +180,12 @@ def main(
 ) -> None:
     setting = QUICK if quick else FULL
     chosen = [ARMS[name.strip()] for name in arms.split(",")]
+    if quick and not table:
+        shutil.rmtree(setting.folder, ignore_errors=True)  # a smoke is of the code as it is now
     if not table:
         setting.prepare(chosen)
     if not table and not costs:
-        for seed in map(int, (seeds or ("0,1" if quick else "0,1,2")).split(",")):
+        for seed in map(int, (seeds or ("0" if quick else "0,1,2")).split(",")):
             for arm in chosen:
                 found = run_arm(setting, arm, seed, best_rates(setting, arm.family))
                 click.echo(f"{arm.name} seed {seed}: {_finals(found)}", err=True)

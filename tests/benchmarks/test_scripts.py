@@ -14,6 +14,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 PROMISED: dict[str, set[str]] = {
     "cache_size": set(),
+    "first_proof": set(),
     "dump_overhead": {"overhead_ratio", "decode_over_consumption"},
     "loader": {"data_wait_fraction", "decode_over_consumption"},
     "cache_scale": {
@@ -55,6 +56,8 @@ def test_a_quick_run_gives_every_figure(name: str) -> None:
     assert {"device", "threads", "torch", "rounds", "size"} <= result.keys()
     if name == "cache_size":
         _assert_sound_rows(result["rows"])
+    if name == "first_proof":
+        _assert_every_arm(result["arms"])
     if name == "objective":
         assert result["gradient_difference"] < 1e-4
         for rival in result["rivals"]:
@@ -63,6 +66,28 @@ def test_a_quick_run_gives_every_figure(name: str) -> None:
         counts = [row["num_tokens"] for row in result["rows"]]
         assert counts == sorted(set(counts))
         assert all(row["seconds_per_million_tokens"] > 0 for row in result["rows"])
+
+
+def _assert_every_arm(arms: list[dict[str, Any]]) -> None:
+    assert [arm["name"] for arm in arms] == [
+        "fine-tuning",
+        "output-online",
+        "output-cache",
+        "output-renormalized",
+        "output-bucket",
+        "full-online",
+        "full-cache",
+        "full-uniform",
+        "full-expected",
+        "full-shortest",
+    ]
+    for arm in arms:
+        assert arm["seeds"] == [0]
+        for figure in ("label_loss", "divergence_nats"):
+            assert arm[figure]["mean"] > 0, arm["name"]
+        assert arm["step_seconds"] > 0
+        assert arm["peak_bytes"] > 0
+        assert bool(arm["cache_bytes"]) == (arm["source"] in ("cache", "truncated"))
 
 
 def _assert_sound_rows(rows: list[dict[str, Any]]) -> None:
@@ -83,5 +108,5 @@ def _assert_sound_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def test_every_script_is_tested() -> None:
-    scripts = {path.stem for path in FOLDER.glob("*.py")} - {"assets", "measurement", "teacher"}
+    scripts = {path.stem for path in FOLDER.glob("*.py")} - {"assets", "made_up", "measurement", "teacher"}
     assert scripts == PROMISED.keys()
