@@ -108,5 +108,10 @@ def _assert_sound_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def test_every_script_is_tested() -> None:
-    scripts = {path.stem for path in FOLDER.glob("*.py")} - {"assets", "made_up", "measurement", "teacher"}
+    scripts = {path.stem for path in FOLDER.glob("*.py")} - {
+        "assets",
+        "made_up",
+        "measurement",
+        "teacher",
+    }
     assert scripts == PROMISED.keys()

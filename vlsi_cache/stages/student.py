@@ -90,12 +90,7 @@ def _distil(
     """Verbalization, then interaction if asked for."""
     cache = None
     if "interaction" in recipe.stages:
-        settings_of_stage = recipe.interaction
-        cache = (
-            begun_cache(recipe.cache_path, settings_of_stage.follow_timeout_seconds)
-            if settings_of_stage.follow
-            else open_cache(recipe.cache_path)
-        )
+        cache = _open_cache(recipe)
         _prove_made_for(cache, dataset)
         if not recipe.interaction.follow:
             _prove_complete(cache)
@@ -132,6 +127,14 @@ def _distil(
         autocast=autocast,
         callbacks=callbacks,
     )
+
+
+def _open_cache(recipe: Recipe) -> Cache:
+    """The recipe's cache; one that is to be followed may have to begin first."""
+    settings = recipe.interaction
+    if settings.follow:
+        return begun_cache(recipe.cache_path, settings.follow_timeout_seconds)
+    return open_cache(recipe.cache_path)
 
 
 def _prove_first_samples(
