@@ -14,8 +14,9 @@ demo: $(VENV)/.installed
 
 test: lint types suite
 
+# a process of one thread per core: threads that wait for one another lose more than they gain
 suite: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.installed tree
 	$(BIN)/ruff check .

@@ -103,9 +103,9 @@ def test_other_settings_do_not_go_on_in_the_same_cache(recipe: Recipe) -> None:
         _dump(_with(recipe, "cache", k=3))
 
 
-def test_k_beyond_the_vocabulary_is_refused(recipe: Recipe) -> None:
+def test_k_beyond_the_vocabulary_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"cache\.k \+ cache\.m is larger than the vocabulary"):
-        _dump(_with(recipe, "cache", k=100_000))
+        _dump(_with(recipe, "cache", k=100_000, path=tmp_path / "new"))
 
 
 def test_a_distribution_that_is_not_finite_names_tap_and_sample(tmp_path: Path) -> None:
