@@ -72,6 +72,7 @@ class OnlineInteraction(Interaction):
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
         """As `Interaction.forward`, with the teacher's own distributions."""
+        self.seed_draws()
         (readers,), teacher = self.readers, self.teacher.decoder
         with torch.no_grad():
             states, final = run_backbone(teacher, readers.taps, inputs, positions)

@@ -14,6 +14,7 @@ from vlsi_cache.report import (
     summarize_cache,
     summary_table,
 )
+from vlsi_cache.report.terminal import _FEW_CAPTION
 
 WORDS = ("the", " cat", "\n", "[red]", " ", "<|im_end|>", "", "猫")
 DEEP = (*range(2, 79, 4), -1)
@@ -73,7 +74,8 @@ def test_few_taps_have_a_column_each(tmp_path: Path) -> None:
     view = sample_view(cache, "sample-1", decode)
     lines = render(sample_table(view))
     assert lines[1].split() == ["response", "2", "6", "output"]
-    assert lines[2 + len(view.tokens)].startswith("Each tap's")  # after title, heading, tokens
+    caption = lines[2 + len(view.tokens) :]  # after title, heading, tokens
+    assert " ".join(" ".join(caption).split()) == _FEW_CAPTION
     assert max(map(len, lines)) <= 80
 
 

@@ -99,8 +99,7 @@ class Interaction(StageModule):
             teacher_entropy: ``[N, L_t + 1]``.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
-        self.generator.manual_seed(draw_seed(self.seed, self.rank, self.batches_seen))
-        self.batches_seen += 1
+        self.seed_draws()
         head = self.decoder.head.cut(self.vocab_size)  # once: under autocast it is a copy
         states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
         reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
@@ -125,6 +124,11 @@ class Interaction(StageModule):
             self.observe(name, loss.mean())
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         return {"loss": torch.stack([loss.sum() for loss in losses.values()]).sum() / count}
+
+    def seed_draws(self) -> None:
+        """Begin a micro-batch: its matching draws follow from its number alone."""
+        self.generator.manual_seed(draw_seed(self.seed, self.rank, self.batches_seen))
+        self.batches_seen += 1
 
     def _compare(
         self, features: Tensor, head: Head, targets: SparseTargets, comparison: Comparison

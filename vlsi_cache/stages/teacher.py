@@ -142,22 +142,16 @@ def _recorder(recipe: Recipe, teacher: Backbone, bank: VerbalizerBank) -> TapRec
             found=f"{k} + {m}",
             mend="Lower cache.k or cache.m",
         )
-    if m * (len(bank.taps) + 1) > MAX_POOL:
-        raise RecipeError(
-            "more draws per token, at all taps together, than the format holds",
-            where=teacher.name,
-            expected=f"at most {MAX_POOL}",
-            found=f"cache.m {m} at {len(bank.taps) + 1} taps",
-            mend="Lower cache.m, or name fewer teacher.taps",
-        )
-    if k * (len(bank.taps) + 1) > MAX_TOP:
-        raise RecipeError(
-            "more entries kept per token, at all taps together, than the format holds",
-            where=teacher.name,
-            expected=f"at most {MAX_TOP}",
-            found=f"cache.k {k} at {len(bank.taps) + 1} taps",
-            mend="Lower cache.k, or name fewer teacher.taps",
-        )
+    num_taps = len(bank.taps) + 1
+    for name, each, most in (("m", m, MAX_POOL), ("k", k, MAX_TOP)):
+        if each * num_taps > most:
+            raise RecipeError(
+                "more entries per token, at all taps together, than the format holds",
+                where=teacher.name,
+                expected=f"at most {most}",
+                found=f"cache.{name} {each} at {num_taps} taps",
+                mend=f"Lower cache.{name}, or name fewer teacher.taps",
+            )
     return TapRecorder(teacher.decoder.head, teacher.vocab_size, k=k, m=m)
 
 
