@@ -71,7 +71,7 @@ def text(count: int, *, held_out: bool = False) -> Path:
 
 
 def short_answers(count: int, part: Literal["train", "validation", "held-out"]) -> Path:
-    """JSON Lines of so many conversations of about 30 response tokens, each of one of three kinds.
+    """JSON Lines of so many conversations of about 20 response tokens, each of one of three kinds.
 
     A third each are continuations of text, what a word means, and which word has a meaning. A hash
     of the headword, or of the text, decides which part it is in: a tenth is for validation, a tenth
@@ -83,7 +83,7 @@ def short_answers(count: int, part: Literal["train", "validation", "held-out"]) 
         hashes = range(*bounds.get(part, (2 * _TENTH, 256)))
         glosses = [gloss for gloss in _glosses() if len(gloss.text) <= 160]
         sources = (
-            _continuations(16, 32),
+            _continuations(10, 20),
             (gloss.meaning for gloss in glosses if _hash(gloss.text) % 2),
             (gloss.word for gloss in glosses if not _hash(gloss.text) % 2),
         )
