@@ -90,7 +90,7 @@ class Teacher:
         )
 
 
-def real_teacher(samples: int) -> Teacher:
+def real_teacher(samples: int, *, batch_size: int = BATCH_SIZE) -> Teacher:
     """SmolLM2-135M with trained verbalizers, and held-out text."""
     recipe = recipe_from_mapping(
         {
@@ -114,16 +114,18 @@ def real_teacher(samples: int) -> Teacher:
         )
     bank = load_verbalizers(folder, backbone.decoder, fingerprint=backbone.fingerprint)
     held_out = recipe.data.model_copy(update={"path": str(assets.text(samples, held_out=True))})
-    batches = encoded_batches(backbone, held_out, samples)
+    batches = encoded_batches(backbone, held_out, samples, batch_size)
     return Teacher(backbone.decoder, backbone.vocab_size, bank, batches)
 
 
-def encoded_batches(backbone: Backbone, data: DataSection, samples: int) -> list[dict[str, Any]]:
+def encoded_batches(
+    backbone: Backbone, data: DataSection, samples: int, batch_size: int = BATCH_SIZE
+) -> list[dict[str, Any]]:
     """The first so many conversations, as the product encodes them."""
     dataset, collate = EncodedDataset(load_data(data)), TokenBatches(backbone.encoder(data))
     return [
-        collate([dataset[index] for index in range(start, min(start + BATCH_SIZE, samples))])
-        for start in range(0, samples, BATCH_SIZE)
+        collate([dataset[index] for index in range(start, min(start + batch_size, samples))])
+        for start in range(0, samples, batch_size)
     ]
 
 
@@ -172,7 +174,9 @@ def _start(weight: Tensor, state: Tensor, last: Tensor) -> None:
     weight.copy_((best - torch.eye(len(gram))).T)
 
 
-def made_up_teacher(samples: int, *, tokens: int = 40, vocabulary: int = 2000) -> Teacher:
+def made_up_teacher(
+    samples: int, *, tokens: int = 40, vocabulary: int = 2000, batch_size: int = BATCH_SIZE
+) -> Teacher:
     """A small teacher of random weights and random text: a smoke, not a measurement."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -188,8 +192,8 @@ def made_up_teacher(samples: int, *, tokens: int = 40, vocabulary: int = 2000) -
     decoder = bind_decoder(model)
     bank = build_verbalizers(decoder, (1, 3), VerbalizerSection(), seed=0)
     batches = []
-    for start in range(0, samples, BATCH_SIZE):
-        size = min(BATCH_SIZE, samples - start)
+    for start in range(0, samples, batch_size):
+        size = min(batch_size, samples - start)
         ids = torch.randint(vocabulary, (size, 2 * tokens))
         place = torch.arange(size)[:, None] * 2 * tokens + torch.arange(tokens, 2 * tokens) - 1
         batches.append(

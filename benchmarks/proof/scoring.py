@@ -56,6 +56,7 @@ class HeldOut:
             batches.append(batch)
         if not kept.exists():
             read = [_features(teacher.decoder, batch) for batch in batches]
+            kept.parent.mkdir(parents=True, exist_ok=True)
             partial = kept.with_suffix(f".{os.getpid()}")
             save_file({"features": torch.cat(read)}, partial)
             partial.replace(kept)
