@@ -135,7 +135,6 @@ def interact_online(recipe: Recipe, callbacks: Sequence[TrainerCallback]) -> Pat
         order=plain_order(len(dataset)),
         callbacks=callbacks,
     )
-    adapted: Any = module.adapted
-    save_checkpoint(adapted.merge_and_unload(), student.name, folder / "model")
+    save_checkpoint(module.learned(), student.name, folder / "model")
     discard_checkpoints(folder)
     return folder / "model"

@@ -7,7 +7,7 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from vlsi_cache.stages.student import train_student
 
 __all__ = ["best_rates", "measure_cost", "run_arm", "search_rates"]
 
-FINETUNING_RATES = (1e-4, 3e-4, 1e-3)
+FINETUNING_RATES = (1e-4, 3e-4, 1e-3, 2e-3)
 INTERACTION_RATES = (5e-4, 1.5e-3, 4e-3)
+LATER_RATES = (3e-4, 1e-4)
+"""Of fine-tuning after distillation, beside that of fine-tuning alone."""
 COST_STEPS = 6
 """Of each stage, of which the first is left out."""
 
@@ -38,29 +40,37 @@ def run_arm(setting: Setting, arm: Arm, seed: int, rates: Rates) -> dict[str, An
 
 
 def search_rates(setting: Setting, family: str) -> list[dict[str, Any]]:
-    """Short runs of a family's first arm that reads a cache, scored on validation."""
-    finetuning = None if family == "fine-tuning" else best_rates(setting, "fine-tuning").finetuning
-    tried = (
-        [Rates(rate, rate) for rate in FINETUNING_RATES]
-        if finetuning is None
-        else [Rates(rate, finetuning) for rate in INTERACTION_RATES]
-    )
-    name = {"fine-tuning": "fine-tuning", "output": "output-cache", "full": "full-cache"}[family]
-    found = []
-    for rates in tried:
-        path = setting.results / "search" / f"{family}-{rates}.json"
+    """Short runs of a family's first arm that reads a cache, scored on validation.
 
-        def make(rates: Rates = rates) -> dict[str, Any]:
-            return _apart(setting, _run, setting, name, 1000, rates, "validation")
-
-        found.append(_once(path, make))
-    return found
+    First the rate of the distillation, then, with the best of these, that of the fine-tuning after
+    it.
+    """
+    if family == "fine-tuning":
+        return [_tried(setting, family, Rates(rate, rate)) for rate in FINETUNING_RATES]
+    first = best_rates(setting, "fine-tuning").finetuning
+    found = [_tried(setting, family, Rates(rate, first)) for rate in INTERACTION_RATES]
+    best = _best(found).interaction
+    later = [rate for rate in LATER_RATES if rate != first]
+    return found + [_tried(setting, family, Rates(best, rate)) for rate in later]
 
 
 def best_rates(setting: Setting, family: str) -> Rates:
     """Of the search: those of the least loss on the labels."""
-    found = min(search_rates(setting, family), key=lambda run: run["final"]["label_loss"])
-    return Rates(**found["rates"])
+    return _best(search_rates(setting, family))
+
+
+def _best(runs: Sequence[dict[str, Any]]) -> Rates:
+    return Rates(**min(runs, key=lambda run: run["final"]["label_loss"])["rates"])
+
+
+def _tried(setting: Setting, family: str, rates: Rates) -> dict[str, Any]:
+    path = setting.results / "search" / f"{family}-{rates}.json"
+    name = next(arm.name for arm in ARMS.values() if arm.family == family and _is_cheap(arm))
+    return _once(path, lambda: _apart(setting, _run, setting, name, 1000, rates, "validation"))
+
+
+def _is_cheap(arm: Arm) -> bool:
+    return arm.source != "teacher"
 
 
 def measure_cost(setting: Setting, arm: Arm) -> dict[str, Any]:

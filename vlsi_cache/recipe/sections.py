@@ -264,8 +264,10 @@ class InteractionSection(Schedule):
     """Share of the teacher in the mixture that `skewed` compares it with."""
     matching: MatchingSection = MatchingSection()
     """Layer matching."""
-    lora: LoraSection = LoraSection()
-    """Adapters on every linear map of the decoder blocks."""
+    lora: LoraSection | None = LoraSection()
+    """Adapters on every linear map of the decoder blocks. `null`: none; the blocks' own weights
+    train instead, which takes the optimizer's memory for each, and mends a student that has much to
+    learn anew."""
 
     def contradictions(self, path: str) -> list[Contradiction]:
         """The schedule's and the matching's contradictions, and comparisons that cannot be."""

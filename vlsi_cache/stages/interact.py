@@ -1,4 +1,4 @@
-"""Stage two, interaction: train LoRA against the cache, merge, and save (METHOD §4)."""
+"""Stage two, interaction: train against the cache, merge, and save (METHOD §4)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def interact(
     autocast: bool,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
-    """Train LoRA and verbalizers against the cache, merge, and save an ordinary checkpoint.
+    """Train student and verbalizers against the cache, merge, and save an ordinary checkpoint.
 
     Args:
         student: the untouched student.
@@ -87,9 +87,7 @@ def interact(
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
         callbacks=callbacks,
     )
-    adapted: Any = module.adapted.cpu().float()  # the sum is exact, and off the accelerator
-    merged = adapted.merge_and_unload()
-    save_checkpoint(merged, student.name, result)
+    save_checkpoint(module.learned(), student.name, result)
     stage.finish()
     on_main_process(lambda: discard_checkpoints(folder))
     return result

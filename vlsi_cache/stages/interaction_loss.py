@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from peft import get_peft_model
-from torch import Tensor
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
 
 from vlsi_cache.matching import Match, Matching, check_room, match_layers
-from vlsi_cache.models import Head, lora_config
+from vlsi_cache.models import Decoder, Head, lora_config
 from vlsi_cache.objectives import (
     FORWARD,
     CandidateDivergences,
@@ -23,7 +23,7 @@ from vlsi_cache.objectives import (
     candidate_divergences,
     label_targets,
 )
-from vlsi_cache.recipe import Comparison, InteractionSection, MatchingSection
+from vlsi_cache.recipe import Comparison, InteractionSection, LoraSection, MatchingSection
 from vlsi_cache.stages.backbone import Backbone, run_backbone
 from vlsi_cache.stages.training import StageModule
 from vlsi_cache.verbalizer import VerbalizerBank
@@ -35,9 +35,9 @@ class Interaction(StageModule):
     """Comparison with the matched teacher taps, and with the teacher's output.
 
     Args:
-        student: the student; gets LoRA adapters.
+        student: the student; gets LoRA adapters, or has its blocks' weights trained.
         bank: its verbalizers, trained along; of no taps where nothing inner is compared.
-        settings: what is compared and matched, and the adapters' size.
+        settings: what is compared and matched, and what trains.
         teacher_taps: blocks of the cache's inner taps.
         seed: of adapters and matching draws.
         rank: of the process; each draws for itself.
@@ -60,15 +60,7 @@ class Interaction(StageModule):
         self.matching = matching_of(settings.matching)
         if _reads_teacher(settings.inner):
             check_room(len(bank.taps), len(teacher_taps), self.matching)
-        lora = settings.lora
-        config = lora_config(
-            student.decoder, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout
-        )
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            # peft 0.21 asks transformers 5.23 by a deprecated name: nothing a user can mend
-            warnings.simplefilter("ignore", FutureWarning)
-            torch.manual_seed(seed)
-            self.adapted = get_peft_model(student.decoder.model, config)
+        self.adapted = _learning(student.decoder, settings.lora, seed)
         self.bank = bank.requires_grad_(True)
         self.decoder = student.decoder
         self.vocab_size = student.vocab_size
@@ -130,6 +122,11 @@ class Interaction(StageModule):
         self.generator.manual_seed(draw_seed(self.seed, self.rank, self.batches_seen))
         self.batches_seen += 1
 
+    def learned(self) -> nn.Module:
+        """The student's own model, with what it learned merged into its weights, in float32."""
+        adapted = self.adapted.cpu().float()  # the sum is exact, and off the accelerator
+        return adapted.merge_and_unload() if isinstance(adapted, PeftModel) else adapted
+
     def _compare(
         self, features: Tensor, head: Head, targets: SparseTargets, comparison: Comparison
     ) -> CandidateDivergences:
@@ -167,6 +164,20 @@ class Interaction(StageModule):
             self.observe("choice", match.choice.reshape(-1, width).mean(0))
             weighted = match.temperature * match.choice
             self.observe("weighted_temperature", weighted.reshape(-1, width).mean(0))
+
+
+def _learning(decoder: Decoder, lora: LoraSection | None, seed: int) -> nn.Module:
+    """The student's model, of which adapters train, or the blocks; head and final norm never do."""
+    if lora is None:
+        decoder.model.requires_grad_(False)
+        decoder.blocks.requires_grad_(True)
+        return decoder.model
+    config = lora_config(decoder, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 by a deprecated name: nothing a user can mend
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.manual_seed(seed)
+        return get_peft_model(decoder.model, config)
 
 
 def draw_seed(seed: int, rank: int, batch: int) -> int:

@@ -95,7 +95,10 @@ def _distil(
         if not recipe.interaction.follow:
             _prove_complete(cache)
     section = recipe.student
-    student = load_backbone(section, "student", device, frozen_dtype(section.dtype, device))
+    dtype = frozen_dtype(section.dtype, device)
+    if cache is not None and recipe.interaction.lora is None:
+        dtype = trained_dtype(section.dtype)
+    student = load_backbone(section, "student", device, dtype)
     if cache is not None:
         _prove_same_tokenizer(cache, student)
         _prove_tail(cache, recipe)
