@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -122,9 +122,9 @@ def _known_paths(section: type[Section], inside: str = "") -> list[str]:
     paths = []
     for name, field in section.model_fields.items():
         paths.append(inside + name)
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, Section):
-            paths += _known_paths(nested, f"{inside}{name}.")
+        for nested in (field.annotation, *get_args(field.annotation)):
+            if isinstance(nested, type) and issubclass(nested, Section):
+                paths += _known_paths(nested, f"{inside}{name}.")
     return paths
 
 
