@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vlsi_cache.errors import RecipeError
-from vlsi_cache.recipe import Recipe, apply_overrides, load_recipe, recipe_from_mapping
+from vlsi_cache.recipe import (
+    Recipe,
+    apply_overrides,
+    idle_settings,
+    load_recipe,
+    recipe_from_mapping,
+)
 
 
 def test_every_fault_is_reported_at_once_with_its_path() -> None:
@@ -142,3 +148,44 @@ def test_every_field_of_the_recipe_is_described() -> None:
     assert undescribed(schema) == []
     for name, section in schema["$defs"].items():
         assert undescribed(section) == [], name
+
+
+@pytest.mark.parametrize(
+    ("role", "raw", "told"),
+    [
+        (
+            "student",
+            {"interaction": {"inner": "ce", "matching": {"granularity": "sample"}}},
+            ["interaction.matching.granularity has no effect: interaction.inner is ce"],
+        ),
+        (
+            "student",
+            {"interaction": {"skew": 0.3, "matching": {"strategy": "shortest", "temperature": 2}}},
+            [
+                "interaction.matching.temperature has no effect: shortest has none",
+                "interaction.skew has no effect: neither inner nor output is skewed",
+            ],
+        ),
+        (
+            "student",
+            {"interaction": {"follow_timeout_seconds": 9.0}, "student": {"verbalizers": "v"}},
+            ["interaction.follow_timeout_seconds has no effect: interaction.follow is false"],
+        ),
+        (
+            "student",
+            {"student": {"verbalizers": "v", "verbalization": {"steps": 9}}, "stages": []},
+            ["student.verbalization has no effect: student.verbalizers are trained already"],
+        ),
+        (
+            "teacher",
+            {"cache": {"max_failures_in_a_row": 3}, "interaction": {"skew": 0.3}},
+            ["cache.max_failures_in_a_row has no effect: cache.on_error is stop"],
+        ),
+        ("student", {"interaction": {"skew": 0.3}, "stages": ["finetuning"]}, []),
+        ("student", {"interaction": {"skew": 0.1, "lora": None}}, []),
+    ],
+)
+def test_settings_without_effect_are_told(
+    role: Literal["teacher", "student"], raw: dict[str, Any], told: list[str]
+) -> None:
+    assert idle_settings(recipe_from_mapping(raw, where="test"), role) == told

@@ -1,5 +1,6 @@
 """The recipe: one validated description of a whole run."""
 
+from vlsi_cache.recipe.idle import idle_settings
 from vlsi_cache.recipe.load import apply_overrides, load_recipe, recipe_from_mapping
 from vlsi_cache.recipe.sections import (
     CacheSection,
@@ -34,6 +35,7 @@ __all__ = [
     "VerbalizationSection",
     "VerbalizerSection",
     "apply_overrides",
+    "idle_settings",
     "load_recipe",
     "recipe_from_mapping",
 ]

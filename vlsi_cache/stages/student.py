@@ -15,7 +15,7 @@ from vlsi_cache.data import ConversationDataset, EncodedDataset
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.matching import check_room
 from vlsi_cache.models import resolve_taps, tokenizer_of, vocabulary_hash
-from vlsi_cache.recipe import Recipe
+from vlsi_cache.recipe import Recipe, idle_settings
 from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
 from vlsi_cache.stages.batches import CachedBatches
 from vlsi_cache.stages.finetune import finetune
@@ -51,6 +51,8 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
+    for idle in idle_settings(recipe, "student"):
+        logger.warning("%s", idle)
     device = resolve_device(recipe.device)
     dataset = load_data(recipe.data)
     dataset.check()

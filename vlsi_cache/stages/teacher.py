@@ -21,7 +21,7 @@ from vlsi_cache.manifest import (
     TokenizerIdentity,
 )
 from vlsi_cache.models import chat_template_hash, tokenizer_of, vocabulary_hash
-from vlsi_cache.recipe import Recipe
+from vlsi_cache.recipe import Recipe, idle_settings
 from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
 from vlsi_cache.stages.batches import TokenBatches
@@ -59,6 +59,8 @@ def dump_teacher(
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
+    for idle in idle_settings(recipe, "teacher"):
+        logger.warning("%s", idle)
     device = resolve_device(recipe.device)
     dataset = load_data(recipe.data)
     dataset.check()
