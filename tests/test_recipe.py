@@ -173,7 +173,10 @@ def test_every_field_of_the_recipe_is_described() -> None:
         ),
         (
             "student",
-            {"student": {"verbalizers": "v", "verbalization": {"steps": 9}}, "stages": []},
+            {
+                "student": {"verbalizers": "v", "verbalization": {"steps": 9}},
+                "stages": ["finetuning"],
+            },
             ["student.verbalization has no effect: student.verbalizers are trained already"],
         ),
         (

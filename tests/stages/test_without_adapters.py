@@ -17,7 +17,7 @@ from vlsi_cache.stages.teacher import dump_teacher
 
 
 class _Stop(TrainerCallback):
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 3:
             raise InterruptedError
 
