@@ -87,7 +87,8 @@ class OnlineInteraction(Interaction):
             for each in self.bank(states, positions).values()
         ]
         if compared:
-            losses += self._matched(compared, token_samples, len(inputs["input_ids"]))
+            inner = self._matched(compared, token_samples, len(inputs["input_ids"]))
+            losses += [loss * self.settings.inner_weight for loss in inner]
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         return {"loss": torch.stack([loss.sum() for loss in losses]).sum() / count}
 

@@ -18,7 +18,7 @@ from vlsi_cache.verbalizer import build_verbalizers
 VOCAB, TEACHER_TAPS = 97, (3, 9, 27, 62, 77)
 
 
-def _interaction(matching: dict[str, Any], *, rank: int = 0) -> Interaction:
+def _interaction(matching: dict[str, Any], *, rank: int = 0, **settings: Any) -> Interaction:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB,
@@ -31,8 +31,10 @@ def _interaction(matching: dict[str, Any], *, rank: int = 0) -> Interaction:
     model = LlamaForCausalLM(config).eval().requires_grad_(False)
     student = Backbone("tiny", None, bind_decoder(model), VOCAB, "")
     bank = build_verbalizers(student.decoder, (0, 2), VerbalizerSection(), seed=0)
-    settings = InteractionSection.model_validate({"matching": matching, "lora": {"rank": 2}})
-    return Interaction(student, bank, settings, teacher_taps=TEACHER_TAPS, seed=0, rank=rank)
+    section = InteractionSection.model_validate(
+        {"matching": matching, "lora": {"rank": 2}, **settings}
+    )
+    return Interaction(student, bank, section, teacher_taps=TEACHER_TAPS, seed=0, rank=rank)
 
 
 def _batch(counts: list[int], length: int = 12) -> dict[str, Any]:
@@ -105,6 +107,19 @@ def test_draws_follow_from_batch_and_process() -> None:
     resumed.batches_seen = 7
     resumed(**batch)
     assert torch.equal(_means(resumed)["share"], first[7])
+
+
+def test_the_loss_is_the_outputs_and_the_weighted_taps() -> None:
+    batch = _batch([4, 4])
+
+    def loss(**settings: Any) -> Tensor:
+        found: Tensor = _interaction({"strategy": "uniform"}, **settings)(**batch)["loss"]
+        return found
+
+    output, both = loss(inner="none"), loss()
+    taps = loss(output="none")
+    torch.testing.assert_close(both, output + taps)
+    torch.testing.assert_close(loss(inner_weight=0.25), output + 0.25 * taps)
 
 
 def test_metrics_are_exact_under_autocast() -> None:

@@ -41,6 +41,8 @@ def _of_interaction(section: InteractionSection) -> list[str]:
     elif matching.strategy not in _BY_DIVERGENCE:
         names, reason = ["adaptive_temperature", "temperature"], f"{matching.strategy} has none"
         found += _changed(matching, path, names, reason)
+    if section.inner == "none":
+        found += _changed(section, "interaction", ["inner_weight"], "interaction.inner is none")
     if "skewed" not in (section.inner, section.output):
         reason = "neither inner nor output is skewed"
         found += _changed(section, "interaction", ["skew"], reason)

@@ -79,7 +79,7 @@ class Interaction(StageModule):
         teacher_entropy: Tensor,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        """Sum of the inner taps' losses and the output's, per response token.
+        """Weighted sum of the inner taps' losses and the output's, per response token.
 
         Args:
             inputs: the student's.
@@ -98,6 +98,7 @@ class Interaction(StageModule):
         targets = SparseTargets(teacher_ids, teacher_weights, teacher_entropy)
         hard = label_targets(labels)
         losses: dict[str, Tensor] = {}  # each [N]
+        inner_losses: dict[str, Tensor] = {}
         inner, output = self.settings.inner, self.settings.output
         if output != "none":
             wanted = targets.candidate(-1) if _reads_teacher(output) else hard
@@ -111,11 +112,13 @@ class Interaction(StageModule):
             else:
                 per_tap = [found.matched(torch.zeros_like(labels)) for found in compared]
             for tap, loss in zip(self.bank.taps, per_tap, strict=True):
-                losses[f"{_metric(inner)}_tap_{tap}"] = loss
-        for name, loss in losses.items():
+                inner_losses[f"{_metric(inner)}_tap_{tap}"] = loss
+        for name, loss in (losses | inner_losses).items():
             self.observe(name, loss.mean())
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        return {"loss": torch.stack([loss.sum() for loss in losses.values()]).sum() / count}
+        sums = [loss.sum() for loss in losses.values()]
+        sums += [loss.sum() * self.settings.inner_weight for loss in inner_losses.values()]
+        return {"loss": torch.stack(sums).sum() / count}
 
     def seed_draws(self) -> None:
         """Begin a micro-batch: its matching draws follow from its number alone."""
