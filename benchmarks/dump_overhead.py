@@ -41,7 +41,7 @@ from vlsi_cache.store import open_cache
 class Size:
     """How much is recorded."""
 
-    samples: int = 24
+    samples: int = 12
     batch_size: int = 2
     """Samples of a pair."""
     teacher: str = "SmolLM2-135M"

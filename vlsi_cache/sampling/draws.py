@@ -49,7 +49,11 @@ def systematic_draws(weights: Tensor, uniforms: Tensor, num_draws: int) -> Tenso
 
 
 def coupled_draws(
-    probability: Tensor, uniforms: Tensor, num_draws: int, later: Drawn | None = None
+    probability: Tensor,
+    uniforms: Tensor,
+    num_draws: int,
+    later: Drawn | None = None,
+    scratch: Tensor | None = None,
 ) -> Drawn:
     """Draws that share what they can with those of another distribution, and are unbiased alone.
 
@@ -63,6 +67,7 @@ def coupled_draws(
         uniforms: [N] in [0, 1), independent of those that the other draws were made with.
         num_draws: n.
         later: the other distribution and its n draws; None to draw afresh.
+        scratch: [N, V], overwritten; made anew if None.
 
     Returns:
         These draws.
@@ -72,7 +77,7 @@ def coupled_draws(
     kept = later.positions
     stays = probability.gather(1, kept) / later.probability.gather(1, kept)
     stays.clamp_(max=1.0)
-    weights = torch.sub(probability, later.probability).relu_()
+    weights = torch.sub(probability, later.probability, out=scratch).relu_()
     sums = _block_sums(weights)
     fresh = sums.sum(1, keepdim=True, dtype=uniforms.dtype)
     lost = num_draws - stays.sum(1, keepdim=True, dtype=uniforms.dtype)

@@ -68,11 +68,15 @@ class TapRecorder:
         """
         rows_alive = _CPU_ELEMENTS if labels.device.type == "cpu" else _DEVICE_ELEMENTS
         size = max(1, rows_alive // (self._head.num_rows * len(features)))
+        room = features[0].new_empty(
+            (3, min(size, len(labels)), self._head.num_rows), dtype=torch.float32
+        )
         parts = [
             self._taps(
                 self._head.logits(torch.stack([tap[part] for tap in features])).float(),
                 labels[part],
                 uniforms[part],
+                room,
             )
             for part in chunks(max(len(labels), 1), size)
         ]
@@ -84,8 +88,8 @@ class TapRecorder:
             label_log_prob=_joined([part.label_log_prob for part in parts]),
         )
 
-    def _taps(self, logits: Tensor, labels: Tensor, uniforms: Tensor) -> Kept:
-        """Logits ``[L, n, V]`` as a record of leading shape ``[n, L]``."""
+    def _taps(self, logits: Tensor, labels: Tensor, uniforms: Tensor, room: Tensor) -> Kept:
+        """Logits ``[L, n, V]`` as a record of leading shape ``[n, L]``, with ``room [3, n, V]``."""
         if self._order is None:
             return _stacked(
                 [
@@ -95,8 +99,11 @@ class TapRecorder:
             )
         places, taps = self._rank[labels], []
         later: Drawn | None = None
+        *own, scratch = room[:, : len(labels)]
         for tap in reversed(range(len(logits))):
-            kept, later = draw(logits[tap], places, uniforms[:, tap], m=self.m, later=later)
+            mine = own[tap % 2], scratch  # the tap after this one has the other
+            dice = uniforms[:, tap]
+            kept, later = draw(logits[tap], places, dice, m=self.m, later=later, room=mine)
             taps.append(kept)
         drawn = _stacked(taps[::-1])
         ids = self._order[drawn.token_ids].sort(-1).values

@@ -55,7 +55,13 @@ def sparsify(logits: Tensor, labels: Tensor, uniforms: Tensor, *, k: int, m: int
 
 @torch.no_grad()
 def draw(
-    logits: Tensor, labels: Tensor, uniforms: Tensor, *, m: int, later: Drawn | None
+    logits: Tensor,
+    labels: Tensor,
+    uniforms: Tensor,
+    *,
+    m: int,
+    later: Drawn | None,
+    room: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Kept, Drawn]:
     """Draw m tokens from the whole distribution, coupled to the tap after this one.
 
@@ -65,18 +71,22 @@ def draw(
         uniforms: ``[N]`` in [0, 1), independent of those of other taps.
         m: draws.
         later: what the tap after this one drew; None for the last.
+        room: two of ``[N, V]``: for the probabilities, which what is returned keeps, and for what
+            is needed meanwhile. Made anew if None: on a CPU, fresh memory costs more than what is
+            computed in it.
 
     Returns:
         What is kept, its ids being columns of ``logits``; and what the tap before may share.
     """
-    probability = torch.softmax(logits, dim=-1)
-    drawn = coupled_draws(probability, uniforms, m, later)
+    own, scratch = room or (None, None)
+    probability = torch.softmax(logits, dim=-1, out=own)
+    drawn = coupled_draws(probability, uniforms, m, later, scratch)
     # the normaliser, from a likely token: log-probabilities would be three passes more
     place = probability.gather(1, drawn.positions).argmax(1, keepdim=True)
     likely = drawn.positions.gather(1, place)
     normaliser = logits.gather(1, likely) - probability.gather(1, likely).log()
     label_log_prob = (logits.gather(1, labels[:, None]) - normaliser)[:, 0]
-    entropy = normaliser[:, 0] - torch.linalg.vecdot(probability, logits)
+    entropy = normaliser[:, 0] - torch.mul(probability, logits, out=scratch).sum(1)
     nothing = logits.new_empty(len(logits), 0)
     kept = Kept(drawn.positions, nothing, *_rounded(entropy, label_log_prob, uniforms))
     return kept, drawn
