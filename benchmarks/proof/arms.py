@@ -20,15 +20,17 @@ class Arm:
     """What it learns from before its fine-tuning: nothing; the teacher in memory, whose whole
     distributions it is given; the product's default cache; a cache of the most likely tokens, of
     about as many bytes."""
-    family: Literal["fine-tuning", "output", "full"]
+    family: str
     """Arms of a family share the search of the learning rate."""
     interaction: Mapping[str, Any] = field(default_factory=dict)
     """Of the recipe, beside the schedule."""
+    rates: tuple[float, ...] = (5e-4, 1.5e-3, 4e-3)
+    """Of the interaction, that the search tries."""
 
     @property
     def reads_taps(self) -> bool:
         """Whether inner layers are compared."""
-        return self.family == "full"
+        return self.source != "labels" and self.interaction.get("inner") != "none"
 
 
 def _output(name: str, source: Source, **settings: Any) -> Arm:
@@ -37,6 +39,10 @@ def _output(name: str, source: Source, **settings: Any) -> Arm:
 
 def _matched(strategy: str) -> Arm:
     return Arm(f"full-{strategy}", "cache", "full", {"matching": {"strategy": strategy}})
+
+
+def _remedy(name: str, **settings: Any) -> Arm:
+    return Arm(name, "cache", name, settings)
 
 
 ARMS = {
@@ -52,6 +58,12 @@ ARMS = {
         _matched("uniform"),
         _matched("expected"),
         _matched("shortest"),
+        _remedy("full-quarter", inner_weight=0.25),
+        _remedy("full-tenth", inner_weight=0.1),
+        _remedy("full-expected-quarter", inner_weight=0.25, matching={"strategy": "expected"}),
+        Arm(
+            "output-blocks", "cache", "output-blocks", {"inner": "none", "lora": None}, (3e-4, 1e-3)
+        ),
     )
 }
 COMPARISONS = (

@@ -26,7 +26,6 @@ from vlsi_cache.stages.student import train_student
 __all__ = ["best_rates", "measure_cost", "run_arm", "search_rates"]
 
 FINETUNING_RATES = (1e-4, 3e-4, 1e-3, 2e-3)
-INTERACTION_RATES = (5e-4, 1.5e-3, 4e-3)
 LATER_RATES = (3e-4, 1e-4)
 """Of fine-tuning after distillation, beside that of fine-tuning alone."""
 COST_STEPS = 6
@@ -48,7 +47,8 @@ def search_rates(setting: Setting, family: str) -> list[dict[str, Any]]:
     if family == "fine-tuning":
         return [_tried(setting, family, Rates(rate, rate)) for rate in FINETUNING_RATES]
     first = best_rates(setting, "fine-tuning").finetuning
-    found = [_tried(setting, family, Rates(rate, first)) for rate in INTERACTION_RATES]
+    rates = _searched(family).rates
+    found = [_tried(setting, family, Rates(rate, first)) for rate in rates]
     best = _best(found).interaction
     later = [rate for rate in LATER_RATES if rate != first]
     return found + [_tried(setting, family, Rates(best, rate)) for rate in later]
@@ -65,12 +65,14 @@ def _best(runs: Sequence[dict[str, Any]]) -> Rates:
 
 def _tried(setting: Setting, family: str, rates: Rates) -> dict[str, Any]:
     path = setting.results / "search" / f"{family}-{rates}.json"
-    name = next(arm.name for arm in ARMS.values() if arm.family == family and _is_cheap(arm))
+    name = _searched(family).name
     return _once(path, lambda: _apart(setting, _run, setting, name, 1000, rates, "validation"))
 
 
-def _is_cheap(arm: Arm) -> bool:
-    return arm.source != "teacher"
+def _searched(family: str) -> Arm:
+    """Whose runs stand for those of the family: none has a teacher to wait for."""
+    arms = (arm for arm in ARMS.values() if arm.family == family)
+    return next(arm for arm in arms if arm.source != "teacher")
 
 
 def measure_cost(setting: Setting, arm: Arm) -> dict[str, Any]:
