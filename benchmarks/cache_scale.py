@@ -207,7 +207,9 @@ def render(result: dict[str, Any]) -> None:
         caption=f"{result['device']}, {result['threads']} threads",
     )
     for name in result["rows"][0]:
-        table.add_column(name.replace("_", " "), justify="right")
+        heading = name.removeprefix("num_").replace("_seconds", " s").replace("seconds_", "read s ")
+        whole = name.startswith("num_")  # a number cut short would be another
+        table.add_column(heading.replace("_", " "), justify="right", no_wrap=whole, min_width=5)
     for row in result["rows"]:
         table.add_row(*(f"{n:,}" if isinstance(n, int) else f"{n:.3g}" for n in row.values()))
     console.print(table)
