@@ -72,8 +72,8 @@ def draw(
         m: draws.
         later: what the tap after this one drew; None for the last.
         room: two of ``[N, V]``: for the probabilities, which what is returned keeps, and for what
-            is needed meanwhile. Made anew if None: on a CPU, fresh memory costs more than what is
-            computed in it.
+            is needed meanwhile. Made anew if None: on a CPU, fresh memory costs time at first
+            touch.
 
     Returns:
         What is kept, its ids being columns of ``logits``; and what the tap before may share.
