@@ -74,10 +74,12 @@ def command(recipe: Recipe, partition: str | None) -> None:
     on where it stopped.
     """
     from vlsi_cache.stages.partition import Partition
+    from vlsi_cache.stages.processes import leave_together
 
     share = None if partition is None else Partition.parse(partition)
     log_to("stdout")
     path = _dump(recipe, share)
+    leave_together()
     click.echo(f"cache: {path}{_completeness(path)}\nlook inside with: vlsi-cache inspect {path}")
 
 

@@ -83,8 +83,10 @@ def command(recipe: Recipe) -> None:
     are there, in the order in which they come, and waits for more.
     """
     log_to("stdout")
+    from vlsi_cache.stages.processes import leave_together
     from vlsi_cache.stages.student import train_student
 
     result = train_student(recipe)
+    leave_together()
     label = "verbalizers" if recipe.stages == ["verbalization"] else "student"
     click.echo(f"{label}: {result}")

@@ -80,6 +80,10 @@ def _assert_every_arm(arms: list[dict[str, Any]]) -> None:
         "full-uniform",
         "full-expected",
         "full-shortest",
+        "full-quarter",
+        "full-tenth",
+        "full-expected-quarter",
+        "output-blocks",
     ]
     for arm in arms:
         assert arm["seeds"] == [0]

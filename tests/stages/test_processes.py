@@ -17,10 +17,13 @@ from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.teacher import dump_teacher
 
 SHARES = """
-from vlsi_cache.stages.processes import is_main_process, resolve_device, share_of
+from vlsi_cache.stages.processes import (
+    is_main_process, leave_together, resolve_device, share_of
+)
 resolve_device("cpu")
 # another writer was at work between the two looks
 print(*share_of([0, 1, 2, 3, 4] if is_main_process() else [0, 2, 3, 4]), flush=True)
+leave_together()
 """
 
 

@@ -11,7 +11,14 @@ from accelerate.utils import broadcast_object_list
 
 from vlsi_cache.errors import RecipeError
 
-__all__ = ["is_main_process", "on_main_process", "resolve_device", "share_of", "wait_for_everyone"]
+__all__ = [
+    "is_main_process",
+    "leave_together",
+    "on_main_process",
+    "resolve_device",
+    "share_of",
+    "wait_for_everyone",
+]
 
 _PATIENCE = timedelta(days=1)
 """How long processes wait for one another: a shard of a large teacher, or the writing of a large
@@ -62,6 +69,16 @@ def on_main_process(write: Callable[[], object]) -> None:
 def wait_for_everyone() -> None:
     """Go on when every process has come here."""
     PartialState().wait_for_everyone()
+
+
+def leave_together() -> None:
+    """End what ``resolve_device`` began, when all is done.
+
+    A process that exits while its connections are still served may be aborted instead, and a
+    launcher would call the whole run failed.
+    """
+    wait_for_everyone()
+    PartialState().destroy_process_group()
 
 
 def share_of(items: list[int]) -> list[int]:
