@@ -71,7 +71,7 @@ def text(count: int, *, held_out: bool = False) -> Path:
 
 
 def short_answers(count: int, part: Literal["train", "validation", "held-out"]) -> Path:
-    """JSON Lines of so many conversations of about 20 response tokens, each of one of three kinds.
+    """JSON Lines of so many conversations of about 16 response tokens, each of one of three kinds.
 
     A third each are continuations of text, what a word means, and which word has a meaning. A hash
     of the headword, or of the text, decides which part it is in: a tenth is for validation, a tenth

@@ -68,9 +68,8 @@ class TapRecorder:
         """
         rows_alive = _CPU_ELEMENTS if labels.device.type == "cpu" else _DEVICE_ELEMENTS
         size = max(1, rows_alive // (self._head.num_rows * len(features)))
-        room = features[0].new_empty(
-            (3, min(size, len(labels)), self._head.num_rows), dtype=torch.float32
-        )
+        rows = 0 if self._order is None else min(size, len(labels))
+        room = features[0].new_empty((3, rows, self._head.num_rows), dtype=torch.float32)
         parts = [
             self._taps(
                 self._head.logits(torch.stack([tap[part] for tap in features])).float(),
@@ -89,7 +88,7 @@ class TapRecorder:
         )
 
     def _taps(self, logits: Tensor, labels: Tensor, uniforms: Tensor, room: Tensor) -> Kept:
-        """Logits ``[L, n, V]`` as a record of leading shape ``[n, L]``, with ``room [3, n, V]``."""
+        """Logits ``[L, n, V]`` as a record ``[n, L]``, with ``room [3, n, V]`` for draws."""
         if self._order is None:
             return _stacked(
                 [
