@@ -134,27 +134,36 @@ def linear_verbalizers(
     vocab_size: int,
     batches: list[dict[str, Any]],
     taps: Sequence[int] | None = None,
+    *,
+    towards: Decoder | None = None,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
 ) -> VerbalizerBank:
     """One linear map per tap: least squares towards the last block's state, then cross-entropy.
 
     From the logit lens, which the product starts at, the same takes hours on two cores.
+
+    Args:
+        decoder: the model that is read, of D.
+        vocab_size: ids that the softmax is over.
+        batches: as `encoded_batches` gives them.
+        taps: its blocks; `TAPS` if not said.
+        towards: whose last block the maps start towards, of D too; the model's own if not said.
+        steps: of cross-entropy on the labels, for each tap.
+        learning_rate: of the first of them; it falls to 0.
     """
     taps = taps or TAPS
-    blocks, hidden = (*taps, decoder.num_blocks - 1), []
-    with torch.no_grad():
-        for batch in batches:
-            positions = batch["positions"]
-            states, _ = run_backbone(decoder, blocks, batch["inputs"], positions)
-            hidden.append([states[block].hidden.flatten(0, 1)[positions] for block in blocks])
-    *read, last = (torch.cat(parts) for parts in zip(*hidden, strict=True))
+    read = _states(decoder, taps, batches)
+    aim = towards or decoder
+    (last,) = _states(aim, (aim.num_blocks - 1,), batches)
     labels = torch.cat([batch["labels"] for batch in batches])
     bank = build_verbalizers(decoder, taps, VerbalizerSection(structure="mlp"), seed=0)
     for tap, state in zip(taps, read, strict=True):
         (verbalizer,) = bank.layers[str(tap)]
         _start(verbalizer.map.weight, state, last)
-        optimizer = torch.optim.Adam([verbalizer.map.weight], lr=LEARNING_RATE)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
-        for _ in range(STEPS):
+        optimizer = torch.optim.Adam([verbalizer.map.weight], lr=learning_rate)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+        for _ in range(steps):
             some = torch.randint(len(labels), (TOKENS_PER_STEP,))
             features = decoder.features(state[some] + verbalizer.change(state[some]))
             targets = label_targets(labels[some])
@@ -164,6 +173,17 @@ def linear_verbalizers(
             optimizer.step()
             schedule.step()
     return bank.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _states(decoder: Decoder, blocks: Sequence[int], batches: list[dict[str, Any]]) -> list[Tensor]:
+    """Of each block [N, D], at the response positions."""
+    hidden = []
+    for batch in batches:
+        positions = batch["positions"]
+        states, _ = run_backbone(decoder, tuple(blocks), batch["inputs"], positions)
+        hidden.append([states[block].hidden.flatten(0, 1)[positions] for block in blocks])
+    return [torch.cat(parts) for parts in zip(*hidden, strict=True)]
 
 
 @torch.no_grad()

@@ -34,7 +34,8 @@ class Arm:
 
 
 def _output(name: str, source: Source, **settings: Any) -> Arm:
-    return Arm(name, source, "output", {"inner": "none", **settings})
+    rates = (1.5e-3, 4e-3, 1e-2)
+    return Arm(name, source, "output", {"inner": "none", **settings}, rates)
 
 
 def _matched(strategy: str) -> Arm:

@@ -124,7 +124,6 @@ def _train(
 ) -> Path:
     """Folder of the finished student."""
     shutil.rmtree(folder, ignore_errors=True)
-    reading = setting.folder / "shared" / "student-verbalizers" if arm.reads_taps else None
     stages = ("verbalization", "interaction", "finetuning")
     recipe = setting.recipe(
         arm.interaction,
@@ -134,7 +133,6 @@ def _train(
         record="truncated" if arm.source == "truncated" else "cache",
         share=share,
         stages=stages[2:] if arm.source == "labels" else stages,
-        student_verbalizers=reading,
     )
     if arm.source == "teacher":
         taught = recipe.student.model_copy(

@@ -20,7 +20,6 @@ from proof.arms import Arm
 from vlsi_cache.recipe import CacheSection, DataSection, ModelSection, Recipe, recipe_from_mapping
 from vlsi_cache.stages.backbone import Backbone, load_backbone
 from vlsi_cache.stages.dump import DumpProgress
-from vlsi_cache.stages.student import train_student
 from vlsi_cache.stages.teacher import dump_teacher
 from vlsi_cache.verbalizer import save_verbalizers
 
@@ -112,18 +111,13 @@ class Setting:
 
     def prepare(self, arms: Sequence[Arm]) -> None:
         """Everything that these arms share with others."""
-        verbalizers = self.folder / "teacher-verbalizers"
-        reads_taps = any(arm.reads_taps for arm in arms)
         records = [name for name in RECORDS if any(arm.source == name for arm in arms)]
-        if (reads_taps or records) and not (verbalizers / "verbalizers.json").exists():
-            self._verbalize(verbalizers)
-        rates = Rates(1e-3, 1e-3)
+        if records or any(arm.reads_taps for arm in arms):
+            self._verbalize("teacher", self.teacher, self.teacher_taps)
+            self._verbalize("student", self.student, self.student_taps)
         for name in records:
-            recipe = self.recipe({}, self.folder / "shared", rates, seed=0, record=name)
+            recipe = self.recipe({}, self.folder / "shared", Rates(1e-3, 1e-3), 0, record=name)
             dump_teacher(recipe, _tell)
-        if reads_taps:
-            shared = self.recipe({}, self.folder / "shared", rates, seed=0)
-            train_student(shared.model_copy(update={"stages": ["verbalization"]}))
 
     def backbone(self, folder: Path, role: str) -> Backbone:
         """A model in float32."""
@@ -139,10 +133,11 @@ class Setting:
         record: str = "cache",
         share: float = 1.0,
         stages: Sequence[str] = ("verbalization", "interaction", "finetuning"),
-        student_verbalizers: Path | None = None,
     ) -> Recipe:
         """Of one run: so long a share of the whole schedule."""
         k, m = RECORDS[record]
+        reads_taps = interaction.get("inner") != "none" and "interaction" in stages
+        student = {"verbalizers": str(self.verbalizers("student"))} if reads_taps else {}
         steps = {
             "interaction": round(self.interaction_steps * share),
             "finetuning": round(self.finetuning_steps * share),
@@ -153,18 +148,9 @@ class Setting:
             {
                 "teacher": {
                     "model": str(self.teacher),
-                    "verbalizers": str(self.folder / "teacher-verbalizers"),
+                    "verbalizers": str(self.verbalizers("teacher")),
                 },
-                "student": {
-                    "model": str(self.student),
-                    "verbalizer": {"structure": "mlp"},
-                    "verbalization": self._schedule(self.verbalization_steps, 1e-3),
-                }
-                | (
-                    {"taps": list(self.student_taps)}
-                    if student_verbalizers is None
-                    else {"verbalizers": str(student_verbalizers)}
-                ),
+                "student": {"model": str(self.student)} | student,
                 "data": {"path": str(self.data("train"))},
                 "cache": {"path": str(self.folder / record), "k": k, "m": m},
                 "interaction": {
@@ -190,21 +176,33 @@ class Setting:
             "save_every": 100_000,
         }
 
-    def _verbalize(self, folder: Path) -> None:
-        """The teacher's verbalizers, linear ones, since they train in minutes."""
-        teacher = self.backbone(self.teacher, "teacher")
+    def verbalizers(self, role: str) -> Path:
+        """Those of the teacher or the student."""
+        return self.folder / f"{role}-verbalizers"
+
+    def _verbalize(self, role: str, model: Path, taps: Sequence[int] | None) -> None:
+        """Linear ones, since they train in minutes; both start towards the teacher's output."""
+        folder = self.verbalizers(role)
+        if (folder / "verbalizers.json").exists():
+            return
+        backbone, teacher = self.backbone(model, role), self.backbone(self.teacher, "teacher")
         data = DataSection(path=str(self.data("train")))
-        batches = encoded_batches(teacher, data, self.verbalizer_samples)
         torch.manual_seed(0)
         bank = linear_verbalizers(
-            teacher.decoder, teacher.vocab_size, batches, taps=self.teacher_taps
+            backbone.decoder,
+            backbone.vocab_size,
+            encoded_batches(backbone, data, self.verbalizer_samples),
+            taps=taps,
+            towards=teacher.decoder,
+            steps=self.verbalization_steps,
+            learning_rate=1e-3,
         )
         save_verbalizers(
             bank,
             folder,
-            decoder=teacher.decoder,
-            backbone=teacher.name,
-            fingerprint=teacher.fingerprint,
+            decoder=backbone.decoder,
+            backbone=backbone.name,
+            fingerprint=backbone.fingerprint,
         )
 
     @property
@@ -221,8 +219,8 @@ FULL = Setting(
     validation_samples=60,
     held_out_samples=300,
     curve_samples=30,
-    verbalizer_samples=320,
-    verbalization_steps=60,
+    verbalizer_samples=1500,
+    verbalization_steps=120,
     interaction_steps=120,
     finetuning_steps=60,
     search_share=0.25,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from vlsi_cache.data import ConversationDataset, EncodedDataset
 from vlsi_cache.models import Decoder, Head, resolve_taps
@@ -27,6 +29,8 @@ from vlsi_cache.verbalizer import (
 )
 
 __all__ = ["Verbalization", "obtain_verbalizers"]
+
+logger = logging.getLogger(__name__)
 
 
 class Verbalization(StageModule):
@@ -49,6 +53,12 @@ class Verbalization(StageModule):
         self.bank = bank
         self.vocab_size = vocab_size
         self.target = target
+        self._label_counts = torch.zeros(vocab_size, dtype=torch.long)  # no buffer: DDP sends those
+
+    def label_entropy(self) -> float:
+        """Nats: the loss of a tap that knows how often each token occurs, and nothing else."""
+        counts = self._label_counts.cpu().double()
+        return torch.special.entr(counts / counts.sum()).sum().item()
 
     def forward(
         self,
@@ -74,6 +84,8 @@ class Verbalization(StageModule):
         head = decoder.head.cut(self.vocab_size)  # once: under autocast it is a copy
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         loss = torch.zeros((), device=labels.device)
+        self._label_counts = self._label_counts.to(labels.device)
+        self._label_counts.index_add_(0, labels, torch.ones_like(labels))
         for tap, read in hidden.items():
             per_token = self._tap_loss(decoder.features(read), head, labels, final)
             self.observe(f"tap_{tap}", per_token.mean())
@@ -124,9 +136,12 @@ def obtain_verbalizers(
         if not stage.begin(folder / "verbalizers.json"):
             return load_verbalizers(folder, decoder, fingerprint=backbone.fingerprint)
         bank = build_verbalizers(decoder, taps, section.verbalizer, seed=seed)
+        target = section.verbalization.target
+        module = Verbalization(decoder, bank, backbone.vocab_size, target)
+        last = _LastMeans()
         run_training(
             "verbalization",
-            Verbalization(decoder, bank, backbone.vocab_size, section.verbalization.target),
+            module,
             EncodedDataset(dataset),
             TokenBatches(backbone.encoder(data)),
             section.verbalization,
@@ -134,7 +149,10 @@ def obtain_verbalizers(
             device=backbone.device,
             autocast=autocast,
             seed=seed,
+            callbacks=(last,),
         )
+        if target == "label":
+            on_main_process(lambda: _tell_poor_taps(last.means, module.label_entropy(), folder))
         bank.eval().requires_grad_(False)
         on_main_process(
             lambda: save_verbalizers(
@@ -148,6 +166,33 @@ def obtain_verbalizers(
         stage.finish()
         on_main_process(lambda: discard_checkpoints(folder))
         return bank
+
+
+class _LastMeans(TrainerCallback):
+    """Keeps what the last line of metrics says of each tap."""
+
+    def __init__(self) -> None:
+        self.means: dict[str, float] = {}
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+        """Take the taps' losses."""
+        taps = {name.removeprefix("tap_"): logs[name] for name in logs if name.startswith("tap_")}
+        self.means = taps or self.means
+
+
+def _tell_poor_taps(means: Mapping[str, float], chance: float, folder: Path) -> None:
+    """Warn of verbalizers from which stage two would learn noise."""
+    poor = {tap: mean for tap, mean in means.items() if mean >= chance}
+    if poor:
+        told = ", ".join(f"{tap} ({mean:.2f})" for tap, mean in poor.items())
+        logger.warning(
+            "%s: verbalizers end no better than the bare frequencies of the tokens (%.2f nats) at "
+            "taps %s, and stage two would learn noise from them; train them longer "
+            "(verbalization.steps or epochs) or at a higher verbalization.learning_rate",
+            folder,
+            chance,
+            told,
+        )
 
 
 def _settings(

@@ -1,0 +1,63 @@
+"""Stage one tells of verbalizers that learnt nothing of their layer."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from support.runs import make_recipe
+from vlsi_cache.data import EncodedDataset
+from vlsi_cache.recipe import Recipe, recipe_from_mapping
+from vlsi_cache.stages.backbone import load_backbone, load_data
+from vlsi_cache.stages.batches import TokenBatches
+from vlsi_cache.stages.student import train_student
+from vlsi_cache.stages.verbalize import Verbalization
+from vlsi_cache.verbalizer import build_verbalizers
+
+
+def _verbalized(folder: Path, **schedule: Any) -> Recipe:
+    recipe = make_recipe(folder, stages=["verbalization"])
+    raw = recipe.model_dump(mode="json")
+    raw["student"]["verbalization"] |= schedule
+    recipe = recipe_from_mapping(raw, where="test")
+    train_student(recipe)
+    return recipe
+
+
+def test_verbalizers_no_better_than_frequencies_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        recipe = _verbalized(tmp_path, learning_rate=1e-6, final_learning_rate=1e-6)
+    assert f"{recipe.student_verbalizers_path}: verbalizers end no better" in caplog.text
+    for tap in recipe.student.taps or ():
+        assert f"{tap} (" in caplog.text
+    assert "verbalization.learning_rate" in caplog.text
+
+
+@pytest.mark.parametrize("schedule", [{"steps": 60}, {"steps": 1, "target": "final"}])
+def test_trained_ones_and_those_of_another_target_are_not(
+    schedule: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        _verbalized(tmp_path, **schedule)
+    assert "no better" not in caplog.text
+
+
+def test_chance_is_the_entropy_of_the_labels_seen(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path)
+    student = load_backbone(recipe.student, "student", torch.device("cpu"), "float32")
+    bank = build_verbalizers(student.decoder, (1,), recipe.student.verbalizer, seed=0)
+    module = Verbalization(student.decoder, bank, student.vocab_size, "label")
+    data = EncodedDataset(load_data(recipe.data))
+    collate = TokenBatches(student.encoder(recipe.data))
+    batches = [collate([data[index]]) for index in range(len(data))]
+    for batch in batches:
+        module(**batch)
+    labels = torch.cat([batch["labels"] for batch in batches])
+    known = torch.distributions.Categorical(torch.bincount(labels).double())
+    assert module.label_entropy() == pytest.approx(known.entropy().item(), rel=1e-9)
