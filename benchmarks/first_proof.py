@@ -16,6 +16,7 @@ import math
 import shutil
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -64,7 +65,17 @@ def _arm(setting: Setting, name: str, runs: Sequence[dict[str, Any]]) -> dict[st
         "peak_bytes": cost.get("peak_bytes"),
         "cache_bytes": cost.get("cache_bytes"),
         "wall_seconds": statistics.median(run["wall_seconds"] for run in runs),
+        "curve": _curve(runs),
     }
+
+
+def _curve(runs: Sequence[dict[str, Any]]) -> dict[int, float]:
+    """Mean divergence over the seeds, by step."""
+    points: dict[int, list[float]] = {}
+    for run in runs:
+        for point in run["curve"]:
+            points.setdefault(point["step"], []).append(point["divergence_nats"])
+    return {step: statistics.fmean(found) for step, found in points.items()}
 
 
 def _difference(runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -91,67 +102,95 @@ def _mean(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(values) if values else None, "interval": interval}
 
 
-def render(result: dict[str, Any]) -> None:
-    """The figures as three tables."""
-    console, arms = Console(), result["arms"]
-    _print(
-        console,
-        "held-out conversations: means over seeds ± half the 95 % interval",
-        ("arm", "seeds", "label loss\n(nats)", "KL to teacher\n(nats)", "tokens\nright"),
-        [
-            (
-                arm["name"],
-                str(len(arm["seeds"])),
-                _told(arm["label_loss"]),
-                _told(arm["divergence_nats"]),
-                _told(arm["token_accuracy"]),
-            )
-            for arm in arms
-        ],
-    )
-    _print(
-        console,
-        "differences, seed by seed",
-        ("arm", "less", "seeds", "label loss\n(nats)", "KL to teacher\n(nats)"),
-        [
-            (
-                difference["name"],
-                difference["from"],
-                str(len(difference["seeds"])),
-                _told(difference["label_loss"], sign="+"),
-                _told(difference["divergence_nats"], sign="+"),
-            )
-            for difference in result["differences"]
-        ],
-    )
-    _print(
-        console,
-        "costs of the training alone, in a fresh process",
-        ("arm", "step\n(s)", "peak\n(MB)", "cache\n(MB)", "learning rates"),
-        [
-            (
-                arm["name"],
-                f"{arm['step_seconds']:.2f}",
-                f"{arm['peak_bytes'] / 1e6:.0f}",
-                f"{arm['cache_bytes'] / 1e6:.1f}" if arm["cache_bytes"] else "",
-                " ".join(f"{rate:g}" for rate in arm["rates"].values()),
-            )
-            for arm in arms
-            if arm["step_seconds"]
-        ],
-    )
+@dataclass(frozen=True)
+class _Printed:
+    """One table: its left columns are names, the others figures."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    named: int = 1
+
+    def print(self, console: Console) -> None:
+        """For a terminal."""
+        table = Table(title=self.title)
+        for column, heading in enumerate(self.headings):
+            side: Any = "left" if column < self.named else "right"
+            table.add_column(heading.replace(" (", "\n("), justify=side, no_wrap=True)
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+
+    def markdown(self) -> str:
+        """For a page."""
+        sides = ["---"] * self.named + ["---:"] * (len(self.headings) - self.named)
+        lines = [self.headings, tuple(sides), *self.rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _print(
-    console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]
-) -> None:
-    table = Table(title=title)
-    for heading in headings:
-        named = heading in ("arm", "less")
-        table.add_column(heading, justify="left" if named else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+def tables(result: dict[str, Any]) -> list[_Printed]:
+    """The figures: scores, differences, costs, and the divergence over the steps."""
+    arms = result["arms"]
+    found = [
+        _Printed(
+            "held-out conversations: means over seeds ± half the 95 % interval",
+            (
+                "arm",
+                "seeds",
+                "label loss (nats)",
+                "KL to teacher (nats)",
+                "tokens right",
+                "minutes",
+            ),
+            [
+                (
+                    arm["name"],
+                    str(len(arm["seeds"])),
+                    _told(arm["label_loss"]),
+                    _told(arm["divergence_nats"]),
+                    _told(arm["token_accuracy"]),
+                    f"{arm['wall_seconds'] / 60:.0f}",
+                )
+                for arm in arms
+            ],
+        ),
+        _Printed(
+            "differences, seed by seed",
+            ("arm", "less", "seeds", "label loss (nats)", "KL to teacher (nats)"),
+            [
+                (
+                    difference["name"],
+                    difference["from"],
+                    str(len(difference["seeds"])),
+                    _told(difference["label_loss"], sign="+"),
+                    _told(difference["divergence_nats"], sign="+"),
+                )
+                for difference in result["differences"]
+            ],
+            named=2,
+        ),
+        _Printed(
+            "costs of the training alone, in a fresh process",
+            ("arm", "step (s)", "peak (MB)", "cache (MB)", "learning rates"),
+            [
+                (
+                    arm["name"],
+                    f"{arm['step_seconds']:.2f}",
+                    f"{arm['peak_bytes'] / 1e6:.0f}",
+                    f"{arm['cache_bytes'] / 1e6:.1f}" if arm["cache_bytes"] else "",
+                    ", ".join(f"{rate:g}" for rate in arm["rates"].values()),
+                )
+                for arm in arms
+                if arm["step_seconds"]
+            ],
+        ),
+        _Printed(
+            "KL to teacher (nats) over the steps, of some of these conversations",
+            ("arm", *(str(step) for step in arms[0]["curve"])),
+            [(arm["name"], *(f"{kl:.2f}" for kl in arm["curve"].values())) for arm in arms],
+        ),
+    ]
+    return [table for table in found if table.rows]
 
 
 def _told(figure: dict[str, Any], sign: str = "") -> str:
@@ -165,6 +204,7 @@ def _told(figure: dict[str, Any], sign: str = "") -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--quick", is_flag=True, help="A small made-up teacher: a smoke of every arm.")
 @click.option("--table", is_flag=True, help="Only print what has been collected.")
+@click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
 @click.option("--arms", default=",".join(ARMS), metavar="A,B,…", help="[default: all]")
 @click.option("--seeds", metavar="I,J,…", help="[default: 0,1,2; 0 with --quick]")
 @click.option("--costs", is_flag=True, help="Only measure step times and memory.")
@@ -173,6 +213,7 @@ def main(
     as_json: bool,
     quick: bool,
     table: bool,
+    markdown: bool,
     arms: str,
     seeds: str | None,
     costs: bool,
@@ -200,8 +241,12 @@ def main(
     }
     if as_json:
         click.echo(json.dumps(result, indent=2))
+    elif markdown:
+        for printed in tables(result):
+            click.echo(f"{printed.title}\n\n{printed.markdown()}\n")
     else:
-        render(result)
+        for printed in tables(result):
+            printed.print(Console())
 
 
 def _finals(run: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ class Arm:
     """Arms of a family share the search of the learning rate."""
     interaction: Mapping[str, Any] = field(default_factory=dict)
     """Of the recipe, beside the schedule."""
-    rates: tuple[float, ...] = (5e-4, 1.5e-3, 4e-3)
+    rates: tuple[float, ...] = (1.5e-3, 4e-3, 1e-2)
     """Of the interaction, that the search tries."""
 
     @property
@@ -33,17 +33,12 @@ class Arm:
         return self.source != "labels" and self.interaction.get("inner") != "none"
 
 
-def _output(name: str, source: Source, **settings: Any) -> Arm:
-    rates = (1.5e-3, 4e-3, 1e-2)
-    return Arm(name, source, "output", {"inner": "none", **settings}, rates)
+def _output(name: str, source: Source, family: str = "output", **settings: Any) -> Arm:
+    return Arm(name, source, family, {"inner": "none", **settings})
 
 
-def _matched(strategy: str) -> Arm:
-    return Arm(f"full-{strategy}", "cache", "full", {"matching": {"strategy": strategy}})
-
-
-def _remedy(name: str, **settings: Any) -> Arm:
-    return Arm(name, "cache", name, settings)
+def _full(name: str, source: Source = "cache", **settings: Any) -> Arm:
+    return Arm(name, source, "full", settings)
 
 
 ARMS = {
@@ -52,18 +47,21 @@ ARMS = {
         Arm("fine-tuning", "labels", "fine-tuning"),
         _output("output-online", "teacher"),
         _output("output-cache", "cache"),
-        _output("output-renormalized", "truncated", tail="renormalize"),
-        _output("output-bucket", "truncated", tail="bucket"),
-        Arm("full-online", "teacher", "full"),
-        Arm("full-cache", "cache", "full"),
-        _matched("uniform"),
-        _matched("expected"),
-        _matched("shortest"),
-        _remedy("full-quarter", inner_weight=0.25),
-        _remedy("full-tenth", inner_weight=0.1),
-        _remedy("full-expected-quarter", inner_weight=0.25, matching={"strategy": "expected"}),
+        _output("output-renormalized", "truncated", "output-renormalized", tail="renormalize"),
+        _output("output-bucket", "truncated", "output-bucket", tail="bucket"),
+        _full("full-online", "teacher"),
+        _full("full-cache"),
+        _full("full-uniform", matching={"strategy": "uniform"}),
+        _full("full-expected", matching={"strategy": "expected"}),
+        _full("full-shortest", matching={"strategy": "shortest"}),
+        _full("full-quarter", inner_weight=0.25),
+        _full("full-tenth", inner_weight=0.1),
         Arm(
-            "output-blocks", "cache", "output-blocks", {"inner": "none", "lora": None}, (3e-4, 1e-3)
+            "output-blocks",
+            "cache",
+            "output-blocks",
+            {"inner": "none", "lora": None},
+            (3e-4, 1e-3, 2e-3),
         ),
     )
 }
@@ -77,5 +75,8 @@ COMPARISONS = (
     ("full-uniform", "full-cache"),
     ("full-expected", "full-cache"),
     ("full-shortest", "full-cache"),
+    ("full-quarter", "full-cache"),
+    ("full-tenth", "full-cache"),
+    ("output-blocks", "output-cache"),
 )
 """Pairs whose differences are told, seed by seed."""

@@ -26,8 +26,8 @@ from vlsi_cache.stages.student import train_student
 __all__ = ["best_rates", "measure_cost", "run_arm", "search_rates"]
 
 FINETUNING_RATES = (1e-4, 3e-4, 1e-3, 2e-3)
-LATER_RATES = (3e-4, 1e-4)
-"""Of fine-tuning after distillation, beside that of fine-tuning alone."""
+LATER_RATES = (3e-4, 1e-4, 1e-3)
+"""Of fine-tuning after distillation; the distillation's own rate is looked for with the first."""
 COST_STEPS = 6
 """Of each stage, of which the first is left out."""
 
@@ -46,12 +46,10 @@ def search_rates(setting: Setting, family: str) -> list[dict[str, Any]]:
     """
     if family == "fine-tuning":
         return [_tried(setting, family, Rates(rate, rate)) for rate in FINETUNING_RATES]
-    first = best_rates(setting, "fine-tuning").finetuning
-    rates = _searched(family).rates
-    found = [_tried(setting, family, Rates(rate, first)) for rate in rates]
+    first, *others = LATER_RATES
+    found = [_tried(setting, family, Rates(rate, first)) for rate in _searched(family).rates]
     best = _best(found).interaction
-    later = [rate for rate in LATER_RATES if rate != first]
-    return found + [_tried(setting, family, Rates(best, rate)) for rate in later]
+    return found + [_tried(setting, family, Rates(best, rate)) for rate in others]
 
 
 def best_rates(setting: Setting, family: str) -> Rates:

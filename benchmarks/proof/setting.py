@@ -26,7 +26,7 @@ from vlsi_cache.verbalizer import save_verbalizers
 __all__ = ["FULL", "QUICK", "RECORDS", "Rates", "Setting"]
 
 RECORDS = {"cache": (CacheSection().k, CacheSection().m), "truncated": (4, 0)}
-"""k and m of the caches; the most likely tokens are so many as take about the same bytes."""
+"""k and m of the caches; so many of the most likely tokens take a fifth more bytes."""
 
 
 @dataclass(frozen=True)
