@@ -6,7 +6,8 @@ for the arm of fine-tuning alone. Learning rates come from short runs scored on 
 conversations are scored by whole distributions.
 
 Everything is written down as it is made, and what is there is not made again: an interrupted run of
-this script goes on where it was, and several may work on different seeds at once.
+this script goes on where it was, and once what all share is there, the learning rates too, several
+may work on different seeds at once.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Any
 import click
 import torch
 from measurement import machine
-from proof.arms import ARMS, COMPARISONS
-from proof.running import best_rates, measure_cost, run_arm
+from proof.arms import ARMS, COMPARISONS, Arm
+from proof.running import best_rates, measure_cost, run_arm, searched
 from proof.setting import FULL, QUICK, Setting
 from rich.console import Console
 from rich.table import Table
@@ -49,8 +50,7 @@ def collected(setting: Setting) -> dict[str, Any]:
 
 
 def _arm(setting: Setting, name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    cost_path = setting.results / "costs" / f"{name}.json"
-    cost = json.loads(cost_path.read_text(encoding="utf-8")) if cost_path.exists() else {}
+    own, tuning = (_cost(setting, each) for each in (name, "fine-tuning"))
     finals = [run["final"] for run in runs]
     return {
         "name": name,
@@ -61,12 +61,28 @@ def _arm(setting: Setting, name: str, runs: Sequence[dict[str, Any]]) -> dict[st
         "divergence_nats": _mean([final["divergence_nats"] for final in finals]),
         "token_accuracy": _mean([final["token_accuracy"] for final in finals]),
         "exact_answers": _mean([final["by_kind"]["word"]["exact_answers"] for final in finals]),
-        "step_seconds": cost.get("step_seconds"),
-        "peak_bytes": cost.get("peak_bytes"),
-        "cache_bytes": cost.get("cache_bytes"),
+        "step_seconds": own and tuning and _mean_step(setting, own, tuning),
+        "peak_bytes": own and tuning and max(own["peak_bytes"], tuning["peak_bytes"]),
+        "stage_step_seconds": own and own["step_seconds"],
+        "stage_peak_bytes": own and own["peak_bytes"],
+        "cache_bytes": own and own["cache_bytes"],
         "wall_seconds": statistics.median(run["wall_seconds"] for run in runs),
         "curve": _curve(runs),
     }
+
+
+def _cost(setting: Setting, name: str) -> dict[str, Any] | None:
+    path = setting.results / "costs" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _mean_step(setting: Setting, own: dict[str, Any], tuning: dict[str, Any]) -> float:
+    """Over the whole schedule; every arm ends with the same fine-tuning."""
+    seconds = (
+        own["step_seconds"] * setting.interaction_steps
+        + tuning["step_seconds"] * setting.finetuning_steps
+    )
+    return float(seconds / setting.num_steps)
 
 
 def _curve(runs: Sequence[dict[str, Any]]) -> dict[int, float]:
@@ -131,6 +147,7 @@ class _Printed:
 def tables(result: dict[str, Any]) -> list[_Printed]:
     """The figures: scores, differences, costs, and the divergence over the steps."""
     arms = result["arms"]
+    steps = sorted({step for arm in arms for step in arm["curve"]})
     found = [
         _Printed(
             "held-out conversations: means over seeds ± half the 95 % interval",
@@ -170,24 +187,33 @@ def tables(result: dict[str, Any]) -> list[_Printed]:
             named=2,
         ),
         _Printed(
-            "costs of the training alone, in a fresh process",
+            "costs of the distillation alone (of fine-tuning in the first row), in a fresh process",
             ("arm", "step (s)", "peak (MB)", "cache (MB)", "learning rates"),
             [
                 (
                     arm["name"],
-                    f"{arm['step_seconds']:.2f}",
-                    f"{arm['peak_bytes'] / 1e6:.0f}",
+                    f"{arm['stage_step_seconds']:.2f}",
+                    f"{arm['stage_peak_bytes'] / 1e6:.0f}",
                     f"{arm['cache_bytes'] / 1e6:.1f}" if arm["cache_bytes"] else "",
                     ", ".join(f"{rate:g}" for rate in arm["rates"].values()),
                 )
                 for arm in arms
-                if arm["step_seconds"]
+                if arm["stage_step_seconds"]
             ],
         ),
         _Printed(
             "KL to teacher (nats) over the steps, of some of these conversations",
-            ("arm", *(str(step) for step in arms[0]["curve"])),
-            [(arm["name"], *(f"{kl:.2f}" for kl in arm["curve"].values())) for arm in arms],
+            ("arm", *map(str, steps)),
+            [
+                (
+                    arm["name"],
+                    *(
+                        f"{arm['curve'][step]:.2f}" if step in arm["curve"] else ""
+                        for step in steps
+                    ),
+                )
+                for arm in arms
+            ],
         ),
     ]
     return [table for table in found if table.rows]
@@ -220,18 +246,18 @@ def main(
     device: str,  # noqa: ARG001
 ) -> None:
     setting = QUICK if quick else FULL
-    chosen = [ARMS[name.strip()] for name in arms.split(",")]
+    chosen = [_named(name.strip()) for name in arms.split(",")]
     if quick and not table:
         shutil.rmtree(setting.folder, ignore_errors=True)  # a smoke is of the code as it is now
     if not table:
-        setting.prepare(chosen)
+        setting.prepare([*chosen, *(searched(arm.family) for arm in chosen)])
     if not table and not costs:
         for seed in map(int, (seeds or ("0" if quick else "0,1,2")).split(",")):
             for arm in chosen:
                 found = run_arm(setting, arm, seed, best_rates(setting, arm.family))
                 click.echo(f"{arm.name} seed {seed}: {_finals(found)}", err=True)
     if costs or quick:
-        for arm in chosen:
+        for arm in {arm.name: arm for arm in (ARMS["fine-tuning"], *chosen)}.values():
             measure_cost(setting, arm)
     result = {
         **collected(setting),
@@ -247,6 +273,12 @@ def main(
     else:
         for printed in tables(result):
             printed.print(Console())
+
+
+def _named(name: str) -> Arm:
+    if name not in ARMS:
+        raise click.UsageError(f"no arm is named {name!r}; there are {', '.join(ARMS)}")
+    return ARMS[name]
 
 
 def _finals(run: dict[str, Any]) -> str:

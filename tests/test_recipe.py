@@ -184,6 +184,44 @@ def test_every_field_of_the_recipe_is_described() -> None:
             {"cache": {"max_failures_in_a_row": 3}, "interaction": {"skew": 0.3}},
             ["cache.max_failures_in_a_row has no effect: cache.on_error is stop"],
         ),
+        (
+            "student",
+            {"interaction": {"matching": {"strategy": "uniform", "granularity": "sample"}}},
+            ["interaction.matching.granularity has no effect: the pairs of uniform are fixed"],
+        ),
+        (
+            "student",
+            {
+                "interaction": {
+                    "matching": {"temperature": "scale_free", "adaptive_temperature": False}
+                }
+            },
+            [
+                "interaction.matching.temperature has no effect: "
+                "interaction.matching.adaptive_temperature is false"
+            ],
+        ),
+        (
+            "student",
+            {"interaction": {"matching": {"temperature": 3, "adaptive_temperature": False}}},
+            [
+                "interaction.matching.adaptive_temperature has no effect: "
+                "interaction.matching.temperature is a number"
+            ],
+        ),
+        (
+            "student",
+            {"interaction": {"inner": "none", "output": "ce", "tail": "bucket"}},
+            [
+                "interaction.tail has no effect: "
+                "neither inner nor output reads the teacher's distributions"
+            ],
+        ),
+        (
+            "student",
+            {"interaction": {"inner": "none"}, "student": {"verbalizers": "v"}},
+            ["student.verbalizers has no effect: interaction.inner is none"],
+        ),
         ("student", {"interaction": {"skew": 0.3}, "stages": ["finetuning"]}, []),
         ("student", {"interaction": {"skew": 0.1, "lora": None}}, []),
     ],

@@ -28,6 +28,11 @@ class Arm:
     """Of the interaction, that the search tries."""
 
     @property
+    def record(self) -> str | None:
+        """Which cache it needs; beside the teacher, the order of its samples only."""
+        return {"labels": None, "truncated": "truncated"}.get(self.source, "cache")
+
+    @property
     def reads_taps(self) -> bool:
         """Whether inner layers are compared."""
         return self.source != "labels" and self.interaction.get("inner") != "none"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from vlsi_cache import open_cache
 from vlsi_cache.data import EncodedDataset
 from vlsi_cache.models import Head
 from vlsi_cache.recipe import Recipe
@@ -22,8 +23,8 @@ from vlsi_cache.stages.backbone import (
     save_checkpoint,
 )
 from vlsi_cache.stages.batches import TokenBatches
+from vlsi_cache.stages.blocks import cache_order
 from vlsi_cache.stages.interaction_loss import Interaction
-from vlsi_cache.stages.order import plain_order
 from vlsi_cache.stages.training import discard_checkpoints, run_training
 from vlsi_cache.verbalizer import VerbalizerBank, build_verbalizers, load_verbalizers
 
@@ -98,10 +99,13 @@ class OnlineInteraction(Interaction):
 
 def interact_online(recipe: Recipe, callbacks: Sequence[TrainerCallback]) -> Path:
     """Stage two of a recipe, from its teacher instead of its cache: folder of the student."""
+    settings, folder = recipe.interaction, recipe.output / "interaction"
+    assert settings.output == "forward"
+    assert settings.inner in ("forward", "none")
+    assert settings.matching.granularity == "batch"
     device = torch.device("cpu")
     teacher = load_backbone(recipe.teacher, "teacher", device, "float32")
     student = load_backbone(recipe.student, "student", device, "float32")
-    settings, folder = recipe.interaction, recipe.output / "interaction"
     taught, learning = recipe.teacher.verbalizers, recipe.student.verbalizers
     if settings.inner == "none":
         # a bank of no taps: the teacher's inner layers are not read either
@@ -133,7 +137,7 @@ def interact_online(recipe: Recipe, callbacks: Sequence[TrainerCallback]) -> Pat
         device=device,
         autocast=False,
         seed=recipe.seed,
-        order=plain_order(len(dataset)),
+        order=cache_order(open_cache(recipe.cache_path)),  # the samples that its rival has, in turn
         callbacks=callbacks,
     )
     save_checkpoint(module.learned(), student.name, folder / "model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import platform
 import shutil
@@ -12,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 import transformers
 from measurement import in_fresh_process, machine, peak_extra_bytes
@@ -19,23 +21,27 @@ from measurement import in_fresh_process, machine, peak_extra_bytes
 from proof.arms import ARMS, Arm
 from proof.online import interact_online
 from proof.scoring import HeldOut, Watch
-from proof.setting import Rates, Setting
+from proof.setting import RECORDS, Rates, Setting
 from vlsi_cache import open_cache
 from vlsi_cache.stages.student import train_student
 
-__all__ = ["best_rates", "measure_cost", "run_arm", "search_rates"]
+__all__ = ["best_rates", "measure_cost", "run_arm", "search_rates", "searched"]
 
 FINETUNING_RATES = (1e-4, 3e-4, 1e-3, 2e-3)
 LATER_RATES = (3e-4, 1e-4, 1e-3)
 """Of fine-tuning after distillation; the distillation's own rate is looked for with the first."""
-COST_STEPS = 6
-"""Of each stage, of which the first is left out."""
+COST_STEPS = 8
+"""Of which the first is left out."""
+STAGES = ("verbalization", "interaction", "finetuning")
 
 
 def run_arm(setting: Setting, arm: Arm, seed: int, rates: Rates) -> dict[str, Any]:
     """Train and score on held-out conversations; a run that is written down is not made again."""
     path = setting.results / "runs" / f"{arm.name}-seed{seed}.json"
-    return _once(path, lambda: _apart(setting, _run, setting, arm.name, seed, rates, "held-out"))
+    run = _once(path, lambda: _apart(setting, _run, setting, arm.name, seed, rates, "held-out"))
+    if Rates(**run["rates"]) != rates:
+        raise click.ClickException(f"{path} was made at other rates than {rates}: remove it")
+    return run
 
 
 def search_rates(setting: Setting, family: str) -> list[dict[str, Any]]:
@@ -47,7 +53,7 @@ def search_rates(setting: Setting, family: str) -> list[dict[str, Any]]:
     if family == "fine-tuning":
         return [_tried(setting, family, Rates(rate, rate)) for rate in FINETUNING_RATES]
     first, *others = LATER_RATES
-    found = [_tried(setting, family, Rates(rate, first)) for rate in _searched(family).rates]
+    found = [_tried(setting, family, Rates(rate, first)) for rate in searched(family).rates]
     best = _best(found).interaction
     return found + [_tried(setting, family, Rates(best, rate)) for rate in others]
 
@@ -63,18 +69,18 @@ def _best(runs: Sequence[dict[str, Any]]) -> Rates:
 
 def _tried(setting: Setting, family: str, rates: Rates) -> dict[str, Any]:
     path = setting.results / "search" / f"{family}-{rates}.json"
-    name = _searched(family).name
+    name = searched(family).name
     return _once(path, lambda: _apart(setting, _run, setting, name, 1000, rates, "validation"))
 
 
-def _searched(family: str) -> Arm:
+def searched(family: str) -> Arm:
     """Whose runs stand for those of the family: none has a teacher to wait for."""
     arms = (arm for arm in ARMS.values() if arm.family == family)
     return next(arm for arm in arms if arm.source != "teacher")
 
 
 def measure_cost(setting: Setting, arm: Arm) -> dict[str, Any]:
-    """Seconds of a step and peak memory, of a short training with nothing beside it."""
+    """Seconds of a step and peak memory of an arm's distillation alone, or of fine-tuning."""
     path = setting.results / "costs" / f"{arm.name}.json"
     return _once(path, lambda: _apart(setting, _cost, setting, arm.name))
 
@@ -118,25 +124,35 @@ def _run(setting: Setting, name: str, seed: int, rates: Rates, part: str) -> dic
 
 
 def _train(
-    setting: Setting, arm: Arm, seed: int, rates: Rates, folder: Path, watch: Watch, share: float
+    setting: Setting,
+    arm: Arm,
+    seed: int,
+    rates: Rates,
+    folder: Path,
+    watch: Watch,
+    share: float,
+    *,
+    distils_only: bool = False,
 ) -> Path:
     """Folder of the finished student."""
     shutil.rmtree(folder, ignore_errors=True)
-    stages = ("verbalization", "interaction", "finetuning")
+    stages = STAGES[:2] if distils_only else STAGES
     recipe = setting.recipe(
         arm.interaction,
         folder,
         rates,
         seed,
-        record="truncated" if arm.source == "truncated" else "cache",
+        record=arm.record or "cache",
         share=share,
-        stages=stages[2:] if arm.source == "labels" else stages,
+        stages=STAGES[2:] if arm.source == "labels" else stages,
     )
     if arm.source == "teacher":
-        taught = recipe.student.model_copy(
-            update={"model": str(interact_online(recipe, (watch,))), "verbalizers": None}
-        )
-        recipe = recipe.model_copy(update={"student": taught, "stages": ["finetuning"]})
+        taught = interact_online(recipe, (watch,))
+        gc.collect()  # teacher and adapted student refer to themselves
+        if distils_only:
+            return taught
+        student = recipe.student.model_copy(update={"model": str(taught), "verbalizers": None})
+        recipe = recipe.model_copy(update={"student": student, "stages": ["finetuning"]})
     return train_student(recipe, (watch,))
 
 
@@ -150,27 +166,22 @@ def _held_out(setting: Setting, part: str, limit: int | None = None) -> HeldOut:
 def _cost(setting: Setting, name: str) -> dict[str, Any]:
     arm, watch = ARMS[name], Watch(None, every=1)
     folder = setting.folder / "runs" / f"cost-{name}"
-    length = setting.interaction_steps + setting.finetuning_steps
-    share = min(1.0, COST_STEPS / min(setting.interaction_steps, setting.finetuning_steps))
+    tunes = arm.source == "labels"
+    share = COST_STEPS / (setting.num_steps if tunes else setting.interaction_steps)
 
     def train() -> None:
-        _train(setting, arm, 0, Rates(1e-5, 1e-5), folder, watch, share)
+        _train(setting, arm, 0, Rates(1e-5, 1e-5), folder, watch, share, distils_only=True)
 
     peak = peak_extra_bytes(train, torch.device("cpu"))
     shutil.rmtree(folder)
-    medians = {stage: statistics.median(taken[1:]) for stage, taken in watch.seconds.items()}
-    steps = {"interaction": setting.interaction_steps, "finetuning": setting.finetuning_steps}
-    if arm.source == "labels":
-        steps = {"finetuning": length}
-    record = RECORD_OF.get(arm.source)
+    (seconds,) = watch.seconds.values()
+    reads_cache = arm.source in RECORDS
     return {
         "arm": name,
-        "step_seconds": sum(medians[stage] * count for stage, count in steps.items()) / length,
-        "stage_step_seconds": medians,
+        "step_seconds": statistics.median(seconds[1:]),
         "peak_bytes": peak,
-        "cache_bytes": record and open_cache(setting.folder / record).size_bytes(),
+        "cache_bytes": open_cache(setting.folder / arm.source).size_bytes()
+        if reads_cache
+        else None,
+        "versions": machine(torch.device("cpu")),
     }
-
-
-RECORD_OF = {"cache": "cache", "truncated": "truncated"}
-"""Which cache an arm reads, by its source."""

@@ -60,11 +60,13 @@ class HeldOut:
             partial = kept.with_suffix(f".{os.getpid()}")
             save_file({"features": torch.cat(read)}, partial)
             partial.replace(kept)
+        features = load_file(kept)["features"]
+        assert len(features) == sum(len(batch["labels"]) for batch in batches), f"remove {kept}"
         return cls(
             batches,
             kinds,
             torch.cat(samples),
-            load_file(kept)["features"],
+            features,
             teacher.decoder.head.cut(teacher.vocab_size),
             teacher.vocab_size,
         )
@@ -129,16 +131,14 @@ class Watch(TrainerCallback):
         """Score the start."""
         if not self.before:
             self._score(0, model)
-
-    def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        """Start the clock."""
         self.began = time.perf_counter()
 
     def on_step_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
-        """Stop the clock, and score every so often."""
+        """Score every so often; steps are timed from end to end, the wait for data included."""
         self.seconds[Path(args.output_dir).name].append(time.perf_counter() - self.began)
         if state.global_step % self.every == 0:
             self._score(self.before + state.global_step, model)
+        self.began = time.perf_counter()
 
     def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         """Count the stage's steps."""

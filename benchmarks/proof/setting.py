@@ -111,9 +111,10 @@ class Setting:
 
     def prepare(self, arms: Sequence[Arm]) -> None:
         """Everything that these arms share with others."""
-        records = [name for name in RECORDS if any(arm.source == name for arm in arms)]
-        if records or any(arm.reads_taps for arm in arms):
+        records = sorted({arm.record for arm in arms if arm.record})
+        if records:
             self._verbalize("teacher", self.teacher, self.teacher_taps)
+        if any(arm.reads_taps for arm in arms):
             self._verbalize("student", self.student, self.student_taps)
         for name in records:
             recipe = self.recipe({}, self.folder / "shared", Rates(1e-3, 1e-3), 0, record=name)

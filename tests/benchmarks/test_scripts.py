@@ -52,7 +52,8 @@ def test_a_quick_run_gives_every_figure(name: str) -> None:
     result = _run(name)
     for figure in PROMISED[name]:
         assert math.isfinite(result[figure]), figure
-        assert result[figure] > 0, figure
+        if figure != "overhead_ratio":  # a difference, and of small batches mostly chance
+            assert result[figure] > 0, figure
     assert {"device", "threads", "torch", "rounds", "size"} <= result.keys()
     if name == "cache_size":
         _assert_sound_rows(result["rows"])
@@ -71,10 +72,10 @@ def test_a_quick_run_gives_every_figure(name: str) -> None:
 def test_the_page_of_results_has_what_the_runs_gave() -> None:
     command = [sys.executable, str(FOLDER / "first_proof.py"), "--table", "--markdown"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
-    page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8").splitlines()
-    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    assert rows
-    assert not [row for row in rows if row not in page], "print them anew: --table --markdown"
+    page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    _, tables = page.split("<!-- first_proof.py --table --markdown -->\n")
+    printed = tables.split("<!-- end -->")[0]
+    assert printed.strip() == done.stdout.strip(), "print them anew, in between"
 
 
 def _assert_every_arm(arms: list[dict[str, Any]]) -> None:

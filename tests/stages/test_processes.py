@@ -17,6 +17,7 @@ from vlsi_cache.recipe import Recipe
 from vlsi_cache.stages.teacher import dump_teacher
 
 SHARES = """
+import torch
 from vlsi_cache.stages.processes import (
     is_main_process, leave_together, resolve_device, share_of
 )
@@ -24,6 +25,7 @@ resolve_device("cpu")
 # another writer was at work between the two looks
 print(*share_of([0, 1, 2, 3, 4] if is_main_process() else [0, 2, 3, 4]), flush=True)
 leave_together()
+assert not torch.distributed.is_initialized(), "a rank that exits first would abort the other"
 """
 
 

@@ -21,7 +21,11 @@ def idle_settings(recipe: Recipe, role: Literal["teacher", "student"]) -> list[s
     """
     model = getattr(recipe, role)
     found = []
-    if model.verbalizers is not None:
+    reads_taps = "interaction" not in recipe.stages or recipe.interaction.inner != "none"
+    if role == "student" and not reads_taps:
+        names = ["taps", "verbalizers", "verbalizer", "verbalization"]
+        found += _changed(model, role, names, "interaction.inner is none")
+    elif model.verbalizers is not None:
         names, reason = ["verbalizer", "verbalization"], f"{role}.verbalizers are trained already"
         found += _changed(model, role, names, reason)
     if role == "teacher":
@@ -41,8 +45,20 @@ def _of_interaction(section: InteractionSection) -> list[str]:
     elif matching.strategy not in _BY_DIVERGENCE:
         names, reason = ["adaptive_temperature", "temperature"], f"{matching.strategy} has none"
         found += _changed(matching, path, names, reason)
+        if matching.strategy == "uniform":
+            names = ["search_range", "order", "granularity"]
+            found += _changed(matching, path, names, "the pairs of uniform are fixed")
+    elif isinstance(matching.temperature, float):
+        names, reason = ["adaptive_temperature"], f"{path}.temperature is a number"
+        found += _changed(matching, path, names, reason)
+    elif not matching.adaptive_temperature:
+        reason = f"{path}.adaptive_temperature is false"
+        found += _changed(matching, path, ["temperature"], reason)
     if section.inner == "none":
         found += _changed(section, "interaction", ["inner_weight"], "interaction.inner is none")
+    if {section.inner, section.output} <= {"ce", "none"}:
+        reason = "neither inner nor output reads the teacher's distributions"
+        found += _changed(section, "interaction", ["tail"], reason)
     if "skewed" not in (section.inner, section.output):
         reason = "neither inner nor output is skewed"
         found += _changed(section, "interaction", ["skew"], reason)

@@ -268,7 +268,8 @@ class InteractionSection(Schedule):
     """Layer matching."""
     lora: LoraSection | None = LoraSection()
     """Adapters on every linear map of the decoder blocks. `null`: none; the blocks' own weights
-    train instead, in float32, which takes gradients and the optimizer's state for each."""
+    train instead, in float32 unless `student.dtype` says otherwise, which takes gradients and the
+    optimizer's state for each."""
 
     def contradictions(self, path: str) -> list[Contradiction]:
         """The schedule's and the matching's contradictions, and comparisons that cannot be."""

@@ -98,7 +98,7 @@ def _distil(
             _prove_complete(cache)
     section = recipe.student
     dtype = frozen_dtype(section.dtype, device)
-    if cache is not None and recipe.interaction.lora is None:
+    if recipe.interaction.lora is None:  # also where stage one runs apart: it is held alike
         dtype = trained_dtype(section.dtype)
     student = load_backbone(section, "student", device, dtype)
     if cache is not None:

@@ -32,6 +32,9 @@ __all__ = ["Verbalization", "obtain_verbalizers"]
 
 logger = logging.getLogger(__name__)
 
+_FREQUENCIES = "frequencies"
+"""The metric beside the taps': what the tokens' frequencies alone come to."""
+
 
 class Verbalization(StageModule):
     """The loss of every tap, over one forward of a frozen backbone.
@@ -55,10 +58,17 @@ class Verbalization(StageModule):
         self.target = target
         self._label_counts = torch.zeros(vocab_size, dtype=torch.long)  # no buffer: DDP sends those
 
-    def label_entropy(self) -> float:
-        """Nats: the loss of a tap that knows how often each token occurs, and nothing else."""
-        counts = self._label_counts.cpu().double()
-        return torch.special.entr(counts / counts.sum()).sum().item()
+    def _by_frequency(self, labels: Tensor) -> Tensor:
+        """Nats of these labels, 0-d, by how often each token was one in the batches before.
+
+        The counts are interpolated with the uniform distribution, which weighs as much as there
+        are different tokens among them (Witten and Bell, 1991).
+        """
+        self._label_counts = counts = self._label_counts.to(labels.device)
+        kinds = (counts > 0).sum().clamp(min=1)
+        shares = (counts[labels] + kinds / self.vocab_size) / (counts.sum() + kinds)
+        counts.index_add_(0, labels, torch.ones_like(labels))
+        return -shares.log().mean()
 
     def forward(
         self,
@@ -84,8 +94,8 @@ class Verbalization(StageModule):
         head = decoder.head.cut(self.vocab_size)  # once: under autocast it is a copy
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         loss = torch.zeros((), device=labels.device)
-        self._label_counts = self._label_counts.to(labels.device)
-        self._label_counts.index_add_(0, labels, torch.ones_like(labels))
+        if self.target == "label":
+            self.observe(_FREQUENCIES, self._by_frequency(labels))
         for tap, read in hidden.items():
             per_token = self._tap_loss(decoder.features(read), head, labels, final)
             self.observe(f"tap_{tap}", per_token.mean())
@@ -136,12 +146,9 @@ def obtain_verbalizers(
         if not stage.begin(folder / "verbalizers.json"):
             return load_verbalizers(folder, decoder, fingerprint=backbone.fingerprint)
         bank = build_verbalizers(decoder, taps, section.verbalizer, seed=seed)
-        target = section.verbalization.target
-        module = Verbalization(decoder, bank, backbone.vocab_size, target)
-        last = _LastMeans()
         run_training(
             "verbalization",
-            module,
+            Verbalization(decoder, bank, backbone.vocab_size, section.verbalization.target),
             EncodedDataset(dataset),
             TokenBatches(backbone.encoder(data)),
             section.verbalization,
@@ -149,10 +156,8 @@ def obtain_verbalizers(
             device=backbone.device,
             autocast=autocast,
             seed=seed,
-            callbacks=(last,),
+            callbacks=(_PoorTaps(folder),),
         )
-        if target == "label":
-            on_main_process(lambda: _tell_poor_taps(last.means, module.label_entropy(), folder))
         bank.eval().requires_grad_(False)
         on_main_process(
             lambda: save_verbalizers(
@@ -168,31 +173,41 @@ def obtain_verbalizers(
         return bank
 
 
-class _LastMeans(TrainerCallback):
-    """Keeps what the last line of metrics says of each tap."""
+class _PoorTaps(TrainerCallback):
+    """Warns at the end of taps from which stage two would learn noise.
 
-    def __init__(self) -> None:
+    Args:
+        folder: of the stage, for the message.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.means: dict[str, float] = {}
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-        """Take the taps' losses."""
-        taps = {name.removeprefix("tap_"): logs[name] for name in logs if name.startswith("tap_")}
-        self.means = taps or self.means
+        """Keep the last line of metrics."""
+        if _FREQUENCIES in logs:
+            self.means = logs
 
-
-def _tell_poor_taps(means: Mapping[str, float], chance: float, folder: Path) -> None:
-    """Warn of verbalizers from which stage two would learn noise."""
-    poor = {tap: mean for tap, mean in means.items() if mean >= chance}
-    if poor:
-        told = ", ".join(f"{tap} ({mean:.2f})" for tap, mean in poor.items())
-        logger.warning(
-            "%s: verbalizers end no better than the bare frequencies of the tokens (%.2f nats) at "
-            "taps %s, and stage two would learn noise from them; train them longer "
-            "(verbalization.steps or epochs) or at a higher verbalization.learning_rate",
-            folder,
-            chance,
-            told,
-        )
+    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """Compare each tap with the tokens' frequencies."""
+        if not self.means or not state.is_world_process_zero:
+            return
+        chance = self.means[_FREQUENCIES]
+        poor = [
+            f"{name.removeprefix('tap_')} ({mean:.2f})"
+            for name, mean in self.means.items()
+            if name.startswith("tap_") and mean >= chance
+        ]
+        if poor:
+            logger.warning(
+                "%s: verbalizers end no better than the bare frequencies of the tokens (%.2f nats)"
+                " at taps %s, and stage two would learn noise from them; train them longer "
+                "(verbalization.steps or epochs) or at a higher verbalization.learning_rate",
+                self.folder,
+                chance,
+                ", ".join(poor),
+            )
 
 
 def _settings(
