@@ -77,6 +77,7 @@ COMPARISONS = (
     ("output-bucket", "output-cache"),
     ("output-cache", "fine-tuning"),
     ("full-cache", "output-cache"),
+    ("full-quarter", "output-cache"),
     ("full-uniform", "full-cache"),
     ("full-expected", "full-cache"),
     ("full-shortest", "full-cache"),
