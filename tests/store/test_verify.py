@@ -84,24 +84,26 @@ def blamed(found: Verification) -> set[str]:
 @st.composite
 def damaged(draw: st.DrawFn, files: Files, other: Files) -> tuple[Files, set[str]]:
     """The files after one fault, and those that verifying must name."""
+    # as many draws for each kind, so that none ends where another goes on
     name = draw(st.sampled_from(sorted(name for name, content in files.items() if content)))
-    content = files[name]
     kind = draw(st.sampled_from(["flip", "cut", "grow", "delete", "add", "swap", "mix"]))
+    content = files[name]
+    at, bit = draw(st.integers(0, len(content) - 1)), draw(st.integers(0, 7))
+    grown = draw(st.binary(min_size=1, max_size=50))
+    added = draw(st.sampled_from(["stray", "shards/00009.zarr.zip", "processor/x.json"]))
+    with_name = draw(st.sampled_from(sorted(files)))
     if kind == "flip":
-        at, bit = draw(st.integers(0, len(content) - 1)), draw(st.integers(0, 7))
         changed = content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
         return files | {name: changed}, {name}
     if kind == "cut":
-        return files | {name: content[: draw(st.integers(0, len(content) - 1))]}, {name}
+        return files | {name: content[:at]}, {name}
     if kind == "grow":
-        return files | {name: content + draw(st.binary(min_size=1, max_size=50))}, {name}
+        return files | {name: content + grown}, {name}
     if kind == "delete":
         return {key: data for key, data in files.items() if key != name}, {name}
     if kind == "add":
-        added = draw(st.sampled_from(["stray", "shards/00009.zarr.zip", "processor/x.json"]))
         return files | {added: content}, {added}
     if kind == "swap":
-        with_name = draw(st.sampled_from(sorted(files)))
         swapped = files | {name: files[with_name], with_name: content}
         return swapped, {key for key in (name, with_name) if swapped[key] != files[key]}
     return files | {name: other[name]}, {name} if other[name] != content else set()
