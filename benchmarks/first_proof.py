@@ -187,7 +187,7 @@ def tables(result: dict[str, Any]) -> list[_Printed]:
             named=2,
         ),
         _Printed(
-            "costs of the distillation alone (of fine-tuning in the first row), in a fresh process",
+            "costs of distillation alone, or of fine-tuning alone, in a fresh process",
             ("arm", "step (s)", "peak (MB)", "cache (MB)", "learning rates"),
             [
                 (

@@ -153,9 +153,9 @@ def linear_verbalizers(
         learning_rate: of the first of them; it falls to 0.
     """
     taps = taps or TAPS
-    read = _states(decoder, taps, batches)
-    aim = towards or decoder
-    (last,) = _states(aim, (aim.num_blocks - 1,), batches)
+    *read, last = _states(decoder, (*taps, decoder.num_blocks - 1), batches)
+    if towards is not None:
+        (last,) = _states(towards, (towards.num_blocks - 1,), batches)
     labels = torch.cat([batch["labels"] for batch in batches])
     bank = build_verbalizers(decoder, taps, VerbalizerSection(structure="mlp"), seed=0)
     for tap, state in zip(taps, read, strict=True):
@@ -181,7 +181,7 @@ def _states(decoder: Decoder, blocks: Sequence[int], batches: list[dict[str, Any
     hidden = []
     for batch in batches:
         positions = batch["positions"]
-        states, _ = run_backbone(decoder, tuple(blocks), batch["inputs"], positions)
+        states, _ = run_backbone(decoder, blocks, batch["inputs"], positions)
         hidden.append([states[block].hidden.flatten(0, 1)[positions] for block in blocks])
     return [torch.cat(parts) for parts in zip(*hidden, strict=True)]
 

@@ -186,7 +186,8 @@ class Setting:
         folder = self.verbalizers(role)
         if (folder / "verbalizers.json").exists():
             return
-        backbone, teacher = self.backbone(model, role), self.backbone(self.teacher, "teacher")
+        backbone = self.backbone(model, role)
+        towards = None if role == "teacher" else self.backbone(self.teacher, "teacher").decoder
         data = DataSection(path=str(self.data("train")))
         torch.manual_seed(0)
         bank = linear_verbalizers(
@@ -194,7 +195,7 @@ class Setting:
             backbone.vocab_size,
             encoded_batches(backbone, data, self.verbalizer_samples),
             taps=taps,
-            towards=teacher.decoder,
+            towards=towards,
             steps=self.verbalization_steps,
             learning_rate=1e-3,
         )

@@ -61,6 +61,7 @@ class Verbalization(StageModule):
     def _by_frequency(self, labels: Tensor) -> Tensor:
         """Nats of these labels, 0-d, by how often each token was one in the batches before.
 
+        They are this process's since it began, so that it is higher again after a resumption.
         The counts are interpolated with the uniform distribution, which weighs as much as there
         are different tokens among them (Witten and Bell, 1991).
         """
