@@ -42,8 +42,11 @@ def _output(name: str, source: Source, family: str = "output", **settings: Any) 
     return Arm(name, source, family, {"inner": "none", **settings})
 
 
-def _full(name: str, source: Source = "cache", **settings: Any) -> Arm:
-    return Arm(name, source, "full", settings)
+def _full(
+    name: str, source: Source = "cache", *, inner_weight: float = 1.0, **settings: Any
+) -> Arm:
+    """With the paper's weight of the taps, unless another is given."""
+    return Arm(name, source, "full", {"inner_weight": inner_weight, **settings})
 
 
 ARMS = {

@@ -116,10 +116,9 @@ def test_the_loss_is_the_outputs_and_the_weighted_taps() -> None:
         found: Tensor = _interaction({"strategy": "uniform"}, **settings)(**batch)["loss"]
         return found
 
-    output, both = loss(inner="none"), loss()
-    taps = loss(output="none")
-    torch.testing.assert_close(both, output + taps)
-    torch.testing.assert_close(loss(inner_weight=0.25), output + 0.25 * taps)
+    output, taps = loss(inner="none"), loss(output="none", inner_weight=1.0)
+    torch.testing.assert_close(loss(inner_weight=1.0), output + taps)
+    torch.testing.assert_close(loss(), output + 0.25 * taps)
 
 
 def test_metrics_are_exact_under_autocast() -> None:

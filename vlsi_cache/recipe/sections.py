@@ -254,8 +254,9 @@ class InteractionSection(Schedule):
     """What each student tap minimises against its teacher taps: `forward` KL(teacher ‖ student);
     `reverse` KL(student ‖ teacher), `js`, `skewed` and `l2`, which need `tail: bucket`; `ce` the
     labels instead of the teacher; `none` nothing, which leaves plain logit distillation."""
-    inner_weight: Annotated[float, Field(gt=0)] = 1.0
-    """Weight of every student tap's loss in the sum, beside 1 for the output's."""
+    inner_weight: Annotated[float, Field(gt=0)] = 0.25
+    """Weight of every student tap's loss in the sum, beside 1 for the output's. The paper adds them
+    up (1); with three taps a quarter ended nearer to labels and teacher (docs/results.md)."""
     output: Comparison = "forward"
     """The same at the model's output."""
     tail: Literal["sample", "bucket", "renormalize"] = "sample"
