@@ -29,8 +29,11 @@ from proof.setting import FULL, QUICK, Setting
 from rich.console import Console
 from rich.table import Table
 
+CURVES = {"label_loss": "label loss (nats)", "divergence_nats": "KL to teacher (nats)"}
 STUDENT_T_95 = (math.nan, math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Two-sided, by the number of values."""
+WIDTH = 100
+"""Columns of the widest table: no figure is cut short for a narrow terminal, or a file."""
 
 
 def collected(setting: Setting) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def _arm(setting: Setting, name: str, runs: Sequence[dict[str, Any]]) -> dict[st
         "stage_peak_bytes": own and own["peak_bytes"],
         "cache_bytes": own and own["cache_bytes"],
         "wall_seconds": statistics.median(run["wall_seconds"] for run in runs),
-        "curve": _curve(runs),
+        "curves": {figure: _curve(runs, figure) for figure in CURVES},
     }
 
 
@@ -85,12 +88,12 @@ def _mean_step(setting: Setting, own: dict[str, Any], tuning: dict[str, Any]) ->
     return float(seconds / setting.num_steps)
 
 
-def _curve(runs: Sequence[dict[str, Any]]) -> dict[int, float]:
-    """Mean divergence over the seeds, by step."""
+def _curve(runs: Sequence[dict[str, Any]], figure: str) -> dict[int, float]:
+    """Means over the seeds, by step."""
     points: dict[int, list[float]] = {}
     for run in runs:
         for point in run["curve"]:
-            points.setdefault(point["step"], []).append(point["divergence_nats"])
+            points.setdefault(point["step"], []).append(point[figure])
     return {step: statistics.fmean(found) for step, found in points.items()}
 
 
@@ -145,9 +148,8 @@ class _Printed:
 
 
 def tables(result: dict[str, Any]) -> list[_Printed]:
-    """The figures: scores, differences, costs, and the divergence over the steps."""
+    """The figures: scores, differences, costs, and the scores over the steps."""
     arms = result["arms"]
-    steps = sorted({step for arm in arms for step in arm["curve"]})
     found = [
         _Printed(
             "held-out conversations: means over seeds ± half the 95 % interval",
@@ -201,22 +203,22 @@ def tables(result: dict[str, Any]) -> list[_Printed]:
                 if arm["stage_step_seconds"]
             ],
         ),
-        _Printed(
-            "KL to teacher (nats) over the steps, of some of these conversations",
-            ("arm", *map(str, steps)),
-            [
-                (
-                    arm["name"],
-                    *(
-                        f"{arm['curve'][step]:.2f}" if step in arm["curve"] else ""
-                        for step in steps
-                    ),
-                )
-                for arm in arms
-            ],
-        ),
+        *(_over_the_steps(arms, figure) for figure in CURVES),
     ]
     return [table for table in found if table.rows]
+
+
+def _over_the_steps(arms: Sequence[dict[str, Any]], figure: str) -> _Printed:
+    curves = {arm["name"]: arm["curves"][figure] for arm in arms}
+    steps = sorted({step for curve in curves.values() for step in curve})
+    return _Printed(
+        f"{CURVES[figure]} over the steps, of some of these conversations",
+        ("arm", *map(str, steps)),
+        [
+            (name, *(f"{curve[step]:.2f}" if step in curve else "" for step in steps))
+            for name, curve in curves.items()
+        ],
+    )
 
 
 def _told(figure: dict[str, Any], sign: str = "") -> str:
@@ -271,8 +273,10 @@ def main(
         for printed in tables(result):
             click.echo(f"{printed.title}\n\n{printed.markdown()}\n")
     else:
+        console = Console()
+        console.width = max(console.width, WIDTH)
         for printed in tables(result):
-            printed.print(Console())
+            printed.print(console)
 
 
 def _named(name: str) -> Arm:
