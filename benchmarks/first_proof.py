@@ -175,7 +175,7 @@ def tables(result: dict[str, Any]) -> list[_Printed]:
         ),
         _Printed(
             "differences, seed by seed",
-            ("arm", "less", "seeds", "label loss (nats)", "KL to teacher (nats)"),
+            ("arm", "minus", "seeds", "label loss (nats)", "KL to teacher (nats)"),
             [
                 (
                     difference["name"],
@@ -212,7 +212,7 @@ def _over_the_steps(arms: Sequence[dict[str, Any]], figure: str) -> _Printed:
     curves = {arm["name"]: arm["curves"][figure] for arm in arms}
     steps = sorted({step for curve in curves.values() for step in curve})
     return _Printed(
-        f"{CURVES[figure]} over the steps, of some of these conversations",
+        f"{CURVES[figure]} over the steps, of the first of these conversations",
         ("arm", *map(str, steps)),
         [
             (name, *(f"{curve[step]:.2f}" if step in curve else "" for step in steps))

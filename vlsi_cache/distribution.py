@@ -26,7 +26,7 @@ class SparseDistribution:
 
     All arrays share a leading shape ``[*]``, such as ``[N]`` tokens or ``[N, L]`` tokens and taps.
     Log-probabilities are natural logarithms (nats) of the softmax over the whole vocabulary; they
-    are never renormalised (METHOD: Sparse Logit Sampling, ACL 2025).
+    are never renormalised (Sparse Logit Sampling, ACL 2025).
 
     Raises:
         ValueError: the arrays' shapes contradict one another.
@@ -127,7 +127,7 @@ class SparseDistribution:
         that ``Σ weight · f(token)`` is an unbiased estimate of ``E_p[f]`` (Horvitz-Thompson).
         Where nothing is left to share, because m is 0 or because rounding puts the top above 1,
         the top is scaled to sum to 1 instead. With m = 0 that is the renormalised top-k, which is
-        biased (METHOD §3).
+        biased (Sparse Logit Sampling, ACL 2025).
         """
         top = np.exp(self.top_log_probs.astype(np.float64))
         mass = top.sum(axis=-1, keepdims=True)

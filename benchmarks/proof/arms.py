@@ -19,7 +19,7 @@ class Arm:
     source: Source
     """What it learns from before its fine-tuning: nothing; the teacher in memory, whose whole
     distributions it is given; the product's default cache; a cache of the most likely tokens, of
-    about as many bytes."""
+    a fifth more bytes."""
     family: str
     """Arms of a family share the search of the learning rate."""
     interaction: Mapping[str, Any] = field(default_factory=dict)
@@ -79,6 +79,8 @@ COMPARISONS = (
     ("output-renormalized", "output-cache"),
     ("output-bucket", "output-cache"),
     ("output-cache", "fine-tuning"),
+    ("full-cache", "fine-tuning"),
+    ("full-quarter", "fine-tuning"),
     ("full-cache", "output-cache"),
     ("full-quarter", "output-cache"),
     ("full-uniform", "full-cache"),

@@ -1,4 +1,4 @@
-"""The rival with the teacher in memory: stage two on whole distributions (METHOD §4)."""
+"""The rival with the teacher in memory: stage two on whole distributions."""
 
 from __future__ import annotations
 

@@ -41,6 +41,8 @@ def run_arm(setting: Setting, arm: Arm, seed: int, rates: Rates) -> dict[str, An
     run = _once(path, lambda: _apart(setting, _run, setting, arm.name, seed, rates, "held-out"))
     if Rates(**run["rates"]) != rates:
         raise click.ClickException(f"{path} was made at other rates than {rates}: remove it")
+    if run["interaction"] != arm.interaction:
+        raise click.ClickException(f"{path} was made by an arm that is another now: remove it")
     return run
 
 
@@ -115,6 +117,7 @@ def _run(setting: Setting, name: str, seed: int, rates: Rates, part: str) -> dic
         "arm": name,
         "seed": seed,
         "rates": {"interaction": rates.interaction, "finetuning": rates.finetuning},
+        "interaction": dict(arm.interaction),
         "final": final,
         "curve": watch.curve,
         "wall_seconds": time.monotonic() - began,

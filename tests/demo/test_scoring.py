@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -21,7 +19,7 @@ from vlsi_cache.data import (
     response_positions,
 )
 from vlsi_cache.demo.dataset import DemoData, Question
-from vlsi_cache.demo.scoring import count_right_answers, held_out_divergence, wilson_interval
+from vlsi_cache.demo.scoring import count_right_answers, held_out_divergence
 from vlsi_cache.demo.training import train_from_scratch
 
 
@@ -84,23 +82,3 @@ def test_divergence_is_that_of_the_models_whole_distributions(
     found = held_out_divergence(untrained[0], untrained[1], demo_data.heldout, limit=6)
     assert found == pytest.approx(expected, rel=1e-4)
     assert found > 0.01
-
-
-@pytest.mark.parametrize(
-    ("num_right", "num_questions", "interval"),
-    [(0, 10, (0.0, 0.2775)), (50, 100, (0.4038, 0.5962)), (10, 10, (0.7225, 1.0))],
-)
-def test_wilson_intervals_are_the_published_ones(
-    num_right: int, num_questions: int, interval: tuple[float, float]
-) -> None:
-    assert wilson_interval(num_right, num_questions) == pytest.approx(interval, abs=1e-4)
-
-
-@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_an_interval_holds_its_share_and_stays_within_zero_and_one(
-    counts: tuple[int, int],
-) -> None:
-    low, high = wilson_interval(*counts)
-    rounding = 1e-12
-    assert -rounding <= low <= counts[0] / counts[1] + rounding
-    assert counts[0] / counts[1] - rounding <= high <= 1 + rounding

@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from vlsi_cache.demo.dataset import DemoData, answer_floor, load_questions, prepare_data
+from vlsi_cache.demo.intervals import wilson_interval
 from vlsi_cache.demo.models import build_processor, save_untrained, share_vision_tower
-from vlsi_cache.demo.scoring import count_right_answers, held_out_divergence, wilson_interval
+from vlsi_cache.demo.scoring import count_right_answers, held_out_divergence
 from vlsi_cache.demo.table import (
     DemoAccuracy,
     DemoDivergence,

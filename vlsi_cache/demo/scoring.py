@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from vlsi_cache.recipe import DataSection, ModelSection
 from vlsi_cache.stages.backbone import load_backbone, run_backbone
 from vlsi_cache.stages.batches import TokenBatches
 
-__all__ = ["count_right_answers", "held_out_divergence", "wilson_interval"]
+__all__ = ["count_right_answers", "held_out_divergence"]
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 128
 _LONGEST_ANSWER = 4
-_NORMAL_95 = 1.959964
 
 
 @torch.no_grad()
@@ -95,17 +93,6 @@ def held_out_divergence(
         total += divergence.sum().item()
         num_tokens += len(divergence)
     return total / num_tokens
-
-
-def wilson_interval(num_right: int, num_questions: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson, 1927)."""
-    share, z = num_right / num_questions, _NORMAL_95
-    centre = share + z * z / (2 * num_questions)
-    spread = z * math.sqrt(
-        share * (1 - share) / num_questions + z * z / (4 * num_questions * num_questions)
-    )
-    scale = 1 + z * z / num_questions
-    return (centre - spread) / scale, (centre + spread) / scale
 
 
 def _prompt(question: Question) -> list[dict[str, Any]]:

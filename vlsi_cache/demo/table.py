@@ -7,6 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vlsi_cache.demo.intervals import Interval, difference_interval
+
 __all__ = [
     "DemoAccuracy",
     "DemoDivergence",
@@ -15,8 +17,6 @@ __all__ = [
     "DemoSummary",
     "demo_table",
 ]
-
-Interval = tuple[float, float]
 
 
 class _Part(BaseModel):
@@ -140,13 +140,13 @@ def _verdict(summary: DemoSummary) -> str:
 
 
 def _accuracy_verdict(summary: DemoSummary) -> str:
-    distilled, finetuned = (
-        summary.accuracy_interval.distilled,
-        summary.accuracy_interval.finetuned,
+    accuracy, interval = summary.accuracy, summary.accuracy_interval
+    least, most = difference_interval(
+        accuracy.distilled, interval.distilled, accuracy.finetuned, interval.finetuned
     )
-    if distilled[0] > finetuned[1]:
+    if least > 0:
         return "The distilled student is more accurate than the fine-tuned one."
-    if distilled[1] < finetuned[0]:
+    if most < 0:
         return "The distilled student is less accurate than the fine-tuned one."
     return "In accuracy the two students do not differ by more than chance on this small task."
 

@@ -1,4 +1,4 @@
-"""Layer matching: which teacher taps each student tap learns from (METHOD §4)."""
+"""Layer matching: which teacher taps each student tap learns from (VLsI, CVPR 2025)."""
 
 from vlsi_cache.matching.match import Match, match_layers
 from vlsi_cache.matching.paths import expected_shares, shortest_path

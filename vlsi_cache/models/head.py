@@ -54,7 +54,7 @@ class Head:
     """The model's own output embedding, shared with the model and never copied.
 
     The rows may outnumber the tokenizer's ids (padding for hardware); callers pass the
-    tokenizer's size, so that padded rows never enter a softmax (METHOD §3).
+    tokenizer's size, so that padded rows never enter a softmax.
     """
 
     weight: Tensor

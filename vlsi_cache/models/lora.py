@@ -38,7 +38,7 @@ def linear_names(decoder: Decoder) -> list[str]:
 
 
 def lora_config(decoder: Decoder, *, rank: int, alpha: int, dropout: float = 0.0) -> LoraConfig:
-    """LoRA of one rank on all of `linear_names` (METHOD §4: rank = alpha = 64).
+    """LoRA of one rank on all of `linear_names` (VLsI, CVPR 2025: rank = alpha = 64).
 
     Raises:
         ModelError: the blocks hold no linear maps.

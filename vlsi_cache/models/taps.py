@@ -32,9 +32,9 @@ _EVERY = 4
 
 
 def default_taps(num_blocks: int) -> tuple[int, ...]:
-    """Every fourth block from block 2 (METHOD §1); the last block if there are fewer than three.
+    """Every fourth block from block 2; the last block if there are fewer than three.
 
-    The paper taps 2, 6, …, 26 of 28 and 2, 6, …, 78 of 80.
+    The paper (VLsI, CVPR 2025) taps 2, 6, …, 26 of 28 and 2, 6, …, 78 of 80.
     """
     return tuple(range(_FIRST, num_blocks, _EVERY)) or (num_blocks - 1,)
 

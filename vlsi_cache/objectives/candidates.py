@@ -54,7 +54,7 @@ def candidate_divergences(
     vocab_size: int,
     divergence: Divergence = FORWARD,
 ) -> CandidateDivergences:
-    """One pass over the vocabulary for all candidates (METHOD §6).
+    """One pass over the vocabulary for all candidates.
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.

@@ -1,6 +1,6 @@
 """Divergences between a sparse target and a student, from log-probabilities at the target's ids.
 
-Two readings of a target's entries. As draws (METHOD §3) they are all there is: weights sum to 1.
+Two readings of a target's entries. As draws they are all there is: weights sum to 1.
 As bins they are k tokens of their own and one bin of all others, whose mass is what the weights
 lack of 1; a divergence of the k + 1 bins is a lower bound of that of the whole distributions, and
 its gradient follows from the same log-probabilities, since ``q_tail = 1 − Σ q_i``.

@@ -4,7 +4,7 @@ For logits z and q = softmax(z), ``∂ log q_i / ∂z = e_i − q``. So whatever
 log-probabilities at some ids has, with ``g_i`` its derivative by ``log q_i``, the gradient
 ``Σ_i g_i W[id_i] − (Σ_i g_i) · E_q[W]`` towards the features. ``E_q[W]`` and the log-sum-exp do not
 depend on the ids: one sweep serves every candidate target, and which of them is matched may be
-decided afterwards (METHOD §6).
+decided afterwards.
 
 The sweep goes tile by tile with a running maximum, as an online softmax does: no logits outlive
 their tile, none are computed twice.

@@ -19,7 +19,8 @@ class SparseTargets(NamedTuple):
 
     What the weights stand for is the divergence's business (``Divergence.tail``): for the sampled
     tail they sum to 1 and ``CE(target, q) − entropy`` is an unbiased estimate of KL(p ‖ q)
-    (METHOD §3); for the bucket, what they lack of 1 is the mass of all other tokens.
+    (Sparse Logit Sampling, ACL 2025); for the bucket, what they lack of 1 is the mass of all
+    other tokens.
     """
 
     token_ids: Tensor

@@ -1,4 +1,4 @@
-"""From dense distributions to the sparse, unbiased record of them (METHOD §3)."""
+"""From dense distributions to a sparse, unbiased record (Sparse Logit Sampling, ACL 2025)."""
 
 from vlsi_cache.sampling.draws import Drawn, coupled_draws, systematic_draws
 from vlsi_cache.sampling.order import vocabulary_order

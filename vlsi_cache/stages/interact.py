@@ -1,4 +1,4 @@
-"""Stage two, interaction: train against the cache, merge, and save (METHOD §4)."""
+"""Stage two, interaction: train against the cache, merge, and save."""
 
 from __future__ import annotations
 

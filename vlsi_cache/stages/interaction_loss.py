@@ -1,4 +1,4 @@
-"""The loss of stage two: the student's taps and output against the teacher's record (METHOD §4).
+"""The loss of stage two: the student's taps and output against the teacher's record.
 
 Shape suffixes: N response tokens of the batch, B samples, C = L_t teacher taps, S entries.
 """

@@ -1,4 +1,4 @@
-"""Stage one: all verbalizers of one model from a single frozen forward (METHOD §2)."""
+"""Stage one: all verbalizers of one model from a single frozen forward (VLsI, CVPR 2025)."""
 
 from __future__ import annotations
 

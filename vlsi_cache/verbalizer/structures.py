@@ -1,4 +1,4 @@
-"""The structures a verbalizer may have (METHOD §1; the paper's ablation f).
+"""The structures a verbalizer may have (VLsI, CVPR 2025, ablation f).
 
 Each maps the tapped state to what is added to it, and starts by adding nothing: an untrained
 verbalizer is then exactly the logit lens, and training starts from a sound reading (tuned-lens).

@@ -1,0 +1,36 @@
+"""95 % intervals of shares, and of the difference of two."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["Interval", "difference_interval", "wilson_interval"]
+
+Interval = tuple[float, float]
+
+_NORMAL_95 = 1.959964
+
+
+def wilson_interval(num_right: int, num_questions: int) -> Interval:
+    """Of a share (Wilson, 1927)."""
+    share, z = num_right / num_questions, _NORMAL_95
+    centre = share + z * z / (2 * num_questions)
+    spread = z * math.sqrt(
+        share * (1 - share) / num_questions + z * z / (4 * num_questions * num_questions)
+    )
+    scale = 1 + z * z / num_questions
+    return (centre - spread) / scale, (centre + spread) / scale
+
+
+def difference_interval(
+    share: float, interval: Interval, other: float, other_interval: Interval
+) -> Interval:
+    """Of a share less another, from their Wilson intervals (Newcombe, 1998, method 10).
+
+    Two intervals may overlap although the shares differ by more than chance. For shares of
+    independent questions; of the same questions, which are alike hard for both, it is rather wide.
+    """
+    difference = share - other
+    below = math.hypot(share - interval[0], other_interval[1] - other)
+    above = math.hypot(interval[1] - share, other - other_interval[0])
+    return difference - below, difference + above
