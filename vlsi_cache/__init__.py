@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vlsi_cache.recipe import load_recipe
+    from vlsi_cache.stages.student import train_student
+    from vlsi_cache.stages.teacher import dump_teacher
     from vlsi_cache.store import open_cache
 
-__all__ = ["open_cache"]
+__all__ = ["dump_teacher", "load_recipe", "open_cache", "train_student"]
+
+_HOMES = {
+    "dump_teacher": "vlsi_cache.stages.teacher",
+    "load_recipe": "vlsi_cache.recipe",
+    "open_cache": "vlsi_cache.store",
+    "train_student": "vlsi_cache.stages.student",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, so that importing the package costs nothing."""
-    if name not in __all__:
+    """Import a public name when it is first asked for: torch and transformers take seconds."""
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from vlsi_cache import store
-
-    return getattr(store, name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 def dump_teacher(
     recipe: Recipe,
-    on_progress: Callable[[DumpProgress], None],
+    on_progress: Callable[[DumpProgress], None] | None = None,
     partition: Partition | None = None,
 ) -> str | Path:
     """Write the teacher's record of the recipe's data; resumes at shard granularity.
@@ -91,7 +91,7 @@ def dump_teacher(
         writer,
         batch_size=cache.batch_size,
         workers=cache.workers,
-        on_progress=on_progress,
+        on_progress=on_progress or (lambda _progress: None),
         failures=Failures(cache.max_failures_in_a_row) if cache.on_error == "skip" else None,
         partition=partition,
     )
