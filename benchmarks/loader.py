@@ -35,15 +35,15 @@ from rich.console import Console
 from rich.table import Table
 from student_step import Size, build_student, trained
 
-from vlsi_cache.data import BatchEncoder, Conversation, Message, TextPart
+from vlsi_cache.data import BatchEncoder, Conversation, Message, TextPart, TokenBatches
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.recipe import CacheSection
-from vlsi_cache.stages.batches import CachedBatches, TokenBatches
-from vlsi_cache.stages.blocks import cache_order
-from vlsi_cache.stages.loading import ShareSampler, make_loader
-from vlsi_cache.stages.order import Share, share_batches
 from vlsi_cache.store import SampleRecord, create_cache, open_cache
+from vlsi_cache.student.cache_order import cache_order
+from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.training.loader import ShareSampler, make_loader
+from vlsi_cache.training.sample_order import Share, share_batches
 
 DRAWS = CacheSection().m
 

@@ -31,10 +31,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vlsi_cache.matching import match_layers
-from vlsi_cache.models import bind_decoder, default_taps
+from vlsi_cache.models import Backbone, bind_decoder, default_taps, run_backbone
 from vlsi_cache.recipe import CacheSection, InteractionSection, VerbalizerSection
-from vlsi_cache.stages.backbone import Backbone, run_backbone
-from vlsi_cache.stages.interaction_loss import Interaction
+from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.verbalizer import VerbalizerBank, build_verbalizers
 
 SETTINGS = InteractionSection()

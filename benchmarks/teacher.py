@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vlsi_cache.data import EncodedDataset
+from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for, load_data
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.manifest import CacheManifest
-from vlsi_cache.models import Decoder, Head, bind_decoder
+from vlsi_cache.models import Backbone, Decoder, Head, bind_decoder, load_backbone, run_backbone
 from vlsi_cache.objectives import candidate_divergences, label_targets
 from vlsi_cache.recipe import DataSection, VerbalizerSection, recipe_from_mapping
-from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data, run_backbone
-from vlsi_cache.stages.batches import TokenBatches
 from vlsi_cache.store import SampleRecord, create_cache
 from vlsi_cache.verbalizer import (
     VerbalizerBank,
@@ -122,7 +120,10 @@ def encoded_batches(
     backbone: Backbone, data: DataSection, samples: int, batch_size: int = BATCH_SIZE
 ) -> list[dict[str, Any]]:
     """The first so many conversations, as the product encodes them."""
-    dataset, collate = EncodedDataset(load_data(data)), TokenBatches(backbone.encoder(data))
+    dataset, collate = (
+        IndexedConversations(load_data(data)),
+        TokenBatches(encoder_for(backbone, data)),
+    )
     return [
         collate([dataset[index] for index in range(start, min(start + batch_size, samples))])
         for start in range(0, samples, batch_size)

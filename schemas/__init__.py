@@ -22,10 +22,10 @@ def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.manifest import CacheManifest
     from vlsi_cache.recipe import Recipe
     from vlsi_cache.report import CacheSummary, SampleView
-    from vlsi_cache.stages.following import ArrivalLine
-    from vlsi_cache.stages.journal import JournalLine
     from vlsi_cache.store import Verification
-    from vlsi_cache.store.seals import CacheIndex, ProcessorSeal, ShardSeal
+    from vlsi_cache.store.cache.seals import CacheIndex, ProcessorSeal, ShardSeal
+    from vlsi_cache.student.arrivals import ArrivalLine
+    from vlsi_cache.student.journal import JournalLine
     from vlsi_cache.verbalizer import VerbalizerConfig
 
     return {

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from transformers.utils import logging
+
+from support.ranks import RankServer
 
 # how long an example takes says nothing on a shared machine
 # and examples of files do not outlive a change of what the files hold
@@ -24,3 +28,11 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _no_progress_bars() -> None:
     logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RankServer]:
+    """Starts several training processes at once."""
+    server = RankServer()
+    yield server
+    server.close()

@@ -12,20 +12,13 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from vlsi_cache import open_cache
-from vlsi_cache.data import EncodedDataset
-from vlsi_cache.models import Head
+from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for, load_data
+from vlsi_cache.models import Backbone, Head, load_backbone, run_backbone
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.stages.backbone import (
-    Backbone,
-    load_backbone,
-    load_data,
-    run_backbone,
-    save_checkpoint,
-)
-from vlsi_cache.stages.batches import TokenBatches
-from vlsi_cache.stages.blocks import cache_order
-from vlsi_cache.stages.interaction_loss import Interaction
-from vlsi_cache.stages.training import discard_checkpoints, run_training
+from vlsi_cache.student.cache_order import cache_order
+from vlsi_cache.student.interaction_loss import Interaction
+from vlsi_cache.training.checkpoint import save_checkpoint
+from vlsi_cache.training.trainer import discard_checkpoints, run_training
 from vlsi_cache.verbalizer import VerbalizerBank, build_verbalizers, load_verbalizers
 
 __all__ = ["interact_online"]
@@ -130,8 +123,8 @@ def interact_online(recipe: Recipe, callbacks: Sequence[TrainerCallback]) -> Pat
     run_training(
         "interaction",
         module,
-        EncodedDataset(dataset),
-        TokenBatches(student.encoder(recipe.data)),
+        IndexedConversations(dataset),
+        TokenBatches(encoder_for(student, recipe.data)),
         settings,
         folder,
         device=device,

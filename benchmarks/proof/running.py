@@ -23,7 +23,7 @@ from proof.online import interact_online
 from proof.scoring import HeldOut, Watch
 from proof.setting import RECORDS, Rates, Setting
 from vlsi_cache import open_cache
-from vlsi_cache.stages.student import train_student
+from vlsi_cache.student.train import train_student
 
 __all__ = ["best_rates", "measure_cost", "run_arm", "search_rates", "searched"]
 

@@ -15,12 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from vlsi_cache.data import EncodedDataset
-from vlsi_cache.models import Decoder, Head
+from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for, load_data
+from vlsi_cache.models import Backbone, Decoder, Head, run_backbone
 from vlsi_cache.objectives import chunks
 from vlsi_cache.recipe import DataSection
-from vlsi_cache.stages.backbone import Backbone, load_data, run_backbone
-from vlsi_cache.stages.batches import TokenBatches
 
 __all__ = ["HeldOut", "Watch"]
 
@@ -46,7 +44,10 @@ class HeldOut:
         """The first so many conversations of a file; what the teacher says is kept in another."""
         section = DataSection(path=str(path), limit=limit)
         conversations = load_data(section)
-        dataset, collate = EncodedDataset(conversations), TokenBatches(teacher.encoder(section))
+        dataset, collate = (
+            IndexedConversations(conversations),
+            TokenBatches(encoder_for(teacher, section)),
+        )
         batches, samples, kinds = [], [], []
         for start in range(0, len(dataset), BATCH_SIZE):
             items = [dataset[i] for i in range(start, min(start + BATCH_SIZE, len(dataset)))]

@@ -17,10 +17,10 @@ from teacher import encoded_batches, linear_verbalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proof.arms import Arm
+from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import CacheSection, DataSection, ModelSection, Recipe, recipe_from_mapping
-from vlsi_cache.stages.backbone import Backbone, load_backbone
-from vlsi_cache.stages.dump import DumpProgress
-from vlsi_cache.stages.teacher import dump_teacher
+from vlsi_cache.teacher.dump import dump_teacher
+from vlsi_cache.teacher.reading import DumpProgress
 from vlsi_cache.verbalizer import save_verbalizers
 
 __all__ = ["FULL", "QUICK", "RECORDS", "Rates", "Setting"]

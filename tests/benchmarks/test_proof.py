@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from support.runs import make_recipe
-from vlsi_cache.data import EncodedDataset
+from vlsi_cache.data import IndexedConversations, encoder_for, load_data
+from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.stages.backbone import Backbone, load_backbone, load_data
-from vlsi_cache.stages.batches import CachedBatches
-from vlsi_cache.stages.interaction_loss import Interaction
-from vlsi_cache.stages.teacher import dump_teacher
+from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.interaction_loss import Interaction
+from vlsi_cache.teacher.dump import dump_teacher
 from vlsi_cache.verbalizer import build_verbalizers, load_verbalizers
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -55,9 +55,9 @@ def test_the_rival_learns_what_a_record_of_everything_teaches(inner: str, tmp_pa
         interaction={"inner": inner, "inner_weight": 0.3, "lora": {"rank": 2}},
     )
     dump_teacher(recipe, lambda _: None)
-    data = EncodedDataset(load_data(recipe.data))
+    data = IndexedConversations(load_data(recipe.data))
     student = _student(recipe)
-    collate = CachedBatches(student.encoder(recipe.data), recipe.cache_path, "sample")
+    collate = CachedBatches(encoder_for(student, recipe.data), recipe.cache_path, "sample")
     batch = collate([data[index] for index in range(6)])
     readers = load_verbalizers(
         recipe.teacher_verbalizers_path, teacher.decoder, fingerprint=teacher.fingerprint

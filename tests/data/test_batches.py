@@ -9,28 +9,29 @@ from torch.utils.data import DataLoader
 
 from support.processors import image_processor_for
 from vlsi_cache.data import (
-    NON_MODEL_KEYS,
-    BatchCollator,
     BatchEncoder,
-    EncodedDataset,
+    IndexedConversations,
+    TokenBatches,
     load_conversations,
-    model_inputs,
     response_positions,
 )
 
 
 def test_a_collated_batch_knows_its_samples(write_rows: Any, mixed_rows: Any) -> None:
-    items = EncodedDataset(load_conversations(write_rows(mixed_rows)))
-    collate = BatchCollator(BatchEncoder(image_processor_for("qwen2_vl"), max_length=None))
+    items = IndexedConversations(load_conversations(write_rows(mixed_rows)))
+    collate = TokenBatches(BatchEncoder(image_processor_for("qwen2_vl"), max_length=None))
     batch = collate([items[2], items[0]])
-    assert batch["sample_index"].tolist() == [2, 0]
     assert len(items) == 3
-    assert set(batch) - set(model_inputs(batch)) == set(NON_MODEL_KEYS)
+    assert [index for index, _ in (items[2], items[0])] == [2, 0]
+    assert set(batch) == {"inputs", "positions", "labels", "token_samples"}
+    assert "response_mask" not in batch["inputs"], "no model's forward takes it"
+    assert len(batch["positions"]) == len(batch["labels"]) == len(batch["token_samples"])
+    assert batch["token_samples"].unique().tolist() == [0, 1]
 
 
 def test_spawned_workers_give_the_same_batches(write_rows: Any, mixed_rows: Any) -> None:
-    items = EncodedDataset(load_conversations(write_rows(mixed_rows)))
-    collate = BatchCollator(BatchEncoder(image_processor_for("qwen2_vl"), max_length=None))
+    items = IndexedConversations(load_conversations(write_rows(mixed_rows)))
+    collate = TokenBatches(BatchEncoder(image_processor_for("qwen2_vl"), max_length=None))
     here = list(DataLoader(items, batch_size=2, collate_fn=collate))
     there = list(
         DataLoader(
@@ -43,7 +44,9 @@ def test_spawned_workers_give_the_same_batches(write_rows: Any, mixed_rows: Any)
     )
     assert len(here) == len(there) == 2
     for ours, theirs in zip(here, there, strict=True):
-        assert set(ours) == set(theirs)
+        assert ours["inputs"].keys() == theirs["inputs"].keys()
+        for name, value in ours.pop("inputs").items():
+            assert torch.equal(value, theirs["inputs"][name])
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from support.families import FAMILIES, IMAGE_FAMILIES, tiny_model
+from support.features import final_features
 from vlsi_cache.models import (
     Decoder,
     bind_decoder,
-    final_features,
     linear_names,
     lora_config,
     record_taps,

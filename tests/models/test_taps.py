@@ -10,11 +10,11 @@ import torch
 from transformers import Cache
 
 from support.families import IMAGE_TOKEN_ID, tiny_model
+from support.features import final_features
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import (
     bind_decoder,
     default_taps,
-    final_features,
     lora_config,
     record_taps,
     resolve_taps,

@@ -21,8 +21,8 @@ from support.archives import chunk_of, read_entries, shard_file, write_entries
 from support.caches import make_cache, make_manifest
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store import create_cache, open_cache, verify_cache
-from vlsi_cache.store.bounds import prove_frame
-from vlsi_cache.store.layout import CHUNK_BYTES, token_arrays
+from vlsi_cache.store.shards.bounds import prove_frame
+from vlsi_cache.store.shards.layout import CHUNK_BYTES, token_arrays
 
 HUGE = 10**18
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsi_cache.store.lru import RecentlyUsed
+from vlsi_cache.store.cache.lru import RecentlyUsed
 
 
 def never() -> str:

@@ -29,9 +29,9 @@ from vlsi_cache.errors import CacheError
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.recipe import recipe_from_mapping
 from vlsi_cache.store import create_cache, merge_caches, open_cache, verify_cache
-from vlsi_cache.store.local import LocalPlace
-from vlsi_cache.store.objects import ObjectPlace
-from vlsi_cache.store.place import Place, open_place
+from vlsi_cache.store.places.local import LocalPlace
+from vlsi_cache.store.places.objects import ObjectPlace
+from vlsi_cache.store.places.place import Place, open_place
 
 TESTS = Path(__file__).parents[1]
 MANIFEST = make_manifest(num_samples=12, samples_per_shard=2)

@@ -21,7 +21,7 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import CacheError
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import SampleRecord, create_cache, open_cache
-from vlsi_cache.store.layout import CHUNK_BYTES, shard_layout
+from vlsi_cache.store.shards.layout import CHUNK_BYTES, shard_layout
 
 FLOAT16_MIN = float(np.finfo(np.float16).min)
 

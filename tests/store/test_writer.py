@@ -16,7 +16,7 @@ from support.archives import chunk_of, read_entries, shard_file, write_entries
 from support.caches import make_cache, make_manifest, make_record, sha256
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.store import create_cache, open_cache, verify_cache
-from vlsi_cache.store.local import LocalPlace
+from vlsi_cache.store.places.local import LocalPlace
 
 WRITE_ALL = """
 import sys

@@ -11,7 +11,7 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from vlsi_cache.store.archive import pack_archive
+from vlsi_cache.store.shards.archive import pack_archive
 
 __all__ = ["chunk_of", "edited_group", "read_entries", "shard_file", "write_entries"]
 

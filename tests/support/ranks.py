@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from vlsi_cache.recipe import InteractionSection, Schedule
-from vlsi_cache.stages.following import recorded_order
-from vlsi_cache.stages.order import BlockOrder, SampleOrder
-from vlsi_cache.stages.processes import resolve_device
-from vlsi_cache.stages.training import StageModule, run_training
 from vlsi_cache.store import open_cache
+from vlsi_cache.student.arrivals import recorded_order
+from vlsi_cache.training.processes import resolve_device
+from vlsi_cache.training.sample_order import BlockOrder, SampleOrder
+from vlsi_cache.training.trainer import StageModule, run_training
 
 __all__ = ["RankServer", "seen"]
 

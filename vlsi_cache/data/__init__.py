@@ -1,30 +1,31 @@
 """Conversations with images: from rows on disk to batches with a response mask."""
 
 from vlsi_cache.data.batches import (
-    NON_MODEL_KEYS,
-    BatchCollator,
-    EncodedDataset,
+    IndexedConversations,
+    TokenBatches,
+    encoder_for,
     model_inputs,
     response_ids,
     response_positions,
 )
 from vlsi_cache.data.conversation import Conversation, ImagePart, Message, TextPart
-from vlsi_cache.data.dataset import ConversationDataset, load_conversations
-from vlsi_cache.data.encoder import BatchEncoder
+from vlsi_cache.data.encoding.encoder import BatchEncoder
 from vlsi_cache.data.images import ImageRef
+from vlsi_cache.data.reading.dataset import ConversationDataset, load_conversations, load_data
 
 __all__ = [
-    "NON_MODEL_KEYS",
-    "BatchCollator",
     "BatchEncoder",
     "Conversation",
     "ConversationDataset",
-    "EncodedDataset",
     "ImagePart",
     "ImageRef",
+    "IndexedConversations",
     "Message",
     "TextPart",
+    "TokenBatches",
+    "encoder_for",
     "load_conversations",
+    "load_data",
     "model_inputs",
     "response_ids",
     "response_positions",

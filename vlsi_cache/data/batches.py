@@ -6,31 +6,31 @@ Shapes: B batch, T sequence (right-padded), N response tokens of the batch laid 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vlsi_cache.data.conversation import Conversation
-from vlsi_cache.data.dataset import ConversationDataset
-from vlsi_cache.data.encoder import BatchEncoder
+from vlsi_cache.data.encoding.encoder import BatchEncoder
+from vlsi_cache.data.reading.dataset import ConversationDataset
+from vlsi_cache.models import Backbone, text_config
+from vlsi_cache.recipe import DataSection
 
 __all__ = [
-    "NON_MODEL_KEYS",
-    "BatchCollator",
-    "EncodedDataset",
+    "IndexedConversations",
+    "TokenBatches",
+    "encoder_for",
     "model_inputs",
     "response_ids",
     "response_positions",
 ]
 
-NON_MODEL_KEYS = ("response_mask", "sample_index")
-"""Entries of a batch that no model's forward takes."""
-
 
 def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the model's forward takes of a batch."""
-    return {name: value for name, value in batch.items() if name not in NON_MODEL_KEYS}
+    return {name: value for name, value in batch.items() if name != "response_mask"}
 
 
 def response_positions(response_mask: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def response_ids(batch: Mapping[str, Tensor]) -> Tensor:
     return batch["input_ids"][batch["response_mask"]]
 
 
-class EncodedDataset(Dataset[tuple[int, Conversation]]):
+class IndexedConversations(Dataset[tuple[int, Conversation]]):
     """A `ConversationDataset` as PyTorch's loaders want it: ``(index, conversation)`` pairs."""
 
     def __init__(self, conversations: ConversationDataset) -> None:
@@ -63,18 +63,38 @@ class EncodedDataset(Dataset[tuple[int, Conversation]]):
         return index, self.conversations[index]
 
 
-class BatchCollator:
-    """Collates `EncodedDataset` items into an encoded batch with ``sample_index`` ``[B]`` int64."""
+class TokenBatches:
+    """Collates conversations into what a stage's forward takes.
+
+    The batch holds the model's inputs and, laid flat over the batch's N response tokens:
+    ``positions`` ``[N]`` (flat index of the position that predicts each), ``labels`` ``[N]``
+    (the tokens) and ``token_samples`` ``[N]`` (row of the batch). All are made on the CPU, so
+    that a training step never waits for the device to count them.
+    """
 
     def __init__(self, encoder: BatchEncoder) -> None:
         self.encoder = encoder
 
-    def __call__(self, items: Sequence[tuple[int, Conversation]]) -> dict[str, Tensor]:
-        """Encode the conversations.
-
-        Raises:
-            DataError: see `BatchEncoder`.
-        """
+    def __call__(self, items: Sequence[tuple[int, Conversation]]) -> dict[str, Any]:
+        """Collate ``(sample index, conversation)`` pairs."""
         batch = self.encoder([conversation for _, conversation in items])
-        batch["sample_index"] = torch.tensor([index for index, _ in items])
-        return batch
+        mask = batch["response_mask"]
+        counts = mask.sum(1)
+        return {
+            "inputs": model_inputs(batch),
+            "positions": response_positions(mask),
+            "labels": response_ids(batch),
+            "token_samples": torch.repeat_interleave(torch.arange(len(items)), counts),
+        }
+
+
+def encoder_for(backbone: Backbone, section: DataSection) -> BatchEncoder:
+    """An encoder for a model's own processor, bounded by the model's context.
+
+    Args:
+        backbone: the model and its processor.
+        section: the recipe's ``data``, whose ``max_length`` may be a stricter bound.
+    """
+    context = getattr(text_config(backbone.decoder.model), "max_position_embeddings", None)
+    limits = [limit for limit in (section.max_length, context) if limit]
+    return BatchEncoder(backbone.processor, max_length=min(limits) if limits else None)

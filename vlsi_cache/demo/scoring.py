@@ -12,12 +12,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from vlsi_cache.data import EncodedDataset, load_conversations
+from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for, load_conversations
 from vlsi_cache.demo.dataset import Question
+from vlsi_cache.models import load_backbone, run_backbone
 from vlsi_cache.objectives import dense_divergence
 from vlsi_cache.recipe import DataSection, ModelSection
-from vlsi_cache.stages.backbone import load_backbone, run_backbone
-from vlsi_cache.stages.batches import TokenBatches
 
 __all__ = ["count_right_answers", "held_out_divergence"]
 
@@ -73,9 +72,9 @@ def held_out_divergence(
     )
     section = DataSection(path=str(data), limit=limit)
     loader: DataLoader[Any] = DataLoader(
-        EncodedDataset(load_conversations(data, limit=limit)),
+        IndexedConversations(load_conversations(data, limit=limit)),
         batch_size=_BATCH,
-        collate_fn=TokenBatches(teacher.encoder(section)),
+        collate_fn=TokenBatches(encoder_for(teacher, section)),
     )
     total, num_tokens = 0.0, 0
     for batch in loader:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from vlsi_cache.data import EncodedDataset, load_conversations
+from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for, load_conversations
 from vlsi_cache.demo.muon import MuonWithAdamW
+from vlsi_cache.models import load_backbone
 from vlsi_cache.recipe import DataSection, FinetuningSection, ModelSection, Schedule
-from vlsi_cache.stages.backbone import load_backbone, save_checkpoint
-from vlsi_cache.stages.batches import TokenBatches
-from vlsi_cache.stages.finetune import Finetuning
-from vlsi_cache.stages.ledger import StageFolder
-from vlsi_cache.stages.training import discard_checkpoints, run_training
+from vlsi_cache.student.finetuning import Finetuning
+from vlsi_cache.training.checkpoint import save_checkpoint
+from vlsi_cache.training.folder import StageFolder
+from vlsi_cache.training.trainer import discard_checkpoints, run_training
 
 __all__ = ["train_from_scratch"]
 
@@ -51,8 +51,8 @@ def train_from_scratch(
     run_training(
         folder.name,
         module,
-        EncodedDataset(load_conversations(data)),
-        TokenBatches(model.encoder(DataSection())),
+        IndexedConversations(load_conversations(data)),
+        TokenBatches(encoder_for(model, DataSection())),
         Schedule(
             steps=steps,
             batch_size=batch_size,

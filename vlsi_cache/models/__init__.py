@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vlsi_cache.models.backbone import Backbone, load_backbone, run_backbone
 from vlsi_cache.models.decoder import Decoder, bind_decoder
 from vlsi_cache.models.head import Head, LogitTransform
 from vlsi_cache.models.identity import (
@@ -17,12 +18,12 @@ from vlsi_cache.models.taps import (
     TapRecorder,
     TapState,
     default_taps,
-    final_features,
     record_taps,
     resolve_taps,
 )
 
 __all__ = [
+    "Backbone",
     "Decoder",
     "Head",
     "LogitTransform",
@@ -31,13 +32,14 @@ __all__ = [
     "bind_decoder",
     "chat_template_hash",
     "default_taps",
-    "final_features",
     "linear_names",
+    "load_backbone",
     "load_model",
     "load_processor",
     "lora_config",
     "record_taps",
     "resolve_taps",
+    "run_backbone",
     "text_config",
     "tokenizer_of",
     "vocabulary_hash",

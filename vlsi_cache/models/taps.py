@@ -6,7 +6,7 @@ Shape suffixes: B batch, T sequence, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,6 @@ __all__ = [
     "TapRecorder",
     "TapState",
     "default_taps",
-    "final_features",
     "record_taps",
     "resolve_taps",
 ]
@@ -149,20 +148,6 @@ def record_taps(decoder: Decoder, taps: Sequence[int]) -> Iterator[TapRecorder]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def final_features(decoder: Decoder, inputs: Mapping[str, Any]) -> Tensor:
-    """Run the model without its head: final features [B, T, D], no [B, T, V] tensor anywhere.
-
-    Inside `record_taps` the taps are filled by the same pass.
-
-    Args:
-        decoder: a bound model.
-        inputs: the model's own keyword inputs (token ids, attention mask, pixels, …).
-    """
-    with record_taps(decoder, ()) as recorder:
-        decoder.backbone(**inputs, use_cache=False)
-        return recorder.features
 
 
 def _uncached(name: str, value: Any) -> Any:

@@ -3,7 +3,7 @@
 from vlsi_cache.report.sample import SampleView, TapGuess, TokenView, sample_view
 from vlsi_cache.report.terminal import sample_table, summary_table
 from vlsi_cache.report.verification import verification_table
-from vlsi_cache.store.statistics import CacheSummary, TapSummary, summarize_cache
+from vlsi_cache.store.cache.statistics import CacheSummary, TapSummary, summarize_cache
 
 __all__ = [
     "CacheSummary",

@@ -1,13 +1,13 @@
 """The cache on disk: a folder of Zarr v3 groups that any number of runs may fill, and read."""
 
-from vlsi_cache.store.folder import is_begun
-from vlsi_cache.store.layout import CHUNK_TOKENS, token_bytes
-from vlsi_cache.store.merge import merge_caches
-from vlsi_cache.store.reader import DECODED_BYTES, Cache, ShardOutline, open_cache
-from vlsi_cache.store.records import SampleRecord, ShardRecord
-from vlsi_cache.store.statistics import CacheSummary, TapSummary, summarize_cache
-from vlsi_cache.store.verify import Damage, Verification, verify_cache
-from vlsi_cache.store.writer import CacheWriter, create_cache, prove_beginnable
+from vlsi_cache.store.cache.folder import is_begun
+from vlsi_cache.store.cache.merge import merge_caches
+from vlsi_cache.store.cache.reader import DECODED_BYTES, Cache, ShardOutline, open_cache
+from vlsi_cache.store.cache.statistics import CacheSummary, TapSummary, summarize_cache
+from vlsi_cache.store.cache.verify import Damage, Verification, verify_cache
+from vlsi_cache.store.cache.writer import CacheWriter, create_cache, prove_beginnable
+from vlsi_cache.store.shards.layout import CHUNK_TOKENS, token_bytes
+from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
 
 __all__ = [
     "CHUNK_TOKENS",

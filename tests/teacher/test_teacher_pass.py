@@ -1,0 +1,130 @@
+"""The teacher pass: what it records is the model's own distribution, byte for byte again."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+from support.runs import make_recipe
+from vlsi_cache.data import BatchEncoder, load_conversations, model_inputs
+from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP
+from vlsi_cache.errors import CacheMismatchError, ModelError, RecipeError, StageError
+from vlsi_cache.models import load_processor
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.store import open_cache
+from vlsi_cache.teacher.dump import dump_teacher
+from vlsi_cache.teacher.reading import DumpProgress, record_uniforms
+
+
+def _dump(recipe: Recipe) -> list[DumpProgress]:
+    seen: list[DumpProgress] = []
+    dump_teacher(recipe, seen.append)
+    return seen
+
+
+def _shard_bytes(cache: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(cache)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((cache / "shards").rglob("*"))
+        if path.is_file()
+    }
+
+
+def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
+    changed = getattr(recipe, section).model_copy(update=changes)
+    return recipe.model_copy(update={section: changed})
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["text", "images"])
+def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    made = make_recipe(tmp_path_factory.mktemp("dump"), images=request.param)
+    made = _with(made, "cache", k=4, m=4)
+    _dump(made)
+    return made
+
+
+def test_the_final_output_recorded_is_the_models_own(recipe: Recipe) -> None:
+    cache = open_cache(recipe.cache_path)
+    assert (cache.is_complete, cache.manifest.taps) == (True, (1, 3, 5, -1))
+    conversations = load_conversations(str(recipe.data.path))
+    name = str(recipe.teacher.model)
+    processor = load_processor(name)
+    images = any(conversation.images for conversation in conversations)
+    loader = AutoModelForImageTextToText if images else AutoModelForCausalLM
+    model: Any = loader.from_pretrained(name)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    encode = BatchEncoder(processor, max_length=None)
+    for index, conversation in enumerate(conversations):
+        batch = encode([conversation])
+        mask = batch["response_mask"][0]
+        with torch.no_grad():
+            logits = model(**model_inputs(batch)).logits[0, :, : len(tokenizer)]
+        log_p = torch.log_softmax(logits[mask.nonzero()[:, 0] - 1], -1)
+        labels = batch["input_ids"][0][mask]
+        record = cache[index]
+        assert record.sample_id == conversation.sample_id
+        np.testing.assert_array_equal(record.response_ids, labels)
+        output = record.distribution[:, -1]
+        np.testing.assert_allclose(output.top_log_probs, log_p.topk(4).values, atol=5e-3)
+        label_log_prob, entropy = (
+            log_p.gather(1, labels[:, None])[:, 0],
+            -(log_p.exp() * log_p).sum(-1),
+        )
+        np.testing.assert_allclose(output.label_log_prob, label_log_prob, atol=LABEL_STEP + 5e-3)
+        np.testing.assert_allclose(output.entropy, entropy, atol=ENTROPY_STEP + 5e-3)
+        assert record.distribution.token_ids.max() < len(tokenizer)  # no padded row is ever drawn
+
+
+def test_a_rerun_writes_only_what_is_missing_with_the_same_bytes(recipe: Recipe) -> None:
+    cache = recipe.cache_path
+    before = _shard_bytes(cache)
+    (cache / "shards" / "00001.zarr.zip").unlink()
+    seen = _dump(recipe)
+    assert _shard_bytes(cache) == before
+    assert [(step.num_samples, step.total_samples) for step in seen] == [(2, 5), (4, 5), (5, 5)]
+    assert _dump(recipe) == []  # nothing is left to do
+
+
+def test_draws_follow_from_seed_and_content_alone() -> None:
+    assert (record_uniforms(0, "a", 5, 3) == record_uniforms(0, "a", 9, 3)[:5]).all()
+    assert (record_uniforms(0, "a", 5, 3) != record_uniforms(1, "a", 5, 3)).all()
+    assert (record_uniforms(0, "a", 5, 3) != record_uniforms(0, "b", 5, 3)).all()
+
+
+def test_other_settings_do_not_go_on_in_the_same_cache(recipe: Recipe) -> None:
+    with pytest.raises(CacheMismatchError, match=r"sampling\.k is 4, asked for 3"):
+        _dump(_with(recipe, "cache", k=3))
+
+
+def test_k_beyond_the_vocabulary_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"cache\.k \+ cache\.m is larger than the vocabulary"):
+        _dump(_with(recipe, "cache", k=100_000, path=tmp_path / "new"))
+
+
+def test_a_distribution_that_is_not_finite_names_tap_and_sample(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, num_samples=3)
+    _dump(recipe)
+    weights = recipe.teacher_verbalizers_path / "verbalizers.safetensors"
+    state = load_file(weights)
+    state["layers.3.0.down.weight"].fill_(float("nan"))
+    save_file(state, weights)
+    again = _with(recipe, "cache", path=tmp_path / "other")
+    with pytest.raises(StageError, match=r"sample 's0': .*not finite at tap 3\."):
+        _dump(again)
+
+
+def test_a_teacher_with_broken_weights_is_refused_when_it_is_bound(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, num_samples=3)
+    weights = tmp_path / "teacher" / "model.safetensors"
+    state = load_file(weights)
+    state["model.layers.4.mlp.down_proj.weight"].fill_(float("nan"))
+    save_file(state, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="hidden states are not finite"):
+        _dump(recipe)

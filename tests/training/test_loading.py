@@ -1,0 +1,185 @@
+"""Reading for training: real processes share the samples, resume, read ahead, decode once."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from support.caches import make_manifest, make_record
+from support.ranks import RankServer, seen
+from support.runs import make_recipe
+from vlsi_cache.data import IndexedConversations, encoder_for, load_data
+from vlsi_cache.models import load_backbone
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.stages import blocks
+from vlsi_cache.store import CHUNK_TOKENS, create_cache, open_cache, reader, token_bytes
+from vlsi_cache.store.shards.shard import OpenShard
+from vlsi_cache.student.cache_order import cache_order
+from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.teacher.dump import dump_teacher
+from vlsi_cache.training.loader import ShareSampler, make_loader
+from vlsi_cache.training.sample_order import Share, share_batches
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(25, 4), (7, 1), (2, 1)])
+def test_processes_share_an_epoch_without_overlap_or_loss(
+    server: RankServer, tmp_path: Path, num_ranks: int, num_samples: int, batch_size: int
+) -> None:
+    schedule = {"epochs": 2, "batch_size": batch_size}
+    codes = server.run(tmp_path, num_ranks, num_samples, schedule=schedule)
+    assert codes == [0] * num_ranks
+    ranks = seen(tmp_path, num_ranks)
+    steps = -(-num_samples // (num_ranks * batch_size))
+    assert [len(batches) for batches in ranks] == [2 * steps] * num_ranks
+    weight, orders = 0.0, list[list[int]]()
+    for epoch in range(2):
+        parts = [batches[epoch * steps : (epoch + 1) * steps] for batches in ranks]
+        counted: set[int] = set()
+        for step in range(steps):
+            # a spare is a sample that was there before
+            samples = {sample for part in parts for sample in part[step]} - counted
+            counted |= samples
+            weight -= 1e-3 * sum(samples) / len(samples)
+        real = [sample for part in parts for batch in part for sample in batch]
+        assert counted == set(range(num_samples))
+        if batch_size > 1:
+            assert sorted(real) == sorted(counted)
+            orders.append(real)
+    assert batch_size == 1 or orders[0] != orders[1]
+    found = json.loads((tmp_path / "weight.json").read_text())
+    assert found == pytest.approx(weight), "every sample weighs alike, and spares nothing"
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_killed_processes_go_on_with_the_batches_of_an_unbroken_run(
+    server: RankServer, tmp_path: Path, num_ranks: int
+) -> None:
+    """Killed in the middle of the second epoch, between two checkpoints."""
+    schedule = {
+        "epochs": 3,
+        "batch_size": 2,
+        "gradient_accumulation": 2,
+        "save_every": 2,
+        "workers": 1,
+    }
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    for folder in (unbroken, broken):
+        folder.mkdir()
+    num_samples = 22 * num_ranks  # 11 batches, 6 steps of an epoch
+    assert server.run(unbroken, num_ranks, num_samples, schedule=schedule) == [0] * num_ranks
+    died = server.run(broken, num_ranks, num_samples, schedule=schedule, kill_after=11 + 7)
+    assert died == [-signal.SIGKILL] * num_ranks
+    num_done = {path.name for path in broken.glob("checkpoint-*")}
+    assert "checkpoint-8" in num_done
+    resumed = server.run(broken, num_ranks, num_samples, schedule=schedule)
+    assert resumed == [0] * num_ranks
+    for whole, parts in zip(seen(unbroken, num_ranks), seen(broken, num_ranks), strict=True):
+        before = 11 + 4  # batches of 8 steps
+        assert parts[: 11 + 7] == whole[: 11 + 7]
+        assert parts[11 + 7 :] == whole[before:]
+    weights = [(folder / "weight.json").read_text() for folder in (unbroken, broken)]
+    assert weights[0] == weights[1]
+
+
+def test_each_chunk_is_decoded_about_once_per_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = make_manifest(num_samples=600, samples_per_shard=150, vocab_size=20, taps=(0, -1))
+    long = make_record(manifest, 0, num_tokens=700)
+    generator = np.random.default_rng(0)
+    writer = create_cache(tmp_path, manifest)
+    for shard in range(manifest.num_shards):
+        counts = [(i, int(generator.integers(1, 700))) for i in manifest.shard_range(shard)]
+        writer.write_shard(
+            shard,
+            [
+                replace(
+                    long,
+                    sample_id=str(i),
+                    response_ids=long.response_ids[:count],
+                    distribution=long.distribution[:count],
+                )
+                for i, count in counts
+            ],
+        )
+    # a cache of which only a part fits, as a large one's would
+    room = 24 * CHUNK_TOKENS * token_bytes(manifest)
+    monkeypatch.setattr(reader, "DECODED_BYTES", room)
+    monkeypatch.setattr(blocks, "DECODED_BYTES", room)
+    decoded: Counter[tuple[int, int]] = Counter()
+    read_block = OpenShard.read_block
+
+    def counted(shard: OpenShard, index: int) -> Any:
+        decoded[shard.shard_index, index] += 1
+        return read_block(shard, index)
+
+    monkeypatch.setattr(OpenShard, "read_block", counted)
+    order = cache_order(open_cache(tmp_path))
+    assert order.num_places == 600
+    assert len(order.blocks) > 2 * order.window
+    for num_ranks, most in ((1, 1.5), (3, 1.7)):
+        decoded.clear()
+        for rank in range(num_ranks):
+            cache = open_cache(tmp_path)  # each process has its own
+            for batch in share_batches(order, Share(0, 8, rank, num_ranks), 0):
+                for index in batch:
+                    assert len(cache[index].response_ids) < 700
+        num_chunks = sum(
+            -(-open_cache(tmp_path).outline(shard).num_tokens // CHUNK_TOKENS)
+            for shard in range(manifest.num_shards)
+        )
+        assert len(decoded) == num_chunks
+        assert decoded.total() < most * num_chunks
+        assert max(decoded.values()) <= 2 + (num_ranks > 1)
+
+
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    recipe = make_recipe(tmp_path_factory.mktemp("loading"), images=True)
+    dump_teacher(recipe, lambda _: None)
+    return recipe
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+# Python 3.12 and later warn of every fork beside threads
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_workers_however_they_start_give_the_batches_of_this_process(
+    dumped: Recipe, method: str
+) -> None:
+    student = load_backbone(dumped.student, "student", torch.device("cpu"), "float32")
+    dataset = IndexedConversations(load_data(dumped.data))
+    collate = CachedBatches(encoder_for(student, dumped.data), dumped.cache_path, "sample")
+    order = cache_order(open_cache(dumped.cache_path))
+
+    def batches(workers: int) -> list[Any]:
+        sampler = ShareSampler(order, Share(seed=0, batch_size=5))
+        loader = make_loader(
+            dataset,
+            collate,
+            sampler,
+            workers=workers,
+            pin_memory=False,
+            start_method=method,
+        )
+        epochs = []
+        for sampler.epoch in range(2):
+            epochs += list(loader)
+        return epochs
+
+    here = batches(0)  # and with it the cache is in use, as a fork may find it
+    there = batches(1)
+    assert len(here) == len(there) == 6
+    for one, other in zip(here, there, strict=True):
+        assert one.keys() == other.keys()
+        for name in ("labels", "teacher_ids", "teacher_weights", "teacher_entropy"):
+            assert torch.equal(one[name], other[name])
+        assert torch.equal(one["inputs"]["input_ids"], other["inputs"]["input_ids"])

@@ -1,0 +1,76 @@
+"""Two processes, as `accelerate launch` starts them, on real gloo: one cache, one student."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import AutoModelForCausalLM
+
+from support.runs import make_recipe
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.teacher.dump import dump_teacher
+
+SHARES = """
+import torch
+from vlsi_cache.training.processes import (
+    is_main_process, leave_together, resolve_device, share_of
+)
+resolve_device("cpu")
+# another writer was at work between the two looks
+print(*share_of([0, 1, 2, 3, 4] if is_main_process() else [0, 2, 3, 4]), flush=True)
+leave_together()
+assert not torch.distributed.is_initialized(), "a rank that exits first would abort the other"
+"""
+
+
+def _launch(*arguments: object) -> str:
+    # what accelerate launch runs where there are GPUs; with --cpu it starts one process only
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launcher, "--nproc_per_node", "2", *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def _recipe_file(recipe: Recipe, path: Path) -> Path:
+    raw: dict[str, Any] = json.loads(recipe.model_dump_json())
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return path
+
+
+def _shards(cache: Path) -> dict[str, bytes]:
+    files = sorted(path for path in (cache / "shards").rglob("*") if path.is_file())
+    return {str(path.relative_to(cache)): path.read_bytes() for path in files}
+
+
+def test_processes_leave_nothing_out_although_each_finds_another_list(tmp_path: Path) -> None:
+    script = tmp_path / "shares.py"
+    script.write_text(SHARES, encoding="utf-8")
+    printed = sorted(line.split() for line in _launch(script).splitlines())
+    assert printed == [["0", "2", "4"], ["1", "3"]]
+
+
+def test_two_processes_fill_one_cache_and_train_one_student(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path)
+    dump_teacher(recipe, lambda _: None)  # verbalizers by one process, for equal bytes
+    alone = _shards(recipe.cache_path)
+    together = recipe.model_copy(
+        update={"cache": recipe.cache.model_copy(update={"path": tmp_path / "together"})}
+    )
+    file = _recipe_file(together, tmp_path / "recipe.yaml")
+    _launch("-m", "vlsi_cache.cli", "dump-teacher", "--recipe", file)
+    assert _shards(tmp_path / "together") == alone
+    _launch("-m", "vlsi_cache.cli", "train-student", "--recipe", file)
+    AutoModelForCausalLM.from_pretrained(recipe.student_path)
+    assert not list(recipe.output.rglob("checkpoint-*"))

@@ -1,0 +1,1 @@
+"""From conversations to tokens, pixels and the response mask."""

@@ -1,0 +1,64 @@
+"""Which tokens lie in a span of characters."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlsi_cache.data.encoding.template import Span
+
+__all__ = ["blanks_after", "shifted", "tokens_in_spans"]
+
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def shifted(spans: Sequence[Span], replacements: Sequence[Mapping[str, Any]]) -> list[Span]:
+    """Spans of a text after its image placeholders were expanded.
+
+    Args:
+        spans: in the text before; none begins or ends inside a placeholder.
+        replacements: a processor's ``text_replacement_offsets`` of one text, in order: ``span``
+            of a placeholder before, ``new_span`` after.
+    """
+    ends = [replacement["span"][1] for replacement in replacements]
+    gains = [0] + [
+        replacement["new_span"][1] - replacement["span"][1] for replacement in replacements
+    ]
+    return [
+        (start + gains[bisect_right(ends, start)], end + gains[bisect_right(ends, end)])
+        for start, end in spans
+    ]
+
+
+def blanks_after(text: str, span: Span) -> int:
+    """Number of white-space characters that follow a span."""
+    rest = text[span[1] :]
+    return len(rest) - len(rest.lstrip())
+
+
+def tokens_in_spans(spans: Sequence[Span], blanks: Sequence[int], offsets: Ints) -> Bools:
+    """Tokens that belong to the spans.
+
+    A token belongs to a span that it overlaps, as in transformers' assistant mask; except one that
+    reaches past the span's end with more than white space, since it spells what follows. (LLaVA's
+    template ends an answer with a space, and the next token is ``▁USER``.) White space that a
+    tokenizer trims from its offsets has no width, and belongs to the span that it lies in.
+
+    Args:
+        spans: spans of characters, ascending.
+        blanks: white-space characters that follow each span.
+        offsets: ``[T, 2]`` first character and one past the last of each token; padding and added
+            special tokens are ``(0, 0)``.
+
+    Returns:
+        ``[T]`` bool.
+    """
+    firsts, lasts = offsets[:, 0], offsets[:, 1]
+    inside: Bools = np.zeros(len(offsets), dtype=np.bool_)
+    for (start, end), num_blanks in zip(spans, blanks, strict=True):
+        inside |= (firsts < end) & (lasts > start) & (lasts <= end + num_blanks)
+    return inside

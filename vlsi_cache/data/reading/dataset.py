@@ -1,0 +1,160 @@
+"""Conversations of a dataset as a sequence that reads one sample at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from vlsi_cache.data.conversation import Conversation
+from vlsi_cache.data.images import missing_image
+from vlsi_cache.data.reading.rows import parse_row
+from vlsi_cache.data.reading.rowsource import RowSource
+from vlsi_cache.data.reading.sources import open_rows
+from vlsi_cache.errors import DataError, RecipeError
+from vlsi_cache.recipe import DataSection
+
+__all__ = ["ConversationDataset", "load_conversations", "load_data"]
+
+_THREADS = 8
+_READ_AHEAD = 64
+
+
+def load_conversations(
+    source: str | Path, *, split: str = "train", limit: int | None = None
+) -> ConversationDataset:
+    """Open a dataset of conversations; rows are read when asked for.
+
+    Args:
+        source: a ``.jsonl`` or ``.json`` file, a ``.parquet`` file, a folder that
+            `datasets.save_to_disk` wrote or that holds Parquet files or ``{split}.jsonl``, or the
+            name of a dataset on the Hugging Face hub.
+        split: which split, where the source has several.
+        limit: keep only so many of the first rows.
+
+    Raises:
+        DataError: there is no such file, folder, split or hub name, or it is empty.
+    """
+    return ConversationDataset(open_rows(str(source), split), source=str(source), limit=limit)
+
+
+def load_data(section: DataSection) -> ConversationDataset:
+    """Open the conversations that a recipe names.
+
+    Args:
+        section: the recipe's ``data``.
+
+    Raises:
+        RecipeError: no data is named.
+        DataError: the data cannot be read.
+    """
+    if section.path is None:
+        raise RecipeError(
+            "no data is named",
+            where="data.path",
+            expected="a JSON or JSONL file, a datasets folder or a hub name",
+            mend="Give --data PATH, or set data.path in the recipe",
+        )
+    return load_conversations(section.path, split=section.split, limit=section.limit)
+
+
+class ConversationDataset(Sequence[Conversation]):
+    """A dataset of conversations.
+
+    Args:
+        rows: where the rows lie.
+        source: the dataset's name, as the user gave it.
+        limit: keep only so many of the first rows.
+    """
+
+    def __init__(self, rows: RowSource, *, source: str, limit: int | None = None) -> None:
+        if limit is not None and limit <= 0:
+            raise DataError("limit is not positive", where=source, found=limit)
+        self.source = source
+        self._rows = rows
+        self._length = len(rows) if limit is None else min(limit, len(rows))
+        self._fingerprint: str | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Conversation: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Conversation]: ...
+    def __getitem__(self, index: int | slice) -> Conversation | list[Conversation]:
+        """The conversation at ``index``, images not yet read.
+
+        Raises:
+            DataError: the row is no sound conversation.
+            IndexError: there is no such row.
+        """
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(self._length))]
+        number = index + self._length if index < 0 else index
+        if not 0 <= number < self._length:
+            raise IndexError(index)
+        return parse_row(
+            self._rows.row(number),
+            number,
+            folder=self._rows.folder,
+            origin=self._rows.origin(number),
+        )
+
+    def check(self) -> None:
+        """Read every row once: its structure, its id, the existence of its images.
+
+        Commands call it at their start, so that a fault in the last row costs no hours. Pixels are
+        not decoded.
+
+        Raises:
+            DataError: the first fault found.
+        """
+        # 8 bytes per id in place of the ids themselves, for datasets of millions.
+        digests = np.empty(self._length, np.uint64)
+        for index, conversation in enumerate(self):
+            for image in conversation.images:
+                if not image.exists():
+                    raise missing_image(image, conversation.origin)
+            digest = hashlib.blake2b(conversation.sample_id.encode(), digest_size=8).digest()
+            digests[index] = int.from_bytes(digest, "little")
+        self._require_unique_ids(digests)
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over the keys of all conversations in order; computed once.
+
+        Reads every image's bytes, in threads, since hashing and reading release the interpreter.
+
+        Raises:
+            DataError: a row is unsound or an image cannot be read.
+        """
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            with ThreadPoolExecutor(_THREADS) as pool:
+                rows = iter(self)
+                while block := list(islice(rows, _READ_AHEAD)):
+                    for key in pool.map(Conversation.key, block):
+                        digest.update(bytes.fromhex(key))
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def __iter__(self) -> Iterator[Conversation]:
+        return (self[index] for index in range(self._length))
+
+    def _require_unique_ids(self, digests: np.ndarray[Any, Any]) -> None:
+        order = np.argsort(digests, kind="stable")
+        repeated = np.flatnonzero(digests[order][1:] == digests[order][:-1])
+        for position in repeated:
+            first, second = self[int(order[position])], self[int(order[position + 1])]
+            if first.sample_id == second.sample_id:
+                raise DataError(
+                    f"id {first.sample_id!r} is given twice",
+                    where=second.origin,
+                    found=f"first at {first.origin}",
+                    mend="Give every sample an id of its own, or none",
+                )

@@ -1,0 +1,205 @@
+"""A dataset's raw row → a `Conversation`, or an error that names the row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlsi_cache.data.conversation import Conversation, ImagePart, Message, TextPart
+from vlsi_cache.data.images import ImageRef
+from vlsi_cache.data.reading.imagefields import image_ref
+from vlsi_cache.errors import DataError
+
+__all__ = ["IMAGE_TAG", "parse_row"]
+
+IMAGE_TAG = "<image>"
+"""What stands for an image in LLaVA's ``value`` strings, and in plain strings beside ``images``."""
+
+_ROLES = {
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "human": "user",
+    "gpt": "assistant",
+}
+_SHOWN_CHARACTERS = 60
+
+Parts = list[TextPart | ImagePart | None]
+"""A message's parts; None is an image that the row's own column holds."""
+
+
+def parse_row(row: object, number: int, *, folder: Path, origin: str) -> Conversation:
+    """The conversation of one row.
+
+    Two forms are read: ``messages`` (`role`, `content`; content is a string or a list of parts)
+    and LLaVA's ``conversations`` (`from`, `value` with ``<image>`` tags). Images stand inside the
+    parts, or in the row's ``images`` or ``image``, in the order of their placeholders.
+
+    Args:
+        row: the decoded JSON object, or a row of a `datasets.Dataset` with undecoded images.
+        number: 0-based row number, the sample's id if the row has none.
+        folder: what relative image paths start from.
+        origin: the row, for error messages.
+
+    Raises:
+        DataError: see the messages below; pixels are not read.
+    """
+    if not isinstance(row, Mapping):
+        raise DataError("row is no JSON object", where=origin, found=type(row).__name__)
+    turns, images = _turns(row, origin), _row_images(row, folder, origin)
+    llava = "conversations" in row and row.get("messages") is None
+    has_placeholders = any(_structured_placeholders(turn.get("content")) for turn in turns)
+    tagged = llava or (bool(images) and not has_placeholders)
+    messages = [_message(turn, folder, origin, tagged=tagged, llava=llava) for turn in turns]
+    filled = _place_images(messages, images, origin)
+    _require_answers(filled, origin)
+    identity = row.get("id")
+    return Conversation(str(number if identity is None else identity), filled, origin)
+
+
+def _turns(row: Mapping[str, Any], origin: str) -> Sequence[Mapping[str, Any]]:
+    for key in ("messages", "conversations"):
+        turns = row.get(key)
+        if turns is None:
+            continue
+        if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+            raise DataError(f"{key} is no list of turns", where=origin, found=_shown(turns))
+        if not turns:
+            raise DataError(f"{key} is empty", where=origin, mend="Drop the sample")
+        return turns
+    raise DataError(
+        "row is no conversation",
+        where=origin,
+        expected="a field messages (role, content) or conversations (from, value)",
+        found="fields " + (", ".join(map(str, row)) or "none"),
+    )
+
+
+def _row_images(row: Mapping[str, Any], folder: Path, origin: str) -> list[ImageRef]:
+    images: list[ImageRef] = []
+    for key in ("images", "image"):
+        value = row.get(key)
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        images += [image_ref(source, folder, where=origin) for source in values]
+    return images
+
+
+def _message(
+    turn: Mapping[str, Any], folder: Path, origin: str, *, tagged: bool, llava: bool
+) -> tuple[str, Parts]:
+    name = turn.get("from", turn.get("role")) if llava else turn.get("role", turn.get("from"))
+    role = _ROLES.get(str(name))
+    if role is None:
+        raise DataError(
+            "unknown role",
+            where=origin,
+            expected="system, user or assistant (human or gpt in conversations)",
+            found=_shown(name),
+            mend="Rename the role, or drop the turn",
+        )
+    keys = ("value", "content") if llava else ("content", "value")
+    content = next((turn[key] for key in keys if turn.get(key) is not None), None)
+    if isinstance(content, str):
+        return role, _split_tags(content) if tagged else [TextPart(content)]
+    if isinstance(content, list):
+        parts: Parts = []
+        for part in content:
+            parts += _parts(part, folder, origin, tagged=tagged)
+        return role, parts
+    if content is None and role == "assistant":
+        return role, []  # told apart as an empty response below
+    raise DataError(
+        f"content of the {role}'s turn is neither text nor a list of parts",
+        where=origin,
+        found=_shown(content),
+    )
+
+
+def _parts(part: object, folder: Path, origin: str, *, tagged: bool) -> Parts:
+    text = part
+    if isinstance(part, Mapping):
+        kind = part.get("type")
+        text = part.get("text") if kind == "text" else None
+        if kind in ("image", "image_url"):
+            sources = {key: value for key, value in part.items() if key not in ("type", "text")}
+            if not any(sources.values()):
+                return [None]
+            return [ImagePart(image_ref(sources, folder, where=origin))]
+    if isinstance(text, str):
+        return _split_tags(text) if tagged else [TextPart(text)]
+    raise DataError(
+        "unknown part of a message",
+        where=origin,
+        expected='{"type": "text", "text": …} or {"type": "image", "path": …}',
+        found=_shown(part),
+    )
+
+
+def _split_tags(text: str) -> Parts:
+    """Text with ``<image>`` tags as parts.
+
+    The newlines beside a tag go with it: LLaVA's data writes them, and so do the chat templates.
+    """
+    parts: Parts = []
+    pieces = text.split(IMAGE_TAG)
+    for index, piece in enumerate(pieces):
+        trimmed = piece.lstrip("\n") if index > 0 else piece
+        trimmed = trimmed.rstrip("\n") if index < len(pieces) - 1 else trimmed
+        if index > 0:
+            parts.append(None)
+        if trimmed:
+            parts.append(TextPart(trimmed))
+    return parts
+
+
+def _structured_placeholders(content: object) -> bool:
+    return isinstance(content, list) and any(
+        isinstance(part, Mapping) and part.get("type") in ("image", "image_url") for part in content
+    )
+
+
+def _place_images(
+    messages: Sequence[tuple[str, Parts]], images: Sequence[ImageRef], origin: str
+) -> tuple[Message, ...]:
+    num_open = sum(part is None for _, parts in messages for part in parts)
+    if num_open != len(images):
+        raise DataError(
+            "placeholders and images differ in number",
+            where=origin,
+            expected=f"{num_open} images, one for each {IMAGE_TAG} tag or image part",
+            found=f"{len(images)} in the row's image fields",
+            mend="Give every image its placeholder and every placeholder its image",
+        )
+    remaining = iter(images)
+    return tuple(
+        Message(
+            role,
+            tuple(ImagePart(next(remaining)) if part is None else part for part in parts),
+        )
+        for role, parts in messages
+    )
+
+
+def _require_answers(messages: Sequence[Message], origin: str) -> None:
+    answers = [message for message in messages if message.role == "assistant"]
+    if not answers:
+        raise DataError("no turn is the assistant's", where=origin, mend="Drop the sample")
+    for answer in answers:
+        if any(isinstance(part, ImagePart) for part in answer.parts):
+            raise DataError(
+                "the assistant's turn holds an image",
+                where=origin,
+                mend="Move the image to a user's turn: answers are text",
+            )
+        if not answer.text.strip():
+            raise DataError(
+                "response is empty", where=origin, mend="Drop the turn, or write the answer"
+            )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} …"

@@ -1,0 +1,107 @@
+"""``Backbone``: a loaded model with its processor, and how to run it without its head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlsi_cache.errors import RecipeError
+from vlsi_cache.models.decoder import Decoder, bind_decoder
+from vlsi_cache.models.identity import (
+    chat_template_hash,
+    tokenizer_of,
+    vocabulary_hash,
+    vocabulary_size,
+    weights_fingerprint,
+)
+from vlsi_cache.models.loading import load_model, load_processor
+from vlsi_cache.models.taps import TapState, record_taps
+from vlsi_cache.recipe import ModelSection
+
+__all__ = ["Backbone", "load_backbone", "run_backbone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A model, its processor and the view of its decoder."""
+
+    name: str
+    """`from_pretrained` name or folder."""
+    processor: Any
+    """Processor or tokenizer."""
+    decoder: Decoder
+    """Blocks, norm, head."""
+    vocab_size: int
+    """Rows of the head that the tokenizer can produce."""
+    fingerprint: str
+    """SHA-256 over the weights as loaded."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head lives."""
+        return self.decoder.head.weight.device
+
+    def identity(self) -> dict[str, str]:
+        """What a stage's result depends on: weights and dtype, tokens, template."""
+        return {
+            "weights": self.fingerprint,
+            "dtype": str(self.decoder.model.dtype).removeprefix("torch."),
+            "tokenizer": vocabulary_hash(tokenizer_of(self.processor)),
+            "chat_template": chat_template_hash(self.processor),
+        }
+
+
+def load_backbone(section: ModelSection, role: str, device: torch.device, dtype: str) -> Backbone:
+    """Load a model with its processor, and bind its decoder.
+
+    Args:
+        section: the recipe's ``teacher`` or ``student``.
+        role: which of the two, for messages.
+        device: where to put it.
+        dtype: weights' dtype, or ``auto`` for the checkpoint's own.
+
+    Raises:
+        RecipeError: no model is named.
+        ModelError: it cannot be loaded or bound.
+    """
+    if section.model is None:
+        raise RecipeError(
+            "no model is named",
+            where=f"{role}.model",
+            expected="a from_pretrained name or folder",
+            mend=f"Give --{role} MODEL, or set {role}.model in the recipe",
+        )
+    model = load_model(section.model, dtype=dtype, device=device)
+    processor = load_processor(section.model)
+    decoder = bind_decoder(model)
+    model.eval().requires_grad_(False)
+    return Backbone(
+        name=section.model,
+        processor=processor,
+        decoder=decoder,
+        vocab_size=min(vocabulary_size(tokenizer_of(processor)), len(decoder.head.weight)),
+        fingerprint=weights_fingerprint(model),
+    )
+
+
+def run_backbone(
+    decoder: Decoder, taps: Sequence[int], inputs: Mapping[str, Tensor], positions: Tensor
+) -> tuple[dict[int, TapState], Tensor]:
+    """Run a model without its head.
+
+    Args:
+        decoder: its view.
+        taps: block indices.
+        inputs: what its forward takes.
+        positions: ``[N]`` long, flat indices into ``B × T``.
+
+    Returns:
+        What was recorded at each tap, and the final features ``[N, D]``, after the final norm.
+    """
+    with record_taps(decoder, taps) as recorder:
+        decoder.backbone(**inputs, use_cache=False)
+    return dict(recorder.states), recorder.features.flatten(0, 1)[positions]

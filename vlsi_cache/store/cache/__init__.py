@@ -1,0 +1,1 @@
+"""The cache: its documents, its writer and its reader."""

@@ -1,0 +1,296 @@
+"""Merging caches: several over disjoint samples become one, their shards as they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from vlsi_cache.errors import CacheError, CacheMismatchError
+from vlsi_cache.manifest import (
+    MAX_PARTS,
+    MAX_SHARDS,
+    CacheManifest,
+    CachePart,
+    DatasetIdentity,
+)
+from vlsi_cache.store.cache.documents import render_document
+from vlsi_cache.store.cache.folder import CacheFolder, open_folder, read_index, read_processor_seal
+from vlsi_cache.store.cache.reader import open_cache
+from vlsi_cache.store.cache.sealing import publish_index
+from vlsi_cache.store.cache.seals import CacheIndex, FileSeal, sha256_hex
+from vlsi_cache.store.cache.writer import begin_cache
+from vlsi_cache.store.places.place import Place, open_place
+from vlsi_cache.store.shards.arrays import Array
+from vlsi_cache.store.shards.layout import (
+    INDEX_FILE,
+    MANIFEST_FILE,
+    PROCESSOR_FOLDER,
+    PROCESSOR_SEAL_FILE,
+    SHARDS_FOLDER,
+    part_key,
+    seal_key,
+    shard_key,
+)
+from vlsi_cache.store.shards.shard import OpenShard
+
+__all__ = ["merge_caches"]
+
+_THREADS: Final = 8
+"""Opening a shard or adopting a file is mostly waiting for a store or a disk."""
+_MANIFEST_BYTES: Final = 2**20
+_NAMED_SOURCES: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A complete cache to be merged."""
+
+    folder: CacheFolder
+    index: CacheIndex
+
+    def parts(self) -> list[tuple[CachePart, Place, str]]:
+        """Its parts, or itself as one, with the file of each one's manifest."""
+        manifest, place = self.folder.manifest, self.folder.place
+        if manifest.parts:
+            return [(part, place, part_key(i)) for i, part in enumerate(manifest.parts)]
+        whole = CachePart(
+            manifest_sha256=self.folder.digest,
+            dataset=manifest.dataset,
+            samples_per_shard=manifest.samples_per_shard,
+            batch_size=manifest.batch_size,
+        )
+        return [(whole, place, MANIFEST_FILE)]
+
+    def keys(self, advance: Callable[[], None]) -> Array:
+        """Content keys of its samples in order, ``[n, 32]``; proves that they are its manifest's.
+
+        Raises:
+            CacheError: a shard is damaged, or the samples are others.
+        """
+        found = [np.empty((0, 32), np.uint8)]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            shards = range(self.folder.manifest.num_shards)
+            for keys in pool.map(lambda index: OpenShard(self.folder, index).keys, shards):
+                found.append(keys)
+                advance()
+        keys = np.concatenate(found)
+        wanted = self.folder.manifest.dataset.fingerprint
+        own = sha256_hex(keys.tobytes())
+        if own != wanted:
+            raise CacheError(
+                "cache holds other samples than its manifest names",
+                where=self.folder.place.locate(),
+                expected=f"fingerprint {wanted[:12]}",
+                found=f"fingerprint {own[:12]}",
+                mend="Run vlsi-cache verify; or dump the teacher again into a new folder",
+            )
+        return keys
+
+
+def merge_caches(
+    target: str | Path,
+    sources: Sequence[str | Path],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Make one cache of several over disjoint samples, in the order given.
+
+    On one file system the shards are linked, inside one object store copied by the store itself;
+    between two they are copied. Run again, it adds what is missing.
+
+    Args:
+        target: folder or URL of the cache to make.
+        sources: folders or URLs of complete caches.
+        on_progress: called with the shards that are done and those of all caches, twice each.
+
+    Raises:
+        CacheMismatchError: they are of different teachers or settings, or share samples.
+        CacheError: one is incomplete or damaged, or the target holds something else.
+    """
+    opened = [_open_source(source) for source in sources]
+    _prove_none_is(target, opened)
+    _prove_alike(opened)
+    total, done = 2 * sum(source.folder.manifest.num_shards for source in opened), 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if on_progress is not None:
+            on_progress(done, total)
+
+    keys = [source.keys(advance) for source in opened]
+    _prove_disjoint(opened, keys)
+    merged = begin_cache(target, _manifest(opened, keys))
+    _adopt_parts(merged, opened)
+    _adopt_processor(merged.place, opened[0])
+    _adopt_shards(merged, opened, advance)
+    publish_index(merged)
+
+
+def _open_source(address: str | Path) -> _Source:
+    folder = open_folder(open_place(address))
+    index = read_index(folder)
+    if index is None:
+        raise CacheError(
+            f"cache is incomplete: it has no {INDEX_FILE}",
+            where=folder.place.locate(),
+            mend=f"Run {folder.command}; it goes on where it stopped",
+        )
+    return _Source(folder, index)
+
+
+def _prove_none_is(target: str | Path, sources: Sequence[_Source]) -> None:
+    where = open_place(target).locate()
+    if where in [source.folder.place.locate() for source in sources]:
+        raise CacheError(
+            "the cache to make is one of those to merge",
+            where=where,
+            mend="Give the new cache a folder of its own",
+        )
+
+
+def _prove_alike(sources: Sequence[_Source]) -> None:
+    if len(sources) < 2:
+        raise CacheError("nothing to merge", expected="at least 2 caches", found=len(sources))
+    first = sources[0].folder
+    for source in sources[1:]:
+        found = source.folder.manifest.differences_of_kind(first.manifest)
+        if found:
+            raise CacheMismatchError(
+                "caches cannot be merged: " + "; ".join(found),
+                where=source.folder.place.locate(),
+                mend="Merge caches of one teacher, dumped with the same settings",
+            )
+
+
+def _prove_disjoint(sources: Sequence[_Source], keys: Sequence[Array]) -> None:
+    """Refuse a sample that two caches hold; one cache may hold a conversation twice."""
+    as_bytes = [np.unique(np.ascontiguousarray(part).view("V32").ravel()) for part in keys]
+    seen = as_bytes[0]
+    for number, (source, part) in enumerate(zip(sources[1:], as_bytes[1:], strict=True), 1):
+        both = np.intersect1d(seen, part, assume_unique=True)
+        if len(both):
+            holders = [*zip(sources[:number], as_bytes[:number], strict=True), (source, part)]
+            named = [
+                f"{open_cache(where)[both[0].tobytes().hex()].sample_id!r} of {where}"
+                for where in (
+                    holder.folder.place.locate() for holder, held in holders if both[0] in held
+                )
+            ]
+            raise CacheMismatchError(
+                f"caches share {len(both):,} conversation{'s' * (len(both) > 1)}",
+                where=source.folder.place.locate(),
+                found="the same content in sample " + " and in sample ".join(named),
+                mend="Merge caches over disjoint samples",
+            )
+        seen = np.union1d(seen, part)
+
+
+def _manifest(sources: Sequence[_Source], keys: Sequence[Array]) -> CacheManifest:
+    parts = tuple(part for source in sources for part, _, _ in source.parts())
+    _prove_within(parts)
+    names = [part.dataset.source for part in parts]
+    more = len(names) - _NAMED_SOURCES
+    source = " + ".join([*names[:_NAMED_SOURCES], *([f"{more} more"] if more > 0 else [])])
+    digest = hashlib.sha256()
+    for part_keys in keys:
+        digest.update(part_keys.tobytes())
+    return CacheManifest.model_validate(
+        {
+            **dict(sources[0].folder.manifest),
+            "vlsi_cache_version": version("vlsi-cache"),
+            "dataset": DatasetIdentity(
+                source=source, fingerprint=digest.hexdigest(), num_samples=sum(map(len, keys))
+            ),
+            "samples_per_shard": max(part.samples_per_shard for part in parts),
+            "batch_size": max(part.batch_size for part in parts),
+            "parts": parts,
+        }
+    )
+
+
+def _prove_within(parts: Sequence[CachePart]) -> None:
+    """Refuse more than one cache holds."""
+    counted = (
+        ("parts", len(parts), MAX_PARTS),
+        ("shards", sum(part.num_shards for part in parts), MAX_SHARDS),
+    )
+    for what, count, most in counted:
+        if count > most:
+            raise CacheError(
+                f"merged cache would have too many {what}",
+                expected=f"at most {most:,}",
+                found=f"{count:,}",
+                mend="Merge fewer caches into one",
+            )
+
+
+def _adopt_parts(merged: CacheFolder, sources: Sequence[_Source]) -> None:
+    parts = [part for source in sources for part in source.parts()]
+    for part_index, (part, place, key) in enumerate(parts):
+        content = place.read(key, limit=_MANIFEST_BYTES)
+        if sha256_hex(content) != part.manifest_sha256:
+            raise CacheError(
+                "manifest was changed",
+                where=place.locate(key),
+                mend="Run vlsi-cache verify: it tells what is at fault",
+            )
+        merged.place.publish(part_key(part_index), content)
+
+
+def _adopt_processor(target: Place, source: _Source) -> None:
+    seal = read_processor_seal(source.folder.place)
+    if seal is None or target.size(INDEX_FILE) is not None:
+        return
+    for name, wanted in seal.files.items():
+        _adopt(target, f"{PROCESSOR_FOLDER}/{name}", source, f"{PROCESSOR_FOLDER}/{name}", wanted)
+    target.publish(PROCESSOR_SEAL_FILE, render_document(seal))
+
+
+def _adopt_shards(
+    merged: CacheFolder, sources: Sequence[_Source], advance: Callable[[], None]
+) -> None:
+    """Bring over what is missing: each shard, then its seal, as both are.
+
+    The seal is not made anew: were the shard damaged, that would hide it.
+    """
+    present = merged.place.list_files(SHARDS_FOLDER)
+    wanted = [
+        (source, shard_index)
+        for source in sources
+        for shard_index in range(source.folder.manifest.num_shards)
+    ]
+
+    def adopt(number: int) -> None:
+        source, shard_index = wanted[number]
+        seal = source.index.shards[shard_index]
+        if shard_key(number) not in present:
+            _adopt(merged.place, shard_key(number), source, shard_key(shard_index), seal)
+        if seal_key(number) not in present:
+            merged.place.publish(seal_key(number), render_document(seal))
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(adopt, range(len(wanted))):
+            advance()
+
+
+def _adopt(target: Place, key: str, source: _Source, source_key: str, seal: FileSeal) -> None:
+    place = source.folder.place
+    if place.size(source_key) == seal.num_bytes:
+        if target.adopt(key, place, source_key):
+            return
+        content = place.read(source_key, limit=seal.num_bytes)
+        if sha256_hex(content) == seal.sha256:
+            target.publish(key, content)
+            return
+    raise CacheError(
+        "file differs from its seal",
+        where=place.locate(source_key),
+        mend="Run vlsi-cache verify: it tells what to do",
+    )

@@ -1,0 +1,187 @@
+"""Sealing what is published: seals of shards and processor, then the index of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from vlsi_cache.errors import CacheError
+from vlsi_cache.store.cache.documents import render_document
+from vlsi_cache.store.cache.folder import (
+    CacheFolder,
+    read_processor_seal,
+    read_seal,
+)
+from vlsi_cache.store.cache.hashing import hash_file
+from vlsi_cache.store.cache.seals import CacheIndex, FileSeal, ProcessorSeal, ShardSeal, sha256_hex
+from vlsi_cache.store.places.place import Place
+from vlsi_cache.store.shards.layout import (
+    CACHE_FOLDERS,
+    INDEX_FILE,
+    PROCESSOR_FOLDER,
+    PROCESSOR_SEAL_FILE,
+    SHARDS_FOLDER,
+    seal_key,
+    shard_key,
+)
+from vlsi_cache.store.shards.shard import OpenShard, read_header
+
+__all__ = ["fetch_processor", "publish_index", "seal_processor", "seal_shard", "seal_unsealed"]
+
+_THREADS: Final = 8
+"""Seals are small: reading them is waiting, if they are not on this machine."""
+
+
+def seal_shard(folder: CacheFolder, shard_index: int, published: bytes | None = None) -> None:
+    """Publish the seal of a published shard.
+
+    It is made of what lies there. Where that was not published by this process just now, the shard
+    is decoded once, so that no damage is sealed.
+
+    Args:
+        folder: the cache.
+        shard_index: which shard.
+        published: the shard's bytes, if this process published them.
+
+    Raises:
+        CacheError: the shard is damaged, or there is a seal that contradicts it.
+    """
+    if published is None:
+        OpenShard(folder, shard_index).read_record()
+        digest, num_bytes = hash_file(folder.place, shard_key(shard_index))
+    else:
+        digest, num_bytes = sha256_hex(published), len(published)
+    header = read_header(folder, shard_index)
+    seal = ShardSeal(
+        sha256=digest,
+        num_bytes=num_bytes,
+        num_samples=header.num_samples,
+        num_tokens=header.num_tokens,
+        num_failed=len(header.failures),
+    )
+    if folder.place.publish(seal_key(shard_index), render_document(seal)):
+        return
+    if read_seal(folder.place, shard_index) != seal:
+        raise CacheError(
+            "seal contradicts the shard beside it",
+            where=folder.place.locate(seal_key(shard_index)),
+            mend=f"Delete this file, {shard_key(shard_index)} and {INDEX_FILE}, and run "
+            "dump-teacher again with the same settings",
+        )
+
+
+def seal_unsealed(folder: CacheFolder) -> None:
+    """Publish the seals that killed writers left out."""
+    present = folder.place.list_files(SHARDS_FOLDER)
+    for index in range(folder.manifest.num_shards):
+        if shard_key(index) in present and seal_key(index) not in present:
+            seal_shard(folder, index)
+
+
+def publish_index(folder: CacheFolder) -> set[int]:
+    """Publish the index if every shard is sealed and there is none.
+
+    Whoever seals a shard calls it after: so the last to seal, whoever it is, finds all sealed.
+
+    Returns:
+        Indices of the shards that are not sealed yet.
+    """
+    place, num_shards = folder.place, folder.manifest.num_shards
+    if place.size(INDEX_FILE) is not None:
+        return set()
+    present = place.list_files(SHARDS_FOLDER)
+    unsealed = {
+        index
+        for index in range(num_shards)
+        if shard_key(index) not in present or seal_key(index) not in present
+    }
+    if unsealed:
+        return unsealed
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda index: read_seal(place, index), range(num_shards)))
+    seals = [seal for seal in found if seal is not None]
+    if len(seals) < num_shards:  # one was deleted meanwhile
+        return {index for index, seal in enumerate(found) if seal is None}
+    index = CacheIndex(
+        manifest_sha256=folder.digest,
+        processor=read_processor_seal(place),
+        shards=tuple(seals),
+    )
+    place.publish(INDEX_FILE, render_document(index))
+    place.clear_leftovers(CACHE_FOLDERS)
+    return set()
+
+
+def seal_processor(place: Place, source: Path) -> None:
+    """Publish a processor's files, then their seal; what is sealed already stays as it is.
+
+    Nothing is added where there is an index: it says which seals there are.
+
+    Raises:
+        CacheError: a file cannot be written, or others lie there unsealed.
+    """
+    if place.size(INDEX_FILE) is not None or read_processor_seal(place) is not None:
+        return
+    contents = {
+        file.relative_to(source).as_posix(): file.read_bytes()
+        for file in sorted(path for path in source.rglob("*") if path.is_file())
+    }
+    files = {
+        name: FileSeal(sha256=sha256_hex(content), num_bytes=len(content))
+        for name, content in contents.items()
+    }
+    for name, content in contents.items():
+        place.publish(f"{PROCESSOR_FOLDER}/{name}", content)
+    _prove_kept(place, files)
+    place.publish(PROCESSOR_SEAL_FILE, render_document(ProcessorSeal(files=files)))
+
+
+def _prove_kept(place: Place, files: Mapping[str, FileSeal]) -> None:
+    """Refuse to seal a mixture: another writer may have been first with other files."""
+    wanted = {f"{PROCESSOR_FOLDER}/{name}": seal.sha256 for name, seal in files.items()}
+    others = [
+        key
+        for key in place.list_files(PROCESSOR_FOLDER)
+        if key not in wanted or hash_file(place, key)[0] != wanted[key]
+    ]
+    if others and read_processor_seal(place) is None:
+        raise CacheError(
+            "processor's files lie there unsealed, and are not this teacher's",
+            where=place.locate(),
+            found=", ".join(others[:5]),
+            mend=f"If another writer is at work, run again; else delete {PROCESSOR_FOLDER}/ first",
+        )
+
+
+def fetch_processor(folder: CacheFolder, target: Path) -> None:
+    """Copy a processor's files into a folder of this machine.
+
+    Raises:
+        CacheError: none is kept, or a file differs from its seal.
+    """
+    place = folder.place
+    seal = read_processor_seal(place)
+    if seal is None:
+        begin = "Run" if place.size(INDEX_FILE) is None else f"Delete {INDEX_FILE} and run"
+        condition = " if the first of them keeps one" if folder.manifest.parts else ""
+        raise CacheError(
+            "cache keeps no processor",
+            where=place.locate(PROCESSOR_SEAL_FILE),
+            mend=f"{begin} {folder.command}; it is added{condition}",
+        )
+    for name, wanted in seal.files.items():
+        key = f"{PROCESSOR_FOLDER}/{name}"
+        # a seal may name any size: nothing is allocated for it that the file does not have
+        fits = place.size(key) in (None, wanted.num_bytes)
+        content = place.read(key, limit=wanted.num_bytes) if fits else b""
+        if not fits or sha256_hex(content) != wanted.sha256:
+            raise CacheError(
+                "file differs from its seal",
+                where=place.locate(key),
+                mend="Run vlsi-cache verify: it tells what to do",
+            )
+        file = target / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)

@@ -1,0 +1,184 @@
+"""What a cache holds, tap by tap, in one pass over its shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from vlsi_cache.distribution import SparseDistribution
+from vlsi_cache.manifest import Sampling, TeacherIdentity, TokenizerIdentity
+from vlsi_cache.store.shards.layout import token_bytes
+
+if TYPE_CHECKING:
+    from vlsi_cache.store.cache.reader import Cache
+
+__all__ = ["CacheSummary", "TapSummary", "summarize_cache"]
+
+Floats = NDArray[np.float64]
+
+_BF16_BYTES = 2
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class TapSummary(_Report):
+    """Means of one tap over all response tokens that are recorded."""
+
+    tap: int
+    """0-based decoder block index; -1 is the model's own output."""
+    entropy_nats: float
+    """Entropy of the whole distribution."""
+    captured_mass: float | None
+    """Probability of the k most likely tokens together; null where k is 0."""
+    label_log_prob_nats: float
+    """Log-probability of the token that the data holds."""
+    agreement_with_final: float
+    """Share of tokens whose most likely token is also the final output's."""
+    agreement_with_label: float
+    """Share of tokens whose most likely token is the one that the data holds."""
+    label_in_record: float
+    """Share of tokens for which the data's token is among the k + m that are recorded."""
+
+
+class CacheSummary(_Report):
+    """Statistics of a cache, complete or not: they are of the shards that are there."""
+
+    path: str
+    """Folder of the cache."""
+    complete: bool
+    """Whether every shard is written."""
+    num_shards: int
+    """Shards of the complete cache."""
+    num_shards_present: int
+    """Shards that are written."""
+    num_samples: int
+    """Samples in the shards that are written."""
+    num_samples_total: int
+    """Samples of the complete cache."""
+    failures: dict[str, str]
+    """Name of each sample that could not be read, and has no tokens → why."""
+    num_tokens: int
+    """Response tokens."""
+    bytes_total: int
+    """Bytes on disk: manifest and shards, everything counted but the processor's copy."""
+    bytes_per_token_tap: float | None
+    """Bytes on disk per response token and tap; null without tokens."""
+    compression_ratio: float | None
+    """The arrays' uncompressed bytes over the bytes on disk; null without tokens."""
+    dense_ratio: float | None
+    """Bytes of the same distributions as dense bfloat16 logits over the bytes on disk; null
+    without tokens."""
+    teacher: TeacherIdentity
+    """The model that was recorded."""
+    tokenizer: TokenizerIdentity
+    """Its tokenizer."""
+    dataset: str
+    """Path or name of the conversations."""
+    sampling: Sampling
+    """What is kept of each distribution: k, m, seed."""
+    num_parts: int
+    """Caches that it was merged of; 0 if it was not."""
+    samples_per_shard: int
+    """Samples of every shard but the last; of a merged cache the most."""
+    batch_size: int
+    """Samples per forward pass of the teacher."""
+    dtype: str
+    """The teacher's parameter type."""
+    taps: tuple[TapSummary, ...]
+    """One entry per tap, the final output last; empty without tokens."""
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Running sums over tokens, ``[L]`` each."""
+
+    entropy: Floats
+    mass: Floats
+    label_log_prob: Floats
+    agreement: Floats
+    label_on_top: Floats
+    label_in_record: Floats
+    num_tokens: int = 0
+    num_samples: int = 0
+
+    @classmethod
+    def zero(cls, num_taps: int) -> _Sums:
+        zeros = np.zeros((6, num_taps))
+        return cls(zeros[0], zeros[1], zeros[2], zeros[3], zeros[4], zeros[5])
+
+    def add(self, distribution: SparseDistribution, labels: NDArray[np.int32]) -> None:
+        ids = distribution.token_ids
+        (top, _), label = distribution.most_likely(), labels[:, None]
+        self.entropy += distribution.entropy.sum(0, dtype=np.float64)
+        self.mass += distribution.captured_mass().sum(0, dtype=np.float64)
+        self.label_log_prob += distribution.label_log_prob.sum(0, dtype=np.float64)
+        self.agreement += (top == top[:, -1:]).sum(0)
+        self.label_on_top += (top == label).sum(0)
+        self.label_in_record += (ids == label[..., None]).any(-1).sum(0)
+        self.num_tokens += len(labels)
+
+    def tap(self, row: int, tap: int, k: int) -> TapSummary:
+        def mean(sums: Floats) -> float:
+            return float(sums[row]) / self.num_tokens
+
+        return TapSummary(
+            tap=tap,
+            entropy_nats=mean(self.entropy),
+            captured_mass=mean(self.mass) if k else None,
+            label_log_prob_nats=mean(self.label_log_prob),
+            agreement_with_final=mean(self.agreement),
+            agreement_with_label=mean(self.label_on_top),
+            label_in_record=mean(self.label_in_record),
+        )
+
+
+def summarize_cache(cache: Cache) -> CacheSummary:
+    """Read every published shard once, one at a time.
+
+    Raises:
+        CacheError: a shard is damaged.
+    """
+    manifest = cache.manifest
+    sums = _Sums.zero(len(manifest.taps))
+    num_shards_present = 0
+    failures: dict[str, str] = {}
+    for record in cache.iter_shards():
+        sums.add(record.distribution, record.response_ids)
+        sums.num_samples += len(record)
+        num_shards_present += 1
+        failures |= {record.sample_ids[row]: why for row, why in record.failures.items()}
+    size = cache.size_bytes()
+    entries = sums.num_tokens * len(manifest.taps)
+    dense = entries * manifest.tokenizer.vocab_size * _BF16_BYTES
+    raw = sums.num_tokens * token_bytes(manifest)
+    return CacheSummary(
+        path=str(cache.path),
+        complete=num_shards_present == manifest.num_shards,
+        num_shards=manifest.num_shards,
+        num_shards_present=num_shards_present,
+        num_samples=sums.num_samples,
+        num_samples_total=len(cache),
+        failures=failures,
+        num_tokens=sums.num_tokens,
+        bytes_total=size,
+        bytes_per_token_tap=size / entries if entries else None,
+        compression_ratio=raw / size if entries else None,
+        dense_ratio=dense / size if entries else None,
+        teacher=manifest.teacher,
+        tokenizer=manifest.tokenizer,
+        dataset=manifest.dataset.source,
+        sampling=manifest.sampling,
+        num_parts=len(manifest.parts),
+        samples_per_shard=manifest.samples_per_shard,
+        batch_size=manifest.batch_size,
+        dtype=manifest.dtype,
+        taps=tuple(sums.tap(row, tap, manifest.sampling.k) for row, tap in enumerate(manifest.taps))
+        if entries
+        else (),
+    )

@@ -1,0 +1,205 @@
+"""``LocalPlace``: a folder of this machine, or of a file system it shares."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+from vlsi_cache.errors import CacheError
+from vlsi_cache.store.places.place import Place
+
+__all__ = ["LocalPlace"]
+
+_SUFFIX: Final = ".partial"
+_STAGING: Final = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(_SUFFIX)}")
+_NOT_SHARED: Final = frozenset(
+    {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
+)
+"""Two disks, a file system without links, or one more link than it knows."""
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LocalPlace(Place):
+    """Files are filled beside their place, flushed to disk and linked into it."""
+
+    path: Path
+    """The folder; it need not be there before something is published."""
+
+    def locate(self, key: str = "") -> str:
+        """The path."""
+        return str(self.path / key)
+
+    def prove_usable(self) -> None:
+        """There may be a folder, or nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise CacheError("is a file, not a folder", where=self.path, mend="Choose another path")
+
+    def list_files(self, folder: str = "") -> dict[str, int]:
+        """Every file below, by walking."""
+        found = {}
+        for root, folders, names in os.walk(self.path / folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in names:
+                file = Path(root, name)
+                # a file may go while others are counted: leftovers do
+                with contextlib.suppress(FileNotFoundError):
+                    if not name.startswith("."):
+                        found[file.relative_to(self.path).as_posix()] = file.stat().st_size
+        return dict(sorted(found.items()))
+
+    def size(self, key: str) -> int | None:
+        """Bytes of a regular file."""
+        try:
+            status = (self.path / key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Part of a file, by ``pread``."""
+        # opened for every read: nothing to close, to count or to carry to another process
+        try:
+            with (self.path / key).open("rb", buffering=0) as file:
+                return _read(file.fileno(), start, stop - start)
+        except FileNotFoundError:
+            raise CacheError("file is missing", where=self.path / key) from None
+        except OSError as error:
+            raise CacheError(
+                f"file cannot be read ({error.strerror})",
+                where=self.path / key,
+                mend="Check the permissions, and the disk's health",
+            ) from error
+
+    def publish(self, key: str, content: bytes) -> bool:
+        """Stage, flush, link, flush the folder."""
+        target = self.path / key
+        try:
+            self._make_folder(target.parent)
+            with _staged(target) as staging:
+                with staging.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                try:
+                    os.link(staging, target)  # unlike rename, refuses to replace what is there
+                except FileExistsError:
+                    return False
+            _sync(target.parent)
+        except OSError as error:
+            raise self._unpublished(target, len(content), error) from error
+        return True
+
+    def adopt(self, key: str, source: Place, source_key: str) -> bool:
+        """One more link to the file, if it is on the same file system."""
+        if not isinstance(source, LocalPlace):
+            return False
+        target = self.path / key
+        try:
+            self._make_folder(target.parent)
+            os.link(source.path / source_key, target)
+            _sync(target.parent)
+        except FileExistsError:
+            return True
+        except OSError as error:
+            if error.errno in _NOT_SHARED:
+                return False
+            raise self._unpublished(target, 0, error) from error
+        return True
+
+    def clear_leftovers(self, folders: Sequence[str]) -> None:
+        """Delete the files that killed writers were filling, told by the names that they give.
+
+        A living writer holds a lock on its file, and the system drops the lock with the process:
+        what can be locked belongs to nobody.
+        """
+        pattern = f".*{_SUFFIX}"
+        below = (Path(self.path, folder).rglob(pattern) for folder in folders)
+        for leftover in itertools.chain(self.path.glob(pattern), *below):
+            if not _STAGING.fullmatch(leftover.name):
+                continue
+            # gone meanwhile, locked by its writer, or on a file system without locks: left alone
+            with contextlib.suppress(OSError):
+                descriptor = os.open(leftover, os.O_RDONLY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    leftover.unlink()
+                finally:
+                    os.close(descriptor)
+
+    def _make_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            _sync(folder.parent)
+
+    def _unpublished(self, target: Path, num_bytes: int, error: OSError) -> CacheError:
+        if error.errno in _NO_ROOM:
+            return CacheError(
+                f"no room for {num_bytes:,} bytes ({error.strerror})",
+                where=target,
+                found=f"{_free_bytes(self.path):,} bytes free",
+                mend="Make room, then run the same command again: what is published is whole, and "
+                "it goes on from there",
+            )
+        return CacheError(
+            f"file cannot be written ({error.strerror})",
+            where=target,
+            mend="Check the path and its permissions; the file system must know hard links",
+        )
+
+
+@contextlib.contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """A file beside ``target``, locked against clearing away, and deleted at the end."""
+    while True:
+        staging = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_SUFFIX}")
+        staging.touch()
+        try:
+            lock = os.open(staging, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        with contextlib.suppress(OSError):  # no locks on this file system: nobody clears away
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if staging.exists():
+            break
+        os.close(lock)  # cleared away between its making and its locking: once more
+    try:
+        yield staging
+    finally:
+        staging.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _read(descriptor: int, start: int, count: int) -> bytes:
+    pieces = []
+    while count > 0:
+        piece = os.pread(descriptor, count, start)  # the system may hand over less than asked for
+        if not piece:
+            break
+        pieces.append(piece)
+        start, count = start + len(piece), count - len(piece)
+    return b"".join(pieces)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _free_bytes(path: Path) -> int:
+    return shutil.disk_usage(path if path.is_dir() else path.parent).free

@@ -1,0 +1,1 @@
+"""One shard's file: arrays, their codecs and bounds, in a zip."""

@@ -1,0 +1,1 @@
+"""The student: trained from a cache, without the teacher."""

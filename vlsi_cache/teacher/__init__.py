@@ -1,0 +1,1 @@
+"""The teacher pass: from a model and conversations to a cache."""

@@ -1,0 +1,1 @@
+"""The engine: trains a module through one stage; knows no teacher, student or cache."""
