@@ -19,9 +19,9 @@ from support.runs import make_recipe
 from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.models import load_backbone
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.stages import blocks
 from vlsi_cache.store import CHUNK_TOKENS, create_cache, open_cache, reader, token_bytes
 from vlsi_cache.store.shards.shard import OpenShard
+from vlsi_cache.student import cache_order as blocks
 from vlsi_cache.student.cache_order import cache_order
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.teacher.dump import dump_teacher
