@@ -19,7 +19,8 @@ from support.runs import make_recipe
 from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.models import load_backbone
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.store import CHUNK_TOKENS, create_cache, open_cache, reader, token_bytes
+from vlsi_cache.store import CHUNK_TOKENS, create_cache, open_cache, token_bytes
+from vlsi_cache.store.cache import reader
 from vlsi_cache.store.shards.shard import OpenShard
 from vlsi_cache.student import cache_order as blocks
 from vlsi_cache.student.cache_order import cache_order
