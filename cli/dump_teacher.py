@@ -11,7 +11,7 @@ from vlsi_cache.cli.options import faults_in_one_line, log_to, recipe_flags, tap
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
-    from vlsi_cache.teacher.partition import Partition
+    from vlsi_cache.teacher import Partition
 
 __all__ = ["command"]
 
@@ -73,7 +73,7 @@ def command(recipe: Recipe, partition: str | None) -> None:
     sparse unbiased distribution of every tapped layer and of the final output. Run again, it goes
     on where it stopped.
     """
-    from vlsi_cache.teacher.partition import Partition
+    from vlsi_cache.teacher import Partition
     from vlsi_cache.training.processes import leave_together
 
     share = None if partition is None else Partition.parse(partition)
@@ -98,8 +98,7 @@ def _dump(recipe: Recipe, partition: Partition | None) -> str | Path:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from vlsi_cache.teacher.dump import dump_teacher
-    from vlsi_cache.teacher.reading import DumpProgress
+    from vlsi_cache.teacher import DumpProgress, dump_teacher
 
     columns = (
         TextColumn("teacher pass"),

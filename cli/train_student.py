@@ -83,7 +83,7 @@ def command(recipe: Recipe) -> None:
     are there, in the order in which they come, and waits for more.
     """
     log_to("stdout")
-    from vlsi_cache.student.train import train_student
+    from vlsi_cache.student import train_student
     from vlsi_cache.training.processes import leave_together
 
     result = train_student(recipe)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlsi_cache.recipe import load_recipe
     from vlsi_cache.store import open_cache
-    from vlsi_cache.student.train import train_student
-    from vlsi_cache.teacher.dump import dump_teacher
+    from vlsi_cache.student import train_student
+    from vlsi_cache.teacher import dump_teacher
 
 __all__ = ["dump_teacher", "load_recipe", "open_cache", "train_student"]
 
 _HOMES = {
-    "dump_teacher": "vlsi_cache.teacher.dump",
+    "dump_teacher": "vlsi_cache.teacher",
     "load_recipe": "vlsi_cache.recipe",
     "open_cache": "vlsi_cache.store",
-    "train_student": "vlsi_cache.student.train",
+    "train_student": "vlsi_cache.student",
 }
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from support.runs import make_recipe, save_text_model, write_conversations
 from vlsi_cache.cli.main import cli
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.teacher.dump import dump_teacher
+from vlsi_cache.teacher import dump_teacher
 
 
 def _run(*arguments: object) -> Result:

@@ -25,10 +25,10 @@ from support.runs import make_recipe
 from vlsi_cache.errors import CacheError
 from vlsi_cache.recipe import InteractionSection, Recipe, recipe_from_mapping
 from vlsi_cache.store import create_cache, open_cache
-from vlsi_cache.student.arrivals import ArrivalOrder, begun_cache, recorded_order
-from vlsi_cache.student.train import train_student
-from vlsi_cache.teacher.dump import dump_teacher
-from vlsi_cache.training.sample_order import Share, share_batches
+from vlsi_cache.student import train_student
+from vlsi_cache.student.arrivals import ArrivalOrder, recorded_order, wait_for_cache
+from vlsi_cache.teacher import dump_teacher
+from vlsi_cache.training.sample_order import ProcessSlice, slice_batches
 
 
 def _arrivals(path: Path) -> list[list[int]]:
@@ -95,7 +95,7 @@ def test_a_resumed_stage_keeps_the_order_in_which_shards_came(
     begin_copy(complete, cache, [1])
     settings = InteractionSection(follow=True)
     order = recorded_order(open_cache(cache), settings, tmp_path)
-    batches = share_batches(order, Share(0, 2), 0)
+    batches = slice_batches(order, ProcessSlice(0, 2), 0)
     first = [next(batches), next(batches)]
     begin_copy(complete, cache, [3])
     first.append(next(batches))
@@ -105,14 +105,14 @@ def test_a_resumed_stage_keeps_the_order_in_which_shards_came(
         file.write('{"shards": [')  # torn by a kill
     again = recorded_order(open_cache(cache), InteractionSection(), tmp_path)
     assert isinstance(again, ArrivalOrder), "whether or not it is asked for again"
-    assert list(share_batches(again, Share(0, 2), 0)) == first
+    assert list(slice_batches(again, ProcessSlice(0, 2), 0)) == first
     assert _arrivals(path) == [[1], [3], [0, 2]]
 
 
 def test_a_complete_cache_is_not_followed(complete: Path, tmp_path: Path) -> None:
     order = recorded_order(open_cache(complete), InteractionSection(follow=True), tmp_path)
     assert not isinstance(order, ArrivalOrder)
-    assert order.num_places == 22
+    assert order.num_samples == 22
     assert not list(tmp_path.iterdir())
 
 
@@ -123,8 +123,8 @@ def test_waiting_is_told_and_ends_in_an_error_that_names_what_is_missing(
     settings = InteractionSection(follow=True, follow_timeout_seconds=0.2)
     order = recorded_order(open_cache(tmp_path / "cache"), settings, tmp_path)
     caplog.set_level(logging.INFO, "vlsi_cache")
-    with pytest.raises(CacheError, match=r"no new shard has come for 0\.2 seconds.*missing: 1, 3"):
-        list(share_batches(order, Share(0, 1), 0))
+    with pytest.raises(CacheError, match=r"no new shard has arrived for 0\.2 seconds.*missing: 1, 3"):
+        list(slice_batches(order, ProcessSlice(0, 1), 0))
     assert "waiting for the cache, 2 of 4 shards are there" in caplog.text
 
 
@@ -197,11 +197,11 @@ def test_a_cache_that_has_not_begun_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     later = threading.Timer(0.7, lambda: create_cache(path, make_manifest()))
     later.start()
-    cache = begun_cache(path, timeout_seconds=60)
+    cache = wait_for_cache(path, timeout_seconds=60)
     later.join()
     assert cache.missing_shards() == list(range(cache.manifest.num_shards))
     with pytest.raises(CacheError, match="no cache here"):
-        begun_cache(tmp_path / "never", timeout_seconds=0.1)
+        wait_for_cache(tmp_path / "never", timeout_seconds=0.1)
 
 
 def test_without_follow_an_incomplete_cache_is_still_refused(

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vlsi_cache.models import Backbone, bind_decoder
+from vlsi_cache.objectives import SparseTargets
 from vlsi_cache.recipe import InteractionSection, VerbalizerSection
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.verbalizer import build_verbalizers
@@ -51,9 +52,11 @@ def _batch(counts: list[int], length: int = 12) -> dict[str, Any]:
         "positions": samples * length + places - 1,
         "labels": ids[samples, places],
         "token_samples": samples,
-        "teacher_ids": chosen,
-        "teacher_weights": torch.full(shape, 1 / shape[-1]),
-        "teacher_entropy": torch.rand(shape[:2], generator=generator),
+        "targets": SparseTargets(
+            chosen,
+            torch.full(shape, 1 / shape[-1]),
+            torch.rand(shape[:2], generator=generator),
+        ),
     }
 
 
@@ -67,6 +70,7 @@ def _only(batch: dict[str, Any], sample: int) -> dict[str, Any]:
     for name, value in batch.items():
         if isinstance(value, Tensor):
             alone[name] = value[mine]
+    alone["targets"] = SparseTargets(*(value[mine] for value in batch["targets"]))
     alone["positions"] = alone["positions"] - sample * length
     alone["token_samples"] = torch.zeros_like(alone["token_samples"])
     return alone

@@ -12,8 +12,8 @@ from support.runs import make_recipe
 from vlsi_cache.cli.main import cli
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import open_cache, verify_cache
-from vlsi_cache.student.train import train_student
-from vlsi_cache.teacher.dump import dump_teacher
+from vlsi_cache.student import train_student
+from vlsi_cache.teacher import dump_teacher
 
 
 def _on(recipe: Recipe, cache: Path, **changes: object) -> Recipe:

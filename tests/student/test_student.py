@@ -28,11 +28,12 @@ from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.errors import CacheError, CacheMismatchError, RecipeError, StageError
 from vlsi_cache.models import load_backbone
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
+from vlsi_cache.store import open_cache
+from vlsi_cache.student import train_student
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import JournalLine
-from vlsi_cache.student.train import train_student
-from vlsi_cache.teacher.dump import dump_teacher
+from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.verbalizer import build_verbalizers
 
 
@@ -206,7 +207,7 @@ def test_a_cache_without_draws_is_warned_of(
 ) -> None:
     recipe = _with(_dumped(tmp_path, k=4, m=0), "interaction", steps=1)
     train_student(recipe.model_copy(update={"stages": ["verbalization", "interaction"]}))
-    assert "no draws; scaled to sum to 1 they are a biased target" in caplog.text
+    assert "no draws. Scaled to sum to 1, they are a biased target" in caplog.text
 
 
 def test_plain_logit_distillation_needs_no_verbalizers(dumped: Recipe, tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ def test_the_expected_matching_has_the_mean_of_the_drawn_losses(dumped: Recipe) 
     batch: dict[str, Any] = {}
 
     def losses(strategy: str, count: int) -> torch.Tensor:
-        student = load_backbone(dumped.student, "student", cpu, "float32")
+        student = load_backbone(dumped.student, "student", cpu)
         bank = build_verbalizers(student.decoder, (0, 2), dumped.student.verbalizer, seed=0)
         matching = dumped.interaction.matching.model_copy(update={"strategy": strategy})
         module = Interaction(
@@ -240,7 +241,9 @@ def test_the_expected_matching_has_the_mean_of_the_drawn_losses(dumped: Recipe) 
         )
         if not batch:
             dataset = IndexedConversations(load_data(dumped.data))
-            collate = CachedBatches(encoder_for(student, dumped.data), dumped.cache_path, "sample")
+            collate = CachedBatches(
+                encoder_for(student, dumped.data), open_cache(dumped.cache_path), "sample"
+            )
             batch.update(collate([dataset[index] for index in range(4)]))
         with torch.no_grad():
             return torch.stack([module(**batch)["loss"] for _ in range(count)])
@@ -304,6 +307,49 @@ def test_a_finished_stage_whose_result_is_gone_is_made_again(
     shutil.rmtree(student)
     again = _weights(train_student(recipe))
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("lost", ["folder", "weights"])
+def test_a_student_killed_while_it_is_saved_again_is_never_taken_for_done(
+    lost: str, dumped: Recipe, tmp_path: Path
+) -> None:
+    """The record of the first time must not vouch for what the second time left half written."""
+    recipe = dumped.model_copy(update={"stages": ["finetuning"], "output": tmp_path / "run"})
+    student = train_student(recipe)
+    weights = _weights(student)
+    if lost == "folder":
+        shutil.rmtree(student)
+    else:
+        (student / "model.safetensors").unlink()
+    file = tmp_path / "recipe.json"
+    file.write_text(recipe.model_dump_json(), encoding="utf-8")
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING, str(file)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (student / "model.safetensors").exists()
+    again = _weights(train_student(recipe))
+    assert again.keys() == weights.keys()
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+    assert AutoModelForCausalLM.from_pretrained(student) is not None
+    assert not student.with_name("student.partial").exists()
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from transformers import modeling_utils
+from vlsi_cache.recipe import Recipe
+from vlsi_cache import train_student
+def save_file(*arguments, **options):
+    # config.json is on disk by now, the weights are not
+    assert list(recipe.output.glob("student*/config.json"))
+    assert not list(recipe.output.glob("student*/*.safetensors"))
+    os.kill(os.getpid(), signal.SIGKILL)
+torch.set_num_threads(1)
+modeling_utils.safe_save_file = save_file
+recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
+train_student(recipe)
+"""
 
 
 def test_how_often_to_log_and_save_is_no_other_setting(dumped: Recipe, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 
 from support.runs import make_recipe
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.student.train import train_student
-from vlsi_cache.teacher.dump import dump_teacher
+from vlsi_cache.student import train_student
+from vlsi_cache.teacher import dump_teacher
 
 
 class _Stop(TrainerCallback):

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlsi_cache.recipe import InteractionSection, Schedule
+from vlsi_cache.recipe import InteractionSection, Recipe, Schedule
 from vlsi_cache.store import open_cache
 from vlsi_cache.student.arrivals import recorded_order
+from vlsi_cache.training import Run, Stage, StageModule, Training
 from vlsi_cache.training.processes import resolve_device
-from vlsi_cache.training.sample_order import BlockOrder, SampleOrder
-from vlsi_cache.training.trainer import StageModule, run_training
+from vlsi_cache.training.sample_order import GroupOrder, SampleOrder
+from vlsi_cache.training.trainer import train
 
 __all__ = ["RankServer", "seen"]
 
@@ -66,24 +67,30 @@ class Line(StageModule):
         return {"loss": self.weight * labels.double().sum() / num_items_in_batch}
 
 
-def train(task: Mapping[str, Any], rank: int) -> None:
+def train_line(task: Mapping[str, Any], rank: int) -> None:
     folder = Path(task["folder"])
     device = resolve_device("cpu")
     log = folder / f"seen-{rank}-of-{task['num_ranks']}.jsonl"
     module = Line(log, task.get("kill_after"))
-    run_training(
-        "line",
+    rates = {"learning_rate": 1e-3, "final_learning_rate": 1e-3, "max_grad_norm": 0}
+    numbers: Any = Numbers(task["num_samples"])
+    training = Training(
         module,
-        Numbers(task["num_samples"]),
+        numbers,
         collate,
-        Schedule(learning_rate=1e-3, final_learning_rate=1e-3, max_grad_norm=0, **task["schedule"]),
-        folder,
-        device=device,
-        autocast=False,
-        seed=3,
         order=_order(task, folder),
         optimizer=torch.optim.SGD(module.parameters(), lr=1e-3),
     )
+    stage = Stage(
+        name="line",
+        folder=folder,
+        result=folder,
+        schedule=Schedule(**rates, **task["schedule"]),
+        settings={},
+        start=lambda: training,
+        save=lambda _: None,
+    )
+    train(Run(Recipe(seed=3), device, numbers), stage, training)
     if rank == 0:
         (folder / "weight.json").write_text(json.dumps(module.weight.item()), encoding="utf-8")
 
@@ -93,7 +100,7 @@ def _order(task: Mapping[str, Any], folder: Path) -> SampleOrder:
         settings = InteractionSection(follow=True, follow_timeout_seconds=60)
         return recorded_order(open_cache(task["cache"]), settings, folder)
     samples = torch.arange(task["num_samples"]).numpy()
-    return BlockOrder([samples[start : start + 3] for start in range(0, len(samples), 3)], 2)
+    return GroupOrder([samples[start : start + 3] for start in range(0, len(samples), 3)], 2)
 
 
 def serve() -> None:
@@ -118,7 +125,7 @@ def _fork(task: Mapping[str, Any], rank: int, port: int) -> int:
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             os.environ.update({name: str(value) for name, value in (place | address).items()})
             os.environ["ACCELERATE_USE_CPU"] = "true"
-        train(task, rank)
+        train_line(task, rank)
         os._exit(0)
     except BaseException:
         traceback.print_exc()

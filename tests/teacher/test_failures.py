@@ -17,8 +17,8 @@ from vlsi_cache.data.images import ImageRef
 from vlsi_cache.errors import CacheError, DataError, StageError
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import open_cache, verify_cache
-from vlsi_cache.student.train import train_student
-from vlsi_cache.teacher.dump import dump_teacher
+from vlsi_cache.student import train_student
+from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.teacher.failures import reason_of
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from support.runs import make_recipe, save_image_model, save_text_model
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import open_cache
-from vlsi_cache.student.train import train_student
-from vlsi_cache.teacher.dump import dump_teacher
+from vlsi_cache.student import train_student
+from vlsi_cache.teacher import dump_teacher
 
 
 def _whole_road(folder: Path, save: Any, family: str, images: bool, **changes: Any) -> Recipe:

@@ -15,9 +15,7 @@ from support.runs import make_recipe
 from vlsi_cache.cli.main import cli
 from vlsi_cache.errors import RecipeError, StageError
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.teacher.dump import dump_teacher
-from vlsi_cache.teacher.partition import Partition
-from vlsi_cache.teacher.reading import DumpProgress
+from vlsi_cache.teacher import DumpProgress, Partition, dump_teacher
 
 NUM_SHARDS = 6
 
@@ -129,10 +127,10 @@ def test_partitions_are_disjoint_and_leave_nothing_out(count: int) -> None:
     "text", ["0/0", "0/2", "3/2", "x", "1", "1/", "-1/2", "1/2/3", "1.0/2", ""]
 )
 def test_what_is_no_partition_is_refused_before_anything_is_loaded(text: str) -> None:
-    with pytest.raises(RecipeError, match="no partition"):
+    with pytest.raises(RecipeError, match="not a partition"):
         Partition.parse(text)
     result = CliRunner().invoke(cli, ["dump-teacher", f"--partition={text}"])
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
-    assert line.startswith("error: --partition: this is no partition; expected I/N")
+    assert line.startswith("error: --partition: this is not a partition; expected I/N")
     assert "Traceback" not in result.output

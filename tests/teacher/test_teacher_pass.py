@@ -19,8 +19,9 @@ from vlsi_cache.errors import CacheMismatchError, ModelError, RecipeError, Stage
 from vlsi_cache.models import load_processor
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import open_cache
-from vlsi_cache.teacher.dump import dump_teacher
-from vlsi_cache.teacher.reading import DumpProgress, record_uniforms
+from vlsi_cache.teacher import dump_teacher
+from vlsi_cache.teacher.filling import DumpProgress
+from vlsi_cache.teacher.reading import record_uniforms
 
 
 def _dump(recipe: Recipe) -> list[DumpProgress]:

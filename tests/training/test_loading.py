@@ -25,9 +25,9 @@ from vlsi_cache.store.shards.shard import OpenShard
 from vlsi_cache.student import cache_order as blocks
 from vlsi_cache.student.cache_order import cache_order
 from vlsi_cache.student.cached_batches import CachedBatches
-from vlsi_cache.teacher.dump import dump_teacher
-from vlsi_cache.training.loader import ShareSampler, make_loader
-from vlsi_cache.training.sample_order import Share, share_batches
+from vlsi_cache.teacher import dump_teacher
+from vlsi_cache.training.loader import BatchReader, BatchSampler, make_loader
+from vlsi_cache.training.sample_order import ProcessSlice, slice_batches
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
@@ -125,13 +125,13 @@ def test_each_chunk_is_decoded_about_once_per_epoch(
 
     monkeypatch.setattr(OpenShard, "read_block", counted)
     order = cache_order(open_cache(tmp_path))
-    assert order.num_places == 600
-    assert len(order.blocks) > 2 * order.window
+    assert order.num_samples == 600
+    assert len(order.groups) > 2 * order.window
     for num_ranks, most in ((1, 1.5), (3, 1.7)):
         decoded.clear()
         for rank in range(num_ranks):
             cache = open_cache(tmp_path)  # each process has its own
-            for batch in share_batches(order, Share(0, 8, rank, num_ranks), 0):
+            for batch in slice_batches(order, ProcessSlice(0, 8, rank, num_ranks), 0):
                 for index in batch:
                     assert len(cache[index].response_ids) < 700
         num_chunks = sum(
@@ -156,20 +156,17 @@ def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def test_workers_however_they_start_give_the_batches_of_this_process(
     dumped: Recipe, method: str
 ) -> None:
-    student = load_backbone(dumped.student, "student", torch.device("cpu"), "float32")
+    student = load_backbone(dumped.student, "student", torch.device("cpu"))
     dataset = IndexedConversations(load_data(dumped.data))
-    collate = CachedBatches(encoder_for(student, dumped.data), dumped.cache_path, "sample")
+    collate = CachedBatches(
+        encoder_for(student, dumped.data), open_cache(dumped.cache_path), "sample"
+    )
     order = cache_order(open_cache(dumped.cache_path))
 
     def batches(workers: int) -> list[Any]:
-        sampler = ShareSampler(order, Share(seed=0, batch_size=5))
+        sampler = BatchSampler(order, ProcessSlice(seed=0, batch_size=5))
         loader = make_loader(
-            dataset,
-            collate,
-            sampler,
-            workers=workers,
-            pin_memory=False,
-            start_method=method,
+            BatchReader(dataset, collate), sampler, workers=workers, start_method=method
         )
         epochs = []
         for sampler.epoch in range(2):
@@ -181,6 +178,7 @@ def test_workers_however_they_start_give_the_batches_of_this_process(
     assert len(here) == len(there) == 6
     for one, other in zip(here, there, strict=True):
         assert one.keys() == other.keys()
-        for name in ("labels", "teacher_ids", "teacher_weights", "teacher_entropy"):
-            assert torch.equal(one[name], other[name])
+        assert torch.equal(one["labels"], other["labels"])
+        for ours, theirs in zip(one["targets"], other["targets"], strict=True):
+            assert torch.equal(ours, theirs)
         assert torch.equal(one["inputs"]["input_ids"], other["inputs"]["input_ids"])

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlsi_cache.training.sample_order import (
-    BlockOrder,
+    GroupOrder,
     Indices,
     Parcel,
+    ProcessSlice,
     SampleOrder,
-    Share,
     plain_order,
-    share_batches,
+    slice_batches,
 )
 
 
@@ -28,7 +28,7 @@ class Arriving:
 
     given: Sequence[Sequence[Indices]]
     window: int
-    num_places: int
+    num_samples: int
 
     def parcels(self, epoch: int) -> Iterator[Parcel]:
         for number, blocks in enumerate(self.given, start=1):
@@ -41,14 +41,14 @@ def blocks_of(sizes: Sequence[int], start: int = 0) -> list[Indices]:
 
 
 shares = st.builds(
-    Share, seed=st.integers(0, 9), batch_size=st.integers(1, 5), num_ranks=st.integers(1, 4)
+    ProcessSlice, seed=st.integers(0, 9), batch_size=st.integers(1, 5), num_ranks=st.integers(1, 4)
 )
 sizes = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 
 
-def all_ranks(order: SampleOrder, share: Share, epoch: int = 0) -> list[list[list[int]]]:
+def all_ranks(order: SampleOrder, share: ProcessSlice, epoch: int = 0) -> list[list[list[int]]]:
     ranks = [replace(share, rank=rank) for rank in range(share.num_ranks)]
-    return [list(share_batches(order, one, epoch)) for one in ranks]
+    return [list(slice_batches(order, one, epoch)) for one in ranks]
 
 
 def flat(batches: Sequence[Sequence[int]]) -> list[int]:
@@ -57,12 +57,12 @@ def flat(batches: Sequence[Sequence[int]]) -> list[int]:
 
 @given(sizes, shares, st.integers(1, 4), st.integers(0, 3))
 def test_every_sample_goes_to_one_process_once_and_all_step_alike(
-    sizes: list[int], share: Share, window: int, epoch: int
+    sizes: list[int], share: ProcessSlice, window: int, epoch: int
 ) -> None:
-    order = BlockOrder(blocks_of(sizes), window)
+    order = GroupOrder(blocks_of(sizes), window)
     ranks = all_ranks(order, share, epoch)
     assert sorted(flat([flat(batches) for batches in ranks])) == list(range(sum(sizes)))
-    assert max(map(len, ranks)) == share.num_batches(order.num_places)
+    assert max(map(len, ranks)) == share.num_batches(order.num_samples)
     assert all(0 < len(batch) <= share.batch_size for batches in ranks for batch in batches)
     if share.batch_size > 1 and sum(sizes) >= share.num_ranks:
         assert len({len(batches) for batches in ranks}) == 1, "nobody waits for a spare"
@@ -70,16 +70,16 @@ def test_every_sample_goes_to_one_process_once_and_all_step_alike(
 
 @given(sizes, shares, st.integers(1, 4))
 def test_the_same_seed_and_epoch_give_the_same_batches(
-    sizes: list[int], share: Share, window: int
+    sizes: list[int], share: ProcessSlice, window: int
 ) -> None:
-    order = BlockOrder(blocks_of(sizes), window)
+    order = GroupOrder(blocks_of(sizes), window)
     assert all_ranks(order, share, 1) == all_ranks(order, share, 1)
 
 
 def test_another_epoch_or_seed_gives_another_order() -> None:
-    order = BlockOrder(blocks_of([10] * 10), 2)
+    order = GroupOrder(blocks_of([10] * 10), 2)
     orders = {
-        tuple(flat(next(iter(all_ranks(order, Share(seed, 4), epoch)))))
+        tuple(flat(next(iter(all_ranks(order, ProcessSlice(seed, 4), epoch)))))
         for seed in range(3)
         for epoch in range(3)
     }
@@ -89,13 +89,13 @@ def test_another_epoch_or_seed_gives_another_order() -> None:
 
 @given(sizes, shares, st.integers(1, 4))
 def test_samples_stray_no_further_than_their_window(
-    sizes: list[int], share: Share, window: int
+    sizes: list[int], share: ProcessSlice, window: int
 ) -> None:
     """So a block's chunks are wanted during one window only, by one process but at its ends."""
     blocks = blocks_of(sizes)
     block_of = {sample: i for i, block in enumerate(blocks) for sample in block.tolist()}
     users = [0] * len(blocks)
-    for batches in all_ranks(BlockOrder(blocks, window), share):
+    for batches in all_ranks(GroupOrder(blocks, window), share):
         seen = [block_of[sample] for sample in flat(batches)]
         for block in set(seen):
             users[block] += 1
@@ -106,7 +106,7 @@ def test_samples_stray_no_further_than_their_window(
 
 @given(st.lists(sizes, min_size=1, max_size=4), shares, st.integers(1, 3), st.integers(0, 3))
 def test_parcels_follow_one_another_and_leave_their_remainder_to_the_next(
-    parcels: list[list[int]], share: Share, window: int, num_lost: int
+    parcels: list[list[int]], share: ProcessSlice, window: int, num_lost: int
 ) -> None:
     given, start = [], 0
     for sizes in parcels:
@@ -115,7 +115,7 @@ def test_parcels_follow_one_another_and_leave_their_remainder_to_the_next(
     order = Arriving(given, window, start + num_lost)
     ranks = all_ranks(order, share)
     assert sorted(flat([flat(batches) for batches in ranks])) == list(range(start))
-    assert max(map(len, ranks)) <= share.num_batches(order.num_places)
+    assert max(map(len, ranks)) <= share.num_batches(order.num_samples)
     # nothing is used before its parcel, and all but a remainder of a parcel before the next
     seen, whole = 0, share.batch_size * share.num_ranks
     for number, blocks in enumerate(given):
@@ -128,7 +128,7 @@ def test_parcels_follow_one_another_and_leave_their_remainder_to_the_next(
 
 
 def test_without_a_cache_all_samples_are_shuffled() -> None:
-    (batches,) = all_ranks(plain_order(1000), Share(0, 8))
+    (batches,) = all_ranks(plain_order(1000), ProcessSlice(0, 8))
     order = np.array(flat(batches))
     assert sorted(order) == list(range(1000))
     assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
@@ -136,6 +136,6 @@ def test_without_a_cache_all_samples_are_shuffled() -> None:
 
 @pytest.mark.parametrize("num_samples", [1, 2, 3, 5])
 def test_batches_of_one_may_run_short(num_samples: int) -> None:
-    ranks = all_ranks(plain_order(num_samples), Share(0, 1, 0, 3))
+    ranks = all_ranks(plain_order(num_samples), ProcessSlice(0, 1, 0, 3))
     assert sorted(map(len, ranks), reverse=True)[0] == -(-num_samples // 3)
     assert sum(map(len, ranks)) == num_samples

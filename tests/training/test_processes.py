@@ -14,16 +14,16 @@ from transformers import AutoModelForCausalLM
 
 from support.runs import make_recipe
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.teacher.dump import dump_teacher
+from vlsi_cache.teacher import dump_teacher
 
 SHARES = """
 import torch
 from vlsi_cache.training.processes import (
-    is_main_process, leave_together, resolve_device, share_of
+    is_main_process, leave_together, resolve_device, slice_of
 )
 resolve_device("cpu")
 # another writer was at work between the two looks
-print(*share_of([0, 1, 2, 3, 4] if is_main_process() else [0, 2, 3, 4]), flush=True)
+print(*slice_of([0, 1, 2, 3, 4] if is_main_process() else [0, 2, 3, 4]), flush=True)
 leave_together()
 assert not torch.distributed.is_initialized(), "a rank that exits first would abort the other"
 """

@@ -15,7 +15,7 @@ from support.runs import make_recipe
 from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for, load_data
 from vlsi_cache.models import load_backbone
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
-from vlsi_cache.student.train import train_student
+from vlsi_cache.student import train_student
 from vlsi_cache.verbalizer import build_verbalizers
 from vlsi_cache.verbalizer.training import Verbalization
 
@@ -53,7 +53,7 @@ def test_trained_ones_and_those_of_another_target_are_not(
 
 def test_frequencies_are_those_of_the_batches_before(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path)
-    student = load_backbone(recipe.student, "student", torch.device("cpu"), "float32")
+    student = load_backbone(recipe.student, "student", torch.device("cpu"))
     bank = build_verbalizers(student.decoder, (1,), recipe.student.verbalizer, seed=0)
     module = Verbalization(student.decoder, bank, student.vocab_size, "label")
     data = IndexedConversations(load_data(recipe.data))

@@ -10,7 +10,14 @@ import torch
 
 from support.families import tiny_model
 from vlsi_cache.errors import ModelError
-from vlsi_cache.models import Decoder, TapState, bind_decoder, record_taps, weights_fingerprint
+from vlsi_cache.models import (
+    Backbone,
+    Decoder,
+    TapState,
+    bind_decoder,
+    record_taps,
+    weights_fingerprint,
+)
 from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer import (
     VerbalizerBank,
@@ -102,9 +109,9 @@ def test_a_bfloat16_backbone_is_read_by_float32_verbalizers() -> None:
 
 
 def _saved(bank: VerbalizerBank, decoder: Decoder, folder: Path) -> str:
-    fingerprint = weights_fingerprint(decoder.model)
-    save_verbalizers(bank, folder, decoder=decoder, backbone="tiny", fingerprint=fingerprint)
-    return fingerprint
+    backbone = Backbone("tiny", None, decoder, 0, weights_fingerprint(decoder.model))
+    save_verbalizers(bank, folder, backbone)
+    return backbone.fingerprint
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

@@ -67,7 +67,7 @@ def held_out_divergence(
     """Mean KL(teacher ‖ student) at the output, nats per response token, from dense logits."""
     device = torch.device("cpu")
     teacher, student = (
-        load_backbone(ModelSection(model=str(folder)), role, device, "float32")
+        load_backbone(ModelSection(model=str(folder)), role, device)
         for role, folder in (("teacher", teacher_folder), ("student", student_folder))
     )
     section = DataSection(path=str(data), limit=limit)

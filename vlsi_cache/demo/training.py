@@ -13,11 +13,10 @@ import torch
 from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for, load_conversations
 from vlsi_cache.demo.muon import MuonWithAdamW
 from vlsi_cache.models import load_backbone
-from vlsi_cache.recipe import DataSection, FinetuningSection, ModelSection, Schedule
+from vlsi_cache.recipe import FinetuningSection, ModelSection, Recipe, Schedule
 from vlsi_cache.student.finetuning import Finetuning
-from vlsi_cache.training.checkpoint import save_checkpoint
-from vlsi_cache.training.folder import StageFolder
-from vlsi_cache.training.trainer import discard_checkpoints, run_training
+from vlsi_cache.training import Run, Stage, Training, run_stage
+from vlsi_cache.training.checkpoints import save_model
 
 __all__ = ["train_from_scratch"]
 
@@ -40,35 +39,44 @@ def train_from_scratch(
     Returns:
         Folder of the trained checkpoint.
     """
+    run = Run(Recipe(seed=seed), torch.device("cpu"), load_conversations(data))
     result = folder / "model"
-    settings = {"untrained": str(untrained), "steps": steps, "batch_size": batch_size, "seed": seed}
-    stage = StageFolder(folder, settings)
-    if not stage.begin(result / "config.json"):
-        return result
-    device = torch.device("cpu")
-    model = load_backbone(ModelSection(model=str(untrained)), "model", device, "float32")
-    module = Finetuning(model, FinetuningSection())
-    run_training(
-        folder.name,
-        module,
-        IndexedConversations(load_conversations(data)),
-        TokenBatches(encoder_for(model, DataSection())),
-        Schedule(
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=_LEARNING_RATE,
-            final_learning_rate=0.02 * _LEARNING_RATE,
-            warmup_steps=min(50, steps // 3),
-            log_every=50,
-            save_every=100,
-        ),
-        folder,
-        device=device,
-        autocast=False,
-        seed=seed,
-        optimizer=MuonWithAdamW(module, learning_rate=_LEARNING_RATE),
+
+    def start() -> Training[Finetuning]:
+        section = ModelSection(model=str(untrained))
+        model = load_backbone(section, "model", run.device, trains=True)
+        module = Finetuning(model, FinetuningSection())
+        return Training(
+            module=module,
+            dataset=IndexedConversations(run.data),
+            collate=TokenBatches(encoder_for(model, run.recipe.data)),
+            optimizer=MuonWithAdamW(module, learning_rate=_LEARNING_RATE),
+        )
+
+    stage = Stage(
+        name=folder.name,
+        folder=folder,
+        result=result,
+        schedule=_schedule(steps, batch_size),
+        settings={
+            "untrained": str(untrained),
+            "steps": steps,
+            "batch_size": batch_size,
+            "seed": seed,
+        },
+        start=start,
+        save=lambda module: save_model(module.model, str(untrained), result),
     )
-    save_checkpoint(model.decoder.model, model.name, result)
-    stage.finish()
-    discard_checkpoints(folder)
-    return result
+    return run_stage(run, stage)
+
+
+def _schedule(steps: int, batch_size: int) -> Schedule:
+    return Schedule(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=_LEARNING_RATE,
+        final_learning_rate=0.02 * _LEARNING_RATE,
+        warmup_steps=min(50, steps // 3),
+        log_every=50,
+        save_every=100,
+    )

@@ -19,6 +19,7 @@ from vlsi_cache.models.identity import (
     weights_fingerprint,
 )
 from vlsi_cache.models.loading import load_model, load_processor
+from vlsi_cache.models.precision import frozen_dtype, trained_dtype, uses_autocast
 from vlsi_cache.models.taps import TapState, record_taps
 from vlsi_cache.recipe import ModelSection
 
@@ -39,6 +40,8 @@ class Backbone:
     """Rows of the head that the tokenizer can produce."""
     fingerprint: str
     """SHA-256 over the weights as loaded."""
+    autocast: bool = False
+    """Whether forwards that train run in bfloat16 autocast."""
 
     @property
     def device(self) -> torch.device:
@@ -55,14 +58,16 @@ class Backbone:
         }
 
 
-def load_backbone(section: ModelSection, role: str, device: torch.device, dtype: str) -> Backbone:
+def load_backbone(
+    section: ModelSection, role: str, device: torch.device, *, trains: bool = False
+) -> Backbone:
     """Load a model with its processor, and bind its decoder.
 
     Args:
         section: the recipe's ``teacher`` or ``student``.
         role: which of the two, for messages.
-        device: where to put it.
-        dtype: weights' dtype, or ``auto`` for the checkpoint's own.
+        device: where the model goes.
+        trains: whether the model's own weights will train, which decides their dtype.
 
     Raises:
         RecipeError: no model is named.
@@ -75,6 +80,7 @@ def load_backbone(section: ModelSection, role: str, device: torch.device, dtype:
             expected="a from_pretrained name or folder",
             mend=f"Give --{role} MODEL, or set {role}.model in the recipe",
         )
+    dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
     model = load_model(section.model, dtype=dtype, device=device)
     processor = load_processor(section.model)
     decoder = bind_decoder(model)
@@ -85,6 +91,7 @@ def load_backbone(section: ModelSection, role: str, device: torch.device, dtype:
         decoder=decoder,
         vocab_size=min(vocabulary_size(tokenizer_of(processor)), len(decoder.head.weight)),
         fingerprint=weights_fingerprint(model),
+        autocast=uses_autocast(section.dtype, device),
     )
 
 

@@ -1,4 +1,4 @@
-"""The order of samples of a cache that may still be growing: as its shards come, then any."""
+"""The order of a growing cache's samples: as its shards arrive, and shuffled later."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict
 from vlsi_cache.errors import CacheError
 from vlsi_cache.recipe import InteractionSection
 from vlsi_cache.store import Cache, is_begun, open_cache
-from vlsi_cache.student.cache_order import block_size, cache_order, shard_blocks
+from vlsi_cache.student.cache_order import cache_order, group_size, shard_groups
 from vlsi_cache.training.processes import is_main_process, on_main_process
 from vlsi_cache.training.sample_order import Parcel, SampleOrder
 
-__all__ = ["ARRIVALS_FILE", "ArrivalLine", "ArrivalOrder", "begun_cache", "recorded_order"]
+__all__ = ["ARRIVALS_FILE", "ArrivalLine", "ArrivalOrder", "recorded_order", "wait_for_cache"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _REMINDER_SECONDS: Final = 600.0
 
 
 class ArrivalLine(BaseModel):
-    """Shards that were found at once; the first epoch takes the lines one after another."""
+    """Shards that were found together. The first epoch takes the lines one after another."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -37,13 +37,14 @@ class ArrivalLine(BaseModel):
     """Indices, ascending."""
 
 
-def begun_cache(path: str | Path, timeout_seconds: float) -> Cache:
-    """A cache, which may have to begin first: its teacher trains verbalizers before.
+def wait_for_cache(path: str | Path, timeout_seconds: float) -> Cache:
+    """Open a cache, once it has begun: its teacher may still be training verbalizers.
 
     Raises:
-        CacheError: it has not begun for too long, or cannot be opened.
+        CacheError: the cache did not begin in time, or cannot be opened.
     """
-    began, (pause, most) = time.monotonic(), _POLL_SECONDS
+    began = time.monotonic()
+    pause, most = _POLL_SECONDS
     while not is_begun(path) and time.monotonic() - began < timeout_seconds:
         if pause == _POLL_SECONDS[0]:
             logger.info("waiting for the cache to begin: %s", path)
@@ -53,14 +54,14 @@ def begun_cache(path: str | Path, timeout_seconds: float) -> Cache:
 
 
 def recorded_order(cache: Cache, settings: InteractionSection, folder: Path) -> SampleOrder:
-    """The samples to learn from: all but those that failed in the dump.
+    """Return the order of the samples to learn from: all but those that failed in the dump.
 
-    A stage that has begun to follow a growing cache keeps to the order in which shards came.
+    A stage that has begun to follow a growing cache keeps the order in which its shards arrived.
 
     Args:
-        cache: complete, unless it is to be followed.
-        settings: whether to, and how patiently.
-        folder: of the stage.
+        cache: the teacher's record; complete, unless it is to be followed.
+        settings: whether to follow, and the longest wait.
+        folder: the stage's folder.
 
     Raises:
         CacheError: no sample of a complete cache could be read.
@@ -72,12 +73,12 @@ def recorded_order(cache: Cache, settings: InteractionSection, folder: Path) -> 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
 
-    on_main_process(begin)  # the others would find more shards
+    on_main_process(begin)  # a moment later, another process could find more shards
     if path.exists():
         return ArrivalOrder(cache, path, settings.follow_timeout_seconds)
     order = cache_order(cache)
-    num_failed = len(cache) - order.num_places
-    if not order.num_places:
+    num_failed = len(cache) - order.num_samples
+    if not order.num_samples:
         raise _nothing_recorded(cache)
     if num_failed:
         logger.warning(
@@ -90,41 +91,45 @@ def recorded_order(cache: Cache, settings: InteractionSection, folder: Path) -> 
 
 @final
 class ArrivalOrder:
-    """The first epoch follows the shards as they come, and waits for them.
+    """An order whose first epoch follows the shards as they arrive, and waits for them.
 
-    What came when is written down, so that a resumed stage, and every process of it, sees the same
-    order. Failures in shards to come are not known beforehand, so their places are counted in.
+    Their order is written down, so that a resumed stage, and every process of it, sees the same.
+    Failures in shards to come are not known beforehand, so those samples are counted too.
 
     Args:
-        cache: open since it was incomplete.
+        cache: the growing cache.
         path: file of ``ArrivalLine``s.
-        timeout_seconds: how long to wait for the next shard.
+        timeout_seconds: longest wait for the next shard.
     """
 
     def __init__(self, cache: Cache, path: Path, timeout_seconds: float) -> None:
-        self.cache, self.path, self.timeout_seconds = cache, path, timeout_seconds
-        self.num_places = len(cache)
-        self.window = block_size(cache.manifest).window
+        self.cache = cache
+        self.path = path
+        self.timeout_seconds = timeout_seconds
+        self.num_samples = len(cache)
+        self.window = group_size(cache.manifest).window
 
     def parcels(self, epoch: int) -> Iterator[Parcel]:
-        """Shard by shard in the first epoch; all at once later.
+        """Yield the shards as they arrive in the first epoch, and all at once later.
 
         Raises:
-            CacheError: no shard has come for too long, or no sample could be read.
+            CacheError: no shard arrived in time, or no sample could be read.
         """
         if epoch:
             yield from cache_order(self.cache).parcels(epoch)
             return
-        num_left, num_blocks = self.cache.manifest.num_shards, 0
+        num_missing = self.cache.manifest.num_shards
+        num_groups = 0
         for shards in self._arrivals():
-            blocks = [block for shard in shards for block in shard_blocks(self.cache, shard)]
-            num_left, num_blocks = num_left - len(shards), num_blocks + len(blocks)
-            if not num_left and not num_blocks:
+            groups = [group for shard in shards for group in shard_groups(self.cache, shard)]
+            num_missing -= len(shards)
+            num_groups += len(groups)
+            if not num_missing and not num_groups:
                 raise _nothing_recorded(self.cache)
-            yield Parcel(blocks, is_last=not num_left)
+            yield Parcel(groups, is_last=not num_missing)
 
     def _arrivals(self) -> Iterator[list[int]]:
-        """Lines of the file; new ones are written by the main process alone."""
+        """Yield the lines of the file; the main process alone writes new ones."""
         found: set[int] = set()
         num_read = 0
         if is_main_process():
@@ -137,7 +142,7 @@ class ArrivalOrder:
                 yield line.shards
 
     def _wait(self, found: set[int], num_read: int) -> ArrivalLine:
-        """The next line, when there is one."""
+        """Wait for the next line."""
         began = reminded = time.monotonic()
         pause, most = _POLL_SECONDS
         first = True
@@ -147,7 +152,7 @@ class ArrivalOrder:
                 return line
             now = time.monotonic()
             if now - began > self.timeout_seconds:
-                raise self._came_too_late()
+                raise self._timed_out()
             if first or now - reminded > _REMINDER_SECONDS:
                 logger.info("interaction: waiting for the cache, %s", self._state())
                 first, reminded = False, now
@@ -165,11 +170,11 @@ class ArrivalOrder:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line.model_dump_json() + "\n")
             file.flush()
-            os.fsync(file.fileno())  # batches that a checkpoint counts rest on it
+            os.fsync(file.fileno())  # a checkpoint's count of batches rests on it
         return line
 
     def _read(self) -> list[ArrivalLine]:
-        # what does not end with its line feed is being written just now
+        # a line without its line feed is still being written
         whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
         return [ArrivalLine.model_validate_json(line) for line in whole.splitlines()]
 
@@ -183,14 +188,14 @@ class ArrivalOrder:
         missing, num_shards = self.cache.missing_shards(), self.cache.manifest.num_shards
         return f"{num_shards - len(missing)} of {num_shards} shards are there"
 
-    def _came_too_late(self) -> CacheError:
+    def _timed_out(self) -> CacheError:
         missing = self.cache.missing_shards()
         named = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
         return CacheError(
-            f"no new shard has come for {self.timeout_seconds:g} seconds; {self._state()}, "
+            f"no new shard has arrived for {self.timeout_seconds:g} seconds; {self._state()}, "
             f"missing: {named}",
             where=self.cache.path,
-            mend="See whether dump-teacher still runs, or start it again; then run train-student "
+            mend="Check that dump-teacher still runs, or start it again. Then run train-student "
             "again, which goes on from its last checkpoint. --follow-timeout waits longer",
         )
 
@@ -200,5 +205,5 @@ def _nothing_recorded(cache: Cache) -> CacheError:
         "no sample of the cache could be read when the teacher was dumped",
         where=cache.path,
         found=next(iter(cache.failures().values()), None),
-        mend="Mend their cause, and dump the teacher again into a new folder",
+        mend="Mend the cause, and dump the teacher again into a new folder",
     )

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, TrainerCallback
+from transformers import AutoConfig
 
 from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for
-from vlsi_cache.models import Backbone, Decoder, run_backbone
+from vlsi_cache.models import Backbone, Decoder, load_backbone, run_backbone
 from vlsi_cache.objectives import linear_cross_entropy
-from vlsi_cache.recipe import FinetuningSection, Recipe
-from vlsi_cache.training.checkpoint import save_checkpoint
-from vlsi_cache.training.folder import StageFolder
-from vlsi_cache.training.processes import on_main_process
-from vlsi_cache.training.trainer import StageModule, discard_checkpoints, run_training
+from vlsi_cache.recipe import FinetuningSection
+from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
+from vlsi_cache.training.checkpoints import save_model
 
 __all__ = ["Finetuning", "finetune"]
 
@@ -49,13 +46,13 @@ class Finetuning(StageModule):
         token_samples: Tensor,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        """Mean cross-entropy over response tokens, nats.
+        """Return the mean cross-entropy over response tokens, nats.
 
         Args:
-            inputs: the student's.
-            positions: ``[N]``, flat.
-            labels: ``[N]``.
-            token_samples: unused, part of every batch.
+            inputs: the student's own inputs.
+            positions: ``[N]`` long, flat positions that predict the response tokens.
+            labels: ``[N]`` long, the response tokens.
+            token_samples: unused; every batch has it.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
         decoder = self.decoder
@@ -65,61 +62,56 @@ class Finetuning(StageModule):
         return {"loss": loss / count}
 
 
-def finetune(
-    student: Backbone,
-    dataset: IndexedConversations,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    original: PreTrainedConfig,
-    inherited: Mapping[str, Any],
-    autocast: bool,
-    callbacks: Sequence[TrainerCallback] = (),
-) -> Path:
+def finetune(run: Run, source: Path | None = None) -> Path:
     """Train the whole student and save it under its own architecture.
 
     Args:
-        student: the student, merged after interaction.
-        dataset: the conversations.
-        recipe: settings.
-        folder: of the stage.
-        original: config of the untouched student; what is saved has it again, dtype included.
-        inherited: settings of everything this stage builds on.
-        autocast: bfloat16 autocast.
-        callbacks: of the Trainer.
+        run: what all stages share.
+        source: folder of the merged student after interaction; the recipe's student if None.
 
     Returns:
         Folder of the finished student.
 
     Raises:
+        ModelError: the student cannot be loaded.
         StageError: the folder holds another run's stage.
     """
-    settings, result = recipe.finetuning, recipe.student_path
-    stage = StageFolder(folder, {**inherited, "finetuning": settings.decisive()})
-    if not stage.begin(result / "config.json"):
-        return result
-    module = Finetuning(student, settings)
-    model = student.decoder.model
-    if settings.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    run_training(
-        "finetuning",
-        module,
-        dataset,
-        TokenBatches(encoder_for(student, recipe.data)),
-        settings,
-        folder,
-        device=student.device,
-        autocast=autocast,
-        seed=recipe.seed,
-        callbacks=callbacks,
+    recipe = run.recipe
+    settings = recipe.finetuning
+    section = recipe.student
+    if source is not None:
+        section = section.model_copy(update={"model": str(source)})
+    student = load_backbone(section, "student", run.device, trains=True)
+
+    original = AutoConfig.from_pretrained(str(recipe.student.model))
+
+    def start() -> Training[Finetuning]:
+        module = Finetuning(student, settings)
+        if settings.gradient_checkpointing:
+            student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
+        return Training(
+            module=module,
+            dataset=IndexedConversations(run.data),
+            collate=TokenBatches(encoder_for(student, recipe.data)),
+            callbacks=run.callbacks,
+            autocast=student.autocast,
+        )
+
+    def save(module: Finetuning) -> None:
+        module.model.to(dtype=original.dtype or torch.float32)  # type: ignore[call-arg]
+        module.model.config = original
+        save_model(module.model, student.name, recipe.student_path)
+
+    stage = Stage(
+        name="finetuning",
+        folder=recipe.output / "finetuning",
+        result=recipe.student_path,
+        schedule=settings,
+        settings={**run.settings(), **student.identity(), "finetuning": settings.decisive()},
+        start=start,
+        save=save,
     )
-    model.to(dtype=original.dtype or torch.float32)  # type: ignore[call-arg]
-    model.config = original
-    save_checkpoint(model, student.name, result)
-    stage.finish()
-    on_main_process(lambda: discard_checkpoints(folder))
-    return result
+    return run_stage(run, stage)
 
 
 def _freeze_outside_decoder(decoder: Decoder) -> None:

@@ -1,94 +1,79 @@
-"""Stage two, interaction: train against the cache, merge, and save."""
+"""Stage two, interaction: train against the cache, merge the adapters, and save."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
-from transformers import TrainerCallback
 
 from vlsi_cache.data import IndexedConversations, encoder_for
 from vlsi_cache.models import Backbone
-from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import Cache
 from vlsi_cache.student.arrivals import recorded_order
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
-from vlsi_cache.training.checkpoint import save_checkpoint
-from vlsi_cache.training.folder import StageFolder
-from vlsi_cache.training.processes import on_main_process
-from vlsi_cache.training.trainer import discard_checkpoints, run_training
-from vlsi_cache.verbalizer import VerbalizerBank
+from vlsi_cache.training import Run, Stage, Training, run_stage
+from vlsi_cache.training.checkpoints import save_model
+from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
 __all__ = ["interact"]
 
 
-def interact(
-    student: Backbone,
-    bank: VerbalizerBank,
-    cache: Cache,
-    dataset: IndexedConversations,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    inherited: Mapping[str, Any],
-    autocast: bool,
-    callbacks: Sequence[TrainerCallback] = (),
-) -> Path:
+def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) -> Path:
     """Train student and verbalizers against the cache, merge, and save an ordinary checkpoint.
 
     Args:
+        run: what all stages share.
         student: the untouched student.
-        bank: its trained verbalizers; of no taps where nothing inner is compared.
-        cache: of the same data; complete, unless it is to be followed.
-        dataset: the conversations.
-        recipe: settings.
-        folder: of the stage.
-        inherited: settings of everything this stage builds on.
-        autocast: bfloat16 autocast.
-        callbacks: of the Trainer.
+        bank: its trained verbalizers; without taps where nothing inner is compared.
+        cache: the record of the same data; complete, unless it is to be followed.
 
     Returns:
         Folder of the merged student, in float32 where the student was.
 
     Raises:
-        StageError: too few teacher taps, or the folder holds another run's stage.
+        StageError: there are too few teacher taps, or the folder holds another run's stage.
         CacheMismatchError: a sample or its response tokens differ from the cache's.
     """
+    recipe = run.recipe
     settings = recipe.interaction
+    folder = recipe.output / "interaction"
     result = folder / "model"
-    stage = StageFolder(folder, {**inherited, "interaction": settings.decisive()})
-    if not stage.begin(result / "config.json"):
-        return result
-    teacher_taps = cache.manifest.taps[:-1]
-    module = Interaction(
-        student,
-        bank,
-        settings,
-        teacher_taps=teacher_taps,
-        seed=recipe.seed,
-        rank=PartialState().process_index,
+
+    def start() -> Training[Interaction]:
+        teacher_taps = cache.manifest.taps[:-1]
+        rank = PartialState().process_index
+        module = Interaction(
+            student, bank, settings, teacher_taps=teacher_taps, seed=recipe.seed, rank=rank
+        )
+        if settings.gradient_checkpointing:
+            student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
+        batches = CachedBatches(encoder_for(student, recipe.data), cache, settings.tail)
+        return Training(
+            module=module,
+            dataset=IndexedConversations(run.data),
+            collate=batches,
+            order=recorded_order(cache, settings, folder),
+            journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
+            callbacks=run.callbacks,
+            autocast=student.autocast,
+            start_method=batches.start_method,
+        )
+
+    stage = Stage(
+        name="interaction",
+        folder=folder,
+        result=result,
+        schedule=settings,
+        settings={
+            **run.settings(),
+            **student.identity(),
+            "verbalizers": verbalizers_fingerprint(bank),
+            "cache": cache.manifest.model_dump(mode="json"),
+            "interaction": settings.decisive(),
+        },
+        start=start,
+        save=lambda module: save_model(module.learned(), student.name, result),
     )
-    if settings.gradient_checkpointing:
-        student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
-    run_training(
-        "interaction",
-        module,
-        dataset,
-        CachedBatches(encoder_for(student, recipe.data), recipe.cache_path, settings.tail),
-        settings,
-        folder,
-        device=student.device,
-        autocast=autocast,
-        seed=recipe.seed,
-        order=recorded_order(cache, settings, folder),
-        journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
-        callbacks=callbacks,
-    )
-    save_checkpoint(module.learned(), student.name, result)
-    stage.finish()
-    on_main_process(lambda: discard_checkpoints(folder))
-    return result
+    return run_stage(run, stage)

@@ -24,7 +24,7 @@ from vlsi_cache.objectives import (
     label_targets,
 )
 from vlsi_cache.recipe import Comparison, InteractionSection, LoraSection, MatchingSection
-from vlsi_cache.training.trainer import StageModule
+from vlsi_cache.training import StageModule
 from vlsi_cache.verbalizer import VerbalizerBank
 
 __all__ = ["Interaction", "matching_of"]
@@ -73,51 +73,67 @@ class Interaction(StageModule):
         positions: Tensor,
         labels: Tensor,
         token_samples: Tensor,
-        teacher_ids: Tensor,
-        teacher_weights: Tensor,
-        teacher_entropy: Tensor,
+        targets: SparseTargets,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        """Weighted sum of the inner taps' losses and the output's, per response token.
+        """Return the weighted sum of the taps' losses and the output's, per response token.
 
         Args:
-            inputs: the student's.
-            positions: ``[N]``, flat.
-            labels: ``[N]``.
-            token_samples: ``[N]``, row of the batch.
-            teacher_ids: ``[N, L_t + 1, S]``, final output last.
-            teacher_weights: same shape.
-            teacher_entropy: ``[N, L_t + 1]``.
+            inputs: the student's own inputs.
+            positions: ``[N]`` long, flat positions that predict the response tokens.
+            labels: ``[N]`` long, the response tokens.
+            token_samples: ``[N]`` long, each token's row of the batch.
+            targets: ``[N, L_t + 1, S]``, the teacher's taps, its final output last.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
         self.seed_draws()
         head = self.decoder.head.cut(self.vocab_size)  # once: under autocast it is a copy
         states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
         reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
-        targets = SparseTargets(teacher_ids, teacher_weights, teacher_entropy)
-        hard = label_targets(labels)
-        losses: dict[str, Tensor] = {}  # each [N]
-        inner_losses: dict[str, Tensor] = {}
-        inner, output = self.settings.inner, self.settings.output
-        if output != "none":
-            wanted = targets.candidate(-1) if _reads_teacher(output) else hard
-            found = self._compare(final, head, wanted, output)
-            losses[f"{_metric(output)}_output"] = found.matched(torch.zeros_like(labels))
-        if inner != "none":
-            wanted = targets.candidates(slice(-1)) if _reads_teacher(inner) else hard
-            compared = [self._compare(read, head, wanted, inner) for read in reads]
-            if _reads_teacher(inner):
-                per_tap = self._matched(compared, token_samples, len(inputs["input_ids"]))
-            else:
-                per_tap = [found.matched(torch.zeros_like(labels)) for found in compared]
-            for tap, loss in zip(self.bank.taps, per_tap, strict=True):
-                inner_losses[f"{_metric(inner)}_tap_{tap}"] = loss
-        for name, loss in (losses | inner_losses).items():
+        output = self._output_loss(final, head, targets, labels)
+        num_samples = len(inputs["input_ids"])
+        inner = self._inner_losses(reads, head, targets, labels, token_samples, num_samples)
+        for name, loss in (output | inner).items():
             self.observe(name, loss.mean())
+        sums = [loss.sum() for loss in output.values()]
+        sums += [loss.sum() * self.settings.inner_weight for loss in inner.values()]
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        sums = [loss.sum() for loss in losses.values()]
-        sums += [loss.sum() * self.settings.inner_weight for loss in inner_losses.values()]
         return {"loss": torch.stack(sums).sum() / count}
+
+    def _output_loss(
+        self, final: Tensor, head: Head, targets: SparseTargets, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Return metric → loss of the student's output, ``[N]`` nats; empty if not compared."""
+        comparison = self.settings.output
+        if comparison == "none":
+            return {}
+        wanted = targets.candidate(-1) if _reads_teacher(comparison) else label_targets(labels)
+        found = self._compare(final, head, wanted, comparison)
+        return {f"{_metric(comparison)}_output": found.matched(torch.zeros_like(labels))}
+
+    def _inner_losses(
+        self,
+        reads: Sequence[Tensor],
+        head: Head,
+        targets: SparseTargets,
+        labels: Tensor,
+        token_samples: Tensor,
+        num_samples: int,
+    ) -> dict[str, Tensor]:
+        """Return metric → loss of each student tap, ``[N]`` nats; empty if not compared."""
+        comparison = self.settings.inner
+        if comparison == "none":
+            return {}
+        if _reads_teacher(comparison):
+            wanted = targets.candidates(slice(-1))
+            compared = [self._compare(read, head, wanted, comparison) for read in reads]
+            losses = self._matched(compared, token_samples, num_samples)
+        else:
+            hard = label_targets(labels)
+            compared = [self._compare(read, head, hard, comparison) for read in reads]
+            losses = [found.matched(torch.zeros_like(labels)) for found in compared]
+        names = [f"{_metric(comparison)}_tap_{tap}" for tap in self.bank.taps]
+        return dict(zip(names, losses, strict=True))
 
     def seed_draws(self) -> None:
         """Begin a micro-batch: its matching draws follow from its number alone."""

@@ -1,4 +1,4 @@
-"""The matching journal: which student tap met which teacher tap, and how far apart they were."""
+"""The matching journal: which teacher taps each student tap learnt from, and their divergences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JOURNAL_FILE: Final = "matching.jsonl"
 
 
 class JournalLine(BaseModel):
-    """Means over the micro-batches since the line before; rows are student taps."""
+    """Means over the micro-batches since the line before. Rows are student taps."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 

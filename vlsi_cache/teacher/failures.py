@@ -1,4 +1,4 @@
-"""Samples that cannot be read in the teacher pass: told, skipped if asked for, and counted."""
+"""Samples that the teacher pass cannot read: each stops the run, or is skipped and recorded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vlsi_cache.data import Conversation, TokenBatches
+from vlsi_cache.data import ConversationDataset, TokenBatches
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import DataError, StageError, VlsiCacheError
 from vlsi_cache.manifest import CacheManifest
@@ -23,30 +23,34 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class KeyedBatch:
-    """A batch of conversations, those that could not be encoded left out of its tensors."""
+    """A batch of conversations; its tensors leave out those that could not be encoded."""
 
     keys: list[tuple[str, str]]
     """Id and content key of every sample."""
     failures: dict[int, str]
-    """Place of a sample that is left out → why."""
+    """Position of a sample that is left out → why."""
     inputs: dict[str, Any] | None
-    """Of ``TokenBatches``, of the samples that are left; None if none is."""
+    """The other samples as ``TokenBatches`` gives them; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyedBatches:
-    """Collation that keeps each sample's id and content key beside the batch."""
+    """Reads and collates samples, and keeps each one's id and content key beside the batch."""
 
+    data: ConversationDataset
+    """The conversations."""
     collate: TokenBatches
+    """Makes the tensors."""
     skip: bool
     """Leave out samples that cannot be encoded, instead of raising."""
 
-    def __call__(self, items: Sequence[tuple[int, Conversation]]) -> KeyedBatch:
-        """Collate ``(sample index, conversation)`` pairs.
+    def __call__(self, indices: Sequence[int]) -> KeyedBatch:
+        """Read the samples of these indices.
 
         Raises:
             DataError: a sample cannot be encoded, and is not to be skipped.
         """
+        items = [(index, self.data[index]) for index in indices]
         keys = [(conversation.sample_id, conversation.key()) for _, conversation in items]
         try:
             return KeyedBatch(keys, {}, self.collate(items))
@@ -54,13 +58,13 @@ class KeyedBatches:
             if not self.skip:
                 raise
         failures = {}
-        for place, item in enumerate(items):
+        for position, item in enumerate(items):
             try:
                 self.collate([item])
             except DataError as error:
-                failures[place] = reason_of(error)
-        left = [item for place, item in enumerate(items) if place not in failures]
-        return KeyedBatch(keys, failures, self.collate(left) if left else None)
+                failures[position] = reason_of(error)
+        sound = [item for position, item in enumerate(items) if position not in failures]
+        return KeyedBatch(keys, failures, self.collate(sound) if sound else None)
 
 
 @dataclass(slots=True)
@@ -68,7 +72,7 @@ class Failures:
     """Counts samples that failed, and stops a run in which nothing else happens.
 
     Attributes:
-        max_in_a_row: more than so many, one after another, stop it.
+        max_in_a_row: the most that may fail one after another.
     """
 
     max_in_a_row: int
@@ -96,7 +100,7 @@ class Failures:
 
 
 def failed_record(sample_id: str, key: str, reason: str, manifest: CacheManifest) -> SampleRecord:
-    """The record of a sample that cannot be read: no tokens, and why."""
+    """Return the record of a sample that cannot be read: the reason, and no tokens."""
     leading, sampling = (0, len(manifest.taps)), manifest.sampling
     return SampleRecord(
         sample_id=sample_id,
@@ -113,7 +117,7 @@ def failed_record(sample_id: str, key: str, reason: str, manifest: CacheManifest
 
 
 def reason_of(error: VlsiCacheError) -> str:
-    """What went wrong, the same on every machine: not where, and no addresses of objects."""
+    """Return what went wrong, alike on every machine: no paths, and no addresses of objects."""
     parts = [error.what]
     if error.expected is not None:
         parts.append(f"expected {error.expected}")

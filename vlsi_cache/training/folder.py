@@ -1,63 +1,95 @@
-"""A stage's folder: what it was started with, and whether it finished."""
+"""A stage's folder: one job at a time, what it was started with, and whether it finished."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+import logging
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.manifest import differences
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
 
-__all__ = ["StageFolder"]
+__all__ = ["StageFolder", "one_job_at_a_time"]
 
-_FILE = "stage.json"
+_LOCK: Final = ".lock"
+_FILE: Final = "stage.json"
+_WEIGHTS: Final = "*.safetensors"
+
+logger = logging.getLogger(__name__)
 
 
 class StageFolder:
-    """One stage's folder, which resumes only what it began.
+    """The folder of one stage, which resumes only what it began.
+
+    ``stage.json`` decides whether the stage is done, and nothing else does. It is written last,
+    names the result's files of weights, and says "unfinished" before any of them is written again.
 
     Args:
         path: the folder.
-        settings: everything the stage's result depends on, as JSON values.
+        settings: everything that the stage's result depends on, as JSON values.
+        result: folder of the stage's result.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], result: Path) -> None:
         self.path = path
         self.settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+        self.result = result
 
-    def begin(self, result: Path) -> bool:
+    def begin(self) -> bool:
         """Enter the folder.
 
-        Args:
-            result: last file of the stage's result to be written.
-
         Returns:
-            Whether there is anything left to do.
+            Whether anything remains to be done.
 
         Raises:
             StageError: the folder holds the same stage, made with other settings.
         """
         record = self._read()
         wait_for_everyone()
-        if record is None:
-            on_main_process(lambda: self._write(finished=False))
-            return True
-        found = differences(record.get("settings", {}), self.settings)
-        if found:
-            raise StageError(
-                "this folder holds a stage made with other settings: " + "; ".join(found),
-                where=self.path,
-                mend="Go back to those settings, or choose another output folder; or delete this "
-                "one, and those of the stages that build on it, to train anew",
-            )
-        return not (record.get("finished", False) and result.is_file())
+        if record is not None:
+            self._validate_settings(record.get("settings", {}))
+            if record.get("finished", False) and self._is_whole(record.get("weights")):
+                return False
+        on_main_process(lambda: self._write(finished=False))
+        return True
 
     def finish(self) -> None:
         """Record that the stage's result is whole."""
         on_main_process(lambda: self._write(finished=True))
+
+    def _is_whole(self, weights: list[str] | None) -> bool:
+        """Report whether the result has its weights; records of old versions name none."""
+        missing = (
+            [name for name in weights if not (self.result / name).is_file()]
+            if weights is not None
+            else [_WEIGHTS] * (not self._weights())
+        )
+        if missing:
+            logger.warning(
+                "%s: the stage was finished, but its result lacks %s; it is made again",
+                self.result,
+                ", ".join(missing),
+            )
+        return not missing
+
+    def _weights(self) -> list[str]:
+        return sorted(path.name for path in self.result.glob(_WEIGHTS))
+
+    def _validate_settings(self, recorded: Mapping[str, Any]) -> None:
+        found = differences(recorded, self.settings)
+        if found:
+            raise StageError(
+                "this folder holds a stage made with other settings: " + "; ".join(found),
+                where=self.path,
+                mend="Go back to those settings, or choose another output folder. To train again, "
+                "delete this folder and those of the stages that build on it",
+            )
 
     def _read(self) -> dict[str, Any] | None:
         path = self.path / _FILE
@@ -69,17 +101,57 @@ class StageFolder:
             raise StageError(
                 f"stage record cannot be read ({error})",
                 where=path,
-                mend="Delete the folder to run the stage anew",
+                mend="Delete the folder to run the stage again",
             ) from error
         if not isinstance(record, dict):
             raise StageError(
-                "stage record is damaged", where=path, expected="an object", found=record
+                "stage record is damaged",
+                where=path,
+                expected="a JSON object",
+                found=record,
+                mend="Delete the folder to run the stage again",
             )
         return record
 
     def _write(self, *, finished: bool) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        record = {"finished": finished, "settings": self.settings}
+        record: dict[str, Any] = {"finished": finished, "settings": self.settings}
+        if finished:
+            record["weights"] = self._weights()
         partial = self.path / f"{_FILE}.partial"
         partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         partial.replace(self.path / _FILE)
+
+
+@contextlib.contextmanager
+def one_job_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other job is inside, and keep the others out until the end.
+
+    A job array starts all of its jobs at once, and they share a folder. Processes that were
+    launched together are one job. The system drops a killed job's lock. Nobody waits where files
+    cannot be locked: in a read-only folder, or on a file system without locks.
+    """
+    with contextlib.ExitStack() as held:
+        on_main_process(lambda: held.callback(_release, _lock(folder)))
+        yield
+
+
+def _lock(folder: Path) -> int | None:
+    descriptor = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("%s: waiting for the job that is at work here", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        _release(descriptor)
+        return None
+    return descriptor
+
+
+def _release(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)

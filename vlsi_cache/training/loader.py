@@ -1,21 +1,44 @@
-"""A stage's batches as PyTorch's loader gives them: in order, read ahead, one share per process."""
+"""A stage's batches as PyTorch's loader gives them: in order, read ahead, one slice per process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final, Protocol
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
 
-import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import TrainerCallback
 
-from vlsi_cache.training.sample_order import SampleOrder, Share, share_batches
+from vlsi_cache.errors import VlsiCacheError
+from vlsi_cache.training.sample_order import ProcessSlice, SampleOrder, slice_batches
 
-__all__ = ["SPARE", "EpochSetter", "ShareSampler", "SizedDataset", "make_loader", "without_spares"]
+__all__ = [
+    "BatchReader",
+    "BatchSampler",
+    "EpochSetter",
+    "Pick",
+    "SizedDataset",
+    "make_loader",
+    "or_raise",
+    "quiet_forks",
+]
 
-SPARE: Final = "spare"
-"""Key of a batch that keeps a process in step with the others and counts for nothing."""
+K = TypeVar("K")
+B = TypeVar("B")
+
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """One sample of a batch."""
+
+    index: int
+    """Its position in the dataset."""
+    weight: int
+    """1, or 0 in a batch that only keeps this process in step with the others."""
 
 
 class SizedDataset(Protocol):
@@ -25,40 +48,39 @@ class SizedDataset(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-Collate = Callable[[list[Any]], dict[str, Any]]
+class BatchSampler(Sampler[list[Pick]]):
+    """One process's batches of an epoch, as many as every process has.
 
-
-class ShareSampler(Sampler[list[int]]):
-    """A process's batches of the epoch that was set, as many as every process has.
-
-    What it is short of are spares: a sample that was there before, as its complement ``~index``.
+    A process that is short of samples repeats one with weight 0.
 
     Args:
-        order: of the samples.
-        share: which part of it is this process's.
+        order: order of the samples.
+        process: this process's slice of them.
     """
 
-    def __init__(self, order: SampleOrder, share: Share) -> None:
-        self.order, self.share = order, share
+    def __init__(self, order: SampleOrder, process: ProcessSlice) -> None:
+        self.order = order
+        self.process = process
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.share.num_batches(self.order.num_places)
+        return self.process.num_batches(self.order.num_samples)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        num_given, last = 0, [0]
-        for last in share_batches(self.order, self.share, self.epoch):
+    def __iter__(self) -> Iterator[list[Pick]]:
+        num_given = 0
+        last: list[int] = []
+        for last in slice_batches(self.order, self.process, self.epoch):
             num_given += 1
-            yield last
+            yield [Pick(index, 1) for index in last]
         if not num_given:  # the last process has samples wherever there are any
-            having = replace(self.share, rank=self.share.num_ranks - 1)
-            last = next(share_batches(self.order, having, self.epoch))
+            having = replace(self.process, rank=self.process.num_ranks - 1)
+            last = next(slice_batches(self.order, having, self.epoch))
         for _ in range(len(self) - num_given):
-            yield [~last[0]]
+            yield [Pick(last[0], 0)]
 
 
 class EpochSetter(TrainerCallback):
-    """Tells the sampler which epoch begins, however the training was resumed."""
+    """Sets the sampler's epoch, however the training was resumed."""
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):  # type: ignore[no-untyped-def]
         """Count epochs as the Trainer does when it resumes."""
@@ -67,29 +89,45 @@ class EpochSetter(TrainerCallback):
         sampler.epoch = state.global_step // num_updates
 
 
+@dataclass(frozen=True, slots=True)
+class BatchReader:
+    """Reads and collates the samples of one batch."""
+
+    dataset: SizedDataset
+    """Samples by index."""
+    collate: Callable[[list[Any]], dict[str, Any]]
+    """Samples → the keyword arguments of the module's forward."""
+
+    def __call__(self, picks: Sequence[Pick]) -> dict[str, Any]:
+        """Return the collated batch, with its ``weight``: 1, or 0."""
+        batch = self.collate([self.dataset[pick.index] for pick in picks])
+        return {**batch, "weight": picks[0].weight}
+
+
 def make_loader(
-    dataset: SizedDataset,
-    collate: Collate,
-    sampler: ShareSampler,
+    read: Callable[[list[K]], B],
+    batches: Sampler[list[K]] | Sequence[list[K]],
     *,
     workers: int,
-    pin_memory: bool,
+    pin_memory: bool = False,
     start_method: str | None = None,
-) -> DataLoader[Any]:
-    """A loader whose workers stay from epoch to epoch and read ahead.
+) -> DataLoader[B | VlsiCacheError]:
+    """Make a loader whose workers stay from epoch to epoch and read ahead.
+
+    What a user can mend comes out as a value, for ``or_raise``: torch would wrap an exception of a
+    worker into one whose message is the worker's traceback.
 
     Args:
-        dataset: samples by index.
-        collate: samples → a batch.
-        sampler: which, when.
+        read: a batch's keys → the batch; picklable where workers are spawned.
+        batches: keys of each batch.
         workers: processes; 0 reads in this one, when a batch is asked for.
-        pin_memory: for copies to an accelerator.
-        start_method: of the workers; Python's default if not given.
+        pin_memory: pin the batches for copies to an accelerator.
+        start_method: how workers start; Python's default if None.
     """
     return DataLoader(
-        _Places(dataset),
-        batch_sampler=sampler,
-        collate_fn=_Spares(collate),
+        _Keys(),
+        batch_sampler=batches,
+        collate_fn=_Guarded(read),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
@@ -97,41 +135,39 @@ def make_loader(
     )
 
 
-def without_spares(batches: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The same batches, with no labels to count in those that are spare."""
-    return [
-        {**batch, "labels": torch.full_like(batch["labels"], _NO_LABEL)}
-        if SPARE in batch
-        else batch
-        for batch in batches
-    ]
+def or_raise(batch: B | VlsiCacheError) -> B:
+    """Return what a loader gave, or raise it."""
+    if isinstance(batch, VlsiCacheError):
+        raise batch
+    return batch
 
 
-_NO_LABEL: Final = -100
-"""What the Trainer does not count."""
+@contextmanager
+def quiet_forks(workers: int) -> Iterator[None]:
+    """Keep tokenizers from warning in every forked worker: the workers are the parallelism here."""
+    if not workers or _PARALLELISM in os.environ:
+        yield
+        return
+    os.environ[_PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[_PARALLELISM]
 
 
-class _Places(Dataset[tuple[bool, Any]]):
-    """A dataset that knows spares."""
+class _Keys(Dataset[Any]):
+    """Hands each key on as it is: batches are read whole, where errors can be caught."""
 
-    def __init__(self, dataset: SizedDataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, place: int) -> tuple[bool, Any]:
-        return place < 0, self.dataset[~place if place < 0 else place]
+    def __getitem__(self, key: Any) -> Any:
+        return key
 
 
-class _Spares:
-    """Collation that marks spare batches."""
+@dataclass(frozen=True, slots=True)
+class _Guarded(Generic[K, B]):
+    read: Callable[[list[K]], B]
 
-    def __init__(self, collate: Collate) -> None:
-        self.collate = collate
-
-    def __call__(self, places: Sequence[tuple[bool, Any]]) -> dict[str, Any]:
-        batch = self.collate([item for _, item in places])
-        if places[0][0]:
-            batch[SPARE] = True
-        return batch
+    def __call__(self, keys: list[K]) -> B | VlsiCacheError:
+        try:
+            return self.read(keys)
+        except VlsiCacheError as error:
+            return error

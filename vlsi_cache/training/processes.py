@@ -1,4 +1,4 @@
-"""Several processes on one run: who writes, and who waits (accelerate launch)."""
+"""The processes of one run (``accelerate launch``): which one writes, and which wait."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = [
     "leave_together",
     "on_main_process",
     "resolve_device",
-    "share_of",
+    "slice_of",
     "wait_for_everyone",
 ]
 
 _PATIENCE = timedelta(days=1)
-"""How long processes wait for one another: a shard of a large teacher, or the writing of a large
-checkpoint, outlasts the ten minutes that collectives allow by default."""
+"""How long processes wait for one another. A large teacher's shard, or a large checkpoint, takes
+longer than the ten minutes that collectives allow by default."""
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device a recipe names; ``auto`` takes this process's accelerator if there is one.
+    """Return the device that a recipe names; ``auto`` takes this process's accelerator, if any.
 
-    Called first by every command: it also joins the processes that ``accelerate launch`` began.
+    Every command calls it first: it also joins the processes that ``accelerate launch`` began.
 
     Raises:
-        RecipeError: it is not the device of this process.
+        RecipeError: the device is not this process's.
     """
     state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
     own = torch.device(state.device)
@@ -55,7 +55,7 @@ def _wrong_device(device: str, own: torch.device) -> RecipeError:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes."""
+    """Report whether this is the process that writes."""
     return bool(PartialState().is_main_process)
 
 
@@ -67,23 +67,23 @@ def on_main_process(write: Callable[[], object]) -> None:
 
 
 def wait_for_everyone() -> None:
-    """Go on when every process has come here."""
+    """Wait until every process has come here."""
     PartialState().wait_for_everyone()
 
 
 def leave_together() -> None:
-    """End what ``resolve_device`` began, when all is done.
+    """End the process group that ``resolve_device`` joined.
 
-    A process that exits while its connections are still served may be aborted instead, and a
-    launcher would call the whole run failed.
+    Without it, a process that exits early could abort the others, whose connections it serves. A
+    launcher would then report the whole run as failed.
     """
     wait_for_everyone()
     PartialState().destroy_process_group()
 
 
-def share_of(items: list[int]) -> list[int]:
-    """This process's part of the main process's list; every process has to come here."""
+def slice_of(items: list[int]) -> list[int]:
+    """Return this process's slice of the main process's list; every process must call it."""
     state = PartialState()
-    # each looked at another moment, and other writers may be at work: one list for all
+    # each process looked at another moment, while other writers may be at work: one list for all
     whole = broadcast_object_list([items], from_process=0)[0]
     return list(whole[state.process_index :: state.num_processes])

@@ -1,8 +1,9 @@
-"""In which order a stage sees its samples: a function of seed and epoch, for every process.
+"""The order of a stage's samples: a function of seed, epoch and process.
 
-Neighbouring samples share chunks of the cache, so they stay neighbours for a while: *blocks* of
-them are shuffled, and samples inside a *window* of a few blocks. What is decoded for one sample of
-a window then serves the others. Each process gets a stretch of the shuffled blocks to itself.
+Neighbouring samples share chunks of the cache, so they stay neighbours for a while. *Groups* of
+neighbours are shuffled, and then the samples inside a *window* of a few groups. A chunk that is
+decoded for one sample of a window serves the others. Each process gets a slice of the shuffled
+groups.
 """
 
 from __future__ import annotations
@@ -16,145 +17,148 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "BlockOrder",
+    "GroupOrder",
     "Indices",
     "Parcel",
+    "ProcessSlice",
     "SampleOrder",
-    "Share",
     "plain_order",
-    "share_batches",
+    "slice_batches",
 ]
 
 Indices = NDArray[np.int64]
 
 
 class Parcel(NamedTuple):
-    """Blocks that are to be had at once."""
+    """Groups that can be read at the same time."""
 
-    blocks: Sequence[Indices]
-    """Indices of neighbouring samples, block by block."""
+    groups: Sequence[Indices]
+    """Indices of neighbouring samples, group by group."""
     is_last: bool
     """Whether the epoch ends with it."""
 
 
 class SampleOrder(Protocol):
-    """What an epoch consists of; shuffling it is ``share_batches``'s."""
+    """The samples of an epoch in groups, which ``slice_batches`` shuffles."""
 
     @property
-    def num_places(self) -> int:
+    def num_samples(self) -> int:
         """Samples of an epoch."""
 
     @property
     def window(self) -> int:
-        """Blocks among which samples are shuffled."""
+        """Groups among which samples are shuffled."""
 
     def parcels(self, epoch: int) -> Iterator[Parcel]:
-        """The blocks of an epoch; one parcel, unless samples have to be waited for."""
+        """Yield the groups of an epoch: one parcel, unless samples have yet to arrive."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class BlockOrder:
-    """All blocks at once, in every epoch."""
+class GroupOrder:
+    """All groups at once, in every epoch."""
 
-    blocks: Sequence[Indices]
-    """Indices of neighbouring samples, block by block."""
+    groups: Sequence[Indices]
+    """Indices of neighbouring samples, group by group."""
     window: int
-    """Blocks among which samples are shuffled."""
+    """Groups among which samples are shuffled."""
 
     @property
-    def num_places(self) -> int:
+    def num_samples(self) -> int:
         """Samples of an epoch."""
-        return sum(map(len, self.blocks))
+        return sum(map(len, self.groups))
 
     def parcels(self, epoch: int) -> Iterator[Parcel]:
-        """One parcel."""
-        yield Parcel(self.blocks, is_last=True)
+        """Yield all groups as one parcel."""
+        yield Parcel(self.groups, is_last=True)
 
 
-def plain_order(num_samples: int) -> BlockOrder:
-    """Samples that are read one by one: any order is as good as another."""
-    return BlockOrder((np.arange(num_samples, dtype=np.int64),), window=1)
+def plain_order(num_samples: int) -> GroupOrder:
+    """Return the order of samples that share nothing: any is as good as another."""
+    return GroupOrder((np.arange(num_samples, dtype=np.int64),), window=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """One process's part of every epoch.
+class ProcessSlice:
+    """One process's slice of every epoch.
 
-    All processes get as many batches, since they step together, and every sample goes to one
-    process, once. A batch is short of samples only at the end of an epoch.
+    All processes get the same number of batches, since they step together. Every sample goes to
+    one process, once. Only the last batches of an epoch may be short of samples.
     """
 
     seed: int
-    """Of the order."""
+    """Seed of the order."""
     batch_size: int
-    """Samples per batch at most."""
+    """Most samples of a batch."""
     rank: int = 0
     """Index of the process."""
     num_ranks: int = 1
     """Processes that train together."""
 
-    def num_batches(self, num_places: int) -> int:
-        """Batches of an epoch, the same for every process."""
-        return -(-num_places // (self.num_ranks * self.batch_size))
+    def num_batches(self, num_samples: int) -> int:
+        """Count the batches of an epoch, the same for every process."""
+        return -(-num_samples // (self.num_ranks * self.batch_size))
 
 
-def share_batches(order: SampleOrder, share: Share, epoch: int) -> Iterator[list[int]]:
-    """A process's batches of an epoch, indices of samples.
+def slice_batches(order: SampleOrder, process: ProcessSlice, epoch: int) -> Iterator[list[int]]:
+    """Yield a process's batches of an epoch, as indices of samples.
 
-    A parcel's remainder, which does not fill a batch for every process, goes with the next parcel.
-    There may be fewer batches than ``share.num_batches``: where a process is left without a sample
-    at the end, and where the order has promised more places than it has samples.
+    A parcel's last samples, if too few for a batch of every process, go with the next parcel.
+    There may be fewer batches than ``process.num_batches``. This happens when a process has no
+    sample at the end, or when the order counted samples that later turned out to have failed.
     """
-    whole = share.num_ranks * share.batch_size
-    left: list[Indices] = []
+    whole = process.num_ranks * process.batch_size
+    remaining: list[Indices] = []
     for number, parcel in enumerate(order.parcels(epoch)):
-        # every process draws alike up to here …
-        shared = _generator(share.seed, epoch, number)
-        permuted = [parcel.blocks[i] for i in shared.permutation(len(parcel.blocks))]
-        blocks = [*left, *permuted]
-        total = sum(map(len, blocks))
+        # every process shuffles the groups alike, so that their slices do not overlap …
+        shared = _generator(process.seed, epoch, number)
+        permuted = [parcel.groups[i] for i in shared.permutation(len(parcel.groups))]
+        groups = [*remaining, *permuted]
+        total = sum(map(len, groups))
         given = total if parcel.is_last else total // whole * whole
-        first, stop = (given * edge // share.num_ranks for edge in (share.rank, share.rank + 1))
-        most = -(-given // share.num_ranks)
-        # … and each for itself from here
-        own = _generator(share.seed, epoch, number, share.rank)
-        samples = _windows(_cut(blocks, first, stop), order.window, own)
-        for size in _sizes(stop - first, most, share.batch_size):
+        first, stop = (
+            given * edge // process.num_ranks for edge in (process.rank, process.rank + 1)
+        )
+        most = -(-given // process.num_ranks)
+        # … and shuffles its own slice by itself
+        own = _generator(process.seed, epoch, number, process.rank)
+        samples = _windows(_cut(groups, first, stop), order.window, own)
+        for size in _sizes(stop - first, most, process.batch_size):
             yield list(islice(samples, size))
-        left = _cut(blocks, given, total)
+        remaining = _cut(groups, given, total)
 
 
 def _generator(*key: int) -> np.random.Generator:
     return np.random.default_rng(key)
 
 
-def _cut(blocks: Sequence[Indices], first: int, stop: int) -> list[Indices]:
-    """The stretch from one sample up to another; blocks at its ends may be parts."""
-    parts, start = [], 0
-    for block in blocks:
-        part = block[max(first - start, 0) : max(stop - start, 0)]
-        if len(part):
-            parts.append(part)
-        start += len(block)
-    return parts
+def _cut(groups: Sequence[Indices], first: int, stop: int) -> list[Indices]:
+    """Return the samples from ``first`` up to ``stop``; groups at the ends may be cut."""
+    found = []
+    start = 0
+    for group in groups:
+        inside = group[max(first - start, 0) : max(stop - start, 0)]
+        if len(inside):
+            found.append(inside)
+        start += len(group)
+    return found
 
 
 def _windows(
-    blocks: Sequence[Indices], window: int, generator: np.random.Generator
+    groups: Sequence[Indices], window: int, generator: np.random.Generator
 ) -> Iterator[int]:
-    for start in range(0, len(blocks), window):
-        pool: Any = np.concatenate(blocks[start : start + window])
+    for start in range(0, len(groups), window):
+        pool: Any = np.concatenate(groups[start : start + window])
         yield from generator.permutation(pool).tolist()
 
 
 def _sizes(count: int, most: int, batch_size: int) -> list[int]:
-    """Sizes of the batches of ``count`` samples: as many as a process with ``most`` has."""
+    """Return the sizes of ``count`` samples' batches, as many as a process with ``most`` has."""
     if not count:
         return []
     num_batches = -(-most // batch_size)
     last = count - (num_batches - 1) * batch_size
     if last == 0 and batch_size > 1:
-        # one sample fewer than the others, whose last batch holds just that one: hand one on
+        # the others have one sample more, alone in their last batch: move one to a last batch here
         return [batch_size] * (num_batches - 2) + [batch_size - 1, 1]
     return [batch_size] * (num_batches - 1) + [last] * (last > 0)

@@ -8,15 +8,18 @@ from vlsi_cache.verbalizer.checkpoint import (
     verbalizers_fingerprint,
 )
 from vlsi_cache.verbalizer.structures import BlockVerbalizer, GatedVerbalizer, LinearVerbalizer
+from vlsi_cache.verbalizer.training import Verbalization, obtain_verbalizers
 
 __all__ = [
     "BlockVerbalizer",
     "GatedVerbalizer",
     "LinearVerbalizer",
+    "Verbalization",
     "VerbalizerBank",
     "VerbalizerConfig",
     "build_verbalizers",
     "load_verbalizers",
+    "obtain_verbalizers",
     "save_verbalizers",
     "verbalizers_fingerprint",
 ]

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vlsi_cache.errors import ModelError
-from vlsi_cache.models import Decoder, resolve_taps
+from vlsi_cache.models import Backbone, Decoder, resolve_taps
 from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
 
@@ -37,17 +37,21 @@ class VerbalizerConfig(BaseModel):
     """Structure."""
 
 
-def save_verbalizers(
-    bank: VerbalizerBank, folder: Path, *, decoder: Decoder, backbone: str, fingerprint: str
-) -> None:
-    """Write the bank's weights, then its config: a folder with a config is whole."""
+def save_verbalizers(bank: VerbalizerBank, folder: Path, backbone: Backbone) -> None:
+    """Write the bank's weights, then its config: a folder with a config is whole.
+
+    Args:
+        bank: the verbalizers.
+        folder: where they go.
+        backbone: the model they were trained on.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().contiguous().cpu() for name, value in bank.state_dict().items()}
     save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
     config = VerbalizerConfig(
-        backbone=backbone,
-        backbone_fingerprint=fingerprint,
-        hidden_size=decoder.hidden_size,
+        backbone=backbone.name,
+        backbone_fingerprint=backbone.fingerprint,
+        hidden_size=backbone.decoder.hidden_size,
         taps=list(bank.taps),
         verbalizer=bank.settings,
     )

@@ -5,43 +5,93 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from vlsi_cache.data import ConversationDataset, IndexedConversations, TokenBatches, encoder_for
+from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for
 from vlsi_cache.models import Backbone, Decoder, Head, resolve_taps, run_backbone
 from vlsi_cache.objectives import candidate_divergences, dense_divergence, label_targets
-from vlsi_cache.recipe import DataSection, ModelSection
-from vlsi_cache.training.folder import StageFolder
-from vlsi_cache.training.lock import one_job_at_a_time
+from vlsi_cache.recipe import ModelSection
+from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
 from vlsi_cache.training.processes import on_main_process
-from vlsi_cache.training.trainer import StageModule, discard_checkpoints, run_training
-from vlsi_cache.verbalizer import (
-    VerbalizerBank,
-    build_verbalizers,
-    load_verbalizers,
-    save_verbalizers,
-)
+from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
+from vlsi_cache.verbalizer.checkpoint import load_verbalizers, save_verbalizers
 
 __all__ = ["Verbalization", "obtain_verbalizers"]
 
 logger = logging.getLogger(__name__)
 
 _FREQUENCIES = "frequencies"
-"""The metric beside the taps': what the tokens' frequencies alone come to."""
+"""The metric beside the taps': the loss of knowing the tokens' frequencies alone."""
+
+
+def obtain_verbalizers(
+    run: Run, section: ModelSection, backbone: Backbone, folder: Path
+) -> VerbalizerBank:
+    """Load the verbalizers that the recipe names or a run has finished, or train them.
+
+    Args:
+        run: what all stages share.
+        section: the recipe's ``teacher`` or ``student``.
+        backbone: the frozen model.
+        folder: where the verbalizers are kept if the recipe names none.
+
+    Raises:
+        ModelError: named verbalizers are unusable, or taps are out of range.
+        StageError: the folder holds verbalizers made with other settings.
+    """
+    if section.verbalizers is None:
+        folder = run_stage(run, _stage(run, section, backbone, folder))
+    return load_verbalizers(folder, backbone.decoder, fingerprint=backbone.fingerprint)
+
+
+def _stage(
+    run: Run, section: ModelSection, backbone: Backbone, folder: Path
+) -> Stage[Verbalization]:
+    decoder = backbone.decoder
+    schedule = section.verbalization
+    taps = resolve_taps(section.taps, decoder.num_blocks, where=backbone.name)
+
+    def start() -> Training[Verbalization]:
+        bank = build_verbalizers(decoder, taps, section.verbalizer, seed=run.recipe.seed)
+        return Training(
+            module=Verbalization(decoder, bank, backbone.vocab_size, schedule.target),
+            dataset=IndexedConversations(run.data),
+            collate=TokenBatches(encoder_for(backbone, run.recipe.data)),
+            callbacks=(_PoorTaps(folder),),
+            autocast=backbone.autocast,
+        )
+
+    def save(module: Verbalization) -> None:
+        on_main_process(lambda: save_verbalizers(module.bank, folder, backbone))
+
+    return Stage(
+        name="verbalization",
+        folder=folder,
+        result=folder,
+        schedule=schedule,
+        settings={
+            **run.settings(),
+            **backbone.identity(),
+            "taps": list(taps),
+            "verbalizer": section.verbalizer.model_dump(),
+            "verbalization": schedule.decisive(),
+        },
+        start=start,
+        save=save,
+    )
 
 
 class Verbalization(StageModule):
-    """The loss of every tap, over one forward of a frozen backbone.
+    """The loss of every tap, from one forward of a frozen backbone.
 
     Args:
-        decoder: the backbone; not registered, so that neither checkpoints nor DDP see it.
-        bank: what trains.
+        decoder: the backbone. It is not registered, so that neither checkpoints nor DDP see it.
+        bank: the verbalizers, which train.
         vocab_size: rows of the head that are real tokens.
-        target: ``label`` or ``final``.
+        target: what each tap learns: ``label``, or ``final``, the model's own output.
     """
 
     accepts_loss_kwargs = True
@@ -57,17 +107,17 @@ class Verbalization(StageModule):
         self._label_counts = torch.zeros(vocab_size, dtype=torch.long)  # no buffer: DDP sends those
 
     def _by_frequency(self, labels: Tensor) -> Tensor:
-        """Nats of these labels, 0-d, by how often each token was one in the batches before.
+        """Return the mean nats of these labels, 0-d, under the frequencies of the labels before.
 
-        They are this process's since it began, so that it is higher again after a resumption.
-        The counts are interpolated with the uniform distribution, which weighs as much as there
-        are different tokens among them (Witten and Bell, 1991).
+        The counts are this process's since it began, so the value rises again after a resumption.
+        They are interpolated with the uniform distribution, whose weight is the number of different
+        tokens counted (Witten and Bell, 1991).
         """
         self._label_counts = counts = self._label_counts.to(labels.device)
-        kinds = (counts > 0).sum().clamp(min=1)
-        shares = (counts[labels] + kinds / self.vocab_size) / (counts.sum() + kinds)
+        num_kinds = (counts > 0).sum().clamp(min=1)
+        frequencies = (counts[labels] + num_kinds / self.vocab_size) / (counts.sum() + num_kinds)
         counts.index_add_(0, labels, torch.ones_like(labels))
-        return -shares.log().mean()
+        return -frequencies.log().mean()
 
     def forward(
         self,
@@ -77,13 +127,13 @@ class Verbalization(StageModule):
         token_samples: Tensor,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        """Sum over taps of the mean loss over response tokens.
+        """Return the sum over taps of the mean loss over response tokens, nats.
 
         Args:
-            inputs: the backbone's.
-            positions: ``[N]``, flat.
-            labels: ``[N]``.
-            token_samples: unused, part of every batch.
+            inputs: the backbone's own inputs.
+            positions: ``[N]`` long, flat positions that predict the response tokens.
+            labels: ``[N]`` long, the response tokens.
+            token_samples: unused; every batch has it.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
         decoder = self.decoder
@@ -102,81 +152,18 @@ class Verbalization(StageModule):
         return {"loss": loss}
 
     def _tap_loss(self, features: Tensor, head: Head, labels: Tensor, final: Tensor) -> Tensor:
-        """Nats of every token, ``[N]``."""
+        """Return the loss of every token, ``[N]`` nats."""
         if self.target == "final":
             return dense_divergence(features, head, final, head, self.vocab_size)
         found = candidate_divergences(features, head, label_targets(labels), self.vocab_size)
         return found.matched(torch.zeros_like(labels))
 
 
-def obtain_verbalizers(
-    backbone: Backbone,
-    section: ModelSection,
-    dataset: ConversationDataset,
-    data: DataSection,
-    folder: Path,
-    *,
-    seed: int,
-    autocast: bool,
-) -> VerbalizerBank:
-    """Trained verbalizers of a backbone: the named ones, the finished ones, or newly trained.
-
-    Of several jobs that find none, one trains and the others wait.
-
-    Args:
-        backbone: frozen.
-        section: the recipe's ``teacher`` or ``student``.
-        dataset: conversations to train on.
-        data: the recipe's data section.
-        folder: where they are kept if none are named.
-        seed: of initial weights and data order.
-        autocast: bfloat16 autocast in training.
-
-    Raises:
-        ModelError: named verbalizers are unusable, or taps are out of range.
-        StageError: the folder holds verbalizers made with other settings.
-    """
-    decoder = backbone.decoder
-    if section.verbalizers is not None:
-        return load_verbalizers(section.verbalizers, decoder, fingerprint=backbone.fingerprint)
-    taps = resolve_taps(section.taps, decoder.num_blocks, where=backbone.name)
-    with one_job_at_a_time(folder):
-        stage = StageFolder(folder, _settings(backbone, section, taps, dataset, data, seed))
-        if not stage.begin(folder / "verbalizers.json"):
-            return load_verbalizers(folder, decoder, fingerprint=backbone.fingerprint)
-        bank = build_verbalizers(decoder, taps, section.verbalizer, seed=seed)
-        run_training(
-            "verbalization",
-            Verbalization(decoder, bank, backbone.vocab_size, section.verbalization.target),
-            IndexedConversations(dataset),
-            TokenBatches(encoder_for(backbone, data)),
-            section.verbalization,
-            folder,
-            device=backbone.device,
-            autocast=autocast,
-            seed=seed,
-            callbacks=(_PoorTaps(folder),),
-        )
-        bank.eval().requires_grad_(False)
-        on_main_process(
-            lambda: save_verbalizers(
-                bank,
-                folder,
-                decoder=decoder,
-                backbone=backbone.name,
-                fingerprint=backbone.fingerprint,
-            )
-        )
-        stage.finish()
-        on_main_process(lambda: discard_checkpoints(folder))
-        return bank
-
-
 class _PoorTaps(TrainerCallback):
-    """Warns at the end of taps from which stage two would learn noise.
+    """Warns at the end about taps from which stage two would learn noise.
 
     Args:
-        folder: of the stage, for the message.
+        folder: the stage's folder, for the message.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -201,28 +188,9 @@ class _PoorTaps(TrainerCallback):
         if poor:
             logger.warning(
                 "%s: verbalizers end no better than the bare frequencies of the tokens (%.2f nats)"
-                " at taps %s, and stage two would learn noise from them; train them longer "
+                " at taps %s. Stage two would learn noise from them. Train them longer "
                 "(verbalization.steps or epochs) or at a higher verbalization.learning_rate",
                 self.folder,
                 chance,
                 ", ".join(poor),
             )
-
-
-def _settings(
-    backbone: Backbone,
-    section: ModelSection,
-    taps: tuple[int, ...],
-    dataset: ConversationDataset,
-    data: DataSection,
-    seed: int,
-) -> dict[str, Any]:
-    return {
-        **backbone.identity(),
-        "taps": list(taps),
-        "verbalizer": section.verbalizer.model_dump(),
-        "verbalization": section.verbalization.decisive(),
-        "data": dataset.fingerprint(),
-        "max_length": data.max_length,
-        "seed": seed,
-    }

@@ -1,0 +1,145 @@
+"""What must hold between cache, data and student before any stage begins."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from vlsi_cache.data import ConversationDataset, IndexedConversations, encoder_for
+from vlsi_cache.errors import CacheError, CacheMismatchError
+from vlsi_cache.matching import check_room
+from vlsi_cache.models import Backbone, resolve_taps, tokenizer_of, vocabulary_hash
+from vlsi_cache.recipe import InteractionSection, ModelSection
+from vlsi_cache.store import Cache, open_cache
+from vlsi_cache.student.arrivals import wait_for_cache
+from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.interaction_loss import matching_of
+from vlsi_cache.training import Run
+
+__all__ = ["open_matching_cache", "validate_student"]
+
+logger = logging.getLogger(__name__)
+
+_FIRST_SAMPLES: Final = 4
+"""Samples that are compared before any stage begins. All others are when their batch comes up."""
+
+
+def open_matching_cache(run: Run) -> Cache:
+    """Open the recipe's cache, and refuse one that stage two cannot learn this data from.
+
+    With ``interaction.follow`` it waits for a cache that has not begun.
+
+    Raises:
+        CacheError: there is no cache, or it is incomplete and not to be followed.
+        CacheMismatchError: the cache was made for other data, or lacks what ``tail`` reads.
+    """
+    settings = run.recipe.interaction
+    if settings.follow:
+        cache = wait_for_cache(run.recipe.cache_path, settings.follow_timeout_seconds)
+    else:
+        cache = open_cache(run.recipe.cache_path)
+    _validate_data(cache, run.data)
+    if not settings.follow:
+        _validate_complete(cache)
+    _validate_tail(cache, settings)
+    return cache
+
+
+def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
+    """Refuse a student that does not fit the cache.
+
+    Raises:
+        CacheMismatchError: the tokenizer differs, or the first samples give other response tokens.
+        StageError: there are too few teacher taps to match.
+    """
+    settings = run.recipe.interaction
+    _validate_tokenizer(cache, student)
+    _validate_taps(cache, student, run.recipe.student, settings)
+    batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
+    samples = IndexedConversations(run.data)
+    for index in range(min(len(cache), _FIRST_SAMPLES)):
+        if index in cache and cache[index].failure is None:
+            batches([samples[index]])
+
+
+def _validate_data(cache: Cache, data: ConversationDataset) -> None:
+    identity = cache.manifest.dataset
+    if identity.fingerprint != data.fingerprint():
+        raise CacheMismatchError(
+            "cache was made for other data",
+            where=cache.path,
+            expected=f"{identity.num_samples} samples of {identity.source} "
+            f"({identity.fingerprint[:12]})",
+            found=f"{len(data)} samples of {data.source} ({data.fingerprint()[:12]})",
+            mend="Give the data (and data.limit) that was dumped, or dump the teacher again",
+        )
+
+
+def _validate_complete(cache: Cache) -> None:
+    missing = cache.missing_shards()
+    if missing:
+        raise CacheError(
+            f"cache is incomplete: {len(missing)} of {cache.manifest.num_shards} shards missing",
+            where=cache.path,
+            mend="Run dump-teacher again with the same settings; it goes on where it stopped. "
+            "Or train while it runs, with --follow",
+        )
+
+
+def _validate_tail(cache: Cache, settings: InteractionSection) -> None:
+    """Refuse a tail that reads entries which the record does not have."""
+    sampling = cache.manifest.sampling
+    if settings.tail != "sample" and not sampling.k:
+        raise CacheMismatchError(
+            f"interaction.tail is {settings.tail}, and the cache holds draws alone",
+            where=cache.path,
+            expected="the most likely tokens, k ≥ 1",
+            found=f"k = 0, m = {sampling.m}",
+            mend="Set interaction.tail: sample, with inner and output forward, ce or none; or "
+            "dump the teacher into a new cache with cache.k: 16",
+        )
+    if settings.tail == "sample" and not sampling.m:
+        logger.warning(
+            "the cache holds the %d most likely tokens and no draws. Scaled to sum to 1, they are "
+            "a biased target",
+            sampling.k,
+        )
+
+
+def _validate_taps(
+    cache: Cache, student: Backbone, section: ModelSection, settings: InteractionSection
+) -> None:
+    """Refuse taps that cannot be matched."""
+    if settings.inner in ("ce", "none") or section.verbalizers is not None:
+        return  # nothing to match, or taps that are known when the named verbalizers are loaded
+    taps = resolve_taps(section.taps, student.decoder.num_blocks, where=student.name)
+    num_teacher = len(cache.manifest.taps) - 1
+    check_room(len(taps), num_teacher, matching_of(settings.matching))
+    if settings.matching.search_range and num_teacher == len(taps):
+        logger.warning(
+            "teacher and student have %d taps each, so each student tap can match one teacher tap "
+            "only. Dump more teacher taps (teacher.taps) to let matching choose",
+            num_teacher,
+        )
+
+
+def _validate_tokenizer(cache: Cache, student: Backbone) -> None:
+    found = vocabulary_hash(tokenizer_of(student.processor))
+    identity = cache.manifest.tokenizer
+    if identity.hash != found:
+        raise CacheMismatchError(
+            "tokenizers of teacher and student differ",
+            where=student.name,
+            expected=f"the vocabulary of {identity.name} ({identity.hash[:12]}, "
+            f"{identity.vocab_size} tokens)",
+            found=f"{found[:12]}, {student.vocab_size} tokens",
+            mend="Choose a student of the teacher's family",
+        )
+    if student.vocab_size < identity.vocab_size:
+        raise CacheMismatchError(
+            "the student's head has fewer rows than the teacher's vocabulary",
+            where=student.name,
+            expected=f"at least {identity.vocab_size}",
+            found=student.vocab_size,
+            mend="Resize the student's embeddings to its tokenizer",
+        )

@@ -1,0 +1,45 @@
+"""``run_stage``: begin, train, save, finish, discard; written once for every stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from vlsi_cache.training.checkpoints import discard_checkpoints
+from vlsi_cache.training.folder import StageFolder, one_job_at_a_time
+from vlsi_cache.training.module import StageModule
+from vlsi_cache.training.processes import on_main_process
+from vlsi_cache.training.run import Run
+from vlsi_cache.training.stage import Stage
+from vlsi_cache.training.trainer import train
+
+__all__ = ["run_stage"]
+
+M = TypeVar("M", bound=StageModule)
+
+
+def run_stage(run: Run, stage: Stage[M]) -> Path:
+    """Make a stage's result, unless it is there.
+
+    An interrupted stage goes on from its last checkpoint. Of several jobs that share the folder,
+    one trains and the others wait.
+
+    Args:
+        run: what all stages share.
+        stage: what this one adds.
+
+    Returns:
+        Folder of the result.
+
+    Raises:
+        StageError: the folder holds a stage made with other settings, or training diverged.
+    """
+    with one_job_at_a_time(stage.folder):
+        folder = StageFolder(stage.folder, stage.settings, stage.result)
+        if folder.begin():
+            training = stage.start()
+            train(run, stage, training)
+            stage.save(training.module)
+            folder.finish()
+        on_main_process(lambda: discard_checkpoints(stage.folder))
+    return stage.result

@@ -1,0 +1,75 @@
+"""``Stage`` and ``Training``: what differs from stage to stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from vlsi_cache.recipe import Schedule
+from vlsi_cache.training.loader import SizedDataset
+from vlsi_cache.training.module import StageModule
+from vlsi_cache.training.sample_order import SampleOrder
+
+__all__ = ["Journal", "Stage", "Training"]
+
+M = TypeVar("M", bound=StageModule)
+
+
+class Journal(Protocol):
+    """Where a stage's tables are written, one line per logging step."""
+
+    def resume(self, step: int) -> None:
+        """Drop the lines after a step: they will be written again."""
+
+    def append(self, step: int, tables: Mapping[str, Tensor]) -> None:
+        """Write the means of the tables that the module observed since the last line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training(Generic[M]):
+    """What one stage hands to the Trainer."""
+
+    module: M
+    """Its forward gives the loss. Its trainable parameters are saved and restored."""
+    dataset: SizedDataset
+    """The samples."""
+    collate: Callable[[list[Any]], dict[str, Any]]
+    """Samples → the keyword arguments of the module's forward."""
+    order: SampleOrder | None = None
+    """The order of the samples; any order if None."""
+    optimizer: torch.optim.Optimizer | None = None
+    """In place of AdamW; the schedule sets its learning rates."""
+    journal: Journal | None = None
+    """Where observed tables go."""
+    callbacks: Sequence[TrainerCallback] = ()
+    """The stage's and the caller's; their ``model`` is the module."""
+    autocast: bool = False
+    """Whether the forward runs in bfloat16 autocast."""
+    start_method: str | None = None
+    """How workers start; Python's default if None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage(Generic[M]):
+    """What differs from stage to stage."""
+
+    name: str
+    """Its name in metrics and log lines."""
+    folder: Path
+    """The folder of its settings, checkpoints and events."""
+    result: Path
+    """The folder that ``save`` fills."""
+    schedule: Schedule
+    """Length, batch and learning rates."""
+    settings: Mapping[str, Any]
+    """Everything that the result depends on, as JSON values."""
+    start: Callable[[], Training[M]]
+    """Makes what trains; called only if the stage is not done."""
+    save: Callable[[M], None]
+    """Writes the result from the trained module; every process calls it."""
