@@ -26,7 +26,8 @@ from vlsi_cache.errors import CacheError
 from vlsi_cache.recipe import InteractionSection, Recipe, recipe_from_mapping
 from vlsi_cache.store import create_cache, open_cache
 from vlsi_cache.student import train_student
-from vlsi_cache.student.arrivals import ArrivalOrder, recorded_order, wait_for_cache
+from vlsi_cache.student.arrivals import ArrivalOrder, recorded_order
+from vlsi_cache.student.opening import wait_for_cache
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.training.sample_order import ProcessSlice, slice_batches
 
@@ -123,7 +124,9 @@ def test_waiting_is_told_and_ends_in_an_error_that_names_what_is_missing(
     settings = InteractionSection(follow=True, follow_timeout_seconds=0.2)
     order = recorded_order(open_cache(tmp_path / "cache"), settings, tmp_path)
     caplog.set_level(logging.INFO, "vlsi_cache")
-    with pytest.raises(CacheError, match=r"no new shard has arrived for 0\.2 seconds.*missing: 1, 3"):
+    with pytest.raises(
+        CacheError, match=r"no new shard has arrived for 0\.2 seconds.*missing: 1, 3"
+    ):
         list(slice_batches(order, ProcessSlice(0, 1), 0))
     assert "waiting for the cache, 2 of 4 shards are there" in caplog.text
 

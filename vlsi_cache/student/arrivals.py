@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict
 
 from vlsi_cache.errors import CacheError
 from vlsi_cache.recipe import InteractionSection
-from vlsi_cache.store import Cache, is_begun, open_cache
+from vlsi_cache.store import Cache
 from vlsi_cache.student.cache_order import cache_order, group_size, shard_groups
 from vlsi_cache.training.processes import is_main_process, on_main_process
 from vlsi_cache.training.sample_order import Parcel, SampleOrder
 
-__all__ = ["ARRIVALS_FILE", "ArrivalLine", "ArrivalOrder", "recorded_order", "wait_for_cache"]
+__all__ = ["ARRIVALS_FILE", "ArrivalLine", "ArrivalOrder", "recorded_order"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +35,6 @@ class ArrivalLine(BaseModel):
 
     shards: list[int]
     """Indices, ascending."""
-
-
-def wait_for_cache(path: str | Path, timeout_seconds: float) -> Cache:
-    """Open a cache, once it has begun: its teacher may still be training verbalizers.
-
-    Raises:
-        CacheError: the cache did not begin in time, or cannot be opened.
-    """
-    began = time.monotonic()
-    pause, most = _POLL_SECONDS
-    while not is_begun(path) and time.monotonic() - began < timeout_seconds:
-        if pause == _POLL_SECONDS[0]:
-            logger.info("waiting for the cache to begin: %s", path)
-        time.sleep(min(pause, timeout_seconds))
-        pause = min(2 * pause, most)
-    return open_cache(path)
 
 
 def recorded_order(cache: Cache, settings: InteractionSection, folder: Path) -> SampleOrder:

@@ -1,48 +1,26 @@
-"""What must hold between cache, data and student before any stage begins."""
+"""Whether a student fits a cache, before any stage begins."""
 
 from __future__ import annotations
 
 import logging
 from typing import Final
 
-from vlsi_cache.data import ConversationDataset, IndexedConversations, encoder_for
-from vlsi_cache.errors import CacheError, CacheMismatchError
+from vlsi_cache.data import IndexedConversations, encoder_for
+from vlsi_cache.errors import CacheMismatchError
 from vlsi_cache.matching import check_room
 from vlsi_cache.models import Backbone, resolve_taps, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import InteractionSection, ModelSection
-from vlsi_cache.store import Cache, open_cache
-from vlsi_cache.student.arrivals import wait_for_cache
+from vlsi_cache.store import Cache
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.student.interaction_loss import matching_of
 from vlsi_cache.training import Run
 
-__all__ = ["open_matching_cache", "validate_student"]
+__all__ = ["validate_student"]
 
 logger = logging.getLogger(__name__)
 
 _FIRST_SAMPLES: Final = 4
 """Samples that are compared before any stage begins. All others are when their batch comes up."""
-
-
-def open_matching_cache(run: Run) -> Cache:
-    """Open the recipe's cache, and refuse one that stage two cannot learn this data from.
-
-    With ``interaction.follow`` it waits for a cache that has not begun.
-
-    Raises:
-        CacheError: there is no cache, or it is incomplete and not to be followed.
-        CacheMismatchError: the cache was made for other data, or lacks what ``tail`` reads.
-    """
-    settings = run.recipe.interaction
-    if settings.follow:
-        cache = wait_for_cache(run.recipe.cache_path, settings.follow_timeout_seconds)
-    else:
-        cache = open_cache(run.recipe.cache_path)
-    _validate_data(cache, run.data)
-    if not settings.follow:
-        _validate_complete(cache)
-    _validate_tail(cache, settings)
-    return cache
 
 
 def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
@@ -60,50 +38,6 @@ def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
     for index in range(min(len(cache), _FIRST_SAMPLES)):
         if index in cache and cache[index].failure is None:
             batches([samples[index]])
-
-
-def _validate_data(cache: Cache, data: ConversationDataset) -> None:
-    identity = cache.manifest.dataset
-    if identity.fingerprint != data.fingerprint():
-        raise CacheMismatchError(
-            "cache was made for other data",
-            where=cache.path,
-            expected=f"{identity.num_samples} samples of {identity.source} "
-            f"({identity.fingerprint[:12]})",
-            found=f"{len(data)} samples of {data.source} ({data.fingerprint()[:12]})",
-            mend="Give the data (and data.limit) that was dumped, or dump the teacher again",
-        )
-
-
-def _validate_complete(cache: Cache) -> None:
-    missing = cache.missing_shards()
-    if missing:
-        raise CacheError(
-            f"cache is incomplete: {len(missing)} of {cache.manifest.num_shards} shards missing",
-            where=cache.path,
-            mend="Run dump-teacher again with the same settings; it goes on where it stopped. "
-            "Or train while it runs, with --follow",
-        )
-
-
-def _validate_tail(cache: Cache, settings: InteractionSection) -> None:
-    """Refuse a tail that reads entries which the record does not have."""
-    sampling = cache.manifest.sampling
-    if settings.tail != "sample" and not sampling.k:
-        raise CacheMismatchError(
-            f"interaction.tail is {settings.tail}, and the cache holds draws alone",
-            where=cache.path,
-            expected="the most likely tokens, k ≥ 1",
-            found=f"k = 0, m = {sampling.m}",
-            mend="Set interaction.tail: sample, with inner and output forward, ce or none; or "
-            "dump the teacher into a new cache with cache.k: 16",
-        )
-    if settings.tail == "sample" and not sampling.m:
-        logger.warning(
-            "the cache holds the %d most likely tokens and no draws. Scaled to sum to 1, they are "
-            "a biased target",
-            sampling.k,
-        )
 
 
 def _validate_taps(

@@ -11,9 +11,10 @@ from transformers import TrainerCallback
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import Cache
-from vlsi_cache.student.checks import open_matching_cache, validate_student
+from vlsi_cache.student.checks import validate_student
 from vlsi_cache.student.finetuning import finetune
 from vlsi_cache.student.interaction import interact
+from vlsi_cache.student.opening import open_matching_cache
 from vlsi_cache.training import Run, begin_run
 from vlsi_cache.verbalizer import build_verbalizers, obtain_verbalizers
 

@@ -11,31 +11,26 @@ from typing import Any
 from vlsi_cache.models import load_processor
 from vlsi_cache.training.processes import on_main_process
 
-__all__ = ["discard_checkpoints", "last_checkpoint", "remove_torn_checkpoints", "save_model"]
+__all__ = ["discard_checkpoints", "last_checkpoint", "save_model"]
 
 logger = logging.getLogger(__name__)
 
 
-def remove_torn_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints whose last file is not whole."""
-    for path in folder.glob("checkpoint-*"):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            logger.warning("removing %s: an interruption left it incomplete", path)
-            shutil.rmtree(path)
-
-
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint of the latest step, if there is one."""
+    """Return the checkpoint of the latest step, if there is one; torn ones are removed."""
+    on_main_process(lambda: _remove_torn(folder))
     found = folder.glob("checkpoint-*")
     return max(found, key=lambda path: int(path.name.split("-")[-1]), default=None)
 
 
 def discard_checkpoints(folder: Path) -> None:
     """Free the space of a finished stage's checkpoints."""
-    for path in folder.glob("checkpoint-*"):
-        shutil.rmtree(path)
+
+    def remove() -> None:
+        for path in folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
+
+    on_main_process(remove)
 
 
 def save_model(model: Any, source: str, folder: Path) -> None:
@@ -63,3 +58,13 @@ def save_model(model: Any, source: str, folder: Path) -> None:
         partial.rmdir()
 
     on_main_process(write)
+
+
+def _remove_torn(folder: Path) -> None:
+    """Remove the checkpoints whose last file is not whole."""
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            logger.warning("removing %s: an interruption left it incomplete", path)
+            shutil.rmtree(path)

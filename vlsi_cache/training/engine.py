@@ -8,7 +8,6 @@ from typing import TypeVar
 from vlsi_cache.training.checkpoints import discard_checkpoints
 from vlsi_cache.training.folder import StageFolder, one_job_at_a_time
 from vlsi_cache.training.module import StageModule
-from vlsi_cache.training.processes import on_main_process
 from vlsi_cache.training.run import Run
 from vlsi_cache.training.stage import Stage
 from vlsi_cache.training.trainer import train
@@ -41,5 +40,5 @@ def run_stage(run: Run, stage: Stage[M]) -> Path:
             train(run, stage, training)
             stage.save(training.module)
             folder.finish()
-        on_main_process(lambda: discard_checkpoints(stage.folder))
+        discard_checkpoints(stage.folder)
     return stage.result

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from vlsi_cache.errors import StageError
-from vlsi_cache.training.checkpoints import last_checkpoint, remove_torn_checkpoints
+from vlsi_cache.training.checkpoints import last_checkpoint
 from vlsi_cache.training.loader import (
     BatchReader,
     BatchSampler,
@@ -52,9 +52,9 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     Raises:
         StageError: the loss, or a trained parameter, is not finite.
     """
-    on_main_process(lambda: remove_torn_checkpoints(stage.folder))
+    arguments = _arguments(run, stage, training)
+    trainer = _StageTrainer(stage.name, training, arguments)
     checkpoint = last_checkpoint(stage.folder)
-    trainer = _StageTrainer(stage.name, training, _arguments(run, stage, training))
     if checkpoint is not None:
         logger.info("%s: going on from %s", stage.name, checkpoint.name)
     journal = training.journal

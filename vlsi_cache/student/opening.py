@@ -1,0 +1,102 @@
+"""Opening the cache that a student learns from, and refusing one that does not fit its data."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Final
+
+from vlsi_cache.data import ConversationDataset
+from vlsi_cache.errors import CacheError, CacheMismatchError
+from vlsi_cache.recipe import InteractionSection
+from vlsi_cache.store import Cache, is_begun, open_cache
+from vlsi_cache.training import Run
+
+__all__ = ["open_matching_cache", "wait_for_cache"]
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS: Final = (0.5, 15.0)
+"""Pause between two looks for the cache: the first, and the longest."""
+
+
+def open_matching_cache(run: Run) -> Cache:
+    """Open the recipe's cache, and refuse one that stage two cannot learn this data from.
+
+    With ``interaction.follow`` it waits for a cache that has not begun.
+
+    Raises:
+        CacheError: there is no cache, or it is incomplete and not to be followed.
+        CacheMismatchError: the cache was made for other data, or lacks what ``tail`` reads.
+    """
+    settings = run.recipe.interaction
+    if settings.follow:
+        cache = wait_for_cache(run.recipe.cache_path, settings.follow_timeout_seconds)
+    else:
+        cache = open_cache(run.recipe.cache_path)
+    _validate_data(cache, run.data)
+    if not settings.follow:
+        _validate_complete(cache)
+    _validate_tail(cache, settings)
+    return cache
+
+
+def wait_for_cache(path: str | Path, timeout_seconds: float) -> Cache:
+    """Open a cache, once it has begun: its teacher may still be training verbalizers.
+
+    Raises:
+        CacheError: the cache did not begin in time, or cannot be opened.
+    """
+    began = time.monotonic()
+    pause, most = _POLL_SECONDS
+    while not is_begun(path) and time.monotonic() - began < timeout_seconds:
+        if pause == _POLL_SECONDS[0]:
+            logger.info("waiting for the cache to begin: %s", path)
+        time.sleep(min(pause, timeout_seconds))
+        pause = min(2 * pause, most)
+    return open_cache(path)
+
+
+def _validate_data(cache: Cache, data: ConversationDataset) -> None:
+    identity = cache.manifest.dataset
+    if identity.fingerprint != data.fingerprint():
+        raise CacheMismatchError(
+            "cache was made for other data",
+            where=cache.path,
+            expected=f"{identity.num_samples} samples of {identity.source} "
+            f"({identity.fingerprint[:12]})",
+            found=f"{len(data)} samples of {data.source} ({data.fingerprint()[:12]})",
+            mend="Give the data (and data.limit) that was dumped, or dump the teacher again",
+        )
+
+
+def _validate_complete(cache: Cache) -> None:
+    missing = cache.missing_shards()
+    if missing:
+        raise CacheError(
+            f"cache is incomplete: {len(missing)} of {cache.manifest.num_shards} shards missing",
+            where=cache.path,
+            mend="Run dump-teacher again with the same settings; it goes on where it stopped. "
+            "Or train while it runs, with --follow",
+        )
+
+
+def _validate_tail(cache: Cache, settings: InteractionSection) -> None:
+    """Refuse a tail that reads entries which the record does not have."""
+    sampling = cache.manifest.sampling
+    if settings.tail != "sample" and not sampling.k:
+        raise CacheMismatchError(
+            f"interaction.tail is {settings.tail}, and the cache holds draws alone",
+            where=cache.path,
+            expected="the most likely tokens, k ≥ 1",
+            found=f"k = 0, m = {sampling.m}",
+            mend="Set interaction.tail: sample, with inner and output forward, ce or none; or "
+            "dump the teacher into a new cache with cache.k: 16",
+        )
+    if settings.tail == "sample" and not sampling.m:
+        logger.warning(
+            "the cache holds the %d most likely tokens and no draws. Scaled to sum to 1, they are "
+            "a biased target",
+            sampling.k,
+        )
