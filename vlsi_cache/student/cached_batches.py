@@ -21,8 +21,8 @@ __all__ = ["CachedBatches"]
 class CachedBatches:
     """``TokenBatches`` with the teacher's sparse distributions of the same tokens.
 
-    Adds ``targets``, the ``SparseTargets`` ``[N, L_t + 1, S]`` of the teacher's taps; the last is
-    its final output.
+    A batch gets ``targets``: ``SparseTargets`` ``[N, L_t + 1, S]`` of the teacher's taps.
+    The last tap is its final output.
 
     Args:
         encoder: the student's encoder.

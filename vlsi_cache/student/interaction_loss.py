@@ -31,15 +31,15 @@ __all__ = ["Interaction", "matching_of"]
 
 
 class Interaction(StageModule):
-    """Comparison with the matched teacher taps, and with the teacher's output.
+    """The loss of the student's taps against matched teacher taps, and of its output.
 
     Args:
-        student: the student; gets LoRA adapters, or has its blocks' weights trained.
-        bank: its verbalizers, trained along; of no taps where nothing inner is compared.
+        student: the student. It gets LoRA adapters, or its blocks' weights train.
+        bank: its verbalizers, which train too; without taps where nothing inner is compared.
         settings: what is compared and matched, and what trains.
-        teacher_taps: blocks of the cache's inner taps.
-        seed: of adapters and matching draws.
-        rank: of the process; each draws for itself.
+        teacher_taps: block indices of the cache's inner taps.
+        seed: seed of the adapters' weights and of the matching's random choices.
+        rank: index of this process, which chooses matchings for itself.
     """
 
     accepts_loss_kwargs = True
@@ -136,12 +136,12 @@ class Interaction(StageModule):
         return dict(zip(names, losses, strict=True))
 
     def seed_draws(self) -> None:
-        """Begin a micro-batch: its matching draws follow from its number alone."""
+        """Begin a micro-batch: its random matching follows from the batch's number alone."""
         self.generator.manual_seed(draw_seed(self.seed, self.rank, self.batches_seen))
         self.batches_seen += 1
 
     def learned(self) -> nn.Module:
-        """The student's own model, with what it learned merged into its weights, in float32."""
+        """Return the student's own model, the adapters merged into its weights, in float32."""
         adapted = self.adapted.cpu().float()  # the sum is exact, and off the accelerator
         return adapted.merge_and_unload() if isinstance(adapted, PeftModel) else adapted
 
@@ -154,7 +154,7 @@ class Interaction(StageModule):
     def _matched(
         self, compared: Sequence[CandidateDivergences], token_samples: Tensor, num_samples: int
     ) -> list[Tensor]:
-        """Loss of every student tap against its teacher taps, each ``[N]``."""
+        """Return the loss of every student tap against its teacher taps, each ``[N]`` nats."""
         divergence = torch.stack([found.values for found in compared])  # [L_s, N, L_t]
         means = divergence.mean(1)
         if self.settings.matching.granularity == "sample":
@@ -185,7 +185,7 @@ class Interaction(StageModule):
 
 
 def _learning(decoder: Decoder, lora: LoraSection | None, seed: int) -> nn.Module:
-    """The student's model, of which adapters train, or the blocks; head and final norm never do."""
+    """Return the student's model with what trains: adapters, or the blocks' own weights."""
     if lora is None:
         decoder.model.requires_grad_(False)
         decoder.blocks.requires_grad_(True)
@@ -199,7 +199,7 @@ def _learning(decoder: Decoder, lora: LoraSection | None, seed: int) -> nn.Modul
 
 
 def draw_seed(seed: int, rank: int, batch: int) -> int:
-    """Seed of one micro-batch's matching draws: another for every process and batch."""
+    """Return the seed of one micro-batch's matching: another for every process and batch."""
     words = np.random.SeedSequence([seed, rank, batch]).generate_state(2, np.uint32)
     return int(words[0]) << 31 | int(words[1]) >> 1  # 63 bits, which every generator takes
 
@@ -230,7 +230,7 @@ def _divergence(comparison: Comparison, settings: InteractionSection) -> Diverge
 
 
 def _means_per_sample(divergence: Tensor, token_samples: Tensor, num_samples: int) -> Tensor:
-    """Mean divergence of every sample's tokens, ``[B, L_s, L_t]``, from ``[L_s, N, L_t]``."""
+    """Average ``[L_s, N, L_t]`` over every sample's tokens: ``[B, L_s, L_t]``."""
     totals = divergence.new_zeros(divergence.shape[0], num_samples, divergence.shape[2])
     totals.index_add_(1, token_samples, divergence)
     counts = divergence.new_zeros(num_samples)

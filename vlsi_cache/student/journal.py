@@ -26,24 +26,25 @@ class JournalLine(BaseModel):
     teacher_taps: list[int]
     """Blocks of the teacher, in the order of the columns."""
     share: list[list[float]]
-    """How often a student tap met a teacher tap; with `expected`, the mean share. Rows sum to 1."""
+    """Each teacher tap's share of a student tap's loss. A drawn matching gives all of it to one teacher
+    tap, so its mean is how often that tap was drawn. Rows sum to 1."""
     divergence: list[list[float]]
     """Mean divergence of all pairs, matched or not, in nats (`l2`: without a unit)."""
     choice: list[float] | None = None
-    """How often each student tap had several teacher taps to choose from; null for strategies
-    without a temperature."""
+    """How often each student tap had several candidates. It is null for strategies without a
+    temperature."""
     temperature: list[float | None] | None = None
-    """Mean temperature of each student tap's softmax, where it had a choice; null where it never
-    had one, and for strategies without a temperature."""
+    """Mean temperature of each student tap's softmax over several candidates. It is null where a tap
+    never had several, and for strategies without a temperature."""
 
 
 class MatchingJournal:
-    """Appends a line at every logging step; a resumed stage goes on from its checkpoint's step.
+    """Appends a line at every logging step. A resumed stage goes on from its checkpoint's step.
 
     Args:
-        folder: of the stage.
-        student_taps: blocks.
-        teacher_taps: blocks.
+        folder: the stage's folder.
+        student_taps: block indices of the student's taps.
+        teacher_taps: block indices of the teacher's taps.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class MatchingJournal:
         self.teacher_taps = list(teacher_taps)
 
     def resume(self, step: int) -> None:
-        """Drop what was written after a step: it will be written again."""
+        """Drop the lines after a step: they will be written again."""
         if not self.path.exists():
             return
         kept = []
@@ -71,7 +72,7 @@ class MatchingJournal:
         partial.replace(self.path)
 
     def append(self, step: int, tables: Mapping[str, Tensor]) -> None:
-        """Write one line from the tables that the interaction observed."""
+        """Write the means of the tables that the interaction observed since the last line."""
         rows = {name: table.tolist() for name, table in tables.items()}
         weighted = rows.pop("weighted_temperature", None)
         if weighted is not None:

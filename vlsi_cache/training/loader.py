@@ -156,7 +156,7 @@ def quiet_forks(workers: int) -> Iterator[None]:
 
 
 class _Keys(Dataset[Any]):
-    """Hands each key on as it is: batches are read whole, where errors can be caught."""
+    """Returns each key as it is: whole batches are read later, where errors can be caught."""
 
     def __getitem__(self, key: Any) -> Any:
         return key

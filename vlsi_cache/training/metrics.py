@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class MetricLines(TrainerCallback):
-    """Tells the metrics of every logging step.
+    """Logs the metrics of every logging step, and writes them as TensorBoard events.
 
     Args:
-        name: of the stage.
+        name: the stage's name.
     """
 
     def __init__(self, name: str) -> None:
@@ -40,12 +40,12 @@ class MetricLines(TrainerCallback):
             self.writer = TensorBoardCallback(tb_writer=writer)
 
     def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        """Have the last step told too."""
+        """Log the last step too."""
         if state.global_step >= state.max_steps:
             control.should_log = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-        """One line, by one process."""
+        """Log one line, by one process."""
         if not state.is_world_process_zero or self.writer is None:
             return
         if "loss" not in logs:

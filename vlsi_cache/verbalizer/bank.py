@@ -19,8 +19,8 @@ class VerbalizerBank(nn.Module):
     """One verbalizer per tap, without the backbone's frozen norm and head.
 
     Args:
-        layers: for each tap, one or two structures.
-        settings: the structure they were built with.
+        layers: one or two structures for each tap.
+        settings: the structure that they were built with.
     """
 
     def __init__(self, layers: Mapping[int, nn.ModuleList], settings: VerbalizerSection) -> None:
@@ -30,14 +30,14 @@ class VerbalizerBank(nn.Module):
 
     @property
     def taps(self) -> tuple[int, ...]:
-        """Block indices read, ascending."""
+        """Block indices of the taps, ascending."""
         return tuple(sorted(int(tap) for tap in self.layers))
 
     def forward(self, states: Mapping[int, TapState], positions: Tensor) -> dict[int, Tensor]:
-        """Verbalized hidden states, before the backbone's final norm.
+        """Return verbalized hidden states, before the backbone's final norm.
 
         Args:
-            states: what was recorded at each tap.
+            states: each tap's captured state.
             positions: ``[N]`` long, flat indices into ``B × T``.
 
         Returns:
@@ -61,15 +61,15 @@ class VerbalizerBank(nn.Module):
 def build_verbalizers(
     decoder: Decoder, taps: Sequence[int], settings: VerbalizerSection, *, seed: int
 ) -> VerbalizerBank:
-    """Fresh verbalizers on the backbone's device, in float32.
+    """Build new verbalizers on the backbone's device, in float32.
 
-    With ``residual`` each starts as the identity, so that its reading is the logit lens.
+    With ``residual`` each starts as the identity, so that it reads its tap as the logit lens does.
 
     Args:
-        decoder: the backbone they read.
+        decoder: the backbone that they read.
         taps: block indices.
         settings: structure, depth, residual.
-        seed: of the initial weights.
+        seed: seed of the initial weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -97,6 +97,6 @@ def _build(decoder: Decoder, tap: int, settings: VerbalizerSection) -> nn.Module
 
 
 def _expansion_size(decoder: Decoder) -> int:
-    """Width of the backbone's own feed-forward layers; four times its own where unnamed."""
+    """Return the width of the backbone's own feed-forward layers, or four times its hidden size."""
     config = text_config(decoder.model)
     return int(getattr(config, "intermediate_size", None) or 4 * decoder.hidden_size)

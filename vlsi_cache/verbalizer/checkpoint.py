@@ -21,7 +21,7 @@ _WEIGHTS = "verbalizers.safetensors"
 
 
 class VerbalizerConfig(BaseModel):
-    """What the weights beside it are, and whose."""
+    """Describes the weights beside it, and names their backbone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -61,10 +61,10 @@ def save_verbalizers(bank: VerbalizerBank, folder: Path, backbone: Backbone) -> 
 
 
 def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> VerbalizerBank:
-    """Read verbalizers and prove that they belong to this backbone.
+    """Read verbalizers that belong to this backbone.
 
     Args:
-        folder: what ``save_verbalizers`` wrote.
+        folder: a folder that ``save_verbalizers`` wrote.
         decoder: the backbone.
         fingerprint: the backbone's ``weights_fingerprint``.
 
@@ -94,7 +94,7 @@ def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> Ver
 
 
 def verbalizers_fingerprint(bank: VerbalizerBank) -> str:
-    """SHA-256 over every weight in float32, in the order of their names."""
+    """Return SHA-256 over every weight in float32, in the order of their names."""
     digest = hashlib.sha256()
     for name, value in sorted(bank.state_dict().items()):
         digest.update(name.encode())

@@ -1,7 +1,8 @@
 """The structures a verbalizer may have (VLsI, CVPR 2025, ablation f).
 
-Each maps the tapped state to what is added to it, and starts by adding nothing: an untrained
-verbalizer is then exactly the logit lens, and training starts from a sound reading (tuned-lens).
+Each maps the tapped state to a change that is added to it. The change starts at zero, so that an
+untrained verbalizer is exactly the logit lens, and training starts from a sound reading
+(tuned-lens, arXiv 2303.08112).
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ class PositionwiseVerbalizer(nn.Module, ABC):
 
     @abstractmethod
     def change(self, hidden: Tensor) -> Tensor:
-        """What to add to ``hidden``, ``[N, D]`` → ``[N, D]``."""
+        """Return the change of ``hidden``, ``[N, D]`` → ``[N, D]``."""
 
     def forward(self, state: TapState, positions: Tensor, *, residual: bool) -> Tensor:
-        """Verbalized hidden states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
+        """Return verbalized states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
         hidden = state.hidden.flatten(0, 1)[positions]
         change = self.change(hidden.to(next(self.parameters()).dtype)).to(hidden.dtype)
         return hidden + change if residual else change
@@ -46,7 +47,7 @@ class LinearVerbalizer(PositionwiseVerbalizer):
         nn.init.zeros_(self.map.weight)
 
     def change(self, hidden: Tensor) -> Tensor:
-        """The mapped state."""
+        """Return the mapped state."""
         return self.map(hidden)  # type: ignore[no-any-return]
 
 
@@ -64,15 +65,15 @@ class GatedVerbalizer(PositionwiseVerbalizer):
         nn.init.zeros_(self.down.weight)
 
     def change(self, hidden: Tensor) -> Tensor:
-        """``down(silu(gate(h)) · up(h))``."""
+        """Return ``down(silu(gate(h)) · up(h))``."""
         return self.down(F.silu(self.gate(hidden)) * self.up(hidden))  # type: ignore[no-any-return]
 
 
 class BlockVerbalizer(nn.Module):
     """``decoder``: a copy of the tapped decoder block, run over whole sequences.
 
-    What is zeroed at the start is a scalar gate on the block's change (ReZero, arXiv 2003.04887):
-    which of a foreign block's maps comes last cannot be told for every family.
+    A scalar gate on the block's change starts at zero (ReZero, arXiv 2003.04887). Other structures
+    zero their last map, but which map of a foreign block comes last is not known.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -85,7 +86,7 @@ class BlockVerbalizer(nn.Module):
         nn.init.zeros_(self.gate)
 
     def forward(self, state: TapState, positions: Tensor, *, residual: bool) -> Tensor:
-        """Verbalized hidden states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
+        """Return verbalized states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
         own = _cast_floating(state, self.gate.dtype)
         output = own.rerun(self.block)
         if residual:
@@ -94,7 +95,7 @@ class BlockVerbalizer(nn.Module):
 
 
 def _cast_floating(state: TapState, dtype: torch.dtype) -> TapState:
-    """The state with every floating tensor in the block's own dtype (masks, rotary tables)."""
+    """Return the state with every floating tensor (masks, rotary tables) in the block's dtype."""
 
     def cast(value: Any) -> Any:
         return recursively_apply(
