@@ -26,16 +26,16 @@ class JournalLine(BaseModel):
     teacher_taps: list[int]
     """Blocks of the teacher, in the order of the columns."""
     share: list[list[float]]
-    """Each teacher tap's share of a student tap's loss. A drawn matching gives all of it to one teacher
-    tap, so its mean is how often that tap was drawn. Rows sum to 1."""
+    """Mean share of each teacher tap in a student tap's loss. A drawn matching gives all of it to
+    one teacher tap, so the mean is how often that tap was drawn. Rows sum to 1."""
     divergence: list[list[float]]
     """Mean divergence of all pairs, matched or not, in nats (`l2`: without a unit)."""
     choice: list[float] | None = None
     """How often each student tap had several candidates. It is null for strategies without a
     temperature."""
     temperature: list[float | None] | None = None
-    """Mean temperature of each student tap's softmax over several candidates. It is null where a tap
-    never had several, and for strategies without a temperature."""
+    """Mean temperature of each student tap's softmax over several candidates. It is null where a
+    tap never had several, and for strategies without a temperature."""
 
 
 class MatchingJournal:
