@@ -58,3 +58,12 @@ def test_every_folder_says_what_it_is_for() -> None:
     for name, path in modules().items():
         documented = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
         assert documented, name
+
+
+def test_no_module_imports_the_facade_of_a_room_that_it_lies_in() -> None:
+    files = modules()
+    known = set(files)
+    for name, path in files.items():
+        if path.name != "__init__.py":
+            parents = {name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1)}
+            assert imported(path, known) & parents == set(), name
