@@ -7,11 +7,15 @@ import contextlib
 import importlib
 import json
 import re
+import runpy
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import click
 import pytest
@@ -27,10 +31,46 @@ from vlsi_cache.recipe import Recipe, Section, load_recipe, recipe_from_mapping
 from vlsi_cache.report.terminal import _FEW_CAPTION, _MANY_CAPTION
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted(ROOT.glob("*.md"))
+DOCS = ROOT / "docs"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "ARCHITECTURE.md"
+RUNNING = DOCS / "running.md"
+DATA = DOCS / "data.md"
+DEMO = DOCS / "demo.md"
+RUNNABLE = (README, DOCS / "python.md")
+"""Documents whose Python is run here."""
+PLAIN = sorted(
+    [
+        README,
+        ARCHITECTURE,
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
+        *DOCS.rglob("*.md"),
+    ]
+)
+"""Documents that keep the limits of plain English."""
+MOST_WORDS = 25
+"""Nine sentences in ten have no more."""
+GLOSSARY = [
+    "tap",
+    "verbalizer",
+    "record",
+    "draw",
+    "shard",
+    "seal",
+    "index",
+    "part",
+    "share",
+    "stage",
+    "matching",
+    "journal",
+]
+DECISIONS = DOCS / "decisions"
+IMAGES = DOCS / "images"
 EXAMPLE = ROOT / "examples" / "recipe.yaml"
 DEMO_MARKER = "<!-- demo-table -->\n"
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 class Block(NamedTuple):
@@ -41,10 +81,15 @@ class Block(NamedTuple):
     text: str
 
 
+def name_of(path: Path) -> str:
+    """The document's path in the repository, for people."""
+    return path.relative_to(ROOT).as_posix()
+
+
 def blocks(path: Path, *languages: str) -> list[Block]:
     document = path.read_text(encoding="utf-8")
     return [
-        Block(f"{path.name}:{document[: found.start()].count(chr(10)) + 1}", *found.groups())
+        Block(f"{name_of(path)}:{document[: found.start()].count(chr(10)) + 1}", *found.groups())
         for found in re.finditer(r"^```(\w*)\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
         if found.group(1) in languages
     ]
@@ -73,7 +118,7 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
                     yield block.where, shlex.split(line[2:])
         for span in spans(path):
             if span.startswith(("vlsi-cache ", "make ")):
-                yield path.name, shlex.split(span)
+                yield name_of(path), shlex.split(span)
     for line in re.findall(r"^# +(vlsi-cache .+)$", EXAMPLE.read_text("utf-8"), re.MULTILINE):
         yield EXAMPLE.name, shlex.split(line)
 
@@ -104,38 +149,84 @@ class RecipeRead(Exception):  # noqa: N818 (a way out, not a fault)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where README's run takes place, with tiny models in place of the named ones."""
-    folder = tmp_path_factory.mktemp("docs")
-    raw = json.loads(make_recipe(folder, images=True).model_dump_json())
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The recipe of a run with tiny models in place of the named ones."""
+    raw = json.loads(make_recipe(tmp_path_factory.mktemp("models"), images=True).model_dump_json())
     raw["output"] = "runs/vlsi"
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
-    return folder
+    return yaml.safe_dump(raw)
 
 
-@pytest.fixture(scope="module")
-def readme_run(folder: Path) -> Path:
-    """The folder after README's Python has run in it, block after block."""
+@pytest.fixture(scope="module", params=RUNNABLE, ids=name_of)
+def documented_run(
+    request: pytest.FixtureRequest, recipe: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder in which a document's Python has run, block after block."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     names: dict[str, Any] = {}
     with contextlib.chdir(folder):
-        for block in blocks(README, "python"):
+        for block in blocks(request.param, "python"):
             exec(compile(block.text, block.where, "exec"), names)
     return folder
 
 
-def test_python_in_the_readme_runs(readme_run: Path) -> None:
-    assert (readme_run / "runs" / "vlsi" / "student" / "model.safetensors").is_file()
+@pytest.fixture(scope="module")
+def printed_run(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which README's commands have run, and all that they printed."""
+    folder = tmp_path_factory.mktemp("printed")
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    printed = ""
+    for block in blocks(README, "console"):
+        for line in block.text.splitlines():
+            if line.startswith("$ "):
+                command = [sys.executable, "-m", "vlsi_cache.cli", *shlex.split(line[2:])[1:]]
+                printed += subprocess.run(
+                    command,
+                    cwd=folder,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    timeout=300,
+                    check=True,
+                ).stdout
+    return folder, printed
 
 
-def test_python_in_other_documents_is_run_by_somebody() -> None:
+def test_python_in_the_documents_runs(documented_run: Path) -> None:
+    assert (documented_run / "runs" / "vlsi" / "student" / "model.safetensors").is_file()
+
+
+def test_python_in_other_documents_is_run_elsewhere() -> None:
     # FORMAT.md's by tests/store/test_format_document.py
-    with_code = {path.name for path in DOCUMENTS if blocks(path, "python")}
-    assert with_code <= {"README.md", "FORMAT.md"}
+    with_code = {path for path in DOCUMENTS if blocks(path, "python")}
+    assert with_code == {*RUNNABLE, ROOT / "FORMAT.md"}
 
 
-def test_what_a_run_writes_is_what_the_readme_lists(readme_run: Path) -> None:
-    listed = {span for span in spans(README) if re.fullmatch(r"runs/vlsi/[\w-]+", span)}
-    written = {f"runs/vlsi/{path.name}" for path in (readme_run / "runs" / "vlsi").iterdir()}
+def test_what_the_readme_shows_is_what_the_commands_print(
+    printed_run: tuple[Path, str],
+) -> None:
+    printed = words_without_figures(printed_run[1])
+    shown = [
+        line
+        for block in blocks(README, "console")
+        for line in block.text.splitlines()
+        if not line.startswith("$ ")
+    ]
+    assert len(shown) > 8
+    for line in shown:
+        assert words_without_figures(line) <= printed, line
+
+
+def words_without_figures(text: str) -> set[str]:
+    """The words of printed lines, without numbers, bars and the numbers in names."""
+    return {
+        re.sub(r"[\d━╸╺]+", "", word) for word in re.sub(r"[\d.:]+[\de.+-]*", " ", text).split()
+    }
+
+
+def test_what_a_run_writes_is_what_the_document_lists(printed_run: tuple[Path, str]) -> None:
+    listed = {span for span in spans(RUNNING) if re.fullmatch(r"runs/vlsi/[\w-]+", span)}
+    written = {f"runs/vlsi/{path.name}" for path in (printed_run[0] / "runs" / "vlsi").iterdir()}
     assert listed == written
 
 
@@ -251,16 +342,34 @@ def claimed_default(value: str | None, comment: str) -> str | None:
     return value if comment.startswith("default") else None
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", prose(path)):
         if not target.startswith("https://"):
-            assert (ROOT / target).exists(), target
+            name, _, anchor = target.partition("#")
+            assert (path.parent / name).exists(), target
+            assert not anchor or anchor in anchors(path.parent / name), target
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def anchors(path: Path) -> set[str]:
+    """The names by which a document's headings are linked."""
+    headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_document_is_reached_from_the_readme() -> None:
+    reached, new = set[Path](), [README]
+    while new:
+        path = new.pop()
+        reached.add(path)
+        links = re.findall(r"\]\(([^)#]+\.md)", prose(path))
+        new += {(path.parent / link).resolve() for link in links} - reached
+    assert set(DOCUMENTS) <= reached
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_files_and_modules_that_are_named_are_there(path: Path) -> None:
-    folders = "vlsi_cache|cli|schemas|tests|examples|benchmarks"
+    folders = "vlsi_cache|cli|schemas|tests|examples|benchmarks|docs"
     for span in spans(path):
         if re.fullmatch(rf"(?:{folders})/[\w./-]*", span):
             assert (ROOT / span).exists(), span
@@ -268,10 +377,10 @@ def test_files_and_modules_that_are_named_are_there(path: Path) -> None:
             resolve(span)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_documents_that_are_named_are_there(path: Path) -> None:
-    for name in re.findall(r"\b([A-Z]+\.md)\b", path.read_text(encoding="utf-8")):
-        assert (ROOT / name).is_file(), name
+    for name in re.findall(r"\b([A-Z]{3,}\.md)\b", path.read_text(encoding="utf-8")):
+        assert any((folder / name).is_file() for folder in (ROOT, path.parent)), name
 
 
 def resolve(dotted: str) -> Any:
@@ -318,16 +427,49 @@ def words_of(table: str) -> set[str]:
     return names | set(" ".join([*lines[:2], *lines[caption:]]).split())
 
 
-def test_the_report_that_is_shown_has_the_form_of_a_real_one(readme_run: Path) -> None:
-    shown = [block for block in console_blocks(" inspect ") if "entropy" in block.text]
-    assert len(shown) == 1
-    real = run("inspect", readme_run / "runs" / "vlsi" / "cache")
-    assert words_of(stripped(shown[0].text.partition("\n")[2])) == words_of(real)
+def shown_report() -> Block:
+    """The report that the documents quote, with its command."""
+    (shown,) = [block for block in console_blocks(" inspect ") if "entropy" in block.text]
+    return shown
 
 
-def test_the_sample_that_is_shown_has_the_form_of_a_real_one(readme_run: Path) -> None:
+def test_the_report_that_is_shown_has_the_form_of_a_real_one(
+    printed_run: tuple[Path, str],
+) -> None:
+    real = run("inspect", printed_run[0] / "runs" / "vlsi" / "cache")
+    assert words_of(stripped(shown_report().text.partition("\n")[2])) == words_of(real)
+
+
+def words_of_picture(picture: str) -> list[str]:
+    """The words that a picture shows, line after line."""
+    texts = ElementTree.fromstring(picture).iter(f"{SVG}text")
+    return " ".join(text.text or "" for text in texts).split()
+
+
+def test_the_picture_of_a_report_says_what_the_quoted_one_says() -> None:
+    picture = (IMAGES / "inspect.svg").read_text(encoding="utf-8")
+    assert words_of_picture(picture) == shown_report().text.split()
+
+
+def test_the_picture_of_a_report_is_what_its_script_draws() -> None:
+    script = runpy.run_path(str(IMAGES / "make_inspect.py"))
+    drawn = words_of_picture(script["draw"]())
+    assert drawn == words_of_picture(script["PICTURE"].read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", sorted(IMAGES.glob("*.svg")), ids=name_of)
+def test_every_picture_is_shown_and_describes_itself(path: Path) -> None:
+    root = ElementTree.parse(path).getroot()
+    described = [root.findtext(f"{SVG}{name}") for name in ("title", "desc")]
+    assert all(described), "people who cannot see it read its title and its description"
+    assert f"](docs/images/{path.name})" in README.read_text(encoding="utf-8")
+
+
+def test_the_sample_that_is_shown_has_the_form_of_a_real_one(
+    printed_run: tuple[Path, str],
+) -> None:
     (shown,) = console_blocks("--sample")
-    real = run("inspect", readme_run / "runs" / "vlsi" / "cache", "--sample", "s0")
+    real = run("inspect", printed_run[0] / "runs" / "vlsi" / "cache", "--sample", "s0")
     lines = shown.text.splitlines()
     assert lines[0].endswith(lines[1].removeprefix("sample "))
     assert lines[2].split()[0] == real.splitlines()[1].split()[0] == "response"
@@ -337,7 +479,7 @@ def test_the_sample_that_is_shown_has_the_form_of_a_real_one(readme_run: Path) -
 
 
 def test_the_demos_table_follows_its_marker() -> None:
-    document = README.read_text(encoding="utf-8")
+    document = DEMO.read_text(encoding="utf-8")
     assert document.count(DEMO_MARKER) == 1
     _, _, rest = document.partition(DEMO_MARKER)
     found = re.match(r"```\w*\n(.*?)^```$", rest, re.DOTALL | re.MULTILINE)
@@ -346,26 +488,80 @@ def test_the_demos_table_follows_its_marker() -> None:
         assert row in found.group(1)
 
 
-def test_data_in_the_readme_is_read(tmp_path: Path) -> None:
-    (block,) = blocks(README, "jsonl")
+def rows_of(path: Path) -> list[str]:
+    return [row for block in blocks(path, "jsonl") for row in block.text.splitlines()]
+
+
+@pytest.mark.parametrize(("document", "images"), [(README, [1]), (DATA, [1, 0, 1, 2])])
+def test_data_in_the_documents_is_read(document: Path, images: list[int], tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
-    path.write_text(block.text, encoding="utf-8")
+    path.write_text("\n".join(rows_of(document)), encoding="utf-8")
     conversations = load_conversations(path)
     for conversation in conversations:
         for image in conversation.images:
             assert image.path is not None
             Image.new("RGB", (8, 8)).save(image.path)
     conversations.check()
-    assert [len(conversation.images) for conversation in conversations] == [1, 0, 1, 2]
+    assert [len(conversation.images) for conversation in conversations] == images
+
+
+def test_data_stands_in_no_other_document() -> None:
+    assert {path for path in DOCUMENTS if rows_of(path)} == {README, DATA}
+
+
+def section(path: Path, start: str, stop: str) -> str:
+    """The prose from one heading to the next."""
+    document = prose(path)
+    return document[document.index(start) : document.index(stop)]
+
+
+def test_the_architecture_opens_with_its_words() -> None:
+    assert ARCHITECTURE.read_text(encoding="utf-8").startswith("# Architecture\n\n## Words\n")
+    table = section(ARCHITECTURE, "## Words", "## Folders")
+    rows = re.findall(r"^\| ([a-z]+) \| (.+) \|$", table, re.MULTILINE)
+    assert [word for word, _ in rows if word != "word"] == GLOSSARY
+    assert all(meaning.endswith(".") for word, meaning in rows if word != "word")
 
 
 def test_the_floors_are_those_that_are_checked() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / ".importlinter")
     layers = config["importlinter:contract:floors"]["layers"].replace(":", "\n").split()
-    document = prose(ROOT / "ARCHITECTURE.md")
-    section = document[document.index("## Floors") : document.index("## The way")]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == layers
+    floors = section(ARCHITECTURE, "## Floors", "## The way")
+    assert re.findall(r"^\| `(\w+)` \|", floors.split("Some packages")[0], re.MULTILINE) == layers
+
+
+@pytest.mark.parametrize(
+    "path", sorted({*DECISIONS.glob("*.md")} - {DECISIONS / "README.md"}), ids=name_of
+)
+def test_a_decision_has_its_context_and_its_cost(path: Path) -> None:
+    document = path.read_text(encoding="utf-8")
+    title, *parts = re.split(r"^## (\w+)\n", document, flags=re.MULTILINE)
+    assert parts[::2] == ["Context", "Decision", "Cost"]
+    assert all(part.strip() for part in parts[1::2])
+    assert 15 <= len(document.splitlines()) <= 40
+    index = (DECISIONS / "README.md").read_text(encoding="utf-8")
+    assert f"| [{path.stem}]({path.name}) | {title.strip().removeprefix('# ')} |" in index
+
+
+def sentences(path: Path) -> list[str]:
+    """The document's sentences; tables and headings have none."""
+    lines = prose(path).splitlines()
+    text = " ".join(line for line in lines if not line.lstrip().startswith(("|", "#", "<!--")))
+    return [found for found in re.split(r"(?<=[.!?:])\s+", text) if len(found.split()) > 2]
+
+
+@pytest.mark.parametrize("path", PLAIN, ids=name_of)
+def test_sentences_are_short_and_semicolons_rare(path: Path) -> None:
+    found = sentences(path)
+    most = 3 if path == README else 10
+    assert 100 * sum(sentence.count(";") for sentence in found) <= most * len(found)
+    long = [sentence for sentence in found if len(sentence.split()) > MOST_WORDS]
+    assert 10 * len(long) <= len(found), "\n".join(long)
+
+
+def test_the_readme_is_read_in_minutes() -> None:
+    assert 120 <= len(README.read_text(encoding="utf-8").splitlines()) <= 160
 
 
 def test_the_changelog_knows_this_version() -> None:
