@@ -92,6 +92,14 @@ def test_no_recipe_and_no_flags_give_the_defaults() -> None:
         ("finetuning: {steps: 3, warmup_steps: 4}\n", "finetuning.warmup_steps: is above steps"),
         ("stages: [finetuning, finetuning]\n", "stages: names a stage twice"),
         ("student: {dtype: float16}\n", "student.dtype: float16 cannot be trained"),
+        (
+            "interaction: {matching: {search_range: false}}\n",
+            "interaction.matching.order: needs search_range",
+        ),
+        (
+            "interaction: {matching: {strategy: shortest, order: false}}\n",
+            "interaction.matching.strategy: shortest needs order",
+        ),
         ("seed: -1\n", "seed: "),
         ("seed: 5000000000\n", "seed: "),
     ],

@@ -15,6 +15,7 @@ __all__ = [
     "InteractionSection",
     "LoraSection",
     "MatchingSection",
+    "MatchingStrategy",
     "ModelSection",
     "Recipe",
     "Schedule",
@@ -38,6 +39,10 @@ StageName = Literal["verbalization", "interaction", "finetuning"]
 
 Comparison = Literal["forward", "reverse", "js", "skewed", "l2", "ce", "none"]
 """How the student's distribution is compared with the teacher's, or with the labels (`ce`)."""
+
+MatchingStrategy = Literal[
+    "random", "uniform", "bottom-1", "bottom-3", "multinomial", "expected", "shortest"
+]
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -203,9 +208,7 @@ class CacheSection(Section):
 class MatchingSection(Section):
     """Which teacher tap a student tap learns from (Algorithm 1 and its ablation)."""
 
-    strategy: Literal[
-        "random", "uniform", "bottom-1", "bottom-3", "multinomial", "expected", "shortest"
-    ] = "multinomial"
+    strategy: MatchingStrategy = "multinomial"
     """How candidates are chosen by their divergence: the paper's `multinomial` (Algorithm 1) and
     its ablation; `expected`: all candidates, each by the probability that `multinomial` gives it;
     `shortest`: the ascending path of least total divergence."""

@@ -13,7 +13,7 @@ from transformers import AutoConfig, TrainerCallback
 
 from vlsi_cache.data import ConversationDataset, IndexedConversations, encoder_for, load_data
 from vlsi_cache.errors import CacheError, CacheMismatchError
-from vlsi_cache.matching import check_room
+from vlsi_cache.matching import validate_reach
 from vlsi_cache.models import Backbone, load_backbone, resolve_taps, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import Recipe, idle_settings
 from vlsi_cache.store import Cache, open_cache
@@ -21,7 +21,6 @@ from vlsi_cache.student.arrivals import begun_cache
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.student.finetuning import finetune
 from vlsi_cache.student.interaction import interact
-from vlsi_cache.student.interaction_loss import matching_of
 from vlsi_cache.training.precision import frozen_dtype, trained_dtype, uses_autocast
 from vlsi_cache.training.processes import resolve_device
 from vlsi_cache.verbalizer import build_verbalizers, verbalizers_fingerprint
@@ -207,7 +206,7 @@ def _prove_room(cache: Cache, student: Backbone, recipe: Recipe) -> None:
         return  # nothing to match; or the named verbalizers' own taps, known when they are loaded
     taps = resolve_taps(section.taps, student.decoder.num_blocks, where=student.name)
     num_teacher = len(cache.manifest.taps) - 1
-    check_room(len(taps), num_teacher, matching_of(settings.matching))
+    validate_reach(len(taps), num_teacher, settings.matching)
     if settings.matching.search_range and num_teacher == len(taps):
         logger.warning(
             "teacher and student have %d taps each, so each student tap can meet one teacher tap "
