@@ -65,7 +65,7 @@ def test_the_parts_are_the_models_own() -> None:
     assert decoder.blocks is decoder.model.model.language_model.layers
     assert decoder.final_norm is decoder.model.model.language_model.norm
     assert decoder.head.weight is decoder.model.lm_head.weight
-    assert (decoder.num_blocks, decoder.hidden_size, decoder.vocab_size) == (4, 32, 160)
+    assert (decoder.num_blocks, decoder.hidden_size, decoder.head.num_rows) == (4, 32, 160)
 
 
 def test_a_model_without_a_final_norm_is_bound_with_the_identity() -> None:

@@ -38,7 +38,7 @@ def _estimates(
     many = features.detach().expand(count, -1).clone().requires_grad_()
     targets = sparse_targets(_records(logits, count), tail)
     head = make_head(VOCAB, 5, dtype=torch.float32)
-    found = candidate_divergences(many, head, targets, VOCAB, Divergence("forward", tail))
+    found = candidate_divergences(many, head, targets, Divergence("forward", tail))
     value = found.matched(torch.zeros(count).long())
     return value.detach(), gradient_of(value.sum(), many)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlsi_cache.errors import RecipeError
 from vlsi_cache.models.decoder import Decoder, bind_decoder
+from vlsi_cache.models.head import Head
 from vlsi_cache.models.identity import (
     chat_template_hash,
     tokenizer_of,
@@ -39,6 +40,11 @@ class Backbone:
     """Rows of the head that the tokenizer can produce."""
     fingerprint: str
     """SHA-256 over the weights as loaded."""
+
+    @property
+    def head(self) -> Head:
+        """The head without padded rows, as views of the weights of this moment."""
+        return self.decoder.head.real_rows(self.vocab_size)
 
     @property
     def device(self) -> torch.device:

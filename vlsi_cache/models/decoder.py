@@ -49,11 +49,6 @@ class Decoder:
         return self.head.weight.shape[1]
 
     @property
-    def vocab_size(self) -> int:
-        """Rows of the head, padding included."""
-        return self.head.num_rows
-
-    @property
     def has_final_norm(self) -> bool:
         """Whether the family has a norm behind its last block."""
         return not isinstance(self.final_norm, nn.Identity)

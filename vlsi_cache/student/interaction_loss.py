@@ -90,7 +90,7 @@ class Interaction(StageModule):
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
         self.seed_draws()
-        head = self.decoder.head.cut(self.vocab_size)  # once: under autocast it is a copy
+        head = self.decoder.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
         states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
         reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
         targets = SparseTargets(teacher_ids, teacher_weights, teacher_entropy)
@@ -132,7 +132,7 @@ class Interaction(StageModule):
         self, features: Tensor, head: Head, targets: SparseTargets, comparison: Comparison
     ) -> CandidateDivergences:
         divergence = _divergence(comparison, self.settings)
-        return candidate_divergences(features, head, targets, self.vocab_size, divergence)
+        return candidate_divergences(features, head, targets, divergence)
 
     def _matched(
         self, compared: Sequence[CandidateDivergences], token_samples: Tensor, num_samples: int

@@ -158,7 +158,7 @@ def _recorder(recipe: Recipe, teacher: Backbone, bank: VerbalizerBank) -> TapRec
                 found=f"cache.{name} {each} at {num_taps} taps",
                 mend=f"Lower cache.{name}, or name fewer teacher.taps",
             )
-    return TapRecorder(teacher.decoder.head, teacher.vocab_size, k=k, m=m)
+    return TapRecorder(teacher.head, k=k, m=m)
 
 
 def _manifest(
