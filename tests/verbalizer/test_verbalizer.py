@@ -10,7 +10,7 @@ import torch
 
 from support.families import tiny_model
 from vlsi_cache.errors import ModelError
-from vlsi_cache.models import Decoder, TapState, bind_decoder, record_taps, weights_fingerprint
+from vlsi_cache.models import Decoder, TapState, bind_decoder, capture_taps, weights_fingerprint
 from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer import (
     VerbalizerBank,
@@ -33,9 +33,9 @@ def llama() -> Decoder:
 
 def _states(decoder: Decoder) -> dict[int, TapState]:
     ids = torch.arange(3, 17).view(2, 7)
-    with torch.no_grad(), record_taps(decoder, TAPS) as recorder:
+    with torch.no_grad(), capture_taps(decoder, TAPS) as capture:
         decoder.backbone(input_ids=ids, use_cache=False)
-    return dict(recorder.states)
+    return dict(capture.states)
 
 
 @pytest.mark.parametrize("depth", [1, 2])

@@ -1,4 +1,4 @@
-"""The head: from final features to logits, with whatever the model does after the product.
+"""The head: from final features to logits, with the model's own transform after the product.
 
 Shape suffixes: D hidden size, V vocabulary, * any leading shape.
 """
@@ -16,7 +16,7 @@ __all__ = ["Head", "LogitTransform"]
 
 @dataclass(frozen=True, slots=True)
 class LogitTransform:
-    """What turns the head's raw product into logits: a scale, then a soft-cap.
+    """The step from the head's raw product to logits: a scale, then a soft-cap.
 
     Both act element by element and grow monotonically, so they keep the order of tokens.
     """
@@ -25,7 +25,7 @@ class LogitTransform:
     """Factor on the raw product (Cohere's `logit_scale`, the inverse of Granite's
     `logits_scaling`)."""
     softcap: float | None = None
-    """Bound c of `c * tanh(x / c)` on the scaled product (Gemma 2); None for no bound."""
+    """Bound c of `c * tanh(x / c)` on the scaled product (Gemma 2), or None for no bound."""
 
     @property
     def is_identity(self) -> bool:
@@ -33,16 +33,17 @@ class LogitTransform:
         return self.scale == 1.0 and self.softcap is None
 
     def apply(self, raw: Tensor) -> Tensor:
-        """Logits of the raw product, both [*] of any shape."""
+        """Turn the raw product into logits, both [*] of any shape."""
         scaled = raw if self.scale == 1.0 else raw * self.scale
         if self.softcap is None:
             return scaled
         return torch.tanh(scaled / self.softcap) * self.softcap
 
     def derivative(self, logits: Tensor) -> Tensor:
-        """Slope d logits / d raw, element by element, computed from the logits themselves [*].
+        """Slope d logits / d raw, element by element, from the logits themselves [*].
 
-        Saves keeping the raw product: 1 - tanh² is known from the transformed value.
+        With z = c · tanh(x / c), the slope is 1 − tanh² = 1 − (z / c)². So the raw product need not
+        be kept.
         """
         if self.softcap is None:
             return torch.full_like(logits, self.scale)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsi_cache.data.reading.rowsource import ArrowRows, JsonRows, RowSource
-from vlsi_cache.errors import DataError
+from vlsi_cache.errors import DataError, first_line
 
 __all__ = ["open_rows"]
 
@@ -64,7 +64,7 @@ def _load_saved(folder: Path, split: str) -> Any:
         saved = load_from_disk(str(folder))
     except (OSError, ValueError) as error:
         raise DataError(
-            "dataset folder cannot be read", where=folder, found=_first_line(error)
+            "dataset folder cannot be read", where=folder, found=first_line(error)
         ) from error
     if not isinstance(saved, DatasetDict):
         return saved
@@ -91,10 +91,5 @@ def _load(builder: str, source: str, split: str, files: list[Path] | None = None
             "dataset cannot be loaded",
             where=source,
             expected=f"{_FORMS}, with a split {split}",
-            found=_first_line(error),
+            found=first_line(error),
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
