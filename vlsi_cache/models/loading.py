@@ -60,9 +60,9 @@ def load_model(
     config = _load_config(name, folder)
     if folder is not None:
         _validate_safetensors(folder, name)
-    model = _load_weights(name, config, dtype)
-    model.to(device)
-    return model.eval()
+    model: Any = _load_weights(name, config, dtype)  # transformers leaves `to` without types
+    placed: PreTrainedModel = model.to(device).eval()
+    return placed
 
 
 def load_processor(name: str) -> ProcessorMixin | PreTrainedTokenizerBase:
