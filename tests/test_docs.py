@@ -355,7 +355,7 @@ def test_data_in_the_readme_is_read(tmp_path: Path) -> None:
         for image in conversation.images:
             assert image.path is not None
             Image.new("RGB", (8, 8)).save(image.path)
-    conversations.check()
+    conversations.validate()
     assert [len(conversation.images) for conversation in conversations] == [1, 0, 1, 2]
 
 

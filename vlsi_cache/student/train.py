@@ -53,7 +53,7 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
         logger.warning("%s", idle)
     device = resolve_device(recipe.device)
     dataset = load_data(recipe.data)
-    dataset.check()
+    dataset.validate()
     settings: dict[str, Any] = {
         "data": dataset.fingerprint(),
         "max_length": recipe.data.max_length,

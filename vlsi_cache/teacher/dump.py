@@ -67,7 +67,7 @@ def dump_teacher(
         logger.warning("%s", idle)
     device = resolve_device(recipe.device)
     dataset = load_data(recipe.data)
-    dataset.check()
+    dataset.validate()
     _prove_beginnable(recipe, dataset)
     teacher = load_backbone(
         recipe.teacher, "teacher", device, frozen_dtype(recipe.teacher.dtype, device)

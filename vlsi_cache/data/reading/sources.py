@@ -1,4 +1,4 @@
-"""What a dataset's name stands for: a file, a folder or a name on the hub."""
+"""The rows behind a dataset's name: a file, a folder or a name on the hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORMS = "a .jsonl, .json or .parquet file, a folder of datasets or Parquet, or 
 
 
 def open_rows(source: str, split: str) -> RowSource:
-    """The rows behind a dataset's name.
+    """Open the rows behind a dataset's name.
 
     Raises:
         DataError: there is no such file, folder, split or hub name, or it is empty.
@@ -32,7 +32,7 @@ def open_rows(source: str, split: str) -> RowSource:
         raise DataError(
             "unknown kind of data file", where=source, expected=_FORMS, found=path.suffix
         )
-    # A hub name is "dataset" or "owner/dataset"; anything else that is not there is a slip.
+    # A hub name is "dataset" or "owner/dataset". Anything else that does not exist is a slip.
     if path.suffix or source.count("/") > 1 or source.startswith((".", "~", os.sep)) or not source:
         raise DataError(
             "there is no such data file or folder",
