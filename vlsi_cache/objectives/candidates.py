@@ -1,4 +1,4 @@
-"""The divergence of every candidate target, and the loss of those that are matched."""
+"""The divergence from every candidate target, and the loss of the matched ones."""
 
 from __future__ import annotations
 

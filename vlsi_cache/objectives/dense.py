@@ -1,4 +1,4 @@
-"""KL against a whole distribution, a chunk of tokens at a time."""
+"""KL from a whole distribution, computed a chunk of tokens at a time."""
 
 from __future__ import annotations
 
