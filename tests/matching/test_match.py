@@ -41,7 +41,7 @@ def test_candidates_are_those_of_the_papers_figure_2(
     assert [index + 1 for index in mask.nonzero().flatten().tolist()] == candidates
 
 
-def test_algorithm_1_always_ascends_and_leaves_room_for_those_that_follow() -> None:
+def test_algorithm_1_always_ascends_and_keeps_candidates_for_the_taps_that_follow() -> None:
     divergence = torch.rand(4, 6, generator=_generator())
     generator = _generator(1)
     for _ in range(200):
@@ -158,11 +158,11 @@ def test_every_strategy_stays_in_reach(
     shares = match_layers(divergence, matching, _generator(seed)).shares
     torch.testing.assert_close(shares.sum(-1), torch.ones(num_student))
     for tap, row in enumerate(shares):
-        met = row.nonzero().flatten().tolist()
-        assert all(tap <= other <= extra + tap for other in met)
+        matched = row.nonzero().flatten().tolist()
+        assert all(tap <= other <= extra + tap for other in matched)
 
 
-def test_leading_axes_are_matched_each_by_itself() -> None:
+def test_each_entry_of_the_leading_axes_is_matched_by_itself() -> None:
     divergence = torch.rand(64, 3, 6, generator=_generator())
     least = _taps(divergence, MatchingSection(strategy="bottom-1"), _generator())
     assert least.shape == (64, 3)

@@ -24,7 +24,7 @@ def _divergence(num_student: int, extra: int, seed: int, *leading: int) -> Tenso
 def _paths_of_algorithm_1(
     divergence: Tensor, matching: MatchingSection, taken: tuple[int, ...] = ()
 ) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Every path with its probability, by the printed loop; the temperature for one draw each."""
+    """Every path with its probability, by the loop that the paper prints."""
     num_student, num_teacher = divergence.shape
     tap = len(taken)
     if tap == num_student:
@@ -116,7 +116,7 @@ def test_the_shortest_path_is_the_least_of_all_ascending_ones(
     torch.testing.assert_close(divergence[rows, path].sum().item(), least)
 
 
-def test_samples_are_matched_each_by_itself() -> None:
+def test_each_sample_is_matched_by_itself() -> None:
     divergence = _divergence(3, 4, 1, 5, 2)
     shares, _, _ = expected_match(divergence, MatchingSection(strategy="expected"))
     path = shortest_path(divergence)

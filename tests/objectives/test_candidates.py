@@ -45,7 +45,7 @@ def _agree(
 ) -> None:
     """Values of all candidates, and gradients of a matched and of a shared loss.
 
-    What is expected was computed in float64, from features that are ``exact`` there.
+    The expected values are in float64, from the ``exact`` features.
     """
     num_tokens, num_candidates = expected.shape
     torch.testing.assert_close(found.values.double(), expected.detach(), atol=2e-5, rtol=2e-5)
@@ -254,7 +254,7 @@ def test_extreme_logits_have_the_references_value_and_gradient(
 def test_bfloat16_errs_no_more_than_plain_bfloat16_autograd(
     operand: torch.dtype, divergence: Divergence
 ) -> None:
-    """Narrow operands are those of a GPU's matrix units; the CPU takes them in float32 here."""
+    """Narrow operands are those of a GPU's matrix units. Here the CPU reads them in float32."""
     make = make_bins if divergence.tail == "bucket" else make_targets
     errors, plain_errors = [], []
     for seed in range(12):
@@ -295,6 +295,6 @@ def test_autocast_changes_neither_sums_nor_dtypes() -> None:
     torch.testing.assert_close(gradient.double(), true, atol=1e-5, rtol=1e-5)
 
 
-def test_draws_are_refused_where_both_sides_probabilities_are_needed() -> None:
+def test_draws_are_refused_where_a_divergence_needs_both_probabilities() -> None:
     with pytest.raises(ValueError, match="'reverse' needs tail 'bucket'"):
         Divergence("reverse", "sample")

@@ -1,4 +1,4 @@
-"""KL against a whole distribution."""
+"""KL from a whole distribution."""
 
 from __future__ import annotations
 

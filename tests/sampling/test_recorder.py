@@ -1,4 +1,4 @@
-"""A recorder's records are of the distributions that the head gives."""
+"""A recorder's records stand for the distributions of the head."""
 
 from __future__ import annotations
 

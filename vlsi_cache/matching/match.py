@@ -61,8 +61,8 @@ def match_layers(
     Args:
         divergence: ``[*, L_s, L_t]``, KL(teacher tap ‖ student tap) in nats. Each entry of the
             leading axes is matched by itself. No gradient flows through the choice.
-        matching: Strategy and switches.
-        generator: Source of the draws, on the divergences' device.
+        matching: strategy and switches.
+        generator: source of the draws, on the divergences' device.
     """
     divergence = divergence.detach().float()
     *leading, num_student, num_teacher = divergence.shape
@@ -85,7 +85,9 @@ def _drawn(divergence: Tensor, matching: MatchingSection, generator: torch.Gener
     """
     *leading, num_student, num_teacher = divergence.shape
     first = torch.zeros(leading, dtype=torch.long, device=divergence.device)
-    taps, temperatures, choices = [], [], []
+    taps = []
+    temperatures = []
+    choices = []
     for student_tap in range(num_student):
         mask = candidate_mask(student_tap, num_student, num_teacher, matching, first)
         row = divergence[..., student_tap, :]

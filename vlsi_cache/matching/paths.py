@@ -38,7 +38,7 @@ def expected_match(divergence: Tensor, matching: MatchingSection) -> ExpectedMat
 
     Args:
         divergence: ``[*, L_s, L_t]`` nats.
-        matching: The switches. The strategy is taken for ``multinomial``.
+        matching: the switches. The strategy is taken for ``multinomial``.
     """
     free = torch.zeros_like(divergence[..., 0, :])  # P_s(f)
     free[..., 0] = 1.0  # every path starts with all teacher taps free: P_0(0) = 1

@@ -23,10 +23,10 @@ def validate_reach(num_student: int, num_teacher: int, matching: MatchingSection
     Args:
         num_student: L_s.
         num_teacher: L_t, inner taps only.
-        matching: Strategy and switches.
+        matching: strategy and switches.
 
     Raises:
-        StageError: There is no inner teacher tap. Or there are fewer teacher taps than student
+        StageError: there is no inner teacher tap. Or there are fewer teacher taps than student
             taps, and the search range then leaves a student tap without a candidate.
     """
     if num_teacher == 0:
@@ -56,10 +56,10 @@ def candidate_mask(
     """The teacher taps that one student tap may be matched with, ``[*, L_t]`` bool.
 
     Args:
-        student_tap: Position s of the tap among the student's taps, from 0.
+        student_tap: position s of the tap among the student's taps, from 0.
         num_student: L_s.
         num_teacher: L_t.
-        matching: Strategy and switches.
+        matching: strategy and switches.
         first: ``[*]`` long, lowest teacher tap still free.
     """
     position = torch.arange(num_teacher, device=first.device).expand(*first.shape, num_teacher)
@@ -93,7 +93,7 @@ def choice_weights(
         divergence: ``[*, L_t]`` nats, from one student tap.
         mask: ``[*, L_t]`` bool, the tap's candidates.
         current: ``[*, 1]``, the temperature. None for strategies without one.
-        matching: Strategy and switches.
+        matching: strategy and switches.
     """
     if matching.strategy == "random":
         return mask.float()
@@ -101,5 +101,5 @@ def choice_weights(
         return torch.softmax((-divergence / current).masked_fill(~mask, -torch.inf), dim=-1)
     num_kept = 1 if matching.strategy == "bottom-1" else min(_NUM_BOTTOM, divergence.shape[-1])
     least = divergence.masked_fill(~mask, torch.inf).topk(num_kept, largest=False).indices
-    # With fewer candidates than places, topk also returns taps outside the mask.
+    # With fewer candidates than num_kept, topk also returns taps outside the mask.
     return torch.zeros_like(divergence).scatter(-1, least, 1.0) * mask

@@ -54,9 +54,9 @@ def candidate_divergences(
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.
-        head: Frozen head without padded rows. It gets no gradient.
+        head: frozen head without padded rows. It gets no gradient.
         targets: N tokens, C candidates, S entries.
-        divergence: Divergence to take.
+        divergence: divergence to take.
     """
     sweep = sweep_head(features, head, targets.token_ids)
     log_q = sweep.entries.log_probs

@@ -26,7 +26,7 @@ def linear_cross_entropy(features: Tensor, head: Head, labels: Tensor) -> Tensor
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.
-        head: Trainable head without padded rows.
+        head: trainable head without padded rows.
         labels: ``[N]`` long.
     """
     head = head.to_autocast()  # outside the function below, so that autograd undoes the cast

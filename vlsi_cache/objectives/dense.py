@@ -20,9 +20,9 @@ def dense_divergence(
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.
-        head: Their head without padded rows. It gets a gradient if it trains.
+        head: their head without padded rows. It gets a gradient if it trains.
         target_features: ``[N, D']`` hidden states whose distribution is the target.
-        target_head: Their head, with the same V rows.
+        target_head: their head, with the same V rows.
     """
     # Once: under autocast, each chunk would cast the rows again.
     head = head.to_autocast()

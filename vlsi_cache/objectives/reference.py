@@ -20,9 +20,9 @@ def reference_divergences(
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.
-        head: Head without padded rows.
+        head: head without padded rows.
         targets: N tokens, C candidates, S entries.
-        divergence: Divergence to take.
+        divergence: divergence to take.
     """
     logits = head.logits(features)
     log_q = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float))
@@ -57,7 +57,7 @@ def reference_cross_entropy(features: Tensor, head: Head, labels: Tensor) -> Ten
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.
-        head: Head without padded rows.
+        head: head without padded rows.
         labels: ``[N]`` long.
     """
     return F.cross_entropy(head.logits(features).float(), labels, reduction="sum")

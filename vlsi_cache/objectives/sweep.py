@@ -84,7 +84,7 @@ def sweep_head(features: Tensor, head: Head, token_ids: Tensor) -> Sweep:
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.
-        head: Head without padded rows. It gets no gradient.
+        head: head without padded rows. It gets no gradient.
         token_ids: ``[N, C, S]`` long, rows of the head.
     """
     head = head.to_autocast()
@@ -153,7 +153,7 @@ class _RunningSums:
     def _raise_highest(self, tile_NV: Tensor) -> Tensor:
         """Take a tile into the running maximum. Return the factor ``[N, 1]`` of all sums so far.
 
-        Before the first tile the maximum is −∞, and the factor ``exp(−∞) = 0`` meets sums of 0.
+        Before the first tile the maximum is −∞. The factor is then 0, and so are the sums.
         """
         highest_N = torch.maximum(self.highest_N, tile_NV.amax(1))
         decay_N1 = (self.highest_N - highest_N).exp_()[:, None]

@@ -39,7 +39,7 @@ def systematic_draws(weights: Tensor, uniforms: Tensor, num_draws: int) -> Tenso
     Args:
         weights: [N, V], not negative.
         uniforms: [N] in [0, 1). Running sums take its dtype.
-        num_draws: Pointers per row, n.
+        num_draws: pointers per row, n.
 
     Returns:
         [N, n] long, ascending. An entry without weight is never drawn. The exceptions are rows
@@ -65,8 +65,8 @@ def coupled_draws(
     Args:
         probability: [N, V], rows sum to 1.
         uniforms: [N] in [0, 1), independent of those that the other draws were made with.
-        num_draws: Draws per row, n.
-        later: The other distribution and its n draws. None for draws of their own.
+        num_draws: draws per row, n.
+        later: the other distribution and its n draws. None for draws of their own.
         scratch: [N, V], overwritten. None to allocate it.
     """
     if later is None:

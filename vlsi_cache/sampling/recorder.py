@@ -76,9 +76,9 @@ class TapRecorder:
     head in this order. With k ≥ 1 every tap is recorded by itself, in the order of the vocabulary.
 
     Args:
-        head: The model's head, without padded rows.
-        k: Most likely tokens kept.
-        m: Tokens drawn.
+        head: the model's head, without padded rows.
+        k: most likely tokens kept.
+        m: tokens drawn.
         order: [V] permutation for draws alone. ``vocabulary_order`` of the head by default.
     """
 

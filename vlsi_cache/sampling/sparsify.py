@@ -39,8 +39,8 @@ def sparsify(logits: Tensor, labels: Tensor, uniforms: Tensor, *, k: int, m: int
         labels: ``[N]`` long, the tokens that the data holds.
         uniforms: ``[N]`` in [0, 1), one random number per token. Use float64 where the device has
             it: sums over the vocabulary take the same dtype.
-        k: Most likely tokens kept, at most V.
-        m: Number of draws.
+        k: most likely tokens kept, at most V.
+        m: number of draws.
     """
     log_p = torch.log_softmax(logits, dim=-1)
     label_log_prob = log_p.gather(1, labels[:, None])[:, 0]
@@ -69,9 +69,9 @@ def draw(
         logits: ``[N, V]`` float32, real tokens only, in any order, finite.
         labels: ``[N]`` long, the columns of the tokens that the data holds.
         uniforms: ``[N]`` in [0, 1), independent of those of other taps.
-        m: Number of draws.
-        later: Draws of the tap after this one. None for the last tap.
-        memory: Two buffers ``[N, V]``. The first takes the probabilities, and the returned
+        m: number of draws.
+        later: draws of the tap after this one. None for the last tap.
+        memory: two buffers ``[N, V]``. The first takes the probabilities, and the returned
             ``Drawn`` keeps it. The second is overwritten. None to allocate both.
 
     Returns:

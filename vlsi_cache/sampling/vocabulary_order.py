@@ -22,8 +22,8 @@ _ITERATIONS: Final = 4
 def vocabulary_order(weight: Tensor) -> Tensor:
     """Halve the rows along their widest direction, and the halves again, down to small clusters.
 
-    Systematic draws in this order spread over what the head tells apart. That lowers the variance
-    of ``Σ weight · head row``, the term of the loss's gradient that the draws decide. Any order is
+    Systematic draws in this order spread over different head rows. That lowers the variance of
+    ``Σ weight · head row``, the term of the loss's gradient that the draws decide. Any order is
     unbiased.
 
     Args:
