@@ -114,6 +114,7 @@ class SparseDistribution:
         if self.k:
             return self.token_ids[..., 0], np.exp(self.top_log_probs[..., 0])
         ids = self.token_ids
+        # Counted by m comparisons of whole arrays, without a loop over tokens.
         counts = np.zeros(ids.shape, np.int32)
         for index in range(self.m):
             counts += ids == ids[..., index : index + 1]

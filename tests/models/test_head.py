@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlsi_cache.models import Head, LogitTransform
+from support.families import tiny_model
+from vlsi_cache.models import Backbone, Head, LogitTransform, bind_decoder
 
 TRANSFORMS = [
     LogitTransform(),
@@ -79,3 +80,13 @@ def test_the_head_takes_autocasts_dtype_only_under_autocast() -> None:
 def test_features_are_brought_to_the_heads_dtype() -> None:
     head = Head(torch.zeros(12, 4, dtype=torch.bfloat16))
     assert head.logits(torch.zeros(1, 4)).dtype == torch.bfloat16
+
+
+def test_a_backbones_head_has_only_the_tokenizers_rows() -> None:
+    decoder = bind_decoder(tiny_model("llama"))
+    backbone = Backbone("tiny", None, decoder, vocab_size=100, fingerprint="")
+    assert decoder.head.num_rows > 100
+    assert backbone.head.num_rows == 100
+    with torch.no_grad():
+        decoder.head.weight.add_(1.0)
+    torch.testing.assert_close(backbone.head.weight, decoder.head.weight[:100])

@@ -91,6 +91,7 @@ def trace_blocks(model: PreTrainedModel, blocks: nn.ModuleList, output: nn.Modul
         block.register_forward_hook(partial(_note_block, notes, index, len(blocks)))
         for index, block in enumerate(blocks)
     ]
+    # The final norm is one of the modules outside the blocks. The head has a hook of its own.
     hooks += [
         part.register_forward_pre_hook(partial(_note_reader, notes))
         for part in model.modules()

@@ -31,7 +31,7 @@ def linear_cross_entropy(features: Tensor, head: Head, labels: Tensor) -> Tensor
     """
     head = head.to_autocast()  # outside the function below, so that autograd undoes the cast
     sources = (features, head.weight, head.bias)
-    # Inside a Function, needs_input_grad is true even under no_grad, so it is asked here.
+    # Under no_grad nothing is wanted, although the sources still require gradients.
     wanted = [
         torch.is_grad_enabled() and source is not None and source.requires_grad
         for source in sources

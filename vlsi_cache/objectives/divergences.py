@@ -55,6 +55,7 @@ class Divergence:
         # KL(p ‖ q) = −Σ p log q − H(p). The target's part H(p) is known, and exact for draws too.
         if self.tail != "bucket":
             return -(weights * log_q).sum(-1) - entropy
+        # The clamp keeps the logarithm of a weight of 0 finite.
         p, log_p = _with_tail(weights, weights.clamp_min(_tiny(weights)).log())
         q, log_q = _with_tail(log_q.exp(), log_q)
         if self.kind == "forward":
@@ -66,6 +67,7 @@ class Divergence:
         if self.kind == "skewed":
             mixture = self.skew * p + (1 - self.skew) * q
             return -(p * mixture.clamp_min(_tiny(q)).log()).sum(-1) - entropy
+        # JS = (KL(p ‖ m) + KL(q ‖ m)) / 2 with m = (p + q) / 2.
         log_mixture = ((p + q) / 2).clamp_min(_tiny(q)).log()
         to_p = (p * (log_p - log_mixture)).sum(-1)
         to_q = (q * (log_q - log_mixture)).sum(-1)

@@ -42,6 +42,7 @@ class MaskedLookup(Lookup):
 
     def collect(self, rows: slice, tile_NV: Tensor, into_NE: Tensor) -> None:
         """Six passes over all ids, for each tile."""
+        # Ids outside the tile read some value inside it, and the mask discards it again.
         local_NE = self.ids_NE - rows.start
         inside_NE = (local_NE >= 0) & (local_NE < tile_NV.shape[1])
         found_NE = tile_NV.gather(1, local_NE.clamp_(0, tile_NV.shape[1] - 1))

@@ -84,6 +84,7 @@ def sparse_targets(distribution: SparseDistribution, tail: Tail) -> SparseTarget
         raise ValueError(f"tail {tail} needs records with k ≥ 1")
     else:
         ids = distribution.token_ids[..., :k]
+        # In float64, because the rest 1 − mass is a small difference.
         top = np.exp(distribution.top_log_probs.astype(np.float64))
         mass = top.sum(-1, keepdims=True)
         exceeds_1 = mass > 1  # by rounding

@@ -81,6 +81,7 @@ def wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     right = right.to(dtype)
     if dtype == accumulator(dtype):
         return left @ right
+    # CUDA can return float32 sums of products in low precision.
     if left.device.type == "cuda":
         return torch.mm(left, right, out_dtype=torch.float32)
     return left.float() @ right.float()

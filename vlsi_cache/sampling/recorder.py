@@ -89,6 +89,7 @@ class TapRecorder:
         self._order: _Order | None = None
         if k == 0:
             tokens = vocabulary_order(head.weight) if order is None else order
+            # The inverse permutation: columns[tokens[i]] = i.
             numbers = torch.arange(len(tokens), device=tokens.device)
             columns = torch.empty_like(tokens).scatter_(0, tokens, numbers)
             self._order = _Order(tokens, columns)
@@ -107,6 +108,7 @@ class TapRecorder:
             uniforms: ``[N, L]`` in [0, 1), in float64 where the device has it.
         """
         num_elements = _CPU_ELEMENTS if labels.device.type == "cpu" else _DEVICE_ELEMENTS
+        # One product with the head serves all taps of a chunk, so the head is read once per chunk.
         size = max(1, num_elements // (self._head.num_rows * len(features)))
         record_chunk: Callable[[Tensor, Tensor, Tensor], Kept] = self._separate_taps
         if self._order is not None:
@@ -141,6 +143,8 @@ class TapRecorder:
         columns = order.columns[labels]
         taps = []
         later: Drawn | None = None
+        # From the output backwards, because each tap shares draws with the tap after it. The cache
+        # stores an id once for all the taps that drew it.
         for tap in reversed(range(len(logits))):
             memory = buffers.for_tap(tap, len(labels))
             kept, later = draw(
@@ -148,6 +152,7 @@ class TapRecorder:
             )
             taps.append(kept)
         drawn = _stacked(taps[::-1])
+        # The order of draws means nothing. Ascending ids make equal draws equal records.
         ids = order.tokens[drawn.token_ids].sort(-1).values
         return Kept(ids, drawn.top_log_probs, drawn.entropy, drawn.label_log_prob)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 __all__ = ["vocabulary_order"]
 
 _LEAF: Final = 16
-"""Clusters of at most so many rows are not halved again: inside of them any order is good."""
+"""Clusters of at most so many rows are not halved again."""
 _DIMENSIONS: Final = 128
 """Rows are projected to so many random directions. That nearly keeps their distances
 (Johnson and Lindenstrauss, 1984), and makes the work independent of the hidden size."""
