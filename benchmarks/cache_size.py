@@ -187,7 +187,7 @@ def ours(
     teacher: Teacher, reading: Reading, k: int, m: int, order: Tensor | None = None
 ) -> tuple[float, Record]:
     """Bytes per token and tap of a whole cache, and what it says when it is read."""
-    recorder = TapRecorder(teacher.head, teacher.vocab_size, k=k, m=m, order=order)
+    recorder = TapRecorder(teacher.head.real_rows(teacher.vocab_size), k=k, m=m, order=order)
     dice = torch.rand(
         len(reading.labels),
         len(reading.features),

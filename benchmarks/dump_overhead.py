@@ -55,9 +55,9 @@ class Pass:
 
     def __init__(self, teacher: Teacher) -> None:
         self.teacher = teacher
-        self.head = teacher.head.cut(teacher.vocab_size)
+        self.head = teacher.head.real_rows(teacher.vocab_size)
         k, m = DEFAULT
-        self.recorder = TapRecorder(teacher.head, teacher.vocab_size, k=k, m=m)
+        self.recorder = TapRecorder(self.head, k=k, m=m)
         self.reading = teacher.read()
         self.dice = torch.rand(
             len(self.reading.labels), len(self.reading.features), dtype=torch.float64

@@ -73,16 +73,14 @@ class Problem:
 def one_pass(problem: Problem, candidates: int | None = None) -> Tensor:
     """Ours."""
     targets = problem.targets.candidates(slice(candidates))
-    found = candidate_divergences(problem.features, problem.head, targets, problem.size.vocabulary)
+    found = candidate_divergences(problem.features, problem.head, targets)
     matched = found.values.mean(0).argmin()
     return problem.finish(found.matched(matched.expand(problem.size.tokens)).mean())
 
 
 def plain_autograd(problem: Problem) -> Tensor:
     """Logits kept, log-softmax, gather, backward."""
-    found = reference_divergences(
-        problem.features, problem.head, problem.targets, problem.size.vocabulary
-    )
+    found = reference_divergences(problem.features, problem.head, problem.targets)
     matched = found.detach().mean(0).argmin()
     return problem.finish(found.index_select(1, matched[None]).mean())
 

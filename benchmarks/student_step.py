@@ -174,7 +174,7 @@ def online(size: Size, device: torch.device) -> Callable[[], object]:
                 for each, nats in zip(p[:-1], entropy[:-1], strict=True)
             ]
             matrix = torch.stack(pairs).view(len(log_q) - 1, len(p) - 1)
-            tap = match_layers(matrix, student.matching, student.generator).tap
+            tap = match_layers(matrix, student.settings.matching, student.generator).tap
         assert tap is not None
         for index, matched in enumerate(tap.tolist()):
             total = total - mean_product(p[matched], log_q[index]) - entropy[matched]

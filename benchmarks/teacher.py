@@ -158,6 +158,7 @@ def linear_verbalizers(
     if towards is not None:
         (last,) = _states(towards, (towards.num_blocks - 1,), batches)
     labels = torch.cat([batch["labels"] for batch in batches])
+    head = decoder.head.real_rows(vocab_size)
     bank = build_verbalizers(decoder, taps, VerbalizerSection(structure="mlp"), seed=0)
     for tap, state in zip(taps, read, strict=True):
         (verbalizer,) = bank.layers[str(tap)]
@@ -168,7 +169,7 @@ def linear_verbalizers(
             some = torch.randint(len(labels), (TOKENS_PER_STEP,))
             features = decoder.features(state[some] + verbalizer.change(state[some]))
             targets = label_targets(labels[some])
-            found = candidate_divergences(features, decoder.head, targets, vocab_size)
+            found = candidate_divergences(features, head, targets)
             optimizer.zero_grad()
             found.matched(torch.zeros_like(some)).mean().backward()
             optimizer.step()

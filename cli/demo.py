@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from vlsi_cache.cli.options import faults_in_one_line, log_to
+from vlsi_cache.cli.options import errors_in_one_line, log_to
 
 __all__ = ["command"]
 
 
 @click.command("demo")
-@faults_in_one_line
+@errors_in_one_line
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

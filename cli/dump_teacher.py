@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vlsi_cache.cli.options import faults_in_one_line, log_to, recipe_flags, taps_list
+from vlsi_cache.cli.options import errors_in_one_line, log_to, recipe_flags, taps_list
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -17,7 +17,7 @@ __all__ = ["command"]
 
 
 @click.command("dump-teacher")
-@faults_in_one_line
+@errors_in_one_line
 @recipe_flags(
     {
         "teacher": "teacher.model",
@@ -42,7 +42,7 @@ __all__ = ["command"]
 @click.option("--teacher", metavar="MODEL", help="from_pretrained name or folder of the teacher.")
 @click.option("--data", metavar="PATH", help="JSON(L) file, datasets folder or hub name.")
 @click.option("--split", help="Split of a datasets source.  [default: train]")
-@click.option("--limit", type=int, help="Read only the first so many samples.")
+@click.option("--limit", type=int, help="Number of first samples to read.")
 @click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
 @click.option("--cache", metavar="DIR", help="Cache folder or URL.  [default: OUTPUT/cache]")
 @click.option(
@@ -51,44 +51,47 @@ __all__ = ["command"]
     metavar="I,J,…",
     help="Decoder blocks to read, from 0.  [default: every 4th from 2]",
 )
-@click.option("--verbalizers", metavar="DIR", help="Trained verbalizers; else they are trained.")
+@click.option(
+    "--verbalizers", metavar="DIR", help="Trained verbalizers. Otherwise they are trained."
+)
 @click.option("--steps", type=int, help="Steps of verbalizer training.  [default: one epoch]")
 @click.option("-k", "--k", type=int, help="Most likely tokens kept.  [default: 0]")
 @click.option("-m", "--m", type=int, help="Tokens drawn from the rest.  [default: 14]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--batch-size", type=int, help="Samples per forward pass.  [default: 8]")
 @click.option("--samples-per-shard", type=int, help="Samples per shard.  [default: 512]")
-@click.option("--on-error", help="stop, or skip samples that cannot be read.  [default: stop]")
+@click.option("--on-error", help="stop, or skip a sample that cannot be read.  [default: stop]")
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
 @click.option("--seed", type=int, help="Seed of everything random.  [default: 0]")
 @click.option(
     "--partition",
     metavar="I/N",
-    help="Write only the I-th of N shares of the cache: one job of an array.",
+    help="Write only the I-th of N partitions of the cache, as one job of an array.",
 )
 def command(recipe: Recipe, partition: str | None) -> None:
     """Read the teacher once and write its cache.
 
-    Trains the teacher's verbalizers if there are none, then records, for every response token, a
-    sparse unbiased distribution of every tapped layer and of the final output. Run again, it goes
-    on where it stopped.
+    Trains the teacher's verbalizers if there are none. Then records a sparse, unbiased distribution
+    of every tapped layer and of the final output, at every response token. Run it again, and it
+    goes on where it stopped.
     """
     from vlsi_cache.teacher import Partition
     from vlsi_cache.training.processes import leave_together
 
-    share = None if partition is None else Partition.parse(partition)
+    selected = None if partition is None else Partition.parse(partition)
     log_to("stdout")
-    path = _dump(recipe, share)
+    path = _dump(recipe, selected)
     leave_together()
     click.echo(f"cache: {path}{_completeness(path)}\nlook inside with: vlsi-cache inspect {path}")
 
 
 def _completeness(path: str | Path) -> str:
-    """Nothing of a complete cache; else how far it is, which is so under a partition only."""
+    """Progress of an incomplete cache, which only a partition leaves behind."""
     from vlsi_cache.store import open_cache
 
     cache = open_cache(path)
-    total, missing = cache.manifest.num_shards, len(cache.missing_shards())
+    total = cache.manifest.num_shards
+    missing = len(cache.missing_shards())
     if not missing:
         return ""
     return f", incomplete: {total - missing:,} of {total:,} shards; other partitions write the rest"
@@ -106,7 +109,7 @@ def _dump(recipe: Recipe, partition: Partition | None) -> str | Path:
         TextColumn("{task.completed:.0f}/{task.total:.0f} samples"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        TextColumn("left"),
+        TextColumn("remaining"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("dump", total=None, visible=False, rate="")

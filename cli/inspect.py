@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vlsi_cache.cli.options import faults_in_one_line, recipe_flags
+from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -20,17 +20,21 @@ __all__ = ["command"]
 
 
 @click.command("inspect")
-@faults_in_one_line
+@errors_in_one_line
 @recipe_flags({"cache": "cache.path", "output": "output"})
 @click.argument("cache", metavar="[CACHE]", required=False)
-@click.option("-o", "--output", metavar="DIR", help="Run folder, whose cache is meant.")
+@click.option("-o", "--output", metavar="DIR", help="Run folder that holds the cache.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--sample", metavar="ID", help="What each layer says at each token of one sample.")
+@click.option(
+    "--sample",
+    metavar="ID",
+    help="Show each layer's most likely tokens, for one sample.",
+)
 def command(recipe: Recipe, as_json: bool, sample: str | None) -> None:
     """Say what a cache holds: statistics per tap, or one sample in words.
 
-    CACHE is its folder or URL; left out, it is the recipe's. An unfinished cache can be inspected
-    too.
+    CACHE is a folder or URL. Without it, the command reads the recipe's cache. The cache may be
+    unfinished.
     """
     from vlsi_cache.store import open_cache
 
@@ -56,7 +60,7 @@ def _sample(cache: Cache, sample: str, *, as_json: bool) -> None:
 
 
 def _decoder(cache: Cache) -> Callable[[int], str]:
-    """Token ids → words, by the tokenizer that the cache keeps."""
+    """Turn token ids into text, with the tokenizer that the cache keeps."""
     from vlsi_cache.models import load_processor, tokenizer_of
 
     with cache.processor_folder() as folder:

@@ -1,4 +1,4 @@
-"""``vlsi-cache``: the group of commands, each imported only when it is called."""
+"""``vlsi-cache``: the group of commands. Each is imported only when it is called."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def cli() -> None:
     both in memory.
 
     \b
-    vlsi-cache dump-teacher   reads the teacher once, into a cache
-    vlsi-cache train-student  learns from the cache alone
+    vlsi-cache dump-teacher   reads the teacher once, and writes a cache
+    vlsi-cache train-student  trains the student from the cache alone
     vlsi-cache inspect        says what a cache holds
-    vlsi-cache verify         proves that a cache is as it was written
+    vlsi-cache verify         validates every file of a cache
     vlsi-cache merge          makes one cache of several
     """  # noqa: D301 (click reads the backspace as: keep these lines)
 

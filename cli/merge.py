@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from vlsi_cache.cli.options import faults_in_one_line
+from vlsi_cache.cli.options import errors_in_one_line
 
 __all__ = ["command"]
 
 
 @click.command("merge")
-@faults_in_one_line
+@errors_in_one_line
 @click.argument("out", metavar="OUT")
 @click.argument("caches", metavar="CACHE...", nargs=-1, required=True)
 def command(out: str, caches: tuple[str, ...]) -> None:

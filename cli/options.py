@@ -1,4 +1,4 @@
-"""Options that commands share: the recipe, the flags that override it, and how faults end."""
+"""What commands share: the recipe, the flags that override it, and errors in one line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import click
 from vlsi_cache.errors import VlsiCacheError
 from vlsi_cache.recipe import Recipe, load_recipe
 
-__all__ = ["faults_in_one_line", "log_to", "recipe_flags", "taps_list"]
+__all__ = ["errors_in_one_line", "log_to", "recipe_flags", "taps_list"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def faults_in_one_line(function: F) -> F:
-    """Add ``--debug``; without it, what the user can mend ends in one line, not in a traceback."""
+def errors_in_one_line(function: F) -> F:
+    """Print an error that the user can mend in one line. With ``--debug``, show its traceback."""
 
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(function)
@@ -43,10 +43,10 @@ def faults_in_one_line(function: F) -> F:
 
 
 def recipe_flags(flags: Mapping[str, str]) -> Callable[[F], F]:
-    """Add ``--recipe`` and ``--set``, and hand the command a validated ``recipe``.
+    """Add ``--recipe`` and ``--set``, and give the command a validated ``recipe``.
 
     Args:
-        flags: parameter name of each flag that overrides the recipe → dotted recipe key.
+        flags: dotted recipe key by the parameter name of each flag that overrides it.
     """
 
     def decorate(function: F) -> F:
@@ -55,7 +55,7 @@ def recipe_flags(flags: Mapping[str, str]) -> Callable[[F], F]:
             "--recipe",
             "recipe_path",
             type=click.Path(path_type=Path),
-            help="YAML recipe of the whole run; flags override it.",
+            help="YAML recipe of the whole run. Flags override it.",
         )
         @click.option(
             "--set",
@@ -83,7 +83,7 @@ def recipe_flags(flags: Mapping[str, str]) -> Callable[[F], F]:
 
 
 def taps_list(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
-    """``2,6,10`` → ``[2, 6, 10]``."""
+    """Read ``2,6,10`` as ``[2, 6, 10]``."""
     if value is None:
         return None
     try:
@@ -95,18 +95,18 @@ def taps_list(_context: click.Context, _parameter: click.Parameter, value: str |
 
 
 def log_to(stream: Literal["stdout", "stderr"]) -> None:
-    """Send the library's log lines to ``stdout`` or ``stderr``, and quiet its neighbours."""
+    """Send the library's log lines to ``stdout`` or ``stderr``, and silence other libraries."""
     handler = logging.StreamHandler(sys.stdout if stream == "stdout" else sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger("vlsi_cache")
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     root.propagate = False
-    _quiet_neighbours()
+    _hide_other_progress_bars()
 
 
-def _quiet_neighbours() -> None:
-    """No progress bars of other libraries between our own lines."""
+def _hide_other_progress_bars() -> None:
+    """Hide the progress bars of other libraries, which would stand between our own lines."""
     from datasets.utils.logging import disable_progress_bar as quiet_datasets
     from transformers.utils.logging import disable_progress_bar as quiet_transformers
 

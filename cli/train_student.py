@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlsi_cache.cli.options import faults_in_one_line, log_to, recipe_flags, taps_list
+from vlsi_cache.cli.options import errors_in_one_line, log_to, recipe_flags, taps_list
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -19,7 +19,7 @@ def _stages_list(_context: click.Context, _parameter: click.Parameter, value: st
 
 
 @click.command("train-student")
-@faults_in_one_line
+@errors_in_one_line
 @recipe_flags(
     {
         "student": "student.model",
@@ -41,9 +41,9 @@ def _stages_list(_context: click.Context, _parameter: click.Parameter, value: st
     }
 )
 @click.option("--student", metavar="MODEL", help="from_pretrained name or folder of the student.")
-@click.option("--data", metavar="PATH", help="The data that the cache was made for.")
+@click.option("--data", metavar="PATH", help="The data of the cache.")
 @click.option("--split", help="Split of a datasets source.  [default: train]")
-@click.option("--limit", type=int, help="Read only the first so many samples.")
+@click.option("--limit", type=int, help="Number of first samples to read.")
 @click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
 @click.option("--cache", metavar="DIR", help="Cache folder or URL.  [default: OUTPUT/cache]")
 @click.option("--follow", is_flag=True, default=None, help="Train while the cache is written.")
@@ -63,24 +63,24 @@ def _stages_list(_context: click.Context, _parameter: click.Parameter, value: st
     "--stages",
     callback=_stages_list,
     metavar="A,B,…",
-    help="Of verbalization, interaction, finetuning.  [default: all three]",
+    help="Some of verbalization, interaction, finetuning.  [default: all three]",
 )
-@click.option("--verbalization-steps", type=int, help="[default: one epoch]")
-@click.option("--interaction-steps", type=int, help="[default: one epoch]")
-@click.option("--finetuning-steps", type=int, help="[default: one epoch]")
+@click.option("--verbalization-steps", type=int, help="Steps of stage one.  [default: one epoch]")
+@click.option("--interaction-steps", type=int, help="Steps of stage two.  [default: one epoch]")
+@click.option("--finetuning-steps", type=int, help="Steps of stage three.  [default: one epoch]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
 @click.option("--seed", type=int, help="Seed of everything random.  [default: 0]")
 def command(recipe: Recipe) -> None:
     """Train the student from the cache, without the teacher.
 
-    Three stages: verbalization (the student's verbalizers), interaction (LoRA, each tapped layer
-    towards the teacher layer it is matched with) and fine-tuning. Finished stages are skipped,
-    interrupted ones go on from their last checkpoint. The result loads with plain
-    from_pretrained.
+    There are three stages. Verbalization trains the student's verbalizers. Interaction trains LoRA
+    adapters: each tapped layer learns from the teacher layer that it is matched with. Fine-tuning
+    trains the whole student. Finished stages are skipped. Interrupted stages go on from their last
+    checkpoint. The result loads with plain from_pretrained.
 
-    With --follow the cache may be unfinished, if it is begun: the student trains on the shards that
-    are there, in the order in which they come, and waits for more.
+    With --follow, the teacher may still be writing the cache. The student trains on the shards that
+    exist, in the order in which they appear, and waits for more.
     """
     log_to("stdout")
     from vlsi_cache.student import train_student

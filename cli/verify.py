@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vlsi_cache.cli.options import faults_in_one_line, recipe_flags
+from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -17,7 +17,7 @@ __all__ = ["command"]
 
 
 @click.command("verify")
-@faults_in_one_line
+@errors_in_one_line
 @recipe_flags({"cache": "cache.path", "output": "output"})
 @click.argument("cache", metavar="[CACHE]", required=False)
 @click.option("-o", "--output", metavar="DIR", help="Run folder, whose cache is meant.")

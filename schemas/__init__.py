@@ -1,6 +1,6 @@
 """JSON Schemas of everything that vlsi-cache reads or writes as JSON or YAML.
 
-Run ``python -m vlsi_cache.schemas`` after changing a model; a test holds files and models in sync.
+Run ``python -m vlsi_cache.schemas`` after changing a model. A test keeps files and models in sync.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _models() -> dict[str, type[BaseModel]]:
 
 
 def rendered() -> dict[str, str]:
-    """File name → JSON text of every schema, from the models as they are."""
+    """The JSON text of every schema, made from the models, by file name."""
     return {
         f"{name}.json": json.dumps(model.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
         for name, model in _models().items()

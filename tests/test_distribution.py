@@ -1,3 +1,5 @@
+"""The weights, masses and shapes of sparse distributions."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -31,7 +33,7 @@ def from_logits(
     ),
     m=st.integers(0, 4),
 )
-def test_weights_are_not_negative_and_sum_to_one_whatever_the_log_probabilities(
+def test_weights_are_not_negative_and_sum_to_one_for_any_log_probabilities(
     log_probs: np.ndarray, m: int
 ) -> None:
     rows, k = log_probs.shape

@@ -501,7 +501,7 @@ def test_data_in_the_documents_is_read(document: Path, images: list[int], tmp_pa
         for image in conversation.images:
             assert image.path is not None
             Image.new("RGB", (8, 8)).save(image.path)
-    conversations.check()
+    conversations.validate()
     assert [len(conversation.images) for conversation in conversations] == images
 
 

@@ -1,4 +1,4 @@
-"""The recipe: every fault at once, with its path; flags over files."""
+"""The recipe: every problem at once with its path, and flags that override files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vlsi_cache.recipe import (
 )
 
 
-def test_every_fault_is_reported_at_once_with_its_path() -> None:
+def test_every_problem_is_reported_at_once_with_its_path() -> None:
     raw = {
         "cahe": {},
         "cache": {"k": "many", "m": -1},
@@ -30,7 +30,7 @@ def test_every_fault_is_reported_at_once_with_its_path() -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_from_mapping(raw, where="run.yaml")
     message = str(caught.value)
-    assert message.startswith("run.yaml: recipe has 7 faults: ")
+    assert message.startswith("run.yaml: recipe has 7 problems: ")
     for path in (
         "cahe: unknown key, perhaps cache",
         "cache.k: ",
@@ -45,7 +45,7 @@ def test_every_fault_is_reported_at_once_with_its_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "suggestion"),
     [
         ({"taps": [1]}, "taps: unknown key, perhaps teacher.taps or student.taps"),
         ({"cache": {"batch_sise": 3}}, "cache.batch_sise: unknown key, perhaps batch_size"),
@@ -53,10 +53,10 @@ def test_every_fault_is_reported_at_once_with_its_path() -> None:
         ({"zzzz": 3}, "zzzz: unknown key"),
     ],
 )
-def test_an_unknown_key_is_told_where_it_may_belong(raw: dict[str, Any], told: str) -> None:
+def test_an_unknown_key_comes_with_a_suggestion(raw: dict[str, Any], suggestion: str) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_from_mapping(raw, where="run.yaml")
-    assert str(caught.value).startswith(f"run.yaml: recipe has 1 fault: {told}. ")
+    assert str(caught.value).startswith(f"run.yaml: recipe has 1 problem: {suggestion}. ")
 
 
 def test_a_recipe_file_is_read_and_flags_override_it(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_recipe_file_is_read_and_flags_override_it(tmp_path: Path) -> None:
     assert (recipe.cache.k, recipe.student.taps) == (2, [1, 5])
 
 
-def test_the_home_of_the_user_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_tilde_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     recipe = load_recipe(None, ["teacher.model=~/big", "output=~/run", "data.path=owner/~name"])
     assert recipe.teacher.model == str(tmp_path / "big")
@@ -79,7 +79,7 @@ def test_no_recipe_and_no_flags_give_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "problem"),
     [
         ("a: [", "is not YAML"),
         ("- 1\n- 2\n", "is not a mapping"),
@@ -92,16 +92,24 @@ def test_no_recipe_and_no_flags_give_the_defaults() -> None:
         ("finetuning: {steps: 3, warmup_steps: 4}\n", "finetuning.warmup_steps: is above steps"),
         ("stages: [finetuning, finetuning]\n", "stages: names a stage twice"),
         ("student: {dtype: float16}\n", "student.dtype: float16 cannot be trained"),
+        (
+            "interaction: {matching: {search_range: false}}\n",
+            "interaction.matching.order: needs search_range",
+        ),
+        (
+            "interaction: {matching: {strategy: shortest, order: false}}\n",
+            "interaction.matching.strategy: shortest needs order",
+        ),
         ("seed: -1\n", "seed: "),
         ("seed: 5000000000\n", "seed: "),
     ],
 )
-def test_a_bad_recipe_is_refused_in_one_line(tmp_path: Path, text: str, fault: str) -> None:
+def test_a_bad_recipe_is_refused_in_one_line(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(RecipeError, match=r"run\.yaml") as caught:
         load_recipe(path)
-    assert fault in str(caught.value)
+    assert problem in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -130,7 +138,7 @@ _JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from([*Recipe.model_fields, "x"]), _JSON, max_size=4))
-def test_any_mapping_is_either_a_recipe_or_a_named_fault(raw: dict[str, object]) -> None:
+def test_any_mapping_is_either_a_recipe_or_a_named_problem(raw: dict[str, object]) -> None:
     try:
         message = repr(recipe_from_mapping(raw, where="raw"))
     except RecipeError as error:
@@ -151,7 +159,7 @@ def test_every_field_of_the_recipe_is_described() -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "raw", "told"),
+    ("role", "raw", "reported"),
     [
         (
             "student",
@@ -226,7 +234,7 @@ def test_every_field_of_the_recipe_is_described() -> None:
         ("student", {"interaction": {"skew": 0.1, "lora": None}}, []),
     ],
 )
-def test_settings_without_effect_are_told(
-    role: Literal["teacher", "student"], raw: dict[str, Any], told: list[str]
+def test_settings_without_effect_are_reported(
+    role: Literal["teacher", "student"], raw: dict[str, Any], reported: list[str]
 ) -> None:
-    assert idle_settings(recipe_from_mapping(raw, where="test"), role) == told
+    assert idle_settings(recipe_from_mapping(raw, where="test"), role) == reported

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 __all__ = ["ENTROPY_STEP", "LABEL_STEP", "SparseDistribution"]
 
 ENTROPY_STEP: Final = 1 / 8
-"""Nats between two entropies that a record tells apart. Rounding at random adds a spread of at
-most half a step to a divergence, where the draws of a token add 0.5 nats or more."""
+"""Nats between two neighbouring entropies of a record. Rounding at random adds a spread of at most
+half a step to a divergence, and the draws of a token add 0.5 nats or more."""
 LABEL_STEP: Final = 1 / 4
-"""Nats between two log-probabilities of labels that a record tells apart."""
+"""Nats between two neighbouring log-probabilities of labels in a record."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,7 @@ class SparseDistribution:
     With k = 0 there are draws alone, each of weight 1/m.
 
     All arrays share a leading shape ``[*]``, such as ``[N]`` tokens or ``[N, L]`` tokens and taps.
-    Log-probabilities are natural logarithms (nats) of the softmax over the whole vocabulary; they
+    Log-probabilities are natural logarithms (nats) of the softmax over the whole vocabulary. They
     are never renormalised (Sparse Logit Sampling, ACL 2025).
 
     Raises:
@@ -33,7 +33,7 @@ class SparseDistribution:
     """
 
     token_ids: NDArray[np.int32]
-    """``[*, k + m]``: the k most likely tokens by falling probability, then the m draws."""
+    """``[*, k + m]``: the k most likely tokens, the likeliest first, then the m draws."""
     top_log_probs: NDArray[np.float32]
     """``[*, k]``, nats: log-probabilities of the k most likely tokens."""
     entropy: NDArray[np.float32]
@@ -63,19 +63,19 @@ class SparseDistribution:
 
     @property
     def k(self) -> int:
-        """Most likely tokens kept."""
+        """Number of most likely tokens kept."""
         return int(self.top_log_probs.shape[-1])
 
     @property
     def m(self) -> int:
-        """Tokens drawn from the rest."""
+        """Number of tokens drawn from the rest."""
         return int(self.token_ids.shape[-1]) - self.k
 
     def __len__(self) -> int:
         return len(self.entropy)
 
     def __getitem__(self, index: Any) -> SparseDistribution:
-        """Index the leading axes only; a slice gives views, not copies."""
+        """Index the leading axes only. A slice gives views, not copies."""
         return SparseDistribution(
             token_ids=self.token_ids[index],
             top_log_probs=self.top_log_probs[index],
@@ -84,19 +84,20 @@ class SparseDistribution:
         )
 
     @staticmethod
-    def concatenate(parts: Sequence[SparseDistribution]) -> SparseDistribution:
-        """Join at least one part along the first axis.
+    def concatenate(items: Sequence[SparseDistribution]) -> SparseDistribution:
+        """Join one or more along the first axis.
 
         Raises:
-            ValueError: there are no parts, or they differ in k, m or in their other axes.
+            ValueError: there are none, or they differ in k, m or in their other axes.
         """
-        if len({part.k for part in parts}) > 1:
-            raise ValueError(f"parts differ in k: {sorted({part.k for part in parts})}")
+        found = sorted({item.k for item in items})
+        if len(found) > 1:
+            raise ValueError(f"distributions differ in k: {found}")
         return SparseDistribution(
-            token_ids=np.concatenate([part.token_ids for part in parts]),
-            top_log_probs=np.concatenate([part.top_log_probs for part in parts]),
-            entropy=np.concatenate([part.entropy for part in parts]),
-            label_log_prob=np.concatenate([part.label_log_prob for part in parts]),
+            token_ids=np.concatenate([item.token_ids for item in items]),
+            top_log_probs=np.concatenate([item.top_log_probs for item in items]),
+            entropy=np.concatenate([item.entropy for item in items]),
+            label_log_prob=np.concatenate([item.label_log_prob for item in items]),
         )
 
     def captured_mass(self) -> NDArray[np.float32]:
@@ -105,14 +106,15 @@ class SparseDistribution:
         return np.asarray(np.minimum(mass, 1.0), dtype=np.float32)
 
     def most_likely(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Likeliest token and its probability, both ``[*]``.
+        """The likeliest token and its probability, both ``[*]``.
 
-        With k = 0 they are estimates: the id drawn most often, the least of several, and its
-        share of the draws.
+        With k = 0 they are estimates: the id drawn most often, and its share of the draws. Of ids
+        drawn equally often, the lowest counts.
         """
         if self.k:
             return self.token_ids[..., 0], np.exp(self.top_log_probs[..., 0])
         ids = self.token_ids
+        # Counted by m comparisons of whole arrays, without a loop over tokens.
         counts = np.zeros(ids.shape, np.int32)
         for index in range(self.m):
             counts += ids == ids[..., index : index + 1]
@@ -123,16 +125,16 @@ class SparseDistribution:
     def weights(self) -> NDArray[np.float32]:
         """Weights of the entries, ``[*, k + m]`` float32, each row summing to 1.
 
-        A top entry weighs its probability; each draw weighs an equal share of what is left, so
-        that ``Σ weight · f(token)`` is an unbiased estimate of ``E_p[f]`` (Horvitz-Thompson).
-        Where nothing is left to share, because m is 0 or because rounding puts the top above 1,
-        the top is scaled to sum to 1 instead. With m = 0 that is the renormalised top-k, which is
-        biased (Sparse Logit Sampling, ACL 2025).
+        A top entry weighs its probability, and each draw an equal share of the remaining mass. So
+        ``Σ weight · f(token)`` is an unbiased estimate of ``E_p[f]`` (Horvitz-Thompson). If no mass
+        remains, because m is 0 or because rounding puts the top above 1, the top is scaled to sum
+        to 1. With m = 0 that is the renormalised top-k, which is biased (Sparse Logit Sampling,
+        ACL 2025).
         """
         top = np.exp(self.top_log_probs.astype(np.float64))
         mass = top.sum(axis=-1, keepdims=True)
         if self.m == 0:
-            # all k log-probabilities may be at the format's floor: then share evenly
+            # All k log-probabilities may be at the format's floor. Then the weights are equal.
             empty = mass == 0.0
             return np.where(empty, 1.0 / self.k, top / np.where(empty, 1.0, mass)).astype(
                 np.float32

@@ -1,7 +1,7 @@
-"""The exception tree: every failure a user can mend.
+"""The exception tree: every failure that a user can mend.
 
-An error is one sentence chain on one line: where, what, expected, found, how to mend. The command
-line prints it and exits with ``exit_code``; nothing below the command line prints or exits.
+An error is one line of text: where, what, expected, found, how to mend. The command line prints it
+and exits with ``exit_code``. Nothing below the command line prints or exits.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ __all__ = [
     "RecipeError",
     "StageError",
     "VlsiCacheError",
+    "first_line",
 ]
 
 
 class VlsiCacheError(Exception):
-    """A failure with a cause the user can name and mend.
+    """A failure with a cause that the user can name and mend.
 
     Args:
-        what: the fault, as a clause without a final full stop.
-        where: the file, sample, recipe path or model at fault.
-        expected: what would have been right.
-        found: what was there instead.
-        mend: an imperative sentence that tells the way out.
+        what: the problem, as a clause without a final full stop.
+        where: the file, sample, recipe path or model with the problem.
+        expected: the right value or state.
+        found: the value or state in its place.
+        mend: an imperative sentence that says how to mend it.
     """
 
     exit_code: ClassVar[int] = 1
@@ -67,7 +68,7 @@ class RecipeError(VlsiCacheError):
 
 
 class ModelError(VlsiCacheError):
-    """A model or processor cannot be loaded, or cannot be seen as a decoder."""
+    """A model or processor cannot be loaded, or the model cannot be bound as a decoder."""
 
 
 class DataError(VlsiCacheError):
@@ -84,3 +85,9 @@ class CacheMismatchError(CacheError):
 
 class StageError(VlsiCacheError):
     """A training stage or the teacher pass cannot go on."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's error, or the name of its class if it has no text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -87,7 +87,7 @@ class OnlineInteraction(Interaction):
         return {"loss": torch.stack([loss.sum() for loss in losses]).sum() / count}
 
     def _log_probs(self, features: Tensor, head: Head) -> Tensor:
-        return head.cut(self.vocab_size).logits(features).float().log_softmax(-1)
+        return head.real_rows(self.vocab_size).logits(features).float().log_softmax(-1)
 
 
 def interact_online(recipe: Recipe, callbacks: Sequence[TrainerCallback]) -> Path:

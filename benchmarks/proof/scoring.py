@@ -68,14 +68,14 @@ class HeldOut:
             kinds,
             torch.cat(samples),
             features,
-            teacher.decoder.head.cut(teacher.vocab_size),
+            teacher.head,
             teacher.vocab_size,
         )
 
     @torch.no_grad()
     def score(self, decoder: Decoder) -> dict[str, Any]:
         """Means over tokens in nats, of all samples and of each kind; and shares that are right."""
-        head = decoder.head.cut(self.vocab_size)
+        head = decoder.head.real_rows(self.vocab_size)
         columns = []
         start = 0
         for batch in self.batches:

@@ -38,7 +38,7 @@ def write_rows(folder: Path) -> WriteRows:
 
 @pytest.fixture
 def mixed_rows() -> list[dict[str, Any]]:
-    """No image, one image and two turns, two images: all that a mixed batch can hold."""
+    """A mixed batch: no image, one image with two turns, two images."""
     return [
         chat("What colour?", "red 4"),
         {**chat("<image>\nWhat colour?", "It is red.", "Which?", "4 blue"), "images": ["red.png"]},
@@ -75,7 +75,7 @@ def _roles() -> list[str]:
 
 
 def as_turns(conversation: Conversation, *, parts: bool) -> list[Mapping[str, Any]]:
-    """What transformers' own chat templates take."""
+    """A conversation in the form of transformers' own chat templates."""
     return [
         {
             "role": message.role,

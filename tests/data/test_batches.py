@@ -17,7 +17,7 @@ from vlsi_cache.data import (
 )
 
 
-def test_a_collated_batch_knows_its_samples(write_rows: Any, mixed_rows: Any) -> None:
+def test_a_collated_batch_holds_the_row_of_each_token(write_rows: Any, mixed_rows: Any) -> None:
     items = IndexedConversations(load_conversations(write_rows(mixed_rows)))
     collate = TokenBatches(BatchEncoder(image_processor_for("qwen2_vl"), max_length=None))
     batch = collate([items[2], items[0]])

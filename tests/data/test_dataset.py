@@ -1,4 +1,4 @@
-"""Datasets of every kind read alike, lazily, and identify themselves by content."""
+"""Datasets of every kind read alike, row by row, and have a fingerprint of their content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vlsi_cache.errors import DataError
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what `datasets` prepares out of the home folder."""
+    """Keep the files that `datasets` prepares out of the home folder."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "prepared")
 
 
@@ -88,7 +88,7 @@ def test_a_json_array_reads_like_lines(write_rows: Any, chat: Any, folder: Path)
 
 def test_a_file_in_another_encoding_is_refused(folder: Path) -> None:
     (folder / "latin.json").write_bytes('[{"a": "Größe"}]'.encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin.json: file is no UTF-8"):
+    with pytest.raises(DataError, match=r"latin.json: file is not UTF-8"):
         load_conversations(folder / "latin.json")
 
 
@@ -116,20 +116,20 @@ def test_a_fingerprint_follows_content_and_order_alone(
     assert load_conversations(folder / "train.jsonl").fingerprint() != first
 
 
-def test_the_check_finds_a_repeated_id_and_names_both_lines(write_rows: Any, chat: Any) -> None:
+def test_validation_finds_a_repeated_id_and_names_both_lines(write_rows: Any, chat: Any) -> None:
     rows = [{**chat("a", "b"), "id": name} for name in ("x", "y", "x")]
     with pytest.raises(DataError, match=r"train.jsonl:3: id 'x' is given twice.*train.jsonl:1"):
-        load_conversations(write_rows(rows)).check()
+        load_conversations(write_rows(rows)).validate()
 
 
-def test_the_check_finds_a_missing_image_without_decoding_any(
+def test_validation_finds_a_missing_image_without_decoding_any(
     write_rows: Any, chat: Any, folder: Path
 ) -> None:
     (folder / "noise.png").write_bytes(b"no image")
     rows = [{**chat("<image>a", "b"), "image": name} for name in ("noise.png", "gone.png")]
     with pytest.raises(DataError, match=r"train.jsonl:2, .*gone\.png: image file is missing"):
-        load_conversations(write_rows(rows)).check()
-    load_conversations(write_rows(rows[:1], "one.jsonl")).check()
+        load_conversations(write_rows(rows)).validate()
+    load_conversations(write_rows(rows[:1], "one.jsonl")).validate()
 
 
 def test_a_dataset_pickles_by_reference_to_its_file(write_rows: Any, chat: Any) -> None:
@@ -153,7 +153,7 @@ def test_saved_folders_and_parquet_read_like_lines(write_rows: Any, folder: Path
     keys = None
     for name in ("saved", "splits", "parquet", "one.parquet"):
         dataset = load_conversations(folder / name)
-        dataset.check()
+        dataset.validate()
         assert [sample.sample_id for sample in dataset] == expected
         assert [sample.images[0].load().size for sample in dataset] == [(32, 32), (48, 24)]
         keys = keys or dataset.fingerprint()
@@ -162,7 +162,7 @@ def test_saved_folders_and_parquet_read_like_lines(write_rows: Any, folder: Path
     assert len(load_conversations(folder / "splits", split="test")) == 1
 
 
-def test_images_inside_of_parts_are_read_from_arrow(folder: Path) -> None:
+def test_images_inside_parts_are_read_from_arrow(folder: Path) -> None:
     features = datasets.Features(
         {
             "messages": datasets.List(
@@ -200,7 +200,7 @@ def test_a_folder_of_lines_is_read_by_split(write_rows: Any, chat: Any, folder: 
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "fault"),
+    ("name", "content", "problem"),
     [
         ("gone.jsonl", None, "there is no such data file or folder"),
         ("gone/train", None, "there is no such data file or folder"),
@@ -208,22 +208,22 @@ def test_a_folder_of_lines_is_read_by_split(write_rows: Any, chat: Any, folder: 
         ("empty.jsonl", "", "data file is empty"),
         ("empty.json", "[]", "data file is empty"),
         ("blank.jsonl", "\n \n", "data file is empty"),
-        ("bad.json", '[{"a": 1},\n{"b": }]', "bad.json:2: file is no JSON array"),
-        ("cut.json", '[{"a": 1}', "cut.json:1: file is no JSON array.*the end of the file"),
+        ("bad.json", '[{"a": 1},\n{"b": }]', "bad.json:2: file is not a JSON array"),
+        ("cut.json", '[{"a": 1}', "cut.json:1: file is not a JSON array.*the end of the file"),
         ("bad.parquet", "no parquet", "dataset cannot be loaded"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_refused_in_one_line(
-    name: str, content: str | None, fault: str, folder: Path
+    name: str, content: str | None, problem: str, folder: Path
 ) -> None:
     if content is not None:
         (folder / name).write_text(content)
-    with pytest.raises(DataError, match=fault) as caught:
+    with pytest.raises(DataError, match=problem) as caught:
         load_conversations(folder / name)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_split_is_refused_with_those_there_are(folder: Path) -> None:
+def test_a_missing_split_is_refused_with_the_existing_ones(folder: Path) -> None:
     arrow = arrow_dataset(folder)
     datasets.DatasetDict({"train": arrow, "test": arrow}).save_to_disk(str(folder / "splits"))
     with pytest.raises(DataError, match="no such split; expected one of train, test; found dev"):

@@ -1,4 +1,4 @@
-"""Batches of every family: its model runs on them, and company changes no sample."""
+"""Batches of every family: its model runs on them, and no sample changes another."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ EXPECTED = {
     "internvl": _CHATML,
     # Its tags count the line break after the header in.
     "llava_onevision": [[f"Ċ{answer}" for answer in answers] for answers in _CHATML],
-    # Its template ends no turn; the space that it writes goes into the next turn's ▁USER.
+    # Its template ends no turn. The space that it writes goes into the next turn's ▁USER.
     "llava": [["▁red▁4▁"], ["▁It▁is▁red.", "▁4▁blue▁"], ["▁The▁second.\n\nYes▁"]],
     "smolvlm": _IDEFICS,
     "idefics3": _IDEFICS,

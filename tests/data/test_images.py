@@ -1,4 +1,4 @@
-"""Images decode to upright RGB; missing and corrupt ones are named."""
+"""Images decode to upright RGB. Errors name missing and corrupt ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_missing_image_is_named_with_its_sample(folder: Path) -> None:
             read(where="train.jsonl:4")
 
 
-def test_a_folder_is_no_image(folder: Path) -> None:
+def test_a_folder_is_not_an_image(folder: Path) -> None:
     with pytest.raises(DataError, match=r"more: image file cannot be read; found Is a directory"):
         ImageRef(path=folder / "more").load()
 

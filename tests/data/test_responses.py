@@ -1,4 +1,4 @@
-"""The response mask covers the assistant's tokens and nothing else, whatever the template does."""
+"""The response mask covers the assistant's tokens and nothing else, with any template."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_system_message_changes_no_response(kind: str, talk: Talk) -> None:
 
 
 @pytest.mark.parametrize("kind", TEXT_TOKENIZERS)
-def test_a_question_that_repeats_the_answer_is_no_response(kind: str, talk: Talk) -> None:
+def test_a_question_that_repeats_the_answer_is_not_a_response(kind: str, talk: Talk) -> None:
     conversation = talk("It is red.", "It is red.", "4 blue", "4 blue")
     assert responses(kind, conversation) == EXPECTED[kind]
 
@@ -132,7 +132,7 @@ def test_the_mask_agrees_with_generation_tags(talk: Talk, as_turns: Callable[...
     assert mask == [bool(inside) for inside in expected["assistant_masks"]]
 
 
-def test_an_end_of_turn_outside_of_the_tags_is_added(talk: Talk) -> None:
+def test_an_end_of_turn_outside_the_tags_is_added(talk: Talk) -> None:
     outside = (
         "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' }}"
         "{% if message['role'] == 'assistant' %}"
@@ -154,13 +154,13 @@ def test_a_template_that_only_ends_the_last_answer_adds_no_other_end(talk: Talk)
     assert last.removeprefix("Ġ") == "4ĠblueĊ<|im_end|>"
 
 
-def test_an_end_of_text_after_the_end_of_turn_is_no_response(talk: Talk) -> None:
+def test_an_end_of_text_after_the_end_of_turn_is_not_a_response(talk: Talk) -> None:
     template = text_tokenizer("chatml").chat_template + "{{ '<|endoftext|>' }}"
     conversation = talk("What?", "It is red.", "Which?", "4 blue")
     assert responses("chatml", conversation, template=template) == EXPECTED["chatml"]
 
 
-def test_an_end_of_turn_that_is_no_token_is_part_of_the_response(talk: Talk) -> None:
+def test_an_end_of_turn_that_is_not_a_token_is_part_of_the_response(talk: Talk) -> None:
     template = text_tokenizer("chatml").chat_template.replace("<|im_end|>", "[END]")
     first, last = responses(
         "chatml", talk("What?", "It is red.", "Which?", "4 blue"), template=template
@@ -173,7 +173,7 @@ def test_white_space_that_the_tokenizer_trims_from_offsets_is_kept(talk: Talk) -
     assert answer == "It   is \n  red.<|eot_id|>"
 
 
-def test_the_space_after_a_bare_prompt_is_the_models_to_write(talk: Talk) -> None:
+def test_the_space_after_a_bare_prompt_is_part_of_the_response(talk: Talk) -> None:
     # Z begins no word of the vocabulary, so that the space before it is a token of its own.
     assert responses("llama2", talk("What?", "Z"))[0] == "▁Z▁</s>"
 

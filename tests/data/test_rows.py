@@ -1,4 +1,4 @@
-"""Rows become conversations; unsound ones become errors that name their line."""
+"""A row becomes a conversation, or an error that names its line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Outline = list[tuple[str, list[str]]]
 
 
 def outline(conversation: Conversation) -> Outline:
-    """Roles with texts and image names, for comparison at a glance."""
+    """Roles with texts and image names, short enough to compare."""
     return [
         (
             message.role,
@@ -139,7 +139,7 @@ def test_llava_tags_stand_for_images_in_their_order(write_rows: Any) -> None:
     ]
 
 
-def test_a_key_depends_on_content_and_not_on_id_or_place(folder: Path, write_rows: Any) -> None:
+def test_a_key_depends_on_content_and_not_on_id_or_position(folder: Path, write_rows: Any) -> None:
     part = {"type": "image", "path": "red.png"}
     rows = [
         answered([part, "What?"], id="a"),
@@ -155,13 +155,13 @@ def test_a_key_depends_on_content_and_not_on_id_or_place(folder: Path, write_row
 
 
 @pytest.mark.parametrize(
-    ("row", "fault"),
+    ("row", "problem"),
     [
-        ("{not json", "line is no JSON"),
-        ("[1, 2]", "row is no JSON object"),
+        ("{not json", "line is not JSON"),
+        ("[1, 2]", "row is not a JSON object"),
         ({"text": "What?", "label": 1}, "found fields text, label"),
         ({"messages": []}, "messages is empty"),
-        ({"messages": "What?"}, "messages is no list of turns"),
+        ({"messages": "What?"}, "messages is not a list of turns"),
         ({"messages": [{"role": "user", "content": "What?"}]}, "no turn is the assistant's"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "unknown role.*'robot'"),
         ({"conversations": [{"value": "x"}]}, "unknown role.*None"),
@@ -205,12 +205,12 @@ def test_a_key_depends_on_content_and_not_on_id_or_place(folder: Path, write_row
     ],
 )
 def test_an_unsound_row_is_refused_in_one_line_with_its_number(
-    row: Any, fault: str, write_rows: Any
+    row: Any, problem: str, write_rows: Any
 ) -> None:
     dataset = load_conversations(write_rows([answered("fine"), "", row]))
     assert dataset[0].sample_id == "0"
-    for read in (dataset.check, lambda: dataset[1]):
-        with pytest.raises(DataError, match=fault) as caught:
+    for read in (dataset.validate, lambda: dataset[1]):
+        with pytest.raises(DataError, match=problem) as caught:
             read()
         assert str(caught.value).startswith("train.jsonl:3: ")
         assert "\n" not in str(caught.value)

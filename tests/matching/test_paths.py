@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vlsi_cache.matching import Matching, expected_shares, match_layers, shortest_path
+from vlsi_cache.matching import expected_match, match_layers, shortest_path
+from vlsi_cache.recipe import MatchingSection
 
 SIZES = {"num_student": st.integers(1, 4), "extra": st.integers(0, 4), "seed": st.integers(0, 999)}
 
@@ -21,9 +22,9 @@ def _divergence(num_student: int, extra: int, seed: int, *leading: int) -> Tenso
 
 
 def _paths_of_algorithm_1(
-    divergence: Tensor, matching: Matching, taken: tuple[int, ...] = ()
+    divergence: Tensor, matching: MatchingSection, taken: tuple[int, ...] = ()
 ) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Every path with its probability, by the printed loop; the temperature for one draw each."""
+    """Every path with its probability, by the loop that the paper prints."""
     num_student, num_teacher = divergence.shape
     tap = len(taken)
     if tap == num_student:
@@ -56,15 +57,15 @@ def _paths_of_algorithm_1(
 def test_expected_shares_are_the_marginals_of_all_paths(
     num_student: int, extra: int, seed: int, switches: tuple[bool, bool], temperature: float
 ) -> None:
-    matching = Matching(
-        "expected", search_range=switches[0], order=switches[1], temperature=temperature
+    matching = MatchingSection(
+        strategy="expected", search_range=switches[0], order=switches[1], temperature=temperature
     )
     divergence = _divergence(num_student, extra, seed)
     expected = torch.zeros(divergence.shape, dtype=torch.float64)
     for path, probability in _paths_of_algorithm_1(divergence, matching):
         for tap, other in enumerate(path):
             expected[tap, other] += probability
-    shares, temperatures, choice = expected_shares(divergence, matching)
+    shares, temperatures, choice = expected_match(divergence, matching)
     torch.testing.assert_close(shares.double(), expected, atol=1e-5, rtol=1e-4)
     assert temperatures.shape == choice.shape == (num_student,)
     assert torch.isfinite(temperatures).all()
@@ -74,9 +75,9 @@ def test_expected_shares_are_the_marginals_of_all_paths(
 def test_expected_shares_are_the_frequencies_of_algorithm_1() -> None:
     num_draws = 20_000
     divergence = _divergence(3, 3, 5)
-    shares, temperatures, choice = expected_shares(divergence, Matching("expected"))
+    shares, temperatures, choice = expected_match(divergence, MatchingSection(strategy="expected"))
     many = divergence.expand(num_draws, -1, -1)
-    drawn = match_layers(many, Matching(), torch.Generator().manual_seed(0))
+    drawn = match_layers(many, MatchingSection(), torch.Generator().manual_seed(0))
     spread = (shares * (1 - shares) / num_draws).sqrt()
     assert ((drawn.shares.mean(0) - shares).abs() <= 5 * spread + 1e-7).all()
     assert drawn.temperature is not None
@@ -92,8 +93,8 @@ def test_expected_shares_are_the_frequencies_of_algorithm_1() -> None:
 
 def test_a_tap_with_one_candidate_has_no_choice() -> None:
     divergence = _divergence(3, 0, 5)
-    _, _, choice = expected_shares(divergence, Matching("expected"))
-    drawn = match_layers(divergence, Matching(), torch.Generator().manual_seed(0))
+    _, _, choice = expected_match(divergence, MatchingSection(strategy="expected"))
+    drawn = match_layers(divergence, MatchingSection(), torch.Generator().manual_seed(0))
     assert drawn.choice is not None
     assert (choice == 0).all()
     assert (drawn.choice == 0).all()
@@ -115,17 +116,17 @@ def test_the_shortest_path_is_the_least_of_all_ascending_ones(
     torch.testing.assert_close(divergence[rows, path].sum().item(), least)
 
 
-def test_samples_are_matched_each_by_itself() -> None:
+def test_each_sample_is_matched_by_itself() -> None:
     divergence = _divergence(3, 4, 1, 5, 2)
-    shares, _, _ = expected_shares(divergence, Matching("expected"))
+    shares, _, _ = expected_match(divergence, MatchingSection(strategy="expected"))
     path = shortest_path(divergence)
     for index in itertools.product(range(5), range(2)):
-        alone, _, _ = expected_shares(divergence[index], Matching("expected"))
+        alone, _, _ = expected_match(divergence[index], MatchingSection(strategy="expected"))
         torch.testing.assert_close(shares[index], alone)
         assert torch.equal(path[index], shortest_path(divergence[index]))
 
 
 def test_equal_divergences_give_no_bad_number() -> None:
-    shares, temperatures, _ = expected_shares(torch.ones(2, 4), Matching("expected"))
+    shares, temperatures, _ = expected_match(torch.ones(2, 4), MatchingSection(strategy="expected"))
     assert torch.isfinite(shares).all()
     assert torch.isfinite(temperatures).all()

@@ -1,4 +1,4 @@
-"""Binding: what it leaves untouched, what it finds, and what it refuses with which words."""
+"""Binding: the parts that it finds, the models that it refuses, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_binding_leaves_mode_gradients_and_random_state_alone() -> None:
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_logit_transform_is_read_and_proved(
+def test_the_logit_transform_is_found(
     family: str, changes: dict[str, Any], transform: LogitTransform, dtype: torch.dtype
 ) -> None:
     model = tiny_model(family, changes=changes).to(dtype)
@@ -65,7 +65,7 @@ def test_the_parts_are_the_models_own() -> None:
     assert decoder.blocks is decoder.model.model.language_model.layers
     assert decoder.final_norm is decoder.model.model.language_model.norm
     assert decoder.head.weight is decoder.model.lm_head.weight
-    assert (decoder.num_blocks, decoder.hidden_size, decoder.vocab_size) == (4, 32, 160)
+    assert (decoder.num_blocks, decoder.hidden_size, decoder.head.num_rows) == (4, 32, 160)
 
 
 def test_a_model_without_a_final_norm_is_bound_with_the_identity() -> None:
@@ -97,7 +97,7 @@ def test_a_list_of_blocks_of_another_length_is_refused() -> None:
 
 
 class ShiftedLlama(LlamaForCausalLM):
-    """Adds a constant to its logits, which no setting tells."""
+    """Adds a constant to its logits, which no setting names."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(*args, **kwargs)
@@ -106,7 +106,7 @@ class ShiftedLlama(LlamaForCausalLM):
 
 
 class BentLlama(LlamaForCausalLM):
-    """Applies the square root of what its configuration calls the scale."""
+    """Applies the square root of the scale in its configuration."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(*args, **kwargs)
@@ -122,7 +122,7 @@ def test_an_unknown_transform_behind_the_head_is_refused(kind: type[LlamaForCaus
 
 
 class MaskedCohere(CohereForCausalLM):
-    """Forbids one token, so that its logits are no monotone map of the raw product."""
+    """Forbids one token, so that its logits are not a monotone map of the raw product."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(*args, **kwargs)
@@ -154,7 +154,7 @@ def test_a_norm_inside_a_wrapper_is_found_as_the_wrapper() -> None:
 
 
 class SightedLlama(LlamaForCausalLM):
-    """Insists on an image."""
+    """Needs an image in every pass."""
 
     def forward(self, *args: Any, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
         return super().forward(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""The contract that every family keeps: bound, tapped, rerun, adapted, with no list of names."""
+"""Every family can be bound, tapped, rerun and adapted, without a list of model names."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from support.features import final_features
 from vlsi_cache.models import (
     Decoder,
     bind_decoder,
+    capture_taps,
     linear_names,
     lora_config,
-    record_taps,
     text_config,
 )
 
@@ -35,36 +35,36 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
 
 def test_head_of_the_final_norm_of_the_last_block_gives_the_models_logits(decoder: Decoder) -> None:
     last = decoder.num_blocks - 1
-    with torch.no_grad(), record_taps(decoder, [last]) as recorder:
+    with torch.no_grad(), capture_taps(decoder, [last]) as capture:
         logits = decoder.model(input_ids=TOKENS, use_cache=False).logits
-    rebuilt = decoder.head.logits(decoder.features(recorder.states[last].hidden))
+    rebuilt = decoder.head.logits(decoder.features(capture.states[last].hidden))
     torch.testing.assert_close(rebuilt, logits.to(rebuilt.dtype))
-    torch.testing.assert_close(recorder.features, decoder.features(recorder.states[last].hidden))
+    torch.testing.assert_close(capture.features, decoder.features(capture.states[last].hidden))
 
 
 def test_the_backbone_alone_gives_the_same_features_and_taps(decoder: Decoder) -> None:
-    with torch.no_grad(), record_taps(decoder, [1]) as recorder:
+    with torch.no_grad(), capture_taps(decoder, [1]) as capture:
         decoder.model(input_ids=TOKENS, use_cache=False)
-        whole, tapped = recorder.features, recorder.states[1].hidden
+        whole, tapped = capture.features, capture.states[1].hidden
         alone = final_features(decoder, {"input_ids": TOKENS})
         torch.testing.assert_close(alone, whole)
-        torch.testing.assert_close(recorder.states[1].hidden, tapped)
+        torch.testing.assert_close(capture.states[1].hidden, tapped)
 
 
 def test_a_copied_block_reruns_on_the_tap_before_it(decoder: Decoder) -> None:
     mask = torch.ones_like(TOKENS)
     mask[0, -3:] = 0
     layer_types = getattr(text_config(decoder.model), "layer_types", None)
-    with torch.no_grad(), record_taps(decoder, range(decoder.num_blocks)) as recorder:
-        # With the model's default cache, which the states must not carry along.
+    with torch.no_grad(), capture_taps(decoder, range(decoder.num_blocks)) as capture:
+        # With the model's default key-value cache, which the states must not hold.
         decoder.model(input_ids=TOKENS, attention_mask=mask)
     reruns = 0
     for tap in range(decoder.num_blocks - 1):
         if layer_types is None or layer_types[tap] == layer_types[tap + 1]:
             block = copy.deepcopy(decoder.blocks[tap + 1])
             with torch.no_grad():
-                again = recorder.states[tap].rerun(block)
-            torch.testing.assert_close(again, recorder.states[tap + 1].hidden)
+                again = capture.states[tap].rerun(block)
+            torch.testing.assert_close(again, capture.states[tap + 1].hidden)
             reruns += 1
     assert reruns >= 2
 
@@ -105,7 +105,7 @@ def test_adapters_never_touch_the_vision_tower_or_the_head(family: str) -> None:
 
 
 def _randomize_adapters(adapted: torch.nn.Module) -> None:
-    # The second factor starts at zero, where nothing would show a lost adapter.
+    # The second factor starts at zero, and would hide a lost adapter.
     for name, weight in adapted.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlsi_cache.models import Head, LogitTransform
+from support.families import tiny_model
+from vlsi_cache.models import Backbone, Head, LogitTransform, bind_decoder
 
 TRANSFORMS = [
     LogitTransform(),
@@ -43,25 +44,49 @@ def test_padded_rows_are_left_out_before_the_product() -> None:
     features = torch.randn(2, 3, 4, generator=generator)
     head = Head(weight, bias, LogitTransform(softcap=2.0))
     assert head.num_rows == 12
-    cut = head.logits(features, vocab_size=9)
-    assert cut.shape == (2, 3, 9)
-    torch.testing.assert_close(cut, head.logits(features)[..., :9])
+    real = head.real_rows(9).logits(features)
+    assert real.shape == (2, 3, 9)
+    torch.testing.assert_close(real, head.logits(features)[..., :9])
     torch.testing.assert_close(
-        cut, LogitTransform(softcap=2.0).apply(features @ weight[:9].T + bias[:9])
+        real, LogitTransform(softcap=2.0).apply(features @ weight[:9].T + bias[:9])
     )
 
 
-def test_rows_are_views_of_the_weight() -> None:
+def test_real_rows_are_views_of_the_weight() -> None:
     head = Head(torch.zeros(12, 4))
-    weight, bias = head.rows(9)
-    assert weight.data_ptr() == head.weight.data_ptr()
-    assert bias is None
+    real = head.real_rows(9)
+    assert real.num_rows == 9
+    assert real.weight.data_ptr() == head.weight.data_ptr()
+    assert real.bias is None
 
 
 def test_a_vocabulary_larger_than_the_head_takes_all_rows() -> None:
-    assert Head(torch.zeros(12, 4)).logits(torch.zeros(1, 4), vocab_size=99).shape == (1, 12)
+    head = Head(torch.zeros(12, 4), torch.zeros(12))
+    assert head.real_rows(99).weight is head.weight
+    assert head.real_rows(12).bias is head.bias
+
+
+def test_the_head_takes_autocasts_dtype_only_under_autocast() -> None:
+    head = Head(torch.zeros(12, 4), torch.zeros(12), LogitTransform(softcap=2.0))
+    assert head.to_autocast() is head
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = head.to_autocast()
+    assert narrow.weight.dtype == torch.bfloat16
+    assert narrow.bias is not None
+    assert narrow.bias.dtype == torch.bfloat16
+    assert narrow.transform == head.transform
 
 
 def test_features_are_brought_to_the_heads_dtype() -> None:
     head = Head(torch.zeros(12, 4, dtype=torch.bfloat16))
     assert head.logits(torch.zeros(1, 4)).dtype == torch.bfloat16
+
+
+def test_a_backbones_head_has_only_the_tokenizers_rows() -> None:
+    decoder = bind_decoder(tiny_model("llama"))
+    backbone = Backbone("tiny", None, decoder, vocab_size=100, fingerprint="")
+    assert decoder.head.num_rows > 100
+    assert backbone.head.num_rows == 100
+    with torch.no_grad():
+        decoder.head.weight.add_(1.0)
+    torch.testing.assert_close(backbone.head.weight, decoder.head.weight[:100])

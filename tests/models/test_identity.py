@@ -1,4 +1,4 @@
-"""Identity: hashes that change when what they stand for changes, and only then."""
+"""Identity: a hash changes if and only if its source changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading: what a folder must hold, and the one line that says what is wrong with it."""
+"""Loading: the files that a folder must hold, and the line that says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def test_a_good_folder_loads_without_a_warning(
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./nowhere", "~/nowhere", "a/b/c"])
-def test_a_path_that_is_no_folder_is_refused_without_asking_the_hub(name: str) -> None:
+def test_a_path_that_is_not_a_folder_is_refused_without_asking_the_hub(name: str) -> None:
     assert "there is no such model folder" in refusal(name)
 
 
-def test_a_file_is_no_folder(saved: Path) -> None:
+def test_a_file_is_not_a_folder(saved: Path) -> None:
     assert "found a file" in refusal(saved / "config.json")
 
 

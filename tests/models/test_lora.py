@@ -1,4 +1,4 @@
-"""Where adapters go in families that are built in their own way."""
+"""Adapters in families with unusual blocks."""
 
 from __future__ import annotations
 

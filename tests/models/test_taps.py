@@ -1,4 +1,4 @@
-"""Taps: which blocks, and what a recorder holds under gradients, adapters and checkpointing."""
+"""Taps: which blocks, and a capture under gradients, adapters and checkpointing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from support.features import final_features
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import (
     bind_decoder,
+    capture_taps,
     default_taps,
     lora_config,
-    record_taps,
     resolve_taps,
 )
 
@@ -56,37 +56,37 @@ def test_an_empty_list_of_taps_is_refused() -> None:
 
 def test_features_before_any_pass_are_refused() -> None:
     with (
-        record_taps(bind_decoder(tiny_model("llama")), [0]) as recorder,
+        capture_taps(bind_decoder(tiny_model("llama")), [0]) as capture,
         pytest.raises(ModelError, match="not known yet"),
     ):
-        _ = recorder.features
+        _ = capture.features
 
 
 def test_hooks_are_gone_after_the_context_even_after_an_error() -> None:
     decoder = bind_decoder(tiny_model("llama"))
-    with pytest.raises(ZeroDivisionError), record_taps(decoder, [0, 2]):
+    with pytest.raises(ZeroDivisionError), capture_taps(decoder, [0, 2]):
         raise ZeroDivisionError
     assert not any(
         part._forward_hooks or part._forward_pre_hooks for part in decoder.model.modules()
     )
 
 
-def test_a_recorder_holds_the_latest_pass() -> None:
+def test_a_capture_holds_the_latest_pass() -> None:
     decoder = bind_decoder(tiny_model("llama"))
-    with torch.no_grad(), record_taps(decoder, [1]) as recorder:
+    with torch.no_grad(), capture_taps(decoder, [1]) as capture:
         final_features(decoder, {"input_ids": TOKENS})
-        first = recorder.states[1].hidden
+        first = capture.states[1].hidden
         final_features(decoder, {"input_ids": TOKENS[:1] + 20})
-        assert recorder.states[1].hidden.shape[0] == 1
+        assert capture.states[1].hidden.shape[0] == 1
         assert first.shape[0] == 2
 
 
-def test_states_carry_no_cache() -> None:
+def test_states_hold_no_key_value_cache() -> None:
     for family in ("llama", "gpt2", "mamba"):
         decoder = bind_decoder(tiny_model(family))
-        with torch.no_grad(), record_taps(decoder, [1]) as recorder:
+        with torch.no_grad(), capture_taps(decoder, [1]) as capture:
             decoder.model(input_ids=TOKENS, use_cache=True)
-        state = recorder.states[1]
+        state = capture.states[1]
         values = [*state.args, *state.kwargs.values()]
         assert not any(isinstance(value, Cache) for value in values), family
         assert not state.kwargs.get("use_cache"), family
@@ -94,9 +94,9 @@ def test_states_carry_no_cache() -> None:
 
 def test_gradients_flow_from_a_tap_to_the_blocks_before_it_only() -> None:
     decoder = bind_decoder(tiny_model("qwen3"))
-    with record_taps(decoder, [1]) as recorder:
+    with capture_taps(decoder, [1]) as capture:
         final_features(decoder, {"input_ids": TOKENS})
-    recorder.states[1].hidden.square().sum().backward()
+    capture.states[1].hidden.square().sum().backward()
     moved = [
         any(weight.grad is not None for weight in block.parameters()) for block in decoder.blocks
     ]
@@ -125,13 +125,13 @@ def _adapter_gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         if "lora_" in name:
             weight.data = torch.randn(weight.shape, generator=generator) * 0.1
     adapted.train()
-    with record_taps(decoder, [0, 2]) as recorder:
+    with capture_taps(decoder, [0, 2]) as capture:
         adapted(input_ids=TOKENS, use_cache=False)
-        loss = decoder.head.logits(recorder.features).square().mean()
-        for state in recorder.states.values():
+        loss = decoder.head.logits(capture.features).square().mean()
+        for state in capture.states.values():
             loss = loss + decoder.features(state.hidden).square().mean()
         loss.backward()
-        assert set(recorder.states) == {0, 2}
+        assert set(capture.states) == {0, 2}
     return {
         name: weight.grad
         for name, weight in adapted.named_parameters()
@@ -141,7 +141,7 @@ def _adapter_gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
 def test_features_are_the_models_own_when_there_is_an_image(family: str) -> None:
-    # Qwen3-VL adds visual features between its first blocks: those too must be in.
+    # Qwen3-VL adds visual features between its first blocks, which must be there too.
     decoder = bind_decoder(tiny_model(family))
     row = [3, 4, 152, *[IMAGE_TOKEN_ID] * 4, 153, 5, 6]
     inputs = {

@@ -45,7 +45,7 @@ def _agree(
 ) -> None:
     """Values of all candidates, and gradients of a matched and of a shared loss.
 
-    What is expected was computed in float64, from features that are ``exact`` there.
+    The expected values are in float64, from the ``exact`` features.
     """
     num_tokens, num_candidates = expected.shape
     torch.testing.assert_close(found.values.double(), expected.detach(), atol=2e-5, rtol=2e-5)
@@ -98,17 +98,18 @@ def test_drawn_targets_have_the_references_value_and_gradient(
     kind_of_lookup: type[lookup.Lookup],
     dtype: torch.dtype,
 ) -> None:
-    head = make_head(
+    padded = make_head(
         vocab + padding, hidden_size, bias=bias, softcap=softcap, scale=scale, dtype=dtype
     )
+    head = padded.real_rows(vocab)
     targets = make_targets(num_tokens, num_candidates, entries, vocab)
     features = torch.randn(num_tokens, hidden_size, dtype=dtype, requires_grad=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "_CPU_TILE", tile)
         patch.setattr(sweep, "lookup_for", lambda _: kind_of_lookup)
-        found = candidate_divergences(features, head, targets, vocab)
+        found = candidate_divergences(features, head, targets)
     exact = exactly(features)
-    _agree(found, features, exact, reference_divergences(exact, wide(head), targets, vocab))
+    _agree(found, features, exact, reference_divergences(exact, wide(head), targets))
 
 
 @settings(deadline=None, max_examples=60)
@@ -128,13 +129,13 @@ def test_binned_targets_have_the_references_value_and_gradient(
     tile: tuple[int, int],
     data: st.DataObject,
 ) -> None:
-    head = make_head(vocab + 2, 5, softcap=softcap)
+    head = make_head(vocab + 2, 5, softcap=softcap).real_rows(vocab)
     targets = make_bins(num_tokens, 3, data.draw(st.integers(1, vocab - 1)), vocab)
     features = torch.randn(num_tokens, 5, dtype=torch.float64, requires_grad=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "_CPU_TILE", tile)
-        found = candidate_divergences(features, head, targets, vocab, divergence)
-    expected = reference_divergences(features, head, targets, vocab, divergence)
+        found = candidate_divergences(features, head, targets, divergence)
+    expected = reference_divergences(features, head, targets, divergence)
     _agree(found, features, features, expected)
 
 
@@ -149,9 +150,9 @@ def test_a_divergence_of_bins_vanishes_only_where_the_student_agrees(
     rest = 1 - weights
     entropy = -(torch.xlogy(weights, weights) + torch.xlogy(rest, rest))[..., 0]
     targets = SparseTargets(ids, weights, entropy)
-    same = candidate_divergences(log_p, head, targets, 8, divergence).values
+    same = candidate_divergences(log_p, head, targets, divergence).values
     torch.testing.assert_close(same, torch.zeros(4, 1), atol=1e-6, rtol=0)
-    other = candidate_divergences(-3 * log_p, head, targets, 8, divergence).values
+    other = candidate_divergences(-3 * log_p, head, targets, divergence).values
     assert (other > 1e-5).all()
 
 
@@ -160,10 +161,10 @@ def test_bins_of_the_whole_vocabulary_have_no_tail(divergence: Divergence) -> No
     head = make_head(7, 4)
     targets = make_bins(5, 2, 7, 7, tail=0.0)
     features = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
-    found = candidate_divergences(features, head, targets, 7, divergence)
+    found = candidate_divergences(features, head, targets, divergence)
     # as bins, plain autograd has p log q of a tail that is 0 but for rounding, and so infinity
     plain = FORWARD if divergence.kind == "forward" else divergence
-    expected = reference_divergences(features, head, targets, 7, plain)
+    expected = reference_divergences(features, head, targets, plain)
     torch.testing.assert_close(found.values.double(), expected, atol=1e-5, rtol=1e-3)
     value = found.matched(torch.zeros(5).long()).sum()
     assert torch.isfinite(gradient_of(value, features)).all()
@@ -176,9 +177,9 @@ def test_bins_of_float32_are_exact_while_the_students_tail_is_not_tiny(
     head = make_head(60, 5, dtype=torch.float32)
     targets = make_bins(40, 2, 6, 60)
     features = (0.3 * torch.randn(40, 5)).requires_grad_()  # a tail of half the mass and more
-    found = candidate_divergences(features, head, targets, 60, divergence)
+    found = candidate_divergences(features, head, targets, divergence)
     exact = exactly(features)
-    expected = reference_divergences(exact, wide(head), targets, 60, divergence)
+    expected = reference_divergences(exact, wide(head), targets, divergence)
     _agree(found, features, exact, expected)
 
 
@@ -188,7 +189,7 @@ def test_every_token_of_the_vocabulary_as_an_entry_is_the_full_divergence() -> N
     p = torch.softmax(torch.randn(3, 11) * 2, -1)
     entropy = -(p * p.log()).sum(-1, keepdim=True)
     ids = torch.arange(11).expand(3, 1, 11)
-    found = candidate_divergences(features, head, SparseTargets(ids, p[:, None], entropy), 11)
+    found = candidate_divergences(features, head, SparseTargets(ids, p[:, None], entropy))
     log_q = torch.log_softmax(features @ head.weight.T, -1)
     full = F.kl_div(log_q, p, reduction="none").sum(-1)
     value = found.matched(torch.zeros(3).long())
@@ -203,7 +204,7 @@ def test_an_empty_tail_gives_no_bad_number(divergence: Divergence) -> None:
     head = make_head(9, 4, dtype=torch.float32)
     targets = make_bins(5, 2, 3, 9, tail=0.0)
     features = (torch.randn(5, 4) * 30).requires_grad_()  # nearly all of q is on few tokens
-    found = candidate_divergences(features, head, targets, 9, divergence)
+    found = candidate_divergences(features, head, targets, divergence)
     value = found.matched(torch.ones(5).long())
     assert torch.isfinite(found.values).all()
     assert torch.isfinite(gradient_of(value.sum(), features)).all()
@@ -212,7 +213,7 @@ def test_an_empty_tail_gives_no_bad_number(divergence: Divergence) -> None:
 def test_tokens_that_weigh_nothing_leave_no_gradient() -> None:
     head = make_head(20, 6, dtype=torch.float32)
     features = torch.randn(4, 6, requires_grad=True)
-    found = candidate_divergences(features, head, make_targets(4, 2, 5, 20), 20)
+    found = candidate_divergences(features, head, make_targets(4, 2, 5, 20))
     value = (found.matched(torch.zeros(4).long()) * torch.tensor([0.0, 1.0, 0.0, 0.0])).sum()
     gradient = gradient_of(value, features)
     assert (gradient[[0, 2, 3]] == 0).all()
@@ -223,7 +224,7 @@ def test_a_certain_target_is_the_cross_entropy() -> None:
     head = make_head(50, 8, dtype=torch.float32)
     features = torch.randn(12, 8, requires_grad=True)
     labels = torch.randint(50, (12,))
-    found = candidate_divergences(features, head, label_targets(labels), 50)
+    found = candidate_divergences(features, head, label_targets(labels))
     value = found.matched(torch.zeros_like(labels)).mean()
     expected = F.cross_entropy(features @ head.weight.T, labels)
     torch.testing.assert_close(value, expected)
@@ -240,9 +241,9 @@ def test_extreme_logits_have_the_references_value_and_gradient(
     targets = label_targets(torch.tensor([0, 1, 5]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "_CPU_TILE", tile)
-        found = candidate_divergences(features, head, targets, 6)
+        found = candidate_divergences(features, head, targets)
     exact = exactly(features)
-    expected = reference_divergences(exact, wide(head), targets, 6)
+    expected = reference_divergences(exact, wide(head), targets)
     _agree(found, features, exact, expected, gradient_atol=1e4 * 1e-7)
 
 
@@ -253,7 +254,7 @@ def test_extreme_logits_have_the_references_value_and_gradient(
 def test_bfloat16_errs_no_more_than_plain_bfloat16_autograd(
     operand: torch.dtype, divergence: Divergence
 ) -> None:
-    """Narrow operands are those of a GPU's matrix units; the CPU takes them in float32 here."""
+    """Narrow operands are those of a GPU's matrix units. Here the CPU reads them in float32."""
     make = make_bins if divergence.tail == "bucket" else make_targets
     errors, plain_errors = [], []
     for seed in range(12):
@@ -263,13 +264,13 @@ def test_bfloat16_errs_no_more_than_plain_bfloat16_autograd(
         features = torch.randn(64, 16).bfloat16().requires_grad_()
         exact = features.detach().double().requires_grad_()
         truth = gradient_of(
-            reference_divergences(exact, wide(head), targets, 300, divergence).mean(), exact
+            reference_divergences(exact, wide(head), targets, divergence).mean(), exact
         )
-        plain = reference_divergences(features, head, targets, 300, divergence).mean()
+        plain = reference_divergences(features, head, targets, divergence).mean()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tiles, "operand_dtype", lambda _: operand)
             patch.setattr(tiles, "_CPU_TILE", (32, 64))
-            found = candidate_divergences(features, head, targets, 300, divergence)
+            found = candidate_divergences(features, head, targets, divergence)
         value = found.matched(torch.zeros(64).long()).mean()
         errors.append((gradient_of(value, features).double() - truth).norm().item())
         plain_errors.append((gradient_of(plain, features).double() - truth).norm().item())
@@ -281,11 +282,11 @@ def test_autocast_changes_neither_sums_nor_dtypes() -> None:
     targets = make_targets(5, 2, 4, 70)
     features = torch.randn(5, 8, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = candidate_divergences(features, head, targets, 70)
+        found = candidate_divergences(features, head, targets)
         value = found.matched(torch.zeros(5).long()).sum()
     rounded = Head(head.weight.bfloat16().double())
     exact = exactly(features)
-    expected = reference_divergences(exact, rounded, targets, 70)
+    expected = reference_divergences(exact, rounded, targets)
     torch.testing.assert_close(found.values.double(), expected.detach(), atol=1e-5, rtol=1e-5)
     assert found.values.dtype == torch.float32
     gradient = gradient_of(value, features)
@@ -294,6 +295,6 @@ def test_autocast_changes_neither_sums_nor_dtypes() -> None:
     torch.testing.assert_close(gradient.double(), true, atol=1e-5, rtol=1e-5)
 
 
-def test_draws_are_refused_where_both_sides_probabilities_are_needed() -> None:
+def test_draws_are_refused_where_a_divergence_needs_both_probabilities() -> None:
     with pytest.raises(ValueError, match="'reverse' needs tail 'bucket'"):
         Divergence("reverse", "sample")

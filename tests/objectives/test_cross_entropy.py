@@ -49,11 +49,11 @@ def test_value_and_all_gradients_are_the_references(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "_CHUNK_ELEMENTS", chunk)
         patch.setattr(tiles, "_CPU_TILE", tile)
-        value = linear_cross_entropy(features, head, labels, vocab) * 0.7
+        value = linear_cross_entropy(features, head.real_rows(vocab), labels) * 0.7
         ours = torch.autograd.grad(value, sources)
     exact = [source.detach().double().requires_grad_() for source in sources]
     plain_head = Head(exact[1], exact[2] if bias else None, head.transform)
-    expected = reference_cross_entropy(exact[0], plain_head, labels, vocab) * 0.7
+    expected = reference_cross_entropy(exact[0], plain_head.real_rows(vocab), labels) * 0.7
     torch.testing.assert_close(value.double(), expected.double(), atol=2e-5, rtol=2e-5)
     for found, plain in zip(ours, torch.autograd.grad(expected, exact), strict=True):
         torch.testing.assert_close(found.double(), plain, atol=2e-5, rtol=2e-5)
@@ -70,7 +70,7 @@ def test_without_gradients_only_logits_are_computed(monkeypatch: pytest.MonkeyPa
     head, features = make_head(30, 4), torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     head.weight.requires_grad_()
     with torch.no_grad():
-        linear_cross_entropy(features, head, torch.randint(30, (5,)), 30)
+        linear_cross_entropy(features, head, torch.randint(30, (5,)))
     assert len(products) == 1
 
 
@@ -84,16 +84,16 @@ def test_bfloat16_errs_no_more_than_plain_bfloat16_autograd(operand: torch.dtype
         labels = torch.randint(300, (64,))
         exact = [value.detach().double().requires_grad_() for value in (features, weight)]
         truth = torch.autograd.grad(
-            reference_cross_entropy(exact[0], Head(exact[1]), labels, 300), exact
+            reference_cross_entropy(exact[0], Head(exact[1]), labels), exact
         )
         sources = [features, weight]
         plain = torch.autograd.grad(
-            reference_cross_entropy(features, Head(weight), labels, 300), sources
+            reference_cross_entropy(features, Head(weight), labels), sources
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tiles, "operand_dtype", lambda _: operand)
             ours = torch.autograd.grad(
-                linear_cross_entropy(features, Head(weight), labels, 300), sources
+                linear_cross_entropy(features, Head(weight), labels), sources
             )
         errors += torch.stack([(a.double() - b).norm() for a, b in zip(ours, truth, strict=True)])
         plain_errors += torch.stack(
@@ -105,7 +105,7 @@ def test_bfloat16_errs_no_more_than_plain_bfloat16_autograd(operand: torch.dtype
 def test_a_frozen_head_gets_no_gradient_and_costs_none() -> None:
     head = make_head(30, 6, dtype=torch.float32)
     features = torch.randn(9, 6, requires_grad=True)
-    linear_cross_entropy(features, head, torch.randint(30, (9,)), 30).backward()
+    linear_cross_entropy(features, head, torch.randint(30, (9,))).backward()
     assert features.grad is not None
     assert head.weight.grad is None
 
@@ -113,7 +113,7 @@ def test_a_frozen_head_gets_no_gradient_and_costs_none() -> None:
 def test_a_second_backward_is_refused() -> None:
     head = make_head(30, 6, dtype=torch.float32)
     features = torch.randn(9, 6, requires_grad=True)
-    value = linear_cross_entropy(features, head, torch.randint(30, (9,)), 30)
+    value = linear_cross_entropy(features, head, torch.randint(30, (9,)))
     value.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="only once"):
         value.backward()

@@ -1,4 +1,4 @@
-"""KL against a whole distribution."""
+"""KL from a whole distribution."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_dense_divergence_is_kl_from_the_target(
     head, target_head = make_head(30, 6), make_head(33, 4, seed=2)
     features = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
     target = torch.randn(7, 4, dtype=torch.float64)
-    value = dense_divergence(features, head, target, target_head, 25)
+    value = dense_divergence(features, head.real_rows(25), target, target_head.real_rows(25))
     p = torch.softmax(target @ target_head.weight[:25].T, -1)
     q = torch.log_softmax(features @ head.weight[:25].T, -1)
     expected = (p * (p.log() - q)).sum(-1)

@@ -1,4 +1,4 @@
-"""A record as targets: three readings of what is not among the most likely tokens."""
+"""A record as targets, with three readings of the tail."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _estimates(
     many = features.detach().expand(count, -1).clone().requires_grad_()
     targets = sparse_targets(_records(logits, count), tail)
     head = make_head(VOCAB, 5, dtype=torch.float32)
-    found = candidate_divergences(many, head, targets, VOCAB, Divergence("forward", tail))
+    found = candidate_divergences(many, head, targets, Divergence("forward", tail))
     value = found.matched(torch.zeros(count).long())
     return value.detach(), gradient_of(value.sum(), many)
 
@@ -57,7 +57,7 @@ def test_drawn_tails_are_unbiased_and_the_others_are_not() -> None:
     gradient_error = (gradients.std(0) / len(values) ** 0.5).norm()
     assert abs(values.mean() - full) < 5 * error
     assert (gradients.mean(0) - full_gradient).norm() < 5 * gradient_error
-    # no draws are read here: one record tells all
+    # these tails read no draws, so one record is enough
     bucket, bucket_gradient = _estimates(logits, features, "bucket", 1)
     assert bucket.item() < full.item() - 20 * error, "a divergence of bins is a lower bound"
     assert (bucket_gradient[0] - full_gradient).norm() > 20 * gradient_error

@@ -35,7 +35,7 @@ def test_statistics_are_means_over_all_response_tokens(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, values.mean(0), rtol=1e-3, atol=nearly, err_msg=name)
 
 
-def test_draws_alone_have_no_mass_and_their_top_is_the_id_drawn_most(tmp_path: Path) -> None:
+def test_draws_alone_have_no_mass_and_their_top_is_the_id_drawn_most_often(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, make_manifest(k=0, m=12))
     summary = summarize_cache(cache)
     assert {tap.captured_mass for tap in summary.taps} == {None}
@@ -63,7 +63,7 @@ def test_sizes_are_of_the_whole_cache_on_disk(tmp_path: Path) -> None:
     assert summary.dense_ratio == num_tokens * 3 * 500 * 2 / size
 
 
-def test_an_incomplete_cache_is_summarized_as_far_as_it_is_there(tmp_path: Path) -> None:
+def test_an_incomplete_cache_is_summarized_from_its_published_shards(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, shards=[0, 2])
     summary = summarize_cache(cache)
     assert not summary.complete
@@ -90,7 +90,7 @@ def test_a_damaged_shard_is_an_error_and_not_a_statistic(tmp_path: Path) -> None
         summarize_cache(cache)
 
 
-def test_json_holds_what_the_settings_were_and_comes_back_equal(tmp_path: Path) -> None:
+def test_json_holds_the_settings_and_reads_back_equal(tmp_path: Path) -> None:
     summary = summarize_cache(make_cache(tmp_path))
     text = summary.model_dump_json()
     assert CacheSummary.model_validate_json(text) == summary

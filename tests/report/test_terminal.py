@@ -42,7 +42,7 @@ def test_a_summary_has_a_line_per_tap_within_80_columns(
     assert "complete" in "\n".join(lines)
 
 
-def test_a_summary_of_an_incomplete_cache_says_how_far_it_is(tmp_path: Path) -> None:
+def test_a_summary_of_an_incomplete_cache_counts_its_shards(tmp_path: Path) -> None:
     text = "\n".join(render(summary_table(summarize_cache(make_cache(tmp_path, shards=[0])))))
     assert "1 of 3, incomplete" in text
     assert "2 of 5" in text
@@ -87,7 +87,7 @@ def test_a_sample_that_failed_has_its_reason(tmp_path: Path) -> None:
     ]
 
 
-def test_many_taps_share_a_cell_in_which_neighbours_that_agree_are_joined(tmp_path: Path) -> None:
+def test_many_taps_share_a_cell_that_joins_runs_of_taps_that_agree(tmp_path: Path) -> None:
     view = sample_view(make_cache(tmp_path, make_manifest(taps=DEEP)), "sample-1", decode)
     token = view.tokens[0]
     agreed = token.model_copy(
@@ -115,6 +115,6 @@ def test_whitespace_and_markup_in_tokens_are_shown_as_they_are(tmp_path: Path) -
     assert shown == ["the", "␣cat", "\\n", "[red]", "␣", "<|im_end|>", "(nothing)", "猫"]
 
 
-def test_a_sample_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_sample_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="no sample 'x'"):
         sample_view(make_cache(tmp_path), "x", decode)

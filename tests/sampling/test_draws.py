@@ -1,4 +1,4 @@
-"""Systematic and coupled draws against a plain running sum, and against what they stand for."""
+"""Systematic and coupled draws against a plain running sum, and against their distributions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from vlsi_cache.sampling import Drawn, coupled_draws, systematic_draws
 
 def plain_draws(weights: Tensor, uniform: float, num_draws: int) -> list[int]:
     """One running sum, one pointer after another."""
-    total, found = float(weights.sum()), []
+    total = float(weights.sum())
+    found = []
     for step in range(num_draws):
-        pointer, running = (uniform + step) / num_draws * total, 0.0
-        for place, weight in enumerate(weights.tolist()):
+        pointer = (uniform + step) / num_draws * total
+        running = 0.0
+        for column, weight in enumerate(weights.tolist()):
             running += weight
             if running > pointer:
-                found.append(place)
+                found.append(column)
                 break
     return found
 
@@ -28,8 +30,8 @@ def plain_coupled(p: Tensor, q: Tensor, kept: list[int], uniform: float) -> list
     stays = [min(1.0, float(p[i] / q[i])) for i in kept]
     fresh = (p - q).clamp(min=0)
     weights = fresh * ((len(kept) - sum(stays)) / max(float(fresh.sum()), 1e-300))
-    for place, chance in zip(kept, stays, strict=True):
-        weights[place] += chance
+    for column, chance in zip(kept, stays, strict=True):
+        weights[column] += chance
     return plain_draws(weights, uniform, len(kept))
 
 
@@ -74,7 +76,7 @@ def test_pointers_at_the_ends_touch_no_weightless_entry(uniform: float) -> None:
     assert set(drawn[0].tolist()) == {130, 132}
 
 
-def test_a_row_without_numbers_still_gives_columns() -> None:
+def test_a_row_of_zeros_or_nan_still_gives_columns() -> None:
     for row in (torch.zeros(1, 300), torch.full((1, 300), torch.nan)):
         drawn = systematic_draws(row, torch.tensor([0.3], dtype=torch.float64), 4)
         assert ((drawn >= 0) & (drawn < 300)).all()
@@ -102,7 +104,7 @@ def test_every_tap_of_a_chain_is_drawn_in_proportion() -> None:
     taps = related_taps(vocab)
     for p, drawn in zip(taps, chain(taps[:, None].expand(-1, count, -1), num_draws), strict=True):
         found = torch.bincount(drawn.positions.flatten(), minlength=vocab) / (count * num_draws)
-        # systematic draws spread less than independent ones, of which this is the error
+        # the error of independent draws; systematic draws spread less
         error = (p * (1 - p) / (count * num_draws)).sqrt()
         assert ((found - p).abs() < 4.5 * error + 1e-9).all()
 

@@ -1,4 +1,4 @@
-"""A recorder's records are of the distributions that the head gives."""
+"""A recorder's records stand for the distributions of the head."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def test_means_over_many_records_are_the_distributions(
     k: int, m: int, softcap: float | None
 ) -> None:
     torch.manual_seed(0)
-    head = make_head(VOCAB + 4, HIDDEN, bias=True, dtype=torch.float32, softcap=softcap)
+    head = make_head(VOCAB, HIDDEN, bias=True, dtype=torch.float32, softcap=softcap)
     count, label = 3000, 5
     one = features(3, 1)
     labels, dice = torch.full((count,), label), torch.rand(count, 3, dtype=torch.float64)
-    record = TapRecorder(head, VOCAB, k=k, m=m).record(
+    record = TapRecorder(head, k=k, m=m).record(
         [tap.expand(count, -1) for tap in one], labels, dice
     )
     assert (record.shape, record.k, record.m) == ((count, 3), k, m)
     for tap, read in enumerate(one):
-        log_p = torch.log_softmax(head.logits(read, VOCAB)[0], -1)
+        log_p = torch.log_softmax(head.logits(read)[0], -1)
         here = record[:, tap]
         entropy = -(log_p.exp() * log_p).sum()
         np.testing.assert_allclose(here.entropy.mean(), entropy, atol=0.01)
@@ -55,7 +55,7 @@ def test_records_do_not_depend_on_how_many_tokens_are_read_at_once(
     labels, dice = torch.randint(VOCAB, (11,)), torch.rand(11, 4, dtype=torch.float64)
 
     def read() -> tuple[np.ndarray, np.ndarray]:
-        record = TapRecorder(head, VOCAB, k=k, m=5).record(taps, labels, dice)
+        record = TapRecorder(head, k=k, m=5).record(taps, labels, dice)
         return record.token_ids, record.entropy
 
     whole = read()
@@ -66,7 +66,7 @@ def test_records_do_not_depend_on_how_many_tokens_are_read_at_once(
 
 def test_no_tokens_give_an_empty_record() -> None:
     head = make_head(VOCAB, HIDDEN, dtype=torch.float32)
-    record = TapRecorder(head, VOCAB, k=0, m=3).record(
+    record = TapRecorder(head, k=0, m=3).record(
         features(2, 0), torch.empty(0).long(), torch.empty(0, 2, dtype=torch.float64)
     )
     assert record.token_ids.shape == (0, 2, 3)

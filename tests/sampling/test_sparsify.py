@@ -55,7 +55,7 @@ def test_rounding_keeps_the_means() -> None:
 
 
 @pytest.mark.parametrize("uniform", [1 - 2**-53, 1 - 2**-26, 0.0])
-def test_what_is_certain_stays_certain_whatever_the_dice(uniform: float) -> None:
+def test_a_certain_token_stays_certain_with_any_dice(uniform: float) -> None:
     logits = torch.full((1, 300), -1e4).index_fill(1, torch.tensor([7]), 0.0)
     label, dice = torch.tensor([7]), torch.tensor([uniform], dtype=torch.float64)
     kept = [sparsify(logits, label, dice, k=1, m=2), draw(logits, label, dice, m=2, later=None)[0]]

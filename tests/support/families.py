@@ -1,4 +1,4 @@
-"""Tiny random models of every family that the contract tests walk through."""
+"""Tiny random models of every family that the tests cover."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HIDDEN_SIZE = 32
 VOCAB_SIZE = 160
 IMAGE_TOKEN_ID = 150
 
-# Gemma alternates two kinds of attention; pairs of equal neighbours let a block be rerun on its
+# Gemma alternates two kinds of attention. Pairs of equal neighbours let a block run again on its
 # neighbour's inputs.
 _GEMMA_LAYERS = ["sliding_attention", "sliding_attention", "full_attention", "full_attention"]
 _GEMMA = {"head_dim": 8, "layer_types": _GEMMA_LAYERS, "sliding_window": 8}
@@ -145,7 +145,7 @@ def tiny_config(
     image_token_id: int = IMAGE_TOKEN_ID,
     changes: dict[str, Any] | None = None,
 ) -> PreTrainedConfig:
-    """The configuration behind `tiny_model`; `changes` override fields of the outermost one."""
+    """The configuration of `tiny_model`. `changes` override fields of the outermost one."""
     text = _text_fields(vocab_size, num_layers)
     if family in _TEXT:
         class_name, own = _TEXT[family]
@@ -199,7 +199,7 @@ def _text_fields(vocab_size: int, num_layers: int) -> dict[str, Any]:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,
-        # Ten times the usual spread: logits of a few nats, so that equalities are not about zero.
+        # Ten times the usual spread gives logits of a few nats, so that equality means something.
         "initializer_range": 0.2,
         "tie_word_embeddings": False,
         "bos_token_id": 1,

@@ -116,7 +116,7 @@ _IDEFICS_SPECIAL = (
 _IDEFICS_NAMES = {"pad_token": "<|endoftext|>", "eos_token": "<end_of_utterance>"}
 
 MODEL_CHANGES: dict[str, dict[str, str]] = {
-    # Token ids that a family's configuration holds, by the token that they stand for.
+    # Token ids of a family's configuration, by the token.
     "qwen2_vl": _QWEN_IDS,
     "qwen2_5_vl": _QWEN_IDS,
     "qwen3_vl": _QWEN_IDS,
@@ -142,7 +142,7 @@ IMAGE_PROCESSORS = tuple(MODEL_CHANGES)
 
 @cache
 def text_tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of one kind with its chat template; shared, so do not change it."""
+    """A tokenizer of one kind with its chat template. It is shared, so do not change it."""
     style, special, names, template = _TEXT[kind]
     tokenizer = _tokenizer(style, special, names)
     tokenizer.chat_template = template
@@ -151,7 +151,7 @@ def text_tokenizer(kind: str) -> PreTrainedTokenizerFast:
 
 @cache
 def image_processor_for(family: str) -> ProcessorMixin:
-    """The processor of a family that sees images; shared, so do not change it."""
+    """The processor of a family with images. It is shared, so do not change it."""
     if family.startswith("qwen"):
         return _qwen_vl(family)
     return _BUILDERS[family]()
@@ -159,7 +159,7 @@ def image_processor_for(family: str) -> ProcessorMixin:
 
 @cache
 def paligemma_processor() -> ProcessorMixin:
-    """PaliGemma's: no chat model's, since it rewrites the text around its images."""
+    """PaliGemma's processor. It is not for chat, because it rewrites the text around images."""
     tokenizer = _tokenizer(
         "words",
         ("<pad>", "<eos>", "<bos>", "<image>"),
@@ -174,7 +174,7 @@ def paligemma_processor() -> ProcessorMixin:
 def _tokenizer(
     style: str, special: Sequence[str], names: dict[str, str], extra: dict[str, str] | None = None
 ) -> PreTrainedTokenizerFast:
-    """A BPE tokenizer: over bytes (GPT 2, Qwen, Llama 3) or over words after ``▁`` (Llama 2)."""
+    """A BPE tokenizer, over bytes (GPT 2, Qwen, Llama 3) or over words after ``▁`` (Llama 2)."""
     backend, alphabet = _untrained(style, has_unknown="<unk>" in special)
     if style == "words":
         special = [*special, *(f"<0x{code:02X}>" for code in range(256))]
@@ -205,7 +205,7 @@ def _tokenizer(
 
 
 def _untrained(style: str, *, has_unknown: bool) -> tuple[Tokenizer, list[str]]:
-    """The pipeline around an empty BPE model, and the characters it starts from."""
+    """The pipeline around an empty BPE model, and its first characters."""
     unknown = {"unk_token": "<unk>"} if has_unknown else {}
     backend = Tokenizer(models.BPE(byte_fallback=style == "words", **unknown))
     if style != "words":

@@ -1,4 +1,4 @@
-"""Chat templates that write what the families' own write, in the same order and white space."""
+"""Chat templates with the same output as the families' own, in order and white space."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ GEMMA = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}\
 {% endfor %}{% if add_generation_prompt %}<start_of_turn>model
 {% endif %}"""
 
-# Earlier answers lose their thoughts; the last one always has them, empty if need be.
+# Earlier answers lose their thoughts. The last one always has them, possibly empty.
 QWEN3 = """{% set last = namespace(query=0) %}{% for message in messages %}\
 {% if message['role'] == 'user' %}{% set last.query = loop.index0 %}{% endif %}{% endfor %}\
 {% for message in messages %}{% if message['role'] == 'assistant' %}\
@@ -90,7 +90,7 @@ You are a helpful assistant.<|im_end|>
 {% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
-# Of the published LLaVA 1.5: no beginning, no end of a turn but a space.
+# As LLaVA 1.5 is published: no beginning, and a turn ends with a space.
 LLAVA = """{% for message in messages %}{% if message['role'] != 'system' %}\
 {{ message['role'].upper() + ': ' }}{% endif %}\
 {% for content in message['content'] | selectattr('type', 'equalto', 'image') %}\
@@ -101,7 +101,7 @@ LLAVA = """{% for message in messages %}{% if message['role'] != 'system' %}\
 {% generation %}{{ content['text'] + ' ' }}{% endgeneration %}{% endfor %}{% endif %}\
 {% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"""
 
-# Of the published LLaVA-OneVision: the answer's line break is the answer's, its end is outside.
+# As LLaVA-OneVision is published: the tags include the line break, but not the end of the turn.
 LLAVA_ONEVISION = """{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}\
 {% for content in message['content'] | selectattr('type', 'equalto', 'image') %}\
 {{ '<image>' }}{% endfor %}{% if message['role'] != 'assistant' %}\

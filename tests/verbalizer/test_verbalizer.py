@@ -15,7 +15,7 @@ from vlsi_cache.models import (
     Decoder,
     TapState,
     bind_decoder,
-    record_taps,
+    capture_taps,
     weights_fingerprint,
 )
 from vlsi_cache.recipe import VerbalizerSection
@@ -40,7 +40,7 @@ def llama() -> Decoder:
 
 def _states(decoder: Decoder) -> dict[int, TapState]:
     ids = torch.arange(3, 17).view(2, 7)
-    with torch.no_grad(), record_taps(decoder, TAPS) as recorder:
+    with torch.no_grad(), capture_taps(decoder, TAPS) as recorder:
         decoder.backbone(input_ids=ids, use_cache=False)
     return dict(recorder.states)
 

@@ -1,4 +1,4 @@
-"""Batches of conversations: which entries the model takes, and where its responses are.
+"""Batches of conversations: the model's inputs, and the positions of the responses.
 
 Shapes: B batch, T sequence (right-padded), N response tokens of the batch laid flat.
 """
@@ -29,15 +29,15 @@ __all__ = [
 
 
 def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the model's forward takes of a batch."""
+    """The entries of a batch that the model's forward takes."""
     return {name: value for name, value in batch.items() if name != "response_mask"}
 
 
 def response_positions(response_mask: Tensor) -> Tensor:
-    """Where each response token is predicted: one position before it.
+    """The position that predicts each response token: one before it.
 
     Args:
-        response_mask: ``[B, T]`` bool, never true in column 0, which nothing predicts.
+        response_mask: ``[B, T]`` bool. Column 0 is never true, because nothing predicts it.
 
     Returns:
         ``[N]`` int64, flat indices into ``[B * T]``, sample by sample.
@@ -51,7 +51,7 @@ def response_ids(batch: Mapping[str, Tensor]) -> Tensor:
 
 
 class IndexedConversations(Dataset[tuple[int, Conversation]]):
-    """A `ConversationDataset` as PyTorch's loaders want it: ``(index, conversation)`` pairs."""
+    """A `ConversationDataset` for PyTorch's loaders: ``(index, conversation)`` pairs."""
 
     def __init__(self, conversations: ConversationDataset) -> None:
         self.conversations = conversations
@@ -64,9 +64,9 @@ class IndexedConversations(Dataset[tuple[int, Conversation]]):
 
 
 class TokenBatches:
-    """Collates conversations into what a stage's forward takes.
+    """Collates conversations into the inputs of a stage's forward.
 
-    The batch holds the model's inputs and, laid flat over the batch's N response tokens:
+    The batch holds the model's inputs, and three tensors over its N response tokens:
     ``positions`` ``[N]`` (flat index of the position that predicts each), ``labels`` ``[N]``
     (the tokens) and ``token_samples`` ``[N]`` (row of the batch). All are made on the CPU, so
     that a training step never waits for the device to count them.
@@ -89,11 +89,11 @@ class TokenBatches:
 
 
 def encoder_for(backbone: Backbone, section: DataSection) -> BatchEncoder:
-    """An encoder for a model's own processor, bounded by the model's context.
+    """Make an encoder for a model's own processor, bounded by the model's context.
 
     Args:
         backbone: the model and its processor.
-        section: the recipe's ``data``, whose ``max_length`` may be a stricter bound.
+        section: the recipe's ``data``. Its ``max_length`` may be a stricter bound.
     """
     context = getattr(text_config(backbone.decoder.model), "max_position_embeddings", None)
     limits = [limit for limit in (section.max_length, context) if limit]

@@ -28,7 +28,7 @@ class ImagePart:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one side says in one turn."""
+    """One turn of one side."""
 
     role: str
     """``system``, ``user`` or ``assistant``."""
@@ -48,9 +48,9 @@ class Conversation:
     sample_id: str
     """The row's ``id``, or its 0-based number."""
     messages: tuple[Message, ...]
-    """The turns; at least one is the assistant's."""
+    """The turns. At least one is the assistant's."""
     origin: str
-    """Where the sample was read, for error messages: ``train.jsonl:12``."""
+    """Name of the row in errors, such as ``train.jsonl:12``."""
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
@@ -58,7 +58,7 @@ class Conversation:
         return message_images(self.messages)
 
     def key(self) -> str:
-        """Hex SHA-256 over roles, texts and image bytes; the sample's id and origin do not count.
+        """Hex SHA-256 over roles, texts and image bytes. The id and the origin do not count.
 
         Raises:
             DataError: an image file cannot be read.
@@ -67,7 +67,7 @@ class Conversation:
             [message.role, [_part_key(part, self.origin) for part in message.parts]]
             for message in self.messages
         ]
-        # JSON keeps apart what plain concatenation would confuse: ["a", "b"] and ["ab"].
+        # In JSON, ["a", "b"] and ["ab"] differ. In a plain concatenation they would not.
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -16,27 +16,27 @@ __all__ = ["ImageRef", "missing_image"]
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An encoded image, either in a file or in memory; exactly one of the two is set."""
+    """An encoded image, either in a file or in memory. Exactly one of the two is set."""
 
     path: Path | None = None
     """File that holds the image."""
     data: bytes | None = None
-    """The encoded file's content itself."""
+    """The content of an encoded file."""
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.data is None):
             raise ValueError("an ImageRef has either a path or data")
 
-    def place(self, where: str | None) -> str:
-        """Where error messages say that the image is: beside what refers to it.
+    def location(self, where: str | None) -> str:
+        """The name of the image in errors, after the sample that refers to it.
 
-        The rest of a message says nothing of paths, so that it is the same on every machine.
+        The rest of an error names no path, so that it is the same on every machine.
         """
         name = "embedded image" if self.path is None else str(self.path)
         return name if where is None else f"{where}, {name}"
 
     def exists(self) -> bool:
-        """Whether there is something to read; nothing is decoded."""
+        """Whether there is a file to read. Nothing is decoded."""
         return self.path is None or self.path.is_file()
 
     def read(self, *, where: str | None = None) -> bytes:
@@ -55,7 +55,7 @@ class ImageRef:
         except OSError as error:
             raise DataError(
                 "image file cannot be read",
-                where=self.place(where),
+                where=self.location(where),
                 found=error.strerror or type(error).__name__,
                 mend="Check that the path is a readable file",
             ) from error
@@ -72,7 +72,7 @@ class ImageRef:
         """The decoded image, turned upright by its EXIF orientation, in RGB.
 
         Raises:
-            DataError: the file is missing, cannot be read, or is no sound image.
+            DataError: the file is missing, cannot be read, or is not a sound image.
         """
         data = self.read(where=where)
         try:
@@ -86,10 +86,10 @@ class ImageRef:
 
 
 def missing_image(image: ImageRef, where: str | None) -> DataError:
-    """The error that names an image file that is not there."""
+    """The error that names a missing image file."""
     return DataError(
         "image file is missing",
-        where=image.place(where),
+        where=image.location(where),
         mend="Restore the file, or give its path relative to the data file",
     )
 
@@ -97,7 +97,7 @@ def missing_image(image: ImageRef, where: str | None) -> DataError:
 def _unreadable(image: ImageRef, where: str | None, found: str) -> DataError:
     return DataError(
         "image cannot be decoded",
-        where=image.place(where),
+        where=image.location(where),
         found=found,
         mend="Replace the file or drop the sample",
     )

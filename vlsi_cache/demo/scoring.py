@@ -82,13 +82,9 @@ def held_out_divergence(
             run_backbone(backbone.decoder, (), batch["inputs"], batch["positions"])[1]
             for backbone in (student, teacher)
         ]
-        divergence = dense_divergence(
-            features[0],
-            student.decoder.head,
-            features[1],
-            teacher.decoder.head,
-            teacher.vocab_size,
-        )
+        # Both heads may have padding of their own: the teacher's vocabulary counts.
+        student_head = student.decoder.head.real_rows(teacher.vocab_size)
+        divergence = dense_divergence(features[0], student_head, features[1], teacher.head)
         total += divergence.sum().item()
         num_tokens += len(divergence)
     return total / num_tokens

@@ -1,18 +1,16 @@
 """Layer matching: which teacher taps each student tap learns from (VLsI, CVPR 2025)."""
 
 from vlsi_cache.matching.match import Match, match_layers
-from vlsi_cache.matching.paths import expected_shares, shortest_path
-from vlsi_cache.matching.reach import candidate_mask, temperature
-from vlsi_cache.matching.settings import Matching, Strategy, check_room
+from vlsi_cache.matching.paths import ExpectedMatch, expected_match, shortest_path
+from vlsi_cache.matching.reach import candidate_mask, temperature, validate_reach
 
 __all__ = [
+    "ExpectedMatch",
     "Match",
-    "Matching",
-    "Strategy",
     "candidate_mask",
-    "check_room",
-    "expected_shares",
+    "expected_match",
     "match_layers",
     "shortest_path",
     "temperature",
+    "validate_reach",
 ]

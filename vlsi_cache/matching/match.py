@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vlsi_cache.matching.paths import expected_shares, shortest_path
+from vlsi_cache.matching.paths import expected_match, shortest_path
 from vlsi_cache.matching.reach import candidate_mask, choice_weights, temperature
-from vlsi_cache.matching.settings import Matching
+from vlsi_cache.recipe import MatchingSection
 
 __all__ = ["Match", "match_layers"]
 
@@ -18,19 +18,22 @@ class Match(NamedTuple):
     """Which teacher taps the student's taps learn from."""
 
     shares: Tensor
-    """``[*, L_s, L_t]`` float32: each teacher tap's part in a student tap's loss; rows sum to 1."""
+    """``[*, L_s, L_t]`` float32: each teacher tap's share of a student tap's loss. Rows sum to
+    1."""
     tap: Tensor | None
-    """``[*, L_s]`` long, 0-based positions among the teacher's taps: the only one that has a
-    share; None where several have."""
+    """``[*, L_s]`` long: the one teacher tap that has a share, as its position among the teacher's
+    taps. None if several have a share."""
     temperature: Tensor | None = None
-    """``[*, L_s]``, of the softmax over candidates, where there are several; else without meaning.
-    None for strategies without one."""
+    """``[*, L_s]``: temperature of the softmax over candidates. It has no meaning where there is
+    only one candidate. None for strategies without a temperature."""
     choice: Tensor | None = None
-    """``[*, L_s]`` float32: 1 where there were several candidates, else 0; for ``expected`` the
-    probability of it. None for strategies without a temperature."""
+    """``[*, L_s]`` float32: 1 where there were several candidates, else 0. For ``expected``, the
+    probability that there are several. None for strategies without a temperature."""
 
     def at(self, sample: Tensor) -> Match:
-        """Shares and tap of each token's sample, ``[N, L_s, …]``; one match is every sample's.
+        """Select the shares and the tap of each token's sample, ``[N, L_s, …]``.
+
+        A match without a sample axis holds for every sample.
 
         Args:
             sample: ``[N]`` long.
@@ -48,22 +51,24 @@ class Match(NamedTuple):
         return Match(shares, chosen(self.tap, 1))
 
 
-def match_layers(divergence: Tensor, matching: Matching, generator: torch.Generator) -> Match:
+def match_layers(
+    divergence: Tensor, matching: MatchingSection, generator: torch.Generator
+) -> Match:
     """Match every student tap.
 
     Runs on the divergences' device without waiting for it.
 
     Args:
-        divergence: ``[*, L_s, L_t]``, KL(teacher tap ‖ student tap) in nats; leading axes are
-            matched each by itself. No gradient flows through the choice.
+        divergence: ``[*, L_s, L_t]``, KL(teacher tap ‖ student tap) in nats. Each entry of the
+            leading axes is matched by itself. No gradient flows through the choice.
         matching: strategy and switches.
         generator: source of the draws, on the divergences' device.
     """
     divergence = divergence.detach().float()
     *leading, num_student, num_teacher = divergence.shape
     if matching.strategy == "expected":
-        shares, temperatures, choice = expected_shares(divergence, matching)
-        return Match(shares, None, temperatures, choice)
+        expected = expected_match(divergence, matching)
+        return Match(expected.shares, None, expected.temperature, expected.choice)
     if matching.strategy == "uniform":
         tap = _evenly(num_student, num_teacher, divergence.device).expand(*leading, num_student)
         return Match(_one_hot(tap, num_teacher), tap)
@@ -73,14 +78,20 @@ def match_layers(divergence: Tensor, matching: Matching, generator: torch.Genera
     return _drawn(divergence, matching, generator)
 
 
-def _drawn(divergence: Tensor, matching: Matching, generator: torch.Generator) -> Match:
-    """Student tap after student tap, each above the one before if order is kept (Algorithm 1)."""
+def _drawn(divergence: Tensor, matching: MatchingSection, generator: torch.Generator) -> Match:
+    """Draw one student tap after another, each above the one before if ``order`` is on.
+
+    With ``multinomial`` this is Algorithm 1 of the paper.
+    """
     *leading, num_student, num_teacher = divergence.shape
     first = torch.zeros(leading, dtype=torch.long, device=divergence.device)
-    taps, temperatures, choices = [], [], []
+    taps = []
+    temperatures = []
+    choices = []
     for student_tap in range(num_student):
         mask = candidate_mask(student_tap, num_student, num_teacher, matching, first)
-        row, current = divergence[..., student_tap, :], None
+        row = divergence[..., student_tap, :]
+        current = None
         if matching.strategy == "multinomial":
             current = temperature(row, mask, matching)
             temperatures.append(current[..., 0])
@@ -96,7 +107,7 @@ def _drawn(divergence: Tensor, matching: Matching, generator: torch.Generator) -
 
 
 def _evenly(num_student: int, num_teacher: int, device: torch.device) -> Tensor:
-    """Fixed, evenly spaced pairs: the s-th of L_s meets the teacher tap at the same depth."""
+    """Fixed, evenly spaced pairs: student tap s and the teacher tap at the same relative depth."""
     position = torch.arange(num_student, device=device)
     if num_teacher < num_student:
         return position * num_teacher // num_student
@@ -104,14 +115,15 @@ def _evenly(num_student: int, num_teacher: int, device: torch.device) -> Tensor:
 
 
 def _draw(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """One index per row of unnormalised probabilities ``[*, L_t]``.
+    """One index per row of unnormalised probabilities ``[*, L_t]``, as an exponential race.
 
-    An exponential race, as in ``torch.multinomial``, without its checks that wait for the device.
+    With ``E_i ~ Exp(1)``, ``argmax_i w_i / E_i`` is i with probability ``w_i / Σ w``.
+    ``torch.multinomial`` does the same, but its checks wait for the device.
     """
     arrivals = torch.empty_like(weights).exponential_(generator=generator)
     return (weights / arrivals).argmax(-1)
 
 
 def _one_hot(tap: Tensor, num_teacher: int) -> Tensor:
-    # F.one_hot would look at the values, and wait for them
+    # F.one_hot reads the values to check them, and so waits for the device.
     return (tap[..., None] == torch.arange(num_teacher, device=tap.device)).float()

@@ -1,4 +1,4 @@
-"""One view of any model: loading, blocks, final norm, head, taps, identity."""
+"""One view of any model: its blocks, final norm, head, taps and identity."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vlsi_cache.models.identity import (
 from vlsi_cache.models.loading import load_model, load_processor, text_config
 from vlsi_cache.models.lora import linear_names, lora_config
 from vlsi_cache.models.taps import (
-    TapRecorder,
+    TapCapture,
     TapState,
+    capture_taps,
     default_taps,
-    record_taps,
     resolve_taps,
 )
 
@@ -27,9 +27,10 @@ __all__ = [
     "Decoder",
     "Head",
     "LogitTransform",
-    "TapRecorder",
+    "TapCapture",
     "TapState",
     "bind_decoder",
+    "capture_taps",
     "chat_template_hash",
     "default_taps",
     "linear_names",
@@ -37,7 +38,6 @@ __all__ = [
     "load_model",
     "load_processor",
     "lora_config",
-    "record_taps",
     "resolve_taps",
     "run_backbone",
     "text_config",

@@ -1,4 +1,4 @@
-"""``Backbone``: a loaded model with its processor, and how to run it without its head."""
+"""``Backbone``: a loaded model with its processor, and the pass without its head."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlsi_cache.errors import RecipeError
 from vlsi_cache.models.decoder import Decoder, bind_decoder
+from vlsi_cache.models.head import Head
 from vlsi_cache.models.identity import (
     chat_template_hash,
     tokenizer_of,
@@ -20,7 +21,7 @@ from vlsi_cache.models.identity import (
 )
 from vlsi_cache.models.loading import load_model, load_processor
 from vlsi_cache.models.precision import frozen_dtype, trained_dtype, uses_autocast
-from vlsi_cache.models.taps import TapState, record_taps
+from vlsi_cache.models.taps import TapState, capture_taps
 from vlsi_cache.recipe import ModelSection
 
 __all__ = ["Backbone", "load_backbone", "run_backbone"]
@@ -35,21 +36,26 @@ class Backbone:
     processor: Any
     """Processor or tokenizer."""
     decoder: Decoder
-    """Blocks, norm, head."""
+    """View of the model's blocks, final norm and head."""
     vocab_size: int
     """Rows of the head that the tokenizer can produce."""
     fingerprint: str
-    """SHA-256 over the weights as loaded."""
+    """SHA-256 over the weights after loading."""
     autocast: bool = False
     """Whether forwards that train run in bfloat16 autocast."""
 
     @property
+    def head(self) -> Head:
+        """The head without padded rows. Views of the weights, made at each call."""
+        return self.decoder.head.real_rows(self.vocab_size)
+
+    @property
     def device(self) -> torch.device:
-        """Where the head lives."""
+        """Device of the head."""
         return self.decoder.head.weight.device
 
     def identity(self) -> dict[str, str]:
-        """What a stage's result depends on: weights and dtype, tokens, template."""
+        """Everything of the model that a stage's result depends on."""
         return {
             "weights": self.fingerprint,
             "dtype": str(self.decoder.model.dtype).removeprefix("torch."),
@@ -65,13 +71,13 @@ def load_backbone(
 
     Args:
         section: the recipe's ``teacher`` or ``student``.
-        role: which of the two, for messages.
-        device: where the model goes.
+        role: name of the section, for errors.
+        device: device of the model.
         trains: whether the model's own weights will train, which decides their dtype.
 
     Raises:
         RecipeError: no model is named.
-        ModelError: it cannot be loaded or bound.
+        ModelError: the model cannot be loaded or bound.
     """
     if section.model is None:
         raise RecipeError(
@@ -101,14 +107,14 @@ def run_backbone(
     """Run a model without its head.
 
     Args:
-        decoder: its view.
+        decoder: view of the model.
         taps: block indices.
-        inputs: what its forward takes.
+        inputs: inputs of the model's forward.
         positions: ``[N]`` long, flat indices into ``B × T``.
 
     Returns:
-        What was recorded at each tap, and the final features ``[N, D]``, after the final norm.
+        The state of each tap, and the features ``[N, D]`` after the final norm.
     """
-    with record_taps(decoder, taps) as recorder:
+    with capture_taps(decoder, taps) as capture:
         decoder.backbone(**inputs, use_cache=False)
-    return dict(recorder.states), recorder.features.flatten(0, 1)[positions]
+    return dict(capture.states), capture.features.flatten(0, 1)[positions]

@@ -1,4 +1,4 @@
-"""One view of any model: blocks, final norm, head; found by tracing and proved by equality.
+"""One view of any model: its blocks, final norm and head, found by tracing the model.
 
 Shape suffixes: B batch, T sequence, D hidden size, V vocabulary.
 """
@@ -13,18 +13,18 @@ from transformers import PreTrainedModel
 
 from vlsi_cache.models.head import Head
 from vlsi_cache.models.loading import text_config
-from vlsi_cache.models.proof import prove_head
-from vlsi_cache.models.trace import block_output, trace_blocks, unbindable, undisturbed
+from vlsi_cache.models.norm_and_head import find_norm_and_head
+from vlsi_cache.models.trace import trace_blocks, unbindable, undisturbed
 
-__all__ = ["Decoder", "bind_decoder", "block_output"]
+__all__ = ["Decoder", "bind_decoder"]
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
     """A causal language model, or the language side of an image-text-to-text model.
 
-    Nothing is copied: the parts are the model's own modules, so that adapters injected later and
-    weights trained later are seen here too.
+    Nothing is copied. The parts are the model's own modules, so that this view also sees adapters
+    injected later and weights trained later.
     """
 
     model: PreTrainedModel
@@ -34,53 +34,48 @@ class Decoder:
     blocks: nn.ModuleList
     """The decoder blocks in order."""
     final_norm: nn.Module
-    """The norm behind the last block; `nn.Identity` where the family has none."""
+    """The norm after the last block, or `nn.Identity` if the family has none."""
     head: Head
     """Output embedding and logit transform."""
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks, that is taps, there are."""
+        """Number of blocks, each of which can be a tap."""
         return len(self.blocks)
 
     @property
     def hidden_size(self) -> int:
-        """D, the width of what the blocks hand on."""
+        """D, the width of the blocks' output."""
         return self.head.weight.shape[1]
 
     @property
-    def vocab_size(self) -> int:
-        """Rows of the head, padding included."""
-        return self.head.num_rows
-
-    @property
     def has_final_norm(self) -> bool:
-        """Whether the family has a norm behind its last block."""
+        """Whether the family has a norm after its last block."""
         return not isinstance(self.final_norm, nn.Identity)
 
     @property
     def backbone(self) -> nn.Module:
-        """The model without its head, taking the same inputs: tower, projector and body."""
+        """The model without its head: tower, projector and body. It takes the same inputs."""
         backbone: nn.Module = self.model.base_model
         return backbone
 
     def features(self, hidden: Tensor) -> Tensor:
-        """The final norm of a hidden state, [*, D] to [*, D]."""
+        """Apply the final norm to a hidden state, [*, D] to [*, D]."""
         features: Tensor = self.final_norm(hidden)
         return features
 
 
 def bind_decoder(model: PreTrainedModel) -> Decoder:
-    """See a model as blocks, final norm and head, with no list of model names.
+    """Find the blocks, the final norm and the head of a model, without a list of model names.
 
-    Two forward passes over five text tokens find the parts and prove that
+    Two forward passes over five text tokens find the parts. They also validate that
     `head(final_norm(last hidden))` equals the model's own logits. Mode, gradients and random
-    state of the model are left as they were.
+    state of the model stay as they were.
 
     Raises:
-        ModelError: the model is an encoder-decoder, or has no output embeddings, no list of
-            blocks, no module that takes the last block's output, or does something between the
-            final norm and the logits that is neither a scale nor a soft-cap.
+        ModelError: the model is an encoder-decoder. Or it has no output embeddings, no list of
+            blocks, or no module that takes the last block's output. Or something between the
+            final norm and the logits is neither a scale nor a soft-cap.
     """
     config = text_config(model)
     if getattr(model.config, "is_encoder_decoder", False):
@@ -90,12 +85,12 @@ def bind_decoder(model: PreTrainedModel) -> Decoder:
     blocks = _find_blocks(model, body, getattr(config, "num_hidden_layers", None))
     with undisturbed(model):
         trace = trace_blocks(model, blocks, output)
-        final_norm, head = prove_head(model, output, trace)
+        final_norm, head = find_norm_and_head(model, output, trace)
     return Decoder(model, body, blocks, final_norm, head)
 
 
 def _untyped(model: PreTrainedModel) -> Any:
-    """The model for calls that transformers leaves without types."""
+    """The model, for calls that transformers leaves without types."""
     return model
 
 
@@ -111,9 +106,9 @@ def _output_embeddings(model: PreTrainedModel) -> Any:
 
 
 def _find_blocks(model: PreTrainedModel, body: nn.Module, num_blocks: int | None) -> nn.ModuleList:
-    """The outermost list of modules under `body` that is as long as the configuration says."""
+    """The outermost list of modules under `body` with as many as the configuration says."""
     lists = [(name, part) for name, part in body.named_modules() if isinstance(part, nn.ModuleList)]
-    # Lists nested in a block (experts) can have the same length; they lie deeper.
+    # Lists nested in a block (experts) can have the same length, but they lie deeper.
     lists.sort(key=lambda item: item[0].count("."))
     for _, part in lists:
         if len(part) == num_blocks:

@@ -1,4 +1,4 @@
-"""The head: from final features to logits, with whatever the model does after the product.
+"""The head: from final features to logits, with the model's own transform after the product.
 
 Shape suffixes: D hidden size, V vocabulary, * any leading shape.
 """
@@ -16,7 +16,7 @@ __all__ = ["Head", "LogitTransform"]
 
 @dataclass(frozen=True, slots=True)
 class LogitTransform:
-    """What turns the head's raw product into logits: a scale, then a soft-cap.
+    """The step from the head's raw product to logits: a scale, then a soft-cap.
 
     Both act element by element and grow monotonically, so they keep the order of tokens.
     """
@@ -25,7 +25,7 @@ class LogitTransform:
     """Factor on the raw product (Cohere's `logit_scale`, the inverse of Granite's
     `logits_scaling`)."""
     softcap: float | None = None
-    """Bound c of `c * tanh(x / c)` on the scaled product (Gemma 2); None for no bound."""
+    """Bound c of `c * tanh(x / c)` on the scaled product (Gemma 2), or None for no bound."""
 
     @property
     def is_identity(self) -> bool:
@@ -33,16 +33,17 @@ class LogitTransform:
         return self.scale == 1.0 and self.softcap is None
 
     def apply(self, raw: Tensor) -> Tensor:
-        """Logits of the raw product, both [*] of any shape."""
+        """Turn the raw product into logits, both [*] of any shape."""
         scaled = raw if self.scale == 1.0 else raw * self.scale
         if self.softcap is None:
             return scaled
         return torch.tanh(scaled / self.softcap) * self.softcap
 
     def derivative(self, logits: Tensor) -> Tensor:
-        """Slope d logits / d raw, element by element, computed from the logits themselves [*].
+        """Slope d logits / d raw, element by element, from the logits themselves [*].
 
-        Saves keeping the raw product: 1 - tanh² is known from the transformed value.
+        With z = c · tanh(x / c), the slope is 1 − tanh² = 1 − (z / c)². So the raw product need not
+        be kept.
         """
         if self.softcap is None:
             return torch.full_like(logits, self.scale)
@@ -53,48 +54,48 @@ class LogitTransform:
 class Head:
     """The model's own output embedding, shared with the model and never copied.
 
-    The rows may outnumber the tokenizer's ids (padding for hardware); callers pass the
-    tokenizer's size, so that padded rows never enter a softmax.
+    The rows may outnumber the tokenizer's ids, as padding for hardware. ``real_rows`` leaves
+    padding out, so that it never enters a softmax.
     """
 
     weight: Tensor
-    """[V_padded, D]; the model's parameter itself."""
+    """[V, D]; the model's parameter itself, or a view of its first rows."""
     bias: Tensor | None = None
-    """[V_padded], or None."""
+    """[V], or None."""
     transform: LogitTransform = LogitTransform()
 
     @property
     def num_rows(self) -> int:
-        """V_padded, the rows of the weight."""
+        """V, the rows of the weight."""
         return self.weight.shape[0]
 
-    def rows(self, vocab_size: int | None = None) -> tuple[Tensor, Tensor | None]:
-        """Weight [V, D] and bias [V] of the first `vocab_size` rows, as views.
+    def real_rows(self, vocab_size: int) -> Head:
+        """The head of the first `vocab_size` rows, as views.
 
-        A `vocab_size` beyond the rows gives all rows: some tokenizers know placeholder tokens
+        A `vocab_size` beyond the rows gives all rows. Some tokenizers know placeholder tokens
         that the head cannot produce.
         """
-        if vocab_size is None or vocab_size >= self.num_rows:
-            return self.weight, self.bias  # a view of all rows would cost its gradient a copy
-        return self.weight[:vocab_size], None if self.bias is None else self.bias[:vocab_size]
+        if vocab_size >= self.num_rows:
+            return self  # a view of all rows would cost its gradient a copy
+        bias = None if self.bias is None else self.bias[:vocab_size]
+        return Head(self.weight[:vocab_size], bias, self.transform)
 
-    def cut(self, vocab_size: int) -> Head:
-        """The head of real tokens only, in autocast's dtype where that is on.
+    def to_autocast(self) -> Head:
+        """The head in autocast's dtype if autocast is on, and as it is otherwise.
 
-        A view of a parameter is cast anew at every product under autocast; whoever goes over the
-        vocabulary in chunks cuts once and saves that.
+        Autocast keeps its casts of parameters, but casts a view of one again at every product.
+        Code that multiplies with the head several times casts it once, by this.
         """
-        weight, bias = self.rows(vocab_size)
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
-            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        return Head(weight, bias, self.transform)
+        if not torch.is_autocast_enabled(self.weight.device.type):
+            return self
+        dtype = torch.get_autocast_dtype(self.weight.device.type)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return Head(self.weight.to(dtype), bias, self.transform)
 
-    def raw(self, features: Tensor, vocab_size: int | None = None) -> Tensor:
-        """The product before the transform, [*, V], for final features [*, D]."""
-        weight, bias = self.rows(vocab_size)
-        return F.linear(features.to(weight.dtype), weight, bias)
+    def raw(self, features: Tensor) -> Tensor:
+        """The product before the transform, [*, V], from final features [*, D]."""
+        return F.linear(features.to(self.weight.dtype), self.weight, self.bias)
 
-    def logits(self, features: Tensor, vocab_size: int | None = None) -> Tensor:
-        """The model's logits [*, V] in the head's dtype, for final features [*, D]."""
-        return self.transform.apply(self.raw(features, vocab_size))
+    def logits(self, features: Tensor) -> Tensor:
+        """The model's logits [*, V] in the head's dtype, from final features [*, D]."""
+        return self.transform.apply(self.raw(features))

@@ -1,4 +1,4 @@
-"""Identity of models, tokenizers and templates: what a cache was made with, as hashes."""
+"""Identity of models, tokenizers and templates, as hashes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _SAMPLES = 1024
 def weights_fingerprint(model: PreTrainedModel) -> str:
     """Hex SHA-256 over every weight's name, shape and at most 1,024 of its values as bfloat16.
 
-    Independent of device, and of dtype as far as rounding to bfloat16 commutes (float32 and
-    bfloat16 copies of one checkpoint agree). Sampling keeps it cheap for 72 B parameters; training
-    moves all weights, so the sample sees it.
+    The hash does not depend on the device. Copies of one checkpoint in float32 and bfloat16 agree,
+    because rounding to bfloat16 comes before hashing. A sample of the values keeps it cheap for
+    72 B parameters. Training moves all weights, so the sample shows it.
     """
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
@@ -55,15 +55,15 @@ def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """One more than the tokenizer's highest id: the rows of a head that are not padding.
+    """One more than the tokenizer's highest id: the number of a head's rows without padding.
 
-    Equal to `len(tokenizer)` unless the ids have gaps.
+    It equals `len(tokenizer)` unless the ids have gaps.
     """
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def chat_template_hash(processor: ProcessorMixin | PreTrainedTokenizerBase) -> str:
-    """Hex SHA-256 over the chat template that `processor` applies (of none, if it has none)."""
+    """Hex SHA-256 over the chat template that `processor` applies, or over its absence."""
     template = getattr(processor, "chat_template", None)
     if template is None:
         template = tokenizer_of(processor).chat_template
@@ -71,11 +71,11 @@ def chat_template_hash(processor: ProcessorMixin | PreTrainedTokenizerBase) -> s
 
 
 def _sampled_bytes(weight: Tensor) -> bytes:
-    # An odd stride walks through all columns of matrices whose width is a power of two.
+    # An odd stride reaches all columns of matrices whose width is a power of two.
     stride = -(-weight.numel() // _SAMPLES) | 1
     sample = weight.detach().reshape(-1)[::stride].cpu()
     if sample.is_floating_point():
-        # Bit patterns, because numpy knows no bfloat16.
+        # As bit patterns, because numpy has no bfloat16.
         return sample.to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
     return sample.to(torch.int64).contiguous().numpy().tobytes()
 

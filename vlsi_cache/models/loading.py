@@ -1,4 +1,4 @@
-"""Loading models and processors, with every refusal in one line."""
+"""Loading models and processors. Every error is one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vlsi_cache.errors import ModelError
+from vlsi_cache.errors import ModelError, first_line
 
 __all__ = ["load_model", "load_processor", "text_config"]
 
@@ -33,7 +33,7 @@ _HUB_SECONDS = 10.0
 
 
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
-    """The configuration of the model's language side (the whole one for a text model)."""
+    """The configuration of the model's language side; for a text model, the whole one."""
     return model.config.get_text_config(decoder=True)
 
 
@@ -42,44 +42,27 @@ def load_model(
 ) -> PreTrainedModel:
     """Load an image-text-to-text model, or a causal language model if it sees no images.
 
-    Weights must be safetensors, and every one of them must be in the checkpoint: transformers
-    would fill gaps with random numbers and go on.
+    Weights must be safetensors, and all of them must be in the checkpoint. transformers would fill
+    gaps with random numbers and go on.
 
     Args:
         name: a folder, or a name on the Hugging Face hub.
         dtype: a floating dtype of torch by name (`bfloat16`), or `auto` for the checkpoint's own.
-        device: where the whole model goes.
+        device: device of the whole model.
 
     Raises:
-        ModelError: no such folder or name, no configuration, a model of another kind, weights that
-            are missing, pickled, damaged or of other shapes, an unknown dtype.
+        ModelError: there is no such folder or name, or no configuration in it. The model is of
+            another kind. Weights are missing, pickled, damaged or of other shapes. The dtype is
+            unknown.
     """
-    if dtype != "auto" and not _is_floating(dtype):
-        raise ModelError(
-            "unknown dtype",
-            where=name,
-            expected="auto, float32, bfloat16 or float16",
-            found=dtype,
-        )
+    _validate_dtype(dtype, name)
     folder = _find(name)
     config = _load_config(name, folder)
-    loader = _loader(config, name)
     if folder is not None:
-        _require_safetensors(folder, name)
-    with _refusals(name, "the model's weights cannot be loaded"):
-        model, report = loader.from_pretrained(
-            name,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            # Wrong shapes are reported like missing weights, and refused below.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    _require_complete(report, name)
-    model.to(device)
-    return model.eval()  # type: ignore[no-any-return]
+        _validate_safetensors(folder, name)
+    model: Any = _load_weights(name, config, dtype)  # transformers leaves `to` without types
+    placed: PreTrainedModel = model.to(device).eval()
+    return placed
 
 
 def load_processor(name: str) -> ProcessorMixin | PreTrainedTokenizerBase:
@@ -89,10 +72,10 @@ def load_processor(name: str) -> ProcessorMixin | PreTrainedTokenizerBase:
         name: a folder, or a name on the Hugging Face hub.
 
     Raises:
-        ModelError: no such folder or name, or neither a processor nor a tokenizer in it.
+        ModelError: there is no such folder or name, or neither a processor nor a tokenizer in it.
     """
     _find(name)
-    with _refusals(name, "the processor cannot be loaded"):
+    with _model_errors(name, "the processor cannot be loaded"):
         load: Any = AutoProcessor.from_pretrained
         processor = load(name, trust_remote_code=False)
     if not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
@@ -114,9 +97,26 @@ def _load_config(name: str, folder: Path | None) -> PreTrainedConfig:
             expected=_CONFIG,
             mend="Give the folder that save_pretrained wrote",
         )
-    with _refusals(name, "the model's configuration cannot be read"):
+    with _model_errors(name, "the model's configuration cannot be read"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
     return config
+
+
+def _load_weights(name: str, config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
+    loader = _loader(config, name)
+    with _model_errors(name, "the model's weights cannot be loaded"):
+        model, report = loader.from_pretrained(
+            name,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            # transformers then reports wrong shapes like missing weights, and both are refused.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    _validate_complete(report, name)
+    return model  # type: ignore[no-any-return]
 
 
 def _loader(config: PreTrainedConfig, name: str) -> Any:
@@ -133,11 +133,11 @@ def _loader(config: PreTrainedConfig, name: str) -> Any:
 
 
 def _find(name: str) -> Path | None:
-    """The folder behind a name; None if it names a model on the hub, or cached from there."""
+    """The folder of a model, or None for a model on the hub or in the hub's local cache."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    # A hub name is "model" or "owner/model"; anything else that is no folder is a slip.
+    # A hub name is "model" or "owner/model". Anything else that is not a folder is a slip.
     looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or path.exists()
     if looks_local or not name:
         raise ModelError(
@@ -147,25 +147,25 @@ def _find(name: str) -> Path | None:
             mend="Give the folder that save_pretrained wrote, or a name on the Hugging Face hub",
         )
     if try_to_load_from_cache(name, _CONFIG) is None:
-        _require_on_hub(name)
+        _validate_on_hub(name)
     return None
 
 
-def _require_on_hub(name: str) -> None:
-    # Asked once here, because transformers asks for file after file, for minutes when offline.
+def _validate_on_hub(name: str) -> None:
+    # One request. transformers would ask for file after file, for minutes when offline.
     try:
         HfApi().model_info(name, timeout=_HUB_SECONDS)
     except Exception as error:
-        # The hub's client changed its HTTP library, and the errors' class with it.
+        # Any error, because the hub's client changed its HTTP library and its classes of errors.
         raise ModelError(
             "the name is neither a folder nor reachable on the Hugging Face hub",
             where=name,
-            found=_first_line(error),
+            found=first_line(error),
             mend="Give an existing folder, or check the name and the network",
         ) from error
 
 
-def _require_safetensors(folder: Path, name: str) -> None:
+def _validate_safetensors(folder: Path, name: str) -> None:
     if not any(folder.glob("*.safetensors")):
         others = sorted(path.name for path in folder.glob("*.bin"))
         raise ModelError(
@@ -177,29 +177,36 @@ def _require_safetensors(folder: Path, name: str) -> None:
         )
 
 
-def _require_complete(report: dict[str, Any], name: str) -> None:
+def _validate_complete(report: dict[str, Any], name: str) -> None:
     missing = sorted(report.get("missing_keys") or ())
     mismatched = sorted(str(entry[0]) for entry in report.get("mismatched_keys") or ())
-    faults = [(missing, "missing from the checkpoint"), (mismatched, "of another shape")]
-    for keys, fault in faults:
+    problems = [(missing, "missing from the checkpoint"), (mismatched, "of another shape")]
+    for keys, problem in problems:
         if keys:
             shown = ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
             raise ModelError(
-                f"{len(keys)} weights are {fault}",
+                f"{len(keys)} weights are {problem}",
                 where=name,
                 found=shown,
                 mend="Give the whole checkpoint that belongs to the config.json",
             )
 
 
-def _is_floating(dtype: str) -> bool:
+def _validate_dtype(dtype: str, name: str) -> None:
     found = getattr(torch, dtype, None)
-    return isinstance(found, torch.dtype) and found.is_floating_point
+    if dtype == "auto" or (isinstance(found, torch.dtype) and found.is_floating_point):
+        return
+    raise ModelError(
+        "unknown dtype",
+        where=name,
+        expected="auto, float32, bfloat16 or float16",
+        found=dtype,
+    )
 
 
 @contextmanager
-def _refusals(name: str, what: str) -> Iterator[None]:
-    """Turn what transformers and safetensors raise on bad folders and names into one line."""
+def _model_errors(name: str, what: str) -> Iterator[None]:
+    """Turn errors of transformers and safetensors on bad folders and names into ``ModelError``."""
     try:
         yield
     except SafetensorError as error:
@@ -207,9 +214,4 @@ def _refusals(name: str, what: str) -> Iterator[None]:
             what, where=name, found=error, mend="Copy the checkpoint again: it is damaged"
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError) as error:
-        raise ModelError(what, where=name, found=_first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+        raise ModelError(what, where=name, found=first_line(error)) from error

@@ -1,4 +1,4 @@
-"""Where LoRA goes: every linear map of the decoder blocks, under names that peft understands."""
+"""LoRA on every linear map of the decoder blocks, under names that peft understands."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from vlsi_cache.models.decoder import Decoder
 
 __all__ = ["linear_names", "lora_config"]
 
-# State-space mixers (Mamba) read the weights of these maps directly, in fused kernels or products,
-# instead of calling the modules: an adapter there would be left out. peft refuses the last one.
+# State-space mixers (Mamba) do not call these maps as modules. They read the weights directly, in
+# fused kernels or products, so an adapter there would have no effect. peft refuses the last one.
 _STATE_SPACE_PARAMETERS = frozenset({"A_log", "D"})
 _READ_DIRECTLY = frozenset({"x_proj", "dt_proj", "out_proj"})
 
@@ -20,8 +20,8 @@ _READ_DIRECTLY = frozenset({"x_proj", "dt_proj", "out_proj"})
 def linear_names(decoder: Decoder) -> list[str]:
     """Full names, within `decoder.model`, of the linear maps in its blocks, in model order.
 
-    Never the vision tower, the projector or the head. Experts fused into one parameter are not
-    linear modules, and are left out.
+    The vision tower, the projector and the head are not among them. Neither are experts fused into
+    one parameter, which are not linear modules.
     """
     inside = {id(part) for part in decoder.blocks.modules()}
     names = []
@@ -48,7 +48,7 @@ def lora_config(decoder: Decoder, *, rank: int, alpha: int, dropout: float = 0.0
         raise ModelError(
             "decoder blocks hold no linear maps for LoRA", where=type(decoder.model).__name__
         )
-    # GPT-2 keeps its weights transposed; peft warns unless it is told.
+    # GPT-2 keeps its weights transposed, and peft warns unless the flag says so.
     transposed = isinstance(decoder.model.get_submodule(names[0]), Conv1D)
     return LoraConfig(
         r=rank,

@@ -1,6 +1,6 @@
-"""Taps: reading the output of chosen decoder blocks while the model runs.
+"""Taps: the outputs of chosen decoder blocks, captured while the model runs.
 
-`hidden_states[-1]` of a model's output is taken after the final norm, so the blocks are hooked.
+The blocks are hooked, because `hidden_states[-1]` of a model's output is after the final norm.
 Shape suffixes: B batch, T sequence, D hidden size.
 """
 
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from vlsi_cache.errors import ModelError
-from vlsi_cache.models.decoder import Decoder, block_output
+from vlsi_cache.models.decoder import Decoder
+from vlsi_cache.models.trace import block_output, removing
 
 __all__ = [
-    "TapRecorder",
+    "TapCapture",
     "TapState",
+    "capture_taps",
     "default_taps",
-    "record_taps",
     "resolve_taps",
 ]
 
@@ -31,7 +32,7 @@ _EVERY = 4
 
 
 def default_taps(num_blocks: int) -> tuple[int, ...]:
-    """Every fourth block from block 2; the last block if there are fewer than three.
+    """Every fourth block from block 2, or the last block if there are fewer than three.
 
     The paper (VLsI, CVPR 2025) taps 2, 6, …, 26 of 28 and 2, 6, …, 78 of 80.
     """
@@ -39,15 +40,15 @@ def default_taps(num_blocks: int) -> tuple[int, ...]:
 
 
 def resolve_taps(taps: Sequence[int] | None, num_blocks: int, *, where: str) -> tuple[int, ...]:
-    """The taps a model of `num_blocks` blocks is read at: sorted, unique, all of them blocks.
+    """Sort the taps, remove repetitions, and validate that each is a block.
 
     Args:
         taps: block indices from 0, or None for `default_taps`.
-        num_blocks: how many blocks the decoder has.
-        where: what the error should name: the recipe's path or the flag.
+        num_blocks: number of blocks of the decoder.
+        where: recipe path or flag that the error names.
 
     Raises:
-        ModelError: no taps, or some that are not blocks; all of them are named.
+        ModelError: there are no taps, or some are not blocks. The error names all of them.
     """
     if taps is None:
         return default_taps(num_blocks)
@@ -65,22 +66,23 @@ def resolve_taps(taps: Sequence[int] | None, num_blocks: int, *, where: str) -> 
 
 @dataclass(frozen=True, slots=True)
 class TapState:
-    """One block's output, and the inputs with which a copy of a block can run on it."""
+    """One block's output, with the inputs that the next block, or a copy of it, needs to run."""
 
     hidden: Tensor
-    """[B, T, D], the block's output, with its gradient if there is one."""
+    """[B, T, D], the block's output, with its graph."""
     args: tuple[Any, ...]
     """The block's own positional inputs after the hidden state."""
     kwargs: dict[str, Any]
-    """The block's own keyword inputs: masks, positions, rotary embeddings; caches left out."""
+    """The block's own keyword inputs: masks, positions, rotary embeddings. Key-value caches are
+    removed."""
 
     def rerun(self, block: nn.Module) -> Tensor:
-        """The output [B, T, D] of another block of the same kind on this hidden state."""
+        """Run another block of the same kind on this hidden state: its output [B, T, D]."""
         return block_output(block(self.hidden, *self.args, **self.kwargs))
 
 
-class TapRecorder:
-    """What the taps of the latest forward pass held; made by `record_taps`."""
+class TapCapture:
+    """The states of the taps in the latest forward pass; made by `capture_taps`."""
 
     def __init__(self, taps: Sequence[int]) -> None:
         self.taps = tuple(taps)
@@ -89,14 +91,14 @@ class TapRecorder:
 
     @property
     def features(self) -> Tensor:
-        """[B, T, D], the model's final features; `decoder.head.logits` turns them into logits.
+        """The model's final features [B, T, D]. `decoder.head.logits` turns them into logits.
 
         Raises:
             ModelError: no forward pass has run yet.
         """
         if self._features is None:
             raise ModelError(
-                "final features are not known yet", mend="Run the model inside record_taps first"
+                "final features are not known yet", mend="Run the model inside capture_taps first"
             )
         return self._features
 
@@ -107,7 +109,7 @@ class TapRecorder:
     def _keep_state(
         self, tap: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        # Gradient checkpointing may call a block again in the backward pass: the first call counts.
+        # Gradient checkpointing calls a block again in the backward pass. The first call counts.
         if tap not in self.states:
             self.states[tap] = TapState(
                 hidden=block_output(output),
@@ -125,33 +127,30 @@ class TapRecorder:
 
 
 @contextmanager
-def record_taps(decoder: Decoder, taps: Sequence[int]) -> Iterator[TapRecorder]:
-    """Record the given blocks of every forward pass inside the context.
+def capture_taps(decoder: Decoder, taps: Sequence[int]) -> Iterator[TapCapture]:
+    """Capture the given blocks in every forward pass inside the context.
 
-    The recorder always holds the latest pass. Hooks sit on the blocks themselves, so it makes no
-    difference whether the model, its backbone or a wrapper (peft, distributed) is called, and
-    gradients flow through the states. Without taps only the final features are recorded.
+    The capture always holds the latest pass. Hooks sit on the blocks themselves, so the caller may
+    run the model, its backbone or a wrapper (peft, distributed). Gradients flow through the
+    states. Without taps, only the final features are captured.
 
     Args:
         decoder: a bound model.
         taps: block indices; see `resolve_taps`.
     """
-    recorder = TapRecorder(taps)
-    hooks = [decoder.body.register_forward_pre_hook(recorder._clear)]  # noqa: SLF001 (its maker)
-    for tap in recorder.taps:
-        keep = partial(recorder._keep_state, tap)  # noqa: SLF001
+    capture = TapCapture(taps)
+    hooks = [decoder.body.register_forward_pre_hook(capture._clear)]  # noqa: SLF001 (its maker)
+    for tap in capture.taps:
+        keep = partial(capture._keep_state, tap)  # noqa: SLF001
         hooks.append(decoder.blocks[tap].register_forward_hook(keep, with_kwargs=True))
     last = decoder.final_norm if decoder.has_final_norm else decoder.blocks[-1]
-    hooks.append(last.register_forward_hook(recorder._keep_features))  # noqa: SLF001
-    try:
-        yield recorder
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks.append(last.register_forward_hook(capture._keep_features))  # noqa: SLF001
+    with removing(hooks):
+        yield capture
 
 
 def _uncached(name: str, value: Any) -> Any:
-    """A block input without its key-value or state cache, which belongs to the first run."""
+    """A block's input without its key-value or state cache, which belongs to the first run."""
     if isinstance(value, Cache):
         return None
     return False if name == "use_cache" else value

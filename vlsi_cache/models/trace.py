@@ -1,4 +1,4 @@
-"""Tracing a model on a few text tokens: who reads what its last block puts out."""
+"""Tracing a model on a few text tokens: which modules read the last block's output."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ NUM_TOKENS = 5
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What one forward pass showed."""
+    """Tensors and modules of one forward pass."""
 
     last_hidden: Tensor
     """[1, T, D], the output of the last block."""
     readers: tuple[nn.Module, ...]
-    """Modules outside the blocks that were fed exactly the last block's output, in order."""
+    """Modules outside the blocks whose input is exactly the last block's output, in order."""
     head_input: Tensor
-    """[1, T, D], what the output embeddings were fed."""
+    """[1, T, D], the input of the output embeddings."""
     logits: Tensor
-    """[1, T, V], what the model returned."""
+    """[1, T, V], the model's output."""
 
 
 @dataclass(slots=True)
 class _Notes:
-    """A trace in the making, filled by hooks."""
+    """An unfinished trace, which hooks fill."""
 
     num_calls: Counter[int] = field(default_factory=Counter)
     last_hidden: Tensor | None = None
@@ -54,7 +54,7 @@ class _Notes:
 
 
 def block_output(output: Any) -> Tensor:
-    """The hidden state in what a block returns: the tensor itself, or the first of a tuple."""
+    """The hidden state in a block's output: the tensor itself, or the first of a tuple."""
     hidden: Tensor = output[0] if isinstance(output, (tuple, list)) else output
     return hidden
 
@@ -67,7 +67,7 @@ def unbindable(
     found: object = None,
     mend: str = "Use a decoder-only model of transformers whose head is linear",
 ) -> ModelError:
-    """The refusal of a model, with its name."""
+    """The error that refuses a model, with the model's name."""
     path = getattr(getattr(model, "config", None), "_name_or_path", "")
     name = f"{type(model).__name__} ({path})" if path else type(model).__name__
     return ModelError(
@@ -80,10 +80,10 @@ def unbindable(
 
 
 def trace_blocks(model: PreTrainedModel, blocks: nn.ModuleList, output: nn.Module) -> Trace:
-    """Run a few text tokens through the model and note who reads the last block's output.
+    """Run a few text tokens through the model, and note the modules that read the last block.
 
     Raises:
-        ModelError: the pass failed, or the blocks did not run once each, or the head not at all.
+        ModelError: the pass failed, a block did not run exactly once, or the head did not run.
     """
     notes = _Notes()
     inside = {id(part) for part in blocks.modules()}
@@ -91,6 +91,7 @@ def trace_blocks(model: PreTrainedModel, blocks: nn.ModuleList, output: nn.Modul
         block.register_forward_hook(partial(_note_block, notes, index, len(blocks)))
         for index, block in enumerate(blocks)
     ]
+    # The final norm is one of the modules outside the blocks. The head has a hook of its own.
     hooks += [
         part.register_forward_pre_hook(partial(_note_reader, notes))
         for part in model.modules()
@@ -131,7 +132,7 @@ def probe_logits(model: PreTrainedModel) -> Tensor:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside; modes and random states as before afterwards."""
+    """Evaluate without gradients inside. Restore modes and random states afterwards."""
     training = [part for part in model.modules() if part.training]
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     try:
@@ -144,7 +145,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _token_ids(model: PreTrainedModel) -> Tensor:
-    """[1, T] ids of ordinary tokens: none with a meaning in the configuration, such as images."""
+    """Ids [1, T] of ordinary tokens, to which the configuration gives no meaning such as images."""
     embedding: Any = model.get_input_embeddings()
     special: set[int] = set()
     for config in (model.config, text_config(model)):
@@ -168,7 +169,7 @@ def _note_reader(notes: _Notes, part: nn.Module, args: tuple[Any, ...]) -> None:
     last = notes.last_hidden
     if last is None or not args or not isinstance(args[0], Tensor) or args[0].shape != last.shape:
         return
-    # By value: hooks that place models on several devices hand on a copy.
+    # Compared by value, because hooks that spread a model over devices pass on a copy.
     if torch.equal(args[0].to(last.device), last):
         notes.readers.append(part)
 
@@ -179,7 +180,7 @@ def _note_head(notes: _Notes, _: nn.Module, args: tuple[Any, ...]) -> None:
 
 @contextmanager
 def removing(hooks: list[Any]) -> Iterator[None]:
-    """Take the hooks away again, whatever happens inside."""
+    """Remove the hooks at the end, also after an error."""
     try:
         yield
     finally:

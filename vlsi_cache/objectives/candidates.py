@@ -1,4 +1,4 @@
-"""The divergence of every candidate target, and the loss of those that are matched."""
+"""The divergence from every candidate target, and the loss of the matched ones."""
 
 from __future__ import annotations
 
@@ -19,51 +19,46 @@ class CandidateDivergences:
     """Divergences of N tokens from C candidates, after one sweep."""
 
     values: Tensor
-    """``[N, C]`` nats, without a graph: what matching reads."""
+    """``[N, C]`` nats without a graph, for matching."""
     sweep: Sweep
     """The pass over the vocabulary."""
     targets: SparseTargets
     """The candidates."""
     divergence: Divergence
-    """The divergence taken."""
+    """The divergence that ``values`` holds."""
 
     def matched(self, candidate: Tensor) -> Tensor:
-        """Divergence from each token's own candidate, ``[N]`` nats; differentiable and exact.
+        """Divergence from one candidate per token, ``[N]`` nats. It is differentiable and exact.
 
         Args:
-            candidate: ``[N]`` long.
+            candidate: ``[N]`` long, each token's candidate.
         """
         log_q = self.sweep.matched_log_probs(candidate)
         _, weights, entropy = self.targets.matched(candidate)
         return self.divergence(log_q, weights, entropy)[:, 0]
 
     def expected(self, shares: Tensor) -> Tensor:
-        """Mean divergence over the candidates, ``[N]`` nats; differentiable and exact.
+        """Mean divergence over the candidates, ``[N]`` nats. It is differentiable and exact.
 
         Args:
-            shares: ``[N, C]`` or ``[C]``, each candidate's share; constants.
+            shares: ``[N, C]`` or ``[C]``, each candidate's share, as constants.
         """
         _, weights, entropy = self.targets
         return (self.divergence(self.sweep.log_probs(), weights, entropy) * shares).sum(-1)
 
 
 def candidate_divergences(
-    features: Tensor,
-    head: Head,
-    targets: SparseTargets,
-    vocab_size: int,
-    divergence: Divergence = FORWARD,
+    features: Tensor, head: Head, targets: SparseTargets, divergence: Divergence = FORWARD
 ) -> CandidateDivergences:
-    """One pass over the vocabulary for all candidates.
+    """Take the divergences from all candidates in one pass over the vocabulary.
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.
-        head: frozen head; it gets no gradient.
+        head: frozen head without padded rows. It gets no gradient.
         targets: N tokens, C candidates, S entries.
-        vocab_size: V, rows of the head that are real tokens; padded rows never enter.
-        divergence: how targets are read.
+        divergence: divergence to take.
     """
-    sweep = sweep_head(features, head, targets.token_ids, vocab_size)
+    sweep = sweep_head(features, head, targets.token_ids)
     log_q = sweep.entries.log_probs
     values = divergence(log_q, targets.weights, targets.entropy)
     return CandidateDivergences(values, sweep, targets, divergence)

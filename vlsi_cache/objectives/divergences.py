@@ -1,9 +1,9 @@
 """Divergences between a sparse target and a student, from log-probabilities at the target's ids.
 
-Two readings of a target's entries. As draws they are all there is: weights sum to 1.
-As bins they are k tokens of their own and one bin of all others, whose mass is what the weights
-lack of 1; a divergence of the k + 1 bins is a lower bound of that of the whole distributions, and
-its gradient follows from the same log-probabilities, since ``q_tail = 1 − Σ q_i``.
+A target's entries have two readings. As draws, they stand for the whole distribution, and their
+weights sum to 1. As bins, they are k tokens and one more bin for all others, with the mass
+``1 − Σ weights``. A divergence of the k + 1 bins is a lower bound of the divergence of the whole
+distributions. Its gradient follows from the same log-probabilities: ``q_tail = 1 − Σ q_i``.
 
 Shapes: * leading axes such as [N, C], S entries.
 """
@@ -24,35 +24,38 @@ Tail = Literal["sample", "bucket", "renormalize"]
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """How far a student's distribution q is from a target p.
+    """A measure of how far a student's distribution q is from a target p.
 
     Raises:
-        ValueError: the kind needs probabilities of both sides, which draws do not carry.
+        ValueError: the kind needs probabilities of both sides, and draws do not have them.
     """
 
     kind: Kind = "forward"
-    """``forward`` KL(p ‖ q); and on k + 1 bins ``reverse`` KL(q ‖ p) (MiniLLM), ``js`` with equal
-    halves (GKD), ``skewed`` KL(p ‖ skew · p + (1 − skew) · q) (DistiLLM), ``l2`` Σ (p − q)²."""
+    """``forward``: KL(p ‖ q). The others need k + 1 bins. ``reverse``: KL(q ‖ p) (MiniLLM).
+    ``js``: Jensen-Shannon with equal halves (GKD). ``skewed``: KL(p ‖ skew · p + (1 − skew) · q)
+    (DistiLLM). ``l2``: Σ (p − q)²."""
     tail: Tail = "sample"
-    """What stands for the tokens that are not kept: draws of them, one bin, or nothing (the kept
-    ones scaled to sum to 1, which is biased)."""
+    """What stands for the tokens that are not kept. ``sample``: draws of them. ``bucket``: one bin.
+    ``renormalize``: nothing, with the kept ones scaled to sum to 1, which is biased."""
     skew: float = 0.1
-    """Share of the target in the mixture of ``skewed``."""
+    """The target's share of the mixture in ``skewed``."""
 
     def __post_init__(self) -> None:
         if self.kind != "forward" and self.tail != "bucket":
             raise ValueError(f"divergence {self.kind!r} needs tail 'bucket', not {self.tail!r}")
 
     def __call__(self, log_q: Tensor, weights: Tensor, entropy: Tensor) -> Tensor:
-        """The divergence in nats (``l2``: none), ``[*]``, differentiable by ``log_q``.
+        """Take the divergence, ``[*]`` in nats (``l2`` has no unit), differentiable by ``log_q``.
 
         Args:
             log_q: ``[*, S]``, the student's log-probabilities at the target's ids.
-            weights: ``[*, S]``, the target's.
-            entropy: ``[*]`` nats, of the distribution that the target stands for.
+            weights: ``[*, S]``, the target's weights.
+            entropy: ``[*]`` nats, entropy of the distribution that the target stands for.
         """
+        # KL(p ‖ q) = −Σ p log q − H(p). The target's part H(p) is known, and exact for draws too.
         if self.tail != "bucket":
             return -(weights * log_q).sum(-1) - entropy
+        # The clamp keeps the logarithm of a weight of 0 finite.
         p, log_p = _with_tail(weights, weights.clamp_min(_tiny(weights)).log())
         q, log_q = _with_tail(log_q.exp(), log_q)
         if self.kind == "forward":
@@ -64,6 +67,7 @@ class Divergence:
         if self.kind == "skewed":
             mixture = self.skew * p + (1 - self.skew) * q
             return -(p * mixture.clamp_min(_tiny(q)).log()).sum(-1) - entropy
+        # JS = (KL(p ‖ m) + KL(q ‖ m)) / 2 with m = (p + q) / 2.
         log_mixture = ((p + q) / 2).clamp_min(_tiny(q)).log()
         to_p = (p * (log_p - log_mixture)).sum(-1)
         to_q = (q * (log_q - log_mixture)).sum(-1)
@@ -71,15 +75,15 @@ class Divergence:
 
 
 FORWARD: Final = Divergence()
-"""The method's own: forward KL, the tail sampled."""
+"""The divergence of the method: forward KL with a sampled tail."""
 
 
 def _with_tail(probs: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Bins ``[*, S + 1]``: the entries, and last whatever they lack of 1.
+    """Bins ``[*, S + 1]``: the entries, and last the mass that they lack of 1.
 
-    The lack is a difference of numbers near 1, wrong by as much as the dtype's epsilon however
-    small it is: in float32 the forward divergence loses accuracy where the student leaves the tail
-    less than about 1e-3, and means little below 1e-5.
+    That mass is a difference of numbers near 1, so its error is the dtype's epsilon, however small
+    the mass is. In float32, the forward divergence loses accuracy where the student's tail has less
+    than about 1e-3, and means little below 1e-5.
     """
     tail = (1.0 - probs.sum(-1, keepdim=True)).clamp_min(torch.finfo(probs.dtype).eps)
     return torch.cat([probs, tail], -1), torch.cat([log_probs, tail.log()], -1)

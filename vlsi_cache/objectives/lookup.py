@@ -1,4 +1,4 @@
-"""Values of a [tokens × vocabulary] plane at chosen ids, collected as its tiles pass by.
+"""Values of a [tokens × vocabulary] plane at chosen ids, collected tile by tile.
 
 Shape suffixes: N tokens, V vocabulary entries of one tile, E chosen ids per token.
 """
@@ -16,25 +16,25 @@ __all__ = ["Lookup", "MaskedLookup", "SortedLookup", "lookup_for"]
 
 
 class Lookup(ABC):
-    """Which chosen ids lie in a tile; made once for all tiles of some tokens."""
+    """Finds the chosen ids that lie in a tile. One lookup serves all tiles of some tokens."""
 
     @abstractmethod
     def collect(self, rows: slice, tile_NV: Tensor, into_NE: Tensor) -> None:
-        """Write the tile's values at those chosen ids that lie in it, in place.
+        """Write the tile's values at the chosen ids inside it, in place.
 
         Args:
-            rows: the tile's part of the vocabulary.
-            tile_NV: its values.
-            into_NE: gets them; other entries stay as they are.
+            rows: the tile's rows of the head.
+            tile_NV: values of the tile.
+            into_NE: takes the values. Entries outside the tile stay as they are.
         """
 
 
 @final
 class MaskedLookup(Lookup):
-    """Looks at every id for every tile: nothing depends on the ids' values, so no device waits.
+    """Reads every id for every tile. No shape depends on the ids, so nothing waits for a device.
 
     Args:
-        ids_NE: long.
+        ids_NE: the chosen ids, long.
     """
 
     def __init__(self, ids_NE: Tensor) -> None:
@@ -42,6 +42,7 @@ class MaskedLookup(Lookup):
 
     def collect(self, rows: slice, tile_NV: Tensor, into_NE: Tensor) -> None:
         """Six passes over all ids, for each tile."""
+        # Ids outside the tile read some value inside it, and the mask discards it again.
         local_NE = self.ids_NE - rows.start
         inside_NE = (local_NE >= 0) & (local_NE < tile_NV.shape[1])
         found_NE = tile_NV.gather(1, local_NE.clamp_(0, tile_NV.shape[1] - 1))
@@ -50,15 +51,15 @@ class MaskedLookup(Lookup):
 
 @final
 class SortedLookup(Lookup):
-    """Sorts the ids once, and looks at each once: for the CPU, which has no queue to wait for.
+    """Sorts the ids once, and reads each id once. It suits a CPU, which has no queue to wait for.
 
     Args:
-        ids_NE: long.
+        ids_NE: the chosen ids, long.
     """
 
     def __init__(self, ids_NE: Tensor) -> None:
-        self.ids, self.place = ids_NE.flatten().sort()
-        self.token = self.place // max(ids_NE.shape[1], 1)
+        self.ids, self.entry = ids_NE.flatten().sort()
+        self.token = self.entry // max(ids_NE.shape[1], 1)
 
     def collect(self, rows: slice, tile_NV: Tensor, into_NE: Tensor) -> None:
         """One pass over the ids of this tile, which are neighbours once sorted."""
@@ -67,9 +68,9 @@ class SortedLookup(Lookup):
         part = slice(first, stop)
         flat = self.token[part] * tile_NV.shape[1] + (self.ids[part] - rows.start)
         found = tile_NV.view(-1)[flat].to(into_NE.dtype)
-        into_NE.view(-1)[self.place[part]] = found
+        into_NE.view(-1)[self.entry[part]] = found
 
 
 def lookup_for(device: torch.device) -> Callable[[Tensor], Lookup]:
-    """The kind of lookup that is fastest on a device."""
+    """Return the kind of lookup that is fastest on a device."""
     return SortedLookup if device.type == "cpu" else MaskedLookup

@@ -1,4 +1,4 @@
-"""The plain form of every objective, in autograd: the oracle of tests, the base of benchmarks."""
+"""The plain form of every objective in autograd: tests and benchmarks compare with it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,17 @@ __all__ = ["reference_cross_entropy", "reference_divergences"]
 
 
 def reference_divergences(
-    features: Tensor,
-    head: Head,
-    targets: SparseTargets,
-    vocab_size: int,
-    divergence: Divergence = FORWARD,
+    features: Tensor, head: Head, targets: SparseTargets, divergence: Divergence = FORWARD
 ) -> Tensor:
     """Divergence of every token from every candidate, ``[N, C]`` nats, differentiable.
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.
-        head: the backbone's head.
+        head: head without padded rows.
         targets: N tokens, C candidates, S entries.
-        vocab_size: rows of the head that are real tokens.
-        divergence: how targets are read.
+        divergence: divergence to take.
     """
-    logits = head.logits(features, vocab_size)
+    logits = head.logits(features)
     log_q = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float))
     chosen = log_q.gather(1, targets.token_ids.flatten(1)).view(targets.token_ids.shape)
     if divergence.tail != "bucket":
@@ -57,15 +52,12 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
     return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(-1)
 
 
-def reference_cross_entropy(
-    features: Tensor, head: Head, labels: Tensor, vocab_size: int
-) -> Tensor:
+def reference_cross_entropy(features: Tensor, head: Head, labels: Tensor) -> Tensor:
     """Sum of cross-entropies in nats, 0-d; gradients reach features and head.
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.
-        head: the head.
+        head: head without padded rows.
         labels: ``[N]`` long.
-        vocab_size: rows of the head that are real tokens.
     """
-    return F.cross_entropy(head.logits(features, vocab_size).float(), labels, reduction="sum")
+    return F.cross_entropy(head.logits(features).float(), labels, reduction="sum")

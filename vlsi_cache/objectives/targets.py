@@ -1,4 +1,4 @@
-"""Sparse distributions as a loss reads them: ids, weights and the entropy they lack."""
+"""Sparse distributions as targets of a loss: ids, weights and entropies."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ __all__ = ["SparseTargets", "label_targets", "sparse_targets"]
 class SparseTargets(NamedTuple):
     """Targets of N tokens under C candidates with S entries each.
 
-    What the weights stand for is the divergence's business (``Divergence.tail``): for the sampled
-    tail they sum to 1 and ``CE(target, q) − entropy`` is an unbiased estimate of KL(p ‖ q)
-    (Sparse Logit Sampling, ACL 2025); for the bucket, what they lack of 1 is the mass of all
-    other tokens.
+    The meaning of the weights follows from ``Divergence.tail``. For the sampled tail they sum to 1,
+    and ``CE(target, q) − entropy`` is an unbiased estimate of KL(p ‖ q) (Sparse Logit Sampling, ACL
+    2025). For the bucket, the mass that they lack of 1 is that of all other tokens.
     """
 
     token_ids: Tensor
@@ -31,17 +30,17 @@ class SparseTargets(NamedTuple):
     """``[N, C]`` float32, nats: entropy of the distribution that the entries stand for."""
 
     def candidate(self, index: int) -> SparseTargets:
-        """One candidate alone, as ``C = 1``; negative indices count from the end."""
+        """Select one candidate, as ``C = 1``. Negative indices count from the end."""
         return self.candidates(slice(index, index + 1 or None))
 
     def candidates(self, which: slice) -> SparseTargets:
-        """Some of the candidates."""
+        """Select some of the candidates."""
         return SparseTargets(
             self.token_ids[:, which], self.weights[:, which], self.entropy[:, which]
         )
 
     def matched(self, candidate: Tensor) -> SparseTargets:
-        """Each token's own candidate, as ``C = 1``; ``candidate`` is ``[N]`` long."""
+        """Select one candidate per token, as ``C = 1``. ``candidate`` is ``[N]`` long."""
         entry = candidate[:, None, None].expand(-1, 1, self.token_ids.shape[2])
         return SparseTargets(
             self.token_ids.gather(1, entry),
@@ -51,7 +50,7 @@ class SparseTargets(NamedTuple):
 
 
 def label_targets(labels: Tensor) -> SparseTargets:
-    """Hard labels ``[N]`` as targets: their divergence is the cross-entropy."""
+    """Turn hard labels ``[N]`` into targets. Their divergence is the cross-entropy."""
     return SparseTargets(
         token_ids=labels[:, None, None],
         weights=torch.ones(len(labels), 1, 1, device=labels.device),
@@ -60,29 +59,32 @@ def label_targets(labels: Tensor) -> SparseTargets:
 
 
 def sparse_targets(distribution: SparseDistribution, tail: Tail) -> SparseTargets:
-    """A record's distributions as targets, on the CPU.
+    """Turn a record's distributions into targets, on the CPU.
 
     Args:
-        distribution: ``[N, C]``.
-        tail: what stands for the tokens that are not among the k most likely: ``sample`` the
-            drawn ones, which share that mass; ``bucket`` nothing here, since the divergence makes
-            a bin of what the weights lack of 1; ``renormalize`` nothing at all, the k weights
-            being scaled to sum to 1.
+        distribution: the distributions, ``[N, C]``.
+        tail: what stands for the tokens beyond the k most likely. ``sample``: the drawn tokens,
+            which share that mass. ``bucket``: nothing here, because the divergence makes a bin of
+            it. ``renormalize``: nothing at all, with the k weights scaled to sum to 1.
 
     Raises:
         ValueError: the tail is not sampled, and the record has no most likely tokens.
 
     Returns:
-        S is k + m for ``sample`` and k otherwise; the entropy is that of the whole distribution,
-        of the k + 1 bins, or of the k weights.
+        Targets with S = k + m for ``sample`` and S = k otherwise. The entropy is that of the whole
+        distribution for ``sample``, of the k + 1 bins for ``bucket``, and of the k weights for
+        ``renormalize``.
     """
     k = distribution.k
     if tail == "sample":
-        ids, weights, entropy = distribution.token_ids, distribution.weights(), distribution.entropy
+        ids = distribution.token_ids
+        weights = distribution.weights()
+        entropy = distribution.entropy
     elif not k:
         raise ValueError(f"tail {tail} needs records with k ≥ 1")
     else:
         ids = distribution.token_ids[..., :k]
+        # In float64, because the rest 1 − mass is a small difference.
         top = np.exp(distribution.top_log_probs.astype(np.float64))
         mass = top.sum(-1, keepdims=True)
         exceeds_1 = mass > 1  # by rounding

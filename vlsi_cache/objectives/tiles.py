@@ -1,4 +1,4 @@
-"""How much of a [tokens × vocabulary] plane is alive at once, and its products in wide floats."""
+"""Sizes of the tiles of a [tokens × vocabulary] plane, and products with sums in wide floats."""
 
 from __future__ import annotations
 
@@ -18,33 +18,35 @@ __all__ = [
 ]
 
 _CPU_TILE = (1024, 2048)
-"""Tokens × vocabulary. 8 MiB in float32: tile, head rows and sums stay in the shared cache."""
+"""Tokens × vocabulary. 8 MiB in float32: tile, head rows and sums stay in the CPU's cache."""
 _DEVICE_TILE = (2048, 8192)
-"""64 MiB in float32: products long enough to hide the launches of their kernels."""
+"""Tokens × vocabulary. 64 MiB in float32: products long enough to hide their kernels' launches."""
 _CHUNK_ELEMENTS = 1 << 24
-"""Logits of whole rows alive at once: 64 MiB in float32."""
-_CPU_GATHERED, _DEVICE_GATHERED = 1 << 21, 1 << 26
-"""Elements of head rows copied at once: 8 MiB in float32, in the cache; 256 MiB, few launches."""
+"""Logits of whole rows in memory at once: 64 MiB in float32."""
+_CPU_GATHERED = 1 << 21
+"""Elements of head rows copied at once. 8 MiB in float32 stay in the CPU's cache."""
+_DEVICE_GATHERED = 1 << 26
+"""Elements of head rows copied at once. 256 MiB in float32 need few launches."""
 
 
 def tile_shape(device: torch.device) -> tuple[int, int]:
-    """Tokens and vocabulary entries of one tile, whatever the batch and the vocabulary."""
+    """Tokens and vocabulary entries of one tile. It depends on the device alone."""
     return _CPU_TILE if device.type == "cpu" else _DEVICE_TILE
 
 
 def chunk_tokens(vocab_size: int) -> int:
-    """Tokens whose whole rows of logits may be alive at once."""
+    """Number of tokens whose whole rows of logits may be in memory at once."""
     return max(1, _CHUNK_ELEMENTS // vocab_size)
 
 
 def gathered_rows(device: torch.device, width: int) -> int:
-    """Rows of so many elements that may be copied at once."""
+    """Number of rows of ``width`` elements that may be copied at once."""
     elements = _CPU_GATHERED if device.type == "cpu" else _DEVICE_GATHERED
     return max(1, elements // width)
 
 
 def chunks(length: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most ``size`` that cover ``length``."""
+    """Cover ``length`` with consecutive slices of at most ``size``."""
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
@@ -54,10 +56,10 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 def operand_dtype(weight: Tensor) -> torch.dtype:
-    """The dtype in which probabilities meet the head's rows.
+    """The dtype of the operands in products with the head's rows.
 
-    Matrix units multiply low precision and add in float32, so on CUDA it is the head's own.
-    Elsewhere PyTorch would also round the sums, so the head's rows are widened instead.
+    CUDA's matrix units multiply in low precision and add in float32, so there it is the head's own
+    dtype. Elsewhere PyTorch would also round the sums, so the head's rows are widened.
     """
     if weight.device.type == "cuda" and torch.version.cuda is not None:
         return weight.dtype
@@ -65,19 +67,21 @@ def operand_dtype(weight: Tensor) -> torch.dtype:
 
 
 def wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """``left @ right`` of operands cast to ``dtype``; the result is never rounded to it.
+    """``left @ right`` with operands cast to ``dtype``. The result is not rounded to it.
 
     Args:
-        left: ``[n, j]``.
-        right: ``[j, m]``.
-        dtype: of the operands, from ``operand_dtype``.
+        left: left operand, ``[n, j]``.
+        right: right operand, ``[j, m]``.
+        dtype: dtype of the operands, from ``operand_dtype``.
 
     Returns:
         ``[n, m]`` in ``accumulator(dtype)``.
     """
-    left, right = left.to(dtype), right.to(dtype)
+    left = left.to(dtype)
+    right = right.to(dtype)
     if dtype == accumulator(dtype):
         return left @ right
+    # CUDA can return float32 sums of products in low precision.
     if left.device.type == "cuda":
         return torch.mm(left, right, out_dtype=torch.float32)
     return left.float() @ right.float()

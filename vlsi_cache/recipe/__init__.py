@@ -1,23 +1,20 @@
 """The recipe: one validated description of a whole run."""
 
 from vlsi_cache.recipe.idle import idle_settings
-from vlsi_cache.recipe.load import apply_overrides, load_recipe, recipe_from_mapping
-from vlsi_cache.recipe.sections import (
-    CacheSection,
+from vlsi_cache.recipe.learning import (
     Comparison,
-    DataSection,
     FinetuningSection,
     InteractionSection,
     LoraSection,
     MatchingSection,
-    ModelSection,
-    Recipe,
-    Schedule,
-    Section,
-    StageName,
-    VerbalizationSection,
-    VerbalizerSection,
+    MatchingStrategy,
 )
+from vlsi_cache.recipe.load import apply_overrides, load_recipe, recipe_from_mapping
+from vlsi_cache.recipe.models import ModelSection, VerbalizationSection, VerbalizerSection
+from vlsi_cache.recipe.recipe import Recipe, StageName
+from vlsi_cache.recipe.schedule import Schedule
+from vlsi_cache.recipe.section import Section
+from vlsi_cache.recipe.sources import CacheSection, DataSection
 
 __all__ = [
     "CacheSection",
@@ -27,6 +24,7 @@ __all__ = [
     "InteractionSection",
     "LoraSection",
     "MatchingSection",
+    "MatchingStrategy",
     "ModelSection",
     "Recipe",
     "Schedule",

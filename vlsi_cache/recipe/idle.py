@@ -1,23 +1,26 @@
-"""Settings that a recipe gives and nothing reads."""
+"""Settings of a recipe that have no effect."""
 
 from __future__ import annotations
 
 from typing import Final, Literal
 
-from vlsi_cache.recipe.sections import InteractionSection, MatchingSection, Recipe, Section
+from vlsi_cache.recipe.learning import InteractionSection, MatchingSection
+from vlsi_cache.recipe.recipe import Recipe
+from vlsi_cache.recipe.section import Section
 
 __all__ = ["idle_settings"]
 
-_BY_DIVERGENCE: Final = ("multinomial", "expected")
-"""Strategies that weigh by a temperature."""
+_WITH_TEMPERATURE: Final = ("multinomial", "expected")
+"""Strategies that take a softmax at a temperature."""
 
 
 def idle_settings(recipe: Recipe, role: Literal["teacher", "student"]) -> list[str]:
-    """What differs from its default and has no effect beside the rest, each with the reason.
+    """Find settings that differ from their default and have no effect, each with the reason.
 
     Args:
-        recipe: the whole.
-        role: whose settings: those that ``dump_teacher`` reads, or ``train_student``.
+        recipe: the recipe.
+        role: ``teacher`` for the settings that ``dump_teacher`` reads, ``student`` for those that
+            ``train_student`` reads.
     """
     model = getattr(recipe, role)
     found = []
@@ -26,31 +29,33 @@ def idle_settings(recipe: Recipe, role: Literal["teacher", "student"]) -> list[s
         names = ["taps", "verbalizers", "verbalizer", "verbalization"]
         found += _changed(model, role, names, "interaction.inner is none")
     elif model.verbalizers is not None:
-        names, reason = ["verbalizer", "verbalization"], f"{role}.verbalizers are trained already"
-        found += _changed(model, role, names, reason)
+        reason = f"{role}.verbalizers are trained already"
+        found += _changed(model, role, ["verbalizer", "verbalization"], reason)
     if role == "teacher":
         if recipe.cache.on_error == "stop":
-            names, reason = ["max_failures_in_a_row"], "cache.on_error is stop"
-            found += _changed(recipe.cache, "cache", names, reason)
+            names = ["max_failures_in_a_row"]
+            found += _changed(recipe.cache, "cache", names, "cache.on_error is stop")
     elif "interaction" in recipe.stages:
         found += _of_interaction(recipe.interaction)
     return found
 
 
 def _of_interaction(section: InteractionSection) -> list[str]:
-    matching, path, found = section.matching, "interaction.matching", []
+    matching = section.matching
+    path = "interaction.matching"
+    found = []
     if section.inner in ("ce", "none"):
         names = [*MatchingSection.model_fields]
         found += _changed(matching, path, names, f"interaction.inner is {section.inner}")
-    elif matching.strategy not in _BY_DIVERGENCE:
-        names, reason = ["adaptive_temperature", "temperature"], f"{matching.strategy} has none"
-        found += _changed(matching, path, names, reason)
+    elif matching.strategy not in _WITH_TEMPERATURE:
+        names = ["adaptive_temperature", "temperature"]
+        found += _changed(matching, path, names, f"{matching.strategy} has none")
         if matching.strategy == "uniform":
             names = ["search_range", "order", "granularity"]
             found += _changed(matching, path, names, "the pairs of uniform are fixed")
     elif isinstance(matching.temperature, float):
-        names, reason = ["adaptive_temperature"], f"{path}.temperature is a number"
-        found += _changed(matching, path, names, reason)
+        reason = f"{path}.temperature is a number"
+        found += _changed(matching, path, ["adaptive_temperature"], reason)
     elif not matching.adaptive_temperature:
         reason = f"{path}.adaptive_temperature is false"
         found += _changed(matching, path, ["temperature"], reason)

@@ -1,4 +1,4 @@
-"""From YAML and flags to a validated recipe, reporting every fault at once."""
+"""From YAML and flags to a validated recipe. An error names every problem at once."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import yaml
 from pydantic import ValidationError
 
 from vlsi_cache.errors import RecipeError
-from vlsi_cache.recipe.sections import Contradiction, Recipe, Section
+from vlsi_cache.recipe.recipe import Recipe
+from vlsi_cache.recipe.section import Contradiction, Section
 
 __all__ = ["apply_overrides", "load_recipe", "recipe_from_mapping"]
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and lay overrides over it.
+    """Read a recipe file and apply overrides to it.
 
     Args:
-        path: YAML file; ``None`` starts from the defaults.
-        overrides: ``dotted.key=value`` with the value in YAML, later ones winning.
+        path: YAML file. None starts from the defaults.
+        overrides: ``dotted.key=value`` with the value in YAML. A later one wins.
 
     Raises:
-        RecipeError: the file cannot be read, is not a mapping, or any field is unknown, of the
-            wrong type or in contradiction with another. All faults are named, with their paths.
+        RecipeError: the file cannot be read or is not a mapping. Or a field is unknown, of the
+            wrong type, or contradicts another. The error names all problems with their paths.
     """
     raw: dict[str, Any] = {}
     if path is not None:
@@ -39,25 +40,26 @@ def recipe_from_mapping(raw: Mapping[str, Any], *, where: object) -> Recipe:
     """Validate a nested mapping as a recipe.
 
     Raises:
-        RecipeError: naming every fault with its path.
+        RecipeError: there are problems. The error names each with its path.
     """
-    faults: list[Contradiction] = []
+    problems: list[Contradiction] = []
     pruned = copy.deepcopy(dict(raw))
-    # What is wrong is reported, taken out, and the rest is validated again: so contradictions
-    # between sound fields are reported in the same breath as misspelt keys.
+    # Wrong values are noted and removed, and the rest is validated again. So one error names both
+    # misspelt keys and contradictions between sound fields.
     while True:
         try:
             recipe = Recipe.model_validate(pruned)
             break
         except ValidationError as error:
-            located = [(_existing_path(pruned, fault["loc"]), fault) for fault in error.errors()]
-            for keys, fault in located:
-                faults.append((".".join(map(str, keys)), _explain(fault)))
+            located = [(_existing_path(pruned, found["loc"]), found) for found in error.errors()]
+            for keys, found in located:
+                problems.append((".".join(map(str, keys)), _explain(found)))
                 _remove(pruned, keys)
-    faults += recipe.contradictions()
-    if faults:
-        listing = "; ".join(f"{path}: {fault}" for path, fault in dict(faults).items())
-        noun = "1 fault" if len(dict(faults)) == 1 else f"{len(dict(faults))} faults"
+    problems += recipe.contradictions()
+    if problems:
+        by_path = dict(problems)
+        listing = "; ".join(f"{path}: {problem}" for path, problem in by_path.items())
+        noun = "1 problem" if len(by_path) == 1 else f"{len(by_path)} problems"
         raise RecipeError(
             f"recipe has {noun}: {listing}",
             where=where,
@@ -67,10 +69,11 @@ def recipe_from_mapping(raw: Mapping[str, Any], *, where: object) -> Recipe:
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of ``raw`` with ``dotted.key=value`` assignments laid over it.
+    """Return a copy of ``raw`` with ``dotted.key=value`` assignments applied.
 
     Raises:
-        RecipeError: an assignment has no ``=``, no valid YAML value, or runs through a plain value.
+        RecipeError: an assignment has no ``=`` or no valid YAML value, or its key leads through a
+            plain value.
     """
     merged = copy.deepcopy(dict(raw))
     for assignment in overrides:
@@ -118,7 +121,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _known_paths(section: type[Section], inside: str = "") -> list[str]:
-    """Paths of all fields, of nested sections too."""
+    """Paths of all fields, also of nested sections."""
     paths = []
     for name, field in section.model_fields.items():
         paths.append(inside + name)
@@ -129,7 +132,7 @@ def _known_paths(section: type[Section], inside: str = "") -> list[str]:
 
 
 def _suggestion(path: str) -> str:
-    """What an unknown key was meant to be: one of that name elsewhere, or a neighbour."""
+    """Guess the intended key: one of the same name elsewhere, or a neighbour."""
     parent, _, name = path.rpartition(".")
     names = {known: known.rpartition(".") for known in _known_paths(Recipe)}
     neighbours = [own for above, _, own in names.values() if above == parent]
@@ -146,7 +149,7 @@ def _suggestion(path: str) -> str:
 
 
 def _existing_path(raw: Any, location: Sequence[int | str]) -> list[int | str]:
-    """The part of a pydantic error location that names keys of the input (not union branches)."""
+    """The part of a pydantic error's location that names keys of the input, not union branches."""
     keys: list[int | str] = []
     node = raw
     for key in location:
@@ -160,19 +163,20 @@ def _existing_path(raw: Any, location: Sequence[int | str]) -> list[int | str]:
 
 
 def _remove(raw: dict[str, Any], keys: Sequence[int | str]) -> None:
-    """Take out the faulty value; a fault inside a list takes the whole list."""
+    """Remove a wrong value. A wrong value inside a list removes the whole list."""
     node: Any = raw
     for position, key in enumerate(keys):
         if not isinstance(node, dict) or key not in node:
-            return  # an earlier fault of the same value took it out already
+            return  # an earlier problem with the same value removed it already
         if position == len(keys) - 1 or isinstance(node[key], list):
             del node[key]
             return
         node = node[key]
 
 
-def _explain(fault: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        return "unknown key" + _suggestion(".".join(map(str, fault["loc"])))
-    message = str(fault["msg"])
-    return f"{message[0].lower()}{message[1:]}, found {fault['input']!r}"
+def _explain(found: Any) -> str:
+    """One of pydantic's errors in our words."""
+    if found["type"] == "extra_forbidden":
+        return "unknown key" + _suggestion(".".join(map(str, found["loc"])))
+    message = str(found["msg"])
+    return f"{message[0].lower()}{message[1:]}, found {found['input']!r}"

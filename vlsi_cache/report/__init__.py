@@ -1,4 +1,4 @@
-"""Statistics of a cache: frozen summaries, as JSON or as terminal tables."""
+"""Reports on a cache, as JSON or as terminal tables."""
 
 from vlsi_cache.report.sample import SampleView, TapGuess, TokenView, sample_view
 from vlsi_cache.report.terminal import sample_table, summary_table

@@ -1,4 +1,4 @@
-"""What each layer says at each response token of one sample, in words."""
+"""The most likely token of each layer at each response token of one sample."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class _Report(BaseModel):
 
 
 class TapGuess(_Report):
-    """What one tap holds most likely at one response token."""
+    """The most likely token of one tap at one response token."""
 
     tap: int
-    """0-based decoder block index; -1 is the model's own output."""
+    """0-based decoder block index. -1 is the model's own output."""
     token_id: int
-    """Most likely token."""
+    """The most likely token."""
     text: str
-    """That token, decoded."""
+    """Text of that token."""
     probability: float
-    """Its probability; its share of the draws where nothing but draws is recorded."""
+    """Its probability. Where only draws are recorded, its share of the draws."""
     entropy_nats: float
     """Entropy of the tap's whole distribution."""
     label_log_prob_nats: float
@@ -34,38 +34,38 @@ class TapGuess(_Report):
 
 
 class TokenView(_Report):
-    """One response token, and what the taps say in its place."""
+    """One response token, with the most likely token of each tap at its position."""
 
     token_id: int
     """The token that the data holds."""
     text: str
-    """That token, decoded."""
+    """Text of that token."""
     guesses: tuple[TapGuess, ...]
-    """One per tap, the final output last."""
+    """One guess per tap, the model's own output last."""
 
 
 class SampleView(_Report):
     """One sample of a cache."""
 
     sample_id: str
-    """Its name in the dataset."""
+    """Name of the sample in the dataset."""
     key: str
-    """SHA-256 hex of its conversation."""
+    """Hex SHA-256 of the conversation."""
     taps: tuple[int, ...]
-    """0-based decoder block indices; the last is -1, the model's own output."""
+    """0-based decoder block indices. The last is -1, the model's own output."""
     tokens: tuple[TokenView, ...]
-    """Its response tokens, in order."""
+    """The response tokens, in order."""
     failure: str | None = None
-    """Why the teacher could not read it, which left it without tokens."""
+    """Why the teacher could not read the sample, which then has no tokens."""
 
 
 def sample_view(cache: Cache, sample_id: str, decode: Callable[[int], str]) -> SampleView:
-    """One sample's record in words.
+    """Turn one sample's record into words.
 
     Args:
         cache: the cache.
         sample_id: name of the sample.
-        decode: text of a token id.
+        decode: function from a token id to its text.
 
     Raises:
         CacheError: no published shard holds the sample, or its shard is damaged.

@@ -18,26 +18,25 @@ __all__ = ["bytes_text", "sample_table", "summary_table"]
 
 _FEW_TAPS = 5
 _FEW_CAPTION = (
-    "Each tap's most likely token and its probability (of draws alone, their share); bold where it "
-    "is the response token."
+    "Each tap's most likely token, with its probability (its share of the draws, if there are only "
+    "draws). Bold: the response token."
 )
 _MANY_CAPTION = (
-    "Taps that agree, their most likely token, and its probability (of draws alone, their share) "
-    "at the last of them; bold where it is the response token."
+    "Runs of taps with the same most likely token, and its probability at the last of them (its "
+    "share of the draws, if there are only draws). Bold: the response token."
 )
 
 
 def summary_table(summary: CacheSummary) -> RenderableType:
-    """A cache's settings, then a row per tap."""
+    """A cache's settings, and a row per tap."""
     return Group(_settings(summary), Text(), _taps(summary))
 
 
 def sample_table(view: SampleView) -> RenderableType:
-    """A row per response token, with what each tap holds most likely in its place.
+    """A row per response token, with the most likely token of each tap.
 
-    Few taps get a column each. Many would not fit (a 72B teacher has 21): then taps that follow
-    one another and agree, as they mostly do, are written once. Of a sample that failed there is
-    only the reason.
+    Few taps get a column each. Many would not fit (a 72B teacher has 21), so a run of taps that
+    agree is written once. A sample that failed has only its reason.
     """
     if view.failure is not None:
         return Text(f"sample {view.sample_id} could not be read by the teacher: {view.failure}")
@@ -119,10 +118,10 @@ def _taps(summary: CacheSummary) -> RenderableType:
         box=None,
         pad_edge=False,
         padding=(0, 2, 0, 0),
-        caption="Means over response tokens. Top token: share of tokens at which it is the "
-        "output's, or the data's. "
+        caption="Means over response tokens. Top token: share of tokens at which the tap's most "
+        "likely token is the output's, or the label. "
         + (
-            "The top token is the one drawn most often. "
+            "It is the token drawn most often. "
             if drawn
             else "Mass: probability of the most likely tokens kept. "
         )
@@ -160,7 +159,8 @@ def _runs(guesses: Sequence[TapGuess], *, joined: bool) -> list[list[TapGuess]]:
 
 
 def _guess(run: Sequence[TapGuess], label: int, *, named: bool) -> Text:
-    first, last = run[0], run[-1]
+    first = run[0]
+    last = run[-1]
     text = Text()
     if named:
         names = dict.fromkeys([_tap_name(first.tap), _tap_name(last.tap)])
@@ -171,7 +171,7 @@ def _guess(run: Sequence[TapGuess], label: int, *, named: bool) -> Text:
 
 
 def _visible(text: str) -> str:
-    """A token's text in one line, its spaces and control characters to be seen."""
+    """A token's text in one line, with visible spaces and control characters."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return shown.replace(" ", "␣") or "(nothing)"
 
@@ -188,8 +188,10 @@ def bytes_text(count: int) -> str:
     """A number of bytes in the unit that suits it."""
     if count < 1000:
         return f"{count} bytes"
-    size, units = float(count), iter(("kB", "MB", "GB", "TB", "PB"))
+    size = float(count)
     unit = ""
+    units = iter(("kB", "MB", "GB", "TB", "PB"))
     while size >= 1000:
-        size, unit = size / 1000, next(units)
+        size /= 1000
+        unit = next(units)
     return f"{size:.1f} {unit}"

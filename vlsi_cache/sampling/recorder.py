@@ -1,8 +1,13 @@
-"""``TapRecorder``: every tap of many tokens through the head, into one sparse record."""
+"""``TapRecorder``: every tap of many tokens through the head, into one sparse record.
+
+Shape suffixes: N tokens, n tokens of one chunk, L taps, V vocabulary, D hidden size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -13,8 +18,8 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.models import Head
 from vlsi_cache.objectives.tiles import chunks
 from vlsi_cache.sampling.draws import Drawn
-from vlsi_cache.sampling.order import vocabulary_order
 from vlsi_cache.sampling.sparsify import Kept, draw, sparsify
+from vlsi_cache.sampling.vocabulary_order import vocabulary_order
 
 __all__ = ["TapRecorder"]
 
@@ -24,62 +29,97 @@ _DEVICE_ELEMENTS: Final = 1 << 27
 """512 MiB in float32: enough rows for the head's product to be bound by arithmetic."""
 
 
-class TapRecorder:
-    """Makes sparse records of what a model's taps and its output say.
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """An order of the vocabulary, in both directions."""
 
-    With k = 0 it draws from the whole distribution, from the output backwards, every tap coupled
-    to the one after it, in ``vocabulary_order``; for that it keeps a copy of the head in this
-    order. With k ≥ 1 every tap is recorded by itself, in the order of the vocabulary.
+    tokens: Tensor
+    """[V] long, the token of each column."""
+    columns: Tensor
+    """[V] long, the column of each token."""
 
-    Args:
-        head: of the model.
-        vocab_size: V, rows of the head that are real tokens.
-        k: most likely tokens kept.
-        m: tokens drawn.
-        order: [V] permutation that draws alone walk in; ``vocabulary_order`` of the head if not
-            given.
+
+@dataclass(frozen=True, slots=True)
+class _Buffers:
+    """Memory of the draws, allocated once for all chunks and taps.
+
+    On a CPU, fresh memory costs time at its first touch, here as much as the arithmetic.
     """
 
-    def __init__(
-        self, head: Head, vocab_size: int, *, k: int, m: int, order: Tensor | None = None
-    ) -> None:
-        self.k, self.m = k, m
-        self._head = head.cut(vocab_size)
-        self._order: Tensor | None = None
+    even_taps: Tensor
+    """``[n, V]``, probabilities of taps 0, 2, …"""
+    odd_taps: Tensor
+    """``[n, V]``, probabilities of taps 1, 3, …"""
+    scratch: Tensor
+    """``[n, V]``, intermediate values of one tap."""
+
+    @staticmethod
+    def allocate(shape: tuple[int, int], device: torch.device) -> _Buffers:
+        """Buffers for chunks of at most n tokens, with values that nobody reads."""
+        return _Buffers(*torch.empty((3, *shape), dtype=torch.float32, device=device))
+
+    def for_tap(self, tap: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """The buffers of one tap's probabilities and intermediate values.
+
+        A tap is coupled to the tap after it, and needs its probabilities too. So taps take turns,
+        and no tap overwrites the one after it.
+        """
+        probability = self.odd_taps if tap % 2 else self.even_taps
+        return probability[:num_tokens], self.scratch[:num_tokens]
+
+
+class TapRecorder:
+    """Makes sparse records of the distributions at a model's taps and its output.
+
+    With k = 0 it draws from whole distributions. It begins at the output, and couples every tap to
+    the tap after it. The draws walk in ``vocabulary_order``, and the recorder keeps a copy of the
+    head in this order. With k ≥ 1 every tap is recorded by itself, in the order of the vocabulary.
+
+    Args:
+        head: the model's head, without padded rows.
+        k: most likely tokens kept.
+        m: tokens drawn.
+        order: [V] permutation for draws alone. ``vocabulary_order`` of the head by default.
+    """
+
+    def __init__(self, head: Head, *, k: int, m: int, order: Tensor | None = None) -> None:
+        self.k = k
+        self.m = m
+        self._head = head
+        self._order: _Order | None = None
         if k == 0:
-            order = vocabulary_order(self._head.weight) if order is None else order
-            bias = None if self._head.bias is None else self._head.bias[order]
-            self._head = Head(self._head.weight[order], bias, self._head.transform)
-            self._order = order
-            self._rank = torch.empty_like(order).scatter_(
-                0, order, torch.arange(len(order), device=order.device)
-            )
+            tokens = vocabulary_order(head.weight) if order is None else order
+            # The inverse permutation: columns[tokens[i]] = i.
+            numbers = torch.arange(len(tokens), device=tokens.device)
+            columns = torch.empty_like(tokens).scatter_(0, tokens, numbers)
+            self._order = _Order(tokens, columns)
+            bias = None if head.bias is None else head.bias[tokens]
+            self._head = Head(head.weight[tokens], bias, head.transform)
 
     @torch.no_grad()
     def record(
         self, features: Sequence[Tensor], labels: Tensor, uniforms: Tensor
     ) -> SparseDistribution:
-        """Records ``[N, L]``.
+        """Record the distributions ``[N, L]``.
 
         Args:
             features: L tensors ``[N, D]`` after the final norm, the output's last.
             labels: ``[N]`` long, the tokens that the data holds.
-            uniforms: ``[N, L]`` in [0, 1), in float64 where the device knows it.
+            uniforms: ``[N, L]`` in [0, 1), in float64 where the device has it.
         """
-        rows_alive = _CPU_ELEMENTS if labels.device.type == "cpu" else _DEVICE_ELEMENTS
-        size = max(1, rows_alive // (self._head.num_rows * len(features)))
-        rows = 0 if self._order is None else min(size, len(labels))
-        room = features[0].new_empty((3, rows, self._head.num_rows), dtype=torch.float32)
-        parts = [
-            self._taps(
-                self._head.logits(torch.stack([tap[part] for tap in features])).float(),
-                labels[part],
-                uniforms[part],
-                room,
-            )
-            for part in chunks(max(len(labels), 1), size)
-        ]
-        # one transfer for all tokens
+        num_elements = _CPU_ELEMENTS if labels.device.type == "cpu" else _DEVICE_ELEMENTS
+        # One product with the head serves all taps of a chunk, so the head is read once per chunk.
+        size = max(1, num_elements // (self._head.num_rows * len(features)))
+        record_chunk: Callable[[Tensor, Tensor, Tensor], Kept] = self._separate_taps
+        if self._order is not None:
+            shape = (min(size, len(labels)), self._head.num_rows)
+            buffers = _Buffers.allocate(shape, labels.device)
+            record_chunk = partial(self._coupled_taps, order=self._order, buffers=buffers)
+        parts = []
+        for part in chunks(max(len(labels), 1), size):  # no tokens make one empty chunk
+            logits = self._head.logits(torch.stack([tap[part] for tap in features])).float()
+            parts.append(record_chunk(logits, labels[part], uniforms[part]))
+        # One transfer for all tokens: each would wait for the device.
         return SparseDistribution(
             token_ids=_joined([part.token_ids.int() for part in parts]),
             top_log_probs=_joined([part.top_log_probs for part in parts]),
@@ -87,25 +127,33 @@ class TapRecorder:
             label_log_prob=_joined([part.label_log_prob for part in parts]),
         )
 
-    def _taps(self, logits: Tensor, labels: Tensor, uniforms: Tensor, room: Tensor) -> Kept:
-        """Logits ``[L, n, V]`` as a record ``[n, L]``, with ``room [3, n, V]`` for draws."""
-        if self._order is None:
-            return _stacked(
-                [
-                    sparsify(tap, labels, dice, k=self.k, m=self.m)
-                    for tap, dice in zip(logits, uniforms.unbind(1), strict=True)
-                ]
-            )
-        places, taps = self._rank[labels], []
+    def _separate_taps(self, logits: Tensor, labels: Tensor, uniforms: Tensor) -> Kept:
+        """Top tokens and draws of every tap by itself: logits ``[L, n, V]`` to ``[n, L]``."""
+        return _stacked(
+            [
+                sparsify(tap, labels, dice, k=self.k, m=self.m)
+                for tap, dice in zip(logits, uniforms.unbind(1), strict=True)
+            ]
+        )
+
+    def _coupled_taps(
+        self, logits: Tensor, labels: Tensor, uniforms: Tensor, order: _Order, buffers: _Buffers
+    ) -> Kept:
+        """Draws of every tap, coupled to the tap after it: logits ``[L, n, V]`` to ``[n, L]``."""
+        columns = order.columns[labels]
+        taps = []
         later: Drawn | None = None
-        *own, scratch = room[:, : len(labels)]
+        # From the output backwards, because each tap shares draws with the tap after it. The cache
+        # stores an id once for all the taps that drew it.
         for tap in reversed(range(len(logits))):
-            mine = own[tap % 2], scratch  # the tap after this one has the other
-            dice = uniforms[:, tap]
-            kept, later = draw(logits[tap], places, dice, m=self.m, later=later, room=mine)
+            memory = buffers.for_tap(tap, len(labels))
+            kept, later = draw(
+                logits[tap], columns, uniforms[:, tap], m=self.m, later=later, memory=memory
+            )
             taps.append(kept)
         drawn = _stacked(taps[::-1])
-        ids = self._order[drawn.token_ids].sort(-1).values
+        # The order of draws means nothing. Ascending ids make equal draws equal records.
+        ids = order.tokens[drawn.token_ids].sort(-1).values
         return Kept(ids, drawn.top_log_probs, drawn.entropy, drawn.label_log_prob)
 
 

@@ -18,7 +18,7 @@ _LEAST_LOG_PROB = -1e4
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is kept of N distributions, on their device; see ``SparseDistribution``."""
+    """The entries that stand for N distributions, on their device; see ``SparseDistribution``."""
 
     token_ids: Tensor
     """``[N, k + m]`` long."""
@@ -37,10 +37,10 @@ def sparsify(logits: Tensor, labels: Tensor, uniforms: Tensor, *, k: int, m: int
     Args:
         logits: ``[N, V]`` float32, real tokens only.
         labels: ``[N]`` long, the tokens that the data holds.
-        uniforms: ``[N]`` in [0, 1): one random number per token, in float64 where the device knows
-            it, since sums over the vocabulary are taken in the same dtype.
+        uniforms: ``[N]`` in [0, 1), one random number per token. Use float64 where the device has
+            it: sums over the vocabulary take the same dtype.
         k: most likely tokens kept, at most V.
-        m: draws.
+        m: number of draws.
     """
     log_p = torch.log_softmax(logits, dim=-1)
     label_log_prob = log_p.gather(1, labels[:, None])[:, 0]
@@ -61,7 +61,7 @@ def draw(
     *,
     m: int,
     later: Drawn | None,
-    room: tuple[Tensor, Tensor] | None = None,
+    memory: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Kept, Drawn]:
     """Draw m tokens from the whole distribution, coupled to the tap after this one.
 
@@ -69,23 +69,25 @@ def draw(
         logits: ``[N, V]`` float32, real tokens only, in any order, finite.
         labels: ``[N]`` long, the columns of the tokens that the data holds.
         uniforms: ``[N]`` in [0, 1), independent of those of other taps.
-        m: draws.
-        later: what the tap after this one drew; None for the last.
-        room: two of ``[N, V]``: for the probabilities, which what is returned keeps, and for what
-            is needed meanwhile. Made anew if None: on a CPU, fresh memory costs time at first
-            touch.
+        m: number of draws.
+        later: draws of the tap after this one. None for the last tap.
+        memory: two buffers ``[N, V]``. The first takes the probabilities, and the returned
+            ``Drawn`` keeps it. The second is overwritten. None to allocate both.
 
     Returns:
-        What is kept, its ids being columns of ``logits``; and what the tap before may share.
+        The record, whose ids are columns of ``logits``; and the draws that the tap before this one
+        may share.
     """
-    own, scratch = room or (None, None)
+    own, scratch = memory or (None, None)
     probability = torch.softmax(logits, dim=-1, out=own)
     drawn = coupled_draws(probability, uniforms, m, later, scratch)
-    # the normaliser, from a likely token: log-probabilities would be three passes more
-    place = probability.gather(1, drawn.positions).argmax(1, keepdim=True)
-    likely = drawn.positions.gather(1, place)
+    # log p = z − log Σ exp z. Any entry gives the normaliser as z − log p, and a likely one gives
+    # it exactly. log_softmax would be three passes more over the vocabulary.
+    most = probability.gather(1, drawn.positions).argmax(1, keepdim=True)
+    likely = drawn.positions.gather(1, most)
     normaliser = logits.gather(1, likely) - probability.gather(1, likely).log()
     label_log_prob = (logits.gather(1, labels[:, None]) - normaliser)[:, 0]
+    # H = −Σ p log p = log Σ exp z − Σ p z, since Σ p = 1.
     entropy = normaliser[:, 0] - torch.mul(probability, logits, out=scratch).sum(1)
     nothing = logits.new_empty(len(logits), 0)
     kept = Kept(drawn.positions, nothing, *_rounded(entropy, label_log_prob, uniforms))
@@ -93,15 +95,15 @@ def draw(
 
 
 def _with_entropy(log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities [N, V] and entropy [N]; spoils ``log_p``."""
+    """Probabilities [N, V] and entropy [N]. Overwrites ``log_p``."""
     probability = log_p.exp()
-    # a product and not xlogy, which takes the logarithm again; the clamp keeps 0 · −∞ at 0
+    # A product and not xlogy, which takes the logarithm again. The clamp keeps 0 · −∞ at 0.
     return probability, -torch.linalg.vecdot(probability, log_p.clamp_(min=_LEAST_LOG_PROB))
 
 
 def _rounded(entropy: Tensor, label_log_prob: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Rounded up or down at random, so that the means stay what they are."""
-    # a uniform just below 1 in float64 is 1 in float32, and would lift a certain label above 0
+    """Round up or down at random, so that the means stay what they are: ``E[⌊x + u⌋] = x``."""
+    # A uniform just below 1 in float64 is 1 in float32, and would lift a certain label above 0.
     dice = uniforms.to(entropy.dtype).clamp(max=1 - torch.finfo(entropy.dtype).eps)
     return (
         (entropy.clamp(min=0.0) / ENTROPY_STEP + dice).floor() * ENTROPY_STEP,

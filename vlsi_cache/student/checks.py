@@ -7,12 +7,11 @@ from typing import Final
 
 from vlsi_cache.data import IndexedConversations, encoder_for
 from vlsi_cache.errors import CacheMismatchError
-from vlsi_cache.matching import check_room
+from vlsi_cache.matching import validate_reach
 from vlsi_cache.models import Backbone, resolve_taps, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import InteractionSection, ModelSection
 from vlsi_cache.store import Cache
 from vlsi_cache.student.cached_batches import CachedBatches
-from vlsi_cache.student.interaction_loss import matching_of
 from vlsi_cache.training import Run
 
 __all__ = ["validate_student"]
@@ -48,7 +47,7 @@ def _validate_taps(
         return  # nothing to match, or taps that are known when the named verbalizers are loaded
     taps = resolve_taps(section.taps, student.decoder.num_blocks, where=student.name)
     num_teacher = len(cache.manifest.taps) - 1
-    check_room(len(taps), num_teacher, matching_of(settings.matching))
+    validate_reach(len(taps), num_teacher, settings.matching)
     if settings.matching.search_range and num_teacher == len(taps):
         logger.warning(
             "teacher and student have %d taps each, so each student tap can match one teacher tap "

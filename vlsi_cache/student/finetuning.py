@@ -58,7 +58,7 @@ class Finetuning(StageModule):
         decoder = self.decoder
         _, features = run_backbone(decoder, (), inputs, positions)
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        loss = linear_cross_entropy(features, decoder.head, labels, self.vocab_size)
+        loss = linear_cross_entropy(features, decoder.head.real_rows(self.vocab_size), labels)
         return {"loss": loss / count}
 
 

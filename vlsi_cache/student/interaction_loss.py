@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from vlsi_cache.matching import Match, Matching, check_room, match_layers
+from vlsi_cache.matching import Match, match_layers, validate_reach
 from vlsi_cache.models import Backbone, Decoder, Head, lora_config, run_backbone
 from vlsi_cache.objectives import (
     FORWARD,
@@ -23,11 +23,11 @@ from vlsi_cache.objectives import (
     candidate_divergences,
     label_targets,
 )
-from vlsi_cache.recipe import Comparison, InteractionSection, LoraSection, MatchingSection
+from vlsi_cache.recipe import Comparison, InteractionSection, LoraSection
 from vlsi_cache.training import StageModule
 from vlsi_cache.verbalizer import VerbalizerBank
 
-__all__ = ["Interaction", "matching_of"]
+__all__ = ["Interaction"]
 
 
 class Interaction(StageModule):
@@ -56,9 +56,8 @@ class Interaction(StageModule):
     ) -> None:
         super().__init__()
         self.settings = settings
-        self.matching = matching_of(settings.matching)
         if _reads_teacher(settings.inner):
-            check_room(len(bank.taps), len(teacher_taps), self.matching)
+            validate_reach(len(bank.taps), len(teacher_taps), settings.matching)
         self.adapted = _learning(student.decoder, settings.lora, seed)
         self.bank = bank.requires_grad_(True)
         self.decoder = student.decoder
@@ -87,7 +86,7 @@ class Interaction(StageModule):
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
         self.seed_draws()
-        head = self.decoder.head.cut(self.vocab_size)  # once: under autocast it is a copy
+        head = self.decoder.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
         states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
         reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
         output = self._output_loss(final, head, targets, labels)
@@ -149,7 +148,7 @@ class Interaction(StageModule):
         self, features: Tensor, head: Head, targets: SparseTargets, comparison: Comparison
     ) -> CandidateDivergences:
         divergence = _divergence(comparison, self.settings)
-        return candidate_divergences(features, head, targets, self.vocab_size, divergence)
+        return candidate_divergences(features, head, targets, divergence)
 
     def _matched(
         self, compared: Sequence[CandidateDivergences], token_samples: Tensor, num_samples: int
@@ -157,11 +156,12 @@ class Interaction(StageModule):
         """Return the loss of every student tap against its teacher taps, each ``[N]`` nats."""
         divergence = torch.stack([found.values for found in compared])  # [L_s, N, L_t]
         means = divergence.mean(1)
-        if self.settings.matching.granularity == "sample":
+        matching = self.settings.matching
+        if matching.granularity == "sample":
             means_per_sample = _means_per_sample(divergence, token_samples, num_samples)
-            match = match_layers(means_per_sample, self.matching, self.generator)
+            match = match_layers(means_per_sample, matching, self.generator)
         else:
-            match = match_layers(means, self.matching, self.generator)
+            match = match_layers(means, matching, self.generator)
         self._observe_match(match, means)
         match = match.at(token_samples)
         if match.tap is not None:
@@ -202,17 +202,6 @@ def draw_seed(seed: int, rank: int, batch: int) -> int:
     """Return the seed of one micro-batch's matching: another for every process and batch."""
     words = np.random.SeedSequence([seed, rank, batch]).generate_state(2, np.uint32)
     return int(words[0]) << 31 | int(words[1]) >> 1  # 63 bits, which every generator takes
-
-
-def matching_of(section: MatchingSection) -> Matching:
-    """The recipe's matching."""
-    return Matching(
-        strategy=section.strategy,
-        search_range=section.search_range,
-        order=section.order,
-        adaptive_temperature=section.adaptive_temperature,
-        temperature=section.temperature,
-    )
 
 
 def _reads_teacher(comparison: Comparison) -> bool:

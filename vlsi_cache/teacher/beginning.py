@@ -69,8 +69,7 @@ def begin_cache(
     settings = run.recipe.cache
     _validate_entries(run, teacher, num_taps=len(bank.taps) + 1)
     manifest = _manifest(run, teacher, bank)
-    head = teacher.decoder.head
-    recorder = TapRecorder(head, teacher.vocab_size, k=settings.k, m=settings.m)
+    recorder = TapRecorder(teacher.head, k=settings.k, m=settings.m)
     with PartialState().main_process_first():  # only one may publish the processor
         writer = create_cache(run.recipe.cache_path, manifest, processor)
     return TeacherPass(teacher, bank, recorder, run.recipe.seed), writer

@@ -63,5 +63,5 @@ def begin_run(
         logger.warning("%s", setting)
     device = resolve_device(recipe.device)
     data = load_data(recipe.data)
-    data.check()
+    data.validate()
     return Run(recipe, device, data, callbacks)

@@ -140,7 +140,7 @@ class Verbalization(StageModule):
         with torch.no_grad():
             states, final = run_backbone(decoder, self.bank.taps, inputs, positions)
         hidden = self.bank(states, positions)
-        head = decoder.head.cut(self.vocab_size)  # once: under autocast it is a copy
+        head = decoder.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         loss = torch.zeros((), device=labels.device)
         if self.target == "label":
@@ -154,8 +154,8 @@ class Verbalization(StageModule):
     def _tap_loss(self, features: Tensor, head: Head, labels: Tensor, final: Tensor) -> Tensor:
         """Return the loss of every token, ``[N]`` nats."""
         if self.target == "final":
-            return dense_divergence(features, head, final, head, self.vocab_size)
-        found = candidate_divergences(features, head, label_targets(labels), self.vocab_size)
+            return dense_divergence(features, head, final, head)
+        found = candidate_divergences(features, head, label_targets(labels))
         return found.matched(torch.zeros_like(labels))
 
 

@@ -1,4 +1,4 @@
-"""Conversations → a batch of tokens and pixels with its response mask.
+"""From conversations to a batch of tokens and pixels with its response mask.
 
 Shapes: B batch, T sequence (right-padded).
 """
@@ -24,21 +24,21 @@ from vlsi_cache.models import tokenizer_of
 
 __all__ = ["BatchEncoder"]
 
-_NO_INPUTS = ("special_tokens_mask", "labels")  # what some processors return beyond inputs
+_NO_INPUTS = ("special_tokens_mask", "labels")  # some processors return them beside inputs
 
 
 class BatchEncoder:
     """Encodes conversations by the processor's own chat template.
 
-    The processor is called once per batch, so that each family's layout of pixels is its own.
+    The processor is called once per batch, so that each family keeps its own layout of pixels.
 
     Args:
         processor: a processor, or the tokenizer of a text model.
-        max_length: tokens that a conversation may have, image tokens included; None for no limit.
+        max_length: most tokens of a conversation, image tokens included. None for no limit.
 
     Raises:
-        ModelError: no (usable) chat template, no padding token to be had, or a tokenizer without
-            offsets.
+        ModelError: there is no usable chat template or no token to pad with, or the tokenizer
+            gives no offsets.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class BatchEncoder:
         return str(self._tokenizer.decode([token_id]))
 
     def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Tensor]:
-        """Encode a batch; turns after a conversation's last answer are left out.
+        """Encode a batch, without the turns after a conversation's last answer.
 
         Returns:
-            What the model's forward takes (``input_ids`` and ``attention_mask`` ``[B, T]`` int64,
-            ``pixel_values`` …), and ``response_mask`` ``[B, T]`` bool: the assistant's tokens of
-            every turn, end-of-turn tokens included.
+            The inputs of the model's forward (``input_ids`` and ``attention_mask`` ``[B, T]``
+            int64, ``pixel_values`` …), and ``response_mask`` ``[B, T]`` bool: the assistant's
+            tokens of every turn, end-of-turn tokens included.
 
         Raises:
             DataError: an image cannot be read, the template refuses a conversation, a conversation
-                is longer than ``max_length``, or images meet a processor that sees none.
+                is longer than ``max_length``, or the processor takes no images and there are some.
             ModelError: the processor rewrites the text (PaliGemma).
         """
         names = [_name(conversation) for conversation in conversations]
@@ -121,7 +121,7 @@ class BatchEncoder:
             if name not in _NO_INPUTS
         }
         attention = batch["attention_mask"]
-        self._require_fit(attention, names)
+        self._validate_lengths(attention, names)
         masks = [
             self._response_mask(one, swaps, rows)
             for one, swaps, rows in zip(rendered, replacements, offsets, strict=True)
@@ -129,7 +129,7 @@ class BatchEncoder:
         batch["response_mask"] = torch.from_numpy(np.stack(masks)) & (attention > 0)
         return batch
 
-    def _require_fit(self, attention_mask: Tensor, names: Sequence[str]) -> None:
+    def _validate_lengths(self, attention_mask: Tensor, names: Sequence[str]) -> None:
         if self.max_length is None:
             return
         for name, length in zip(names, attention_mask.sum(1).tolist(), strict=True):
@@ -161,7 +161,7 @@ class BatchEncoder:
 
 
 def _up_to_last_answer(conversation: Conversation) -> tuple[Message, ...]:
-    """The messages up to the assistant's last; what follows it is never predicted."""
+    """The messages up to the assistant's last. Later messages are never predicted."""
     messages = conversation.messages
     last = max(index for index, message in enumerate(messages) if message.role == "assistant")
     return messages[: last + 1]

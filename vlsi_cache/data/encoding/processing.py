@@ -14,8 +14,8 @@ from vlsi_cache.models import tokenizer_of
 
 __all__ = ["ProcessorCall"]
 
-# What processors raise on images of odd sizes, or of more or fewer than they want.
-_FAULTS = (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError)
+# Errors of processors on images of odd sizes, or on too many or too few images.
+_REFUSALS = (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError)
 _OPTIONS: dict[str, Any] = {
     "padding": True,
     "padding_side": "right",
@@ -29,11 +29,11 @@ class ProcessorCall:
     """Calls a processor (or a tokenizer, if the model reads text only) on whole batches.
 
     Attributes:
-        processor: the one that is called: the given one, or a copy that can pad.
+        processor: the given processor, or a copy that can pad.
         sees_images: whether it takes images.
 
     Raises:
-        ModelError: a tokenizer without character offsets or without a token to pad with.
+        ModelError: the tokenizer has no character offsets, or no token to pad with.
     """
 
     def __init__(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> None:
@@ -55,7 +55,7 @@ class ProcessorCall:
         Args:
             texts: rendered conversations with one placeholder per image.
             images: each conversation's images.
-            names: of the samples, for error messages.
+            names: names of the samples, for errors.
 
         Returns:
             The processor's output, right-padded, with ``offset_mapping`` and, where placeholders
@@ -65,23 +65,23 @@ class ProcessorCall:
             DataError: the processor refuses a sample.
         """
         if not self.sees_images:
-            # Templates write all special tokens themselves, as transformers has it.
+            # As in transformers, templates write all special tokens themselves.
             tokenize: Any = self._tokenizer
             return dict(
                 tokenize(texts, add_special_tokens=False, return_token_type_ids=False, **_OPTIONS)
             )
         try:
             return self._process(texts, images)
-        except _FAULTS as error:
+        except _REFUSALS as error:
             raise self._culprit(texts, images, names, error) from error
 
     def _process(self, texts: list[str], images: list[list[Image]]) -> dict[str, Any]:
         options = dict(_OPTIONS)
         beginning = self._tokenizer.bos_token
         if beginning is not None and texts[0].startswith(beginning):
-            options["add_special_tokens"] = False  # the template wrote it: never twice
-        # Tensors for pixels alone: some processors (Idefics 3, InternVL) fail to leave the offsets
-        # out when they turn their output into tensors.
+            options["add_special_tokens"] = False  # the template wrote it already
+        # Tensors are asked for pixels alone. Some processors (Idefics 3, InternVL) would turn the
+        # offsets into tensors too, and fail.
         return dict(
             self.processor(
                 text=texts,
@@ -97,19 +97,19 @@ class ProcessorCall:
         texts: list[str],
         images: list[list[Image]],
         names: Sequence[str],
-        fault: Exception,
+        refusal: Exception,
     ) -> DataError:
-        """The error that names the sample which the processor refuses, found one by one."""
+        """The error that names the sample that the processor refuses, by trying each alone."""
         for name, text, own in zip(names, texts, images, strict=True):
             try:
                 self._process([text], [own])
-            except _FAULTS as error:
+            except _REFUSALS as error:
                 return _refused(name, error)
-        return _refused(f"{names[0]} … {names[-1]}", fault)
+        return _refused(f"{names[0]} … {names[-1]}", refusal)
 
 
 def _with_padding(processor: Any) -> Any:
-    """The processor, or a copy that pads with the end-of-text token if it has no padding token."""
+    """The processor. If it has no padding token, a copy that pads with the end-of-text token."""
     tokenizer = tokenizer_of(processor)
     if tokenizer.pad_token is not None:
         return processor
@@ -119,7 +119,7 @@ def _with_padding(processor: Any) -> Any:
             where=type(tokenizer).__name__,
             mend="Set tokenizer.pad_token and save the processor again",
         )
-    # The original is saved beside the student, and stays as it was given.
+    # A copy, because the original is saved beside the student and must not change.
     processor = copy.deepcopy(processor)
     tokenizer_of(processor).pad_token = tokenizer.eos_token
     return processor

@@ -1,13 +1,13 @@
-"""Where, in the rendered text of a conversation, the assistant's responses are.
+"""The spans of the assistant's responses in the rendered text of a conversation.
 
-A response is what the model has to generate: all that follows the generation prompt, up to and
-including the end-of-turn token. Templates with ``{% generation %}`` tags say it themselves; their
-spans are kept, and the end-of-turn token is added where the tags leave it out, since a model that
-never learns it never stops.
+A response is what the model has to generate: the text from the generation prompt to the end-of-turn
+token, which is included. Templates with ``{% generation %}`` tags mark it themselves. The
+end-of-turn token is added where the tags leave it out, because a model that never learns it never
+stops.
 
-For the others the conversation is rendered a second time with a unique private-use character on
-either side of each answer's words. They come out where the words come out, whatever the template
-trims, merges or moves; without them the second text must equal the first.
+For other templates the conversation is rendered a second time, with a unique private-use character
+on either side of each answer's words. The marks stay beside the words if the template trims, merges
+or moves them. Without the marks, the second text must equal the first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PRIVATE_USE = range(0x100000, 0x10FFFE)
 
 @dataclass(frozen=True, slots=True)
 class RenderedConversation:
-    """A conversation as the template's text."""
+    """A conversation as text, rendered by the template."""
 
     text: str
     """The whole text, images as their placeholders."""
@@ -51,8 +51,8 @@ class ResponseFinder:
         """Render ``messages``, the last of which is the assistant's.
 
         Raises:
-            DataError: the template refuses the conversation, rewrites the answers beyond
-                recognition or leaves them out.
+            DataError: the template refuses the conversation, leaves the answers out, or rewrites
+                them so that they cannot be found.
         """
         text, tagged = self._template.render(messages, where=where)
         spans = tagged if self._template.has_tags else self._untagged(messages, text, where)
@@ -67,9 +67,9 @@ class ResponseFinder:
         return RenderedConversation(text, tuple(_closed(text, span, closing) for span in spans))
 
     def _closing(self, rest: str) -> re.Pattern[str]:
-        """Pattern of what ends a turn, from the text after the last answer."""
+        """Pattern of the end of a turn, from the text after the last answer."""
         found = re.compile(rf"\s*({self._special.pattern})").match(rest)
-        # A template may end turns by text that is no token of its own, or not at all.
+        # A template may end turns by text that is not a special token, or not at all.
         ending = found.group(1) if found else rest.strip()
         return re.compile(rf"\s*{re.escape(ending)}" if ending else "")
 
@@ -85,14 +85,14 @@ class ResponseFinder:
             _marked(message, *marks[index]) if index in marks else message
             for index, message in enumerate(messages)
         ]
-        places = self._places(marked, marks, text, where)
+        offsets = self._mark_offsets(marked, marks, text, where)
         spans: list[Span] = []
         previous_end = 0
         for index, (opening, closing) in marks.items():
-            if closing not in places:
+            if closing not in offsets:
                 continue  # the template drops this turn
-            end = places[closing]
-            start = places.get(opening)
+            end = offsets[closing]
+            start = offsets.get(opening)
             if start is None:
                 start = self._start_by_prefix(messages[:index], text, end, where)
             else:
@@ -101,34 +101,35 @@ class ResponseFinder:
             previous_end = end
         return spans
 
-    def _places(
+    def _mark_offsets(
         self,
         marked: Sequence[Message],
         marks: dict[int, tuple[str, str]],
         text: str,
         where: str,
     ) -> dict[str, int]:
-        """Offset in ``text`` of every mark that the template let through."""
+        """Offset in ``text`` of every mark that the template kept."""
         rendered, _ = self._template.render(marked, where=where)
         all_marks = {mark for pair in marks.values() for mark in pair}
         pieces = re.split(f"([{''.join(sorted(all_marks))}])", rendered)
-        places: dict[str, int] = {}
+        offsets: dict[str, int] = {}
         length = 0
         for piece in pieces:
             if piece not in all_marks:
                 length += len(piece)
-            elif piece in places:
+            elif piece in offsets:
                 raise self._unrecognizable(where)
             else:
-                places[piece] = length
+                offsets[piece] = length
         if "".join(piece for piece in pieces if piece not in all_marks) != text:
             raise self._unrecognizable(where)
-        return places
+        return offsets
 
     def _start_by_header(self, text: str, previous_end: int, start: int) -> int:
-        """End of the generation prompt before an answer, which may be followed by more than words.
+        """End of the generation prompt before an answer.
 
-        Qwen3 writes an empty thought there, Llama 2 a space: both are the model's to generate.
+        More than the answer's words may follow it: an empty thought in Qwen3, a space in Llama 2.
+        The model has to generate both.
         """
         prompt = self._template.generation_prompt
         before = text[previous_end:start]
@@ -138,9 +139,9 @@ class ResponseFinder:
         return start if found < 0 else previous_end + found + len(prompt)
 
     def _start_by_prefix(self, history: Sequence[Message], text: str, end: int, where: str) -> int:
-        """Length of the prompt that the model would be given; for answers rewritten at the front.
+        """Length of the prompt that the model would get, for answers rewritten at the front.
 
-        Templates that cut the thoughts off earlier answers, or lay them out anew, do so.
+        Some templates cut the thoughts off earlier answers, or lay them out again.
         """
         prompt, _ = self._template.render(history, where=where, add_generation_prompt=True)
         if not text.startswith(prompt) or len(prompt) > end:
@@ -162,10 +163,11 @@ def _closed(text: str, span: Span, closing: re.Pattern[str]) -> Span:
 
 
 def _marked(message: Message, opening: str, closing: str) -> Message:
-    """The message with marks around its words, inside of the white space that templates trim."""
+    """The message with marks around its words, inside the white space that templates trim."""
     texts = [part.text for part in message.parts if isinstance(part, TextPart)]
     filled = [index for index, text in enumerate(texts) if text.strip()]
-    first, last = filled[0], filled[-1]
+    first = filled[0]
+    last = filled[-1]
     head = len(texts[first]) - len(texts[first].lstrip())
     texts[first] = texts[first][:head] + opening + texts[first][head:]
     tail = len(texts[last].rstrip())

@@ -1,4 +1,4 @@
-"""Texts that spell control tokens, made harmless."""
+"""Changing texts that spell control tokens, so that they are plain text."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 class Sanitizer:
     """Keeps texts from writing end-of-turn tokens or image placeholders.
 
-    A control token spelt out in a text gets a space after its first character: ``< image>``. The
-    tokenizer would take it for the token itself, so that a turn would end early or an image be
-    missing. transformers encodes such spellings as plain text, exactly, but gives no offsets then,
-    which the response mask needs.
+    A control token spelt out in a text gets a space after its first character: ``< image>``.
+    Otherwise the tokenizer would take it for the token itself, and a turn would end early or an
+    image would be missing. transformers can encode such spellings exactly, as plain text. But then
+    it gives no offsets, which the response mask needs.
 
     Args:
         control_tokens: tokens that no text may spell.
@@ -31,7 +31,7 @@ class Sanitizer:
         self._has_warned = False
 
     def __call__(self, messages: Sequence[Message], *, where: str) -> tuple[Message, ...]:
-        """The messages with harmless texts; unchanged ones are passed on as they are."""
+        """The messages with harmless texts. Those without control tokens stay as they are."""
         found = {
             token
             for message in messages
@@ -59,7 +59,7 @@ class Sanitizer:
         return TextPart(self._text(part.text)) if isinstance(part, TextPart) else part
 
     def _text(self, text: str) -> str:
-        # Breaking one token can leave a shorter one inside of it; each round breaks one for good.
+        # Breaking one token can leave a shorter one inside it. Each round breaks one for good.
         while self._pattern.search(text):
             text = self._pattern.sub(_broken, text)
         return text

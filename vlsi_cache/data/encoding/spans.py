@@ -17,10 +17,10 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def shifted(spans: Sequence[Span], replacements: Sequence[Mapping[str, Any]]) -> list[Span]:
-    """Spans of a text after its image placeholders were expanded.
+    """Shift the spans of a text to where they are after its image placeholders are expanded.
 
     Args:
-        spans: in the text before; none begins or ends inside a placeholder.
+        spans: spans in the text before. None begins or ends inside a placeholder.
         replacements: a processor's ``text_replacement_offsets`` of one text, in order: ``span``
             of a placeholder before, ``new_span`` after.
     """
@@ -41,23 +41,24 @@ def blanks_after(text: str, span: Span) -> int:
 
 
 def tokens_in_spans(spans: Sequence[Span], blanks: Sequence[int], offsets: Ints) -> Bools:
-    """Tokens that belong to the spans.
+    """Find the tokens that belong to the spans.
 
-    A token belongs to a span that it overlaps, as in transformers' assistant mask; except one that
-    reaches past the span's end with more than white space, since it spells what follows. (LLaVA's
-    template ends an answer with a space, and the next token is ``▁USER``.) White space that a
-    tokenizer trims from its offsets has no width, and belongs to the span that it lies in.
+    A token belongs to a span that it overlaps, as in transformers' assistant mask. One exception is
+    a token that reaches past the span's end with more than white space, because it spells the next
+    text. (LLaVA's template ends an answer with a space, and the next token is ``▁USER``.) White
+    space that a tokenizer trims from its offsets has no width, and belongs to the span around it.
 
     Args:
         spans: spans of characters, ascending.
         blanks: white-space characters that follow each span.
-        offsets: ``[T, 2]`` first character and one past the last of each token; padding and added
-            special tokens are ``(0, 0)``.
+        offsets: ``[T, 2]`` first character and one past the last of each token. Padding and added
+            special tokens have ``(0, 0)``.
 
     Returns:
         ``[T]`` bool.
     """
-    firsts, lasts = offsets[:, 0], offsets[:, 1]
+    firsts = offsets[:, 0]
+    lasts = offsets[:, 1]
     inside: Bools = np.zeros(len(offsets), dtype=np.bool_)
     for (start, end), num_blanks in zip(spans, blanks, strict=True):
         inside |= (firsts < end) & (lasts > start) & (lasts <= end + num_blanks)

@@ -20,18 +20,18 @@ Span = tuple[int, int]
 """First character, and one past the last."""
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# Llama 3 writes today's date into the system message unless it is given one. A cache that depends
-# on the day it was made could not be resumed; this is the date of Llama's own default.
+# Llama 3 writes today's date into the system message unless it gets one. A cache that depended on
+# the day could not be resumed. This is the date of Llama's own default.
 _FIXED = {"date_string": "26 Jul 2024"}
 _PROBE = {"user": "Which hue", "assistant": "Vermilion"}
 
 
 class ChatTemplate:
-    """The chat template of a processor, and what has to be known of it.
+    """The chat template of a processor, with its properties.
 
     Attributes:
         has_tags: whether the template marks the assistant's text with ``{% generation %}``.
-        generation_prompt: what it writes to open the assistant's turn; may be empty.
+        generation_prompt: the text that opens the assistant's turn. It may be empty.
 
     Args:
         processor: a processor, or the tokenizer of a text model.
@@ -56,7 +56,7 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Message], *, where: str, add_generation_prompt: bool = False
     ) -> tuple[str, list[Span]]:
-        """The text of a conversation, and the spans of its ``{% generation %}`` blocks.
+        """Render a conversation: its text, and the spans of its ``{% generation %}`` tags.
 
         Raises:
             DataError: the template refuses the conversation.
@@ -77,9 +77,9 @@ class ChatTemplate:
             ) from error
 
     def control_tokens(self, processor: Any) -> frozenset[str]:
-        """Special tokens that the template, the processor or the tokenizer gives a meaning.
+        """Special tokens to which the template, the processor or the tokenizer gives a meaning.
 
-        Special tokens that only data writes (Qwen2-VL's ``<|box_start|>``) are none of them.
+        Special tokens that only data writes (Qwen2-VL's ``<|box_start|>``) are not among them.
         """
         tokenizer = tokenizer_of(processor)
         special = {
@@ -95,12 +95,12 @@ class ChatTemplate:
     def _render(
         self, turns: Sequence[Mapping[str, Any]], add_generation_prompt: bool
     ) -> tuple[str, list[Span]]:
-        # Annotated as if it returned one string.
+        # Any, because transformers annotates it as if it returned one string.
         render: Any = render_jinja_template
         texts, spans = render(
             conversations=[list(turns)],
             chat_template=self.source,
-            # Asking a template without tags for its spans logs a warning.
+            # A template without tags logs a warning if it is asked for spans.
             return_assistant_tokens_mask=self.has_tags,
             add_generation_prompt=add_generation_prompt,
             **self._variables,
@@ -122,12 +122,12 @@ class ChatTemplate:
 
     def _find_form(self, *, prefer_parts: bool) -> bool:
         """Whether the template wants content as a list of parts rather than a string."""
-        faults = []
+        errors = []
         for parts in (prefer_parts, not prefer_parts):
             try:
                 text, _ = self._render(_probe_turns(parts=parts), False)
             except (TemplateError, TypeError, ValueError, LookupError) as error:
-                faults.append(str(error))
+                errors.append(str(error))
                 continue
             # A template that takes strings prints a list as Python would.
             if all(words in text for words in _PROBE.values()) and "'type'" not in text:
@@ -135,7 +135,7 @@ class ChatTemplate:
         raise ModelError(
             "chat template does not render a question and an answer",
             where=self.name,
-            found="; ".join(faults) or "a text without them",
+            found="; ".join(errors) or "a text without them",
             mend="Save the model's chat template with its processor",
         )
 
@@ -147,7 +147,7 @@ class ChatTemplate:
 
 
 def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Pattern of any of the tokens, longer ones first."""
+    """Pattern that matches any of the tokens, longer ones first."""
     longest_first = sorted(tokens, key=lambda token: (-len(token), token))
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 

@@ -28,14 +28,14 @@ _READ_AHEAD = 64
 def load_conversations(
     source: str | Path, *, split: str = "train", limit: int | None = None
 ) -> ConversationDataset:
-    """Open a dataset of conversations; rows are read when asked for.
+    """Open a dataset of conversations. Rows are read one at a time, on access.
 
     Args:
         source: a ``.jsonl`` or ``.json`` file, a ``.parquet`` file, a folder that
             `datasets.save_to_disk` wrote or that holds Parquet files or ``{split}.jsonl``, or the
             name of a dataset on the Hugging Face hub.
-        split: which split, where the source has several.
-        limit: keep only so many of the first rows.
+        split: split to read, if the source has several.
+        limit: number of first rows to keep.
 
     Raises:
         DataError: there is no such file, folder, split or hub name, or it is empty.
@@ -67,9 +67,9 @@ class ConversationDataset(Sequence[Conversation]):
     """A dataset of conversations.
 
     Args:
-        rows: where the rows lie.
-        source: the dataset's name, as the user gave it.
-        limit: keep only so many of the first rows.
+        rows: access to the rows.
+        source: name of the dataset, as the user gave it.
+        limit: number of first rows to keep.
     """
 
     def __init__(self, rows: RowSource, *, source: str, limit: int | None = None) -> None:
@@ -88,10 +88,10 @@ class ConversationDataset(Sequence[Conversation]):
     @overload
     def __getitem__(self, index: slice) -> list[Conversation]: ...
     def __getitem__(self, index: int | slice) -> Conversation | list[Conversation]:
-        """The conversation at ``index``, images not yet read.
+        """The conversation at ``index``. Its images are not read yet.
 
         Raises:
-            DataError: the row is no sound conversation.
+            DataError: the row is not a sound conversation.
             IndexError: there is no such row.
         """
         if isinstance(index, slice):
@@ -106,16 +106,16 @@ class ConversationDataset(Sequence[Conversation]):
             origin=self._rows.origin(number),
         )
 
-    def check(self) -> None:
-        """Read every row once: its structure, its id, the existence of its images.
+    def validate(self) -> None:
+        """Validate every row: its structure, its id, the existence of its images.
 
-        Commands call it at their start, so that a fault in the last row costs no hours. Pixels are
-        not decoded.
+        Commands call it at their start, so that a problem in the last row does not cost hours.
+        Pixels are not decoded.
 
         Raises:
-            DataError: the first fault found.
+            DataError: the first problem found.
         """
-        # 8 bytes per id in place of the ids themselves, for datasets of millions.
+        # Eight bytes per id stand for the ids themselves, which are too many in large datasets.
         digests = np.empty(self._length, np.uint64)
         for index, conversation in enumerate(self):
             for image in conversation.images:
@@ -123,22 +123,23 @@ class ConversationDataset(Sequence[Conversation]):
                     raise missing_image(image, conversation.origin)
             digest = hashlib.blake2b(conversation.sample_id.encode(), digest_size=8).digest()
             digests[index] = int.from_bytes(digest, "little")
-        self._require_unique_ids(digests)
+        self._validate_unique_ids(digests)
 
     def fingerprint(self) -> str:
-        """Hex SHA-256 over the keys of all conversations in order; computed once.
+        """Hex SHA-256 over the keys of all conversations in order. It is computed once.
 
-        Reads every image's bytes, in threads, since hashing and reading release the interpreter.
+        Reads every image's bytes. Threads help, because hashing and reading release the
+        interpreter.
 
         Raises:
-            DataError: a row is unsound or an image cannot be read.
+            DataError: a row is not sound, or an image cannot be read.
         """
         if self._fingerprint is None:
             digest = hashlib.sha256()
             with ThreadPoolExecutor(_THREADS) as pool:
                 rows = iter(self)
-                while block := list(islice(rows, _READ_AHEAD)):
-                    for key in pool.map(Conversation.key, block):
+                while ahead := list(islice(rows, _READ_AHEAD)):
+                    for key in pool.map(Conversation.key, ahead):
                         digest.update(bytes.fromhex(key))
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
@@ -146,11 +147,13 @@ class ConversationDataset(Sequence[Conversation]):
     def __iter__(self) -> Iterator[Conversation]:
         return (self[index] for index in range(self._length))
 
-    def _require_unique_ids(self, digests: np.ndarray[Any, Any]) -> None:
+    def _validate_unique_ids(self, digests: np.ndarray[Any, Any]) -> None:
         order = np.argsort(digests, kind="stable")
         repeated = np.flatnonzero(digests[order][1:] == digests[order][:-1])
         for position in repeated:
-            first, second = self[int(order[position])], self[int(order[position + 1])]
+            first = self[int(order[position])]
+            second = self[int(order[position + 1])]
+            # Digests of different ids may be equal, so the ids themselves decide.
             if first.sample_id == second.sample_id:
                 raise DataError(
                     f"id {first.sample_id!r} is given twice",

@@ -24,11 +24,11 @@ def image_ref(source: object, folder: Path, *, where: str) -> ImageRef:
         source: a path (relative to ``folder``), a ``file:`` URL, a ``data:`` URI, encoded bytes, or
             a mapping with one of these under ``path``, ``image``, ``url``, ``image_url``, ``data``,
             ``base64`` (both base64 text) or ``bytes``, as `datasets.Image` stores it.
-        folder: what relative paths start from.
-        where: the sample, for error messages.
+        folder: folder that relative paths start from.
+        where: the sample, for errors.
 
     Raises:
-        DataError: the field has none of these forms, names a remote image, or is no base64.
+        DataError: the field has none of these forms, names a remote image, or is not base64.
     """
     if isinstance(source, bytes) and source:
         return ImageRef(data=source)
@@ -45,7 +45,7 @@ def image_ref(source: object, folder: Path, *, where: str) -> ImageRef:
 
 
 def _from_mapping(source: Mapping[str, object], folder: Path, where: str) -> ImageRef:
-    # Arrow fills the keys of other rows with None; datasets keeps a bare name beside the bytes.
+    # Arrow fills the keys of other rows with None. datasets keeps a bare name beside the bytes.
     filled = {key: source[key] for key in _SOURCE_KEYS if source.get(key)}
     data = filled.pop("bytes", None)
     if data:

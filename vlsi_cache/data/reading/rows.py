@@ -1,4 +1,4 @@
-"""A dataset's raw row → a `Conversation`, or an error that names the row."""
+"""From a dataset's raw row to a `Conversation`, or to an error that names the row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlsi_cache.errors import DataError
 __all__ = ["IMAGE_TAG", "parse_row"]
 
 IMAGE_TAG = "<image>"
-"""What stands for an image in LLaVA's ``value`` strings, and in plain strings beside ``images``."""
+"""Placeholder of an image in LLaVA's ``value`` strings, and in strings beside ``images``."""
 
 _ROLES = {
     "system": "system",
@@ -26,34 +26,35 @@ _ROLES = {
 _SHOWN_CHARACTERS = 60
 
 Parts = list[TextPart | ImagePart | None]
-"""A message's parts; None is an image that the row's own column holds."""
+"""A message's parts. None is an image from the row's own column."""
 
 
 def parse_row(row: object, number: int, *, folder: Path, origin: str) -> Conversation:
-    """The conversation of one row.
+    """Turn one row into a conversation.
 
-    Two forms are read: ``messages`` (`role`, `content`; content is a string or a list of parts)
-    and LLaVA's ``conversations`` (`from`, `value` with ``<image>`` tags). Images stand inside the
-    parts, or in the row's ``images`` or ``image``, in the order of their placeholders.
+    A row has one of two forms. ``messages`` has `role` and `content`, a string or a list of parts.
+    LLaVA's ``conversations`` has `from` and `value`, a string with ``<image>`` tags. Images stand
+    inside the parts, or in the row's ``images`` or ``image``, in the order of their placeholders.
 
     Args:
         row: the decoded JSON object, or a row of a `datasets.Dataset` with undecoded images.
-        number: 0-based row number, the sample's id if the row has none.
-        folder: what relative image paths start from.
-        origin: the row, for error messages.
+        number: 0-based number of the row. It is the sample's id if the row has none.
+        folder: folder that relative image paths start from.
+        origin: name of the row, for errors.
 
     Raises:
-        DataError: see the messages below; pixels are not read.
+        DataError: the row is not a sound conversation. Pixels are not read.
     """
     if not isinstance(row, Mapping):
-        raise DataError("row is no JSON object", where=origin, found=type(row).__name__)
-    turns, images = _turns(row, origin), _row_images(row, folder, origin)
+        raise DataError("row is not a JSON object", where=origin, found=type(row).__name__)
+    turns = _turns(row, origin)
+    images = _row_images(row, folder, origin)
     llava = "conversations" in row and row.get("messages") is None
     has_placeholders = any(_structured_placeholders(turn.get("content")) for turn in turns)
     tagged = llava or (bool(images) and not has_placeholders)
     messages = [_message(turn, folder, origin, tagged=tagged, llava=llava) for turn in turns]
-    filled = _place_images(messages, images, origin)
-    _require_answers(filled, origin)
+    filled = _fill_images(messages, images, origin)
+    _validate_answers(filled, origin)
     identity = row.get("id")
     return Conversation(str(number if identity is None else identity), filled, origin)
 
@@ -64,12 +65,12 @@ def _turns(row: Mapping[str, Any], origin: str) -> Sequence[Mapping[str, Any]]:
         if turns is None:
             continue
         if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-            raise DataError(f"{key} is no list of turns", where=origin, found=_shown(turns))
+            raise DataError(f"{key} is not a list of turns", where=origin, found=_shown(turns))
         if not turns:
             raise DataError(f"{key} is empty", where=origin, mend="Drop the sample")
         return turns
     raise DataError(
-        "row is no conversation",
+        "row is not a conversation",
         where=origin,
         expected="a field messages (role, content) or conversations (from, value)",
         found="fields " + (", ".join(map(str, row)) or "none"),
@@ -110,7 +111,7 @@ def _message(
             parts += _parts(part, folder, origin, tagged=tagged)
         return role, parts
     if content is None and role == "assistant":
-        return role, []  # told apart as an empty response below
+        return role, []  # refused below, as an empty response
     raise DataError(
         f"content of the {role}'s turn is neither text nor a list of parts",
         where=origin,
@@ -139,9 +140,10 @@ def _parts(part: object, folder: Path, origin: str, *, tagged: bool) -> Parts:
 
 
 def _split_tags(text: str) -> Parts:
-    """Text with ``<image>`` tags as parts.
+    """Split a text with ``<image>`` tags into parts.
 
-    The newlines beside a tag go with it: LLaVA's data writes them, and so do the chat templates.
+    The newlines beside a tag go with it. LLaVA's data writes them, and the chat templates write
+    them again.
     """
     parts: Parts = []
     pieces = text.split(IMAGE_TAG)
@@ -161,7 +163,7 @@ def _structured_placeholders(content: object) -> bool:
     )
 
 
-def _place_images(
+def _fill_images(
     messages: Sequence[tuple[str, Parts]], images: Sequence[ImageRef], origin: str
 ) -> tuple[Message, ...]:
     num_open = sum(part is None for _, parts in messages for part in parts)
@@ -183,7 +185,7 @@ def _place_images(
     )
 
 
-def _require_answers(messages: Sequence[Message], origin: str) -> None:
+def _validate_answers(messages: Sequence[Message], origin: str) -> None:
     answers = [message for message in messages if message.role == "assistant"]
     if not answers:
         raise DataError("no turn is the assistant's", where=origin, mend="Drop the sample")

@@ -1,9 +1,8 @@
 """Random access to the rows of a dataset on disk, without holding them in memory.
 
-JSON Lines and JSON are read by byte offset. Arrow, through `datasets`, would be the other way, but
-its JSON reader wants one type per field, and conversations mix strings with lists of parts. The
-index costs 20 bytes per row (58 MB for 2.9 million), one row at a time is decoded, and an error
-can name its line.
+JSON Lines and JSON are read by byte offset. Arrow's JSON reader would need one type per field, but
+conversations mix strings with lists of parts. The offsets cost 20 bytes per row (58 MB for 2.9
+million). One row at a time is decoded, and an error can name its line.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import weakref
 from pathlib import Path
 from typing import Any, Protocol
 
-from vlsi_cache.data.reading.jsonindex import index_rows
+from vlsi_cache.data.reading.json_offsets import find_rows
 from vlsi_cache.errors import DataError
 
 __all__ = ["ArrowRows", "JsonRows", "RowSource"]
@@ -23,16 +22,16 @@ _SHOWN_CHARACTERS = 60
 
 
 class RowSource(Protocol):
-    """Rows by number; pickles, so that spawned loader workers can read."""
+    """Rows by number. It pickles, so that spawned loader workers can read."""
 
     @property
     def folder(self) -> Path:
-        """What relative image paths start from."""
+        """Folder that relative image paths start from."""
 
     def __len__(self) -> int: ...
 
     def origin(self, index: int) -> str:
-        """Name of a row in error messages."""
+        """Name of a row in errors."""
 
     def row(self, index: int) -> object:
         """The decoded row.
@@ -46,19 +45,19 @@ class JsonRows:
     """Rows of a JSON Lines file, or of a JSON file that holds one array.
 
     Raises:
-        DataError: the file cannot be read, is empty, or is a JSON file that is no array.
+        DataError: the file cannot be read, is empty, or is a JSON file without an array.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
         try:
-            self._starts, self._ends, self._lines = index_rows(path)
+            self._offsets = find_rows(path)
         except OSError as error:
             raise DataError(
                 "data file cannot be read", where=path, found=error.strerror or error
             ) from error
-        if len(self._starts) == 0:
+        if len(self._offsets.starts) == 0:
             raise DataError("data file is empty", where=path, mend="Give at least one conversation")
 
     @property
@@ -67,25 +66,25 @@ class JsonRows:
         return self.path.parent
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._offsets.starts)
 
     def origin(self, index: int) -> str:
         """File name and 1-based line."""
-        return f"{self.path.name}:{self._lines[index]}"
+        return f"{self.path.name}:{self._offsets.lines[index]}"
 
     def row(self, index: int) -> object:
         """The decoded row.
 
         Raises:
-            DataError: the line is no JSON.
+            DataError: the line is not JSON.
         """
-        start, end = int(self._starts[index]), int(self._ends[index])
-        text = self._read(start, end - start)
+        start = int(self._offsets.starts[index])
+        text = self._read(start, int(self._offsets.ends[index]) - start)
         try:
             return json.loads(text)
         except ValueError as error:
             raise DataError(
-                f"line is no JSON ({error})",
+                f"line is not JSON ({error})",
                 where=self.origin(index),
                 found=text[:_SHOWN_CHARACTERS].decode(errors="replace"),
                 mend="Write one JSON object per line",
@@ -95,7 +94,7 @@ class JsonRows:
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDONLY)
             weakref.finalize(self, os.close, self._descriptor)
-        # Reading at a place, since threads and forked workers share the descriptor's own.
+        # pread, because threads and forked workers share the descriptor's own position.
         return os.pread(self._descriptor, num_bytes, start)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,12 +102,12 @@ class JsonRows:
 
 
 class ArrowRows:
-    """Rows of a `datasets.Dataset`, memory-mapped by it; images stay undecoded.
+    """Rows of a `datasets.Dataset`, memory-mapped by it. Images stay undecoded.
 
     Args:
         dataset: the table.
-        name: what origins begin with.
-        folder: what relative image paths start from.
+        name: first part of the rows' names.
+        folder: folder that relative image paths start from.
 
     Raises:
         DataError: there are no rows.
@@ -124,7 +123,7 @@ class ArrowRows:
 
     @property
     def folder(self) -> Path:
-        """What relative image paths start from."""
+        """Folder that relative image paths start from."""
         return self._folder
 
     def __len__(self) -> int:

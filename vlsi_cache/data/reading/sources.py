@@ -1,4 +1,4 @@
-"""What a dataset's name stands for: a file, a folder or a name on the hub."""
+"""The rows behind a dataset's name: a file, a folder or a name on the hub."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsi_cache.data.reading.rowsource import ArrowRows, JsonRows, RowSource
-from vlsi_cache.errors import DataError
+from vlsi_cache.errors import DataError, first_line
 
 __all__ = ["open_rows"]
 
@@ -16,7 +16,7 @@ _FORMS = "a .jsonl, .json or .parquet file, a folder of datasets or Parquet, or 
 
 
 def open_rows(source: str, split: str) -> RowSource:
-    """The rows behind a dataset's name.
+    """Open the rows behind a dataset's name.
 
     Raises:
         DataError: there is no such file, folder, split or hub name, or it is empty.
@@ -32,7 +32,7 @@ def open_rows(source: str, split: str) -> RowSource:
         raise DataError(
             "unknown kind of data file", where=source, expected=_FORMS, found=path.suffix
         )
-    # A hub name is "dataset" or "owner/dataset"; anything else that is not there is a slip.
+    # A hub name is "dataset" or "owner/dataset". Anything else that does not exist is a slip.
     if path.suffix or source.count("/") > 1 or source.startswith((".", "~", os.sep)) or not source:
         raise DataError(
             "there is no such data file or folder",
@@ -64,7 +64,7 @@ def _load_saved(folder: Path, split: str) -> Any:
         saved = load_from_disk(str(folder))
     except (OSError, ValueError) as error:
         raise DataError(
-            "dataset folder cannot be read", where=folder, found=_first_line(error)
+            "dataset folder cannot be read", where=folder, found=first_line(error)
         ) from error
     if not isinstance(saved, DatasetDict):
         return saved
@@ -91,10 +91,5 @@ def _load(builder: str, source: str, split: str, files: list[Path] | None = None
             "dataset cannot be loaded",
             where=source,
             expected=f"{_FORMS}, with a split {split}",
-            found=_first_line(error),
+            found=first_line(error),
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

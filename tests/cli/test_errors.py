@@ -1,4 +1,4 @@
-"""Users' mistakes: one line, an exit code, the thing and the mend named, no traceback."""
+"""Errors that a user can mend: one line that names problem and mend, and an exit code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _run(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    recipe = make_recipe(tmp_path_factory.mktemp("faults"), images=True)
+    recipe = make_recipe(tmp_path_factory.mktemp("errors"), images=True)
     dump_teacher(recipe, lambda _: None)
     return recipe
 
@@ -216,7 +216,7 @@ def test_debug_shows_the_traceback(run: Recipe, tmp_path: Path) -> None:
     assert result.exc_info[0].__name__ == "DataError"
 
 
-def test_inspect_speaks_in_tables_and_in_json(run: Recipe) -> None:
+def test_inspect_prints_tables_and_json(run: Recipe) -> None:
     table = _run("inspect", "--output", run.output)
     assert table.exit_code == 0
     assert "output" in table.output

@@ -1,4 +1,4 @@
-"""Proving that head(norm(hidden)) is what a model returns as logits.
+"""The final norm and the head, with which head(norm(hidden)) equals a model's logits.
 
 Shape suffixes: T sequence, D hidden size, V vocabulary.
 """
@@ -17,18 +17,18 @@ from vlsi_cache.models.head import Head, LogitTransform
 from vlsi_cache.models.loading import text_config
 from vlsi_cache.models.trace import Trace, block_output, probe_logits, removing, unbindable
 
-__all__ = ["prove_head"]
+__all__ = ["find_norm_and_head"]
 
 RAMP = 80.0
-"""Raw logits from -80 to 80 pass through the model's transform: far beyond any soft-cap in use."""
+"""Raw logits from -80 to 80 pass through the model's transform, far beyond any soft-cap in use."""
 
 
-def prove_head(model: PreTrainedModel, output: Any, trace: Trace) -> tuple[nn.Module, Head]:
-    """The final norm and the head with which head(norm(hidden)) is the model's own logits.
+def find_norm_and_head(model: PreTrainedModel, output: Any, trace: Trace) -> tuple[nn.Module, Head]:
+    """Find the final norm and the head, and validate that head(norm(hidden)) equals the logits.
 
     Raises:
-        ModelError: no module between the last block and the head, and no transform that the
-            configuration speaks of, gives the model's own logits.
+        ModelError: no module between the last block and the head gives the model's own logits,
+            with any transform that the configuration names.
     """
     norm = _final_norm(model, trace)
     head = Head(output.weight, getattr(output, "bias", None), _transform(model, output))
@@ -43,7 +43,7 @@ def prove_head(model: PreTrainedModel, output: Any, trace: Trace) -> tuple[nn.Mo
 
 
 def _final_norm(model: PreTrainedModel, trace: Trace) -> nn.Module:
-    # An inactive dropout is fed the same tensor as the norm behind it: try every reader.
+    # An inactive dropout reads the same tensor as the norm after it, so every reader is tried.
     for reader in (*trace.readers, nn.Identity()):
         features = block_output(reader(trace.last_hidden))
         if features.shape == trace.head_input.shape and _equal(features, trace.head_input):
@@ -58,9 +58,9 @@ def _final_norm(model: PreTrainedModel, trace: Trace) -> nn.Module:
 
 
 def _transform(model: PreTrainedModel, output: nn.Module) -> LogitTransform:
-    """The transform that the model applies to a ramp of raw logits put in place of its own.
+    """The transform that the model applies to a ramp of raw logits in place of its own.
 
-    A natural batch cannot tell a soft-cap of 30 from none, as its logits are small.
+    A natural batch does not show whether there is a soft-cap of 30, because its logits are small.
     """
 
     def replace(_: nn.Module, __: tuple[Any, ...], raw: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def _candidates(model: PreTrainedModel) -> Iterator[LogitTransform]:
     scales = [1.0]
     for name in _SCALES:
         if name in settings:
-            # Families multiply or divide by a setting of the same name; the proof decides.
+            # Families multiply or divide by a setting of the same name. The ramp shows which.
             scales += [settings[name], 1.0 / settings[name]]
     caps = [None, *(settings[name] for name in _SOFTCAPS if name in settings)]
     for scale, softcap in product(scales, caps):
@@ -109,8 +109,9 @@ def _candidates(model: PreTrainedModel) -> Iterator[LogitTransform]:
 
 
 def _equal(left: Tensor, right: Tensor) -> bool:
-    """Equal up to a few units of rounding in the coarser dtype, relative to the largest value."""
+    """Whether two tensors agree up to a few roundings of the coarser dtype at the largest value."""
     coarsest = max(torch.finfo(left.dtype).eps, torch.finfo(right.dtype).eps)
-    left, right = left.float().to(right.device), right.float()
+    right = right.float()
+    left = left.float().to(right.device)
     largest = float(right.abs().max())
     return bool((left - right).abs().max() <= max(8 * coarsest, 1e-5) * max(largest, 1e-6))

@@ -1,0 +1,125 @@
+"""The sections ``interaction`` and ``finetuning``: what the student learns after verbalization."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vlsi_cache.recipe.schedule import Schedule
+from vlsi_cache.recipe.section import Contradiction, NonNegative, Positive, Section
+
+__all__ = [
+    "Comparison",
+    "FinetuningSection",
+    "InteractionSection",
+    "LoraSection",
+    "MatchingSection",
+    "MatchingStrategy",
+]
+
+Comparison = Literal["forward", "reverse", "js", "skewed", "l2", "ce", "none"]
+"""The comparison of the student's distribution with the teacher's, or with the labels (`ce`)."""
+MatchingStrategy = Literal[
+    "random", "uniform", "bottom-1", "bottom-3", "multinomial", "expected", "shortest"
+]
+
+
+class MatchingSection(Section):
+    """Which teacher tap a student tap learns from (Algorithm 1 and its ablation)."""
+
+    strategy: MatchingStrategy = "multinomial"
+    """How the divergences choose among the candidates. `multinomial`: draw by a softmax (Algorithm
+    1). Of the paper's ablation, `random`: draw any candidate. `uniform`: fixed, evenly spaced
+    pairs. `bottom-1`: the least divergence. `bottom-3`: one of the three least. Of this project,
+    `expected`: all candidates, by their probabilities under `multinomial`. `shortest`: the
+    ascending path of least total divergence."""
+    search_range: bool = True
+    """The candidates of student tap s of L_s are the teacher taps s to L_t−L_s+s."""
+    order: bool = True
+    """The candidates of a student tap lie above the teacher tap matched before. Needs
+    `search_range`."""
+    adaptive_temperature: bool = True
+    """The temperature follows the spread of the divergences. Without it, the temperature is 1 or
+    the number given."""
+    temperature: Literal["paper", "scale_free"] | Annotated[float, Field(gt=0)] = "paper"
+    """`paper`: 2/(max−min). `scale_free`: (max−min)/2. Or a fixed number, with or without
+    `adaptive_temperature`."""
+    granularity: Literal["batch", "sample"] = "batch"
+    """One matching per micro-batch, or one per sample."""
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """Find `order` without `search_range`, and `shortest` without `order`."""
+        found = []
+        if self.order and not self.search_range:
+            found.append((f"{path}.order", "needs search_range: true, or set order: false too"))
+        if self.strategy == "shortest" and not self.order:
+            found.append((f"{path}.strategy", "shortest needs order: true, since its path ascends"))
+        return found
+
+
+class LoraSection(Section):
+    """The student's low-rank adapters during interaction."""
+
+    rank: Positive = 64
+    """Rank r of every adapter."""
+    alpha: Positive = 64
+    """Numerator of the scale. Updates are scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the adapters."""
+
+
+class InteractionSection(Schedule):
+    """Stage two: learning from the cache."""
+
+    workers: NonNegative = 1
+    """Processes that prepare batches ahead, for each training process."""
+    follow: bool = False
+    """Train while the cache is written, on the shards that exist, and wait for more."""
+    follow_timeout_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """With `follow`: the longest wait for a new shard. Then the stage stops."""
+    inner: Comparison = "forward"
+    """What each student tap minimises against its teacher taps. `forward`: KL(teacher ‖ student).
+    `reverse`: KL(student ‖ teacher). `reverse`, `js`, `skewed` and `l2` need `tail: bucket`. `ce`:
+    cross-entropy to the labels, without the teacher. `none`: nothing, so that only the output
+    learns (plain logit distillation)."""
+    inner_weight: Annotated[float, Field(gt=0)] = 0.25
+    """Weight of every student tap's loss in the sum. The output's loss has the weight 1. The paper
+    has 1 for all. With three taps, 0.25 ended nearer to labels and teacher (docs/results.md)."""
+    output: Comparison = "forward"
+    """The same at the model's output."""
+    tail: Literal["sample", "bucket", "renormalize"] = "sample"
+    """What stands for the teacher's tokens beyond its k most likely. `sample`: the drawn tokens,
+    unbiased. `bucket`: one bin of all others, a lower bound. `renormalize`: nothing, with the k
+    scaled to sum to 1, which is biased. The last two need a cache with `cache.k` ≥ 1."""
+    skew: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """The teacher's share of the mixture in `skewed`."""
+    matching: MatchingSection = MatchingSection()
+    """Layer matching."""
+    lora: LoraSection | None = LoraSection()
+    """Adapters on every linear map of the decoder blocks. `null`: no adapters, and the blocks' own
+    weights train. They train in float32 unless `student.dtype` names another dtype, and each needs
+    a gradient and the optimizer's state."""
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """Find the schedule's and the matching's contradictions, and impossible comparisons."""
+        found = Schedule.contradictions(self, path)
+        found += self.matching.contradictions(f"{path}.matching")
+        for name in ("inner", "output"):
+            kind = getattr(self, name)
+            if kind in ("reverse", "js", "skewed", "l2") and self.tail != "bucket":
+                found.append((f"{path}.{name}", f"{kind} needs tail: bucket, not {self.tail}"))
+        if self.inner == self.output == "none":
+            found.append((f"{path}.output", "is none like inner: then there is nothing to learn"))
+        return found
+
+    def _indecisive(self) -> set[str]:
+        # The order of the samples is recorded by itself, so the way it came about does not count.
+        return super()._indecisive() | {"follow", "follow_timeout_seconds"}
+
+
+class FinetuningSection(Schedule):
+    """Stage three: every parameter, cross-entropy."""
+
+    train_vision_tower: bool = True
+    """Also train the parts outside the decoder: vision tower and projector."""

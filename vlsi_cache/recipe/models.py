@@ -1,0 +1,62 @@
+"""The sections ``teacher`` and ``student``: a model, its taps and its verbalizers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vlsi_cache.recipe.schedule import Schedule
+from vlsi_cache.recipe.section import Contradiction, Section, UserName, UserPath
+
+__all__ = ["ModelSection", "VerbalizationSection", "VerbalizerSection"]
+
+
+class VerbalizerSection(Section):
+    """The small network that reads one tap as a vocabulary distribution."""
+
+    structure: Literal["mlp", "verb_ffn", "ffn", "decoder"] = "verb_ffn"
+    """`verb_ffn`: gated, three D×D maps (the paper's). `mlp`: one D×D map. `ffn`: the same gate
+    with the backbone's own expansion. `decoder`: a whole decoder block."""
+    depth: Literal[1, 2] = 1
+    """The structure once, or stacked twice."""
+    residual: bool = True
+    """Add the structure to the tap, so that an untrained verbalizer is the logit lens."""
+
+
+class VerbalizationSection(Schedule):
+    """Stage one: training the verbalizers of one model."""
+
+    max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Gradients are clipped to this norm. 0 turns clipping off. Taps are independent, and a common
+    norm would tie them together."""
+    target: Literal["label", "final"] = "label"
+    """`label`: cross-entropy to the next response token. `final`: KL to the model's own output."""
+
+
+class ModelSection(Section):
+    """A teacher or a student."""
+
+    model: UserName | None = None
+    """`from_pretrained` name or folder, which includes the processor."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the weights. `auto` takes the checkpoint's own."""
+    taps: list[int] | None = None
+    """0-based indices of the decoder blocks to read. Every 4th from 2 by default."""
+    verbalizers: UserPath | None = None
+    """Folder of trained verbalizers. If none is given, verbalizers are trained."""
+    verbalizer: VerbalizerSection = VerbalizerSection()
+    """Structure of the verbalizers to train."""
+    verbalization: VerbalizationSection = VerbalizationSection()
+    """Schedule of the verbalizers' training."""
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """Find repeated taps, and the schedule's own contradictions."""
+        found = self.verbalization.contradictions(f"{path}.verbalization")
+        if self.taps is not None and len(set(self.taps)) != len(self.taps):
+            found.append((f"{path}.taps", f"names a block twice: {self.taps}"))
+        if self.taps is not None and self.verbalizers is not None:
+            found.append((f"{path}.taps", "contradicts verbalizers, which name their own taps"))
+        if self.taps is not None and not self.taps:
+            found.append((f"{path}.taps", "is empty: name at least one block, or leave it out"))
+        return found

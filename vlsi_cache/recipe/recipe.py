@@ -1,0 +1,79 @@
+"""``Recipe``: all sections of a run, and the contradictions between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vlsi_cache.recipe.learning import FinetuningSection, InteractionSection
+from vlsi_cache.recipe.models import ModelSection
+from vlsi_cache.recipe.section import Contradiction, Section, UserPath
+from vlsi_cache.recipe.sources import CacheSection, DataSection
+
+__all__ = ["Recipe", "StageName"]
+
+StageName = Literal["verbalization", "interaction", "finetuning"]
+
+
+class Recipe(Section):
+    """A whole run: its inputs, its outputs, and the training of each stage."""
+
+    teacher: ModelSection = ModelSection()
+    """The model that is dumped."""
+    student: ModelSection = ModelSection()
+    """The model that is trained."""
+    data: DataSection = DataSection()
+    """The conversations."""
+    cache: CacheSection = CacheSection()
+    """Location and contents of the teacher's records."""
+    interaction: InteractionSection = InteractionSection()
+    """Stage two."""
+    finetuning: FinetuningSection = FinetuningSection()
+    """Stage three."""
+    stages: list[StageName] = Field(default=["verbalization", "interaction", "finetuning"])
+    """Stages of the student to run. `[finetuning]` alone is plain fine-tuning, without a cache."""
+    output: UserPath = Path("runs/vlsi")
+    """Folder of everything that the run writes."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `mps`, …"""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of initialisation, data order, draws and matching."""
+
+    @property
+    def cache_path(self) -> str | Path:
+        """Folder or URL of the cache."""
+        return self.cache.path if self.cache.path is not None else self.output / "cache"
+
+    @property
+    def teacher_verbalizers_path(self) -> Path:
+        """Folder of the teacher's verbalizers."""
+        return self.teacher.verbalizers or self.output / "teacher-verbalizers"
+
+    @property
+    def student_verbalizers_path(self) -> Path:
+        """Folder of the student's verbalizers."""
+        return self.student.verbalizers or self.output / "student-verbalizers"
+
+    @property
+    def student_path(self) -> Path:
+        """Folder of the finished student."""
+        return self.output / "student"
+
+    def contradictions(self) -> list[Contradiction]:
+        """Find fields that contradict one another, as (path, problem)."""
+        found = self.teacher.contradictions("teacher") + self.student.contradictions("student")
+        found += self.cache.contradictions("cache")
+        found += self.interaction.contradictions("interaction")
+        found += self.finetuning.contradictions("finetuning")
+        if self.student.dtype == "float16":
+            found.append(("student.dtype", "float16 cannot be trained; use bfloat16 or float32"))
+        if len(set(self.stages)) != len(self.stages):
+            found.append(("stages", f"names a stage twice: {', '.join(self.stages)}"))
+        if not self.stages:
+            found.append(("stages", "is empty: name at least one stage"))
+        needs_verbalizers = "interaction" in self.stages and self.interaction.inner != "none"
+        if needs_verbalizers and "verbalization" not in self.stages:
+            found.append(("stages", "has interaction without verbalization, which it builds on"))
+        return found

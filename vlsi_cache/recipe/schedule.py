@@ -1,0 +1,62 @@
+"""``Schedule``, the settings that every stage has."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from vlsi_cache.recipe.section import Contradiction, NonNegative, Positive, Section
+
+__all__ = ["Schedule"]
+
+
+class Schedule(Section):
+    """How long and how fast one stage trains."""
+
+    steps: Positive | None = None
+    """Optimizer steps. Excludes `epochs`."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the data. Excludes `steps`. One pass if neither is given."""
+    batch_size: Positive = 8
+    """Samples per device and forward pass."""
+    gradient_accumulation: Positive = 1
+    """Forward passes per optimizer step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate of AdamW."""
+    final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
+    """Learning rate at the end of the cosine."""
+    warmup_steps: NonNegative = 0
+    """Steps of linear warm-up before the cosine."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are clipped to this norm. 0 turns clipping off."""
+    log_every: Positive = 10
+    """Steps between two lines of metrics."""
+    save_every: Positive = 500
+    """Steps between two checkpoints. An interrupted stage goes on from the last one."""
+    workers: NonNegative = 0
+    """Processes that prepare batches, for each training process."""
+    gradient_checkpointing: bool = False
+    """Compute the backbone's activations again in the backward pass, to save memory."""
+
+    def decisive(self) -> dict[str, object]:
+        """The settings that decide the trained weights, as JSON values."""
+        return self.model_dump(mode="json", exclude=self._indecisive())
+
+    def _indecisive(self) -> set[str]:
+        return {"log_every", "save_every", "workers", "gradient_checkpointing"}
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """Find fields that exclude one another, as (path, problem)."""
+        found = []
+        if self.steps is not None and self.epochs is not None:
+            found.append((f"{path}.epochs", "contradicts steps: give one of the two"))
+        if self.steps is not None and self.warmup_steps > self.steps:
+            found.append((f"{path}.warmup_steps", f"is above steps ({self.steps})"))
+        if self.final_learning_rate > self.learning_rate:
+            found.append(
+                (f"{path}.final_learning_rate", f"is above learning_rate ({self.learning_rate:g})")
+            )
+        return found

@@ -1,0 +1,47 @@
+"""``Section``, the base of the recipe's sections, and the types of its fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+__all__ = [
+    "CacheAddress",
+    "Contradiction",
+    "NonNegative",
+    "Positive",
+    "Section",
+    "UserName",
+    "UserPath",
+]
+
+
+def _at_home(name: str) -> str:
+    return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
+def _path_unless_url(value: object) -> object:
+    is_path = isinstance(value, str) and "://" not in value
+    return Path(str(value)).expanduser() if is_path else value
+
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A path. ``~`` is the user's home."""
+CacheAddress = Annotated[Path | str, BeforeValidator(_path_unless_url)]
+"""A path, or the URL of an object store, which a ``Path`` would change."""
+UserName = Annotated[str, AfterValidator(_at_home)]
+"""A folder or a hub name. ``~`` is the user's home."""
+Contradiction = tuple[str, str]
+"""The path of a field, and the problem that it has with other fields."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, without unknown keys, with a docstring under each field."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
