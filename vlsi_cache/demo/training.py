@@ -42,17 +42,6 @@ def train_from_scratch(
     run = Run(Recipe(seed=seed), torch.device("cpu"), load_conversations(data))
     result = folder / "model"
 
-    def start() -> Training[Finetuning]:
-        section = ModelSection(model=str(untrained))
-        model = load_backbone(section, "model", run.device, trains=True)
-        module = Finetuning(model, FinetuningSection())
-        return Training(
-            module=module,
-            dataset=IndexedConversations(run.data),
-            collate=TokenBatches(encoder_for(model, run.recipe.data)),
-            optimizer=MuonWithAdamW(module, learning_rate=_LEARNING_RATE),
-        )
-
     stage = Stage(
         name=folder.name,
         folder=folder,
@@ -64,10 +53,22 @@ def train_from_scratch(
             "batch_size": batch_size,
             "seed": seed,
         },
-        start=start,
+        start=lambda: _start(run, untrained),
         save=lambda module: save_model(module.model, str(untrained), result),
     )
     return run_stage(run, stage)
+
+
+def _start(run: Run, untrained: Path) -> Training[Finetuning]:
+    section = ModelSection(model=str(untrained))
+    model = load_backbone(section, "model", run.device, trains=True)
+    module = Finetuning(model, FinetuningSection())
+    return Training(
+        module=module,
+        dataset=IndexedConversations(run.data),
+        collate=TokenBatches(encoder_for(model, run.recipe.data)),
+        optimizer=MuonWithAdamW(module, learning_rate=_LEARNING_RATE),
+    )
 
 
 def _schedule(steps: int, batch_size: int) -> Schedule:

@@ -77,25 +77,11 @@ def finetune(run: Run, source: Path | None = None) -> Path:
         StageError: the folder holds another run's stage.
     """
     recipe = run.recipe
-    settings = recipe.finetuning
     section = recipe.student
     if source is not None:
         section = section.model_copy(update={"model": str(source)})
     student = load_backbone(section, "student", run.device, trains=True)
-
     original = AutoConfig.from_pretrained(str(recipe.student.model))
-
-    def start() -> Training[Finetuning]:
-        module = Finetuning(student, settings)
-        if settings.gradient_checkpointing:
-            student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
-        return Training(
-            module=module,
-            dataset=IndexedConversations(run.data),
-            collate=TokenBatches(encoder_for(student, recipe.data)),
-            callbacks=run.callbacks,
-            autocast=student.autocast,
-        )
 
     def save(module: Finetuning) -> None:
         module.model.to(dtype=original.dtype or torch.float32)  # type: ignore[call-arg]
@@ -106,12 +92,30 @@ def finetune(run: Run, source: Path | None = None) -> Path:
         name="finetuning",
         folder=recipe.output / "finetuning",
         result=recipe.student_path,
-        schedule=settings,
-        settings={**run.settings(), **student.identity(), "finetuning": settings.decisive()},
-        start=start,
+        schedule=recipe.finetuning,
+        settings={
+            **run.settings(),
+            **student.identity(),
+            "finetuning": recipe.finetuning.decisive(),
+        },
+        start=lambda: _start(run, student),
         save=save,
     )
     return run_stage(run, stage)
+
+
+def _start(run: Run, student: Backbone) -> Training[Finetuning]:
+    settings = run.recipe.finetuning
+    module = Finetuning(student, settings)
+    if settings.gradient_checkpointing:
+        student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
+    return Training(
+        module=module,
+        dataset=IndexedConversations(run.data),
+        collate=TokenBatches(encoder_for(student, run.recipe.data)),
+        callbacks=run.callbacks,
+        autocast=student.autocast,
+    )
 
 
 def _freeze_outside_decoder(decoder: Decoder) -> None:

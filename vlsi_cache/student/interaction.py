@@ -36,31 +36,9 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
         StageError: there are too few teacher taps, or the folder holds another run's stage.
         CacheMismatchError: a sample or its response tokens differ from the cache's.
     """
-    recipe = run.recipe
-    settings = recipe.interaction
-    folder = recipe.output / "interaction"
+    folder = run.recipe.output / "interaction"
+    settings = run.recipe.interaction
     result = folder / "model"
-
-    def start() -> Training[Interaction]:
-        teacher_taps = cache.manifest.taps[:-1]
-        rank = PartialState().process_index
-        module = Interaction(
-            student, bank, settings, teacher_taps=teacher_taps, seed=recipe.seed, rank=rank
-        )
-        if settings.gradient_checkpointing:
-            student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
-        batches = CachedBatches(encoder_for(student, recipe.data), cache, settings.tail)
-        return Training(
-            module=module,
-            dataset=IndexedConversations(run.data),
-            collate=batches,
-            order=recorded_order(cache, settings, folder),
-            journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
-            callbacks=run.callbacks,
-            autocast=student.autocast,
-            start_method=batches.start_method,
-        )
-
     stage = Stage(
         name="interaction",
         folder=folder,
@@ -73,7 +51,30 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
             "cache": cache.manifest.model_dump(mode="json"),
             "interaction": settings.decisive(),
         },
-        start=start,
+        start=lambda: _start(run, student, bank, cache, folder),
         save=lambda module: save_model(module.learned(), student.name, result),
     )
     return run_stage(run, stage)
+
+
+def _start(
+    run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache, folder: Path
+) -> Training[Interaction]:
+    settings = run.recipe.interaction
+    seed = run.recipe.seed
+    rank = PartialState().process_index
+    teacher_taps = cache.manifest.taps[:-1]
+    module = Interaction(student, bank, settings, teacher_taps=teacher_taps, seed=seed, rank=rank)
+    if settings.gradient_checkpointing:
+        student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
+    batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
+    return Training(
+        module=module,
+        dataset=IndexedConversations(run.data),
+        collate=batches,
+        order=recorded_order(cache, settings, folder),
+        journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
+        callbacks=run.callbacks,
+        autocast=student.autocast,
+        start_method=batches.start_method,
+    )

@@ -26,7 +26,7 @@ from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
-__all__ = ["begin_cache", "validate_beginning"]
+__all__ = ["begin_dump", "validate_beginning"]
 
 
 def validate_beginning(run: Run) -> None:
@@ -48,7 +48,7 @@ def validate_beginning(run: Run) -> None:
     prove_beginnable(recipe.cache_path, known)
 
 
-def begin_cache(
+def begin_dump(
     run: Run, teacher: Backbone, bank: VerbalizerBank, processor: Path
 ) -> tuple[TeacherPass, CacheWriter]:
     """Begin the recipe's cache, or go on with it.

@@ -10,7 +10,7 @@ from vlsi_cache.errors import StageError
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import CacheWriter
-from vlsi_cache.teacher.beginning import begin_cache, validate_beginning
+from vlsi_cache.teacher.beginning import begin_dump, validate_beginning
 from vlsi_cache.teacher.filling import DumpProgress, fill_cache
 from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
@@ -60,7 +60,7 @@ def _begin(run: Run, teacher: Backbone) -> tuple[TeacherPass, CacheWriter]:
         # saved before its use: a tokenizer remembers how it padded, and would save that too
         teacher.processor.save_pretrained(folder)
         bank = obtain_verbalizers(run, recipe.teacher, teacher, recipe.teacher_verbalizers_path)
-        return begin_cache(run, teacher, bank, Path(folder))
+        return begin_dump(run, teacher, bank, Path(folder))
 
 
 def _validate_complete(writer: CacheWriter, path: str | Path) -> None:

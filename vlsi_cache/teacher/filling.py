@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from vlsi_cache.data import TokenBatches, encoder_for
 from vlsi_cache.errors import StageError
@@ -36,6 +36,14 @@ class DumpProgress:
     num_tokens: int
     """Response tokens that it has recorded."""
 
+    def after(self, records: Sequence[SampleRecord]) -> DumpProgress:
+        """Return the progress with these records added."""
+        return DumpProgress(
+            self.num_samples + len(records),
+            self.total_samples,
+            self.num_tokens + sum(len(record.response_ids) for record in records),
+        )
+
 
 def fill_cache(
     run: Run,
@@ -58,41 +66,40 @@ def fill_cache(
     Raises:
         DataError, StageError: a sample cannot be read, or too many in a row.
     """
-    settings = run.recipe.cache
     manifest = writer.manifest
-    skip = settings.on_error == "skip"
-    failures = Failures(settings.max_failures_in_a_row)
+    failures = Failures(run.recipe.cache.max_failures_in_a_row)
     missing = slice_of(partition.select(writer.missing_shards()))
-    total = sum(len(manifest.shard_range(shard)) for shard in missing)
-    num_samples = 0
-    num_tokens = 0
+    progress = DumpProgress(0, sum(len(manifest.shard_range(shard)) for shard in missing), 0)
     for shard in missing:
+        samples = manifest.shard_range(shard)
         if writer.has_shard(shard):  # another writer published it meanwhile
-            total -= len(manifest.shard_range(shard))
+            progress = replace(progress, total_samples=progress.total_samples - len(samples))
             continue
         records: list[SampleRecord] = []
-        for batch in _batches(run, teacher, manifest.shard_range(shard)):
-            for record in _records(teacher, batch, manifest, skip=skip):
+        for new in _read(run, teacher, samples, manifest):
+            for record in new:
                 failures.add(record)
-                records.append(record)
-                num_tokens += len(record.response_ids)
-            num_samples += len(batch.keys)
-            on_progress(DumpProgress(num_samples, total, num_tokens))
+            records += new
+            progress = progress.after(new)
+            on_progress(progress)
         writer.write_shard(shard, records)
 
 
-def _batches(run: Run, teacher: TeacherPass, indices: range) -> Iterator[KeyedBatch]:
-    """Yield one shard's batches."""
+def _read(
+    run: Run, teacher: TeacherPass, samples: range, manifest: CacheManifest
+) -> Iterator[list[SampleRecord]]:
+    """Yield the records of one shard, batch by batch."""
     settings = run.recipe.cache
+    skip = settings.on_error == "skip"
     tokens = TokenBatches(encoder_for(teacher.backbone, run.recipe.data))
-    starts = range(0, len(indices), settings.batch_size)
+    starts = range(0, len(samples), settings.batch_size)
     loader = make_loader(
-        KeyedBatches(run.data, tokens, skip=settings.on_error == "skip"),
-        [list(indices[start : start + settings.batch_size]) for start in starts],
+        KeyedBatches(run.data, tokens, skip=skip),
+        [list(samples[start : start + settings.batch_size]) for start in starts],
         workers=settings.workers,
     )
     for batch in loader:
-        yield or_raise(batch)
+        yield _records(teacher, or_raise(batch), manifest, skip=skip)
 
 
 def _records(
