@@ -6,7 +6,7 @@ and exits with ``exit_code``. Nothing below the command line prints or exits.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 __all__ = [
     "CacheError",
@@ -16,6 +16,7 @@ __all__ = [
     "RecipeError",
     "StageError",
     "VlsiCacheError",
+    "excerpt",
     "first_line",
 ]
 
@@ -85,6 +86,16 @@ class CacheMismatchError(CacheError):
 
 class StageError(VlsiCacheError):
     """A training stage or the teacher pass cannot go on."""
+
+
+_EXCERPT_CHARACTERS: Final = 60
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a user's text, short enough for an error."""
+    if len(text) <= _EXCERPT_CHARACTERS:
+        return text
+    return f"{text[:_EXCERPT_CHARACTERS]} …"
 
 
 def first_line(error: Exception) -> str:

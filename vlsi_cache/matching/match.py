@@ -15,7 +15,7 @@ __all__ = ["Match", "match_layers"]
 
 
 class Match(NamedTuple):
-    """Which teacher taps the student's taps learn from."""
+    """The teacher taps that each student tap learns from, with their shares."""
 
     shares: Tensor
     """``[*, L_s, L_t]`` float32: each teacher tap's share of a student tap's loss. Rows sum to

@@ -32,9 +32,9 @@ class ExpectedMatch(NamedTuple):
 def expected_match(divergence: Tensor, matching: MatchingSection) -> ExpectedMatch:
     """Probability that Algorithm 1 matches a student tap with a teacher tap.
 
-    What follows a match depends only on the lowest tap still free. With P_s(f) the probability
-    that it is f before student tap s, and π_s(c | f) the softmax over the candidates from f on,
-    the marginal is ``Σ_f P_s(f) π_s(c | f)``, and ``P_{s+1}(c + 1)`` is that marginal.
+    The matches of later taps depend only on the lowest tap still free. Let P_s(f) be the
+    probability that it is f before student tap s, and π_s(c | f) the softmax over the candidates
+    from f on. The marginal is then ``Σ_f P_s(f) π_s(c | f)``, and ``P_{s+1}(c + 1)`` equals it.
 
     Args:
         divergence: ``[*, L_s, L_t]`` nats.
@@ -60,7 +60,14 @@ def expected_match(divergence: Tensor, matching: MatchingSection) -> ExpectedMat
 def _expected_step(
     divergence: Tensor, student_tap: int, free: Tensor, matching: MatchingSection
 ) -> ExpectedMatch:
-    """The same of one student tap, without the axis L_s; ``free`` ``[*, L_t]`` is P_s."""
+    """The expected match of one student tap, without the axis L_s.
+
+    Args:
+        divergence: ``[*, L_s, L_t]`` nats.
+        student_tap: s.
+        free: ``[*, L_t]``, P_s.
+        matching: the switches.
+    """
     num_student, num_teacher = divergence.shape[-2:]
     # Two axes of teacher taps: the lowest tap still free f, then the candidate c.
     first = torch.arange(num_teacher, device=divergence.device)

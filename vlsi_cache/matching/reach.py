@@ -87,7 +87,7 @@ def temperature(divergence: Tensor, mask: Tensor, matching: MatchingSection) -> 
 def choice_weights(
     divergence: Tensor, mask: Tensor, current: Tensor | None, matching: MatchingSection
 ) -> Tensor:
-    """Unnormalised probability of every teacher tap, ``[*, L_t]``; zero outside the mask.
+    """Unnormalised probability of every teacher tap, ``[*, L_t]``. It is 0 outside the mask.
 
     Args:
         divergence: ``[*, L_t]`` nats, from one student tap.

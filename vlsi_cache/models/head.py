@@ -59,7 +59,7 @@ class Head:
     """
 
     weight: Tensor
-    """[V, D]; the model's parameter itself, or a view of its first rows."""
+    """[V, D], the model's parameter itself, or a view of its first rows."""
     bias: Tensor | None = None
     """[V], or None."""
     transform: LogitTransform = LogitTransform()

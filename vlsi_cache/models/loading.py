@@ -33,7 +33,7 @@ _HUB_SECONDS = 10.0
 
 
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
-    """The configuration of the model's language side; for a text model, the whole one."""
+    """The configuration of the model's language side. For a text model, it is the whole one."""
     return model.config.get_text_config(decoder=True)
 
 

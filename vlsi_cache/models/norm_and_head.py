@@ -36,7 +36,7 @@ def find_norm_and_head(model: PreTrainedModel, output: Any, trace: Trace) -> tup
     if logits.shape != trace.logits.shape or not _equal(logits, trace.logits):
         raise unbindable(
             model,
-            "head(norm(hidden)) is not what the model returns as logits",
+            "head(norm(hidden)) does not equal the logits that the model returns",
             "equal logits on a traced batch",
         )
     return norm, head

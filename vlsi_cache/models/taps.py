@@ -82,7 +82,7 @@ class TapState:
 
 
 class TapCapture:
-    """The states of the taps in the latest forward pass; made by `capture_taps`."""
+    """The states of the taps in the latest forward pass. `capture_taps` makes it."""
 
     def __init__(self, taps: Sequence[int]) -> None:
         self.taps = tuple(taps)

@@ -53,7 +53,7 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def reference_cross_entropy(features: Tensor, head: Head, labels: Tensor) -> Tensor:
-    """Sum of cross-entropies in nats, 0-d; gradients reach features and head.
+    """Sum of cross-entropies in nats, 0-d. Gradients reach features and head.
 
     Args:
         features: ``[N, D]`` hidden states after the final norm.

@@ -31,7 +31,7 @@ __all__ = ["Entries", "Sweep", "sweep_head"]
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """What a sweep finds at the chosen ids. All fields share one shape."""
+    """Values at the chosen ids. All fields share one shape."""
 
     token_ids: Tensor
     """The chosen ids, long."""
@@ -106,7 +106,7 @@ def sweep_head(features: Tensor, head: Head, token_ids: Tensor) -> Sweep:
 
 
 class _RunningSums:
-    """Running sums over the vocabulary, of some tokens; complete once constructed.
+    """Running sums of some tokens over the vocabulary. They are complete once constructed.
 
     With M the highest logit so far, ``total = Σ exp(z − M)`` and ``sum = Σ exp(z − M) · ∂z/∂h``.
     Whenever a tile raises M to M', both sums so far are multiplied by ``exp(M − M')``.
@@ -167,7 +167,7 @@ class _RunningSums:
         return Entries(self.ids_NE, log_probs_NE, slopes_NE)
 
     def expectation(self) -> Tensor:
-        """``E_q[∂z/∂h] = sum / total``, ``[N, D]``; the factor ``exp(M)`` cancels."""
+        """``E_q[∂z/∂h] = sum / total``, ``[N, D]``. The factor ``exp(M)`` cancels."""
         return self.sum_ND / self.total_N[:, None]
 
 

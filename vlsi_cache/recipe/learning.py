@@ -29,11 +29,11 @@ class MatchingSection(Section):
     """Which teacher tap a student tap learns from (Algorithm 1 and its ablation)."""
 
     strategy: MatchingStrategy = "multinomial"
-    """How the divergences choose among the candidates. `multinomial`: draw by a softmax (Algorithm
-    1). Of the paper's ablation, `random`: draw any candidate. `uniform`: fixed, evenly spaced
-    pairs. `bottom-1`: the least divergence. `bottom-3`: one of the three least. Of this project,
-    `expected`: all candidates, by their probabilities under `multinomial`. `shortest`: the
-    ascending path of least total divergence."""
+    """Choice among the candidates. `multinomial`: a draw by a softmax of the divergences, which is
+    Algorithm 1. The paper's ablation has four more. `random`: any candidate. `uniform`: fixed,
+    evenly spaced pairs. `bottom-1`: the least divergence. `bottom-3`: one of the three least. This
+    project adds two. `expected`: all candidates, by their probabilities under `multinomial`.
+    `shortest`: the ascending path of least total divergence."""
     search_range: bool = True
     """The candidates of student tap s of L_s are the teacher taps s to L_t−L_s+s."""
     order: bool = True
@@ -79,7 +79,7 @@ class InteractionSection(Schedule):
     follow_timeout_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """With `follow`: the longest wait for a new shard. Then the stage stops."""
     inner: Comparison = "forward"
-    """What each student tap minimises against its teacher taps. `forward`: KL(teacher ‖ student).
+    """Loss of each student tap against its teacher taps. `forward`: KL(teacher ‖ student).
     `reverse`: KL(student ‖ teacher). `reverse`, `js`, `skewed` and `l2` need `tail: bucket`. `ce`:
     cross-entropy to the labels, without the teacher. `none`: nothing, so that only the output
     learns (plain logit distillation)."""
@@ -89,7 +89,7 @@ class InteractionSection(Schedule):
     output: Comparison = "forward"
     """The same at the model's output."""
     tail: Literal["sample", "bucket", "renormalize"] = "sample"
-    """What stands for the teacher's tokens beyond its k most likely. `sample`: the drawn tokens,
+    """Stand-in for the teacher's tokens beyond its k most likely. `sample`: the drawn tokens,
     unbiased. `bucket`: one bin of all others, a lower bound. `renormalize`: nothing, with the k
     scaled to sum to 1, which is biased. The last two need a cache with `cache.k` ≥ 1."""
     skew: Annotated[float, Field(gt=0, lt=1)] = 0.1

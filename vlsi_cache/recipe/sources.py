@@ -48,7 +48,7 @@ class CacheSection(Section):
     workers: NonNegative = 0
     """Processes that prepare the teacher's batches."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What happens if the teacher cannot read a sample: a broken image, too many tokens, or a tap
+    """Reaction to a sample that the teacher cannot read: a broken image, too many tokens, or a tap
     that is not finite. `stop` ends the run. `skip` records the sample with the reason and without
     tokens."""
     max_failures_in_a_row: Positive = 16

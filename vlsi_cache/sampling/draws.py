@@ -58,8 +58,8 @@ def coupled_draws(
     """Draw what can be shared with the draws of another distribution, and stay unbiased alone.
 
     With p this distribution and q the other, every draw i of q stays with probability
-    min(1, p_i / q_i). What is lost is drawn again from (p − q)₊, the two in one systematic
-    pass. Over the other's draws the mean count of i is then n · min(p_i, q_i) + n · (p_i − q_i)₊
+    min(1, p_i / q_i). Lost draws are drawn again from (p − q)₊, both in one systematic pass.
+    Over the other's draws the mean count of i is then n · min(p_i, q_i) + n · (p_i − q_i)₊
     = n · p_i (maximal coupling; Thorisson, Coupling, Stationarity, and Regeneration, 2000).
 
     Args:
@@ -89,7 +89,7 @@ def coupled_draws(
 
 
 def _stretch_sums(weights: Tensor) -> Tensor:
-    """[N, ⌈V / G⌉], the weight of every stretch; the last one may be shorter."""
+    """The weight of every stretch, [N, ⌈V / G⌉]. The last stretch may be shorter."""
     whole = weights.shape[1] // _STRETCH * _STRETCH
     sums: Tensor = weights[:, :whole].unflatten(1, (-1, _STRETCH)).sum(-1)
     if whole == weights.shape[1]:

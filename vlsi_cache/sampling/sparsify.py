@@ -18,7 +18,7 @@ _LEAST_LOG_PROB = -1e4
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The entries that stand for N distributions, on their device; see ``SparseDistribution``."""
+    """The record of N distributions, on their device. See ``SparseDistribution``."""
 
     token_ids: Tensor
     """``[N, k + m]`` long."""
@@ -75,7 +75,7 @@ def draw(
             ``Drawn`` keeps it. The second is overwritten. None to allocate both.
 
     Returns:
-        The record, whose ids are columns of ``logits``; and the draws that the tap before this one
+        The record, whose ids are columns of ``logits``, and the draws that the tap before this one
         may share.
     """
     own, scratch = memory or (None, None)

@@ -99,7 +99,7 @@ class BatchEncoder:
         token = self._template.image_token
         if token is not None and rendered.text.count(token) != num_images:
             raise DataError(
-                "chat template writes another number of image placeholders than there are images",
+                "chat template does not write one placeholder per image",
                 where=where,
                 expected=f"{num_images} times {token}",
                 found=rendered.text.count(token),

@@ -1,4 +1,4 @@
-"""Which tokens lie in a span of characters."""
+"""From spans of characters to the tokens inside them."""
 
 from __future__ import annotations
 

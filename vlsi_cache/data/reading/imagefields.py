@@ -9,12 +9,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from vlsi_cache.data.images import ImageRef
-from vlsi_cache.errors import DataError
+from vlsi_cache.errors import DataError, excerpt
 
 __all__ = ["image_ref"]
 
 _SOURCE_KEYS = ("path", "image", "url", "image_url", "data", "base64", "bytes")
-_SHOWN_CHARACTERS = 80
 
 
 def image_ref(source: object, folder: Path, *, where: str) -> ImageRef:
@@ -40,7 +39,7 @@ def image_ref(source: object, folder: Path, *, where: str) -> ImageRef:
         "image field names no image",
         where=where,
         expected="a path, a data URI, bytes, or a mapping with path, url, data or bytes",
-        found=repr(source)[:_SHOWN_CHARACTERS],
+        found=excerpt(repr(source)),
     )
 
 
@@ -72,7 +71,7 @@ def _from_text(text: str, folder: Path, where: str) -> ImageRef:
                 "data URI of an image is not base64",
                 where=where,
                 expected="data:image/…;base64,…",
-                found=text[:_SHOWN_CHARACTERS],
+                found=excerpt(text),
             )
         return _from_base64(payload, where)
     if text.startswith("file:"):
@@ -81,7 +80,7 @@ def _from_text(text: str, folder: Path, where: str) -> ImageRef:
         raise DataError(
             "image is remote",
             where=where,
-            found=text[:_SHOWN_CHARACTERS],
+            found=excerpt(text),
             mend="Download the images once and name them by path",
         )
     return ImageRef(path=folder / Path(text).expanduser())
@@ -91,9 +90,7 @@ def _from_base64(text: str, where: str) -> ImageRef:
     try:
         data = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise DataError(
-            "embedded image is not base64", where=where, found=text[:_SHOWN_CHARACTERS]
-        ) from error
+        raise DataError("embedded image is not base64", where=where, found=excerpt(text)) from error
     if not data:
         raise DataError("embedded image is empty", where=where)
     return ImageRef(data=data)

@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlsi_cache.errors import DataError
+from vlsi_cache.errors import DataError, excerpt
 
 __all__ = ["RowOffsets", "find_rows"]
 
-_SHOWN_CHARACTERS = 60
-
 
 class RowOffsets(NamedTuple):
-    """Where each row begins and ends."""
+    """First and last byte of each row, and its line."""
 
     starts: np.ndarray[Any, Any]
     """First byte of each row."""
@@ -105,7 +103,7 @@ def _broken_array(path: Path, line: int, rest: str) -> DataError:
     return DataError(
         "file is not a JSON array",
         where=f"{path.name}:{line}",
-        found=rest[:_SHOWN_CHARACTERS] or "the end of the file",
+        found=excerpt(rest) or "the end of the file",
         mend="Mend the JSON, or write one JSON object per line as .jsonl",
     )
 

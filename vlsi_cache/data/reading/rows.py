@@ -9,7 +9,7 @@ from typing import Any
 from vlsi_cache.data.conversation import Conversation, ImagePart, Message, TextPart
 from vlsi_cache.data.images import ImageRef
 from vlsi_cache.data.reading.imagefields import image_ref
-from vlsi_cache.errors import DataError
+from vlsi_cache.errors import DataError, excerpt
 
 __all__ = ["IMAGE_TAG", "parse_row"]
 
@@ -23,7 +23,6 @@ _ROLES = {
     "human": "user",
     "gpt": "assistant",
 }
-_SHOWN_CHARACTERS = 60
 
 Parts = list[TextPart | ImagePart | None]
 """A message's parts. None is an image from the row's own column."""
@@ -65,7 +64,9 @@ def _turns(row: Mapping[str, Any], origin: str) -> Sequence[Mapping[str, Any]]:
         if turns is None:
             continue
         if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-            raise DataError(f"{key} is not a list of turns", where=origin, found=_shown(turns))
+            raise DataError(
+                f"{key} is not a list of turns", where=origin, found=excerpt(repr(turns))
+            )
         if not turns:
             raise DataError(f"{key} is empty", where=origin, mend="Drop the sample")
         return turns
@@ -98,7 +99,7 @@ def _message(
             "unknown role",
             where=origin,
             expected="system, user or assistant (human or gpt in conversations)",
-            found=_shown(name),
+            found=excerpt(repr(name)),
             mend="Rename the role, or drop the turn",
         )
     keys = ("value", "content") if llava else ("content", "value")
@@ -115,7 +116,7 @@ def _message(
     raise DataError(
         f"content of the {role}'s turn is neither text nor a list of parts",
         where=origin,
-        found=_shown(content),
+        found=excerpt(repr(content)),
     )
 
 
@@ -135,7 +136,7 @@ def _parts(part: object, folder: Path, origin: str, *, tagged: bool) -> Parts:
         "unknown part of a message",
         where=origin,
         expected='{"type": "text", "text": …} or {"type": "image", "path": …}',
-        found=_shown(part),
+        found=excerpt(repr(part)),
     )
 
 
@@ -200,8 +201,3 @@ def _validate_answers(messages: Sequence[Message], origin: str) -> None:
             raise DataError(
                 "response is empty", where=origin, mend="Drop the turn, or write the answer"
             )
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} …"

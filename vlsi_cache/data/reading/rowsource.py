@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlsi_cache.data.reading.json_offsets import find_rows
-from vlsi_cache.errors import DataError
+from vlsi_cache.errors import DataError, excerpt
 
 __all__ = ["ArrowRows", "JsonRows", "RowSource"]
-
-_SHOWN_CHARACTERS = 60
 
 
 class RowSource(Protocol):
@@ -86,7 +84,7 @@ class JsonRows:
             raise DataError(
                 f"line is not JSON ({error})",
                 where=self.origin(index),
-                found=text[:_SHOWN_CHARACTERS].decode(errors="replace"),
+                found=excerpt(text.decode(errors="replace")),
                 mend="Write one JSON object per line",
             ) from error
 
