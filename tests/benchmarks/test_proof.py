@@ -1,4 +1,4 @@
-"""The proof's rival learns what a record of everything teaches; its intervals are Student's."""
+"""The proof's rival learns what a record of everything teaches. Its intervals are Student's."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _student(recipe: Recipe) -> Backbone:
 @pytest.mark.usefixtures("benchmarks")
 @pytest.mark.parametrize("inner", ["forward", "none"])
 def test_the_rival_learns_what_a_record_of_everything_teaches(inner: str, tmp_path: Path) -> None:
-    from proof.online import OnlineInteraction
+    from experiments.first_proof.online import OnlineInteraction
 
     first = make_recipe(tmp_path)
     teacher = load_backbone(first.teacher, "teacher", CPU, "float32")
@@ -85,8 +85,8 @@ def test_the_rival_learns_what_a_record_of_everything_teaches(inner: str, tmp_pa
 
 @pytest.mark.usefixtures("benchmarks")
 def test_means_and_differences_of_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import first_proof
-    from proof.setting import QUICK, Setting
+    from experiments.first_proof.setting import QUICK, Setting
+    from experiments.first_proof.summary import summarize
 
     losses = {"output-cache": [5.0, 5.2, 5.1], "output-online": [4.9, 5.3]}
     runs = tmp_path / "runs"
@@ -105,7 +105,7 @@ def test_means_and_differences_of_seeds(tmp_path: Path, monkeypatch: pytest.Monk
             }
             (runs / f"{name}-seed{seed}.json").write_text(json.dumps(run), encoding="utf-8")
     monkeypatch.setattr(Setting, "results", tmp_path)
-    result = first_proof.collected(QUICK)
+    result = summarize(QUICK)
     by_name = {arm["name"]: arm for arm in result["arms"]}
     three = by_name["output-cache"]["label_loss"]
     assert three["mean"] == pytest.approx(5.1)
