@@ -12,8 +12,9 @@ _NORMAL_95 = 1.959964
 
 
 def wilson_interval(num_right: int, num_questions: int) -> Interval:
-    """Of a share (Wilson, 1927)."""
-    share, z = num_right / num_questions, _NORMAL_95
+    """Return the interval of a share (Wilson, 1927)."""
+    share = num_right / num_questions
+    z = _NORMAL_95
     centre = share + z * z / (2 * num_questions)
     spread = z * math.sqrt(
         share * (1 - share) / num_questions + z * z / (4 * num_questions * num_questions)
@@ -25,10 +26,11 @@ def wilson_interval(num_right: int, num_questions: int) -> Interval:
 def difference_interval(
     share: float, interval: Interval, other: float, other_interval: Interval
 ) -> Interval:
-    """Of a share less another, from their Wilson intervals (Newcombe, 1998, method 10).
+    """Return the interval of a share less another, from their Wilson intervals.
 
-    Two intervals may overlap although the shares differ by more than chance. For shares of
-    independent questions; of the same questions, which are alike hard for both, it is rather wide.
+    This is method 10 of Newcombe (1998). Two intervals may overlap although the shares differ by
+    more than chance. The method assumes independent questions. It is rather wide where both shares
+    are of the same questions, which are equally hard for both.
     """
     difference = share - other
     below = math.hypot(share - interval[0], other_interval[1] - other)
