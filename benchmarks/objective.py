@@ -18,6 +18,7 @@ import torch
 from harness import (
     PrintedTable,
     benchmark,
+    contenders,
     figures,
     in_fresh_process,
     median_seconds,
@@ -218,22 +219,12 @@ def measure(size: Size, device: torch.device, rounds: int, dtype: str) -> dict[s
 
 def tables(result: dict[str, Any]) -> list[PrintedTable]:
     """Show the contenders, then the ratios."""
-    seconds = result["seconds"]
-    peaks = result["peak_extra_bytes"]
     shape = ", ".join(f"{value} {name}" for name, value in result["size"].items())
-    contenders = PrintedTable(
-        f"one student tap, forward + backward: {shape}",
-        ("contender", "time (s)", "time (over ours)", "peak extra (MiB)", "peak (over ours)"),
-        [
-            (
-                name,
-                f"{seconds[name]:.3f}",
-                f"{seconds[name] / seconds['one pass']:.2f}",
-                f"{peaks[name] / 2**20:.0f}",
-                f"{peaks[name] / peaks['one pass']:.1f}",
-            )
-            for name in seconds
-        ],
+    measured = contenders(
+        f"one student tap, forward + backward, extra memory: {shape}",
+        result["seconds"],
+        result["peak_extra_bytes"],
+        base="one pass",
     )
     ratios = (
         "time_over_autograd",
@@ -242,7 +233,7 @@ def tables(result: dict[str, Any]) -> list[PrintedTable]:
         "time_20_over_1_candidates",
         "gradient_difference",
     )
-    return [contenders, figures("ours", result, ratios)]
+    return [measured, figures("ours", result, ratios)]
 
 
 main = benchmark(measure, tables, full=Size(), quick=QUICK)

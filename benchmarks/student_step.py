@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from harness import (
     PrintedTable,
     benchmark,
+    contenders,
     figures,
     in_fresh_process,
     median_seconds,
@@ -268,22 +269,12 @@ def measure(size: Size, device: torch.device, rounds: int) -> dict[str, Any]:
 
 def tables(result: dict[str, Any]) -> list[PrintedTable]:
     """Show the contenders, then the ratios."""
-    seconds = result["seconds"]
-    peaks = result["peak_bytes"]
     shape = ", ".join(f"{value} {name}" for name, value in result["size"].items())
-    contenders = PrintedTable(
+    measured = contenders(
         f"one optimizer step of stage two: {shape}",
-        ("contender", "time (s)", "time (over plain)", "peak (MiB)", "peak (over plain)"),
-        [
-            (
-                name,
-                f"{seconds[name]:.3f}",
-                f"{seconds[name] / seconds['plain']:.2f}",
-                f"{peaks[name] / 2**20:.0f}",
-                f"{peaks[name] / peaks['plain']:.2f}",
-            )
-            for name in seconds
-        ],
+        result["seconds"],
+        result["peak_bytes"],
+        base="plain",
     )
     by_candidates = PrintedTable(
         "memory over plain",
@@ -294,7 +285,7 @@ def tables(result: dict[str, Any]) -> list[PrintedTable]:
         ],
     )
     ratios = figures("cached", result, ("arithmetic_ratio", "time_over_arithmetic"))
-    return [contenders, ratios, by_candidates]
+    return [measured, ratios, by_candidates]
 
 
 main = benchmark(measure, tables, full=Size(), quick=QUICK)

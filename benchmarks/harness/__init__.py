@@ -9,11 +9,12 @@ from harness.measurement import (
     seconds,
     wait_for,
 )
-from harness.tables import PrintedTable, figures
+from harness.tables import PrintedTable, contenders, figures
 
 __all__ = [
     "PrintedTable",
     "benchmark",
+    "contenders",
     "figures",
     "in_fresh_process",
     "machine",

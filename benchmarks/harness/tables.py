@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
-__all__ = ["PrintedTable", "figures"]
+__all__ = ["PrintedTable", "contenders", "figures"]
 
 
 @dataclass(frozen=True)
@@ -41,3 +41,31 @@ class PrintedTable:
 def figures(title: str, result: dict[str, Any], names: Sequence[str]) -> PrintedTable:
     """Build a table of single figures of a result, one to a row."""
     return PrintedTable(title, ("figure", "value"), [(n, f"{result[n]:.3g}") for n in names])
+
+
+def contenders(
+    title: str, seconds: Mapping[str, float], peaks: Mapping[str, int], *, base: str
+) -> PrintedTable:
+    """Build the table of times and peaks, each also over those of one contender.
+
+    Args:
+        title: Title of the table.
+        seconds: Time of each contender.
+        peaks: Most memory of each contender, in bytes.
+        base: Contender that all are compared with.
+    """
+    over = f"(over {base})"
+    return PrintedTable(
+        title,
+        ("contender", "time (s)", f"time {over}", "peak (MiB)", f"peak {over}"),
+        [
+            (
+                name,
+                f"{seconds[name]:.3f}",
+                f"{seconds[name] / seconds[base]:.2f}",
+                f"{peaks[name] / 2**20:.0f}",
+                f"{peaks[name] / peaks[base]:.2f}",
+            )
+            for name in seconds
+        ],
+    )

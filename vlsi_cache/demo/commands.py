@@ -12,7 +12,7 @@ import yaml
 from vlsi_cache.demo.plan import Demo, DemoSize
 from vlsi_cache.errors import StageError
 
-__all__ = ["dump_teacher", "inspect_cache", "train_students", "write_recipe"]
+__all__ = ["inspect_cache", "make_cache", "train_students", "write_recipe"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def write_recipe(demo: Demo) -> None:
     demo.recipe.write_text(text, encoding="utf-8")
 
 
-def dump_teacher(demo: Demo) -> None:
+def make_cache(demo: Demo) -> None:
     """Train the teacher's verbalizers, and fill the cache."""
     _vlsi_cache("dump-teacher", "--recipe", demo.recipe)
 

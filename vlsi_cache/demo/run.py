@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from vlsi_cache.demo.commands import dump_teacher, inspect_cache, train_students, write_recipe
+from vlsi_cache.demo.commands import inspect_cache, make_cache, train_students, write_recipe
 from vlsi_cache.demo.plan import Demo
 from vlsi_cache.demo.pretraining import prepare, pretrain
 from vlsi_cache.demo.progress import Clock, validate_same_size
-from vlsi_cache.demo.results import score_models, summarize
+from vlsi_cache.demo.scores.results import score_models, summarize
 from vlsi_cache.demo.table import DemoSummary
 
 __all__ = ["run_demo"]
@@ -44,7 +44,7 @@ def _make_models(demo: Demo) -> None:
 
 def _make_cache(demo: Demo) -> None:
     _say("2/4  teacher pass: verbalizers, then the cache")
-    dump_teacher(demo)
+    make_cache(demo)
 
 
 def _make_students(demo: Demo) -> None:

@@ -6,10 +6,10 @@ import json
 import logging
 
 from vlsi_cache.demo.dataset import answer_floor, load_questions
-from vlsi_cache.demo.intervals import wilson_interval
 from vlsi_cache.demo.plan import Demo
 from vlsi_cache.demo.progress import remember, remembered
-from vlsi_cache.demo.scoring import count_right_answers, held_out_divergence
+from vlsi_cache.demo.scores.intervals import wilson_interval
+from vlsi_cache.demo.scores.scoring import count_right_answers, held_out_divergence
 from vlsi_cache.demo.table import (
     DemoAccuracy,
     DemoDivergence,
