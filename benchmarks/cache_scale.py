@@ -86,7 +86,8 @@ def manifest_of(size: Size, num_samples: int, samples_per_shard: int) -> CacheMa
         num_samples,
         vocab_size=size.vocabulary,
         taps=range(size.taps - 1),
-        draws=(0, size.draws),
+        k=0,
+        m=size.draws,
         samples_per_shard=samples_per_shard,
     )
 
@@ -151,7 +152,7 @@ def measure_row(folder: Path, size: Size, num_tokens: int, rounds: int) -> dict[
 def measure_opening(folder: Path, size: Size, rounds: int) -> dict[str, Any]:
     """Measure a cache of very many shards of one short sample each.
 
-    A cache of a hundredth of the shards is made beside it, to be opened first.
+    A second cache, of a hundredth of the shards, is opened first.
     """
     records = Synthetic(size, 8)
     path = folder / "many-shards"

@@ -5,12 +5,12 @@ they were not trained on. Our bytes are those of whole caches as the product wri
 tokens and taps, without the copy of the tokenizer. The others are emulated from their published
 layouts, and only their ids and values count:
 
-- dense: bfloat16 of every id;
-- top-64: 32-bit ids, 16-bit log-probabilities, scaled to sum to 1;
-- Megatron-LM: the same 64 as fp16 values, 16 bits and 1 bit of each id apart, zstd level 3;
+- dense: bfloat16 of every id
+- top-64: 32-bit ids, 16-bit log-probabilities, scaled to sum to 1
+- Megatron-LM: the same 64 as fp16 values, 16 bits and 1 bit of each id apart, zstd level 3
 - DistillKit: its recommended setting, 128 ids packed to whole bits, 16 values in bfloat16, the rest
-  from a polynomial of six float32 terms, scaled to sum to 1;
-- Sparse Logit Sampling: independent draws, so many that 12 are distinct on average, 3 bytes each.
+  from a polynomial of six float32 terms, scaled to sum to 1
+- Sparse Logit Sampling: independent draws, so many that 12 are distinct on average, 3 bytes each
 
 Fidelity is that of the loss's gradient with respect to a linear map before the head, summed over
 all tokens. Its angle to the gradient of the full distribution, and the ratio of their norms, are

@@ -1,10 +1,10 @@
 """Whether the step of stage two ever waits for its batch, and how fast a cache is decoded.
 
-The student has the size of SmolLM2-135M and the recipe's own objective; its batches come as
-``train-student`` makes them: samples in the order of the cache, tokenized, validated as those the
-teacher was read at, and joined with the records. The cache is a real one of made-up records. It is
-read from the beginning of an epoch, where nearly every sample needs a chunk not decoded yet.
-Later in a window most chunks are decoded.
+The student has the size of SmolLM2-135M and the recipe's own objective. Its batches are made as
+``train-student`` makes them. Samples come in the order of the cache. They are tokenized, validated
+as those that the teacher read, and joined with their records. The cache is a real one of made-up
+records. It is read from the beginning of an epoch, where nearly every sample needs a chunk that is
+not decoded yet. Later in a window most chunks are decoded.
 
 - data_wait_fraction: share of the loop's time between asking for a batch and having it, with one
   worker that reads ahead. The share without workers is reported beside it
@@ -108,7 +108,8 @@ def write_cache(path: Path, load: Load, encoder: BatchEncoder, data: Conversatio
         len(data),
         vocab_size=load.student.vocabulary,
         taps=load.student.teacher_taps,
-        draws=(0, DRAWS),
+        k=0,
+        m=DRAWS,
         samples_per_shard=load.samples_per_shard,
     )
     writer = create_cache(path, manifest)
@@ -217,7 +218,7 @@ def measure(load: Load, device: torch.device, rounds: int) -> dict[str, Any]:
         path = Path(folder) / "cache"
         write_cache(path, load, encoder, data)
         cache = open_cache(path)
-        record = {
+        described = {
             "num_tokens": cache.num_tokens,
             "num_taps": load.student.candidates + 1,
             "draws": DRAWS,
@@ -243,7 +244,7 @@ def measure(load: Load, device: torch.device, rounds: int) -> dict[str, Any]:
             "wait without workers": median(alone.waits),
             "longest wait without workers": max(alone.waits),
         },
-        "cache": record,
+        "cache": described,
         "size": asdict(load),
     }
 

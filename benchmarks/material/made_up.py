@@ -61,7 +61,8 @@ def made_up_manifest(
     *,
     vocab_size: int,
     taps: Sequence[int],
-    draws: tuple[int, int],
+    k: int,
+    m: int,
     samples_per_shard: int,
 ) -> CacheManifest:
     """Build the manifest of a cache whose teacher and text are not named.
@@ -70,11 +71,11 @@ def made_up_manifest(
         num_samples: Samples of the cache.
         vocab_size: Number of token ids.
         taps: Taps of the teacher, without the output.
-        draws: k and m of the records.
+        k: Number of most likely tokens in a record.
+        m: Number of draws in a record.
         samples_per_shard: Samples of a full shard.
     """
     digest = hashlib.sha256(b"benchmark").hexdigest()
-    top, drawn = draws
     return CacheManifest.model_validate(
         {
             "vlsi_cache_version": "0",
@@ -84,7 +85,7 @@ def made_up_manifest(
             "chat_template_hash": digest,
             "dataset": {"source": "text", "fingerprint": digest, "num_samples": num_samples},
             "taps": (*taps, -1),
-            "sampling": {"k": top, "m": drawn, "seed": 0},
+            "sampling": {"k": k, "m": m, "seed": 0},
             "samples_per_shard": samples_per_shard,
             "batch_size": 8,
             "dtype": "float32",

@@ -250,7 +250,8 @@ def write_cache(path: Path, teacher: Teacher, reading: Reading, made: SparseDist
         len(reading.counts),
         vocab_size=teacher.vocab_size,
         taps=teacher.bank.taps,
-        draws=(made.k, made.m),
+        k=made.k,
+        m=made.m,
         samples_per_shard=512,
     )
     writer = create_cache(path, manifest)

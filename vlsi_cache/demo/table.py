@@ -19,11 +19,11 @@ __all__ = [
 ]
 
 
-class _Part(BaseModel):
+class _Result(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class DemoAccuracy(_Part):
+class DemoAccuracy(_Result):
     """Shares of held-out questions answered rightly by generation."""
 
     floor: float
@@ -36,7 +36,7 @@ class DemoAccuracy(_Part):
     """The student after verbalization, interaction and fine-tuning."""
 
 
-class DemoIntervals(_Part):
+class DemoIntervals(_Result):
     """95 % Wilson intervals of the accuracies."""
 
     teacher: Interval
@@ -47,7 +47,7 @@ class DemoIntervals(_Part):
     """The distilled student's."""
 
 
-class DemoDivergence(_Part):
+class DemoDivergence(_Result):
     """KL(teacher ‖ student) at the output on held-out conversations, nats per response token."""
 
     finetuned: float
@@ -56,7 +56,7 @@ class DemoDivergence(_Part):
     """Divergence of the distilled student."""
 
 
-class DemoPaths(_Part):
+class DemoPaths(_Result):
     """Paths of the results."""
 
     cache: str
@@ -69,7 +69,7 @@ class DemoPaths(_Part):
     """The recipe of the run."""
 
 
-class DemoSummary(_Part):
+class DemoSummary(_Result):
     """The demo's result."""
 
     accuracy: DemoAccuracy

@@ -32,7 +32,7 @@ class Arm:
     """Learning rates of the interaction that the search tries."""
 
     @property
-    def record(self) -> str | None:
+    def cache(self) -> str | None:
         """The cache that it needs. Beside the teacher, it needs only the order of its samples."""
         return {"labels": None, "truncated": "truncated"}.get(self.source, "cache")
 

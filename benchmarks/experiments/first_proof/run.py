@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-# a script finds only its own folder; the harness and the material lie beside the experiments
+# a script finds only its own folder, and harness and material lie above it
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from harness import benchmark

@@ -22,7 +22,7 @@ from harness import in_fresh_process, machine, peak_extra_bytes
 from experiments.first_proof.arms import ARMS, Arm
 from experiments.first_proof.online import interact_online
 from experiments.first_proof.scoring import HeldOut, Watch
-from experiments.first_proof.setting import RECORDS, Plan, Rates, Setting
+from experiments.first_proof.setting import CACHES, Plan, Rates, Setting
 from vlsi_cache import open_cache, train_student
 
 __all__ = ["best_rates", "measure_cost", "run_arm", "search_rates", "searched"]
@@ -113,8 +113,8 @@ def _run(setting: Setting, name: str, seed: int, rates: Rates, split: str) -> di
     some = held_out if searching else _held_out(setting, split, setting.curve_samples)
     watch = Watch(some, every=max(setting.interaction_steps // 4, 1))
     folder = setting.folder / "runs" / f"{name}-{seed}-{rates}"
-    share = setting.search_share if searching else 1.0
-    student = _train(setting, arm, _plan(arm, folder, rates, seed, share), watch)
+    length = setting.search_length if searching else 1.0
+    student = _train(setting, arm, _plan(arm, folder, rates, seed, length), watch)
     final = held_out.score(setting.backbone(student, "student").decoder)
     shutil.rmtree(folder)
     return {
@@ -130,9 +130,9 @@ def _run(setting: Setting, name: str, seed: int, rates: Rates, split: str) -> di
     }
 
 
-def _plan(arm: Arm, folder: Path, rates: Rates, seed: int, share: float) -> Plan:
+def _plan(arm: Arm, folder: Path, rates: Rates, seed: int, length: float) -> Plan:
     return Plan(
-        folder, arm.interaction, rates, seed, arm.record or "cache", share=share, stages=arm.stages
+        folder, arm.interaction, rates, seed, arm.cache or "cache", length=length, stages=arm.stages
     )
 
 
@@ -162,13 +162,13 @@ def _cost(setting: Setting, name: str) -> dict[str, Any]:
     watch = Watch(None, every=1)
     folder = setting.folder / "runs" / f"cost-{name}"
     tunes = arm.source == "labels"
-    share = COST_STEPS / (setting.num_steps if tunes else setting.interaction_steps)
-    whole = _plan(arm, folder, Rates(1e-5, 1e-5), 0, share)
+    length = COST_STEPS / (setting.num_steps if tunes else setting.interaction_steps)
+    whole = _plan(arm, folder, Rates(1e-5, 1e-5), 0, length)
     distillation = replace(whole, stages=arm.stages[:2])
     peak = peak_extra_bytes(lambda: _train(setting, arm, distillation, watch), torch.device("cpu"))
     shutil.rmtree(folder)
     (seconds,) = watch.seconds.values()
-    cache = open_cache(setting.folder / arm.source) if arm.source in RECORDS else None
+    cache = open_cache(setting.folder / arm.source) if arm.source in CACHES else None
     return {
         "arm": name,
         "step_seconds": statistics.median(seconds[1:]),

@@ -25,9 +25,9 @@ from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import CacheSection, DataSection, ModelSection, Recipe, recipe_from_mapping
 from vlsi_cache.verbalizer import VerbalizerBank
 
-__all__ = ["FULL", "QUICK", "RECORDS", "Plan", "Rates", "Setting"]
+__all__ = ["CACHES", "FULL", "QUICK", "Plan", "Rates", "Setting"]
 
-RECORDS = {"cache": (CacheSection().k, CacheSection().m), "truncated": (4, 0)}
+CACHES = {"cache": (CacheSection().k, CacheSection().m), "truncated": (4, 0)}
 """k and m of the caches. The truncated one takes a fifth more bytes."""
 
 
@@ -51,9 +51,9 @@ class Plan:
     """Section of the recipe, without the schedule."""
     rates: Rates
     seed: int
-    record: str = "cache"
+    cache: str = "cache"
     """Name of the cache."""
-    share: float = 1.0
+    length: float = 1.0
     """Its length over that of a whole run."""
     stages: tuple[str, ...] = STAGES
 
@@ -80,7 +80,7 @@ class Setting:
     verbalization_steps: int
     interaction_steps: int
     finetuning_steps: int
-    search_share: float
+    search_length: float
     """Length of a run of the search over that of a whole run."""
     batch_size: int
     made_up: bool = False
@@ -132,13 +132,13 @@ class Setting:
 
     def prepare(self, arms: Sequence[Arm]) -> None:
         """Make everything that these arms share with others."""
-        records = sorted({arm.record for arm in arms if arm.record})
-        if records:
+        caches = sorted({arm.cache for arm in arms if arm.cache})
+        if caches:
             self._verbalize_teacher()
         if any(arm.reads_taps for arm in arms):
             self._verbalize_student()
-        for name in records:
-            shared = Plan(self.folder / "shared", {}, Rates(1e-3, 1e-3), seed=0, record=name)
+        for name in caches:
+            shared = Plan(self.folder / "shared", {}, Rates(1e-3, 1e-3), seed=0, cache=name)
             dump_teacher(self.recipe(shared), _report_progress)
 
     def backbone(self, folder: Path, role: str) -> Backbone:
@@ -147,11 +147,11 @@ class Setting:
 
     def recipe(self, plan: Plan) -> Recipe:
         """Return the recipe of one training."""
-        k, m = RECORDS[plan.record]
+        k, m = CACHES[plan.cache]
         student = {"verbalizers": str(self.verbalizers("student"))} if plan.reads_taps else {}
         steps = {
-            "interaction": round(self.interaction_steps * plan.share),
-            "finetuning": round(self.finetuning_steps * plan.share),
+            "interaction": round(self.interaction_steps * plan.length),
+            "finetuning": round(self.finetuning_steps * plan.length),
         }
         if "interaction" not in plan.stages:
             steps["finetuning"] += steps["interaction"]
@@ -163,7 +163,7 @@ class Setting:
                 },
                 "student": {"model": str(self.student)} | student,
                 "data": {"path": str(self.data("train"))},
-                "cache": {"path": str(self.folder / plan.record), "k": k, "m": m},
+                "cache": {"path": str(self.folder / plan.cache), "k": k, "m": m},
                 "interaction": {
                     **self._schedule(steps["interaction"], plan.rates.interaction),
                     **plan.interaction,
@@ -236,7 +236,7 @@ FULL = Setting(
     verbalization_steps=120,
     interaction_steps=120,
     finetuning_steps=60,
-    search_share=0.25,
+    search_length=0.25,
     batch_size=8,
 )
 QUICK = Setting(
@@ -251,7 +251,7 @@ QUICK = Setting(
     verbalization_steps=3,
     interaction_steps=4,
     finetuning_steps=4,
-    search_share=0.5,
+    search_length=0.5,
     batch_size=4,
     made_up=True,
 )

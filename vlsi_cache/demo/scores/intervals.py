@@ -1,4 +1,4 @@
-"""95 % intervals of shares, and of the difference of two."""
+"""95 % intervals of proportions, and of the difference of two."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ _NORMAL_95 = 1.959964
 
 
 def wilson_interval(num_right: int, num_questions: int) -> Interval:
-    """Return the interval of a share (Wilson, 1927)."""
-    share = num_right / num_questions
+    """Return the interval of a proportion (Wilson, 1927)."""
+    proportion = num_right / num_questions
     z = _NORMAL_95
-    centre = share + z * z / (2 * num_questions)
+    centre = proportion + z * z / (2 * num_questions)
     spread = z * math.sqrt(
-        share * (1 - share) / num_questions + z * z / (4 * num_questions * num_questions)
+        proportion * (1 - proportion) / num_questions + z * z / (4 * num_questions * num_questions)
     )
     scale = 1 + z * z / num_questions
     return (centre - spread) / scale, (centre + spread) / scale
 
 
 def difference_interval(
-    share: float, interval: Interval, other: float, other_interval: Interval
+    proportion: float, interval: Interval, other: float, other_interval: Interval
 ) -> Interval:
-    """Return the interval of a share less another, from their Wilson intervals.
+    """Return the interval of a proportion less another, from their Wilson intervals.
 
-    This is method 10 of Newcombe (1998). Two intervals may overlap although the shares differ by
-    more than chance. The method assumes independent questions. It is rather wide where both shares
-    are of the same questions, which are equally hard for both.
+    This is method 10 of Newcombe (1998). Two intervals may overlap although the proportions differ
+    by more than chance. The method assumes independent questions. It is rather wide where both
+    proportions are of the same questions, which are equally hard for both.
     """
-    difference = share - other
-    below = math.hypot(share - interval[0], other_interval[1] - other)
-    above = math.hypot(interval[1] - share, other - other_interval[0])
+    difference = proportion - other
+    below = math.hypot(proportion - interval[0], other_interval[1] - other)
+    above = math.hypot(interval[1] - proportion, other - other_interval[0])
     return difference - below, difference + above
