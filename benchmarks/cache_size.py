@@ -1,26 +1,25 @@
-"""Bytes of a record against what it says: ours and other layouts, on a real teacher's taps.
+"""Bytes of a record against its fidelity: ours and other layouts, on a real teacher's taps.
 
-Every record is of the same tokens and taps of SmolLM2-135M with trained verbalizers, on text that
-they were not trained on. Ours are whole caches as the product writes them, divided by tokens and
-taps, without the copy of the tokenizer; the others are emulated from their published layouts, their
-ids and values counted alone:
+Every record holds the same tokens and taps of SmolLM2-135M with trained verbalizers, on text that
+they were not trained on. Our bytes are those of whole caches as the product writes them, divided by
+tokens and taps, without the copy of the tokenizer. The others are emulated from their published
+layouts, and only their ids and values count:
 
-- dense: bfloat16 of every id;
-- top-64: 32-bit ids, 16-bit log-probabilities, scaled to sum to 1;
-- Megatron-LM: the same 64 as fp16 values, 16 bits and 1 bit of each id apart, zstd level 3;
+- dense: bfloat16 of every id
+- top-64: 32-bit ids, 16-bit log-probabilities, scaled to sum to 1
+- Megatron-LM: the same 64 as fp16 values, 16 bits and 1 bit of each id apart, zstd level 3
 - DistillKit: its recommended setting, 128 ids packed to whole bits, 16 values in bfloat16, the rest
-  from a polynomial of six float32 terms, scaled to sum to 1;
-- Sparse Logit Sampling: independent draws, so many that 12 are distinct on average, 3 bytes each.
+  from a polynomial of six float32 terms, scaled to sum to 1
+- Sparse Logit Sampling: independent draws, so many that 12 are distinct on average, 3 bytes each
 
 Fidelity is that of the loss's gradient with respect to a linear map before the head, summed over
-all tokens: its angle to the gradient of the full distribution, and the ratio of their norms, as
-means over taps. The student's distribution is the tap's before (the first tap's is the one after).
-The bias and the spread over tokens of KL(teacher ‖ student) are in nats, at all taps together.
+all tokens. Its angle to the gradient of the full distribution, and the ratio of their norms, are
+means over taps. The tap before plays the student (for the first tap, the one after). The bias and
+the spread over tokens of KL(teacher ‖ student) are in nats, at all taps together.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Iterator
@@ -28,15 +27,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measurement import device_of, machine
+from harness import PrintedTable, benchmark
+from material.teacher import Reading, Teacher, made_up_teacher, real_teacher, write_cache
 from numcodecs import Zstd
-from rich.console import Console
-from rich.table import Table
-from teacher import Reading, Teacher, made_up_teacher, real_teacher, write_cache
 from torch import Tensor
 
 from vlsi_cache.distribution import SparseDistribution
@@ -46,9 +42,10 @@ from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.store import open_cache
 
 CURVE = ((0, 8), (0, 12), (0, 16), (4, 4), (16, 0))
-"""k and m of ours beside the default."""
+"""k and m of our further records, beside the default."""
 DEFAULT = (CacheSection().k, CacheSection().m)
-MOST_DRAWS, TOP = 64, 128
+MOST_DRAWS = 64
+TOP = 128
 CHUNK = 64
 
 
@@ -76,15 +73,17 @@ class Record:
 
 
 class Truth:
-    """The full distributions, one pass over them, and what other layouts keep of them."""
+    """What one pass over the full distributions yields, for us and for other layouts."""
 
     def __init__(self, teacher: Teacher, reading: Reading) -> None:
-        self.reading, self.vocab_size = reading, teacher.vocab_size
+        self.reading = reading
+        self.vocab_size = teacher.vocab_size
         self.weight = teacher.head.weight[: self.vocab_size].float()
         shape = len(reading.labels), len(reading.features)
-        hidden, top = self.weight.shape[1], min(TOP, self.vocab_size)
-        self.expectation = torch.empty(*shape, hidden)
-        self.entropy, self.normaliser = torch.empty(shape), torch.empty(shape)
+        top = min(TOP, self.vocab_size)
+        self.expectation = torch.empty(*shape, self.weight.shape[1])
+        self.entropy = torch.empty(shape)
+        self.normaliser = torch.empty(shape)
         self.draws = torch.empty(*shape, MOST_DRAWS, dtype=torch.long)
         self.top_ids = torch.empty(*shape, top, dtype=torch.long)
         self.top_log_probs = torch.empty(*shape, top)
@@ -107,8 +106,10 @@ class Truth:
                 self.top_log_probs[part, tap] = kept.values - normaliser[:, None]
 
     def fidelity(self, record: Record) -> dict[str, float]:
-        """Of a record; see the module."""
-        angles, norms, errors = [], [], []
+        """Score a record, as the module's docstring says."""
+        angles: list[float] = []
+        norms: list[float] = []
+        errors: list[Tensor] = []
         for tap in range(record.ids.shape[1]):
             student = tap - 1 if tap else 1
             x = self.reading.features[student].float()
@@ -120,7 +121,8 @@ class Truth:
                 per_sample_weights=record.weights[:, tap].contiguous(),
             )
             model = self.expectation[:, student]
-            true, sparse = x.T @ (model - exact), x.T @ (model - found)
+            true = x.T @ (model - exact)
+            sparse = x.T @ (model - found)
             cosine = (true * sparse).sum() / (true.norm() * sparse.norm())
             angles.append(math.degrees(math.acos(min(float(cosine), 1.0))))
             norms.append(float(sparse.norm() / true.norm()))
@@ -138,7 +140,7 @@ class Truth:
 
 
 def rivals(truth: Truth) -> Iterator[tuple[str, float, Record]]:
-    """Name, bytes per token and tap, and record of each other layout but the dense one."""
+    """Yield the name, bytes per token and tap, and record of each other sparse layout."""
     count = min(64, truth.top_ids.shape[-1])
     top = _scaled(truth.top_ids[..., :count], truth.top_log_probs[..., :count])
     yield "top-64", count * 6, top
@@ -177,8 +179,8 @@ def _distillkit_bytes(truth: Truth) -> float:
 def _distillkit(truth: Truth) -> Record:
     exact = truth.top_log_probs[..., :16].bfloat16().float()
     rest = truth.top_log_probs[..., 16:]
-    place = torch.linspace(0, 1, rest.shape[-1])
-    terms = torch.stack([place**0, place, place**2, place**3, place**4, place.sqrt()], -1)
+    x = torch.linspace(0, 1, rest.shape[-1])
+    terms = torch.stack([x**0, x, x**2, x**3, x**4, x.sqrt()], -1)
     fitted = rest @ torch.linalg.pinv(terms).T @ terms.T
     return _scaled(truth.top_ids, torch.cat([exact, fitted], -1))
 
@@ -186,7 +188,7 @@ def _distillkit(truth: Truth) -> Record:
 def ours(
     teacher: Teacher, reading: Reading, k: int, m: int, order: Tensor | None = None
 ) -> tuple[float, Record]:
-    """Bytes per token and tap of a whole cache, and what it says when it is read."""
+    """Write a whole cache, and return its bytes per token and tap and the record read back."""
     recorder = TapRecorder(teacher.head.real_rows(teacher.vocab_size), k=k, m=m, order=order)
     dice = torch.rand(
         len(reading.labels),
@@ -209,32 +211,20 @@ def ours(
 
 
 def measure(size: Size) -> dict[str, Any]:
-    """Every row."""
+    """Measure every layout."""
     real = size.teacher != "made up"
     teacher = real_teacher(size.samples) if real else made_up_teacher(size.samples)
     reading = teacher.read()
     truth = Truth(teacher, reading)
-    exact = {"angle_degrees": 0.0, "angle_output_degrees": 0.0, "norm_ratio": 1.0}
-    rows: list[dict[str, Any]] = [
-        {
-            "name": "dense-bf16",
-            "bytes_per_token_tap": 2 * teacher.vocab_size,
-            **exact,
-            "kl_bias_nats": 0.0,
-            "kl_sd_nats": 0.0,
-        }
-    ]
-    for name, bytes_each, record in rivals(truth):
-        rows.append({"name": name, "bytes_per_token_tap": bytes_each, **truth.fidelity(record)})
+    # records are large: each is scored before the next is made
+    rows = [_row(truth, *layout) for layout in rivals(truth)]
     for k, m in (DEFAULT, *(CURVE if real else CURVE[-1:])):
         name = "vlsi-cache" if (k, m) == DEFAULT else f"vlsi-cache k={k} m={m}"
-        bytes_each, record = ours(teacher, reading, k, m)
-        rows.append({"name": name, "bytes_per_token_tap": bytes_each, **truth.fidelity(record)})
-    bytes_each, record = ours(teacher, reading, *DEFAULT, torch.arange(teacher.vocab_size))
-    name = "vlsi-cache in order of ids"
-    rows.append({"name": name, "bytes_per_token_tap": bytes_each, **truth.fidelity(record)})
+        rows.append(_row(truth, name, *ours(teacher, reading, k, m)))
+    in_order = ours(teacher, reading, *DEFAULT, torch.arange(teacher.vocab_size))
+    rows.append(_row(truth, "vlsi-cache in order of ids", *in_order))
     return {
-        "rows": rows,
+        "rows": [_dense_row(teacher.vocab_size), *rows],
         "size": {
             **asdict(size),
             "tokens": len(reading.labels),
@@ -242,45 +232,48 @@ def measure(size: Size) -> dict[str, Any]:
             "vocabulary": teacher.vocab_size,
             "mean_entropy_nats": [round(float(tap), 3) for tap in truth.entropy.mean(0)],
         },
-        "rounds": 1,
-        **machine(device_of("cpu")),
     }
 
 
-def render(result: dict[str, Any]) -> None:
-    """The rows as a table."""
+def _row(truth: Truth, name: str, bytes_each: float, record: Record) -> dict[str, Any]:
+    return {"name": name, "bytes_per_token_tap": bytes_each, **truth.fidelity(record)}
+
+
+def _dense_row(vocab_size: int) -> dict[str, Any]:
+    """Return the row of the truth itself, in bfloat16."""
+    return {
+        "name": "dense-bf16",
+        "bytes_per_token_tap": 2 * vocab_size,
+        "angle_degrees": 0.0,
+        "angle_output_degrees": 0.0,
+        "norm_ratio": 1.0,
+        "kl_bias_nats": 0.0,
+        "kl_sd_nats": 0.0,
+    }
+
+
+def tables(result: dict[str, Any]) -> list[PrintedTable]:
+    """Show the rows."""
     size = result["size"]
-    table = Table(
-        title=f"{size['tokens']:,} tokens, {size['taps']} taps of {size['teacher']}, "
-        f"V = {size['vocabulary']:,}"
-    )
     columns = {
         "bytes_per_token_tap": "bytes",
-        "angle_degrees": "angle\n(°)",
-        "angle_output_degrees": "output's\n(°)",
-        "norm_ratio": "norm\nratio",
-        "kl_bias_nats": "KL\nbias",
-        "kl_sd_nats": "KL\nspread",
+        "angle_degrees": "angle (°)",
+        "angle_output_degrees": "output's (°)",
+        "norm_ratio": "norm ratio",
+        "kl_bias_nats": "KL bias (nats)",
+        "kl_sd_nats": "KL spread (nats)",
     }
-    table.add_column("record", no_wrap=True)
-    for heading in columns.values():
-        table.add_column(heading, justify="right")
-    for row in result["rows"]:
-        table.add_row(row["name"], *(f"{row[name]:,.2f}" for name in columns))
-    Console().print(table)
+    return [
+        PrintedTable(
+            f"{size['tokens']:,} tokens, {size['taps']} taps of {size['teacher']}, "
+            f"V = {size['vocabulary']:,}",
+            ("record", *columns.values()),
+            [(row["name"], *(f"{row[name]:,.2f}" for name in columns)) for row in result["rows"]],
+        )
+    ]
 
 
-@click.command(help=__doc__.splitlines()[0])
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-@click.option("--quick", is_flag=True, help="A made-up teacher: a smoke, not a measurement.")
-@click.option("--device", default="cpu", hidden=True, help="Ignored: sizes do not depend on it.")
-def main(as_json: bool, quick: bool, device: str) -> None:  # noqa: ARG001
-    result = measure(QUICK if quick else Size())
-    if as_json:
-        click.echo(json.dumps(result, indent=2))
-    else:
-        render(result)
-
+main = benchmark(measure, tables, full=Size(), quick=QUICK, rounds=None, on_cpu=True)
 
 if __name__ == "__main__":
     main()

@@ -1,34 +1,30 @@
 """What recording adds to a bare teacher pass, and how fast a record is read again.
 
 The bare pass is the teacher's forward with its verbalizers, and the softmax through the head of
-every tap and the output, which is what reading a layer as words means. Recording adds draws,
-entropies and label log-probabilities, and packing the shard: codecs, checksums, the file. Each
-small batch is passed both ways, one right after the other and in either order, and the median of
-these pairs' ratios is told: a machine's slow spells last longer than a pair. Decoding is that of
-whole shards on one core, over the response tokens per second that a training step of the student
-consumes (stage two, measured by student_step.py in the same run).
+every tap and the output: that is what reading a layer as words means. Recording adds draws,
+entropies and label log-probabilities, and packing the shard: codecs, checksums, the file.
+
+Each small batch is passed both ways, one right after the other and in either order. The overhead is
+the median of these pairs' ratios, since slow spells of the machine last longer than a pair.
+Decoding is that of whole shards on one core, over the response tokens per second that a training
+step of the student consumes (stage two, measured by student_step.py in the same run).
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
-import numpy as np
 import student_step
 import torch
 from cache_size import DEFAULT
-from measurement import device_of, machine, median_seconds
-from rich.console import Console
-from teacher import Reading, Teacher, made_up_teacher, real_teacher, write_cache
+from harness import PrintedTable, benchmark, median_seconds, seconds
+from material.teacher import Reading, Teacher, made_up_teacher, real_teacher, write_cache
 from torch import Tensor
 
 from vlsi_cache.distribution import SparseDistribution
@@ -43,7 +39,7 @@ class Size:
 
     samples: int = 12
     batch_size: int = 2
-    """Samples of a pair."""
+    """Samples of a batch."""
     teacher: str = "SmolLM2-135M"
 
 
@@ -51,7 +47,7 @@ QUICK = Size(samples=8, teacher="made up")
 
 
 class Pass:
-    """The same batches, bare and recorded."""
+    """The passes over the same batches, bare and recorded."""
 
     def __init__(self, teacher: Teacher) -> None:
         self.teacher = teacher
@@ -65,41 +61,41 @@ class Pass:
 
     @torch.no_grad()
     def bare(self, batch: dict[str, Any]) -> None:
-        """Forward, verbalizers, and the softmax of every tap."""
+        """Run forward, verbalizers, and the softmax of every tap."""
         features = self.teacher.features(batch)
         # the same number of rows at once as the recorder takes
         step = max(1, (1 << 23) // (self.head.num_rows * len(features)))
-        for part in chunks(len(features[0]), step):
-            logits = self.head.logits(torch.stack([tap[part] for tap in features]))
+        for rows in chunks(len(features[0]), step):
+            logits = self.head.logits(torch.stack([tap[rows] for tap in features]))
             torch.log_softmax(logits.float(), -1)
 
     def recorded(self, batch: dict[str, Any], dice: Tensor) -> SparseDistribution:
-        """The same, as what is kept of it."""
+        """Run the same pass, and return what is recorded of it."""
         return self.recorder.record(self.teacher.features(batch), batch["labels"], dice)
 
     def pairs(self) -> list[tuple[float, float]]:
-        """Seconds of every batch, bare and recorded; which comes first alternates."""
-        found, start = [], 0
+        """Time every batch bare and recorded. Which comes first alternates."""
+        found: list[tuple[float, float]] = []
+        start = 0
         for index, batch in enumerate(self.teacher.batches):
             dice = self.dice[start : start + len(batch["labels"])]
             start += len(dice)
             steps = (partial(self.bare, batch), partial(self.recorded, batch, dice))
-            if index % 2:
-                recorded, bare = _seconds(steps[1]), _seconds(steps[0])
-            else:
-                bare, recorded = _seconds(steps[0]), _seconds(steps[1])
-            found.append((bare, recorded))
+            first = index % 2
+            times = {first: seconds(steps[first])}
+            times[1 - first] = seconds(steps[1 - first])
+            found.append((times[0], times[1]))
         return found
 
     def writing(self, record: SparseDistribution) -> float:
-        """Seconds of packing it all into a cache on disk."""
+        """Time the packing of all records into a cache on disk."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "cache")
-            return _seconds(partial(write_cache, path, self.teacher, self.reading, record))
+            return seconds(partial(write_cache, path, self.teacher, self.reading, record))
 
 
 def overhead(one: Pass, rounds: int) -> dict[str, Any]:
-    """Of recording over the bare pass: of its draws, and of the shard that is written."""
+    """Measure recording over the bare pass: its draws, and the shard that is written."""
     one.pairs()
     pairs = [one.pairs() for _ in range(rounds)]
     ratios = [recorded / bare for found in pairs for bare, recorded in found]
@@ -116,36 +112,31 @@ def overhead(one: Pass, rounds: int) -> dict[str, Any]:
     }
 
 
-def _seconds(step: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
 def decode_tokens_per_second(one: Pass, repeats: int) -> float:
-    """Response tokens with all taps per second, on one core, from a shard in the page cache."""
+    """Decode response tokens with all taps, on one core, from a shard in the page cache."""
     reading = one.reading
     record = one.recorder.record(reading.features, reading.labels, one.dice)
     many = Reading(reading.features, reading.labels.repeat(repeats), reading.counts * repeats)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "cache")
         write_cache(path, one.teacher, many, SparseDistribution.concatenate([record] * repeats))
-        cache, taken = open_cache(path), []
+        cache = open_cache(path)
+        speeds: list[float] = []
         for _ in range(3):
-            start = time.process_time()  # of all threads together: one core's worth
+            start = time.process_time()  # all threads together: one core's worth
             count = sum(shard.num_tokens for shard in cache.iter_shards())
-            taken.append(count / (time.process_time() - start))
-    return float(np.median(taken))
+            speeds.append(count / (time.process_time() - start))
+    return statistics.median(speeds)
 
 
 def measure(size: Size, rounds: int) -> dict[str, Any]:
-    """Both ratios."""
-    device = torch.device("cpu")
+    """Measure both ratios."""
     real = size.teacher != "made up"
     make = real_teacher if real else made_up_teacher
     one = Pass(make(size.samples, batch_size=size.batch_size))
     added = overhead(one, rounds)
     decode = decode_tokens_per_second(one, 4)
+    device = torch.device("cpu")
     student = student_step.Size() if real else student_step.QUICK
     step = median_seconds({"step": student_step.CONTENDERS["cached"](student, device)}, 1, device)
     consumption = student.tokens / step["step"]
@@ -155,30 +146,27 @@ def measure(size: Size, rounds: int) -> dict[str, Any]:
         "decode_tokens_per_second": decode,
         "consumed_tokens_per_second": consumption,
         "size": {**asdict(size), "tokens": len(one.reading.labels)},
-        "rounds": rounds,
-        **machine(device),
     }
 
 
-@click.command(help=__doc__.splitlines()[0])
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-@click.option("--quick", is_flag=True, help="A made-up teacher: a smoke, not a measurement.")
-@click.option("--device", default="cpu", hidden=True)
-@click.option("--rounds", default=5, show_default=True, help="Timed passes of each batch.")
-def main(as_json: bool, quick: bool, device: str, rounds: int) -> None:
-    device_of(device)
-    result = measure(QUICK if quick else Size(), rounds)
-    if as_json:
-        click.echo(json.dumps(result, indent=2))
-        return
-    console = Console()
+def tables(result: dict[str, Any]) -> list[PrintedTable]:
+    """Show what recording adds, and how fast a record is read."""
     low, middle, high = result["recording_quartiles"]
-    console.print(f"overhead of recording: {result['overhead_ratio']:.1%}")
-    console.print(f"  of a batch: {middle:.1%}, quartiles {low:.1%} to {high:.1%}")
-    console.print(f"  of writing the shard: {result['writing_ratio']:.1%}")
-    console.print(f"decoding over consumption: {result['decode_over_consumption']:.0f} x")
-    console.print(f"{result['size']}, {result['rounds']} rounds, {result['threads']} threads")
+    return [
+        PrintedTable(
+            f"{result['size']['tokens']:,} tokens of {result['size']['teacher']}",
+            ("", "figure"),
+            [
+                ("overhead of recording", f"{result['overhead_ratio']:.1%}"),
+                ("… of a batch", f"{middle:.1%}, quartiles {low:.1%} to {high:.1%}"),
+                ("… of writing the shard", f"{result['writing_ratio']:.1%}"),
+                ("decoding over consumption", f"{result['decode_over_consumption']:.0f} ×"),
+            ],
+        )
+    ]
 
+
+main = benchmark(measure, tables, full=Size(), quick=QUICK, on_cpu=True)
 
 if __name__ == "__main__":
     main()

@@ -1,24 +1,29 @@
 """One pass over the vocabulary against plain autograd, two bare products, and other libraries.
 
-One student tap, forward and backward: N tokens of D features through a head of V rows, against
+One student tap runs forward and backward: N tokens of D features through a head of V rows, against
 C candidate targets of S entries each, of which one is matched. The rivals from other libraries
-take one dense teacher instead, whose logits they make themselves from its features and head.
+take one dense teacher instead. They make its logits themselves from its features and head.
 
 Roofline: the two products that no exact method can avoid take 2 · 2 · N · D · V operations.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import click
 import torch
-from measurement import device_of, in_fresh_process, machine, median_seconds, peak_extra_bytes
-from rich.console import Console
-from rich.table import Table
+from harness import (
+    PrintedTable,
+    benchmark,
+    contenders,
+    figures,
+    in_fresh_process,
+    median_seconds,
+    peak_extra_bytes,
+)
 from torch import Tensor
 
 from vlsi_cache.models import Head
@@ -53,7 +58,8 @@ class Problem:
             empty = torch.empty(rows, size.hidden, device=device, dtype=dtype)
             return empty.normal_(std=spread, generator=generator)
 
-        self.size, self.device = size, device
+        self.size = size
+        self.device = device
         self.features = normal(size.tokens, 1.0).requires_grad_()
         self.head = Head(normal(size.vocabulary, size.hidden**-0.5))
         shape = (size.tokens, size.candidates, size.entries)
@@ -63,7 +69,7 @@ class Problem:
         self.targets = SparseTargets(ids, weights, torch.ones(shape[:2], device=device))
 
     def finish(self, loss: Tensor) -> Tensor:
-        """The backward pass; gives the gradient, which contenders must agree on."""
+        """Run the backward pass, and return the gradient that contenders must agree on."""
         self.features.grad = None
         loss.backward()
         assert self.features.grad is not None
@@ -71,7 +77,7 @@ class Problem:
 
 
 def one_pass(problem: Problem, candidates: int | None = None) -> Tensor:
-    """Ours."""
+    """Run ours."""
     targets = problem.targets.candidates(slice(candidates))
     found = candidate_divergences(problem.features, problem.head, targets)
     matched = found.values.mean(0).argmin()
@@ -79,15 +85,17 @@ def one_pass(problem: Problem, candidates: int | None = None) -> Tensor:
 
 
 def plain_autograd(problem: Problem) -> Tensor:
-    """Logits kept, log-softmax, gather, backward."""
+    """Keep the logits: log-softmax, gather, backward."""
     found = reference_divergences(problem.features, problem.head, problem.targets)
     matched = found.detach().mean(0).argmin()
     return problem.finish(found.index_select(1, matched[None]).mean())
 
 
 def two_products(problem: Problem) -> Callable[[], object]:
-    """The arithmetic alone, into memory that is there already: logits, and their way back."""
-    size, weight, features = problem.size, problem.head.weight, problem.features.detach()
+    """Do the arithmetic alone, into memory that exists already: logits, and the way back."""
+    size = problem.size
+    weight = problem.head.weight
+    features = problem.features.detach()
     logits = torch.empty(size.tokens, size.vocabulary, device=problem.device, dtype=weight.dtype)
     back = torch.empty_like(features)
 
@@ -99,7 +107,7 @@ def two_products(problem: Problem) -> Callable[[], object]:
 
 
 def liger(problem: Problem) -> Callable[[], object]:
-    """Liger's chunked JSD at beta 0, forward KL, without its cross-entropy to labels."""
+    """Run Liger's chunked JSD at beta 0, forward KL, without its cross-entropy to labels."""
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
     loss = LigerFusedLinearJSDLoss(
@@ -113,7 +121,7 @@ def liger(problem: Problem) -> Callable[[], object]:
 
 
 def trl(problem: Problem) -> Callable[[], object]:
-    """TRL's divergence by tiles at beta 0, forward KL."""
+    """Run TRL's divergence by tiles at beta 0, forward KL."""
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
     teacher, weight = _dense_teacher(problem)
@@ -125,7 +133,7 @@ def trl(problem: Problem) -> Callable[[], object]:
 
 
 def _dense_teacher(problem: Problem) -> tuple[Tensor, Tensor]:
-    """A teacher of the student's own width: the cheapest there is."""
+    """Make a teacher of the student's own width, which is the cheapest."""
     features = torch.randn_like(problem.features)
     return features.detach(), torch.randn_like(problem.head.weight) * problem.size.hidden**-0.5
 
@@ -141,7 +149,7 @@ CONTENDERS: dict[str, Callable[[Problem], Callable[[], object]]] = {
 
 
 def installed(name: str) -> bool:
-    """Whether a rival's library is there."""
+    """Return whether a rival's library is installed."""
     try:
         CONTENDERS[name](Problem(Size(4, 8, 16, 1, 2), torch.device("cpu")))
     except ImportError:
@@ -150,16 +158,21 @@ def installed(name: str) -> bool:
 
 
 def peak_bytes(name: str, size: Size, device_name: str) -> int:
-    """Most memory a contender holds beyond the problem's own tensors."""
+    """Return the most memory that a contender holds beyond the problem's own tensors."""
     device = torch.device(device_name)
     CONTENDERS[name](Problem(Size(4, 8, 16, 1, 2, size.dtype), device))()  # libraries load
     step = CONTENDERS[name](Problem(size, device))
     return peak_extra_bytes(step, device)
 
 
-def prove_agreement(problem: Problem) -> float:
-    """Largest difference of gradients, ours from plain autograd's, relative to the largest."""
-    ours, plain = one_pass(problem).clone(), plain_autograd(problem)
+def validate_agreement(problem: Problem) -> float:
+    """Return the largest difference of our gradient from plain autograd's, relative to the largest.
+
+    Raises:
+        SystemExit: The gradients differ by more than rounding.
+    """
+    ours = one_pass(problem).clone()
+    plain = plain_autograd(problem)
     difference = ((ours - plain).abs().max() / plain.abs().max()).item()
     allowed = 1e-4 if ours.dtype == torch.float32 else 2e-2
     if not difference < allowed:
@@ -167,17 +180,19 @@ def prove_agreement(problem: Problem) -> float:
     return difference
 
 
-def measure(size: Size, device: torch.device, rounds: int) -> dict[str, Any]:
-    """Every figure of the benchmark."""
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
+def measure(size: Size, device: torch.device, rounds: int, dtype: str) -> dict[str, Any]:
+    """Measure every contender."""
+    size = replace(size, dtype=dtype)
     names = [name for name in CONTENDERS if name not in RIVALS or installed(name)]
     peaks = {name: in_fresh_process(peak_bytes, name, size, device.type) for name in names}
     problem = Problem(size, device)
-    difference = prove_agreement(problem)
+    difference = validate_agreement(problem)
     seconds = median_seconds({name: CONTENDERS[name](problem) for name in names}, rounds, device)
-    ours, plain = seconds["one pass"], seconds["plain autograd"]
+    ours = seconds["one pass"]
     operations = 4 * size.tokens * size.hidden * size.vocabulary
     return {
-        "time_over_autograd": ours / plain,
+        "time_over_autograd": ours / seconds["plain autograd"],
         "memory_over_autograd": peaks["one pass"] / peaks["plain autograd"],
         "time_over_two_matmuls": ours / seconds["two products"],
         "time_20_over_1_candidates": ours / seconds["one pass, 1 candidate"],
@@ -197,56 +212,29 @@ def measure(size: Size, device: torch.device, rounds: int) -> dict[str, Any]:
         "seconds": seconds,
         "peak_extra_bytes": peaks,
         "size": asdict(size),
-        "rounds": rounds,
-        **machine(device),
     }
 
 
-def render(result: dict[str, Any]) -> None:
-    """The figures as tables."""
-    size, console = result["size"], Console()
-    table = Table(
-        title="one student tap, forward + backward: "
-        + ", ".join(f"{value} {name}" for name, value in size.items()),
-        caption=f"medians of {result['rounds']} rounds, {result['device']}, "
-        f"{result['threads']} threads, torch {result['torch']}",
+def tables(result: dict[str, Any]) -> list[PrintedTable]:
+    """Show the contenders, then the ratios."""
+    shape = ", ".join(f"{value} {name}" for name, value in result["size"].items())
+    measured = contenders(
+        f"one student tap, forward + backward, extra memory: {shape}",
+        result["seconds"],
+        result["peak_extra_bytes"],
+        base="one pass",
     )
-    for column in ("contender", "seconds", "over ours", "peak extra MiB", "over ours"):
-        table.add_column(column, justify="left" if column == "contender" else "right")
-    seconds, peaks = result["seconds"], result["peak_extra_bytes"]
-    for name in seconds:
-        table.add_row(
-            name,
-            f"{seconds[name]:.3f}",
-            f"{seconds[name] / seconds['one pass']:.2f}",
-            f"{peaks[name] / 2**20:.0f}",
-            f"{peaks[name] / peaks['one pass']:.1f}",
-        )
-    console.print(table)
-    for name in (
+    ratios = (
         "time_over_autograd",
         "memory_over_autograd",
         "time_over_two_matmuls",
         "time_20_over_1_candidates",
         "gradient_difference",
-    ):
-        console.print(f"{name}: {result[name]:.3g}")
+    )
+    return [measured, figures("ours", result, ratios)]
 
 
-@click.command(help=__doc__.splitlines()[0])
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-@click.option("--quick", is_flag=True, help="A small problem: a smoke, not a measurement.")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
-@click.option("--rounds", default=5, show_default=True, help="Timed runs of each contender.")
-def main(as_json: bool, quick: bool, device: str, dtype: str, rounds: int) -> None:
-    size = Size(**{**asdict(QUICK if quick else Size()), "dtype": dtype})
-    result = measure(size, device_of(device), rounds)
-    if as_json:
-        click.echo(json.dumps(result, indent=2))
-    else:
-        render(result)
-
+main = benchmark(measure, tables, full=Size(), quick=QUICK)
 
 if __name__ == "__main__":
     main()

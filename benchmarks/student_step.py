@@ -1,9 +1,12 @@
 """A whole step of stage two against LoRA fine-tuning, and against a student beside its teacher.
 
 The student has the size of SmolLM2-135M, with LoRA on its blocks in every contender, so that only
-the objective differs: plain cross-entropy at the output, with logits kept; 7 taps and the output
-against the record; or 7 taps and the output against the dense distributions of a resident teacher
-of the same size, all pairs compared, as Algorithm 1 needs them. Forward, backward, AdamW.
+the objective differs. A step is forward, backward and AdamW.
+
+- plain: cross-entropy at the output, with logits kept
+- cached: 7 taps and the output against the record
+- online: 7 taps and the output against the dense distributions of a resident teacher of the same
+  size, all pairs compared, as Algorithm 1 needs them
 
 Operations, counted per response token (V vocabulary, D hidden size, T tokens of a sample):
 
@@ -16,22 +19,27 @@ Operations, counted per response token (V vocabulary, D hidden size, T tokens of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import click
 import torch
 import torch.nn.functional as F
-from measurement import device_of, in_fresh_process, machine, median_seconds, peak_extra_bytes
-from rich.console import Console
-from rich.table import Table
+from harness import (
+    PrintedTable,
+    benchmark,
+    contenders,
+    figures,
+    in_fresh_process,
+    median_seconds,
+    peak_extra_bytes,
+)
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vlsi_cache.matching import match_layers
 from vlsi_cache.models import Backbone, bind_decoder, default_taps, run_backbone
+from vlsi_cache.objectives import SparseTargets
 from vlsi_cache.recipe import CacheSection, InteractionSection, VerbalizerSection
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.verbalizer import VerbalizerBank, build_verbalizers
@@ -55,12 +63,12 @@ class Size:
 
     @property
     def taps(self) -> tuple[int, ...]:
-        """The student's."""
+        """The student's taps."""
         return default_taps(self.blocks)
 
     @property
     def teacher_taps(self) -> tuple[int, ...]:
-        """As many as there are candidates, evenly spaced."""
+        """As many taps as there are candidates, evenly spaced."""
         last = self.blocks - 2
         return tuple(last * (index + 1) // self.candidates for index in range(self.candidates))
 
@@ -69,7 +77,7 @@ QUICK = Size(64, 8, 4, 2, 128, 4096, 64, 4)
 
 
 def build_backbone(size: Size, device: torch.device, seed: int) -> Backbone:
-    """A Llama of random weights; its processor is never asked for."""
+    """Build a Llama of random weights, without a processor."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         hidden_size=size.hidden,
@@ -86,7 +94,7 @@ def build_backbone(size: Size, device: torch.device, seed: int) -> Backbone:
 
 
 def build_student(size: Size, device: torch.device, taps: Sequence[int]) -> Interaction:
-    """The student with adapters, and with verbalizers at its taps."""
+    """Build the student with adapters, and with verbalizers at its taps."""
     student = build_backbone(size, device, seed=0)
     bank = build_verbalizers(student.decoder, taps, VerbalizerSection(), seed=0)
     settings = SETTINGS if taps else SETTINGS.model_copy(update={"inner": "none"})
@@ -105,17 +113,15 @@ class Batch:
         self.inputs = {"input_ids": ids}
         self.positions = torch.arange(count, device=device)
         self.labels = ids[0, 1:]
-        self.record = {
-            "teacher_ids": torch.randint(
-                size.vocabulary, shape, device=device, generator=generator
-            ),
-            "teacher_weights": weights / weights.sum(-1, keepdim=True),
-            "teacher_entropy": torch.ones(shape[:2], device=device),
-        }
+        self.targets = SparseTargets(
+            torch.randint(size.vocabulary, shape, device=device, generator=generator),
+            weights / weights.sum(-1, keepdim=True),
+            torch.ones(shape[:2], device=device),
+        )
 
 
 def trained(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], object]:
-    """A whole optimizer step."""
+    """Return a whole optimizer step."""
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-4)
 
     def step() -> None:
@@ -127,8 +133,9 @@ def trained(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], objec
 
 
 def plain(size: Size, device: torch.device) -> Callable[[], object]:
-    """Cross-entropy at the output, as every trainer has it."""
-    student, batch = build_student(size, device, ()), Batch(size, device)
+    """Train with cross-entropy at the output, as every trainer does."""
+    student = build_student(size, device, ())
+    batch = Batch(size, device)
 
     def loss() -> Tensor:
         logits = student.decoder.model(**batch.inputs, use_cache=False).logits[0, :-1]
@@ -138,8 +145,9 @@ def plain(size: Size, device: torch.device) -> Callable[[], object]:
 
 
 def cached(size: Size, device: torch.device) -> Callable[[], object]:
-    """Ours: what ``train-student`` runs in stage two."""
-    student, batch = build_student(size, device, size.taps), Batch(size, device)
+    """Train as ``train-student`` does in stage two."""
+    student = build_student(size, device, size.taps)
+    batch = Batch(size, device)
 
     def loss() -> Tensor:
         return student(
@@ -147,17 +155,18 @@ def cached(size: Size, device: torch.device) -> Callable[[], object]:
             batch.positions,
             batch.labels,
             torch.zeros_like(batch.labels),
-            **batch.record,
+            batch.targets,
         )["loss"]
 
     return trained(student, loss)
 
 
 def online(size: Size, device: torch.device) -> Callable[[], object]:
-    """The teacher beside the student: dense distributions of every tap, all pairs compared."""
+    """Train beside the teacher: dense distributions of every tap, all pairs compared."""
     teacher = build_backbone(size, device, seed=2)
     readers = build_verbalizers(teacher.decoder, size.teacher_taps, VerbalizerSection(), seed=2)
-    student, batch = build_student(size, device, size.taps), Batch(size, device)
+    student = build_student(size, device, size.taps)
+    batch = Batch(size, device)
 
     def loss() -> Tensor:
         with torch.no_grad():
@@ -184,14 +193,17 @@ def online(size: Size, device: torch.device) -> Callable[[], object]:
 
 
 def dense_log_probs(decoder: Any, bank: VerbalizerBank, batch: Batch) -> list[Tensor]:
-    """Log-probabilities ``[N, V]`` of every tap and, last, of the output."""
+    """Return log-probabilities ``[N, V]`` of every tap and, last, of the output."""
     states, final = run_backbone(decoder, bank.taps, batch.inputs, batch.positions)
     reads = [decoder.features(read) for read in bank(states, batch.positions).values()]
     return [decoder.head.logits(read).float().log_softmax(-1) for read in [*reads, final]]
 
 
 def mean_product(left: Tensor, right: Tensor) -> Tensor:
-    """Mean over tokens of the rows' inner products: with p and log q, minus a cross-entropy."""
+    """Return the mean over tokens of the rows' inner products.
+
+    With p and log q it is minus a cross-entropy.
+    """
     return torch.dot(left.flatten(), right.flatten()) / len(left)
 
 
@@ -199,7 +211,7 @@ CONTENDERS = {"plain": plain, "cached": cached, "online": online}
 
 
 def operations(size: Size, num_taps: int) -> int:
-    """Per response token, as the module's docstring counts them."""
+    """Count operations per response token, as the module's docstring does."""
     head_size = size.hidden // size.heads
     key_value = size.key_value_heads * head_size
     maps = [(size.hidden, size.hidden)] * 2 + [(size.hidden, key_value)] * 2
@@ -212,7 +224,7 @@ def operations(size: Size, num_taps: int) -> int:
 
 
 def peak_bytes(name: str, size: Size, device_name: str) -> int:
-    """Most memory of a contender's second step: weights, adapters, optimizer and all."""
+    """Return the most memory of a contender's second step, weights and optimizer included."""
     device = torch.device(device_name)
     CONTENDERS[name](QUICK, device)()  # libraries load
 
@@ -225,12 +237,10 @@ def peak_bytes(name: str, size: Size, device_name: str) -> int:
 
 
 def measure(size: Size, device: torch.device, rounds: int) -> dict[str, Any]:
-    """Every figure of the benchmark."""
+    """Measure every contender."""
     peaks = {name: in_fresh_process(peak_bytes, name, size, device.type) for name in CONTENDERS}
     by_candidates = {
-        count: in_fresh_process(
-            peak_bytes, "cached", Size(**{**asdict(size), "candidates": count}), device.type
-        )
+        count: in_fresh_process(peak_bytes, "cached", replace(size, candidates=count), device.type)
         / peaks["plain"]
         for count in sorted({len(size.taps), 2 * size.candidates})
     }
@@ -253,50 +263,31 @@ def measure(size: Size, device: torch.device, rounds: int) -> dict[str, Any]:
         "seconds": seconds,
         "peak_bytes": peaks,
         "size": asdict(size),
-        "rounds": rounds,
-        **machine(device),
     }
 
 
-def render(result: dict[str, Any]) -> None:
-    """The figures as a table."""
-    console, size = Console(), result["size"]
-    table = Table(
-        title="one optimizer step of stage two: "
-        + ", ".join(f"{value} {name}" for name, value in size.items()),
-        caption=f"medians of {result['rounds']} rounds, {result['device']}, "
-        f"{result['threads']} threads, torch {result['torch']}",
+def tables(result: dict[str, Any]) -> list[PrintedTable]:
+    """Show the contenders, then the ratios."""
+    shape = ", ".join(f"{value} {name}" for name, value in result["size"].items())
+    measured = contenders(
+        f"one optimizer step of stage two: {shape}",
+        result["seconds"],
+        result["peak_bytes"],
+        base="plain",
     )
-    for column in ("contender", "seconds", "over plain", "peak MiB", "over plain"):
-        table.add_column(column, justify="left" if column == "contender" else "right")
-    seconds, peaks = result["seconds"], result["peak_bytes"]
-    for name in seconds:
-        table.add_row(
-            name,
-            f"{seconds[name]:.3f}",
-            f"{seconds[name] / seconds['plain']:.2f}",
-            f"{peaks[name] / 2**20:.0f}",
-            f"{peaks[name] / peaks['plain']:.2f}",
-        )
-    console.print(table)
-    for name in ("arithmetic_ratio", "time_over_arithmetic"):
-        console.print(f"{name}: {result[name]:.3g}")
-    for count, ratio in result["memory_over_plain_by_candidates"].items():
-        console.print(f"memory over plain with {count} candidates: {ratio:.3g}")
+    by_candidates = PrintedTable(
+        "memory over plain",
+        ("candidates", "ratio"),
+        [
+            (str(count), f"{ratio:.3g}")
+            for count, ratio in result["memory_over_plain_by_candidates"].items()
+        ],
+    )
+    ratios = figures("cached", result, ("arithmetic_ratio", "time_over_arithmetic"))
+    return [measured, ratios, by_candidates]
 
 
-@click.command(help=__doc__.splitlines()[0])
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-@click.option("--quick", is_flag=True, help="A small student: a smoke, not a measurement.")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--rounds", default=5, show_default=True, help="Timed steps of each contender.")
-def main(as_json: bool, quick: bool, device: str, rounds: int) -> None:
-    result = measure(QUICK if quick else Size(), device_of(device), rounds)
-    if as_json:
-        click.echo(json.dumps(result, indent=2))
-    else:
-        render(result)
-
+main = benchmark(measure, tables, full=Size(), quick=QUICK)
 
 if __name__ == "__main__":
     main()

@@ -18,20 +18,21 @@ __all__ = ["command"]
     type=click.Path(path_type=Path),
     default=Path("vlsi-cache-demo"),
     show_default=True,
-    help="Folder of everything; run again, the demo goes on where it stopped.",
+    help="Folder of everything. A second run continues where the first stopped.",
 )
-@click.option("--quick", is_flag=True, help="A smoke run of under two minutes, with tiny numbers.")
+@click.option("--quick", is_flag=True, help="A smoke run with tiny sizes, under two minutes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(out: Path, quick: bool, as_json: bool) -> None:
     """Distil a small Qwen2-VL on easy-VQA, from scratch, on a CPU.
 
-    Trains a teacher, then takes the public road (dump-teacher, train-student, inspect), and scores
-    the teacher, the student after fine-tuning only and the distilled student on held-out images.
+    Trains a teacher, then runs dump-teacher, train-student and inspect. Scores the teacher, the
+    student after fine-tuning only and the distilled student on held-out images.
     """
-    from vlsi_cache.demo.run import FULL, QUICK, run_demo
+    from vlsi_cache.demo.plan import FULL, QUICK, Demo
+    from vlsi_cache.demo.run import run_demo
 
     log_to("stderr")
-    summary = run_demo(out.absolute(), QUICK if quick else FULL)
+    summary = run_demo(Demo(out.absolute(), QUICK if quick else FULL))
     if as_json:
         click.echo(summary.model_dump_json(indent=2))
         return

@@ -1,4 +1,4 @@
-"""The proof's rival learns what a record of everything teaches; its intervals are Student's."""
+"""The proof's rival learns what a record of everything teaches. Its intervals are Student's."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from support.runs import make_recipe
 from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe
+from vlsi_cache.store import open_cache
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.student.interaction_loss import Interaction
-from vlsi_cache.teacher.dump import dump_teacher
+from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.verbalizer import build_verbalizers, load_verbalizers
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -39,16 +40,16 @@ def _learnt(module: Interaction, batch: dict[str, Any]) -> tuple[Tensor, list[Te
 
 
 def _student(recipe: Recipe) -> Backbone:
-    return load_backbone(recipe.student, "student", CPU, "float32")
+    return load_backbone(recipe.student, "student", CPU)
 
 
 @pytest.mark.usefixtures("benchmarks")
 @pytest.mark.parametrize("inner", ["forward", "none"])
 def test_the_rival_learns_what_a_record_of_everything_teaches(inner: str, tmp_path: Path) -> None:
-    from proof.online import OnlineInteraction
+    from experiments.first_proof.online import OnlineInteraction
 
     first = make_recipe(tmp_path)
-    teacher = load_backbone(first.teacher, "teacher", CPU, "float32")
+    teacher = load_backbone(first.teacher, "teacher", CPU)
     recipe = make_recipe(
         tmp_path,
         cache={"k": teacher.vocab_size, "m": 0},
@@ -57,7 +58,8 @@ def test_the_rival_learns_what_a_record_of_everything_teaches(inner: str, tmp_pa
     dump_teacher(recipe, lambda _: None)
     data = IndexedConversations(load_data(recipe.data))
     student = _student(recipe)
-    collate = CachedBatches(encoder_for(student, recipe.data), recipe.cache_path, "sample")
+    cache = open_cache(recipe.cache_path)
+    collate = CachedBatches(encoder_for(student, recipe.data), cache, "sample")
     batch = collate([data[index] for index in range(6)])
     readers = load_verbalizers(
         recipe.teacher_verbalizers_path, teacher.decoder, fingerprint=teacher.fingerprint
@@ -70,7 +72,7 @@ def test_the_rival_learns_what_a_record_of_everything_teaches(inner: str, tmp_pa
     settings = recipe.interaction
     ours = Interaction(student, bank(student), settings, teacher_taps=readers.taps, seed=0)
     expected = _learnt(ours, batch)
-    bare = {name: value for name, value in batch.items() if not name.startswith("teacher_")}
+    bare = {name: value for name, value in batch.items() if name != "targets"}
     beside = _student(recipe)
     rival = OnlineInteraction(
         teacher, readers, beside, bank(beside), settings, teacher_taps=readers.taps, seed=0
@@ -85,8 +87,8 @@ def test_the_rival_learns_what_a_record_of_everything_teaches(inner: str, tmp_pa
 
 @pytest.mark.usefixtures("benchmarks")
 def test_means_and_differences_of_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import first_proof
-    from proof.setting import QUICK, Setting
+    from experiments.first_proof.setting import QUICK, Setting
+    from experiments.first_proof.summary import summarize
 
     losses = {"output-cache": [5.0, 5.2, 5.1], "output-online": [4.9, 5.3]}
     runs = tmp_path / "runs"
@@ -105,7 +107,7 @@ def test_means_and_differences_of_seeds(tmp_path: Path, monkeypatch: pytest.Monk
             }
             (runs / f"{name}-seed{seed}.json").write_text(json.dumps(run), encoding="utf-8")
     monkeypatch.setattr(Setting, "results", tmp_path)
-    result = first_proof.collected(QUICK)
+    result = summarize(QUICK)
     by_name = {arm["name"]: arm for arm in result["arms"]}
     three = by_name["output-cache"]["label_loss"]
     assert three["mean"] == pytest.approx(5.1)

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
+PROOF = "experiments/first_proof/run"
 PROMISED: dict[str, set[str]] = {
     "cache_size": set(),
-    "first_proof": set(),
+    PROOF: set(),
     "dump_overhead": {"overhead_ratio", "decode_over_consumption"},
     "loader": {"data_wait_fraction", "decode_over_consumption"},
     "cache_scale": {
@@ -56,7 +57,7 @@ def test_a_quick_run_gives_every_figure(name: str) -> None:
     assert {"device", "threads", "torch", "rounds", "size"} <= result.keys()
     if name == "cache_size":
         _assert_sound_rows(result["rows"])
-    if name == "first_proof":
+    if name == PROOF:
         _assert_every_arm(result["arms"])
     if name == "objective":
         assert result["gradient_difference"] < 1e-4
@@ -69,12 +70,12 @@ def test_a_quick_run_gives_every_figure(name: str) -> None:
 
 
 def test_the_page_of_results_has_what_the_runs_gave() -> None:
-    command = [sys.executable, str(FOLDER / "first_proof.py"), "--table", "--markdown"]
+    command = [sys.executable, str(FOLDER / f"{PROOF}.py"), "--table", "--markdown"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
     page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
-    _, tables = page.split("<!-- first_proof.py --table --markdown -->\n")
+    _, tables = page.split("run.py --table --markdown -->\n")
     printed = tables.split("<!-- end -->")[0]
-    assert printed.strip() == done.stdout.strip(), "print them anew, in between"
+    assert printed.strip() == done.stdout.strip(), "print them again, in between"
 
 
 def _assert_every_arm(arms: list[dict[str, Any]]) -> None:
@@ -120,10 +121,13 @@ def _assert_sound_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def test_every_script_is_tested() -> None:
-    scripts = {path.stem for path in FOLDER.glob("*.py")} - {
-        "assets",
-        "made_up",
-        "measurement",
-        "teacher",
-    }
+    paths = [*FOLDER.glob("*.py"), *FOLDER.glob("experiments/*/run.py")]
+    scripts = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in paths}
     assert scripts == PROMISED.keys()
+
+
+def test_a_script_prints_its_tables_without_json() -> None:
+    command = [sys.executable, str(FOLDER / "cache_size.py"), "--quick"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
+    assert "vlsi-cache in order of ids" in shown
+    assert "KL spread" in shown

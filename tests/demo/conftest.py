@@ -22,7 +22,7 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
 
 @pytest.fixture(scope="session")
 def questions() -> list[Question]:
-    """Of the held-out images."""
+    """Questions about the held-out images."""
     return load_questions("test", NUM_HELDOUT)
 
 

@@ -36,7 +36,8 @@ def _asked(rows: list[dict[str, Any]]) -> Counter[tuple[str, str, str]]:
         messages = row["messages"]
         image = messages[0]["content"][0]["path"]
         for user, assistant in zip(messages[::2], messages[1::2], strict=True):
-            question, answer = user["content"][-1]["text"], assistant["content"][0]["text"]
+            question = user["content"][-1]["text"]
+            answer = assistant["content"][0]["text"]
             found[image, question, answer] += 1
     return found
 
@@ -109,7 +110,8 @@ def test_finished_data_are_kept_and_interrupted_ones_written_again(tmp_path: Pat
 
 
 def test_answering_without_looking_at_the_whole_set_scores_67_percent() -> None:
-    train, heldout = load_questions("train", 4000), load_questions("test", 1000)
+    train = load_questions("train", 4000)
+    heldout = load_questions("test", 1000)
     assert (len(train), len(heldout)) == (38575, 9673)
     assert round(answer_floor(train, heldout), 3) == 0.670
 

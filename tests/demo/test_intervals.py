@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsi_cache.demo.intervals import difference_interval, wilson_interval
+from vlsi_cache.demo.scores.intervals import difference_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,8 @@ def test_an_interval_holds_its_share_and_stays_within_zero_and_one(
 def test_intervals_of_a_difference_are_newcombes(
     counts: tuple[int, int], others: tuple[int, int], interval: tuple[float, float]
 ) -> None:
-    share, other = counts[0] / counts[1], others[0] / others[1]
+    share = counts[0] / counts[1]
+    other = others[0] / others[1]
     found = difference_interval(share, wilson_interval(*counts), other, wilson_interval(*others))
     assert found == pytest.approx(interval, abs=1e-4)
     turned = difference_interval(other, wilson_interval(*others), share, wilson_interval(*counts))

@@ -19,7 +19,7 @@ from vlsi_cache.data import (
     response_positions,
 )
 from vlsi_cache.demo.dataset import DemoData, Question
-from vlsi_cache.demo.scoring import count_right_answers, held_out_divergence
+from vlsi_cache.demo.scores.scoring import count_right_answers, held_out_divergence
 from vlsi_cache.demo.training import train_from_scratch
 
 

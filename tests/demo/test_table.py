@@ -21,7 +21,7 @@ def _summary(
     distilled: tuple[float, float] = (0.79, 0.83),
     divergence: tuple[float, float] = (0.2, 0.1),
 ) -> DemoSummary:
-    """Figures of a run; intervals and divergences as given."""
+    """Build a run's summary with the given intervals and divergences."""
     return DemoSummary(
         accuracy=DemoAccuracy(
             floor=0.6701,

@@ -23,7 +23,8 @@ def test_training_from_scratch_gives_an_ordinary_checkpoint_once(
     AutoModelForImageTextToText.from_pretrained(result)
     AutoProcessor.from_pretrained(result)
     weights = result / "model.safetensors"
-    start, trained = load_file(untrained[0] / "model.safetensors"), load_file(weights)
+    start = load_file(untrained[0] / "model.safetensors")
+    trained = load_file(weights)
     assert start.keys() == trained.keys()
     assert not any(torch.equal(trained[name], weight) for name, weight in start.items())
     assert not list((tmp_path / "teacher").glob("checkpoint-*"))

@@ -1,7 +1,7 @@
 """easy-VQA as conversations: JSONL in ``messages`` form beside its images.
 
-All questions of an image are turns of a few conversations, which is several times the supervision
-per image token of one question each.
+All questions of an image are turns of a few conversations. This gives several times the supervision
+per image token of one question to a conversation.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["DemoData", "Question", "answer_floor", "load_questions", "prepare_da
 _TURNS = 3
 """Questions per conversation: more answers per image token than one, less padding than all."""
 _SHAPE_WEIGHT = 4
-"""How often a training question comes whose answer is a shape: one in ten is, yet shapes are the
-hardest to see, and most questions of yes and no can be answered without them."""
+"""How often a training question comes whose answer is a shape. One in ten is, yet shapes are the
+hardest to see, and most yes-or-no questions can be answered without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +45,28 @@ class DemoData:
     heldout: Path
     """Conversations about images that no model has trained on."""
 
+    @classmethod
+    def within(cls, folder: Path) -> DemoData:
+        """Name the files in a folder."""
+        return cls(train=folder / "train.jsonl", heldout=folder / "heldout.jsonl")
+
 
 def prepare_data(folder: Path, *, num_train: int, num_heldout: int, seed: int) -> DemoData:
-    """Write train and held-out conversations; images are written once and kept.
+    """Write train and held-out conversations with their images. Finished data are kept.
 
     Every training image comes a second time mirrored: shapes and colours stay, pixels move.
-    Questions that ask for a shape come several times. Held-out data are as they are.
+    Questions that ask for a shape come several times. Held-out data are not changed.
 
     Args:
-        folder: where to write.
-        num_train: training images, before mirroring.
-        num_heldout: held-out images.
-        seed: of the order of questions and conversations.
+        folder: Folder to write.
+        num_train: Number of training images, before mirroring.
+        num_heldout: Number of held-out images.
+        seed: Seed of the order of questions and conversations.
 
     Raises:
-        StageError: the package easy-vqa is not installed.
+        StageError: The package easy-vqa is not installed.
     """
-    data = DemoData(
-        train=folder / "train.jsonl",
-        heldout=folder / "heldout.jsonl",
-    )
+    data = DemoData.within(folder)
     if data.train.is_file():  # written last
         return data
     generator = random.Random(seed)  # noqa: S311 (an order, not a secret)
@@ -77,10 +79,10 @@ def prepare_data(folder: Path, *, num_train: int, num_heldout: int, seed: int) -
 
 
 def load_questions(split: str, num_images: int) -> list[Question]:
-    """The questions about the first ``num_images`` images of ``train`` or ``test``.
+    """Load the questions about the first ``num_images`` images of ``train`` or ``test``.
 
     Raises:
-        StageError: the package easy-vqa is not installed.
+        StageError: The package easy-vqa is not installed.
     """
     try:
         import easy_vqa
@@ -105,7 +107,7 @@ def load_questions(split: str, num_images: int) -> list[Question]:
 
 
 def answer_floor(train: Sequence[Question], heldout: Sequence[Question]) -> float:
-    """Accuracy of giving each question its commonest training answer, without looking."""
+    """Return the accuracy of giving each question its commonest training answer."""
     by_text: dict[str, Counter[str]] = defaultdict(Counter)
     for question in train:
         by_text[question.text][question.answer] += 1
@@ -120,7 +122,7 @@ def answer_floor(train: Sequence[Question], heldout: Sequence[Question]) -> floa
 def _pictures(
     questions: Sequence[Question], folder: Path, mirrored: bool
 ) -> dict[Path, list[Question]]:
-    """Write the images, mirrored too if wanted; each with the questions about it."""
+    """Write the images, mirrored too if wanted, and return each with its questions."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     by_source: dict[Path, list[Question]] = defaultdict(list)
@@ -141,7 +143,7 @@ def _pictures(
 
 
 def _weighted(asked: Sequence[Question]) -> Iterator[Question]:
-    """Each question once, those whose answer is a shape several times."""
+    """Yield each question once, and those whose answer is a shape several times."""
     for question in asked:
         names_shape = question.answer not in ("yes", "no") and "color" not in question.text
         yield from [question] * (_SHAPE_WEIGHT if names_shape else 1)

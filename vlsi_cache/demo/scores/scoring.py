@@ -28,12 +28,12 @@ _LONGEST_ANSWER = 4
 
 @torch.no_grad()
 def count_right_answers(model_folder: Path, questions: Sequence[Question]) -> int:
-    """How many questions a model answers rightly by greedy generation, one turn each.
+    """Count the questions that a model answers rightly by greedy generation, one turn each.
 
     Args:
-        model_folder: an ordinary checkpoint with its processor, loaded with plain
+        model_folder: Ordinary checkpoint with its processor, loaded with plain
             ``from_pretrained``.
-        questions: with their images.
+        questions: Questions with their images.
     """
     processor: Any = AutoProcessor.from_pretrained(model_folder)
     model: Any = AutoModelForImageTextToText.from_pretrained(model_folder).eval()
@@ -64,7 +64,10 @@ def count_right_answers(model_folder: Path, questions: Sequence[Question]) -> in
 def held_out_divergence(
     teacher_folder: Path, student_folder: Path, data: Path, *, limit: int
 ) -> float:
-    """Mean KL(teacher ‖ student) at the output, nats per response token, from dense logits."""
+    """Return the mean KL(teacher ‖ student) at the output, in nats per response token.
+
+    It is exact: both models give whole distributions.
+    """
     device = torch.device("cpu")
     teacher, student = (
         load_backbone(ModelSection(model=str(folder)), role, device)
@@ -76,7 +79,8 @@ def held_out_divergence(
         batch_size=_BATCH,
         collate_fn=TokenBatches(encoder_for(teacher, section)),
     )
-    total, num_tokens = 0.0, 0
+    total = 0.0
+    num_tokens = 0
     for batch in loader:
         features = [
             run_backbone(backbone.decoder, (), batch["inputs"], batch["positions"])[1]

@@ -9,6 +9,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,41 +17,39 @@ from typing import Any
 import click
 import torch
 import transformers
-from measurement import in_fresh_process, machine, peak_extra_bytes
+from harness import in_fresh_process, machine, peak_extra_bytes
 
-from proof.arms import ARMS, Arm
-from proof.online import interact_online
-from proof.scoring import HeldOut, Watch
-from proof.setting import RECORDS, Rates, Setting
-from vlsi_cache import open_cache
-from vlsi_cache.student.train import train_student
+from experiments.first_proof.arms import ARMS, Arm
+from experiments.first_proof.online import interact_online
+from experiments.first_proof.scoring import HeldOut, Watch
+from experiments.first_proof.setting import CACHES, Plan, Rates, Setting
+from vlsi_cache import open_cache, train_student
 
 __all__ = ["best_rates", "measure_cost", "run_arm", "search_rates", "searched"]
 
 FINETUNING_RATES = (1e-4, 3e-4, 1e-3, 2e-3)
 LATER_RATES = (3e-4, 1e-4, 1e-3)
-"""Of fine-tuning after distillation; the distillation's own rate is looked for with the first."""
+"""Rates of the fine-tuning after distillation. The first serves while the other is searched."""
 COST_STEPS = 8
-"""Of which the first is left out."""
-STAGES = ("verbalization", "interaction", "finetuning")
+"""Steps of a cost run. The first is not timed."""
 
 
 def run_arm(setting: Setting, arm: Arm, seed: int, rates: Rates) -> dict[str, Any]:
-    """Train and score on held-out conversations; a run that is written down is not made again."""
+    """Train, and score on held-out conversations. A run that is written down is not made again."""
     path = setting.results / "runs" / f"{arm.name}-seed{seed}.json"
-    run = _once(path, lambda: _apart(setting, _run, setting, arm.name, seed, rates, "held-out"))
+    run = _once(path, lambda: _apart(setting, _run, arm.name, seed, rates, "held-out"))
     if Rates(**run["rates"]) != rates:
-        raise click.ClickException(f"{path} was made at other rates than {rates}: remove it")
+        raise click.ClickException(f"{path} was made at other rates than {rates}. Remove it.")
     if run["interaction"] != arm.interaction:
-        raise click.ClickException(f"{path} was made by an arm that is another now: remove it")
+        raise click.ClickException(f"{path} was made by an arm that has changed. Remove it.")
     return run
 
 
 def search_rates(setting: Setting, family: str) -> list[dict[str, Any]]:
-    """Short runs of a family's first arm that reads a cache, scored on validation.
+    """Make short runs of a family's first arm that reads a cache, scored on validation.
 
-    First the rate of the distillation, then, with the best of these, that of the fine-tuning after
-    it.
+    The rate of the distillation is searched first. With the best of these, the rate of the
+    fine-tuning after it is searched.
     """
     if family == "fine-tuning":
         return [_tried(setting, family, Rates(rate, rate)) for rate in FINETUNING_RATES]
@@ -61,7 +60,7 @@ def search_rates(setting: Setting, family: str) -> list[dict[str, Any]]:
 
 
 def best_rates(setting: Setting, family: str) -> Rates:
-    """Of the search: those of the least loss on the labels."""
+    """Return the rates of the search with the least loss on the labels."""
     return _best(search_rates(setting, family))
 
 
@@ -72,22 +71,23 @@ def _best(runs: Sequence[dict[str, Any]]) -> Rates:
 def _tried(setting: Setting, family: str, rates: Rates) -> dict[str, Any]:
     path = setting.results / "search" / f"{family}-{rates}.json"
     name = searched(family).name
-    return _once(path, lambda: _apart(setting, _run, setting, name, 1000, rates, "validation"))
+    return _once(path, lambda: _apart(setting, _run, name, 1000, rates, "validation"))
 
 
 def searched(family: str) -> Arm:
-    """Whose runs stand for those of the family: none has a teacher to wait for."""
+    """Return the arm whose runs stand for the family's: the first without a teacher in memory."""
     arms = (arm for arm in ARMS.values() if arm.family == family)
     return next(arm for arm in arms if arm.source != "teacher")
 
 
 def measure_cost(setting: Setting, arm: Arm) -> dict[str, Any]:
-    """Seconds of a step and peak memory of an arm's distillation alone, or of fine-tuning."""
+    """Measure the step and the peak memory of an arm's distillation alone, or of fine-tuning."""
     path = setting.results / "costs" / f"{arm.name}.json"
-    return _once(path, lambda: _apart(setting, _cost, setting, arm.name))
+    return _once(path, lambda: _apart(setting, _cost, arm.name))
 
 
 def _once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Read a result, which is made and written down first if it is missing."""
     if not path.exists():
         made = make()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,18 +99,22 @@ def _once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _apart(setting: Setting, function: Callable[..., dict[str, Any]], *arguments: Any) -> Any:
-    return function(*arguments) if setting.made_up else in_fresh_process(function, *arguments)
+    """Call the function in a fresh process, or in this one for a smoke."""
+    if setting.made_up:
+        return function(setting, *arguments)
+    return in_fresh_process(function, setting, *arguments)
 
 
-def _run(setting: Setting, name: str, seed: int, rates: Rates, part: str) -> dict[str, Any]:
-    arm, began = ARMS[name], time.monotonic()
-    searching = part == "validation"
-    held_out = _held_out(setting, part)
-    some = held_out if searching else _held_out(setting, part, setting.curve_samples)
+def _run(setting: Setting, name: str, seed: int, rates: Rates, split: str) -> dict[str, Any]:
+    arm = ARMS[name]
+    began = time.monotonic()
+    searching = split == "validation"
+    held_out = _held_out(setting, split)
+    some = held_out if searching else _held_out(setting, split, setting.curve_samples)
     watch = Watch(some, every=max(setting.interaction_steps // 4, 1))
     folder = setting.folder / "runs" / f"{name}-{seed}-{rates}"
-    share = setting.search_share if searching else 1.0
-    student = _train(setting, arm, seed, rates, folder, watch, share)
+    length = setting.search_length if searching else 1.0
+    student = _train(setting, arm, _plan(arm, folder, rates, seed, length), watch)
     final = held_out.score(setting.backbone(student, "student").decoder)
     shutil.rmtree(folder)
     return {
@@ -126,65 +130,49 @@ def _run(setting: Setting, name: str, seed: int, rates: Rates, part: str) -> dic
     }
 
 
-def _train(
-    setting: Setting,
-    arm: Arm,
-    seed: int,
-    rates: Rates,
-    folder: Path,
-    watch: Watch,
-    share: float,
-    *,
-    distils_only: bool = False,
-) -> Path:
-    """Folder of the finished student."""
-    shutil.rmtree(folder, ignore_errors=True)
-    stages = STAGES[:2] if distils_only else STAGES
-    recipe = setting.recipe(
-        arm.interaction,
-        folder,
-        rates,
-        seed,
-        record=arm.record or "cache",
-        share=share,
-        stages=STAGES[2:] if arm.source == "labels" else stages,
+def _plan(arm: Arm, folder: Path, rates: Rates, seed: int, length: float) -> Plan:
+    return Plan(
+        folder, arm.interaction, rates, seed, arm.cache or "cache", length=length, stages=arm.stages
     )
+
+
+def _train(setting: Setting, arm: Arm, plan: Plan, watch: Watch) -> Path:
+    """Train a student, and return its folder."""
+    shutil.rmtree(plan.output, ignore_errors=True)
+    recipe = setting.recipe(plan)
     if arm.source == "teacher":
-        taught = interact_online(recipe, (watch,))
+        distilled = interact_online(recipe, (watch,))
         gc.collect()  # teacher and adapted student refer to themselves
-        if distils_only:
-            return taught
-        student = recipe.student.model_copy(update={"model": str(taught), "verbalizers": None})
-        recipe = recipe.model_copy(update={"student": student, "stages": ["finetuning"]})
+        if "finetuning" not in plan.stages:
+            return distilled
+        section = recipe.student.model_copy(update={"model": str(distilled), "verbalizers": None})
+        recipe = recipe.model_copy(update={"student": section, "stages": ["finetuning"]})
     return train_student(recipe, (watch,))
 
 
 @lru_cache(maxsize=4)
-def _held_out(setting: Setting, part: str, limit: int | None = None) -> HeldOut:
-    kept = setting.folder / f"teacher-on-{part}-{limit or 'all'}.safetensors"
+def _held_out(setting: Setting, split: str, limit: int | None = None) -> HeldOut:
+    kept = setting.folder / f"teacher-on-{split}-{limit or 'all'}.safetensors"
     teacher = setting.backbone(setting.teacher, "teacher")
-    return HeldOut.read(teacher, setting.data(part), limit, kept)
+    return HeldOut.read(teacher, setting.data(split), limit, kept)
 
 
 def _cost(setting: Setting, name: str) -> dict[str, Any]:
-    arm, watch = ARMS[name], Watch(None, every=1)
+    arm = ARMS[name]
+    watch = Watch(None, every=1)
     folder = setting.folder / "runs" / f"cost-{name}"
     tunes = arm.source == "labels"
-    share = COST_STEPS / (setting.num_steps if tunes else setting.interaction_steps)
-
-    def train() -> None:
-        _train(setting, arm, 0, Rates(1e-5, 1e-5), folder, watch, share, distils_only=True)
-
-    peak = peak_extra_bytes(train, torch.device("cpu"))
+    length = COST_STEPS / (setting.num_steps if tunes else setting.interaction_steps)
+    whole = _plan(arm, folder, Rates(1e-5, 1e-5), 0, length)
+    distillation = replace(whole, stages=arm.stages[:2])
+    peak = peak_extra_bytes(lambda: _train(setting, arm, distillation, watch), torch.device("cpu"))
     shutil.rmtree(folder)
     (seconds,) = watch.seconds.values()
-    reads_cache = arm.source in RECORDS
+    cache = open_cache(setting.folder / arm.source) if arm.source in CACHES else None
     return {
         "arm": name,
         "step_seconds": statistics.median(seconds[1:]),
         "peak_bytes": peak,
-        "cache_bytes": open_cache(setting.folder / arm.source).size_bytes()
-        if reads_cache
-        else None,
+        "cache_bytes": cache.size_bytes() if cache else None,
         "versions": machine(torch.device("cpu")),
     }

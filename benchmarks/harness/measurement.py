@@ -22,55 +22,65 @@ __all__ = [
     "machine",
     "median_seconds",
     "peak_extra_bytes",
+    "seconds",
     "wait_for",
 ]
 
 Step = Callable[[], object]
 
+_CPU = torch.device("cpu")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
 def device_of(name: str) -> torch.device:
-    """The named device; ``auto`` is the accelerator if there is one."""
+    """Return the named device. ``auto`` is the accelerator if there is one, else the CPU."""
     if name != "auto":
         return torch.device(name)
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What figures depend on and cannot be read off them."""
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    """Describe the machine and the versions that figures depend on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
-        "device": f"{device.type} {on or platform.machine()}",
+        "device": f"{device.type} {name or platform.machine()}",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
 
 
+def seconds(step: Step, device: torch.device = _CPU) -> float:
+    """Time a step, with the work that it gives the device."""
+    wait_for(device)
+    start = time.perf_counter()
+    step()
+    wait_for(device)
+    return time.perf_counter() - start
+
+
 def median_seconds(
     contenders: Mapping[str, Step], rounds: int, device: torch.device
 ) -> dict[str, float]:
-    """Median time of each contender; they take turns, so that a slow spell meets them all."""
+    """Return the median time of each contender.
+
+    The contenders take turns, so that a slow spell of the machine slows them all.
+    """
     for step in contenders.values():
         step()
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, step in contenders.items():
-            wait_for(device)
-            start = time.perf_counter()
-            step()
-            wait_for(device)
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+            taken[name].append(seconds(step, device))
+    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def peak_extra_bytes(step: Step, device: torch.device) -> int:
-    """Most memory that ``step`` holds beyond what is there when it starts.
+    """Return the most memory that ``step`` holds beyond what is there when it starts.
 
-    On the CPU it is the process's high-water mark, which Linux sets back on demand; elsewhere it
-    only rises. Ask in a fresh process: memory that an earlier step left to the allocator would be
-    used again unseen.
+    On the CPU it is the high-water mark of the process. Linux lowers the mark on demand, and on
+    other systems it only rises. Measure in a fresh process: a step could use memory again that an
+    earlier step had returned to the allocator, and the mark would not show it.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -80,14 +90,14 @@ def peak_extra_bytes(step: Step, device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     if _CLEAR.exists():
-        _CLEAR.write_text("5")  # sets the mark back to what is resident now
+        _CLEAR.write_text("5")  # lowers the mark to what is resident now
     before = _high_water_bytes()
     step()
     return max(_high_water_bytes() - before, 1)
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What ``function`` returns in a process of its own."""
+    """Call ``function`` in a process of its own, and return what it returns."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
@@ -103,6 +113,6 @@ def _high_water_bytes() -> int:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

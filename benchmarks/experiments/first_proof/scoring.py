@@ -22,46 +22,43 @@ from vlsi_cache.recipe import DataSection
 
 __all__ = ["HeldOut", "Watch"]
 
-BATCH_SIZE, CHUNK = 16, 128
+BATCH_SIZE = 16
+CHUNK = 128
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Conversations, and what the teacher says about each of their N response tokens."""
+    """Conversations, and the teacher's features at each of their N response tokens."""
 
     batches: list[dict[str, Any]]
     kinds: list[str]
-    """Of each sample: what its name begins with."""
+    """The beginning of each sample's name."""
     samples: Tensor
     """[N], the sample of each token."""
     features: Tensor
-    """[N, D], the teacher's, before its head."""
+    """[N, D], the teacher's features before its head."""
     head: Head
     vocab_size: int
 
     @classmethod
     def read(cls, teacher: Backbone, path: Path, limit: int | None, kept: Path) -> HeldOut:
-        """The first so many conversations of a file; what the teacher says is kept in another."""
+        """Read the first ``limit`` conversations of a file.
+
+        The teacher's features are saved to ``kept``, and read from there the next time.
+        """
         section = DataSection(path=str(path), limit=limit)
-        conversations = load_data(section)
-        dataset, collate = (
-            IndexedConversations(conversations),
-            TokenBatches(encoder_for(teacher, section)),
-        )
-        batches, samples, kinds = [], [], []
+        dataset = IndexedConversations(load_data(section))
+        collate = TokenBatches(encoder_for(teacher, section))
+        batches: list[dict[str, Any]] = []
+        samples: list[Tensor] = []
+        kinds: list[str] = []
         for start in range(0, len(dataset), BATCH_SIZE):
             items = [dataset[i] for i in range(start, min(start + BATCH_SIZE, len(dataset)))]
             batch = collate(items)
             kinds += [item[1].sample_id.split("-")[0] for item in items]
             samples.append(batch["token_samples"] + start)
             batches.append(batch)
-        if not kept.exists():
-            read = [_features(teacher.decoder, batch) for batch in batches]
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            partial = kept.with_suffix(f".{os.getpid()}")
-            save_file({"features": torch.cat(read)}, partial)
-            partial.replace(kept)
-        features = load_file(kept)["features"]
+        features = _kept_features(teacher.decoder, batches, kept)
         assert len(features) == sum(len(batch["labels"]) for batch in batches), f"remove {kept}"
         return cls(
             batches,
@@ -74,18 +71,18 @@ class HeldOut:
 
     @torch.no_grad()
     def score(self, decoder: Decoder) -> dict[str, Any]:
-        """Means over tokens in nats, of all samples and of each kind; and shares that are right."""
+        """Return means over tokens in nats and shares of right ones, overall and of each kind."""
         head = decoder.head.real_rows(self.vocab_size)
         columns = []
         start = 0
         for batch in self.batches:
             features = _features(decoder, batch)
             labels = batch["labels"]
-            for part in chunks(len(labels), CHUNK):
-                taught = self.features[start + part.start : start + part.stop]
-                log_p = self.head.logits(taught).float().log_softmax(-1)
-                log_q = head.logits(features[part]).float().log_softmax(-1)
-                label = labels[part][:, None]
+            for rows in chunks(len(labels), CHUNK):
+                teacher = self.features[start + rows.start : start + rows.stop]
+                log_p = self.head.logits(teacher).float().log_softmax(-1)
+                log_q = head.logits(features[rows]).float().log_softmax(-1)
+                label = labels[rows][:, None]
                 divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
                 right = (log_q.argmax(-1, keepdim=True) == label)[:, 0].float()
                 loss = -log_q.gather(1, label)[:, 0]
@@ -106,6 +103,18 @@ class HeldOut:
         return {**result, "num_tokens": len(tokens), "by_kind": by_kind}
 
 
+def _kept_features(decoder: Decoder, batches: list[dict[str, Any]], kept: Path) -> Tensor:
+    """Return the features of all batches, from a file that is written once."""
+    if not kept.exists():
+        read = [_features(decoder, batch) for batch in batches]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        # several processes may write it at once
+        partial = kept.with_suffix(f".{os.getpid()}")
+        save_file({"features": torch.cat(read)}, partial)
+        partial.replace(kept)
+    return load_file(kept)["features"]
+
+
 def _features(decoder: Decoder, batch: dict[str, Any]) -> Tensor:
     with torch.no_grad():
         return run_backbone(decoder, (), batch["inputs"], batch["positions"])[1]
@@ -118,14 +127,14 @@ def _means(tokens: np.ndarray[Any, Any]) -> dict[str, float]:
 
 @dataclass
 class Watch(TrainerCallback):
-    """Scores the student as it trains, and takes the time of its steps without that."""
+    """Score the student as it trains, and time its steps without the scoring."""
 
     held_out: HeldOut | None
     every: int
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     before: int = 0
-    """Steps of the stages that are done."""
+    """Number of steps of the finished stages."""
     began: float = 0.0
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
@@ -135,7 +144,7 @@ class Watch(TrainerCallback):
         self.began = time.perf_counter()
 
     def on_step_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
-        """Score every so often; steps are timed from end to end, the wait for data included."""
+        """Score after every ``every`` steps. A step's time includes the wait for its data."""
         self.seconds[Path(args.output_dir).name].append(time.perf_counter() - self.began)
         if state.global_step % self.every == 0:
             self._score(self.before + state.global_step, model)

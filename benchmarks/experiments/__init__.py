@@ -1,0 +1,1 @@
+"""Experiments, each in a folder with its results."""

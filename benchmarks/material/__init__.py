@@ -1,0 +1,1 @@
+"""What benchmarks measure with: models and text, real ones and made-up ones."""

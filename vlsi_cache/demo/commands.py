@@ -1,0 +1,93 @@
+"""The recipe of the demo, and the commands that a user would run with it."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import yaml
+
+from vlsi_cache.demo.plan import Demo, DemoSize
+from vlsi_cache.errors import StageError
+
+__all__ = ["inspect_cache", "make_cache", "train_students", "write_recipe"]
+
+logger = logging.getLogger(__name__)
+
+
+def write_recipe(demo: Demo) -> None:
+    """Write the recipe of teacher pass and students."""
+    text = yaml.safe_dump(_recipe(demo), sort_keys=False)
+    demo.recipe.write_text(text, encoding="utf-8")
+
+
+def make_cache(demo: Demo) -> None:
+    """Train the teacher's verbalizers, and fill the cache."""
+    _vlsi_cache("dump-teacher", "--recipe", demo.recipe)
+
+
+def train_students(demo: Demo) -> None:
+    """Distil one student from the cache, and fine-tune another for as many steps."""
+    _vlsi_cache("train-student", "--recipe", demo.recipe)
+    _vlsi_cache(
+        "train-student",
+        *("--recipe", demo.recipe, "--stages", "finetuning", "--output", demo.finetuned_run),
+        *("--finetuning-steps", demo.size.student_steps),
+    )
+
+
+def inspect_cache(demo: Demo) -> None:
+    """Write the statistics of the cache."""
+    shown = _vlsi_cache("inspect", demo.cache, "--json", capture=True)
+    demo.statistics.write_text(shown, encoding="utf-8")
+
+
+def _recipe(demo: Demo) -> dict[str, Any]:
+    size = demo.size
+    verbalization = _schedule(size, size.verbalization_steps, 1e-3)
+    return {
+        "teacher": {"model": str(demo.pretrained("teacher")), "verbalization": verbalization},
+        "student": {"model": str(demo.pretrained("student")), "verbalization": verbalization},
+        "data": {"path": str(demo.data.train), "limit": size.dumped_samples},
+        "cache": {"batch_size": size.batch_size},
+        "interaction": {
+            **_schedule(size, size.interaction_steps, 4e-3),
+            "lora": {"rank": 64, "alpha": 64},
+        },
+        "finetuning": {
+            **_schedule(size, size.finetuning_steps, 5e-4),
+            "train_vision_tower": False,
+        },
+        "output": str(demo.out),
+        "device": "cpu",
+        "seed": demo.seed,
+    }
+
+
+def _schedule(size: DemoSize, steps: int, learning_rate: float) -> dict[str, Any]:
+    return {
+        "steps": steps,
+        "batch_size": size.batch_size,
+        "learning_rate": learning_rate,
+        "warmup_steps": min(30, steps // 3),
+        "log_every": 50,
+        "save_every": 100,
+    }
+
+
+def _vlsi_cache(*arguments: object, capture: bool = False) -> str:
+    """Run the installed command as a user would, in its own process."""
+    command = [sys.executable, "-m", "vlsi_cache.cli", *map(str, arguments)]
+    logger.info("$ vlsi-cache %s", " ".join(map(str, arguments)))
+    # the demo's own stdout may carry one JSON object, so commands print on stderr
+    done = subprocess.run(  # noqa: S603
+        command, check=False, stdout=subprocess.PIPE if capture else sys.stderr, text=True
+    )
+    if done.returncode != 0:
+        raise StageError(
+            f"vlsi-cache {arguments[0]} failed with exit code {done.returncode}",
+            mend="Its own message is above. Run the demo again to continue from there",
+        )
+    return done.stdout or ""
