@@ -16,10 +16,10 @@ __all__ = ["command"]
 def command(out: str, caches: tuple[str, ...]) -> None:
     """Make one cache of several, over the samples of all.
 
-    OUT and each CACHE are folders or URLs. The caches must be complete, of the same teacher and
-    settings, and over disjoint samples; OUT is then the cache of their data, one after the other in
-    the order given. On one file system the shards are linked and take no more room. Run again, it
-    goes on where it stopped.
+    OUT and each CACHE are folders or URLs. The caches must be complete, with the same teacher and
+    settings, and over disjoint samples. OUT holds their samples in the order given. On one file
+    system the shards are linked and take no more room. A second run goes on where the first
+    stopped.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn

@@ -25,9 +25,9 @@ __all__ = ["command"]
 def command(recipe: Recipe, as_json: bool) -> None:
     """Prove that a cache is as it was written: read every file and compare it with its seal.
 
-    CACHE is its folder or URL; left out, it is the recipe's. Names each damaged, missing, swapped
-    or extra file with what to do about it, and exits with 1 if there is one. A cache that is not
-    finished yet is not damaged.
+    CACHE is its folder or URL, by default the recipe's. The command names each damaged, missing,
+    swapped or extra file with what to do about it, and exits with 1 if there is one. A cache that
+    is not finished yet is not damaged.
     """
     found = _verify(recipe.cache_path)
     if as_json:

@@ -44,8 +44,9 @@ PLAIN = sorted(
     [
         README,
         ARCHITECTURE,
-        ROOT / "CONTRIBUTING.md",
         ROOT / "CHANGELOG.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "FORMAT.md",
         *DOCS.rglob("*.md"),
     ]
 )

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from vlsi_cache.store.shards.codecs import DrawsCodec
-from vlsi_cache.store.shards.draws import decode_draws, encode_draws
+from vlsi_cache.store.shards.coding.codecs import DrawsCodec
+from vlsi_cache.store.shards.coding.draws import decode_draws, encode_draws
 
 DOCUMENT = (Path(__file__).parents[2] / "FORMAT.md").read_text(encoding="utf-8")
 
@@ -87,7 +87,7 @@ def test_a_stream_that_would_burst_is_refused() -> None:
 BURST = """
 import resource, sys, zlib
 import numpy as np
-from vlsi_cache.store.shards.draws import decode_draws
+from vlsi_cache.store.shards.coding.draws import decode_draws
 
 def stream(values):
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)

@@ -10,7 +10,7 @@ from vlsi_cache.errors import CacheError
 from vlsi_cache.store import create_cache, open_cache
 
 
-def test_a_path_without_a_folder_is_no_cache(tmp_path: Path) -> None:
+def test_a_path_without_a_folder_is_not_a_cache(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"nowhere: no cache here\. .*dump-teacher"):
         open_cache(tmp_path / "nowhere")
 
@@ -52,7 +52,7 @@ def test_a_garbage_manifest_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_every_fault_of_a_manifest_is_told_with_its_path(tmp_path: Path) -> None:
+def test_every_problem_of_a_manifest_is_named_with_its_path(tmp_path: Path) -> None:
     fields = make_manifest().model_dump(mode="json")
     fields["sampling"]["k"] = "four"
     fields["samples_per_shard"] = 0

@@ -12,8 +12,8 @@ from support.caches import make_cache, make_manifest, write_part
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import merge_caches, open_cache
 from vlsi_cache.store.cache.seals import CacheIndex
+from vlsi_cache.store.shards.header import ShardHeader
 from vlsi_cache.store.shards.layout import shard_layout
-from vlsi_cache.store.shards.shard import ShardHeader
 
 DOCUMENT = (Path(__file__).parents[2] / "FORMAT.md").read_text(encoding="utf-8")
 

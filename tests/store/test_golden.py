@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.golden import GOLDEN, told
+from support.golden import GOLDEN, as_json
 from vlsi_cache.manifest import FORMAT_VERSION
 from vlsi_cache.store import create_cache, open_cache, verify_cache
 
@@ -27,7 +27,7 @@ def test_a_golden_cache_says_what_it_always_said(version: str) -> None:
     wanted = json.loads((GOLDEN / f"{version}.json").read_bytes())
     in_shards = [record for shard in cache.iter_shards() for record in shard]
     for records in (list(cache), in_shards):
-        for record, said in zip(map(told, records), wanted, strict=True):
+        for record, said in zip(map(as_json, records), wanted, strict=True):
             assert record.keys() == said.keys()
             for name, value in said.items():
                 if name in ("weights", "entropy"):

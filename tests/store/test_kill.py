@@ -68,7 +68,7 @@ for line in sys.stdin:
 
 
 class WriterServer:
-    """Starts real writer processes, one at a time, and tells how they ended."""
+    """Starts real writer processes, one at a time, and reports how they ended."""
 
     def __init__(self, processor: Path) -> None:
         self._process = subprocess.Popen(

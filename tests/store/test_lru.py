@@ -18,7 +18,7 @@ def test_what_was_used_last_is_kept() -> None:
     memory.get(3, lambda: "c")
     assert memory.get(1, never) == "a"
     assert memory.get(3, never) == "c"
-    assert memory.get(2, lambda: "made anew") == "made anew"
+    assert memory.get(2, lambda: "made again") == "made again"
 
 
 def test_a_value_larger_than_the_capacity_is_kept_alone() -> None:

@@ -132,7 +132,7 @@ def test_a_merge_that_is_killed_goes_on_to_the_same_bytes(
         began = time.monotonic()
         process.stdin.write("\n")
         process.stdin.flush()
-        if moment:  # the first tells how long it takes
+        if moment:  # the first shows how long it takes
             time.sleep(float(generator.uniform(0, seconds)))
             process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -175,22 +175,22 @@ def test_caches_of_another_kind_are_not_merged(
 
 
 def _empty(path: Path, manifest: CacheManifest, changes: dict[str, Any]) -> Path:
-    """A complete cache of no samples, for what is told before samples are looked at."""
+    """Make a complete cache without samples."""
     dataset = {"source": "none", "fingerprint": hashlib.sha256().hexdigest(), "num_samples": 0}
     fields = {**manifest.model_dump(), "dataset": dataset, **changes}
     create_cache(path, CacheManifest.model_validate(fields))
     return path
 
 
-def test_samples_that_two_caches_hold_are_told(parts: list[Path], tmp_path: Path) -> None:
+def test_samples_that_two_caches_hold_are_refused(parts: list[Path], tmp_path: Path) -> None:
     other = write_part(tmp_path / "other", [30, 3, 4])
     with pytest.raises(
         CacheMismatchError, match="other: caches share 2 conversations; found"
-    ) as told:
+    ) as caught:
         merge_caches(tmp_path / "out", [parts[0], other])
     same = "the same content in sample '{}' of {} and in sample '{}' of {}"
     assert any(
-        same.format(name, parts[0], name, other) in str(told.value)
+        same.format(name, parts[0], name, other) in str(caught.value)
         for name in (record.sample_id for record in open_cache(other))
     )
     with pytest.raises(CacheError, match="the cache to make is one of those to merge"):
@@ -199,7 +199,7 @@ def test_samples_that_two_caches_hold_are_told(parts: list[Path], tmp_path: Path
         merge_caches(tmp_path / "out", [parts[0], parts[1], parts[0]])
 
 
-def test_a_conversation_that_one_cache_holds_twice_is_no_fault(
+def test_a_conversation_that_one_cache_holds_twice_is_merged(
     parts: list[Path], tmp_path: Path
 ) -> None:
     twice = write_part(tmp_path / "twice", [30, 31, 30])
@@ -232,7 +232,7 @@ def test_a_place_that_is_taken_is_refused(parts: list[Path], tmp_path: Path) -> 
         merge_caches(tmp_path / "one", parts[:1])
 
 
-def test_more_parts_than_a_cache_holds_are_told(parts: list[Path], tmp_path: Path) -> None:
+def test_more_parts_than_a_cache_holds_are_refused(parts: list[Path], tmp_path: Path) -> None:
     empty = [_empty(tmp_path / "empty", open_cache(parts[0]).manifest, {})]
     with pytest.raises(CacheError, match=r"too many parts; expected at most 1,000; found 1,001"):
         merge_caches(tmp_path / "out", [parts[0], *empty * 1000])

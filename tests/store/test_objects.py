@@ -31,7 +31,8 @@ from vlsi_cache.recipe import recipe_from_mapping
 from vlsi_cache.store import create_cache, merge_caches, open_cache, verify_cache
 from vlsi_cache.store.places.local import LocalPlace
 from vlsi_cache.store.places.objects import ObjectPlace
-from vlsi_cache.store.places.place import Place, open_place
+from vlsi_cache.store.places.opening import open_place
+from vlsi_cache.store.places.place import Place
 
 TESTS = Path(__file__).parents[1]
 MANIFEST = make_manifest(num_samples=12, samples_per_shard=2)
@@ -100,7 +101,7 @@ def test_a_place_of_either_kind_keeps_the_same_promises(
     kind: str, url: str, tmp_path: Path
 ) -> None:
     place = open_place(tmp_path if kind == "folder" else url)
-    place.prove_usable()
+    place.validate_usable()
     assert (place.list_files(), place.size("a/b")) == ({}, None)
     assert place.publish("a/b", b"first")
     assert not place.publish("a/b", b"second")
@@ -163,12 +164,12 @@ def test_a_fault_of_reading_that_passes_is_not_noticed(
     assert proxy.met.count(fault) == len(on_disk)
 
 
-@pytest.mark.parametrize(("fault", "told"), [("reset", "cannot be reached"), ("503", "fails")])
-def test_a_fault_that_stays_is_told_and_a_rerun_completes_the_cache(
-    proxy: FaultyProxy, fault: str, told: str, url: str, on_disk: dict[str, bytes]
+@pytest.mark.parametrize(("fault", "problem"), [("reset", "cannot be reached"), ("503", "fails")])
+def test_a_fault_that_stays_is_reported_and_a_rerun_completes_the_cache(
+    proxy: FaultyProxy, fault: str, problem: str, url: str, on_disk: dict[str, bytes]
 ) -> None:
     proxy.faults += ["", "", "", *[fault] * 50]
-    with pytest.raises(CacheError, match=rf"{url}/.*object store {told}.*run the same command"):
+    with pytest.raises(CacheError, match=rf"{url}/.*object store {problem}.*run the same command"):
         write_rest(url)
     assert 1 < proxy.met.count(fault) < 50
     proxy.faults.clear()
@@ -207,24 +208,24 @@ def test_a_forked_process_is_refused_instead_of_waiting_for_ever(url: str) -> No
 
 
 @pytest.mark.usefixtures("direct")
-def test_a_missing_bucket_is_told() -> None:
+def test_a_missing_bucket_is_reported() -> None:
     for step in (
         lambda: write_rest("s3://nobodys/cache"),
         lambda: open_cache("s3://nobodys/cache"),
         lambda: verify_cache("s3://nobodys/cache"),
         lambda: ObjectPlace("s3://nobodys/cache").publish("a", b"1"),
     ):
-        with pytest.raises(CacheError, match=r"s3://nobodys/cache: there is no such bucket"):
+        with pytest.raises(CacheError, match=r"s3://nobodys/cache: bucket does not exist"):
             step()
 
 
 @pytest.mark.usefixtures("direct")
-def test_a_prefix_without_a_cache_is_told(url: str) -> None:
+def test_a_prefix_without_a_cache_is_reported(url: str) -> None:
     with pytest.raises(CacheError, match="no cache here"):
         open_cache(url)
 
 
-def test_a_server_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     use(free_port(), monkeypatch)
     result = CliRunner().invoke(cli, ["verify", "s3://caches/one"])
     assert result.exit_code == 1
@@ -233,7 +234,7 @@ def test_a_server_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) 
     assert "endpoint" in line
 
 
-def test_missing_credentials_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     use(port, monkeypatch)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -244,7 +245,7 @@ def test_missing_credentials_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         open_cache("s3://caches/stranger")
 
 
-def test_denied_access_is_told(
+def test_denied_access_is_reported(
     proxy: FaultyProxy, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy.faults += ["403"]
@@ -255,7 +256,7 @@ def test_denied_access_is_told(
 @pytest.mark.parametrize(
     ("address", "fault"), [("ftp://a/b", "no cache can be kept there"), ("s3://", "cannot be used")]
 )
-def test_an_address_of_no_store_is_told(address: str, fault: str) -> None:
+def test_an_unknown_address_is_refused(address: str, fault: str) -> None:
     with pytest.raises(CacheError, match=fault):
         open_cache(address)
 
@@ -289,8 +290,8 @@ def test_every_command_takes_a_url(url: str, tmp_path: Path) -> None:
     dumped = run("dump-teacher", "--recipe", file)
     assert f"cache: {url}\n" in dumped
     assert not (recipe.output / "cache").exists()
-    told = json.loads(run("inspect", url, "--json"))
-    assert (told["path"], told["complete"], told["num_samples"]) == (url, True, 12)
+    summary = json.loads(run("inspect", url, "--json"))
+    assert (summary["path"], summary["complete"], summary["num_samples"]) == (url, True, 12)
     assert "s0" in run("inspect", url, "--sample", "s0")
     assert json.loads(run("verify", url, "--json"))["sound"]
     run("train-student", "--recipe", file, "--cache", url)

@@ -235,7 +235,7 @@ def test_a_shard_that_no_reader_takes_is_not_written(tmp_path: Path) -> None:
     empty = replace(make_record(manifest, 0, num_tokens=0), failure="\U0001f95d" * 300)
     records = [replace(empty, key=sha256(str(index))) for index in range(10_000)]
     writer = create_cache(tmp_path, manifest)
-    with pytest.raises(CacheError, match=r"00000.*beyond what readers take.*fewer samples per"):
+    with pytest.raises(CacheError, match=r"00000.*beyond the bounds of readers.*fewer samples per"):
         writer.write_shard(0, records)
     assert writer.missing_shards() == [0]
 

@@ -180,7 +180,7 @@ def test_a_manifest_that_counts_otherwise_is_named_alone(pair: Pair) -> None:
         files["manifest.json"] = files["manifest.json"].replace(b'"num_samples": 5', changed)
         cache = write_files(pair.folder / "damaged", files)
         assert blamed(verify_cache(cache)) == {"manifest.json"}
-        with pytest.raises(CacheError, match="Run vlsi-cache verify: it tells which"):
+        with pytest.raises(CacheError, match="Run vlsi-cache verify: it names the one"):
             open_cache(cache)
 
 
@@ -197,7 +197,7 @@ def test_a_sound_cache_is_said_to_be(pair: Pair) -> None:
     assert found.num_bytes == sum(map(len, pair.one.values()))
 
 
-def test_what_a_writer_at_work_or_a_killed_one_leaves_is_no_damage(pair: Pair) -> None:
+def test_what_a_writer_at_work_or_a_killed_one_leaves_is_not_damage(pair: Pair) -> None:
     names = ["manifest.json", "shards/00001.zarr.zip"]
     files = {name: pair.one[name] for name in names} | {"shards/.00002.zarr.zip.a.partial": b"half"}
     found = verify_cache(write_files(pair.folder / "killed", files))
@@ -256,7 +256,7 @@ def test_doing_what_it_says_mends_the_cache(
     assert read_files(cache) == pair.one
 
 
-def test_the_command_tells_damage_by_its_exit_code(pair: Pair) -> None:
+def test_the_command_reports_damage_by_its_exit_code(pair: Pair) -> None:
     cache = write_files(pair.folder / "damaged", pair.one)
     runner = CliRunner(env={"COLUMNS": "100"})
     fine = runner.invoke(cli, ["verify", str(cache)])
@@ -277,7 +277,7 @@ def test_the_command_tells_damage_by_its_exit_code(pair: Pair) -> None:
     assert none.stderr.strip().startswith("error: ")
 
 
-def test_an_incomplete_cache_is_told_and_ends_with_0(tmp_path: Path) -> None:
+def test_an_incomplete_cache_is_reported_and_ends_with_0(tmp_path: Path) -> None:
     make_cache(tmp_path, shards=[1])
     result = CliRunner(env={"COLUMNS": "200"}).invoke(cli, ["verify", str(tmp_path)])
     assert result.exit_code == 0

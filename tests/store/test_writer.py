@@ -252,11 +252,11 @@ def test_other_settings_are_refused_with_every_difference(tmp_path: Path) -> Non
         ("verbalizers_fingerprint", sha256("?"), "verbalizers have other weights"),
         ("sampling.k", 5, "sampling.k is 4, asked for 5"),
         ("sampling.m", 5, "sampling.m is 4, asked for 5"),
-        ("sampling.seed", 1, "is 0, asked for 1 (the tail is drawn otherwise)"),
+        ("sampling.seed", 1, "is 0, asked for 1 (the draws are others)"),
         ("taps", [2, -1], "is [2, 6, -1], asked for [2, -1] (the teacher is read at other layers)"),
         ("dtype", "bfloat16", "the teacher runs in another precision"),
         ("batch_size", 4, "padding may change a result's last bits"),
-        ("samples_per_shard", 3, "the shards are cut otherwise"),
+        ("samples_per_shard", 3, "the shards have other sizes"),
     ],
 )
 def test_each_other_setting_has_its_own_message(
@@ -337,7 +337,7 @@ def test_a_record_of_another_shape_is_refused(tmp_path: Path, changes: dict[str,
         create_cache(tmp_path, make_manifest()).write_shard(0, records)
 
 
-def test_a_key_that_is_no_sha256_is_refused(tmp_path: Path) -> None:
+def test_a_key_that_is_not_a_sha256_is_refused(tmp_path: Path) -> None:
     manifest = make_manifest()
     records = [dataclasses.replace(make_record(manifest, index), key="abcd") for index in range(2)]
     with pytest.raises(ValueError, match="sample-0"):

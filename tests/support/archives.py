@@ -36,7 +36,7 @@ def chunk_of(entries: dict[str, bytes], array: str) -> str:
 
 @contextmanager
 def edited_group(file: Path) -> Iterator[zarr.Group]:
-    """The shard's group, open for writing; the zip is packed anew at the end, checksums sound."""
+    """Open the shard's group for writing, then pack the zip again with sound checksums."""
     buffer = default_buffer_prototype().buffer
     store = {name: buffer.from_bytes(data) for name, data in read_entries(file).items()}
     yield zarr.open_group(MemoryStore(store), mode="r+", zarr_format=3)

@@ -1,4 +1,4 @@
-"""The golden cache of this version of the format, as ``make golden`` writes it anew."""
+"""The golden cache of this version of the format, as ``make golden`` writes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.caches import make_manifest, make_record
 from vlsi_cache.manifest import FORMAT_VERSION, CacheManifest
 from vlsi_cache.store import SampleRecord, create_cache, merge_caches, open_cache
 
-__all__ = ["GOLDEN", "told", "write_golden"]
+__all__ = ["GOLDEN", "as_json", "write_golden"]
 
 GOLDEN = Path(__file__).parents[1] / "store" / "golden"
 """Folders ``vN…`` and files ``vN….json`` of what they hold, for each version of the format."""
@@ -23,7 +23,7 @@ _KINDS: Final = {"": (0, 6), "-top": (4, 4)}
 """Ending of the name → k and m."""
 
 
-def told(record: SampleRecord) -> dict[str, Any]:
+def as_json(record: SampleRecord) -> dict[str, Any]:
     """What a record says, as JSON."""
     return {
         "sample_id": record.sample_id,
@@ -49,7 +49,7 @@ def write_golden() -> list[Path]:
             writer = create_cache(path, manifest, Path(folder))
         for shard in writer.missing_shards():
             writer.write_shard(shard, [_record(manifest, i) for i in manifest.shard_range(shard)])
-        content = json.dumps([told(record) for record in open_cache(path)]) + "\n"
+        content = json.dumps([as_json(record) for record in open_cache(path)]) + "\n"
         path.with_suffix(".json").write_text(content, encoding="utf-8")
         paths.append(path)
     return [*paths, _write_merged()]
@@ -82,7 +82,7 @@ def _write_merged() -> Path:
                 samples = manifest.shard_range(shard)
                 writer.write_shard(shard, records[samples.start : samples.stop])
         merge_caches(path, parts)
-    content = json.dumps([told(record) for record in open_cache(path)]) + "\n"
+    content = json.dumps([as_json(record) for record in open_cache(path)]) + "\n"
     path.with_suffix(".json").write_text(content, encoding="utf-8")
     return path
 

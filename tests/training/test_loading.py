@@ -117,13 +117,13 @@ def test_each_chunk_is_decoded_about_once_per_epoch(
     monkeypatch.setattr(reader, "DECODED_BYTES", room)
     monkeypatch.setattr(blocks, "DECODED_BYTES", room)
     decoded: Counter[tuple[int, int]] = Counter()
-    read_block = OpenShard.read_block
+    read_chunk = OpenShard.read_chunk
 
     def counted(shard: OpenShard, index: int) -> Any:
-        decoded[shard.shard_index, index] += 1
-        return read_block(shard, index)
+        decoded[shard.address.shard_index, index] += 1
+        return read_chunk(shard, index)
 
-    monkeypatch.setattr(OpenShard, "read_block", counted)
+    monkeypatch.setattr(OpenShard, "read_chunk", counted)
     order = cache_order(open_cache(tmp_path))
     assert order.num_samples == 600
     assert len(order.groups) > 2 * order.window

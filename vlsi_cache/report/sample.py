@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pydantic import BaseModel, ConfigDict
-
+from vlsi_cache.jsonmodels import ReportModel
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import Cache, SampleRecord
 
 __all__ = ["SampleView", "TapGuess", "TokenView", "sample_view"]
 
 
-class _Report(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class TapGuess(_Report):
+class TapGuess(ReportModel):
     """The most likely token of one tap at one response token."""
 
     tap: int
@@ -33,7 +28,7 @@ class TapGuess(_Report):
     """Log-probability of the token that the data holds."""
 
 
-class TokenView(_Report):
+class TokenView(ReportModel):
     """One response token, with the most likely token of each tap at its position."""
 
     token_id: int
@@ -44,7 +39,7 @@ class TokenView(_Report):
     """One guess per tap, the model's own output last."""
 
 
-class SampleView(_Report):
+class SampleView(ReportModel):
     """One sample of a cache."""
 
     sample_id: str

@@ -11,8 +11,7 @@ import torch
 from vlsi_cache.data import BatchEncoder, Conversation, TokenBatches
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.objectives import Tail, sparse_targets
-from vlsi_cache.store import Cache, open_cache
-from vlsi_cache.store.places.place import url_scheme
+from vlsi_cache.store import Cache, open_cache, url_scheme
 from vlsi_cache.student.agreement import validate_content, validate_tokens
 
 __all__ = ["CachedBatches"]

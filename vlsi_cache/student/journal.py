@@ -9,6 +9,8 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from vlsi_cache.files import write_whole
+
 __all__ = ["JOURNAL_FILE", "JournalLine", "MatchingJournal"]
 
 JOURNAL_FILE: Final = "matching.jsonl"
@@ -67,9 +69,7 @@ class MatchingJournal:
             if line.step > step:
                 break
             kept.append(text + "\n")
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(self.path)
+        write_whole(self.path, "".join(kept))
 
     def append(self, step: int, tables: Mapping[str, Tensor]) -> None:
         """Write the means of the tables that the interaction observed since the last line."""

@@ -21,7 +21,7 @@ from vlsi_cache.manifest import (
 )
 from vlsi_cache.models import Backbone, chat_template_hash, tokenizer_of, vocabulary_hash
 from vlsi_cache.sampling import TapRecorder
-from vlsi_cache.store import CacheWriter, create_cache, prove_beginnable
+from vlsi_cache.store import CacheWriter, create_cache, validate_beginnable
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
@@ -45,7 +45,7 @@ def validate_beginning(run: Run) -> None:
     }
     if recipe.teacher.taps is not None:
         known["taps"] = (*sorted(recipe.teacher.taps), OUTPUT_TAP)
-    prove_beginnable(recipe.cache_path, known)
+    validate_beginnable(recipe.cache_path, known)
 
 
 def begin_dump(

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from vlsi_cache.differences import find_differences
 from vlsi_cache.errors import StageError
-from vlsi_cache.manifest import differences
+from vlsi_cache.files import write_whole
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
 
 __all__ = ["StageFolder", "one_job_at_a_time"]
@@ -82,10 +83,11 @@ class StageFolder:
         return sorted(path.name for path in self.result.glob(_WEIGHTS))
 
     def _validate_settings(self, recorded: Mapping[str, Any]) -> None:
-        found = differences(recorded, self.settings)
+        found = find_differences(recorded, self.settings)
         if found:
+            clauses = "; ".join(difference.clause() for difference in found)
             raise StageError(
-                "this folder holds a stage made with other settings: " + "; ".join(found),
+                f"this folder holds a stage made with other settings: {clauses}",
                 where=self.path,
                 mend="Go back to those settings, or choose another output folder. To train again, "
                 "delete this folder and those of the stages that build on it",
@@ -118,9 +120,7 @@ class StageFolder:
         record: dict[str, Any] = {"finished": finished, "settings": self.settings}
         if finished:
             record["weights"] = self._weights()
-        partial = self.path / f"{_FILE}.partial"
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self.path / _FILE)
+        write_whole(self.path / _FILE, json.dumps(record, indent=2) + "\n")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vlsi_cache.errors import ModelError
+from vlsi_cache.files import write_whole
 from vlsi_cache.models import Backbone, Decoder, resolve_taps
 from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
@@ -55,9 +56,7 @@ def save_verbalizers(bank: VerbalizerBank, folder: Path, backbone: Backbone) -> 
         taps=list(bank.taps),
         verbalizer=bank.settings,
     )
-    partial = folder / f"{_CONFIG}.partial"
-    partial.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / _CONFIG)
+    write_whole(folder / _CONFIG, config.model_dump_json(indent=2) + "\n")
 
 
 def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> VerbalizerBank:

@@ -1,1 +1,1 @@
-"""The cache: its documents, its writer and its reader."""
+"""The cache: its documents, its writer, its reader and its verification."""

@@ -1,4 +1,4 @@
-"""JSON documents of a cache: read with bounds, and validated into their models."""
+"""JSON documents of a cache, parsed into their models."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from pydantic_core import from_json
 from vlsi_cache.errors import CacheError
 from vlsi_cache.manifest import FORMAT_VERSION
 
-__all__ = ["parse_canonical", "parse_document", "prove_known_version", "render_document"]
+__all__ = ["parse_canonical", "parse_document", "render_document", "validate_known_version"]
 
 M = TypeVar("M", bound=BaseModel)
 
 
 def render_document(model: BaseModel) -> bytes:
-    """A model as the bytes of its file: the same for the same values."""
+    """Return the bytes of a model's file. The same values give the same bytes."""
     return model.model_dump_json(indent=1).encode() + b"\n"
 
 
 def parse_document(content: bytes, model: type[M], *, what: str, where: str, mend: str) -> M:
-    """A file's bytes as its model.
+    """Parse a file's bytes as its model.
 
     Args:
-        content: the bytes.
-        model: what they must be.
-        what: name of the document, for the error.
-        where: address of the file.
-        mend: how to mend it if it is damaged.
+        content: Bytes of the file.
+        model: Model of the document.
+        what: Name of the document, for the error.
+        where: Address of the file.
+        mend: How to mend the file if it is damaged.
 
     Raises:
-        CacheError: they are something else; every fault is told with its path.
+        CacheError: the bytes do not fit. The error names every problem with its path.
     """
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
-        faults = "; ".join(
+        problems = "; ".join(
             f"{'.'.join(map(str, fault['loc'])) or what}: {fault['msg']}"
             for fault in error.errors(include_url=False)[:20]
         )
-        raise CacheError(f"{what} is damaged: {faults}", where=where, mend=mend) from None
+        raise CacheError(f"{what} is damaged: {problems}", where=where, mend=mend) from None
 
 
 def parse_canonical(content: bytes, model: type[M], *, what: str, where: str, mend: str) -> M:
-    """A file's bytes as its model, if they are the very bytes that the model is written as.
+    """Parse a file's bytes as its model, and refuse any other bytes of the same values.
 
-    For files that nothing else vouches for: not even a blank may be added to them.
+    For files that no hash covers. Even an added blank is refused.
 
     Raises:
-        CacheError: they are something else.
+        CacheError: the bytes do not fit, or are written in another way.
     """
     parsed = parse_document(content, model, what=what, where=where, mend=mend)
     if render_document(parsed) != content:
-        raise CacheError(f"{what} is damaged: it was written otherwise", where=where, mend=mend)
+        raise CacheError(f"{what} is damaged: it is written in another way", where=where, mend=mend)
     return parsed
 
 
-def prove_known_version(content: bytes, *, what: str, where: str, mend: str) -> None:
-    """Refuse another version before anything else is read: it may well have other fields.
+def validate_known_version(content: bytes, *, what: str, where: str, mend: str) -> None:
+    """Refuse an unknown version before anything else is read. It may have other fields.
 
     Raises:
-        CacheError: the content is no JSON object, or of a version that is not known.
+        CacheError: the content is not a JSON object, or its version is unknown.
     """
     try:
         tree: Any = from_json(content)

@@ -1,4 +1,4 @@
-"""What a cache folder holds: its manifest, its published shards, its bytes."""
+"""``CacheFolder``: the documents and files of a cache."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Final
 
 from vlsi_cache.errors import CacheError
 from vlsi_cache.manifest import CacheManifest
-from vlsi_cache.store.cache.documents import parse_canonical, parse_document, prove_known_version
+from vlsi_cache.store.cache.documents import parse_canonical, parse_document, validate_known_version
 from vlsi_cache.store.cache.seals import CacheIndex, ProcessorSeal, ShardSeal, sha256_hex
-from vlsi_cache.store.places.place import Place, open_place
-from vlsi_cache.store.shards.layout import (
+from vlsi_cache.store.places.keys import (
     INDEX_FILE,
     MANIFEST_FILE,
     PROCESSOR_SEAL_FILE,
@@ -20,6 +19,9 @@ from vlsi_cache.store.shards.layout import (
     seal_key,
     shard_key,
 )
+from vlsi_cache.store.places.opening import open_place
+from vlsi_cache.store.places.place import Place
+from vlsi_cache.store.shards.address import ShardAddress
 
 __all__ = [
     "CacheFolder",
@@ -41,7 +43,7 @@ _ENTRY_BYTES: Final = 2**9
 
 _MEND_MANIFEST: Final = "Restore the file from a copy, or dump the teacher again into a new folder"
 _MEND_DERIVED: Final = (
-    "Delete this file and run dump-teacher again with the same settings; it is made anew"
+    "Delete this file and run dump-teacher again with the same settings; it is made again"
 )
 
 
@@ -50,31 +52,37 @@ class CacheFolder:
     """A cache that was begun."""
 
     place: Place
-    """Where it lies."""
+    """Place of the cache."""
     manifest: CacheManifest
-    """What it is."""
+    """Manifest of the cache."""
     digest: str
-    """SHA-256 of the manifest's file; every shard names it, but those of a merged cache."""
+    """SHA-256 of the manifest's file. Every shard names it, except in a merged cache."""
     part_digests: tuple[str, ...] = ()
-    """Of a merged cache: SHA-256 of each part's manifest, which its shards name."""
+    """SHA-256 of each part's manifest, which its shards name. Only merged caches have parts."""
 
-    def origin(self, shard_index: int) -> tuple[str, int]:
-        """Digest and number that a shard must name: of the cache that it was written for."""
+    def address(self, shard_index: int) -> ShardAddress:
+        """Return a shard's address, with the cache and number that it was written for."""
         origin = self.manifest.shard_origin(shard_index)
-        if origin.part_index is None:
-            return self.digest, shard_index
-        return self.part_digests[origin.part_index], origin.shard_index
+        part_index = origin.part_index
+        return ShardAddress(
+            place=self.place,
+            manifest=self.manifest,
+            shard_index=shard_index,
+            digest=self.digest if part_index is None else self.part_digests[part_index],
+            own_index=origin.shard_index,
+            command=self.command,
+        )
 
     @property
     def command(self) -> str:
-        """What makes up for a missing file, after `run`."""
+        """The command that writes missing files, after "Run"."""
         if self.manifest.parts:
             return "merge again with the same caches"
         return "dump-teacher again with the same settings"
 
 
 def is_begun(path: str | Path) -> bool:
-    """Whether there is a cache, finished or not."""
+    """Report whether there is a cache, finished or not."""
     return open_place(path).size(MANIFEST_FILE) is not None
 
 
@@ -82,8 +90,8 @@ def open_folder(place: Place) -> CacheFolder:
     """Read and validate a cache's manifest.
 
     Raises:
-        CacheError: there is no cache, its manifest is missing or damaged, or its format is of a
-            version that this library does not know.
+        CacheError: there is no cache, its manifest is missing or damaged, or its version is
+            unknown.
     """
     if place.size(MANIFEST_FILE) is None:
         if not place.list_files():
@@ -102,7 +110,7 @@ def open_folder(place: Place) -> CacheFolder:
         )
     content = place.read(MANIFEST_FILE, limit=_MANIFEST_BYTES)
     where = place.locate(MANIFEST_FILE)
-    prove_known_version(content, what="manifest", where=where, mend=_MEND_MANIFEST)
+    validate_known_version(content, what="manifest", where=where, mend=_MEND_MANIFEST)
     manifest = parse_document(
         content, CacheManifest, what="manifest", where=where, mend=_MEND_MANIFEST
     )
@@ -111,10 +119,10 @@ def open_folder(place: Place) -> CacheFolder:
 
 
 def read_index(folder: CacheFolder) -> CacheIndex | None:
-    """The index of a complete cache, or None while there is none.
+    """Read the index of a complete cache, or return None if there is none.
 
     Raises:
-        CacheError: it is damaged, or another cache's.
+        CacheError: it is damaged, or belongs to another cache.
     """
     index = parse_index(folder.place, folder.manifest.num_shards)
     if index is not None and index.manifest_sha256 != folder.digest:
@@ -123,7 +131,7 @@ def read_index(folder: CacheFolder) -> CacheIndex | None:
             where=folder.place.locate(INDEX_FILE),
             expected=f"manifest {folder.digest[:12]}",
             found=f"manifest {index.manifest_sha256[:12]}",
-            mend="Run vlsi-cache verify: it tells which of the two is at fault",
+            mend="Run vlsi-cache verify: it names the one at fault",
         )
     if index is not None and len(index.shards) != folder.manifest.num_shards:
         raise CacheError(
@@ -137,7 +145,11 @@ def read_index(folder: CacheFolder) -> CacheIndex | None:
 
 
 def parse_index(place: Place, num_shards: int) -> CacheIndex | None:
-    """The index as it stands, whichever manifest it names, of at most about so many shards.
+    """Read the index, even if it names another manifest.
+
+    Args:
+        place: Place of the cache.
+        num_shards: Most shards that it may hold, roughly.
 
     Raises:
         CacheError: it is damaged.
@@ -146,12 +158,12 @@ def parse_index(place: Place, num_shards: int) -> CacheIndex | None:
         return None
     content = place.read(INDEX_FILE, limit=2 * _PROCESSOR_SEAL_BYTES + _ENTRY_BYTES * num_shards)
     where = place.locate(INDEX_FILE)
-    prove_known_version(content, what="index", where=where, mend=_MEND_DERIVED)
+    validate_known_version(content, what="index", where=where, mend=_MEND_DERIVED)
     return parse_canonical(content, CacheIndex, what="index", where=where, mend=_MEND_DERIVED)
 
 
 def read_seal(place: Place, shard_index: int) -> ShardSeal | None:
-    """A shard's seal, or None while there is none.
+    """Read a shard's seal, or return None if there is none.
 
     Raises:
         CacheError: it is damaged.
@@ -165,7 +177,7 @@ def read_seal(place: Place, shard_index: int) -> ShardSeal | None:
 
 
 def read_processor_seal(place: Place) -> ProcessorSeal | None:
-    """The seal of the processor's files, or None where none are kept.
+    """Read the seal of the processor's files, or return None if none are kept.
 
     Raises:
         CacheError: it is damaged.
@@ -178,15 +190,15 @@ def read_processor_seal(place: Place) -> ProcessorSeal | None:
 
 
 def find_missing_shards(folder: CacheFolder) -> list[int]:
-    """Indices of the shards that are not published yet, ascending."""
+    """Find the indices of the shards that are not published yet, ascending."""
     present = folder.place.list_files(SHARDS_FOLDER)
     return [index for index in range(folder.manifest.num_shards) if shard_key(index) not in present]
 
 
 def measure_bytes(folder: CacheFolder) -> int:
-    """Bytes of the manifest, the index and every published shard with its seal.
+    """Return the bytes of the manifest, the index and every published shard with its seal.
 
-    The processor's copy is not counted: it does not grow with the data.
+    The processor's copy is not counted, because it does not grow with the data.
     """
     sizes = folder.place.list_files()
     keys = [MANIFEST_FILE, INDEX_FILE]

@@ -1,4 +1,4 @@
-"""SHA-256 of a published file, a piece at a time."""
+"""SHA-256 of a published file, piece by piece."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PIECE_BYTES: Final = 2**22
 
 
 def hash_file(place: Place, key: str) -> tuple[str, int]:
-    """SHA-256 in hex, and the number of bytes it was taken over.
+    """Return a file's SHA-256 in hex, and its bytes.
 
     Raises:
         CacheError: the file is missing or cannot be read.

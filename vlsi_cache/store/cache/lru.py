@@ -1,4 +1,4 @@
-"""A small memory of what was read last."""
+"""``RecentlyUsed``: the values that were read last."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ V = TypeVar("V")
 
 
 class RecentlyUsed(Generic[K, V]):
-    """Keeps the values used last, up to a total size; safe to share between threads.
+    """Keeps the values used last, up to a total size. Threads may share it.
 
     Args:
-        capacity: total size that is kept, in the unit of ``size_of``. One value is always kept.
+        capacity: Total size that is kept, in the unit of ``size_of``. One value is always kept.
         size_of: size of a value.
     """
 
@@ -29,10 +29,10 @@ class RecentlyUsed(Generic[K, V]):
         self._lock = threading.Lock()
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """The kept value of a key, or a new one.
+        """Return the kept value of a key, or make one.
 
-        ``make`` runs without the lock, so that threads read different keys side by side; two that
-        meet at one key make it twice and keep one.
+        ``make`` runs without the lock, so that threads make different values side by side. Two
+        threads with one key may make its value twice, and one of them is kept.
         """
         with self._lock:
             if key in self._values:

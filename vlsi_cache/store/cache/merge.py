@@ -1,4 +1,4 @@
-"""Merging caches: several over disjoint samples become one, their shards as they are."""
+"""Merging caches over disjoint samples into one, with their shards unchanged."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from vlsi_cache.manifest import (
     CacheManifest,
     CachePart,
     DatasetIdentity,
+    explain_difference,
+    find_kind_differences,
 )
 from vlsi_cache.store.cache.documents import render_document
 from vlsi_cache.store.cache.folder import CacheFolder, open_folder, read_index, read_processor_seal
@@ -26,9 +28,7 @@ from vlsi_cache.store.cache.reader import open_cache
 from vlsi_cache.store.cache.sealing import publish_index
 from vlsi_cache.store.cache.seals import CacheIndex, FileSeal, sha256_hex
 from vlsi_cache.store.cache.writer import begin_cache
-from vlsi_cache.store.places.place import Place, open_place
-from vlsi_cache.store.shards.arrays import Array
-from vlsi_cache.store.shards.layout import (
+from vlsi_cache.store.places.keys import (
     INDEX_FILE,
     MANIFEST_FILE,
     PROCESSOR_FOLDER,
@@ -38,6 +38,9 @@ from vlsi_cache.store.shards.layout import (
     seal_key,
     shard_key,
 )
+from vlsi_cache.store.places.opening import open_place
+from vlsi_cache.store.places.place import Place
+from vlsi_cache.store.shards.arrays import Array
 from vlsi_cache.store.shards.shard import OpenShard
 
 __all__ = ["merge_caches"]
@@ -56,7 +59,7 @@ class _Source:
     index: CacheIndex
 
     def parts(self) -> list[tuple[CachePart, Place, str]]:
-        """Its parts, or itself as one, with the file of each one's manifest."""
+        """Return its parts, or itself as one, with the file of each one's manifest."""
         manifest, place = self.folder.manifest, self.folder.place
         if manifest.parts:
             return [(part, place, part_key(i)) for i, part in enumerate(manifest.parts)]
@@ -69,15 +72,15 @@ class _Source:
         return [(whole, place, MANIFEST_FILE)]
 
     def keys(self, advance: Callable[[], None]) -> Array:
-        """Content keys of its samples in order, ``[n, 32]``; proves that they are its manifest's.
+        """Read and validate the content keys of its samples in order, ``[n, 32]``.
 
         Raises:
-            CacheError: a shard is damaged, or the samples are others.
+            CacheError: a shard is damaged, or the samples are not the manifest's.
         """
         found = [np.empty((0, 32), np.uint8)]
         with ThreadPoolExecutor(_THREADS) as pool:
             shards = range(self.folder.manifest.num_shards)
-            for keys in pool.map(lambda index: OpenShard(self.folder, index).keys, shards):
+            for keys in pool.map(lambda index: OpenShard(self.folder.address(index)).keys, shards):
                 found.append(keys)
                 advance()
         keys = np.concatenate(found)
@@ -99,23 +102,23 @@ def merge_caches(
     sources: Sequence[str | Path],
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Make one cache of several over disjoint samples, in the order given.
+    """Merge several caches over disjoint samples into one, in the order given.
 
-    On one file system the shards are linked, inside one object store copied by the store itself;
-    between two they are copied. Run again, it adds what is missing.
+    On one file system the shards are linked. Inside one object store the store copies them. Between
+    two places their bytes are copied. A second run adds what is missing.
 
     Args:
-        target: folder or URL of the cache to make.
-        sources: folders or URLs of complete caches.
-        on_progress: called with the shards that are done and those of all caches, twice each.
+        target: Folder or URL of the new cache.
+        sources: Folders or URLs of complete caches.
+        on_progress: called with the steps that are done and all steps, two for each shard.
 
     Raises:
-        CacheMismatchError: they are of different teachers or settings, or share samples.
-        CacheError: one is incomplete or damaged, or the target holds something else.
+        CacheMismatchError: the caches have different teachers or settings, or share samples.
+        CacheError: a cache is incomplete or damaged, or the target holds something else.
     """
     opened = [_open_source(source) for source in sources]
-    _prove_none_is(target, opened)
-    _prove_alike(opened)
+    _validate_none_is(target, opened)
+    _validate_alike(opened)
     total, done = 2 * sum(source.folder.manifest.num_shards for source in opened), 0
 
     def advance() -> None:
@@ -125,7 +128,7 @@ def merge_caches(
             on_progress(done, total)
 
     keys = [source.keys(advance) for source in opened]
-    _prove_disjoint(opened, keys)
+    _validate_disjoint(opened, keys)
     merged = begin_cache(target, _manifest(opened, keys))
     _adopt_parts(merged, opened)
     _adopt_processor(merged.place, opened[0])
@@ -145,7 +148,7 @@ def _open_source(address: str | Path) -> _Source:
     return _Source(folder, index)
 
 
-def _prove_none_is(target: str | Path, sources: Sequence[_Source]) -> None:
+def _validate_none_is(target: str | Path, sources: Sequence[_Source]) -> None:
     where = open_place(target).locate()
     if where in [source.folder.place.locate() for source in sources]:
         raise CacheError(
@@ -155,22 +158,23 @@ def _prove_none_is(target: str | Path, sources: Sequence[_Source]) -> None:
         )
 
 
-def _prove_alike(sources: Sequence[_Source]) -> None:
+def _validate_alike(sources: Sequence[_Source]) -> None:
     if len(sources) < 2:
         raise CacheError("nothing to merge", expected="at least 2 caches", found=len(sources))
     first = sources[0].folder
     for source in sources[1:]:
-        found = source.folder.manifest.differences_of_kind(first.manifest)
+        found = find_kind_differences(source.folder.manifest, first.manifest)
         if found:
+            clauses = [explain_difference(item, "the first cache's") for item in found]
             raise CacheMismatchError(
-                "caches cannot be merged: " + "; ".join(found),
+                "caches cannot be merged: " + "; ".join(clauses),
                 where=source.folder.place.locate(),
                 mend="Merge caches of one teacher, dumped with the same settings",
             )
 
 
-def _prove_disjoint(sources: Sequence[_Source], keys: Sequence[Array]) -> None:
-    """Refuse a sample that two caches hold; one cache may hold a conversation twice."""
+def _validate_disjoint(sources: Sequence[_Source], keys: Sequence[Array]) -> None:
+    """Refuse a sample that two caches hold. One cache may hold a conversation twice."""
     as_bytes = [np.unique(np.ascontiguousarray(part).view("V32").ravel()) for part in keys]
     seen = as_bytes[0]
     for number, (source, part) in enumerate(zip(sources[1:], as_bytes[1:], strict=True), 1):
@@ -194,7 +198,7 @@ def _prove_disjoint(sources: Sequence[_Source], keys: Sequence[Array]) -> None:
 
 def _manifest(sources: Sequence[_Source], keys: Sequence[Array]) -> CacheManifest:
     parts = tuple(part for source in sources for part, _, _ in source.parts())
-    _prove_within(parts)
+    _validate_within(parts)
     names = [part.dataset.source for part in parts]
     more = len(names) - _NAMED_SOURCES
     source = " + ".join([*names[:_NAMED_SOURCES], *([f"{more} more"] if more > 0 else [])])
@@ -215,11 +219,11 @@ def _manifest(sources: Sequence[_Source], keys: Sequence[Array]) -> CacheManifes
     )
 
 
-def _prove_within(parts: Sequence[CachePart]) -> None:
-    """Refuse more than one cache holds."""
+def _validate_within(parts: Sequence[CachePart]) -> None:
+    """Refuse more parts or shards than one cache may hold."""
     counted = (
         ("parts", len(parts), MAX_PARTS),
-        ("shards", sum(part.num_shards for part in parts), MAX_SHARDS),
+        ("shards", sum(part.cut.num_shards for part in parts), MAX_SHARDS),
     )
     for what, count, most in counted:
         if count > most:
@@ -239,7 +243,7 @@ def _adopt_parts(merged: CacheFolder, sources: Sequence[_Source]) -> None:
             raise CacheError(
                 "manifest was changed",
                 where=place.locate(key),
-                mend="Run vlsi-cache verify: it tells what is at fault",
+                mend="Run vlsi-cache verify: it names the file at fault",
             )
         merged.place.publish(part_key(part_index), content)
 
@@ -256,9 +260,9 @@ def _adopt_processor(target: Place, source: _Source) -> None:
 def _adopt_shards(
     merged: CacheFolder, sources: Sequence[_Source], advance: Callable[[], None]
 ) -> None:
-    """Bring over what is missing: each shard, then its seal, as both are.
+    """Adopt what is missing: each shard, then its seal, both unchanged.
 
-    The seal is not made anew: were the shard damaged, that would hide it.
+    A new seal would hide damage to the shard.
     """
     present = merged.place.list_files(SHARDS_FOLDER)
     wanted = [
@@ -292,5 +296,5 @@ def _adopt(target: Place, key: str, source: _Source, source_key: str, seal: File
     raise CacheError(
         "file differs from its seal",
         where=place.locate(source_key),
-        mend="Run vlsi-cache verify: it tells what to do",
+        mend="Run vlsi-cache verify: it names the damaged file",
     )

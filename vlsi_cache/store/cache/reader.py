@@ -1,4 +1,4 @@
-"""Reading a cache: any sample at any time, or shard after shard."""
+"""``Cache``: reads any sample at any time, or shard after shard."""
 
 from __future__ import annotations
 
@@ -24,29 +24,31 @@ from vlsi_cache.store.cache.lru import RecentlyUsed
 from vlsi_cache.store.cache.sealing import fetch_processor
 from vlsi_cache.store.cache.seals import CacheIndex
 from vlsi_cache.store.cache.statistics import CacheSummary, summarize_cache
-from vlsi_cache.store.cache.verify import Verification, verify_cache
-from vlsi_cache.store.places.place import open_place, url_scheme
+from vlsi_cache.store.cache.verification.damage import Verification
+from vlsi_cache.store.cache.verification.verify import verify_cache
+from vlsi_cache.store.places.keys import shard_key
+from vlsi_cache.store.places.opening import open_place, url_scheme
 from vlsi_cache.store.shards.arrays import Array, parse_distribution
-from vlsi_cache.store.shards.layout import CHUNK_TOKENS, shard_key, token_arrays
+from vlsi_cache.store.shards.layout import CHUNK_TOKENS, token_arrays
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
 from vlsi_cache.store.shards.shard import OpenShard, read_header
 
 __all__ = ["DECODED_BYTES", "Cache", "ShardOutline", "open_cache"]
 
 DECODED_BYTES: Final = 256 * 2**20
-"""Decoded chunks that an open cache keeps at most."""
+"""Most bytes of decoded chunks that an open cache keeps."""
 
 _OPEN_SHARDS: Final = 64
 _KEY: Final = re.compile("[0-9a-f]{64}")
 
-Block = dict[str, Array]
+Chunk = dict[str, Array]
 
 
 def open_cache(path: str | Path) -> Cache:
-    """Open a cache for reading, complete or not; reads the manifest and the index only.
+    """Open a cache for reading, complete or not. This reads the manifest and the index only.
 
     Args:
-        path: its folder, or its address.
+        path: Folder or URL of the cache.
 
     Raises:
         CacheError: there is no cache, its manifest or index is damaged, or its version is unknown.
@@ -56,7 +58,7 @@ def open_cache(path: str | Path) -> Cache:
 
 
 class ShardOutline(NamedTuple):
-    """How much a published shard holds."""
+    """The size of a published shard."""
 
     num_tokens: int
     """Response tokens."""
@@ -65,19 +67,20 @@ class ShardOutline(NamedTuple):
 
 
 class Cache:
-    """The teacher's record of a dataset: a sequence of samples; made by ``open_cache``.
+    """The teacher's records of a dataset, as a sequence of samples. ``open_cache`` makes it.
 
-    A sample is asked for by its index in the dataset, its key (SHA-256 hex of the conversation's
-    content) or its name, and comes as a ``SampleRecord`` of NumPy arrays, which belong to the
-    caller. Samples of equal contents share a key, and those of a merged cache may share a name:
-    the first of those that are published when it is asked for wins, and stays. Decoded chunks of
-    tokens are kept up to 256 MiB, so a cache of that size is decoded once. Threads may share a
-    cache; processes open their own (pickling one reopens it). While a cache grows, what is
-    published can be read, and is seen without opening it again.
+    A sample is found by its index in the dataset, by its key (SHA-256 hex of the conversation's
+    content) or by its name. It is returned as a ``SampleRecord`` of NumPy arrays, which belong to
+    the caller. Samples of equal contents share a key, and samples of a merged cache may share a
+    name. Such a key or name finds the first sample that is published at its first look-up.
+
+    Decoded chunks of tokens are kept up to 256 MiB, so a cache of that size is decoded once.
+    Threads may share a cache. Processes open their own: pickling a cache reopens it. New shards of
+    a growing cache can be read without opening it again.
 
     Attributes:
-        path: the cache's folder, or its URL in an object store.
-        manifest: what it was made from.
+        path: Folder of the cache, or its URL in an object store.
+        manifest: Manifest of the cache.
     """
 
     def __init__(self, path: str | Path, folder: CacheFolder, index: CacheIndex | None) -> None:
@@ -86,25 +89,25 @@ class Cache:
         self._folder = folder
         self._index = index
         self._named_shards: set[int] = set()
-        self._places: dict[str | bytes, int] = {}
+        self._sample_indices: dict[str | bytes, int] = {}
         self._shards: RecentlyUsed[int, OpenShard] = RecentlyUsed(_OPEN_SHARDS, lambda _: 1)
-        self._blocks: RecentlyUsed[tuple[int, int], Block] = RecentlyUsed(
-            DECODED_BYTES, lambda block: sum(array.nbytes for array in block.values())
+        self._chunks: RecentlyUsed[tuple[int, int], Chunk] = RecentlyUsed(
+            DECODED_BYTES, lambda chunk: sum(array.nbytes for array in chunk.values())
         )
 
     def __len__(self) -> int:
-        """Number of samples of the complete cache."""
+        """Return the number of samples of the complete cache."""
         return self.manifest.dataset.num_samples
 
     def __getitem__(self, key: int | str) -> SampleRecord:
-        """One sample's record, by its index in the dataset (from the end if negative), key or name.
+        """Read a sample's record by its index (from the end if negative), key or name.
 
-        The first look-up of a key or name reads those of the shards before it.
+        The first look-up of a key or name reads the keys and names of the shards before it.
 
         Raises:
-            IndexError: there is no sample of this index.
-            CacheError: no published shard holds the key or name; or the sample's shard is not
-                written yet, or damaged.
+            IndexError: the index is beyond the dataset.
+            CacheError: no published shard holds the key or name, or the sample's shard is not
+                written yet or damaged.
         """
         if not isinstance(key, str | int):
             kind = type(key).__name__
@@ -121,7 +124,7 @@ class Cache:
         return f"<Cache {self.path}: {len(self)} samples, {len(self.manifest.taps)} taps>"
 
     def __contains__(self, key: object) -> bool:
-        """Whether a published shard holds the sample of this index, key or name."""
+        """Report whether a published shard holds the sample of this index, key or name."""
         if isinstance(key, str):
             return self._find(key) is not None
         if not isinstance(key, int) or not 0 <= key < len(self):
@@ -129,12 +132,12 @@ class Cache:
         return self._folder.place.size(shard_key(self.manifest.shard_of(key))) is not None
 
     def __iter__(self) -> Iterator[SampleRecord]:
-        """Every published sample in the dataset's order, each shard decoded once."""
+        """Yield every published sample in the dataset's order. Each shard is decoded once."""
         for record in self.iter_shards():
             yield from record
 
     def keys(self) -> Iterator[str]:
-        """Keys of the published samples in the dataset's order: SHA-256 hex of their contents.
+        """Yield the keys of the published samples in order: SHA-256 hex of their contents.
 
         Raises:
             CacheError: a shard is damaged.
@@ -144,7 +147,7 @@ class Cache:
                 yield key.tobytes().hex()
 
     def names(self) -> Iterator[str]:
-        """Names of the published samples in the dataset's order.
+        """Yield the names of the published samples in the dataset's order.
 
         Raises:
             CacheError: a shard is damaged.
@@ -153,17 +156,17 @@ class Cache:
             yield from self._open(shard_index).sample_ids
 
     def iter_shards(self) -> Iterator[ShardRecord]:
-        """Every published shard, in order, decoded whole, one at a time.
+        """Yield every published shard in order, decoded whole, one at a time.
 
         Raises:
             CacheError: a shard is damaged.
         """
         for shard_index in self._present():
-            # not kept: a pass over the cache would push everything else out
-            yield OpenShard(self._folder, shard_index).read_record()
+            # not kept, because a pass over the cache would displace everything else
+            yield OpenShard(self._folder.address(shard_index)).read_record()
 
     def missing_shards(self) -> list[int]:
-        """Indices of the shards that are not published yet, ascending."""
+        """Find the indices of the shards that are not published yet, ascending."""
         return find_missing_shards(self._folder)
 
     @property
@@ -180,12 +183,12 @@ class Cache:
         """
         if self._index is not None:
             return sum(seal.num_tokens for seal in self._index.shards)
-        return sum(read_header(self._folder, index).num_tokens for index in self._present())
+        return sum(read_header(self._folder.address(index)).num_tokens for index in self._present())
 
     def failures(self) -> dict[int, str]:
-        """Samples that could not be read when the teacher was dumped: index → reason.
+        """Return index → reason of the samples that could not be read.
 
-        They have no tokens. Shards without such samples are not opened.
+        Such samples have no tokens. Shards without them are not opened.
 
         Raises:
             CacheError: a shard's header or seal is damaged.
@@ -195,12 +198,12 @@ class Cache:
             seal = self._index.shards[shard_index] if self._index else None
             if seal is None or seal.num_failed:
                 first = self.manifest.shard_range(shard_index).start
-                for failure in read_header(self._folder, shard_index).failures:
+                for failure in read_header(self._folder.address(shard_index)).failures:
                     found[first + failure.row] = failure.reason
         return found
 
     def outline(self, shard_index: int) -> ShardOutline:
-        """How much a published shard holds; its file is not opened if the index tells.
+        """Return the size of a published shard. The index mostly answers without its file.
 
         Raises:
             CacheError: the shard is not written yet, or its header is damaged.
@@ -208,13 +211,13 @@ class Cache:
         seal = self._index.shards[shard_index] if self._index else None
         if seal is not None and not seal.num_failed:
             return ShardOutline(seal.num_tokens, ())
-        header = read_header(self._folder, shard_index)
+        header = read_header(self._folder.address(shard_index))
         first = self.manifest.shard_range(shard_index).start
         failed = tuple(first + failure.row for failure in header.failures)
         return ShardOutline(header.num_tokens, failed)
 
     def statistics(self) -> CacheSummary:
-        """What ``vlsi-cache inspect`` shows: sizes, and means per tap; reads the cache once.
+        """Return what ``vlsi-cache inspect`` shows: sizes, and means per tap. Reads all shards.
 
         Raises:
             CacheError: a shard is damaged.
@@ -222,25 +225,25 @@ class Cache:
         return summarize_cache(self)
 
     def verify(self) -> Verification:
-        """Hash every file and compare it with its seal; reads the whole cache once.
+        """Hash every file and compare it with its seal. Reads the whole cache once.
 
-        Damage is told, not raised.
+        Damage is reported, not raised.
         """
         return verify_cache(self.path)
 
     @contextlib.contextmanager
     def processor_folder(self) -> Iterator[Path]:
-        """The copy of the teacher's processor as a folder of this machine, for a while.
+        """Provide the copy of the teacher's processor in a temporary folder.
 
         Raises:
-            CacheError: none is kept, or a file of it is damaged.
+            CacheError: no copy is kept, or a file of it is damaged.
         """
         with tempfile.TemporaryDirectory() as folder:
             fetch_processor(self._folder, Path(folder))
             yield Path(folder)
 
     def size_bytes(self) -> int:
-        """Bytes on disk: manifest and published shards, without the processor's copy."""
+        """Return the bytes of manifest, index, seals and published shards."""
         return measure_bytes(self._folder)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -259,7 +262,7 @@ class Cache:
         return found
 
     def _find(self, key: str) -> int | None:
-        """Index of a sample; keys and names once read are remembered."""
+        """Find the index of a sample. Keys and names are read once."""
         found = self._known(key)
         for shard_index in self._present() if found is None else ():
             if shard_index not in self._named_shards:
@@ -271,13 +274,13 @@ class Cache:
 
     def _known(self, key: str) -> int | None:
         digest = bytes.fromhex(key) if _KEY.fullmatch(key) else b""
-        return self._places.get(key, self._places.get(digest))
+        return self._sample_indices.get(key, self._sample_indices.get(digest))
 
     def _remember(self, shard_index: int) -> None:
         shard, first = self._open(shard_index), self.manifest.shard_range(shard_index).start
         for row, (name, digest) in enumerate(zip(shard.sample_ids, shard.keys, strict=True)):
-            self._places.setdefault(name, first + row)
-            self._places.setdefault(digest.tobytes(), first + row)
+            self._sample_indices.setdefault(name, first + row)
+            self._sample_indices.setdefault(digest.tobytes(), first + row)
         self._named_shards.add(shard_index)
 
     def _present(self) -> list[int]:
@@ -285,7 +288,7 @@ class Cache:
         return [index for index in range(self.manifest.num_shards) if index not in missing]
 
     def _open(self, shard_index: int) -> OpenShard:
-        return self._shards.get(shard_index, lambda: OpenShard(self._folder, shard_index))
+        return self._shards.get(shard_index, lambda: OpenShard(self._folder.address(shard_index)))
 
     def _sample(self, shard_index: int, row: int) -> SampleRecord:
         shard = self._open(shard_index)
@@ -298,19 +301,19 @@ class Cache:
             failure=shard.failures.get(row),
         )
 
-    def _tokens(self, shard_index: int, first: int, stop: int) -> Block:
+    def _tokens(self, shard_index: int, first: int, stop: int) -> Chunk:
         parts = []
         shard = self._open(shard_index)
-        # a sample without tokens still takes its arrays' shapes from a block
+        # a sample without tokens takes its arrays' shapes from a chunk too
         for index in range(first // CHUNK_TOKENS, max(stop - 1, first) // CHUNK_TOKENS + 1):
-            block = self._blocks.get(
-                (shard_index, index), functools.partial(shard.read_block, index)
+            chunk = self._chunks.get(
+                (shard_index, index), functools.partial(shard.read_chunk, index)
             )
             start = index * CHUNK_TOKENS
-            parts.append((block, slice(max(first - start, 0), stop - start)))
-        # copies, so that a caller may write into what it was given
+            parts.append((chunk, slice(max(first - start, 0), stop - start)))
+        # copies, so that a caller may write into its arrays
         return {
-            name: np.concatenate([block[name][part] for block, part in parts])
+            name: np.concatenate([chunk[name][part] for chunk, part in parts])
             for name in token_arrays(self.manifest)
         }
 

@@ -1,4 +1,4 @@
-"""Sealing what is published: seals of shards and processor, then the index of all."""
+"""Sealing published files: shards, the processor, and the index of all."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from vlsi_cache.store.cache.folder import (
 )
 from vlsi_cache.store.cache.hashing import hash_file
 from vlsi_cache.store.cache.seals import CacheIndex, FileSeal, ProcessorSeal, ShardSeal, sha256_hex
-from vlsi_cache.store.places.place import Place
-from vlsi_cache.store.shards.layout import (
+from vlsi_cache.store.places.keys import (
     CACHE_FOLDERS,
     INDEX_FILE,
     PROCESSOR_FOLDER,
@@ -26,34 +25,35 @@ from vlsi_cache.store.shards.layout import (
     seal_key,
     shard_key,
 )
+from vlsi_cache.store.places.place import Place
 from vlsi_cache.store.shards.shard import OpenShard, read_header
 
 __all__ = ["fetch_processor", "publish_index", "seal_processor", "seal_shard", "seal_unsealed"]
 
 _THREADS: Final = 8
-"""Seals are small: reading them is waiting, if they are not on this machine."""
+"""Seals are small, so reading them from another machine is mostly waiting."""
 
 
 def seal_shard(folder: CacheFolder, shard_index: int, published: bytes | None = None) -> None:
     """Publish the seal of a published shard.
 
-    It is made of what lies there. Where that was not published by this process just now, the shard
-    is decoded once, so that no damage is sealed.
+    The seal is made of the published file. A shard of another process is decoded first, so that no
+    damage is sealed.
 
     Args:
-        folder: the cache.
-        shard_index: which shard.
-        published: the shard's bytes, if this process published them.
+        folder: Folder of the cache.
+        shard_index: Index of the shard.
+        published: Bytes of the shard, if this process published them.
 
     Raises:
-        CacheError: the shard is damaged, or there is a seal that contradicts it.
+        CacheError: the shard is damaged, or its seal contradicts it.
     """
     if published is None:
-        OpenShard(folder, shard_index).read_record()
+        OpenShard(folder.address(shard_index)).read_record()
         digest, num_bytes = hash_file(folder.place, shard_key(shard_index))
     else:
         digest, num_bytes = sha256_hex(published), len(published)
-    header = read_header(folder, shard_index)
+    header = read_header(folder.address(shard_index))
     seal = ShardSeal(
         sha256=digest,
         num_bytes=num_bytes,
@@ -73,7 +73,7 @@ def seal_shard(folder: CacheFolder, shard_index: int, published: bytes | None = 
 
 
 def seal_unsealed(folder: CacheFolder) -> None:
-    """Publish the seals that killed writers left out."""
+    """Publish the seals that killed writers did not publish."""
     present = folder.place.list_files(SHARDS_FOLDER)
     for index in range(folder.manifest.num_shards):
         if shard_key(index) in present and seal_key(index) not in present:
@@ -83,7 +83,7 @@ def seal_unsealed(folder: CacheFolder) -> None:
 def publish_index(folder: CacheFolder) -> set[int]:
     """Publish the index if every shard is sealed and there is none.
 
-    Whoever seals a shard calls it after: so the last to seal, whoever it is, finds all sealed.
+    Every writer calls this after sealing a shard, so the last one finds all shards sealed.
 
     Returns:
         Indices of the shards that are not sealed yet.
@@ -102,7 +102,7 @@ def publish_index(folder: CacheFolder) -> set[int]:
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(lambda index: read_seal(place, index), range(num_shards)))
     seals = [seal for seal in found if seal is not None]
-    if len(seals) < num_shards:  # one was deleted meanwhile
+    if len(seals) < num_shards:  # a seal was deleted meanwhile
         return {index for index, seal in enumerate(found) if seal is None}
     index = CacheIndex(
         manifest_sha256=folder.digest,
@@ -115,12 +115,12 @@ def publish_index(folder: CacheFolder) -> set[int]:
 
 
 def seal_processor(place: Place, source: Path) -> None:
-    """Publish a processor's files, then their seal; what is sealed already stays as it is.
+    """Publish a processor's files, then their seal. Files that are sealed already stay.
 
-    Nothing is added where there is an index: it says which seals there are.
+    Nothing is added if there is an index, because it lists all seals.
 
     Raises:
-        CacheError: a file cannot be written, or others lie there unsealed.
+        CacheError: a file cannot be written, or other files lie there unsealed.
     """
     if place.size(INDEX_FILE) is not None or read_processor_seal(place) is not None:
         return
@@ -134,12 +134,12 @@ def seal_processor(place: Place, source: Path) -> None:
     }
     for name, content in contents.items():
         place.publish(f"{PROCESSOR_FOLDER}/{name}", content)
-    _prove_kept(place, files)
+    _validate_kept(place, files)
     place.publish(PROCESSOR_SEAL_FILE, render_document(ProcessorSeal(files=files)))
 
 
-def _prove_kept(place: Place, files: Mapping[str, FileSeal]) -> None:
-    """Refuse to seal a mixture: another writer may have been first with other files."""
+def _validate_kept(place: Place, files: Mapping[str, FileSeal]) -> None:
+    """Refuse to seal a mixture. Another writer may have published other files first."""
     wanted = {f"{PROCESSOR_FOLDER}/{name}": seal.sha256 for name, seal in files.items()}
     others = [
         key
@@ -159,7 +159,7 @@ def fetch_processor(folder: CacheFolder, target: Path) -> None:
     """Copy a processor's files into a folder of this machine.
 
     Raises:
-        CacheError: none is kept, or a file differs from its seal.
+        CacheError: no processor is kept, or a file differs from its seal.
     """
     place = folder.place
     seal = read_processor_seal(place)
@@ -173,14 +173,14 @@ def fetch_processor(folder: CacheFolder, target: Path) -> None:
         )
     for name, wanted in seal.files.items():
         key = f"{PROCESSOR_FOLDER}/{name}"
-        # a seal may name any size: nothing is allocated for it that the file does not have
+        # a seal may state any size, so the file's own size is compared before anything is allocated
         fits = place.size(key) in (None, wanted.num_bytes)
         content = place.read(key, limit=wanted.num_bytes) if fits else b""
         if not fits or sha256_hex(content) != wanted.sha256:
             raise CacheError(
                 "file differs from its seal",
                 where=place.locate(key),
-                mend="Run vlsi-cache verify: it tells what to do",
+                mend="Run vlsi-cache verify: it names the damaged file",
             )
         file = target / name
         file.parent.mkdir(parents=True, exist_ok=True)

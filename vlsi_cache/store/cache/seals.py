@@ -1,4 +1,4 @@
-"""Seals: the hash of every published file, and the index that gathers them."""
+"""Seals: the hash and sizes of every published file, and the index of all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import hashlib
 import re
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
+
+from vlsi_cache.jsonmodels import StoredModel
 
 __all__ = [
     "CacheIndex",
@@ -28,40 +30,34 @@ def _check_inside(name: str) -> str:
     return name
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
-    )
-
-
-class FileSeal(_Part):
+class FileSeal(StoredModel):
     """One file's content."""
 
     sha256: _Sha256
     """SHA-256 of its bytes."""
     num_bytes: _Count
-    """Their number."""
+    """Number of its bytes."""
 
 
 class ShardSeal(FileSeal):
-    """One shard's content; follows from its file alone, so whoever seals it seals it alike."""
+    """One shard's content. It follows from the file alone, so every writer makes the same seal."""
 
     num_samples: _Count
     """Samples of the shard."""
     num_tokens: _Count
     """Their response tokens."""
     num_failed: _Count
-    """Samples that could not be read, and have no tokens."""
+    """Samples that could not be read and have no tokens."""
 
 
-class ProcessorSeal(_Part):
+class ProcessorSeal(StoredModel):
     """The files of the teacher's processor."""
 
     files: dict[Annotated[str, AfterValidator(_check_inside)], FileSeal]
     """Name inside `processor/` → content."""
 
 
-class CacheIndex(_Part):
+class CacheIndex(StoredModel):
     """All seals of a complete cache, so that opening it is one read."""
 
     format_version: Literal[1] = 1
@@ -69,11 +65,11 @@ class CacheIndex(_Part):
     manifest_sha256: _Sha256
     """SHA-256 of `manifest.json`."""
     processor: ProcessorSeal | None
-    """The processor's files, as in `processor.json`; null where none is kept."""
+    """The processor's files, as in `processor.json`; null if none is kept."""
     shards: tuple[ShardSeal, ...] = Field(strict=False)
     """The shards' seals, in order."""
 
 
 def sha256_hex(content: bytes) -> str:
-    """SHA-256 of some bytes, in hex."""
+    """Return the SHA-256 of bytes, in hex."""
     return hashlib.sha256(content).hexdigest()

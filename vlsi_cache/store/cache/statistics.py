@@ -1,33 +1,28 @@
-"""What a cache holds, tap by tap, in one pass over its shards."""
+"""Statistics of a cache, tap by tap, in one pass over its shards."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
-from vlsi_cache.distribution import SparseDistribution
-from vlsi_cache.manifest import Sampling, TeacherIdentity, TokenizerIdentity
+from vlsi_cache.jsonmodels import ReportModel
+from vlsi_cache.manifest import CacheManifest, Sampling, TeacherIdentity, TokenizerIdentity
 from vlsi_cache.store.shards.layout import token_bytes
-
-if TYPE_CHECKING:
-    from vlsi_cache.store.cache.reader import Cache
+from vlsi_cache.store.shards.records import ShardRecord
 
 __all__ = ["CacheSummary", "TapSummary", "summarize_cache"]
 
 Floats = NDArray[np.float64]
 
-_BF16_BYTES = 2
+_BF16_BYTES: Final = 2
 
 
-class _Report(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class TapSummary(_Report):
+class TapSummary(ReportModel):
     """Means of one tap over all response tokens that are recorded."""
 
     tap: int
@@ -39,15 +34,15 @@ class TapSummary(_Report):
     label_log_prob_nats: float
     """Log-probability of the token that the data holds."""
     agreement_with_final: float
-    """Share of tokens whose most likely token is also the final output's."""
+    """Fraction of tokens whose most likely token is also the final output's."""
     agreement_with_label: float
-    """Share of tokens whose most likely token is the one that the data holds."""
+    """Fraction of tokens whose most likely token is the one that the data holds."""
     label_in_record: float
-    """Share of tokens for which the data's token is among the k + m that are recorded."""
+    """Fraction of tokens for which the data's token is among the k + m that are recorded."""
 
 
-class CacheSummary(_Report):
-    """Statistics of a cache, complete or not: they are of the shards that are there."""
+class CacheSummary(ReportModel):
+    """Statistics of the published shards of a cache, complete or not."""
 
     path: str
     """Folder of the cache."""
@@ -62,11 +57,11 @@ class CacheSummary(_Report):
     num_samples_total: int
     """Samples of the complete cache."""
     failures: dict[str, str]
-    """Name of each sample that could not be read, and has no tokens → why."""
+    """Name of each sample that could not be read → reason. Such samples have no tokens."""
     num_tokens: int
     """Response tokens."""
     bytes_total: int
-    """Bytes on disk: manifest and shards, everything counted but the processor's copy."""
+    """Bytes on disk, without the processor's copy."""
     bytes_per_token_tap: float | None
     """Bytes on disk per response token and tap; null without tokens."""
     compression_ratio: float | None
@@ -77,15 +72,15 @@ class CacheSummary(_Report):
     teacher: TeacherIdentity
     """The model that was recorded."""
     tokenizer: TokenizerIdentity
-    """Its tokenizer."""
+    """The teacher's tokenizer."""
     dataset: str
     """Path or name of the conversations."""
     sampling: Sampling
     """What is kept of each distribution: k, m, seed."""
     num_parts: int
-    """Caches that it was merged of; 0 if it was not."""
+    """Caches that were merged into it; 0 if it is not merged."""
     samples_per_shard: int
-    """Samples of every shard but the last; of a merged cache the most."""
+    """Samples of every shard but the last; in a merged cache, the most."""
     batch_size: int
     """Samples per forward pass of the teacher."""
     dtype: str
@@ -106,13 +101,16 @@ class _Sums:
     label_in_record: Floats
     num_tokens: int = 0
     num_samples: int = 0
+    num_shards: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def zero(cls, num_taps: int) -> _Sums:
         zeros = np.zeros((6, num_taps))
         return cls(zeros[0], zeros[1], zeros[2], zeros[3], zeros[4], zeros[5])
 
-    def add(self, distribution: SparseDistribution, labels: NDArray[np.int32]) -> None:
+    def add(self, record: ShardRecord) -> None:
+        distribution, labels = record.distribution, record.response_ids
         ids = distribution.token_ids
         (top, _), label = distribution.most_likely(), labels[:, None]
         self.entropy += distribution.entropy.sum(0, dtype=np.float64)
@@ -121,7 +119,16 @@ class _Sums:
         self.agreement += (top == top[:, -1:]).sum(0)
         self.label_on_top += (top == label).sum(0)
         self.label_in_record += (ids == label[..., None]).any(-1).sum(0)
-        self.num_tokens += len(labels)
+        self.num_tokens += record.num_tokens
+        self.num_samples += len(record)
+        self.num_shards += 1
+        self.failures |= {record.sample_ids[row]: why for row, why in record.failures.items()}
+
+    def taps(self, manifest: CacheManifest) -> tuple[TapSummary, ...]:
+        if not self.num_tokens:
+            return ()
+        k = manifest.sampling.k
+        return tuple(self.tap(row, tap, k) for row, tap in enumerate(manifest.taps))
 
     def tap(self, row: int, tap: int, k: int) -> TapSummary:
         def mean(sums: Floats) -> float:
@@ -138,38 +145,42 @@ class _Sums:
         )
 
 
-def summarize_cache(cache: Cache) -> CacheSummary:
+class RecordedShards(Protocol):
+    """What statistics need of an open cache."""
+
+    path: str | Path
+    manifest: CacheManifest
+
+    def iter_shards(self) -> Iterator[ShardRecord]:
+        """Yield every published shard, in order."""
+
+    def size_bytes(self) -> int:
+        """Return the bytes on disk."""
+
+
+def summarize_cache(cache: RecordedShards) -> CacheSummary:
     """Read every published shard once, one at a time.
+
+    Args:
+        cache: an open cache.
 
     Raises:
         CacheError: a shard is damaged.
     """
     manifest = cache.manifest
     sums = _Sums.zero(len(manifest.taps))
-    num_shards_present = 0
-    failures: dict[str, str] = {}
     for record in cache.iter_shards():
-        sums.add(record.distribution, record.response_ids)
-        sums.num_samples += len(record)
-        num_shards_present += 1
-        failures |= {record.sample_ids[row]: why for row, why in record.failures.items()}
-    size = cache.size_bytes()
-    entries = sums.num_tokens * len(manifest.taps)
-    dense = entries * manifest.tokenizer.vocab_size * _BF16_BYTES
-    raw = sums.num_tokens * token_bytes(manifest)
+        sums.add(record)
     return CacheSummary(
         path=str(cache.path),
-        complete=num_shards_present == manifest.num_shards,
+        complete=sums.num_shards == manifest.num_shards,
         num_shards=manifest.num_shards,
-        num_shards_present=num_shards_present,
+        num_shards_present=sums.num_shards,
         num_samples=sums.num_samples,
-        num_samples_total=len(cache),
-        failures=failures,
+        num_samples_total=manifest.dataset.num_samples,
+        failures=sums.failures,
         num_tokens=sums.num_tokens,
-        bytes_total=size,
-        bytes_per_token_tap=size / entries if entries else None,
-        compression_ratio=raw / size if entries else None,
-        dense_ratio=dense / size if entries else None,
+        **_sizes(manifest, sums.num_tokens, cache.size_bytes()),
         teacher=manifest.teacher,
         tokenizer=manifest.tokenizer,
         dataset=manifest.dataset.source,
@@ -178,7 +189,25 @@ def summarize_cache(cache: Cache) -> CacheSummary:
         samples_per_shard=manifest.samples_per_shard,
         batch_size=manifest.batch_size,
         dtype=manifest.dtype,
-        taps=tuple(sums.tap(row, tap, manifest.sampling.k) for row, tap in enumerate(manifest.taps))
-        if entries
-        else (),
+        taps=sums.taps(manifest),
     )
+
+
+class _Sizes(TypedDict):
+    bytes_total: int
+    bytes_per_token_tap: float | None
+    compression_ratio: float | None
+    dense_ratio: float | None
+
+
+def _sizes(manifest: CacheManifest, num_tokens: int, num_bytes: int) -> _Sizes:
+    """Return the bytes on disk, and what they are compared with."""
+    entries = num_tokens * len(manifest.taps)
+    raw = num_tokens * token_bytes(manifest)
+    dense = entries * manifest.tokenizer.vocab_size * _BF16_BYTES
+    return {
+        "bytes_total": num_bytes,
+        "bytes_per_token_tap": num_bytes / entries if entries else None,
+        "compression_ratio": raw / num_bytes if entries else None,
+        "dense_ratio": dense / num_bytes if entries else None,
+    }

@@ -1,1 +1,1 @@
-"""Where a cache lies: a folder, or a prefix of an object store."""
+"""Places of caches: folders, and prefixes of object stores."""

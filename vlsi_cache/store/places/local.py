@@ -1,4 +1,4 @@
-"""``LocalPlace``: a folder of this machine, or of a file system it shares."""
+"""``LocalPlace``: a folder of this machine, or of a shared file system."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ _STAGING: Final = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(_SUFFIX)}")
 _NOT_SHARED: Final = frozenset(
     {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
 )
-"""Two disks, a file system without links, or one more link than it knows."""
+"""The two are on different disks, or the file system has no links, or no more of them."""
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class LocalPlace(Place):
-    """Files are filled beside their place, flushed to disk and linked into it."""
+    """A folder. Files are filled under another name, flushed to disk and linked to their own."""
 
     path: Path
-    """The folder; it need not be there before something is published."""
+    """The folder. It may be missing until something is published."""
 
     def locate(self, key: str = "") -> str:
-        """The path."""
+        """Return the path."""
         return str(self.path / key)
 
-    def prove_usable(self) -> None:
-        """There may be a folder, or nothing."""
+    def validate_usable(self) -> None:
+        """Refuse a file."""
         if self.path.exists() and not self.path.is_dir():
             raise CacheError("is a file, not a folder", where=self.path, mend="Choose another path")
 
     def list_files(self, folder: str = "") -> dict[str, int]:
-        """Every file below, by walking."""
+        """Walk over the folder."""
         found = {}
         for root, folders, names in os.walk(self.path / folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
                 file = Path(root, name)
-                # a file may go while others are counted: leftovers do
+                # a file may vanish meanwhile, as leftovers do
                 with contextlib.suppress(FileNotFoundError):
                     if not name.startswith("."):
                         found[file.relative_to(self.path).as_posix()] = file.stat().st_size
         return dict(sorted(found.items()))
 
     def size(self, key: str) -> int | None:
-        """Bytes of a regular file."""
+        """Return the bytes of a regular file."""
         try:
             status = (self.path / key).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -69,8 +69,8 @@ class LocalPlace(Place):
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
-        """Part of a file, by ``pread``."""
-        # opened for every read: nothing to close, to count or to carry to another process
+        """Read part of a file by ``pread``."""
+        # Opened for every read, so nothing is to be closed, counted or shared with other processes.
         try:
             with (self.path / key).open("rb", buffering=0) as file:
                 return _read(file.fileno(), start, stop - start)
@@ -84,7 +84,7 @@ class LocalPlace(Place):
             ) from error
 
     def publish(self, key: str, content: bytes) -> bool:
-        """Stage, flush, link, flush the folder."""
+        """Fill a file under another name, flush and link it, then flush the folder."""
         target = self.path / key
         try:
             self._make_folder(target.parent)
@@ -94,7 +94,7 @@ class LocalPlace(Place):
                     file.flush()
                     os.fsync(file.fileno())
                 try:
-                    os.link(staging, target)  # unlike rename, refuses to replace what is there
+                    os.link(staging, target)  # unlike rename, it never replaces a file
                 except FileExistsError:
                     return False
             _sync(target.parent)
@@ -103,7 +103,7 @@ class LocalPlace(Place):
         return True
 
     def adopt(self, key: str, source: Place, source_key: str) -> bool:
-        """One more link to the file, if it is on the same file system."""
+        """Link the file, if it is on the same file system."""
         if not isinstance(source, LocalPlace):
             return False
         target = self.path / key
@@ -120,17 +120,17 @@ class LocalPlace(Place):
         return True
 
     def clear_leftovers(self, folders: Sequence[str]) -> None:
-        """Delete the files that killed writers were filling, told by the names that they give.
+        """Delete the files that killed writers were filling. Their names show them.
 
-        A living writer holds a lock on its file, and the system drops the lock with the process:
-        what can be locked belongs to nobody.
+        A living writer holds a lock on its file. The system drops the lock with the process, so
+        a file that can be locked belongs to nobody.
         """
         pattern = f".*{_SUFFIX}"
         below = (Path(self.path, folder).rglob(pattern) for folder in folders)
         for leftover in itertools.chain(self.path.glob(pattern), *below):
             if not _STAGING.fullmatch(leftover.name):
                 continue
-            # gone meanwhile, locked by its writer, or on a file system without locks: left alone
+            # Errors mean: it vanished, its writer holds it, or the file system has no locks.
             with contextlib.suppress(OSError):
                 descriptor = os.open(leftover, os.O_RDONLY)
                 try:
@@ -162,7 +162,7 @@ class LocalPlace(Place):
 
 @contextlib.contextmanager
 def _staged(target: Path) -> Iterator[Path]:
-    """A file beside ``target``, locked against clearing away, and deleted at the end."""
+    """Make a file beside ``target``, locked against deletion, and delete it at the end."""
     while True:
         staging = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_SUFFIX}")
         staging.touch()
@@ -170,11 +170,12 @@ def _staged(target: Path) -> Iterator[Path]:
             lock = os.open(staging, os.O_RDONLY)
         except FileNotFoundError:
             continue
-        with contextlib.suppress(OSError):  # no locks on this file system: nobody clears away
+        # a file system without locks: then nobody deletes leftovers
+        with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         if staging.exists():
             break
-        os.close(lock)  # cleared away between its making and its locking: once more
+        os.close(lock)  # deleted before it was locked: once more
     try:
         yield staging
     finally:
@@ -185,7 +186,7 @@ def _staged(target: Path) -> Iterator[Path]:
 def _read(descriptor: int, start: int, count: int) -> bytes:
     pieces = []
     while count > 0:
-        piece = os.pread(descriptor, count, start)  # the system may hand over less than asked for
+        piece = os.pread(descriptor, count, start)  # the system may return less than asked for
         if not piece:
             break
         pieces.append(piece)

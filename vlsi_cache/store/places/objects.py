@@ -20,7 +20,7 @@ __all__ = ["ObjectPlace"]
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _CLIENT: Final = {
     "connect_timeout": timedelta(seconds=10),
-    "timeout": timedelta(minutes=10),  # of one request: a large shard, a slow line
+    "timeout": timedelta(minutes=10),  # for one request: a large shard over a slow line
 }
 _RETRIES: Final = {
     "max_retries": 6,
@@ -34,7 +34,7 @@ _RETRIES: Final = {
 _PUT_TRIES: Final = 5
 _PUT_PAUSE_SECONDS: Final = 0.2
 _COPIED: Final = ("s3", "s3a", "gs")
-"""Schemes whose stores copy an object themselves, unless there is one of the name."""
+"""Schemes whose stores copy an object themselves, and refuse to replace one."""
 _MEND: Final = (
     "Check address, endpoint and network, then run the same command again: what is published is "
     "whole, and it goes on from there"
@@ -54,28 +54,28 @@ _MACHINES_OWN: Final = (
 @final
 @dataclass(frozen=True, slots=True)
 class ObjectPlace(Place):
-    """Objects are put in one request, which the store refuses if there is one of the name.
+    """A prefix of a bucket. An object is put in one request, which never replaces another.
 
     Credentials, region and endpoint come from the environment (``AWS_ACCESS_KEY_ID``,
-    ``AWS_ENDPOINT_URL`` …), as obstore reads it. What fails for a moment is asked for again.
+    ``AWS_ENDPOINT_URL`` …), as obstore reads it. Requests that fail are repeated for a while.
     """
 
     url: str
     """Scheme, bucket and prefix."""
 
     def locate(self, key: str = "") -> str:
-        """The URL."""
+        """Return the URL."""
         return f"{self.url.rstrip('/')}/{key}".rstrip("/")
 
-    def prove_usable(self) -> None:
-        """Look into the bucket; there is nothing else in the way of a prefix."""
-        with self._faults_named(""):
+    def validate_usable(self) -> None:
+        """Refuse a bucket that cannot be listed. Nothing else can be in the way of a prefix."""
+        with self._errors_named(""):
             next(iter(self._store().list(chunk_size=1)), None)
 
     def list_files(self, folder: str = "") -> dict[str, int]:
-        """Every object below, page by page."""
+        """List the objects, page by page."""
         found = {}
-        with self._faults_named(folder):
+        with self._errors_named(folder):
             for page in self._store().list(prefix=folder or None):
                 for entry in page:
                     key = str(entry["path"])
@@ -84,18 +84,18 @@ class ObjectPlace(Place):
         return dict(sorted(found.items()))
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object."""
-        with self._faults_named(key):
+        """Return the bytes of an object."""
+        with self._errors_named(key):
             try:
                 return int(self._store().head(key)["size"])
             except FileNotFoundError:
                 return None
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
-        """Part of an object, by one request."""
+        """Read part of an object by one request."""
         if start >= stop:
             return b""
-        with self._faults_named(key):
+        with self._errors_named(key):
             try:
                 return bytes(self._store().get_range(key, start=start, end=stop))
             except FileNotFoundError:
@@ -107,19 +107,19 @@ class ObjectPlace(Place):
                 return b""
 
     def publish(self, key: str, content: bytes) -> bool:
-        """One conditional request (``If-None-Match: *``)."""
+        """Put the object by one conditional request (``If-None-Match: *``)."""
         from obstore.exceptions import AlreadyExistsError
 
-        with self._faults_named(key):
+        with self._errors_named(key):
             for attempt in range(_PUT_TRIES):
                 try:
                     self._store().put(key, content, mode="create", use_multipart=False)
                 except AlreadyExistsError:
-                    # perhaps our own, if the answer to a first try was lost: who seals it will see
+                    # perhaps our own, if the answer to an earlier try was lost; sealing will show
                     return False
                 except Exception as error:
-                    # obstore repeats no put whose connection was reset: it may have arrived. The
-                    # condition makes that harmless
+                    # obstore does not repeat a put whose connection was reset, because it may have
+                    # arrived. The condition makes a second one harmless.
                     if attempt == _PUT_TRIES - 1 or "HTTP error" not in str(error):
                         raise
                     time.sleep(_PUT_PAUSE_SECONDS * 2**attempt)
@@ -128,7 +128,7 @@ class ObjectPlace(Place):
         raise AssertionError  # the last try returns or raises
 
     def adopt(self, key: str, source: Place, source_key: str) -> bool:
-        """A copy that the store makes by itself, inside one bucket."""
+        """Let the store copy the object, inside one bucket."""
         if not isinstance(source, ObjectPlace):
             return False
         (root, own), (other_root, other) = _split(self.url), _split(source.url)
@@ -136,17 +136,18 @@ class ObjectPlace(Place):
             return False
         from obstore.exceptions import AlreadyExistsError, BaseError
 
-        with self._faults_named(key):
+        with self._errors_named(key):
             try:
                 self._store(root).copy(f"{other}{source_key}", f"{own}{key}", overwrite=False)
             except AlreadyExistsError:
                 return True
             except BaseError:
-                return False  # an emulation or an old server that cannot; a true fault comes again
+                # some servers cannot copy; any other error comes again with the bytes
+                return False
         return True
 
     def clear_leftovers(self, folders: Sequence[str]) -> None:
-        """Nothing: an upload that is cut leaves no object."""
+        """Do nothing. An upload that is cut leaves no object."""
 
     def _store(self, url: str | None = None) -> Any:
         endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
@@ -159,8 +160,8 @@ class ObjectPlace(Place):
         return _open_store(url or self.url, endpoint)
 
     @contextlib.contextmanager
-    def _faults_named(self, key: str) -> Iterator[None]:
-        """Faults of the store, in words of the cache."""
+    def _errors_named(self, key: str) -> Iterator[None]:
+        """Turn errors of the store into errors of the cache."""
         try:
             yield
         except CacheError:
@@ -179,7 +180,7 @@ class ObjectPlace(Place):
 
     def _no_bucket(self) -> CacheError:
         return CacheError(
-            "there is no such bucket",
+            "bucket does not exist",
             where=self.url,
             mend="Make the bucket, or check its name and the endpoint",
         )
@@ -187,8 +188,9 @@ class ObjectPlace(Place):
 
 @functools.cache
 def _process_of_threads() -> int:
-    """The process that asked first. A forked one inherits the answer, but not the client's threads:
-    it would wait for them for ever.
+    """Return the process that asked first.
+
+    A forked process inherits the answer but not the client's threads, and would wait for ever.
     """
     return os.getpid()
 
@@ -203,10 +205,10 @@ def _open_store(url: str, endpoint: str) -> Any:
             where=url,
             mend="Install vlsi-cache[s3]",
         ) from None
-    # who names an endpoint without TLS means it
+    # an endpoint is named without TLS on purpose
     options: Any = {**_CLIENT, "allow_http": endpoint.startswith("http://")}
     retries: Any = _RETRIES
-    # S3 has no conditional copy but as an upload of one part
+    # S3 has no conditional copy, but an upload of one part has a condition
     config: Any = {"aws_copy_if_not_exists": "multipart"} if url.startswith("s3") else None
     try:
         return from_url(url, config=config, client_options=options, retry_config=retries)
@@ -219,14 +221,14 @@ def _open_store(url: str, endpoint: str) -> Any:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """The URL of the bucket, and the prefix with a slash at its end."""
+    """Return the URL of the bucket, and the prefix with a slash at its end."""
     parts = urlsplit(url)
     prefix = parts.path.strip("/")
     return f"{parts.scheme}://{parts.netloc}", f"{prefix}/" if prefix else ""
 
 
 def _cause(error: Exception) -> tuple[str, str]:
-    """What is wrong in a few words, and what to do."""
+    """Return what is wrong in a few words, and what to do."""
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
     # without credentials in the environment, a machine in the cloud is asked for its own
@@ -244,6 +246,6 @@ def _beyond_the_end(error: Exception) -> bool:
 
 
 def _first_words(error: Exception) -> str:
-    """The first line of an error that tells its whole history, without the store's markup."""
+    """Return the first line of an error, without the store's markup."""
     line = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {line.partition(': <?xml')[0][:300].strip()}"

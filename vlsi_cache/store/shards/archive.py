@@ -1,4 +1,4 @@
-"""One shard's file: a zip whose entries are stored as they are, end to end."""
+"""``Archive``: a shard's file, a zip whose entries are stored without compression, end to end."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from vlsi_cache.store.places.place import Place
 __all__ = ["METADATA", "Archive", "pack_archive"]
 
 _TAIL_BYTES: Final = 2**16
-"""Read first, from the end: directory and metadata, unless a shard has very many entries."""
+"""Bytes of the first read, from the end. They hold directory and metadata of most shards."""
 _DIRECTORY_BYTES: Final = 2**22
 _ENTRY_HEADER: Final = 30
 _ZIP64_EXTRA: Final = 20
 _END: Final = struct.Struct("<4s4H2LH")
 _NAME: Final = re.compile(r"zarr\.json|[a-z0-9_]+/(zarr\.json|c(/\d+){0,8})")
 METADATA: Final = "zarr.json"
-"""Name, or end of the name, of every entry that describes others."""
+"""Name of the entries that describe others, or the end of it."""
 
 
 def pack_archive(entries: Mapping[str, bytes]) -> bytes:
-    """A zip of these entries; the same entries give the same bytes.
+    """Return a zip of these entries. The same entries give the same bytes.
 
-    Metadata goes last, next to the directory: one read from the end of the file brings both.
+    Metadata goes last, next to the directory, so that one read from the end brings both.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
         for name in sorted(entries, key=lambda name: (name.endswith(METADATA), name)):
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            entry.create_system = 3  # or it would tell the platform
+            entry.create_system = 3  # otherwise the bytes depend on the platform
             entry.external_attr = 0o644 << 16
             file.writestr(entry, entries[name])
     return buffer.getvalue()
@@ -51,16 +51,16 @@ class _Entry:
 class Archive:
     """A published zip, read in parts.
 
-    Only the plainest zip is one: entries stored, not deflated, end to end without gaps or overlaps
-    from the first byte to the directory, no name twice, no name but those of a Zarr group. What
-    its directory says can then not lead outside the file, nor ask for more than the file holds.
+    Only the plainest zip is accepted. Its entries are not compressed. They lie end to end, without
+    gaps or overlaps, from the first byte to the directory. No name appears twice, and all are names
+    of a Zarr group. So the directory cannot lead outside the file, nor ask for more than it holds.
 
     Args:
-        place: the cache's place.
-        key: the zip.
+        place: Place of the cache.
+        key: Key of the zip.
 
     Raises:
-        ValueError: the file is anything else.
+        ValueError: the file is not such a zip.
         CacheError: the file cannot be read.
     """
 
@@ -81,12 +81,12 @@ class Archive:
         return tuple(self._entries)
 
     def size(self, name: str) -> int | None:
-        """Bytes of an entry, or None if there is none of this name."""
+        """Return the bytes of an entry, or None if it does not exist."""
         entry = self._entries.get(name)
         return None if entry is None else entry.num_bytes
 
     def read(self, name: str) -> bytes:
-        """A whole entry, its checksum verified.
+        """Read a whole entry and verify its checksum.
 
         Raises:
             ValueError: its checksum is wrong.
@@ -98,7 +98,7 @@ class Archive:
         return content
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """Part of an entry; no checksum covers it but those inside the entry."""
+        """Read part of an entry. Only checksums inside the entry cover it."""
         entry = self._entries[name]
         first = entry.start + min(max(start, 0), entry.num_bytes)
         last = entry.start + min(max(stop, start, 0), entry.num_bytes)
@@ -129,9 +129,9 @@ class Archive:
         for info, start, end in zip(infos, starts, starts[1:], strict=False):
             name, size = info.orig_filename, info.file_size
             if not _NAME.fullmatch(name) or name in entries:
-                raise ValueError(f"zip entry {name[:80]!r} is out of place or there twice")
+                raise ValueError(f"zip entry {name[:80]!r} is not allowed, or appears twice")
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != size:
-                raise ValueError(f"zip entry {name} is not stored as it is")
+                raise ValueError(f"zip entry {name} is compressed")
             gap = end - start - _ENTRY_HEADER - len(name.encode()) - size
             if gap not in (0, _ZIP64_EXTRA) or info.flag_bits:
                 raise ValueError(f"zip entry {name} does not end where the next begins")
@@ -140,7 +140,7 @@ class Archive:
 
 
 class _End(io.BytesIO):
-    """The end of a file in the file's own positions, for ``zipfile``, which reads no further."""
+    """The end of a file, with the positions of the whole file. ``zipfile`` reads nothing else."""
 
     def __init__(self, tail: bytes, num_bytes: int) -> None:
         super().__init__(tail)
@@ -158,11 +158,11 @@ class _End(io.BytesIO):
 
 
 def _directory_bytes(tail: bytes) -> int:
-    """Size of the directory with its end record, as the last 22 bytes tell it."""
+    """Return the size of the directory with its end record, as the last 22 bytes state it."""
     if len(tail) < _END.size:
         raise ValueError("file is too short for a zip")
     signature, *_, directory, _, comment = _END.unpack(tail[-_END.size :])
     if signature != b"PK\5\6" or comment:
-        raise ValueError("file does not end as a zip does: it is cut short, or no zip")
+        raise ValueError("file does not end as a zip does: it is cut short, or not a zip")
     # the larger records that zip64 adds, and their own sizes, fit the tail
     return int(directory) + 256 if directory < 0xFFFFFFFF else 0

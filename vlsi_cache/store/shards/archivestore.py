@@ -1,4 +1,4 @@
-"""A shard's zip as a read-only Zarr store."""
+"""``ArchiveStore``: a shard's zip as a read-only Zarr store."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from zarr.abc.store import (
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from vlsi_cache.store.shards.archive import METADATA, Archive
-from vlsi_cache.store.shards.bounds import prove_metadata
+from vlsi_cache.store.shards.bounds import validate_metadata
 
 __all__ = ["ArchiveStore"]
 
 
 class ArchiveStore(Store):
-    """Entries of an ``Archive``, in whole or by range, each within its bounds."""
+    """The entries of an ``Archive``, whole or by range, each within its bounds."""
 
     supports_writes = False
     supports_deletes = False
@@ -34,7 +34,7 @@ class ArchiveStore(Store):
         return isinstance(value, ArchiveStore) and value._archive is self._archive
 
     def read_metadata(self) -> bytes:
-        """The root group's metadata."""
+        """Return the root group's metadata."""
         size = self._archive.size("zarr.json")
         if size is None:
             raise ValueError("zarr.json is missing")
@@ -43,7 +43,7 @@ class ArchiveStore(Store):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """An entry, or part of it."""
+        """Return an entry, or part of it."""
         size = self._archive.size(key)
         if size is None:
             return None
@@ -54,34 +54,34 @@ class ArchiveStore(Store):
         prototype: BufferPrototype,
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
-        """Several of them."""
+        """Return several entries or parts."""
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
     async def exists(self, key: str) -> bool:
-        """Whether there is such an entry."""
+        """Report whether the entry exists."""
         return self._archive.size(key) is not None
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Refused."""
+        """Refuse."""
         raise NotImplementedError("nothing published is ever changed")
 
     async def delete(self, key: str) -> None:
-        """Refused."""
+        """Refuse."""
         raise NotImplementedError("nothing published is ever changed")
 
     async def list(self) -> AsyncIterator[str]:
-        """All entries."""
+        """Yield all names."""
         for name in self._archive.names:
             yield name
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Entries that begin so."""
+        """Yield the names that begin with a prefix."""
         for name in self._archive.names:
             if name.startswith(prefix):
                 yield name
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Names directly below a folder."""
+        """Yield the names directly below a folder."""
         folder = prefix.rstrip("/") + "/" if prefix else ""
         below = (name for name in self._archive.names if name.startswith(folder))
         for name in dict.fromkeys(name[len(folder) :].split("/")[0] for name in below):
@@ -89,7 +89,7 @@ class ArchiveStore(Store):
 
     def _read(self, key: str, size: int, byte_range: ByteRequest | None) -> bytes:
         if key.endswith(METADATA):
-            prove_metadata(key, size)
+            validate_metadata(key, size)
         match byte_range:
             case None:
                 return self._archive.read(key)

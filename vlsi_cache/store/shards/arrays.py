@@ -1,4 +1,4 @@
-"""Between a shard's record and its stored arrays: types, bounds, and the faults of a value."""
+"""Conversion between a shard's record and its stored arrays."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
 __all__ = [
     "Array",
     "encode_shard",
-    "find_fault",
+    "find_problem",
     "parse_distribution",
     "parse_sample_ids",
-    "prove_storable",
+    "validate_storable",
 ]
 
 Array = NDArray[Any]
 
 _ROUNDING: Final = 1e-2
-"""By so many nats a log-probability may exceed 0, or an entropy fall below, in low precision."""
+"""Nats by which low precision may put a log-probability above 0, or an entropy below."""
 
 
-def prove_storable(record: SampleRecord, manifest: CacheManifest) -> None:
-    """Refuse a record that is not what the manifest says, or not a distribution.
+def validate_storable(record: SampleRecord, manifest: CacheManifest) -> None:
+    """Refuse a record that does not fit the manifest, or is not a distribution.
 
-    Log-probabilities of −inf are welcome: they are stored as the floor.
+    Log-probabilities of −inf are valid. They are stored as the floor.
 
     Raises:
-        CacheError: a shape is another than the manifest's, a token id is outside the vocabulary,
+        CacheError: a shape differs from the manifest's, a token id is outside the vocabulary,
             or a value is NaN, +inf or otherwise impossible.
     """
     distribution, sampling = record.distribution, manifest.sampling
@@ -73,10 +73,10 @@ def prove_storable(record: SampleRecord, manifest: CacheManifest) -> None:
 
 
 def encode_shard(record: ShardRecord) -> dict[str, Array]:
-    """A shard's arrays by name, in their stored types.
+    """Return a shard's arrays by name, in their stored types.
 
-    Log-probabilities are clamped to finite float16; entropy and the label's log-probability are
-    whole numbers of steps, the last of which stands for whatever is beyond.
+    Log-probabilities are clamped to finite float16. Entropy and the label's log-probability are
+    whole numbers of steps. The last step stands for all values beyond.
     """
     distribution, k = record.distribution, record.distribution.k
     names = json.dumps(record.sample_ids).encode("ascii")
@@ -95,7 +95,7 @@ def encode_shard(record: ShardRecord) -> dict[str, Array]:
 
 
 def parse_distribution(arrays: Mapping[str, Array]) -> SparseDistribution:
-    """Stored token arrays as a distribution, its nats in float32."""
+    """Parse stored token arrays as a distribution, with nats in float32."""
     ids = [arrays[name] for name in ("top_ids", "drawn_ids") if name in arrays]
     entropy = arrays["entropy"].astype(np.float32) * np.float32(ENTROPY_STEP)
     label = arrays["label_log_prob"].astype(np.float32) * np.float32(-LABEL_STEP)
@@ -109,7 +109,7 @@ def parse_distribution(arrays: Mapping[str, Array]) -> SparseDistribution:
 
 
 def parse_sample_ids(stored: Array) -> tuple[str, ...]:
-    """Names from ``sample_ids``.
+    """Parse the names from ``sample_ids``.
 
     Raises:
         ValueError: the bytes are not a JSON array of strings.
@@ -120,8 +120,8 @@ def parse_sample_ids(stored: Array) -> tuple[str, ...]:
     return tuple(names)
 
 
-def find_fault(arrays: Mapping[str, Array], vocab_size: int) -> str | None:
-    """What is impossible about stored token arrays, if anything.
+def find_problem(arrays: Mapping[str, Array], vocab_size: int) -> str | None:
+    """Find what is impossible about stored token arrays, or None.
 
     A hole in a file reads as its array's fill value, which is impossible on purpose.
     """
@@ -130,11 +130,11 @@ def find_fault(arrays: Mapping[str, Array], vocab_size: int) -> str | None:
             return f"{name} holds a hole or an id outside the vocabulary"
     top = arrays.get("top_log_probs")
     if top is not None and not ((top <= 0) & np.isfinite(top)).all():
-        return "top_log_probs holds a hole or a value that is no log-probability"
+        return "top_log_probs holds a hole or a value that is not a log-probability"
     if (arrays["label_log_prob"] == CODE_HOLE).any():
         return "label_log_prob holds a hole"
     if arrays["entropy"].max(initial=0) * ENTROPY_STEP > np.log(vocab_size) + ENTROPY_STEP:
-        return "entropy holds a hole or a value that is no entropy"
+        return "entropy holds a hole or a value that is not an entropy"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a shard may ask for before anything is allocated: hostile files are refused here."""
+"""Bounds of a shard: hostile files are refused before anything is allocated."""
 
 from __future__ import annotations
 
@@ -8,35 +8,40 @@ from typing import Any, Final
 
 import numpy as np
 
-from vlsi_cache.store.shards.layout import CHUNK_BYTES, DRAWS_CODEC, MAX_CHUNK_DRAWS, ArrayLayout
+from vlsi_cache.store.shards.layout import (
+    CHUNK_BYTES,
+    DRAWS_CODEC,
+    MAX_CHUNK_DRAWS,
+    ArrayLayout,
+)
 
-__all__ = ["FRAME_HEAD", "prove_array", "prove_frame", "prove_metadata", "prove_volume"]
+__all__ = ["FRAME_HEAD", "validate_array", "validate_frame", "validate_metadata", "validate_volume"]
 
 _FREE_BYTES: Final = 2**30
-"""So many bytes any shard may decode to …"""
+"""Bytes that any shard may decode to."""
 _EXPANSION: Final = 1000
-"""… and beyond it, so many per byte of its file. Records of a real teacher stay under 100."""
+"""Bytes that a larger shard may decode to per byte of its file. Real records stay under 100."""
 
 _CHAINS: Final = (
     ["bytes", "crc32c"],
     ["bytes", "zstd", "crc32c"],
     [DRAWS_CODEC, "crc32c"],
 )
-"""Codecs of a chunk; none but zstd gives more bytes than it takes, and zstd once."""
+"""Codecs of a chunk. Only zstd returns more bytes than it takes, and it runs once at most."""
 _INDEX_CHAIN: Final = ["bytes", "crc32c"]
 _INDEX_BYTES: Final = 16
-"""Of one chunk, in the index of an entry."""
+"""Bytes of one chunk in the index of an entry."""
 _METADATA_BYTES: Final = 2**24
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 FRAME_HEAD: Final = 18
 """Most bytes of a zstd frame's header."""
 
 
-def prove_volume(layout: Mapping[str, ArrayLayout], num_bytes: int) -> None:
+def validate_volume(layout: Mapping[str, ArrayLayout], num_bytes: int) -> None:
     """Refuse a shard whose arrays are too large for its file.
 
     Raises:
-        ValueError: they would decode to more than any file of this size holds.
+        ValueError: they decode to more than any file of this size holds.
     """
     volume = sum(
         math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in layout.values()
@@ -45,32 +50,32 @@ def prove_volume(layout: Mapping[str, ArrayLayout], num_bytes: int) -> None:
         raise ValueError(f"its {num_bytes:,} bytes claim to hold {volume:,}")
 
 
-def prove_metadata(name: str, num_bytes: int) -> None:
+def validate_metadata(name: str, num_bytes: int) -> None:
     """Refuse metadata that is absurdly large.
 
     Raises:
-        ValueError: it is.
+        ValueError: it is too large.
     """
     if num_bytes > _METADATA_BYTES:
         raise ValueError(f"{name} is of {num_bytes:,} bytes")
 
 
-def prove_array(
+def validate_array(
     name: str, metadata: Mapping[str, Any], layout: ArrayLayout, num_bytes: int
 ) -> None:
     """Refuse an array whose chunks are unbounded, unchecked, or coded in an unknown way.
 
     Args:
-        name: of the array.
-        metadata: its own.
-        layout: what it must be; its shape is proven.
-        num_bytes: of the shard's file.
+        name: Name of the array.
+        metadata: Its Zarr metadata.
+        layout: Its layout, whose shape is validated.
+        num_bytes: Bytes of the shard's file.
 
     Raises:
-        ValueError: its metadata asks for more than a chunk may hold, for more chunks than the
-            file has room for, or for codecs other than the few whose bounds are known.
+        ValueError: a chunk is too large, there are more chunks than the file has room for, or the
+            bounds of a codec are unknown.
     """
-    chunk, chain = _prove_codecs(name, metadata["codecs"])
+    chunk, chain = _validate_codecs(name, metadata["codecs"])
     grid = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     drawn = chain[0] == DRAWS_CODEC
     most = MAX_CHUNK_DRAWS if drawn else CHUNK_BYTES // np.dtype(layout.dtype).itemsize
@@ -79,14 +84,14 @@ def prove_array(
     for outer, size, inner in zip(grid, layout.shape, chunk, strict=True):
         if not size <= outer < max(size, 1) + inner:
             raise ValueError(f"{name} has files of {grid} for a shape of {layout.shape}")
-    # Zarr lists all chunks before it looks whether they are there
+    # Zarr lists all chunks before it looks for any of them
     num_chunks = math.prod(-(-outer // inner) for outer, inner in zip(grid, chunk, strict=True))
     if _INDEX_BYTES * num_chunks > num_bytes:
         raise ValueError(f"{name} has {num_chunks:,} chunks in a file of {num_bytes:,} bytes")
 
 
-def _prove_codecs(name: str, codecs: Any) -> tuple[tuple[int, ...], list[str]]:
-    """Shape of the chunks, and the names of their codecs."""
+def _validate_codecs(name: str, codecs: Any) -> tuple[tuple[int, ...], list[str]]:
+    """Return the shape of the chunks, and the names of their codecs."""
     outer = _names(codecs)
     if outer != ["sharding_indexed"]:
         raise ValueError(f"{name} has codecs {outer} around its chunks, not sharding_indexed")
@@ -106,15 +111,15 @@ def _names(codecs: Any) -> list[str]:
     return [codec["name"] for codec in codecs]
 
 
-def prove_frame(content: bytes, most: int) -> None:
+def validate_frame(content: bytes, most: int) -> None:
     """Refuse a zstd frame that announces more than it may hold.
 
     Args:
-        content: its first bytes, ``FRAME_HEAD`` of them.
-        most: bytes that it may expand to.
+        content: Its first ``FRAME_HEAD`` bytes.
+        most: Most bytes that it may expand to.
 
     Raises:
-        ValueError: it would expand beyond, does not say how far, or is no frame.
+        ValueError: the frame expands beyond, does not state its size, or is not a frame.
     """
     size = _zstd_content_bytes(content) if content.startswith(_ZSTD_MAGIC) else None
     if size is None or size > most:
@@ -122,7 +127,7 @@ def prove_frame(content: bytes, most: int) -> None:
 
 
 def _zstd_content_bytes(frame: bytes) -> int | None:
-    """Decoded size that a zstd frame's header states (RFC 8878, 3.1.1.1)."""
+    """Return the decoded size that a zstd frame's header states (RFC 8878, 3.1.1.1)."""
     if len(frame) < 5:
         return None
     flags = frame[4]

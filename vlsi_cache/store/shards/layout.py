@@ -1,4 +1,4 @@
-"""Where everything is: names of files and arrays, with the arrays' types, shapes and chunks."""
+"""The arrays of a shard: their names, types, shapes and chunks."""
 
 from __future__ import annotations
 
@@ -11,56 +11,36 @@ import numpy as np
 from vlsi_cache.manifest import CacheManifest
 
 __all__ = [
-    "CACHE_FOLDERS",
     "CHUNK_BYTES",
     "CHUNK_TOKENS",
     "CODE_HOLE",
     "DRAWS_CODEC",
-    "INDEX_FILE",
     "LOG_PROB_FLOOR",
-    "MANIFEST_FILE",
     "MAX_CHUNK_DRAWS",
-    "PARTS_FOLDER",
-    "PROCESSOR_FOLDER",
-    "PROCESSOR_SEAL_FILE",
-    "SHARDS_FOLDER",
     "ArrayLayout",
-    "part_key",
-    "seal_key",
-    "shard_key",
     "shard_layout",
     "token_arrays",
     "token_bytes",
 ]
 
-INDEX_FILE: Final = "index.json"
-MANIFEST_FILE: Final = "manifest.json"
-PARTS_FOLDER: Final = "parts"
-PROCESSOR_FOLDER: Final = "processor"
-PROCESSOR_SEAL_FILE: Final = "processor.json"
-SHARDS_FOLDER: Final = "shards"
-
-CACHE_FOLDERS: Final = (PARTS_FOLDER, PROCESSOR_FOLDER, SHARDS_FOLDER)
-"""All that a cache's own folder holds of folders."""
-
 CHUNK_TOKENS: Final = 4096
-"""Response tokens per chunk: what is decoded at least to read one sample. A quarter of it costs
-3 % more bytes."""
+"""Response tokens per chunk. Reading one sample decodes at least one chunk. Chunks of a quarter
+cost 3 % more bytes."""
 
 CHUNK_BYTES: Final = 2**28
 """Most bytes of one decoded chunk."""
 
 MAX_CHUNK_DRAWS: Final = 2**22
-"""Most draws of a chunk: decoding takes some hundred bytes of memory for each."""
+"""Most draws of a chunk. Decoding takes some hundred bytes of memory for each."""
 
 DRAWS_CODEC: Final = "vlsi-cache.draws"
-"""Name of our codec in an array's metadata."""
+"""Name of the codec of draws in an array's metadata."""
 
 CODE_HOLE: Final = 255
-"""Fill value of the arrays whose values are whole numbers of steps, 0 … 254."""
+"""Fill value of the arrays that hold whole numbers of steps, 0 … 254."""
 
 LOG_PROB_FLOOR: Final = float(np.finfo(np.float16).min)
-"""Least log-probability that is stored, −65,504 nats: its probability is 0 in float64 too."""
+"""Least log-probability that is stored, −65,504 nats. Its probability is 0 in float64 too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +52,10 @@ class ArrayLayout:
     shape: tuple[int, ...]
     """Shape of the whole array."""
     chunk_rows: int
-    """Rows per chunk; the other axes are whole."""
+    """Rows per chunk. The other axes are whole."""
     fill_value: int | float
-    """What a missing chunk reads as. Zarr fills holes without a word, so the value is one that
-    no sound record contains, and every read looks for it."""
+    """The value that a missing chunk reads as. Zarr fills holes without an error. So the value is
+    impossible in a sound record, and every read looks for it."""
     draws: bool = False
     """Whether the rows are draws, which have a codec of their own."""
 
@@ -86,7 +66,7 @@ class ArrayLayout:
 
     @property
     def file_shape(self) -> tuple[int, ...]:
-        """Shape that one file covers: the whole array, rounded up to whole chunks."""
+        """Shape that one file covers. It is the whole array, rounded up to whole chunks."""
         num_chunks = max(-(-self.shape[0] // self.chunk_rows), 1)
         return (num_chunks * self.chunk_rows, *self.shape[1:])
 
@@ -94,13 +74,13 @@ class ArrayLayout:
 def shard_layout(
     manifest: CacheManifest, *, num_samples: int, num_tokens: int, id_bytes: int
 ) -> Mapping[str, ArrayLayout]:
-    """Arrays of a shard by name.
+    """Return the arrays of a shard by name.
 
     Args:
-        manifest: of the cache.
-        num_samples: samples of this shard, n.
-        num_tokens: their response tokens, N.
-        id_bytes: length of ``sample_ids``.
+        manifest: Manifest of the cache.
+        num_samples: Samples of this shard, n.
+        num_tokens: Their response tokens, N.
+        id_bytes: Length of ``sample_ids``.
     """
     return {
         **_token_layout(manifest, num_tokens),
@@ -115,12 +95,12 @@ def shard_layout(
 
 
 def token_arrays(manifest: CacheManifest) -> tuple[str, ...]:
-    """Names of the arrays with a row per response token."""
+    """Return the names of the arrays with a row per response token."""
     return tuple(_token_layout(manifest, 0))
 
 
 def token_bytes(manifest: CacheManifest) -> int:
-    """Uncompressed bytes of one response token at all taps."""
+    """Return the uncompressed bytes of one response token at all taps."""
     return sum(_num_bytes(array) for array in _token_layout(manifest, 1).values())
 
 
@@ -140,21 +120,6 @@ def _token_layout(manifest: CacheManifest, num_tokens: int) -> dict[str, ArrayLa
         "label_log_prob": ArrayLayout("uint8", (num_tokens, taps), rows, CODE_HOLE),
         "response_ids": ArrayLayout("int32", (num_tokens,), rows, -1),
     }
-
-
-def shard_key(shard_index: int) -> str:
-    """File of a shard: a Zarr v3 group in a zip."""
-    return f"{SHARDS_FOLDER}/{shard_index:05d}.zarr.zip"
-
-
-def seal_key(shard_index: int) -> str:
-    """File of a shard's seal."""
-    return f"{SHARDS_FOLDER}/{shard_index:05d}.json"
-
-
-def part_key(part_index: int) -> str:
-    """Copy of the manifest of a merged cache's part."""
-    return f"{PARTS_FOLDER}/{part_index:05d}.json"
 
 
 def _num_bytes(array: ArrayLayout) -> int:

@@ -1,4 +1,4 @@
-"""What the cache holds: one sample's record, and a whole shard's records laid flat."""
+"""Records: one sample's, and those of a whole shard laid end to end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SampleRecord", "ShardRecord"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleRecord:
-    """What the teacher said about the N response tokens of one conversation."""
+    """The teacher's record of the N response tokens of one conversation."""
 
     sample_id: str
     """Name of the sample in its dataset."""
@@ -24,9 +24,9 @@ class SampleRecord:
     response_ids: NDArray[np.int32]
     """``[N]``: the response tokens."""
     distribution: SparseDistribution
-    """``[N, L]``: at every response token, the teacher's taps and, last, its output."""
+    """``[N, L]``: the teacher's taps at every response token, the output last."""
     failure: str | None = None
-    """Why the sample could not be read; it has no tokens then."""
+    """Why the sample could not be read. Such a sample has no tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +34,7 @@ class ShardRecord:
     """The records of n samples, their N response tokens laid end to end."""
 
     sample_ids: tuple[str, ...]
-    """n names."""
+    """The n names."""
     keys: NDArray[np.uint8]
     """``[n, 32]``: SHA-256 of each conversation's content."""
     offsets: NDArray[np.int64]
@@ -42,9 +42,9 @@ class ShardRecord:
     response_ids: NDArray[np.int32]
     """``[N]``: the response tokens."""
     distribution: SparseDistribution
-    """``[N, L]``: taps and, last, the output."""
+    """``[N, L]``: the taps, the output last."""
     failures: Mapping[int, str] = field(default_factory=dict)
-    """Row of a sample that could not be read → why."""
+    """Row of each sample that could not be read → reason."""
 
     @classmethod
     def join(cls, records: Sequence[SampleRecord]) -> ShardRecord:

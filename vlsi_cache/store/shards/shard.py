@@ -1,243 +1,102 @@
-"""One shard as a Zarr v3 group in a zip, packed whole and read in parts."""
+"""``OpenShard``: a published shard, read in parts."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import zarr
-from pydantic import BaseModel, ConfigDict, Field
-from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
 
 from vlsi_cache.errors import CacheError
-from vlsi_cache.store.cache.folder import CacheFolder
-from vlsi_cache.store.shards.archive import METADATA, Archive, pack_archive
+from vlsi_cache.store.shards.address import ShardAddress
+from vlsi_cache.store.shards.archive import Archive
 from vlsi_cache.store.shards.archivestore import ArchiveStore
 from vlsi_cache.store.shards.arrays import (
     Array,
-    encode_shard,
-    find_fault,
+    find_problem,
     parse_distribution,
     parse_sample_ids,
 )
-from vlsi_cache.store.shards.bounds import prove_array, prove_metadata, prove_volume
-from vlsi_cache.store.shards.codecs import bounded_array, chunk_codecs
-from vlsi_cache.store.shards.layout import (
-    CHUNK_TOKENS,
-    ArrayLayout,
-    seal_key,
-    shard_key,
-    shard_layout,
-    token_arrays,
-)
+from vlsi_cache.store.shards.bounds import validate_array, validate_volume
+from vlsi_cache.store.shards.coding.codecs import bounded_array
+from vlsi_cache.store.shards.header import ShardHeader, parse_header, validate_header
+from vlsi_cache.store.shards.layout import CHUNK_TOKENS, ArrayLayout, shard_layout, token_arrays
 from vlsi_cache.store.shards.records import ShardRecord
 
-__all__ = [
-    "OpenShard",
-    "ShardHeader",
-    "pack_shard",
-    "parse_header",
-    "prove_in_place",
-    "read_header",
-]
-
-_ATTRIBUTE: Final = "vlsi_cache"
-FAILURE_CHARACTERS: Final = 300
-"""Most of a failure's reason that is kept."""
+__all__ = ["OpenShard", "read_header"]
 
 
-class Failure(BaseModel):
-    """A sample that could not be read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    row: int = Field(ge=0)
-    reason: str = Field(min_length=1, max_length=FAILURE_CHARACTERS)
-
-
-class ShardHeader(BaseModel):
-    """What a shard's group says of itself, under the attribute ``vlsi_cache``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    cache: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    shard_index: int = Field(ge=0)
-    num_samples: int = Field(ge=1)
-    num_tokens: int = Field(ge=0)
-    failures: tuple[Failure, ...] = Field(strict=False)
-
-
-def pack_shard(folder: CacheFolder, shard_index: int, record: ShardRecord) -> bytes:
-    """A shard's file, as it is to be published.
+def read_header(address: ShardAddress) -> ShardHeader:
+    """Read the header of a published shard: one read of the end of its file.
 
     Raises:
-        CacheError: readers would refuse it as beyond their bounds.
+        CacheError: the shard is missing, its header is damaged, or it is another shard.
     """
-    arrays = encode_shard(record)
-    digest, own_index = folder.origin(shard_index)
-    header = ShardHeader(
-        cache=digest,
-        shard_index=own_index,
-        num_samples=len(record),
-        num_tokens=record.num_tokens,
-        failures=tuple(
-            Failure(row=row, reason=reason[:FAILURE_CHARACTERS])
-            for row, reason in record.failures.items()
-        ),
-    )
-    layout = shard_layout(
-        folder.manifest,
-        num_samples=header.num_samples,
-        num_tokens=header.num_tokens,
-        id_bytes=len(arrays["sample_ids"]),
-    )
-    files: dict[str, Buffer] = {}
-    group = zarr.create_group(
-        MemoryStore(files), zarr_format=3, attributes={_ATTRIBUTE: header.model_dump(mode="json")}
-    )
-    for name, array in layout.items():
-        stored = group.create_array(
-            name,
-            shape=array.shape,
-            dtype=array.dtype,
-            chunks=array.chunks,
-            shards=array.file_shape,  # one file per array, however many chunks
-            **chunk_codecs(array),
-            filters=None,
-            fill_value=array.fill_value,
-        )
-        stored[...] = arrays[name]
-    entries = {
-        name: _compact(buffer.to_bytes()) if name.endswith(METADATA) else buffer.to_bytes()
-        for name, buffer in files.items()
-    }
-    content = pack_archive(entries)
-    try:
-        _prove_bounds(entries, layout, len(content))
-    except ValueError as error:
-        raise CacheError(
-            f"shard would be beyond what readers take ({error})",
-            where=folder.place.locate(shard_key(shard_index)),
-            mend="Begin another cache, with fewer samples per shard",
-        ) from error
-    return content
-
-
-def _prove_bounds(
-    entries: Mapping[str, bytes], layout: Mapping[str, ArrayLayout], num_bytes: int
-) -> None:
-    prove_volume(layout, num_bytes)
-    for name, array in layout.items():
-        prove_array(name, json.loads(entries[f"{name}/{METADATA}"]), array, num_bytes)
-    for name, entry in entries.items():
-        if name.endswith(METADATA):
-            prove_metadata(name, len(entry))
-
-
-def _compact(metadata: bytes) -> bytes:
-    """JSON without blanks: half the bytes, which count in small shards."""
-    return json.dumps(json.loads(metadata), separators=(",", ":")).encode("ascii")
-
-
-def read_header(folder: CacheFolder, shard_index: int) -> ShardHeader:
-    """What a published shard says of itself: cheap, one read of the end of its file.
-
-    Raises:
-        CacheError: the shard is not there, its header is damaged, or it is out of its place.
-    """
-    archive = _open_archive(folder, shard_index)
-    with _faults_named(folder, shard_index):
+    archive = _open_archive(address)
+    with _errors_named(address):
         header = parse_header(archive)
-        prove_in_place(header, folder, shard_index)
+        validate_header(header, address)
         return header
 
 
-def parse_header(archive: Archive) -> ShardHeader:
-    """The header of any shard.
-
-    Raises:
-        ValueError, KeyError, TypeError: it is damaged.
-    """
-    metadata = json.loads(ArchiveStore(archive).read_metadata())
-    return ShardHeader.model_validate(metadata["attributes"][_ATTRIBUTE])
-
-
-def prove_in_place(header: ShardHeader, folder: CacheFolder, shard_index: int) -> None:
-    """Refuse a shard of another cache, or in another shard's place.
-
-    Raises:
-        ValueError: it is one.
-    """
-    digest, own_index = folder.origin(shard_index)
-    if header.cache != digest:
-        raise ValueError("it belongs to another cache, or the manifest was changed")
-    if header.shard_index != own_index:
-        raise ValueError(f"it holds shard {header.shard_index}")
-    expected = len(folder.manifest.shard_range(shard_index))
-    if header.num_samples != expected:
-        raise ValueError(f"{header.num_samples} samples instead of {expected}")
-
-
 class OpenShard:
-    """A published shard: its samples' index in memory, its token arrays on disk.
+    """A published shard: the index of its samples in memory, its token arrays on disk.
 
     Args:
-        folder: the cache.
-        shard_index: which shard.
+        address: the shard's address.
 
     Raises:
-        CacheError: the shard is not there, damaged, or out of its place.
+        CacheError: the shard is missing or damaged, or it is another shard.
     """
 
-    def __init__(self, folder: CacheFolder, shard_index: int) -> None:
-        self.folder, self.shard_index = folder, shard_index
-        self.manifest = folder.manifest
+    def __init__(self, address: ShardAddress) -> None:
+        self.address = address
+        self.manifest = address.manifest
         self._token_arrays = token_arrays(self.manifest)
-        archive = _open_archive(folder, shard_index)
-        with _faults_named(folder, shard_index):
+        archive = _open_archive(address)
+        with _errors_named(address):
             self.header = parse_header(archive)
-            prove_in_place(self.header, folder, shard_index)
+            validate_header(self.header, address)
             self._arrays = self._open_arrays(archive)
-            self.offsets, self.keys = self._whole("sample_offsets"), self._whole("sample_keys")
+            self.offsets = self._whole("sample_offsets")
+            self.keys = self._whole("sample_keys")
             self.sample_ids = parse_sample_ids(self._whole("sample_ids"))
-            self._prove_index()
+            self._validate_samples()
 
     @property
     def num_tokens(self) -> int:
-        """Response tokens of the shard, N."""
+        """Number of the shard's response tokens, N."""
         return self.header.num_tokens
 
     @property
     def failures(self) -> dict[int, str]:
-        """Row of a sample that could not be read → why."""
+        """Row of each sample that could not be read → reason."""
         return {failure.row: failure.reason for failure in self.header.failures}
 
     def read_tokens(self, first: int, stop: int) -> dict[str, Array]:
-        """Stored token arrays from one response token up to another.
+        """Read the stored token arrays from one response token up to another.
 
         Raises:
             CacheError: a chunk is missing, damaged, or holds an impossible value.
         """
-        with _faults_named(self.folder, self.shard_index):
+        with _errors_named(self.address):
             arrays = {
                 name: np.asarray(self._arrays[name][first:stop]) for name in self._token_arrays
             }
-            fault = find_fault(arrays, self.manifest.tokenizer.vocab_size)
-            if fault:
-                raise ValueError(fault)
+            problem = find_problem(arrays, self.manifest.tokenizer.vocab_size)
+            if problem:
+                raise ValueError(problem)
             return arrays
 
-    def read_block(self, block_index: int) -> dict[str, Array]:
-        """Stored token arrays of one chunk, ``CHUNK_TOKENS`` tokens or what is left."""
-        first = block_index * CHUNK_TOKENS
+    def read_chunk(self, chunk_index: int) -> dict[str, Array]:
+        """Read one chunk of the token arrays: ``CHUNK_TOKENS`` tokens, or the remaining ones."""
+        first = chunk_index * CHUNK_TOKENS
         return self.read_tokens(first, min(first + CHUNK_TOKENS, self.num_tokens))
 
     def read_record(self) -> ShardRecord:
-        """The whole shard."""
+        """Read the whole shard."""
         arrays = self.read_tokens(0, self.num_tokens)
         return ShardRecord(
             sample_ids=self.sample_ids,
@@ -262,24 +121,18 @@ class OpenShard:
             num_tokens=self.num_tokens,
             id_bytes=arrays["sample_ids"].size,
         )
-        prove_volume(layout, archive.num_bytes)
+        validate_volume(layout, archive.num_bytes)
         for name, wanted in layout.items():
-            array = arrays[name]
-            if array.shape != wanted.shape or str(array.dtype) != wanted.dtype:
-                raise ValueError(
-                    f"{name} is {array.dtype} {array.shape}, not {wanted.dtype} {wanted.shape}"
-                )
-            # without it a hole would read as plausible numbers
-            if not np.array_equal(array.fill_value, wanted.fill_value, equal_nan=True):
-                raise ValueError(f"{name} has fill value {array.fill_value}")
-            prove_array(name, array.metadata.to_dict(), wanted, archive.num_bytes)
-            arrays[name] = bounded_array(array)
+            _validate_layout(name, arrays[name], wanted)
+            metadata = arrays[name].metadata.to_dict()
+            validate_array(name, metadata, wanted, archive.num_bytes)
+            arrays[name] = bounded_array(arrays[name])
         return arrays
 
     def _whole(self, name: str) -> Array:
         return np.asarray(self._arrays[name][...])
 
-    def _prove_index(self) -> None:
+    def _validate_samples(self) -> None:
         offsets = self.offsets
         if offsets[0] != 0 or offsets[-1] != self.num_tokens or (np.diff(offsets) < 0).any():
             raise ValueError("sample_offsets does not ascend from 0 to the number of tokens")
@@ -294,21 +147,30 @@ class OpenShard:
             raise ValueError("sample_keys has a hole")
 
 
-def _open_archive(folder: CacheFolder, shard_index: int) -> Archive:
-    key = shard_key(shard_index)
-    if folder.place.size(key) is None:
-        raise CacheError(
-            f"shard {shard_index} is not written yet, or lost",
-            where=folder.place.locate(key),
-            mend=f"Run {folder.command}; it writes only what is missing",
+def _validate_layout(name: str, array: zarr.Array[Any], wanted: ArrayLayout) -> None:
+    if array.shape != wanted.shape or str(array.dtype) != wanted.dtype:
+        raise ValueError(
+            f"{name} is {array.dtype} {array.shape}, not {wanted.dtype} {wanted.shape}"
         )
-    with _faults_named(folder, shard_index):
-        return Archive(folder.place, key)
+    # with another fill value a hole would read as plausible numbers
+    if not np.array_equal(array.fill_value, wanted.fill_value, equal_nan=True):
+        raise ValueError(f"{name} has fill value {array.fill_value}")
+
+
+def _open_archive(address: ShardAddress) -> Archive:
+    if address.place.size(address.key) is None:
+        raise CacheError(
+            f"shard {address.shard_index} is not written yet, or lost",
+            where=address.where,
+            mend=f"Run {address.command}; it writes only what is missing",
+        )
+    with _errors_named(address):
+        return Archive(address.place, address.key)
 
 
 @contextlib.contextmanager
-def _faults_named(folder: CacheFolder, shard_index: int) -> Iterator[None]:
-    """Any failure to read a published shard is damage, and says how to mend it."""
+def _errors_named(address: ShardAddress) -> Iterator[None]:
+    """Turn any failure to read a published shard into damage, with how to mend it."""
     try:
         yield
     except CacheError:
@@ -317,7 +179,7 @@ def _faults_named(folder: CacheFolder, shard_index: int) -> Iterator[None]:
     except Exception as error:
         raise CacheError(
             f"shard is damaged ({type(error).__name__}: {error})",
-            where=folder.place.locate(shard_key(shard_index)),
-            mend=f"Delete this file and {seal_key(shard_index)}, then run {folder.command}; "
+            where=address.where,
+            mend=f"Delete this file and {address.seal_key}, then run {address.command}; "
             "it writes only what is missing",
         ) from error

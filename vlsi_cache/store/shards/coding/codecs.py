@@ -1,4 +1,4 @@
-"""The codecs of every array: which bytes a chunk becomes."""
+"""The codecs of every array: chunks to bytes and back."""
 
 from __future__ import annotations
 
@@ -15,56 +15,58 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.registry import register_codec
 
-from vlsi_cache.store.shards.bounds import FRAME_HEAD, prove_frame
-from vlsi_cache.store.shards.draws import decode_draws, encode_draws
+from vlsi_cache.store.shards.bounds import FRAME_HEAD, validate_frame
+from vlsi_cache.store.shards.coding.draws import decode_draws, encode_draws
 from vlsi_cache.store.shards.layout import DRAWS_CODEC, ArrayLayout
 
 __all__ = ["BoundedZstdCodec", "DrawsCodec", "bounded_array", "chunk_codecs"]
 
 _BOUNDED: Final = "vlsi-cache.bounded-zstd"
-"""Name of a codec that only reading knows; in no file."""
+"""Name of a codec that only readers use. It is not in any file."""
 
 
 @dataclass(frozen=True)
 class DrawsCodec(ArrayBytesCodec):
-    """Zarr codec of draws ``[n, L, m]`` (``vlsi_cache.store.shards.draws``), without configuration.
+    """Zarr codec of draws ``[n, L, m]``, without configuration.
 
-    An entry point tells zarr-python of it wherever this library is installed.
+    Its bytes are those of ``vlsi_cache.store.shards.coding.draws``.
+
+    An entry point registers it with zarr-python wherever this library is installed.
     """
 
     is_fixed_size = False
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """From an array's metadata.
+        """Make the codec from an array's metadata.
 
         Raises:
-            ValueError: it has a configuration.
+            ValueError: the metadata has a configuration.
         """
         if data.get("configuration"):
             raise ValueError(f"{DRAWS_CODEC} has no configuration")
         return cls()
 
     def to_dict(self) -> dict[str, Any]:
-        """For an array's metadata."""
+        """Return the entry of an array's metadata."""
         return {"name": DRAWS_CODEC}
 
     def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
-        """Refused: it depends on the values."""
+        """Refuse: the size depends on the values."""
         raise NotImplementedError
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        _prove_kind(chunk_spec)
+        _validate_kind(chunk_spec)
         content = await asyncio.to_thread(encode_draws, chunk_array.as_numpy_array())
         return chunk_spec.prototype.buffer.from_bytes(content)
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        shape = _prove_kind(chunk_spec)
+        shape = _validate_kind(chunk_spec)
         drawn = await asyncio.to_thread(decode_draws, chunk_bytes.to_bytes(), shape)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(drawn)
 
 
-def _prove_kind(chunk_spec: ArraySpec) -> tuple[int, int, int]:
+def _validate_kind(chunk_spec: ArraySpec) -> tuple[int, int, int]:
     if len(chunk_spec.shape) != 3 or chunk_spec.dtype.to_native_dtype() != np.int32:
         raise ValueError(f"{DRAWS_CODEC} is for int32 of three axes")
     tokens, taps, draws = chunk_spec.shape
@@ -72,24 +74,24 @@ def _prove_kind(chunk_spec: ArraySpec) -> tuple[int, int, int]:
 
 
 class BoundedZstdCodec(ZstdCodec):
-    """zstd that decodes nothing beyond its chunk.
+    """zstd that never decodes more than a chunk holds.
 
-    Checked here, where every chunk comes by, in whichever pieces Zarr fetched them.
+    Zarr chooses the pieces in which it fetches chunks. All of them pass here.
     """
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """From an array's metadata."""
+        """Make the codec from an array's metadata."""
         return cls(**data.get("configuration", {}))
 
     def to_dict(self) -> dict[str, Any]:
-        """For an array's metadata."""
+        """Return the entry of an array's metadata."""
         return {**super().to_dict(), "name": _BOUNDED}
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
         itemsize = chunk_spec.dtype.to_native_dtype().itemsize
         head = chunk_bytes[slice(0, FRAME_HEAD)].to_bytes()
-        prove_frame(head, math.prod(chunk_spec.shape) * itemsize)
+        validate_frame(head, math.prod(chunk_spec.shape) * itemsize)
         return await super()._decode_single(chunk_bytes, chunk_spec)
 
 
@@ -98,7 +100,7 @@ register_codec(_BOUNDED, BoundedZstdCodec)
 
 
 def bounded_array(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """The array, reading its chunks within their bounds; its metadata is proven."""
+    """Return the array with codecs that keep their bounds. Its metadata must be validated."""
     metadata: Any = array.metadata.to_dict()
     (sharding,) = metadata["codecs"]
     chain = [
@@ -111,10 +113,10 @@ def bounded_array(array: zarr.Array[Any]) -> zarr.Array[Any]:
 
 
 def chunk_codecs(array: ArrayLayout) -> dict[str, Any]:
-    """How the chunks of an array become bytes, as ``zarr.Group.create_array`` takes it.
+    """Return the codecs of an array, as arguments of ``zarr.Group.create_array``.
 
-    The checksum comes last, over the compressed bytes: reading verifies it before a decoder sees
-    them. A flipped byte in a chunk without one decodes to wrong numbers more often than not.
+    The checksum comes last, over the compressed bytes, so that it is verified before any decoder
+    runs. Without it, a flipped byte mostly decodes to wrong numbers.
     """
     if array.draws:
         return {"serializer": DrawsCodec(), "compressors": (Crc32cCodec(),)}

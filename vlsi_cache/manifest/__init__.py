@@ -1,0 +1,45 @@
+"""The manifest: what a cache was made from, and how its samples are laid out in shards."""
+
+from vlsi_cache.manifest.comparison import (
+    explain_difference,
+    find_kind_differences,
+    find_manifest_differences,
+)
+from vlsi_cache.manifest.identity import (
+    CachePart,
+    DatasetIdentity,
+    Sampling,
+    TeacherIdentity,
+    TokenizerIdentity,
+)
+from vlsi_cache.manifest.limits import (
+    FORMAT_VERSION,
+    MAX_DRAWS,
+    MAX_PARTS,
+    MAX_POOL,
+    MAX_SHARDS,
+    MAX_TOP,
+    OUTPUT_TAP,
+)
+from vlsi_cache.manifest.manifest import CacheManifest
+from vlsi_cache.manifest.sharding import ShardOrigin
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MAX_DRAWS",
+    "MAX_PARTS",
+    "MAX_POOL",
+    "MAX_SHARDS",
+    "MAX_TOP",
+    "OUTPUT_TAP",
+    "CacheManifest",
+    "CachePart",
+    "DatasetIdentity",
+    "Sampling",
+    "ShardOrigin",
+    "TeacherIdentity",
+    "TokenizerIdentity",
+    "explain_difference",
+    "find_kind_differences",
+    "find_manifest_differences",
+]

@@ -1,0 +1,79 @@
+"""Comparing manifests: may a run go on with this cache, may two caches become one?"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from vlsi_cache.differences import Difference, find_differences
+from vlsi_cache.manifest.manifest import CacheManifest
+
+__all__ = ["explain_difference", "find_kind_differences", "find_manifest_differences"]
+
+_FOR_PEOPLE: Final[dict[str, Any]] = {
+    "vlsi_cache_version": True,
+    "teacher": {"name"},
+    "tokenizer": {"name"},
+    "dataset": {"source"},
+    "parts": {"__all__": {"dataset": {"source"}}},
+}
+"""Fields that are not compared: a moved model folder is the same model, as its fingerprint says."""
+
+_OF_PART: Final = frozenset({"batch_size", "dataset", "parts", "samples_per_shard"})
+"""Fields in which the parts of a merged cache may differ."""
+
+_MEANINGS: Final = {
+    "batch_size": "padding may change a result's last bits",
+    "chat_template_hash": "the chat template renders other conversations",
+    "dataset.fingerprint": "the conversations or their images are others",
+    "dataset.num_samples": "the data is longer or shorter; see data.limit",
+    "dtype": "the teacher runs in another precision",
+    "sampling.seed": "the draws are others",
+    "parts": "one of the two is merged of others",
+    "samples_per_shard": "the shards have other sizes",
+    "taps": "the teacher is read at other layers",
+    "teacher.model_type": "the teacher is of another architecture",
+    "teacher.weights_fingerprint": "the teacher has other weights",
+    "tokenizer.hash": "the teacher's vocabulary is another",
+    "tokenizer.vocab_size": "the teacher's vocabulary is of another size",
+    "verbalizers_fingerprint": "the teacher's verbalizers have other weights",
+}
+"""Path → what a difference comes from, where the path does not say it."""
+
+
+def find_manifest_differences(recorded: CacheManifest, wanted: CacheManifest) -> list[Difference]:
+    """Find every difference for which a cache is not the wanted one.
+
+    Names, sources and the library's version are not compared.
+
+    Returns:
+        The differences. If there are none, a run may go on with this cache.
+    """
+    return find_differences(_content(recorded), _content(wanted))
+
+
+def find_kind_differences(manifest: CacheManifest, first: CacheManifest) -> list[Difference]:
+    """Find every difference for which two caches cannot be parts of one.
+
+    Their samples, shards and batches may differ.
+    """
+    own, others = (
+        {name: value for name, value in _content(compared).items() if name not in _OF_PART}
+        for compared in (manifest, first)
+    )
+    return find_differences(own, others)
+
+
+def explain_difference(difference: Difference, other: str = "asked for") -> str:
+    """Render a difference as a clause, with its meaning if there is one to add.
+
+    Args:
+        difference: the difference.
+        other: name of the second manifest.
+    """
+    clause = difference.clause(other)
+    meaning = _MEANINGS.get(difference.path)
+    return clause if meaning is None else f"{clause} ({meaning})"
+
+
+def _content(manifest: CacheManifest) -> dict[str, Any]:
+    return manifest.model_dump(mode="json", exclude=_FOR_PEOPLE)

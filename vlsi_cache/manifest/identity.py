@@ -1,0 +1,73 @@
+"""The identities that a manifest records."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from vlsi_cache.jsonmodels import StoredModel
+from vlsi_cache.manifest.limits import MAX_DRAWS, Count, PositiveCount, Sha256
+from vlsi_cache.manifest.sharding import Cut
+
+__all__ = ["CachePart", "DatasetIdentity", "Sampling", "TeacherIdentity", "TokenizerIdentity"]
+
+
+class TeacherIdentity(StoredModel):
+    """The model that was recorded."""
+
+    name: str
+    """`from_pretrained` name or folder, for people; the fingerprint identifies it."""
+    model_type: str
+    """Model type of its Hugging Face config, such as `qwen2_vl`."""
+    weights_fingerprint: Sha256
+    """SHA-256 over the weights (`vlsi_cache.models.weights_fingerprint`)."""
+
+
+class TokenizerIdentity(StoredModel):
+    """The tokenizer whose ids the distributions live on."""
+
+    name: str
+    """Name or folder, for people; the hash identifies it."""
+    hash: Sha256
+    """SHA-256 over the vocabulary (`vlsi_cache.models.vocabulary_hash`)."""
+    vocab_size: PositiveCount
+    """Number of ids, V; padded rows of the head are not counted."""
+
+
+class DatasetIdentity(StoredModel):
+    """The conversations that were recorded."""
+
+    source: str
+    """Path or name, for people; the fingerprint identifies it."""
+    fingerprint: Sha256
+    """SHA-256 over the samples' content keys, in order."""
+    num_samples: Count
+    """Number of conversations."""
+
+
+class Sampling(StoredModel):
+    """What is kept of each distribution."""
+
+    k: Count
+    """Most likely tokens kept."""
+    m: int = Field(ge=0, le=MAX_DRAWS)
+    """Tokens drawn from the rest; from the whole distribution if k is 0."""
+    seed: int
+    """Seed of the draws."""
+
+
+class CachePart(StoredModel):
+    """One of the caches that a merged cache holds, with its shards unchanged."""
+
+    manifest_sha256: Sha256
+    """SHA-256 of the part's own `manifest.json`, which its shards name; `parts/` keeps a copy."""
+    dataset: DatasetIdentity
+    """The part's conversations."""
+    samples_per_shard: PositiveCount
+    """Samples of each of the part's shards but the last."""
+    batch_size: PositiveCount
+    """Samples per forward pass of the teacher."""
+
+    @property
+    def cut(self) -> Cut:
+        """The part's samples, cut into shards."""
+        return Cut(self.dataset.num_samples, self.samples_per_shard)

@@ -1,0 +1,167 @@
+"""Examining one shard: what its file and its seal show, and whether they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from vlsi_cache.errors import CacheError
+from vlsi_cache.store.cache.folder import CacheFolder, read_seal
+from vlsi_cache.store.cache.hashing import hash_file
+from vlsi_cache.store.cache.seals import ShardSeal
+from vlsi_cache.store.cache.verification.blame import Blame, FileState, blame
+from vlsi_cache.store.cache.verification.damage import Damage, describe_damage
+from vlsi_cache.store.places.keys import INDEX_FILE, seal_key, shard_key
+from vlsi_cache.store.places.place import Place
+from vlsi_cache.store.shards.address import ShardAddress
+from vlsi_cache.store.shards.archive import Archive
+from vlsi_cache.store.shards.header import ShardHeader, parse_header, validate_header
+from vlsi_cache.store.shards.shard import OpenShard
+
+__all__ = ["Finding", "examine_shard", "judge_shard"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What lies under one shard's names."""
+
+    is_published: bool = False
+    """Whether the shard's file is there."""
+    is_sealed: bool = False
+    """Whether its seal is there."""
+    sha256: str = ""
+    """SHA-256 of the file."""
+    num_bytes: int = 0
+    """Bytes of the file."""
+    header: ShardHeader | None = None
+    """The file's header, if it can be read."""
+    problem: str = ""
+    """Why the header cannot be read."""
+    seal: ShardSeal | None = None
+    """The seal, if it can be read."""
+    seal_problem: str = ""
+    """Why the seal cannot be read."""
+
+    @property
+    def own_seal(self) -> ShardSeal | None:
+        """The seal that would be made of the file."""
+        if self.header is None:
+            return None
+        return ShardSeal(
+            sha256=self.sha256,
+            num_bytes=self.num_bytes,
+            num_samples=self.header.num_samples,
+            num_tokens=self.header.num_tokens,
+            num_failed=len(self.header.failures),
+        )
+
+
+def examine_shard(place: Place, shard_index: int, files: Mapping[str, int]) -> Finding:
+    """Hash a shard's file, and read its header and its seal."""
+    key = shard_key(shard_index)
+    seal, seal_problem = None, ""
+    try:
+        seal = read_seal(place, shard_index)
+    except CacheError as error:
+        seal_problem = error.what
+    sealed = seal_key(shard_index) in files
+    if key not in files:
+        return Finding(is_sealed=sealed, seal=seal, seal_problem=seal_problem)
+    header, problem, digest, num_bytes = None, "", "", 0
+    try:
+        digest, num_bytes = hash_file(place, key)
+        header = parse_header(Archive(place, key))
+    except CacheError as error:
+        problem = error.what
+    except Exception as error:  # whatever damaged bytes make a parser raise
+        problem = f"{type(error).__name__}: {error}"
+    return Finding(True, sealed, digest, num_bytes, header, problem, seal, seal_problem)
+
+
+def judge_shard(
+    folder: CacheFolder, shard_index: int, finding: Finding, wanted: ShardSeal | None
+) -> Iterator[Damage]:
+    """Find what is wrong with one shard.
+
+    Args:
+        folder: the cache, under a manifest that is trusted.
+        shard_index: the shard.
+        finding: what lies under its names.
+        wanted: its seal according to the index, if there is one.
+    """
+    key, seal = shard_key(shard_index), seal_key(shard_index)
+    if not finding.is_published and (finding.is_sealed or wanted):
+        yield describe_damage((key,), "is missing", "shard", folder, shard_index)
+    if finding.is_published and finding.seal_problem:
+        yield describe_damage((seal,), finding.seal_problem, "seal", folder, shard_index)
+    elif wanted and not finding.is_sealed:
+        yield describe_damage((seal,), "is missing", "seal", folder, shard_index)
+    if finding.is_published:
+        yield from _judge_published(folder, shard_index, finding, wanted)
+
+
+def _judge_published(
+    folder: CacheFolder, shard_index: int, finding: Finding, wanted: ShardSeal | None
+) -> Iterator[Damage]:
+    address = folder.address(shard_index)
+    own = finding.own_seal
+    misplaced = _find_misplaced(address, finding)
+    # decoding takes long, and an index or a fitting seal makes it needless
+    vouched = wanted is not None or (finding.seal is not None and finding.seal == own)
+    undecodable = "" if vouched or misplaced else _find_undecodable(address)
+    state = FileState(own, is_in_place=not misplaced, decodes=not (misplaced or undecodable))
+    found = blame(state, finding.seal, wanted)
+    if misplaced:
+        yield describe_damage((address.key,), misplaced, "shard", folder, shard_index)
+    if found is Blame.INDEX:
+        problem = f"differs from shard {shard_index} and its seal"
+        yield describe_damage((INDEX_FILE,), problem, "shard", folder, shard_index)
+    elif found in (Blame.SEAL, Blame.FILE_AND_SEAL):
+        others = "the shard and the index" if own == wanted else "the index"
+        problem = f"differs from {others}"
+        yield describe_damage((address.seal_key,), problem, "seal", folder, shard_index)
+    elif found is Blame.FILE_OR_SEAL:
+        problem = f"shard and seal differ: {_sizes(finding, finding.seal)}"
+        files = (address.key, address.seal_key)
+        yield describe_damage(files, problem, "shard", folder, shard_index)
+    elif found is Blame.FILE:
+        problem = _describe_file(finding, wanted, undecodable)
+        if problem:
+            yield describe_damage((address.key,), problem, "shard", folder, shard_index)
+
+
+def _describe_file(finding: Finding, wanted: ShardSeal | None, undecodable: str) -> str:
+    """Describe how a file at fault differs from what speaks against it."""
+    if wanted is not None:
+        differs = finding.own_seal != wanted
+        return f"differs from the index: {_sizes(finding, wanted)}" if differs else ""
+    if finding.seal is not None:
+        differs = finding.own_seal != finding.seal
+        return f"shard and seal differ: {_sizes(finding, finding.seal)}" if differs else ""
+    return undecodable
+
+
+def _sizes(finding: Finding, seal: ShardSeal | None) -> str:
+    if seal is None or finding.num_bytes == seal.num_bytes:
+        return f"{finding.num_bytes:,} bytes, with another hash"
+    return f"{finding.num_bytes:,} bytes, {seal.num_bytes:,} sealed"
+
+
+def _find_misplaced(address: ShardAddress, finding: Finding) -> str:
+    """Return why the file is not this shard, or nothing."""
+    if finding.header is None:
+        return finding.problem
+    try:
+        validate_header(finding.header, address)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _find_undecodable(address: ShardAddress) -> str:
+    """Return why a shard cannot be decoded, or nothing."""
+    try:
+        OpenShard(address).read_record()
+    except CacheError as error:
+        return error.what
+    return ""

@@ -1,0 +1,1 @@
+"""How the chunks of an array become bytes: the codecs, and the one of draws."""
