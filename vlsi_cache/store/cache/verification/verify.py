@@ -140,8 +140,9 @@ class _Check:
         named = {name for part in (indexed, seal) if part for name in part.files}
         own = {name: self._seal_of(name) for name in sorted(named)}
         if index is not None and seal != indexed:
-            # the files and their seal outvote the index
-            if seal is not None and seal.files == own:
+            # the files and their seal outvote the index, which may also name a file that is none
+            present = {name: found for name, found in own.items() if found is not None}
+            if seal is not None and seal.files == present:
                 problem = "differs from the processor's seal"
                 yield self._damage(INDEX_FILE, problem, "index")
                 return
@@ -174,13 +175,14 @@ class _Check:
         for shard_index in range(self.folder.manifest.num_shards):
             known |= {shard_key(shard_index), seal_key(shard_index)}
         known |= {part_key(index) for index in range(len(self.folder.manifest.parts))}
-        seal = None if index is None else index.processor
+        seals = [index.processor] if index else []
         with contextlib.suppress(CacheError):
-            seal = seal or read_processor_seal(self.folder.place)
+            seals.append(read_processor_seal(self.folder.place))
+        named = {name for seal in seals if seal for name in seal.files}
         for key in sorted(self.files.keys() - known):
             kept = key.startswith(f"{PROCESSOR_FOLDER}/")
             # a processor's file without a readable seal is not sealed yet, or the seal is damaged
-            if not kept or (seal and key.partition("/")[2] not in seal.files):
+            if not kept or (any(seals) and key.partition("/")[2] not in named):
                 yield self._damage(key, "does not belong to the cache", "stray")
 
 
