@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from vlsi_cache.errors import StageError
+from vlsi_cache.files import write_whole
 
 __all__ = ["DemoData", "Question", "answer_floor", "load_questions", "prepare_data"]
 
@@ -160,10 +161,7 @@ def _write(
         for row in _conversations(image, path.parent, asked, generator)
     ]
     generator.shuffle(rows)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(row) + "\n" for row in rows)
-    partial.replace(path)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _conversations(
