@@ -53,9 +53,11 @@ def save_model(model: Any, source: str, folder: Path) -> None:
         if not folder.exists():
             partial.rename(folder)
             return
-        for file in partial.iterdir():
-            file.replace(folder / file.name)
-        partial.rmdir()
+        for file in [path for path in partial.rglob("*") if path.is_file()]:
+            target = folder / file.relative_to(partial)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+        shutil.rmtree(partial)
 
     on_main_process(write)
 

@@ -34,7 +34,7 @@ def run_stage(run: Run, stage: Stage[M]) -> Path:
         StageError: the folder holds a stage made with other settings, or training diverged.
     """
     with one_job_at_a_time(stage.folder):
-        folder = StageFolder(stage.folder, stage.settings, stage.result)
+        folder = StageFolder(stage.folder, stage.settings, stage.result / stage.config)
         if folder.begin():
             training = stage.start()
             train(run, stage, training)

@@ -34,13 +34,13 @@ class StageFolder:
     Args:
         path: the folder.
         settings: everything that the stage's result depends on, as JSON values.
-        result: folder of the stage's result.
+        config: the result's file that describes the weights beside it.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], result: Path) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], config: Path) -> None:
         self.path = path
         self.settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))
-        self.result = result
+        self.config = config
 
     def begin(self) -> bool:
         """Enter the folder.
@@ -65,22 +65,20 @@ class StageFolder:
         on_main_process(lambda: self._write(finished=True))
 
     def _is_whole(self, weights: list[str] | None) -> bool:
-        """Report whether the result has its weights; records of old versions name none."""
-        missing = (
-            [name for name in weights if not (self.result / name).is_file()]
-            if weights is not None
-            else [_WEIGHTS] * (not self._weights())
-        )
+        """Report whether the result has its files; records of old versions name no weights."""
+        named = weights if weights is not None else self._weights() or [_WEIGHTS]
+        result = self.config.parent
+        missing = [name for name in (self.config.name, *named) if not (result / name).is_file()]
         if missing:
             logger.warning(
-                "%s: the stage was finished, but its result lacks %s; it is made again",
-                self.result,
+                "%s: the stage was finished, but its result lacks %s. It is made again",
+                result,
                 ", ".join(missing),
             )
         return not missing
 
     def _weights(self) -> list[str]:
-        return sorted(path.name for path in self.result.glob(_WEIGHTS))
+        return sorted(path.name for path in self.config.parent.glob(_WEIGHTS))
 
     def _validate_settings(self, recorded: Mapping[str, Any]) -> None:
         found = find_differences(recorded, self.settings)

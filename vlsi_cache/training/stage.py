@@ -73,3 +73,5 @@ class Stage(Generic[M]):
     """Makes what trains; called only if the stage is not done."""
     save: Callable[[M], None]
     """Writes the result from the trained module; every process calls it."""
+    config: str = "config.json"
+    """The result's file that describes its weights: without it the result is not whole."""

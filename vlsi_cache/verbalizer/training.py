@@ -81,6 +81,7 @@ def _stage(
         },
         start=start,
         save=save,
+        config="verbalizers.json",
     )
 
 
