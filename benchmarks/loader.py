@@ -204,7 +204,7 @@ def student_step(size: Size, device: torch.device) -> Callable[[dict[str, Any]],
 
     def step(batch: dict[str, Any]) -> None:
         given.update(send_to_device(batch, device))
-        given.pop("weight")  # of the loader, not of the module
+        given.pop("weight")  # the loader's, not the module's
         update()
 
     return step

@@ -108,8 +108,8 @@ class SparseDistribution:
     def most_likely(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The likeliest token and its probability, both ``[*]``.
 
-        With k = 0 they are estimates: the id drawn most often, and its share of the draws. Of ids
-        drawn equally often, the lowest counts.
+        With k = 0 they are estimates: the id drawn most often, and its share of the draws. Among
+        ids drawn equally often, the lowest counts.
         """
         if self.k:
             return self.token_ids[..., 0], np.exp(self.top_log_probs[..., 0])

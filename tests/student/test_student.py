@@ -309,9 +309,12 @@ def test_a_finished_stage_whose_result_is_gone_is_made_again(
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
 
 
-@pytest.mark.parametrize("lost", ["folder", "model.safetensors", "config.json"])
+@pytest.mark.parametrize(
+    ("lost", "moment"),
+    [("folder", "saving"), ("model.safetensors", "saving"), ("config.json", "moving")],
+)
 def test_a_student_killed_while_it_is_saved_again_is_never_taken_for_done(
-    lost: str, dumped: Recipe, tmp_path: Path
+    lost: str, moment: str, dumped: Recipe, tmp_path: Path
 ) -> None:
     """The record of the first time must not vouch for what the second time left half written."""
     recipe = dumped.model_copy(update={"stages": ["finetuning"], "output": tmp_path / "run"})
@@ -323,9 +326,10 @@ def test_a_student_killed_while_it_is_saved_again_is_never_taken_for_done(
         (student / lost).unlink()
     file = tmp_path / "recipe.json"
     file.write_text(recipe.model_dump_json(), encoding="utf-8")
-    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING, str(file)], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert not (student if lost == "folder" else student / lost).exists()
+    command = [sys.executable, "-c", KILLED_WHILE_SAVING, str(file), moment]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    record = json.loads((recipe.output / "finetuning" / "stage.json").read_text("utf-8"))
+    assert not record["finished"]
     again = _weights(train_student(recipe))
     assert again.keys() == weights.keys()
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
@@ -346,8 +350,16 @@ def save_file(*arguments, **options):
     assert (partial / "config.json").is_file()
     assert not list(partial.glob("*.safetensors"))
     os.kill(os.getpid(), signal.SIGKILL)
+replace = Path.replace
+def move(source, target):
+    replace(source, target)
+    if source.parent.name == "student.partial":
+        os.kill(os.getpid(), signal.SIGKILL)
 torch.set_num_threads(1)
-modeling_utils.safe_save_file = save_file
+if sys.argv[2] == "saving":
+    modeling_utils.safe_save_file = save_file
+else:
+    Path.replace = move
 recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
 train_student(recipe)
 """

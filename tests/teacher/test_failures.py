@@ -1,4 +1,4 @@
-"""Samples that cannot be read: told, or skipped, counted and listed where asked for."""
+"""Samples that cannot be read: an error, or skipped, counted and listed where asked for."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_skipped_samples_are_counted_listed_and_logged(
     found = verify_cache(recipe.cache_path)
     assert (found.sound, found.complete) == (True, True)
     runner = CliRunner(env={"COLUMNS": "200"})
-    told = json.loads(runner.invoke(cli, ["inspect", str(recipe.cache_path), "--json"]).stdout)
-    assert list(told["failures"]) == ["s2", "s5", "s8", "s11"]
+    listed = json.loads(runner.invoke(cli, ["inspect", str(recipe.cache_path), "--json"]).stdout)
+    assert list(listed["failures"]) == ["s2", "s5", "s8", "s11"]
     assert "4 of them failed" in runner.invoke(cli, ["inspect", str(recipe.cache_path)]).stdout
 
 

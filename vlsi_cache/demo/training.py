@@ -26,15 +26,15 @@ _LEARNING_RATE = 1e-3
 def train_from_scratch(
     untrained: Path, data: Path, folder: Path, *, steps: int, batch_size: int, seed: int
 ) -> Path:
-    """Train every parameter of a randomly initialised model; resumes, and keeps what is finished.
+    """Train every parameter of a randomly initialised model, unless that is done already.
 
     Args:
         untrained: checkpoint to start from.
         data: conversations.
-        folder: for checkpoints and the result.
+        folder: folder of the checkpoints and the result.
         steps: optimizer steps.
         batch_size: conversations per step.
-        seed: of the data order.
+        seed: seed of the data order.
 
     Returns:
         Folder of the trained checkpoint.

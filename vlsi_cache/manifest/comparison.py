@@ -24,24 +24,24 @@ _OF_PART: Final = frozenset({"batch_size", "dataset", "parts", "samples_per_shar
 _MEANINGS: Final = {
     "batch_size": "padding may change a result's last bits",
     "chat_template_hash": "the chat template renders other conversations",
-    "dataset.fingerprint": "the conversations or their images are others",
+    "dataset.fingerprint": "other conversations, or other images",
     "dataset.num_samples": "the data is longer or shorter; see data.limit",
     "dtype": "the teacher runs in another precision",
-    "sampling.seed": "the draws are others",
-    "parts": "one of the two is merged of others",
+    "sampling.seed": "other draws",
+    "parts": "merged from other caches",
     "samples_per_shard": "the shards have other sizes",
     "taps": "the teacher is read at other layers",
-    "teacher.model_type": "the teacher is of another architecture",
+    "teacher.model_type": "the teacher has another architecture",
     "teacher.weights_fingerprint": "the teacher has other weights",
-    "tokenizer.hash": "the teacher's vocabulary is another",
-    "tokenizer.vocab_size": "the teacher's vocabulary is of another size",
+    "tokenizer.hash": "the teacher has another vocabulary",
+    "tokenizer.vocab_size": "the teacher's vocabulary has another size",
     "verbalizers_fingerprint": "the teacher's verbalizers have other weights",
 }
 """Path → what a difference comes from, where the path does not say it."""
 
 
 def find_manifest_differences(recorded: CacheManifest, wanted: CacheManifest) -> list[Difference]:
-    """Find every difference for which a cache is not the wanted one.
+    """Find the differences that make this cache another than the wanted one.
 
     Names, sources and the library's version are not compared.
 
@@ -52,7 +52,7 @@ def find_manifest_differences(recorded: CacheManifest, wanted: CacheManifest) ->
 
 
 def find_kind_differences(manifest: CacheManifest, first: CacheManifest) -> list[Difference]:
-    """Find every difference for which two caches cannot be parts of one.
+    """Find the differences that keep two caches from being merged.
 
     Their samples, shards and batches may differ.
     """

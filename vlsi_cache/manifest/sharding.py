@@ -69,7 +69,7 @@ class Sharding:
         """
         if not 0 <= sample_index < self.num_samples:
             raise IndexError(f"sample {sample_index} of {self.num_samples}")
-        # of cuts without samples and the next one, which begin alike, bisection finds the next
+        # a cut without samples begins where the next one does, and bisection finds the next
         cut_index = bisect_right(self._first_samples, sample_index) - 1
         row = sample_index - self._first_samples[cut_index]
         return self._first_shards[cut_index] + row // self._cuts[cut_index].samples_per_shard

@@ -1,6 +1,6 @@
 """The recipe: one validated description of a whole run."""
 
-from vlsi_cache.recipe.idle import idle_settings
+from vlsi_cache.recipe.idle import idle_settings, warn_idle_settings
 from vlsi_cache.recipe.learning import (
     Comparison,
     FinetuningSection,
@@ -36,4 +36,5 @@ __all__ = [
     "idle_settings",
     "load_recipe",
     "recipe_from_mapping",
+    "warn_idle_settings",
 ]

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final, Literal
 
 from vlsi_cache.recipe.learning import InteractionSection, MatchingSection
 from vlsi_cache.recipe.recipe import Recipe
 from vlsi_cache.recipe.section import Section
 
-__all__ = ["idle_settings"]
+__all__ = ["idle_settings", "warn_idle_settings"]
+
+logger = logging.getLogger(__name__)
 
 _WITH_TEMPERATURE: Final = ("multinomial", "expected")
 """Strategies that take a softmax at a temperature."""
+
+
+def warn_idle_settings(recipe: Recipe, role: Literal["teacher", "student"]) -> None:
+    """Log a warning for each setting that has no effect; see ``idle_settings``."""
+    for setting in idle_settings(recipe, role):
+        logger.warning("%s", setting)
 
 
 def idle_settings(recipe: Recipe, role: Literal["teacher", "student"]) -> list[str]:

@@ -37,19 +37,19 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
         CacheMismatchError: a sample or its response tokens differ from the cache's.
     """
     folder = run.recipe.output / "interaction"
-    settings = run.recipe.interaction
+    section = run.recipe.interaction
     result = folder / "model"
     stage = Stage(
         name="interaction",
         folder=folder,
         result=result,
-        schedule=settings,
+        schedule=section,
         settings={
             **run.settings(),
             **student.identity(),
             "verbalizers": verbalizers_fingerprint(bank),
             "cache": cache.manifest.model_dump(mode="json"),
-            "interaction": settings.decisive(),
+            "interaction": section.decisive(),
         },
         start=lambda: _start(run, student, bank, cache, folder),
         save=lambda module: save_model(module.learned(), student.name, result),

@@ -214,7 +214,7 @@ def _metric(comparison: Comparison) -> str:
 
 def _divergence(comparison: Comparison, settings: InteractionSection) -> Divergence:
     if comparison == "ce" or comparison == "none":
-        return FORWARD  # of hard labels: cross-entropy
+        return FORWARD  # its value for hard labels is the cross-entropy
     return Divergence(comparison, settings.tail, settings.skew)
 
 

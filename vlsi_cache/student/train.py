@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from vlsi_cache.models import Backbone, load_backbone
-from vlsi_cache.recipe import Recipe
+from vlsi_cache.recipe import Recipe, warn_idle_settings
 from vlsi_cache.store import Cache
 from vlsi_cache.student.checks import validate_student
 from vlsi_cache.student.finetuning import finetune
@@ -37,7 +37,8 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
-    run = begin_run(recipe, "student", callbacks)
+    warn_idle_settings(recipe, "student")
+    run = begin_run(recipe, callbacks)
     stages = set(recipe.stages)
     result = None
     if "interaction" in stages:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.models import Backbone, load_backbone
-from vlsi_cache.recipe import Recipe
+from vlsi_cache.recipe import Recipe, warn_idle_settings
 from vlsi_cache.store import CacheWriter
-from vlsi_cache.teacher.beginning import begin_dump, validate_beginning
 from vlsi_cache.teacher.filling import DumpProgress, fill_cache
+from vlsi_cache.teacher.identity import begin_dump, validate_cache_folder
 from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run, begin_run
@@ -41,8 +41,9 @@ def dump_teacher(
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
-    run = begin_run(recipe, "teacher")
-    validate_beginning(run)
+    warn_idle_settings(recipe, "teacher")
+    run = begin_run(recipe)
+    validate_cache_folder(run)
     teacher = load_backbone(recipe.teacher, "teacher", run.device)
     reads, writer = _begin(run, teacher)
     fill_cache(run, reads, writer, partition or Partition(), on_progress or (lambda _: None))

@@ -110,7 +110,7 @@ def _records(
     read = iter(teacher.records(batch.inputs, sound) if batch.inputs is not None else ())
     records = []
     for position, (sample_id, key) in enumerate(batch.keys):
-        found = batch.failures.get(position) or next(read)
+        found = batch.failures[position] if position in batch.failures else next(read)
         if isinstance(found, StageError):
             if not skip:
                 raise found

@@ -28,7 +28,7 @@ def discard_checkpoints(folder: Path) -> None:
 
     def remove() -> None:
         for path in folder.glob("checkpoint-*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # a finished run's folder may be read-only
 
     on_main_process(remove)
 
@@ -53,6 +53,8 @@ def save_model(model: Any, source: str, folder: Path) -> None:
         if not folder.exists():
             partial.rename(folder)
             return
+        for stale in folder.glob("*.safetensors*"):
+            stale.unlink()  # shards of another number would be loaded with the new ones
         for file in [path for path in partial.rglob("*") if path.is_file()]:
             target = folder / file.relative_to(partial)
             target.parent.mkdir(parents=True, exist_ok=True)

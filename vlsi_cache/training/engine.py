@@ -20,8 +20,8 @@ M = TypeVar("M", bound=StageModule)
 def run_stage(run: Run, stage: Stage[M]) -> Path:
     """Make a stage's result, unless it is there.
 
-    An interrupted stage goes on from its last checkpoint. Of several jobs that share the folder,
-    one trains and the others wait.
+    An interrupted stage goes on from its last checkpoint. Jobs that share the folder take turns:
+    one trains while the others wait.
 
     Args:
         run: what all stages share.
@@ -33,9 +33,10 @@ def run_stage(run: Run, stage: Stage[M]) -> Path:
     Raises:
         StageError: the folder holds a stage made with other settings, or training diverged.
     """
+    folder = StageFolder(stage.folder, stage.settings, stage.result / stage.config)
+    folder.validate_settings()  # a job with other settings need not wait to be refused
     with one_job_at_a_time(stage.folder):
-        folder = StageFolder(stage.folder, stage.settings, stage.result / stage.config)
-        if folder.begin():
+        if folder.enter():
             training = stage.start()
             train(run, stage, training)
             stage.save(training.module)

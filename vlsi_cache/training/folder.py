@@ -42,7 +42,17 @@ class StageFolder:
         self.settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))
         self.config = config
 
-    def begin(self) -> bool:
+    def validate_settings(self) -> None:
+        """Refuse a folder that holds the same stage, made with other settings.
+
+        Raises:
+            StageError: the settings differ; each difference is named.
+        """
+        record = self._read()
+        if record is not None:
+            self._compare(record.get("settings", {}))
+
+    def enter(self) -> bool:
         """Enter the folder.
 
         Returns:
@@ -54,7 +64,7 @@ class StageFolder:
         record = self._read()
         wait_for_everyone()
         if record is not None:
-            self._validate_settings(record.get("settings", {}))
+            self._compare(record.get("settings", {}))
             if record.get("finished", False) and self._is_whole(record.get("weights")):
                 return False
         on_main_process(lambda: self._write(finished=False))
@@ -66,7 +76,7 @@ class StageFolder:
 
     def _is_whole(self, weights: list[str] | None) -> bool:
         """Report whether the result has its files; records of old versions name no weights."""
-        named = weights if weights is not None else self._weights() or [_WEIGHTS]
+        named = weights or self._weights() or [_WEIGHTS]
         result = self.config.parent
         missing = [name for name in (self.config.name, *named) if not (result / name).is_file()]
         if missing:
@@ -80,7 +90,7 @@ class StageFolder:
     def _weights(self) -> list[str]:
         return sorted(path.name for path in self.config.parent.glob(_WEIGHTS))
 
-    def _validate_settings(self, recorded: Mapping[str, Any]) -> None:
+    def _compare(self, recorded: Mapping[str, Any]) -> None:
         found = find_differences(recorded, self.settings)
         if found:
             clauses = "; ".join(difference.clause() for difference in found)
@@ -99,13 +109,13 @@ class StageFolder:
             return None
         except (OSError, ValueError) as error:
             raise StageError(
-                f"stage record cannot be read ({error})",
+                f"{_FILE} cannot be read ({error})",
                 where=path,
                 mend="Delete the folder to run the stage again",
             ) from error
         if not isinstance(record, dict):
             raise StageError(
-                "stage record is damaged",
+                f"{_FILE} is damaged",
                 where=path,
                 expected="a JSON object",
                 found=record,
@@ -152,4 +162,6 @@ def _lock(folder: Path) -> int | None:
 
 def _release(descriptor: int | None) -> None:
     if descriptor is not None:
+        # closing alone would not do: forked workers that live on hold the same lock
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -170,4 +171,5 @@ class _Guarded(Generic[K, B]):
         try:
             return self.read(keys)
         except VlsiCacheError as error:
+            error.add_note(traceback.format_exc())  # pickling drops the traceback itself
             return error

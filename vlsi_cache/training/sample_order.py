@@ -1,8 +1,8 @@
 """The order of a stage's samples: a function of seed, epoch and process.
 
-Neighbouring samples share chunks of the cache, so they stay neighbours for a while. *Groups* of
-neighbours are shuffled, and then the samples inside a *window* of a few groups. A chunk that is
-decoded for one sample of a window serves the others. Each process gets a slice of the shuffled
+Neighbouring samples may be stored together, so they stay neighbours for a while. *Groups* of
+neighbours are shuffled, and then the samples inside a *window* of a few groups. What is decoded for
+one sample of a window serves the others. Each process gets a slice of the shuffled
 groups.
 """
 

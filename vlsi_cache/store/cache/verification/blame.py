@@ -37,7 +37,7 @@ class FileState(Generic[T]):
 
 
 def blame(file: FileState[T], seal: T | None, index: T | None) -> Blame:
-    """Find the party at fault. Of three that speak, two outvote one.
+    """Find the party at fault. Where three speak, two outvote one.
 
     Args:
         file: what the file shows.

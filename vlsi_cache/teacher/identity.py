@@ -26,10 +26,10 @@ from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
-__all__ = ["begin_dump", "validate_beginning"]
+__all__ = ["begin_dump", "validate_cache_folder"]
 
 
-def validate_beginning(run: Run) -> None:
+def validate_cache_folder(run: Run) -> None:
     """Refuse the cache's folder before the verbalizers train, not after.
 
     Raises:
