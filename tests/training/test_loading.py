@@ -22,7 +22,7 @@ from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import CHUNK_TOKENS, create_cache, open_cache, token_bytes
 from vlsi_cache.store.cache import reader
 from vlsi_cache.store.shards.shard import OpenShard
-from vlsi_cache.student import cache_order as blocks
+from vlsi_cache.student import cache_order as grouping
 from vlsi_cache.student.cache_order import cache_order
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.teacher import dump_teacher
@@ -32,7 +32,7 @@ from vlsi_cache.training.sample_order import ProcessSlice, slice_batches
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(25, 4), (7, 1), (2, 1)])
-def test_processes_share_an_epoch_without_overlap_or_loss(
+def test_processes_divide_an_epoch_without_overlap_or_loss(
     server: RankServer, tmp_path: Path, num_ranks: int, num_samples: int, batch_size: int
 ) -> None:
     schedule = {"epochs": 2, "batch_size": batch_size}
@@ -115,7 +115,7 @@ def test_each_chunk_is_decoded_about_once_per_epoch(
     # a cache of which only a part fits, as a large one's would
     room = 24 * CHUNK_TOKENS * token_bytes(manifest)
     monkeypatch.setattr(reader, "DECODED_BYTES", room)
-    monkeypatch.setattr(blocks, "DECODED_BYTES", room)
+    monkeypatch.setattr(grouping, "DECODED_BYTES", room)
     decoded: Counter[tuple[int, int]] = Counter()
     read_chunk = OpenShard.read_chunk
 

@@ -137,7 +137,7 @@ class _Check:
             yield self._damage(PROCESSOR_SEAL_FILE, error.what, "processor")
             seal = None
         indexed = index.processor if index else None
-        named = {name for part in (indexed, seal) if part for name in part.files}
+        named = {name for known in (indexed, seal) if known for name in known.files}
         own = {name: self._seal_of(name) for name in sorted(named)}
         if index is not None and seal != indexed:
             # the files and their seal outvote the index, which may also name a file that is none
