@@ -17,7 +17,7 @@ from vlsi_cache.store import create_cache, open_cache, verify_cache
 
 TESTS = Path(__file__).parents[1]
 NUM_SAMPLES = 20
-NUM_MOMENTS = 48
+NUM_MOMENTS = 40
 MANIFEST = make_manifest(num_samples=NUM_SAMPLES, samples_per_shard=2, vocab_size=50)
 RECORDS = [make_record(MANIFEST, i, num_tokens=2 + i) for i in range(NUM_SAMPLES)]
 

@@ -28,7 +28,7 @@ _MEANINGS: Final = {
     "dataset.num_samples": "the data is longer or shorter; see data.limit",
     "dtype": "the teacher runs in another precision",
     "sampling.seed": "other draws",
-    "parts": "merged from other caches",
+    "parts": "one of the two is a merged cache",
     "samples_per_shard": "the shards have other sizes",
     "taps": "the teacher is read at other layers",
     "teacher.model_type": "the teacher has another architecture",
