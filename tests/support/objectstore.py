@@ -77,11 +77,11 @@ class FaultyProxy:
 
     Attributes:
         port: where it listens.
-        faults: of the next uploads, one each: ``cut`` the connection in the middle of the body,
-            ``reset`` it there, as when a machine goes away, ``503`` or ``403`` for an answer,
-            ``lost`` if the upload arrives and its answer does not.
-        read_faults: of the next downloads: ``cut`` or ``reset`` the connection in the middle of the
-            answer, ``503`` or ``403`` for an answer, ``lost`` if there is none.
+        faults: faults of the next uploads, one each. ``cut`` ends the connection in the middle of
+            the body, and ``reset`` does so as when a machine goes away. ``503`` and ``403`` are
+            answers. With ``lost`` the upload arrives and its answer does not.
+        read_faults: faults of the next downloads. ``cut`` and ``reset`` end the connection in the
+            middle of the answer. ``503`` and ``403`` are answers. With ``lost`` there is none.
         met: faults that were met.
     """
 

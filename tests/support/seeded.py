@@ -50,7 +50,7 @@ def make_runs(folder: Path) -> dict[str, Any]:
     """Make the runs in a process of their own.
 
     Returns:
-        ``arithmetic``, which tells machines apart that round differently, and for each run the
+        ``arithmetic``, which differs between machines that round differently, and for each run the
         digest of every ``file``, the ``journal`` and the ``weights``' sums.
     """
     done = subprocess.run(

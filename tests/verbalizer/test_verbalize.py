@@ -1,4 +1,4 @@
-"""Stage one tells of verbalizers that learnt nothing of their layer."""
+"""Stage one warns about verbalizers that learnt nothing from their layer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _verbalized(folder: Path, **schedule: Any) -> Recipe:
     return recipe
 
 
-def test_verbalizers_no_better_than_frequencies_are_told(
+def test_verbalizers_no_better_than_frequencies_are_warned_about(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
