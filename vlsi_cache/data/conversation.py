@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from vlsi_cache.data.images import ImageRef
 
@@ -31,9 +32,14 @@ class Message:
     """One turn of one side."""
 
     role: str
-    """``system``, ``user`` or ``assistant``."""
+    """``system``, ``developer``, ``user``, ``assistant`` or ``tool``."""
     parts: tuple[TextPart | ImagePart, ...]
     """Texts and images in the order in which they are read."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What else the template reads of the turn, as JSON values: ``tool_calls``,
+    ``reasoning_content``, ``name``, ``tool_call_id``."""
+    learned: bool = True
+    """Whether an assistant's turn is part of the responses."""
 
     @property
     def text(self) -> str:
@@ -51,6 +57,13 @@ class Conversation:
     """The turns. At least one is the assistant's."""
     origin: str
     """Name of the row in errors, such as ``train.jsonl:12``."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Schemas of the tools that the assistant may call, as JSON values."""
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
+    """Variables for the chat template, such as ``enable_thinking``, as JSON values."""
+    templated: bool = True
+    """Whether the chat template renders the messages. Otherwise the sample is plain text for a base
+    model: one assistant's turn, and every token but the first is a response."""
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
@@ -58,17 +71,22 @@ class Conversation:
         return message_images(self.messages)
 
     def key(self) -> str:
-        """Hex SHA-256 over roles, texts and image bytes. The id and the origin do not count.
+        """Hex SHA-256 over all that decides the tokens. The id and the origin do not count.
 
         Raises:
             DataError: an image file cannot be read.
         """
-        content = [
-            [message.role, [_part_key(part, self.origin) for part in message.parts]]
-            for message in self.messages
-        ]
+        content: list[Any] = [_message_key(message, self.origin) for message in self.messages]
+        extras = {
+            "tools": list(self.tools),
+            "template_variables": dict(self.template_variables),
+            "plain": not self.templated,
+        }
+        # What a conversation does not have leaves its key as it was before there was such a thing.
+        given = {name: value for name, value in extras.items() if value}
+        content += [given] if given else []
         # In JSON, ["a", "b"] and ["ab"] differ. In a plain concatenation they would not.
-        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+        return hashlib.sha256(_as_json(content).encode()).hexdigest()
 
 
 def message_images(messages: Sequence[Message]) -> tuple[ImageRef, ...]:
@@ -76,6 +94,17 @@ def message_images(messages: Sequence[Message]) -> tuple[ImageRef, ...]:
     return tuple(
         part.image for message in messages for part in message.parts if isinstance(part, ImagePart)
     )
+
+
+def _message_key(message: Message, where: str) -> list[Any]:
+    key: list[Any] = [message.role, [_part_key(part, where) for part in message.parts]]
+    key += [dict(message.fields)] if message.fields else []
+    return key if message.learned else [*key, {"learned": False}]
+
+
+def _as_json(content: list[Any]) -> str:
+    """JSON in the order in which the keys were given: templates write them in that order."""
+    return json.dumps(content, separators=(",", ":"))
 
 
 def _part_key(part: TextPart | ImagePart, where: str) -> dict[str, str]:
