@@ -86,7 +86,14 @@ def make_recipe(
         changes: whole sections to lay over the recipe.
     """
     save = save_image_model if images else save_text_model
-    schedule = {"steps": 3, "batch_size": 4, "learning_rate": 1e-2, "log_every": 1}
+    schedule = {
+        "steps": 3,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "final_learning_rate": 1e-6,
+        "warmup_steps": 0,
+        "log_every": 1,
+    }
     raw: dict[str, Any] = {
         "teacher": {
             "model": str(save(folder / "teacher", seed=1)),
@@ -102,7 +109,11 @@ def make_recipe(
             "path": str(write_conversations(folder / "data.jsonl", num_samples, images=images))
         },
         "cache": {"samples_per_shard": 5, "batch_size": 2},
-        "interaction": {**schedule, "lora": {"rank": 4, "alpha": 4}},
+        "interaction": {
+            **schedule,
+            "verbalizer_learning_rate": 1e-2,
+            "lora": {"rank": 4, "alpha": 4},
+        },
         "finetuning": schedule,
         "output": str(folder / "run"),
         "device": "cpu",

@@ -72,6 +72,9 @@ class LoraSection(Section):
 class InteractionSection(Schedule):
     """Stage two: learning from the cache."""
 
+    verbalizer_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of the student's verbalizers. Stage one has trained them, so by default
+    they move at a tenth of its default rate (docs/decisions/learning-rates.md)."""
     workers: NonNegative = 1
     """Processes that prepare batches ahead, for each training process."""
     follow: bool = False

@@ -22,12 +22,15 @@ class Schedule(Section):
     """Samples per device and forward pass."""
     gradient_accumulation: Positive = 1
     """Forward passes per optimizer step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    """Peak learning rate of AdamW."""
-    final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
-    """Learning rate at the end of the cosine."""
-    warmup_steps: NonNegative = 0
-    """Steps of linear warm-up before the cosine."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of AdamW. By default it follows the size of what trains, and the batch
+    (docs/decisions/learning-rates.md)."""
+    final_learning_rate: Annotated[float, Field(ge=0)] | None = None
+    """Learning rate at the end of the cosine. A hundredth of the peak by default, as in the paper:
+    1e-4 to 1e-6."""
+    warmup_steps: NonNegative | None = None
+    """Steps of linear warm-up before the cosine. By default a tenth of all steps, rounded up, as is
+    usual in fine-tuning."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
@@ -53,10 +56,9 @@ class Schedule(Section):
         found = []
         if self.steps is not None and self.epochs is not None:
             found.append((f"{path}.epochs", "contradicts steps: give one of the two"))
-        if self.steps is not None and self.warmup_steps > self.steps:
+        if self.steps is not None and (self.warmup_steps or 0) > self.steps:
             found.append((f"{path}.warmup_steps", f"is above steps ({self.steps})"))
-        if self.final_learning_rate > self.learning_rate:
-            found.append(
-                (f"{path}.final_learning_rate", f"is above learning_rate ({self.learning_rate:g})")
-            )
+        peak = self.learning_rate
+        if peak is not None and (self.final_learning_rate or 0) > peak:
+            found.append((f"{path}.final_learning_rate", f"is above learning_rate ({peak:g})"))
         return found

@@ -15,6 +15,7 @@ from vlsi_cache.objectives import linear_cross_entropy
 from vlsi_cache.recipe import FinetuningSection
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
 from vlsi_cache.training.checkpoints import save_model
+from vlsi_cache.training.rates import finetuning_rate, samples_per_step
 
 __all__ = ["Finetuning", "finetune"]
 
@@ -93,6 +94,9 @@ def finetune(run: Run, source: Path | None = None) -> Path:
         folder=recipe.output / "finetuning",
         result=recipe.student_path,
         schedule=recipe.finetuning,
+        learning_rate=finetuning_rate(
+            student.decoder.model.num_parameters(), samples_per_step(recipe.finetuning)
+        ),
         settings={
             **run.settings(),
             **student.identity(),

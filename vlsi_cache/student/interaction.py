@@ -8,6 +8,7 @@ from accelerate import PartialState
 
 from vlsi_cache.data import IndexedConversations, encoder_for
 from vlsi_cache.models import Backbone
+from vlsi_cache.recipe import InteractionSection
 from vlsi_cache.store import Cache
 from vlsi_cache.student.arrivals import recorded_order
 from vlsi_cache.student.cached_batches import CachedBatches
@@ -15,6 +16,13 @@ from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import Run, Stage, Training, run_stage
 from vlsi_cache.training.checkpoints import save_model
+from vlsi_cache.training.rates import (
+    TRAINED,
+    adapter_rate,
+    finetuning_rate,
+    fresh_rate,
+    samples_per_step,
+)
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
 __all__ = ["interact"]
@@ -44,6 +52,7 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
         folder=folder,
         result=result,
         schedule=section,
+        learning_rate=_rate(student, section),
         settings={
             **run.settings(),
             **student.identity(),
@@ -75,6 +84,22 @@ def _start(
         order=recorded_order(cache, settings, folder),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
         callbacks=run.callbacks,
+        other_rates={"bank.": _verbalizer_rate(student, settings)},
         autocast=student.autocast,
         start_method=batches.start_method,
     )
+
+
+def _rate(student: Backbone, settings: InteractionSection) -> float:
+    """Return the default rate of what moves the student: adapters, or the blocks' own weights."""
+    decoder, samples = student.decoder, samples_per_step(settings)
+    if settings.lora is None:
+        return finetuning_rate(decoder.model.num_parameters(), samples)
+    return adapter_rate(decoder.hidden_size, samples)
+
+
+def _verbalizer_rate(student: Backbone, settings: InteractionSection) -> float:
+    """Return the rate of verbalizers that stage one has trained already."""
+    if settings.verbalizer_learning_rate is not None:
+        return settings.verbalizer_learning_rate
+    return TRAINED * fresh_rate(student.decoder.hidden_size, samples_per_step(settings))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import TrainerCallback
 
 from vlsi_cache.data import ConversationDataset, load_data
@@ -14,6 +16,8 @@ from vlsi_cache.recipe import Recipe
 from vlsi_cache.training.processes import resolve_device
 
 __all__ = ["Run", "begin_run"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,14 @@ class Run:
     """The conversations that every stage reads."""
     callbacks: Sequence[TrainerCallback] = ()
     """The caller's own callbacks, for the Trainer of each stage that takes them."""
+    reminders: list[str] = field(default_factory=list)
+    """Warnings that the command repeats at its end, where they are not scrolled away."""
+
+    def remind(self) -> None:
+        """Log the reminders, on the main process."""
+        if PartialState().is_main_process:
+            for reminder in self.reminders:
+                logger.warning("%s", reminder)
 
     def settings(self) -> dict[str, Any]:
         """Return what every stage's result depends on, as JSON values."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 from accelerate.utils import send_to_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.training.checkpoints import last_checkpoint
+from vlsi_cache.training.guard import LossGuard
 from vlsi_cache.training.loader import (
     BatchReader,
     BatchSampler,
@@ -28,6 +31,7 @@ from vlsi_cache.training.loader import (
 from vlsi_cache.training.metrics import MetricLines
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import on_main_process
+from vlsi_cache.training.rates import FINAL, WARMUP, rate_factor
 from vlsi_cache.training.run import Run
 from vlsi_cache.training.sample_order import ProcessSlice, plain_order
 from vlsi_cache.training.stage import Stage, Training
@@ -53,7 +57,7 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
         StageError: the loss, or a trained parameter, is not finite.
     """
     arguments = _arguments(run, stage, training)
-    trainer = _StageTrainer(stage.name, training, arguments)
+    trainer = _StageTrainer(stage, training, arguments)
     checkpoint = last_checkpoint(stage.folder)
     if checkpoint is not None:
         logger.info("%s: going on from %s", stage.name, checkpoint.name)
@@ -64,6 +68,14 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     with quiet_forks(stage.schedule.workers):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.validate_parameters()
+    problem = trainer.guard.find_problem()
+    if problem is not None:
+        run.reminders.append(f"{stage.name}: {problem}. {_mend_rise(arguments.learning_rate)}")
+        run.remind()
+
+
+def _mend_rise(rate: float) -> str:
+    return f"Delete the stage's folder, then train it with a learning_rate below {rate:.2g}"
 
 
 def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> TrainingArguments:
@@ -77,10 +89,8 @@ def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> Training
         output_dir=str(stage.folder),
         per_device_train_batch_size=schedule.batch_size,
         gradient_accumulation_steps=schedule.gradient_accumulation,
-        learning_rate=schedule.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr": schedule.final_learning_rate},
-        warmup_steps=schedule.warmup_steps,
+        learning_rate=schedule.learning_rate or stage.learning_rate,
+        warmup_steps=WARMUP if schedule.warmup_steps is None else schedule.warmup_steps,
         weight_decay=schedule.weight_decay,
         max_grad_norm=schedule.max_grad_norm,
         logging_steps=schedule.log_every,
@@ -107,15 +117,20 @@ def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> Training
 class _StageTrainer(Trainer):
     """Saves and restores trainable parameters only: a frozen 72B backbone is not written again."""
 
-    def __init__(self, name: str, training: Training[Any], arguments: TrainingArguments) -> None:
+    def __init__(
+        self, stage: Stage[Any], training: Training[Any], arguments: TrainingArguments
+    ) -> None:
         self.training = training
+        self.guard = LossGuard(arguments.gradient_accumulation_steps)
+        final = stage.schedule.final_learning_rate
+        self.final_factor = FINAL if final is None else final / arguments.learning_rate
         self.order = training.order or plain_order(len(training.dataset))
         super().__init__(
             model=training.module,
             args=arguments,
             train_dataset=training.dataset,
             data_collator=training.collate,
-            callbacks=[MetricLines(name), EpochSetter(), *training.callbacks],
+            callbacks=[MetricLines(stage.name), EpochSetter(), *training.callbacks],
             optimizers=(training.optimizer, None),
         )
         self.remove_callback(PrinterCallback)
@@ -152,6 +167,42 @@ class _StageTrainer(Trainer):
         self._module().batch_weight = weight
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
         return loss * float(weight)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Train on a micro-batch, and show its loss to the guard."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self.guard.add(loss)
+        return loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Give parameters with rates of their own groups of their own."""
+        optimizer = super().create_optimizer(model)
+        for prefix, rate in self.training.other_rates.items():
+            named = self._module().named_parameters()
+            own = {id(value) for name, value in named if name.startswith(prefix)}
+            for group in list(optimizer.param_groups):
+                split = {**group, "params": [p for p in group["params"] if id(p) in own]}
+                group["params"] = [p for p in group["params"] if id(p) not in own]
+                optimizer.add_param_group({**split, "lr": rate})
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        return optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        """Create the schedule of all parameters' rates, once."""
+        if self.lr_scheduler is None:
+            factor = partial(
+                rate_factor,
+                warmup=self.args.get_warmup_steps(num_training_steps),
+                steps=num_training_steps,
+                final=self.final_factor,
+            )
+            optimizer = optimizer or self.optimizer
+            assert optimizer is not None  # the Trainer makes it before
+            self.lr_scheduler = LambdaLR(optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _prepare_input(self, data: Any) -> Any:
         """Move a batch to the device, named tuples included."""

@@ -16,6 +16,7 @@ from vlsi_cache.objectives import candidate_divergences, dense_divergence, label
 from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
 from vlsi_cache.training.processes import on_main_process
+from vlsi_cache.training.rates import fresh_rate, samples_per_step
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
 from vlsi_cache.verbalizer.checkpoint import load_verbalizers, save_verbalizers
 
@@ -72,6 +73,7 @@ def _stage(
         folder=folder,
         result=folder,
         schedule=schedule,
+        learning_rate=fresh_rate(decoder.hidden_size, samples_per_step(schedule)),
         settings={
             **run.settings(),
             **backbone.identity(),
