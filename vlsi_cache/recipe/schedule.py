@@ -58,7 +58,9 @@ class Schedule(Section):
             found.append((f"{path}.epochs", "contradicts steps: give one of the two"))
         if self.steps is not None and (self.warmup_steps or 0) > self.steps:
             found.append((f"{path}.warmup_steps", f"is above steps ({self.steps})"))
-        peak = self.learning_rate
-        if peak is not None and (self.final_learning_rate or 0) > peak:
+        peak, final = self.learning_rate, self.final_learning_rate
+        if peak is None and final is not None:
+            found.append((f"{path}.final_learning_rate", "needs learning_rate: give both"))
+        if peak is not None and final is not None and final > peak:
             found.append((f"{path}.final_learning_rate", f"is above learning_rate ({peak:g})"))
         return found

@@ -95,7 +95,8 @@ def _rate(student: Backbone, settings: InteractionSection) -> float:
     decoder, samples = student.decoder, samples_per_step(settings)
     if settings.lora is None:
         return finetuning_rate(decoder.model.num_parameters(), samples)
-    return adapter_rate(decoder.hidden_size, samples)
+    scale = settings.lora.alpha / settings.lora.rank
+    return adapter_rate(decoder.hidden_size, scale, samples)
 
 
 def _verbalizer_rate(student: Backbone, settings: InteractionSection) -> float:

@@ -45,11 +45,12 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
         result = _distil(run, open_matching_cache(run))
     elif "verbalization" in stages:
         result = _verbalize(run)
-    if "finetuning" not in stages:
-        assert result is not None  # a recipe names at least one stage
-        return result
-    gc.collect()  # the adapted student's hooks and modules refer to one another
-    return finetune(run, result if "interaction" in stages else None)
+    if "finetuning" in stages:
+        gc.collect()  # the adapted student's hooks and modules refer to one another
+        result = finetune(run, result if "interaction" in stages else None)
+    assert result is not None  # a recipe names at least one stage
+    run.remind()
+    return result
 
 
 def _distil(run: Run, cache: Cache) -> Path:

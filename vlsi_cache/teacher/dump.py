@@ -47,6 +47,7 @@ def dump_teacher(
     teacher = load_backbone(recipe.teacher, "teacher", run.device)
     reads, writer = _begin(run, teacher)
     fill_cache(run, reads, writer, partition or Partition(), on_progress or (lambda _: None))
+    run.remind()
     wait_for_everyone()
     on_main_process(writer.finish)
     if partition is None:

@@ -59,15 +59,16 @@ def finetuning_rate(num_weights: int, samples: int) -> float:
     return rate * math.sqrt(reference / num_weights) * _batch_factor(samples)
 
 
-def adapter_rate(width: int, samples: int) -> float:
-    """Return the rate of LoRA adapters whose alpha is their rank.
+def adapter_rate(width: int, scale: float, samples: int) -> float:
+    """Return the rate of LoRA adapters.
 
     Args:
         width: D, the hidden size of the model.
+        scale: alpha / rank, by which the adapters count.
         samples: samples per optimizer step.
     """
     rate, reference = _ADAPTERS
-    return rate * reference / width * _batch_factor(samples)
+    return rate * reference / width / scale * _batch_factor(samples)
 
 
 def fresh_rate(width: int, samples: int) -> float:

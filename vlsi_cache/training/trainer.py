@@ -70,12 +70,11 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     trainer.validate_parameters()
     problem = trainer.guard.find_problem()
     if problem is not None:
-        run.reminders.append(f"{stage.name}: {problem}. {_mend_rise(arguments.learning_rate)}")
-        run.remind()
-
-
-def _mend_rise(rate: float) -> str:
-    return f"Delete the stage's folder, then train it with a learning_rate below {rate:.2g}"
+        rate = arguments.learning_rate
+        run.reminders.append(
+            f"{stage.name}: {problem}. The result may be worse than what it began with. Delete "
+            f"{stage.folder}, then train it with a learning_rate below {rate:.2g}"
+        )
 
 
 def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> TrainingArguments:
@@ -122,6 +121,7 @@ class _StageTrainer(Trainer):
     ) -> None:
         self.training = training
         self.guard = LossGuard(arguments.gradient_accumulation_steps)
+        self.warned_of_rise = False
         final = stage.schedule.final_learning_rate
         self.final_factor = FINAL if final is None else final / arguments.learning_rate
         self.order = training.order or plain_order(len(training.dataset))
@@ -282,10 +282,18 @@ class _StageTrainer(Trainer):
                 where=self.args.output_dir,
                 mend=_MEND_DIVERGED,
             )
+        if self.is_world_process_zero():
+            self._warn_of_rise()
         journal = self.training.journal
         if tables and journal is not None and self.is_world_process_zero():
             journal.append(self.state.global_step, tables)
         super().log(logs, start_time)
+
+    def _warn_of_rise(self) -> None:
+        problem = self.guard.find_problem()
+        if problem is not None and not self.warned_of_rise:
+            logger.warning("step %d: %s", self.state.global_step, problem)
+            self.warned_of_rise = True
 
     def _observed_means(self) -> dict[str, Tensor]:
         """Return the means over all processes' batches since the last call."""

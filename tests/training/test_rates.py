@@ -1,0 +1,134 @@
+"""Default learning rates: the rule, the warm-up, and the guard that notices a rising loss."""
+
+from __future__ import annotations
+
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from support.runs import make_recipe
+from vlsi_cache import dump_teacher, train_student
+from vlsi_cache.recipe import Schedule
+from vlsi_cache.training.guard import LossGuard, find_rise
+from vlsi_cache.training.rates import (
+    adapter_rate,
+    finetuning_rate,
+    fresh_rate,
+    rate_factor,
+    samples_per_step,
+)
+
+
+def test_a_model_of_four_times_the_weights_trains_at_half_the_rate() -> None:
+    assert finetuning_rate(540_000_000, 8) == pytest.approx(finetuning_rate(135_000_000, 8) / 2)
+
+
+def test_twice_the_width_halves_the_rates_of_adapters_and_verbalizers() -> None:
+    assert adapter_rate(1152, 1.0, 8) == pytest.approx(adapter_rate(576, 1.0, 8) / 2)
+    assert fresh_rate(1152, 8) == pytest.approx(fresh_rate(576, 8) / 2)
+
+
+def test_adapters_that_count_twice_train_at_half_the_rate() -> None:
+    assert adapter_rate(576, 2.0, 8) == pytest.approx(adapter_rate(576, 1.0, 8) / 2)
+
+
+def test_four_times_the_batch_doubles_the_rate_up_to_the_largest_batch() -> None:
+    assert finetuning_rate(10**9, 32) == pytest.approx(2 * finetuning_rate(10**9, 8))
+    assert finetuning_rate(10**9, 1024) == finetuning_rate(10**9, 128)
+
+
+def test_a_step_holds_the_samples_of_all_its_micro_batches() -> None:
+    assert samples_per_step(Schedule(batch_size=4, gradient_accumulation=16)) == 64
+
+
+def test_the_warm_up_rises_from_above_zero_and_the_cosine_ends_at_the_last_rate() -> None:
+    factors = [rate_factor(step, warmup=3, steps=10, final=0.01) for step in range(11)]
+    assert factors[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert factors[3:] == sorted(factors[3:], reverse=True)
+    assert factors[10] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1.76, 2.3, 2.5, 2.2],
+        [2.0] * 2 + [3.0] * 30,
+        [1.0 + 0.1 * step for step in range(40)],
+    ],
+)
+def test_a_loss_that_stays_above_its_first_value_is_found(losses: list[float]) -> None:
+    found = find_rise(losses)
+    assert found is not None
+    assert found[0] < found[1]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 8, 200])
+def test_a_noisy_loss_that_falls_is_no_rise(count: int) -> None:
+    noise = random.Random(count)
+    falling = [3.0 * 0.9**step + noise.gauss(0, 0.05) for step in range(count)]
+    assert find_rise(falling) is None
+
+
+def test_the_guard_adds_the_micro_batches_of_a_step() -> None:
+    guard = LossGuard(accumulation=2)
+    for part in (0.5, 0.5, 1.5, 1.5, 1.6, 1.4, 1.5, 1.5, 9.0):
+        guard.add(torch.tensor(part))
+    assert guard.find_problem() == "loss stays above its first value: 1 at first, 3 now"
+
+
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    recipe = make_recipe(tmp_path_factory.mktemp("rates"))
+    dump_teacher(recipe)
+    return recipe
+
+
+def test_a_student_that_grows_worse_is_reported_at_the_end_of_the_command(
+    dumped: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rates = {"steps": 8, "learning_rate": 3.0, "final_learning_rate": 3.0}
+    section = dumped.finetuning.model_copy(update=rates)
+    recipe = dumped.model_copy(
+        update={"finetuning": section, "stages": ["finetuning"], "output": tmp_path / "run"}
+    )
+    with caplog.at_level(logging.WARNING, logger="vlsi_cache"):
+        train_student(recipe)
+    assert "finetuning: loss stays above its first value" in caplog.records[-1].getMessage()
+    assert "learning_rate below 3" in caplog.records[-1].getMessage()
+
+
+def test_verbalizers_train_at_a_rate_of_their_own_in_interaction(
+    dumped: Any, tmp_path: Path
+) -> None:
+    from transformers import TrainerCallback
+
+    seen: list[tuple[float, set[str]]] = []
+
+    class Rates(TrainerCallback):
+        def on_step_end(self, args, state, control, model, optimizer, **kwargs):  # type: ignore[no-untyped-def]
+            names = {id(value): name for name, value in model.named_parameters()}
+            for group in optimizer.param_groups:
+                owners = {names[id(value)].split(".")[0] for value in group["params"]}
+                seen.append((group["initial_lr"], owners))
+
+    section = dumped.interaction.model_copy(
+        update={"steps": 1, "learning_rate": None, "verbalizer_learning_rate": None}
+    )
+    recipe = dumped.model_copy(
+        update={
+            "interaction": section,
+            "stages": ["verbalization", "interaction"],
+            "output": tmp_path / "run",
+            "cache": dumped.cache.model_copy(update={"path": dumped.cache_path}),
+        }
+    )
+    train_student(recipe, callbacks=[Rates()])
+    width = 32
+    assert {owner for _, owners in seen for owner in owners} == {"adapted", "bank"}
+    for rate, owners in seen:
+        expected = 0.1 * fresh_rate(width, 4) if owners == {"bank"} else adapter_rate(width, 1.0, 4)
+        assert rate == pytest.approx(expected)
