@@ -44,6 +44,11 @@ class Decoder:
         return len(self.blocks)
 
     @property
+    def num_weights(self) -> int:
+        """Number of weights in the blocks. Embeddings are not among them."""
+        return sum(parameter.numel() for parameter in self.blocks.parameters())
+
+    @property
     def hidden_size(self) -> int:
         """D, the width of the blocks' output."""
         return self.head.weight.shape[1]

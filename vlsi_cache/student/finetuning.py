@@ -95,7 +95,7 @@ def finetune(run: Run, source: Path | None = None) -> Path:
         result=recipe.student_path,
         schedule=recipe.finetuning,
         learning_rate=finetuning_rate(
-            student.decoder.model.num_parameters(), samples_per_step(recipe.finetuning)
+            student.decoder.num_weights, samples_per_step(recipe.finetuning)
         ),
         settings={
             **run.settings(),

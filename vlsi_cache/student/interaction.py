@@ -94,7 +94,7 @@ def _rate(student: Backbone, settings: InteractionSection) -> float:
     """Return the default rate of what moves the student: adapters, or the blocks' own weights."""
     decoder, samples = student.decoder, samples_per_step(settings)
     if settings.lora is None:
-        return finetuning_rate(decoder.model.num_parameters(), samples)
+        return finetuning_rate(decoder.num_weights, samples)
     scale = settings.lora.alpha / settings.lora.rank
     return adapter_rate(decoder.hidden_size, scale, samples)
 

@@ -1,10 +1,10 @@
 """Learning rates where the recipe names none: by the size of what trains, and by the batch.
 
-Adam moves every weight by about its rate, so the rate that suits a model falls with its size. Full
-fine-tuning follows 1/√(weights), and adapters 1/width (Schulman et al., LoRA Without Regret, 2025,
-and its Tinker cookbook; Yang et al., Tensor Programs V, 2022). It rises with √(batch) (Malladi et
-al., On the SDEs and Scaling Rules for Adaptive Gradient Algorithms, 2022). The constants are
-measured (docs/decisions/learning-rates.md).
+Adam moves every weight by about its rate, so the rate that suits a model falls with its size. All
+weights together follow weights^−0.713 (Li et al., Predictable Scale: Step Law, 2025). Single maps
+D × D follow 1/D (Yang et al., Tensor Programs V, 2022). Both rise with √batch (Malladi et al., On
+the SDEs and Scaling Rules for Adaptive Gradient Algorithms, 2022). The constants are measured on
+real models (docs/decisions/learning-rates.md).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _BATCH = 8
 """Samples per step for which the constants hold."""
 _LARGEST_BATCH = 128
 """Larger batches take the rate of this one: beyond, gradients are no longer mostly noise."""
-_FINETUNING = 5e-5, 135e6
+_FINETUNING = 5e-5, 106e6
+_STEP_LAW = -0.713
 _ADAPTERS = 4e-4, 576
 _FRESH = 1e-3, 576
 
@@ -52,11 +53,11 @@ def finetuning_rate(num_weights: int, samples: int) -> float:
     """Return the rate at which a whole pretrained model trains.
 
     Args:
-        num_weights: the model's weights, embeddings included.
+        num_weights: weights of the model's decoder blocks, without embeddings.
         samples: samples per optimizer step.
     """
     rate, reference = _FINETUNING
-    return rate * math.sqrt(reference / num_weights) * _batch_factor(samples)
+    return rate * (num_weights / reference) ** _STEP_LAW * _batch_factor(samples)
 
 
 def adapter_rate(width: int, scale: float, samples: int) -> float:
