@@ -116,12 +116,6 @@ def test_a_fingerprint_follows_content_and_order_alone(
     assert load_conversations(folder / "train.jsonl").fingerprint() != first
 
 
-def test_validation_finds_a_repeated_id_and_names_both_lines(write_rows: Any, chat: Any) -> None:
-    rows = [{**chat("a", "b"), "id": name} for name in ("x", "y", "x")]
-    with pytest.raises(DataError, match=r"train.jsonl:3: id 'x' is given twice.*train.jsonl:1"):
-        load_conversations(write_rows(rows)).validate()
-
-
 def test_validation_finds_a_missing_image_without_decoding_any(
     write_rows: Any, chat: Any, folder: Path
 ) -> None:
