@@ -168,7 +168,10 @@ def test_a_key_depends_on_content_and_not_on_id_or_position(folder: Path, write_
         (answered(3), "neither text nor a list of parts; found 3"),
         (answered([{"type": "video", "path": "a.mp4"}]), "unknown part of a message.*video"),
         (answered("<image><image>What?", images=["red.png"]), "expected 2 images.*found 1"),
-        (answered([{"type": "image", "path": "a"}], images=["red.png"]), "expected 0 images.*found 1"),
+        (
+            answered([{"type": "image", "path": "a"}], images=["red.png"]),
+            "expected 0 images.*found 1",
+        ),
         (answered([{"type": "image"}]), "expected 1 images.*found 0"),
         (
             {

@@ -43,7 +43,7 @@ def place_pictures(
     is_structured = any(not isinstance(part, TextPart) for turn in turns for part in turn.parts)
     if tagged or (filled and not is_structured):
         turns = [replace(turn, parts=split_tags(turn.parts)) for turn in turns]
-    else:
+    elif not is_structured:
         _validate_no_image_tags(turns, row, place)
     _validate_no_media_tags(turns, row, place)
     if all(isinstance(part, TextPart) for turn in turns for part in turn.parts):
@@ -198,6 +198,7 @@ def _looks_like(value: object, suffixes: tuple[str, ...] = ()) -> bool:
     if isinstance(value, list):
         return any(_looks_like(item, suffixes) for item in value[:1])
     if isinstance(value, Mapping):
+        suffixes = suffixes or _PICTURE_SUFFIXES
         return any(_looks_like(value.get(key), suffixes) for key in ("bytes", "path"))
     if isinstance(value, bytes):
         return is_known_image(value)
