@@ -150,10 +150,12 @@ def test_damage_anywhere_in_a_file_is_one_error_or_none(kind: str, folder: Path)
         content = bytearray(sound)
         for position in generator.integers(0, min(len(content), 400), 3):
             content[position] ^= int(generator.integers(1, 256))
-        try:
-            image = ImageRef(data=bytes(content), max_pixels=10_000).load(where="row")
-        except DataError as error:
-            assert str(error).startswith("row, embedded image: ")
-            assert "\n" not in str(error)
-        else:
-            assert image.mode == "RGB"
+        assert _outcome(ImageRef(data=bytes(content), max_pixels=10_000)) in ("RGB", "one error")
+
+
+def _outcome(image: ImageRef) -> str:
+    try:
+        return image.load(where="row").mode
+    except DataError as error:
+        is_one = str(error).startswith("row, embedded image: ") and "\n" not in str(error)
+        return "one error" if is_one else str(error)

@@ -107,7 +107,7 @@ def test_wide_characters_are_refused_by_name(
     encoding: str, layout: str, rows: list[str], folder: Path
 ) -> None:
     (folder / "rows.json").write_bytes(layout.format(rows[0]).encode(encoding))
-    with pytest.raises(DataError, match="rows.json: file is not UTF-8, but UTF-16 or UTF-32"):
+    with pytest.raises(DataError, match=r"rows.json: file is not UTF-8, but UTF-16 or UTF-32"):
         load_conversations(folder / "rows.json")
 
 
@@ -133,9 +133,9 @@ def test_a_compressed_file_reads_like_its_content(
     assert dataset.fingerprint() == load_conversations(plain).fingerprint()
     assert dataset[3].origin == f"rows.jsonl.{suffix}:4"
     assert pickle.loads(pickle.dumps(dataset))[3] == dataset[3]
-    assert len(os.listdir(tmp_path / "unpacked")) == 1
+    assert len(list((tmp_path / "unpacked").iterdir())) == 1
     del dataset
-    assert os.listdir(tmp_path / "unpacked") == []
+    assert list((tmp_path / "unpacked").iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", PACKERS)

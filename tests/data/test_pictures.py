@@ -1,4 +1,4 @@
-"""Every picture of a row stands where it belongs, or the row is refused by the name of its field."""
+"""Every picture of a row stands where it belongs, or the row is refused by its field's name."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_an_image_root_is_where_relative_paths_start(folder: Path, write_rows: A
         [asked("q", image="red.png"), asked("q", image=str(folder / "blue.jpg"))],
         "labels/train.jsonl",
     )
-    with pytest.raises(DataError, match="image file is missing.*data.image_root"):
+    with pytest.raises(DataError, match=r"image file is missing.*data.image_root"):
         load_conversations(path).validate()
     dataset = load_data(DataSection(path=str(path), image_root=folder))
     dataset.validate()

@@ -160,7 +160,7 @@ def test_a_rows_variables_go_before_the_recipes(own: Any, write_rows: Any) -> No
     plain = load_conversations(path)
     assert plain[0].template_variables == {"enable_thinking": False}
     assert len({plain[0].key(), plain[1].key(), dataset[1].key()}) == 3
-    with pytest.raises(RecipeError, match="data.template_variables.*found messages, tools"):
+    with pytest.raises(RecipeError, match=r"data.template_variables.*found messages, tools"):
         load_data(DataSection(path=path, template_variables={"tools": [], "messages": []}))
 
 

@@ -39,7 +39,7 @@ _SLIPS: Final = (
     ".zip",
 )
 """Suffixes of files. A hub name that ends so is the name of a file that is not there."""
-_MOST_NAME_CHARACTERS: Final = 1000
+_MOST_NAME_CHARACTERS: Final = 500
 """A longer name is data, and not printed whole."""
 _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
@@ -137,7 +137,8 @@ def _open_one(name: str, source: SourceSection, origin: str | None) -> RowSource
         table = load_table(base, name, split, {"name": config})
         return ArrowRows(table, Path(base).name, Path(base))
     # Anything else that does not exist and does not look like a hub name is a slip.
-    if not _HUB_NAME.fullmatch(name) or path.suffix.lower() in _SLIPS:
+    is_hub_name = _HUB_NAME.fullmatch(name) and len(name) <= _MOST_NAME_CHARACTERS
+    if not is_hub_name or path.suffix.lower() in _SLIPS:
         raise DataError(
             "there is no such data file or folder",
             where=(name if len(name) <= _MOST_NAME_CHARACTERS else excerpt(name)) or "data",
