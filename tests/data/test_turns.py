@@ -259,6 +259,21 @@ def test_a_deep_argument_is_refused_with_its_row(write_rows: Any) -> None:
         load_conversations(write_rows([row])).validate()
 
 
+def test_null_in_objects_is_kept_and_reported_once(write_rows: Any, caplog: Any) -> None:
+    path = write_rows([calling(tool_calls=[CALL]), calling(tool_calls=json.dumps([CALL]))])
+    dataset = load_conversations(path)
+    dataset.validate()
+    assert dataset[0].key() == dataset[1].key()
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("messages[].tool_calls[].arguments hold null. The template reads it.")
+
+
+def test_a_key_that_loses_a_value_is_refused_in_json_text_too(write_rows: Any) -> None:
+    row = calling(tool_calls=[{"name": "f", "arguments": '{"a": 1, "a": 2}'}])
+    with pytest.raises(DataError, match=r"arguments is not JSON .the key 'a' is given twice"):
+        load_conversations(write_rows([row])).validate()
+
+
 @pytest.mark.parametrize("is_json", [True, False])
 def test_columns_of_a_table_count_as_absent_where_they_hold_null(
     is_json: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from vlsi_cache.data.reading.strictjson import parse_json
 from vlsi_cache.errors import DataError
 
 __all__ = ["ArrowRows"]
@@ -66,7 +66,7 @@ def _plain(value: Any, kind: Any) -> Any:
     if value is None:
         return None
     if getattr(kind, "extension_name", None) == "arrow.json":
-        return json.loads(value)
+        return parse_json(value)
     name = _kind_name(kind)
     if name == "struct":
         fields = {field.name: _plain(value[field.name], field.type) for field in kind.fields}

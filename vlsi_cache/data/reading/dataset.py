@@ -16,7 +16,7 @@ import numpy as np
 from vlsi_cache.data.conversation import Conversation
 from vlsi_cache.data.images import missing_image
 from vlsi_cache.data.reading.names import Repetitions, find_repetitions, name_digest
-from vlsi_cache.data.reading.place import Place, ReadSettings
+from vlsi_cache.data.reading.place import Notes, Place, ReadSettings
 from vlsi_cache.data.reading.rows import KNOWN_COLUMNS, RESERVED_VARIABLES, parse_row
 from vlsi_cache.data.reading.rowsource import RowSource
 from vlsi_cache.data.reading.sources import describe_section, open_section
@@ -122,7 +122,7 @@ class ConversationDataset(Sequence[Conversation]):
         self._settings = settings or ReadSettings()
         self._length = len(rows) if limit is None else min(limit, len(rows))
         self._fingerprint: str | None = None
-        self._unread: set[str] = set()
+        self._notes = Notes()
         self._repetitions: Repetitions | None = None
 
     def __len__(self) -> int:
@@ -160,7 +160,7 @@ class ConversationDataset(Sequence[Conversation]):
         Those of turns and parts have their path, such as ``messages[].mood``. The list is complete
         after `validate`. Before, it covers the rows that were read.
         """
-        return sorted(self._unread)
+        return sorted(self._notes.unread)
 
     def validate(self) -> None:
         """Validate every row: its structure, its id, the existence of its images.
@@ -187,8 +187,14 @@ class ConversationDataset(Sequence[Conversation]):
                 len(self._repetitions),
                 self[self._repetitions.first()].sample_id,
             )
-        if self._unread:
+        if self._notes.unread:
             logger.warning("columns not read: %s", ", ".join(self.columns_not_read()))
+        if self._notes.filled:
+            logger.warning(
+                "%s hold null. The template reads it. If a table filled it in, write the values as "
+                "JSON text before they go into the table",
+                ", ".join(sorted(self._notes.filled)),
+            )
 
     def fingerprint(self) -> str:
         """Hex SHA-256 over the keys of all conversations in order. It is computed once.
@@ -214,6 +220,6 @@ class ConversationDataset(Sequence[Conversation]):
 
     def _parse(self, number: int) -> Conversation:
         place = Place(
-            self._rows.folder(number), self._rows.origin(number), self._settings, self._unread
+            self._rows.folder(number), self._rows.origin(number), self._settings, self._notes
         )
         return parse_row(self._rows.row(number), number, place)

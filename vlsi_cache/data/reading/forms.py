@@ -84,7 +84,7 @@ def _texts(row: Mapping[str, Any], place: Place) -> Form | None:
         return None
     turns: list[RawTurn] = []
     for entry in _turns(row["texts"], "texts", place):
-        place.note_unread(entry, ("system", "user", "assistant"), "texts[].")
+        place.note_unread(entry, {"system", "user", "assistant"}, "texts[].")
         roles = ("system", "user", "assistant") if is_given(entry.get("system")) else _SIDES
         turns += [_said(role, entry.get(role), f"texts[].{role}", place) for role in roles]
     return Form(turns, frozenset({"texts"}))

@@ -11,6 +11,7 @@ __all__ = ["MEDIA_COLUMNS", "validate_row_media", "validate_turn_media"]
 
 MEDIA_COLUMNS: Final = ("videos", "video", "audios", "audio")
 """Fields of videos and sounds, which no stage reads."""
+_TURN_FIELDS: Final = ("images", "image", *MEDIA_COLUMNS)
 
 
 def validate_row_media(row: Mapping[str, Any], place: Place) -> None:
@@ -33,7 +34,9 @@ def validate_turn_media(turn: Mapping[str, Any], role: str, place: Place) -> Non
     Raises:
         DataError: the turn has such a field, and it is not empty.
     """
-    for name in ("images", "image", *MEDIA_COLUMNS):
+    if turn.keys().isdisjoint(_TURN_FIELDS):
+        return
+    for name in _TURN_FIELDS:
         if is_given(turn.get(name)):
             raise place.error(
                 f"the {role}'s turn has {name} beside its content, and nothing reads it",

@@ -81,7 +81,7 @@ def _part(part: object, path: str, place: Place) -> Part:
         kind = part.get("type") or _kind(part)
         if kind in _TEXT_TYPES and isinstance(part.get("text"), str):
             _validate_alone(part, ("image", "image_url"), place)
-            place.note_unread(part, ("type", "text"), f"{path}[].")
+            place.note_unread(part, {"type", "text"}, f"{path}[].")
             return TextPart(part["text"])
         if kind in _IMAGE_TYPES:
             _validate_alone(part, ("text",), place)
@@ -113,7 +113,7 @@ def _image(part: Mapping[str, Any], path: str, place: Place) -> Part:
     for name, fields in {"": part, **part}.items():
         if isinstance(fields, Mapping):
             _validate_sizes(fields, place)
-            known = (*SOURCE_KEYS, "type", "text", "index") if fields is part else SOURCE_KEYS
+            known = {*SOURCE_KEYS, "type", "text", "index"} if fields is part else {*SOURCE_KEYS}
             place.note_unread(fields, known, f"{path}[].{name}." if name else f"{path}[].")
     index = part.get("index")
     if index is not None and (isinstance(index, bool) or not isinstance(index, int) or index < 0):

@@ -147,8 +147,10 @@ def _validate_no_image_tags(turns: Sequence[Turn], row: Mapping[str, Any], place
 
 def _validate_no_media_tags(turns: Sequence[Turn], row: Mapping[str, Any], place: Place) -> None:
     for tag in _MEDIA_TAGS:
+        if _find_tagged(turns, tag) is None:
+            continue
         columns = [name for name in row if _looks_like(row[name], _MEDIA_SUFFIXES)]
-        if columns and _find_tagged(turns, tag) is not None:
+        if columns:
             raise place.error(
                 f"a text holds {tag}, and nothing reads {tag[1:-1]}s",
                 found="a file in " + ", ".join(columns),
@@ -157,16 +159,21 @@ def _validate_no_media_tags(turns: Sequence[Turn], row: Mapping[str, Any], place
 
 
 def _find_tagged(turns: Sequence[Turn], tag: str) -> Turn | None:
+    """The first turn with a tag in its text. An answer may speak of tags."""
     for turn in turns:
-        texts = [part.text for part in turn.parts if isinstance(part, TextPart)]
-        if turn.role != "assistant" and any(tag in text for text in texts):
-            return turn
+        if turn.role == "assistant":
+            continue
+        for part in turn.parts:
+            if isinstance(part, TextPart) and tag in part.text:
+                return turn
     return None
 
 
 def _validate_seen(row: Mapping[str, Any], place: Place) -> None:
     """Refuse a row without pictures whose other columns hold encoded ones."""
-    columns = [name for name in row if _looks_like(row[name])]
+    columns = [
+        name for name, value in row.items() if not isinstance(value, str) and _looks_like(value)
+    ]
     if columns:
         raise place.error(
             "a column holds pictures, and nothing reads it",
@@ -196,10 +203,10 @@ def _named(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 def _looks_like(value: object, suffixes: tuple[str, ...] = ()) -> bool:
     """Whether a column holds an encoded picture, or names a file with one of the suffixes."""
     if isinstance(value, list):
-        return any(_looks_like(item, suffixes) for item in value[:1])
+        return bool(value) and _looks_like(value[0], suffixes)
     if isinstance(value, Mapping):
         suffixes = suffixes or _PICTURE_SUFFIXES
-        return any(_looks_like(value.get(key), suffixes) for key in ("bytes", "path"))
+        return _looks_like(value.get("bytes"), suffixes) or _looks_like(value.get("path"), suffixes)
     if isinstance(value, bytes):
         return is_known_image(value)
     return isinstance(value, str) and value.lower().endswith(suffixes or ("\0",))

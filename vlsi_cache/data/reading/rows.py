@@ -122,11 +122,14 @@ def _validate_answers(messages: Sequence[Message], place: Place) -> None:
 def _validate_text(conversation: Conversation, place: Place) -> None:
     """Refuse what no tokenizer takes and no file holds, such as half of a surrogate pair."""
     try:
-        for value in (conversation.sample_id, *(turn.text for turn in conversation.messages)):
-            value.encode()
+        conversation.sample_id.encode()
+        for turn in conversation.messages:
+            turn.text.encode()
         extras = [dict(turn.fields) for turn in conversation.messages if turn.fields]
-        variables = dict(conversation.template_variables)
-        json.dumps([extras, conversation.tools, variables], ensure_ascii=False).encode()
+        extras += [dict(tool) for tool in conversation.tools]
+        extras += [dict(conversation.template_variables)]
+        if any(extras):
+            json.dumps(extras, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise place.error(
             "a text or the id holds a lone surrogate, which is not a character",

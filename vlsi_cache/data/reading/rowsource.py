@@ -7,7 +7,6 @@ million). One row at a time is decoded, and an error can name its line.
 
 from __future__ import annotations
 
-import json
 import os
 import weakref
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 from vlsi_cache.data.reading.compression import is_compressed, unpack
 from vlsi_cache.data.reading.json_offsets import find_rows
+from vlsi_cache.data.reading.strictjson import parse_json
 from vlsi_cache.errors import DataError, excerpt, first_line
 
 __all__ = ["JsonRows", "RowSource"]
@@ -91,7 +91,7 @@ class JsonRows:
         start = int(self._offsets.starts[index])
         text = self._read(start, int(self._offsets.ends[index]) - start)
         try:
-            return json.loads(text.decode(), object_pairs_hook=_object)
+            return parse_json(text.decode())
         except (ValueError, RecursionError) as error:
             raise DataError(
                 f"line is not JSON ({error})",
@@ -109,16 +109,6 @@ class JsonRows:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_descriptor": None}  # spawned workers open their own
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object. A key that is given twice with other values would lose one of them."""
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        for name, value in pairs:
-            if fields[name] != value:
-                raise ValueError(f"the key {excerpt(name)!r} is given twice, with different values")
-    return fields
 
 
 def _remove(path: Path, process: int) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 from vlsi_cache.data.reading.place import Place, is_given
 from vlsi_cache.errors import excerpt
 
-__all__ = ["called_tools", "tool_calls", "tool_schemas"]
+__all__ = ["CALL_KEYS", "called_tools", "tool_calls", "tool_schemas"]
 
-_CALL = ("id", "type", "function", "name", "arguments")
-_FUNCTION = ("name", "arguments")
+CALL_KEYS = ("tool_calls", "function_call")
+"""Fields of a turn that hold calls."""
+_CALL = {"id", "type", "function", "name", "arguments"}
+_FUNCTION = {"name", "arguments"}
 
 
 def tool_calls(turn: Mapping[str, Any], path: str, place: Place) -> list[dict[str, Any]]:
@@ -20,7 +22,7 @@ def tool_calls(turn: Mapping[str, Any], path: str, place: Place) -> list[dict[st
     Raises:
         DataError: a call has no name, or its arguments are not an object.
     """
-    given = [name for name in ("tool_calls", "function_call") if is_given(turn.get(name))]
+    given = [name for name in CALL_KEYS if is_given(turn.get(name))]
     if not given:
         return []
     if len(given) > 1:
@@ -51,7 +53,7 @@ def _call(call: object, name: str, place: Place) -> dict[str, Any]:
     kind = call.get("type")
     if kind not in (None, "", "function"):
         raise place.error(f"{name} calls a tool of another type", expected="function", found=kind)
-    known = _CALL if function is call else ("id", "type", "function")
+    known = _CALL if function is call else {"id", "type", "function"}
     place.note_unread(call, known, f"{name}[].")
     if function is not call:
         place.note_unread(function, _FUNCTION, f"{name}[].function.")
@@ -66,6 +68,8 @@ def _call(call: object, name: str, place: Place) -> dict[str, Any]:
 
 def _arguments(value: object, name: str, place: Place) -> dict[str, Any]:
     arguments = place.decoded(value, f"{name}[].arguments") if is_given(value) else {}
+    if not isinstance(value, str):
+        place.note_filled(arguments, f"{name}[].arguments")
     if not isinstance(arguments, Mapping):
         raise place.error(
             f"{name}[].arguments is not an object",
@@ -88,6 +92,8 @@ def tool_schemas(row: Mapping[str, Any], place: Place) -> tuple[Mapping[str, Any
         return ()
     name = given[0]
     tools = place.decoded(row[name], name)
+    if not isinstance(row[name], str):
+        place.note_filled(tools, name)
     tools = [] if tools is None else tools if isinstance(tools, list) else [tools]
     return tuple(_schema(place.decoded(tool, name), name, place) for tool in tools)
 

@@ -10,7 +10,7 @@ from vlsi_cache.data.conversation import ImagePart, Message, TextPart
 from vlsi_cache.data.reading.media import validate_turn_media
 from vlsi_cache.data.reading.parts import Part, read_content
 from vlsi_cache.data.reading.place import Place, is_given
-from vlsi_cache.data.reading.tools import called_tools, tool_calls
+from vlsi_cache.data.reading.tools import CALL_KEYS, called_tools, tool_calls
 from vlsi_cache.errors import excerpt
 
 __all__ = ["RawTurn", "Turn", "read_turn"]
@@ -46,9 +46,9 @@ _THOUGHT_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT_PARTS: Final = ("thinking", "reasoning")
 _WEIGHT_KEYS: Final = ("weight", "train", "loss")
 _NAME_KEYS: Final = ("name", "tool_call_id")
-_CALL_KEYS: Final = ("tool_calls", "function_call")
+_PLAIN_KEYS: Final = {*_ROLE_KEYS, *_CONTENT_KEYS}
 _KNOWN: Final = frozenset(
-    (*_ROLE_KEYS, *_CONTENT_KEYS, *_THOUGHT_KEYS, *_WEIGHT_KEYS, *_NAME_KEYS, *_CALL_KEYS)
+    (*_ROLE_KEYS, *_CONTENT_KEYS, *_THOUGHT_KEYS, *_WEIGHT_KEYS, *_NAME_KEYS, *CALL_KEYS)
 )
 
 
@@ -91,7 +91,8 @@ def read_turn(raw: RawTurn, place: Place) -> Turn:
     """
     turn = raw.fields
     name = _only(turn, _ROLE_KEYS, place)
-    role = _ROLES.get(name.lower()) if isinstance(name, str) else None
+    known = name.lower() if isinstance(name, str) else ""
+    role = _ROLES.get(known)
     if role is None:
         raise place.error(
             "unknown role",
@@ -99,40 +100,55 @@ def read_turn(raw: RawTurn, place: Place) -> Turn:
             found=excerpt(repr(name)),
             mend="Rename the role, or drop the turn",
         )
+    content = _only(turn, _CONTENT_KEYS, place)
+    if turn.keys() <= _PLAIN_KEYS and isinstance(content, str) and known not in _CALLERS:
+        return Turn(role, [TextPart(content)], learned=raw.learned or role != "assistant")
     validate_turn_media(turn, role, place)
     place.note_unread(turn, _KNOWN, raw.path)
-    content = _only(turn, _CONTENT_KEYS, place)
     calls = tool_calls(turn, raw.path, place)
-    if str(name).lower() in _CALLERS:
+    if known in _CALLERS:
         calls += called_tools(content, f"{name}'s turn", place)
         content = None
     thought, content = _thought(turn, content, place)
     _validate_answering(role, calls, thought, place)
+    fields = {"reasoning_content": thought, "tool_calls": calls, **_names(turn, place)}
+    given = {key: value for key, value in fields.items() if value}
+    parts = _read_parts(content, role, raw, place)
+    if calls and all(part == TextPart("") for part in parts):
+        parts = []
+    return Turn(role, parts, given, _is_learned(raw, role, place))
+
+
+def _read_parts(content: object, role: str, raw: RawTurn, place: Place) -> list[Part]:
     parts = read_content(content, f"{raw.path}content", place)
     if parts is None and not (content is None and role == "assistant"):
         raise place.error(
             f"content of the {role}'s turn is neither text nor a list of parts",
             found=excerpt(repr(content)),
         )
-    if calls and parts and all(part == TextPart("") for part in parts):
-        parts = []
-    fields = {"reasoning_content": thought, "tool_calls": calls, **_names(turn, place)}
-    given = {key: value for key, value in fields.items() if value}
-    return Turn(role, parts or [], given, _is_learned(raw, role, place))
+    return parts or []
 
 
 def _only(turn: Mapping[str, Any], keys: Iterable[str], place: Place) -> object:
     """The value of the one key that holds something. Two may hold the same."""
-    values = [(key, turn[key]) for key in keys if is_given(turn.get(key))]
-    for key, value in values[1:]:
-        if value != values[0][1] and _ROLES.get(str(value)) != _ROLES.get(str(values[0][1]), ""):
+    found: str | None = None
+    for key in keys:
+        value = turn.get(key)
+        if value is None:
+            continue
+        if found is None or not is_given(turn[found]):
+            found = key
+        elif is_given(value) and not _is_same(value, turn[found]):
             raise place.error(
-                f"a turn holds both {values[0][0]} and {key}, and they differ",
-                mend="Keep one of them",
+                f"a turn holds both {found} and {key}, and they differ", mend="Keep one of them"
             )
-    if values:
-        return values[0][1]
-    return next((turn[key] for key in keys if turn.get(key) is not None), None)
+    return None if found is None else turn[found]
+
+
+def _is_same(value: object, other: object) -> bool:
+    """Whether two values are equal, or two names of one role."""
+    role = _ROLES.get(str(value))
+    return value == other or (role is not None and role == _ROLES.get(str(other)))
 
 
 def _thought(turn: Mapping[str, Any], content: object, place: Place) -> tuple[str | None, object]:
@@ -163,7 +179,9 @@ def _validate_answering(role: str, calls: object, thought: object, place: Place)
 def _names(turn: Mapping[str, Any], place: Place) -> dict[str, str]:
     names: dict[str, str] = {}
     for key in _NAME_KEYS:
-        value = turn.get(key)
+        if key not in turn:
+            continue
+        value = turn[key]
         if not isinstance(value, str | int | None) or isinstance(value, bool):
             raise place.error(f"{key} of a turn is not text", found=excerpt(repr(value)))
         names |= {key: str(value)} if is_given(value) else {}
@@ -172,7 +190,10 @@ def _names(turn: Mapping[str, Any], place: Place) -> dict[str, str]:
 
 def _is_learned(raw: RawTurn, role: str, place: Place) -> bool:
     """Whether the turn is learned: by its own ``weight``, ``train`` or ``loss``, which agree."""
+    default = raw.learned or role != "assistant"
     given = {key: raw.fields[key] for key in _WEIGHT_KEYS if raw.fields.get(key) is not None}
+    if not given:
+        return default
     for key, value in given.items():
         if not isinstance(value, bool | int | float) or value not in (0, 1):
             raise place.error(
@@ -182,7 +203,7 @@ def _is_learned(raw: RawTurn, role: str, place: Place) -> bool:
             )
     if len(set(map(bool, given.values()))) > 1:
         raise place.error(f"{' and '.join(given)} of a turn contradict one another")
-    learned = bool(next(iter(given.values()))) if given else raw.learned and role == "assistant"
+    learned = bool(next(iter(given.values())))
     if learned and role != "assistant":
         raise place.error(
             f"the {role}'s turn is marked to be learned by {next(iter(given))}",
