@@ -53,6 +53,7 @@ MORE = [{"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"
         ({"instruction": "q", "output": "a", "history": None, "input": None}, ASKED),
         ({"question": "q", "answer": "a"}, ASKED),
         ({"query": "q", "response": "a"}, ASKED),
+        ({"input": "q", "output": "a"}, ASKED),
         ({"question": "q", "answer": "a", "system_prompt": "s"}, SYSTEM),
         ({"texts": [{"user": "q", "assistant": "a", "source": "x"}]}, ASKED),
         (

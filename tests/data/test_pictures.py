@@ -97,6 +97,7 @@ def test_pictures_without_a_place_stand_before_the_first_question(write_rows: An
         (asked([{"type": "text", "text": "<image>\nq"}]), "the user's text holds <image>"),
         (llava("<image>\nq", picture="red.png"), "expected 1 images.*found 0.*pictures in picture"),
         ({"question": "<image> q", "answer": "a"}, "the user's text holds <image>"),
+        (asked("Picture 1: <img>red.png</img>\nq"), "a text names an image in <img>"),
         (asked("<video>\nq", videos=["a.mp4"]), "row has videos, and nothing reads it"),
         (asked("q", video="a.mp4"), "row has video, and nothing reads it"),
         (asked("<audio>\nq", audios=["a.wav"]), "row has audios, and nothing reads it"),

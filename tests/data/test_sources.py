@@ -142,6 +142,16 @@ def test_files_of_a_folder_that_are_not_read_are_listed(
     assert record.getMessage().endswith(f"; not read: {unread}")
 
 
+def test_a_folder_without_the_split_names_its_files(write: Write, tmp_path: Path) -> None:
+    write("part-1.jsonl", "a")
+    write("test.jsonl", "b")
+    problem = r"folder has no file of the split validation.*found part-1.jsonl, test.jsonl"
+    with pytest.raises(DataError, match=problem):
+        load_conversations(tmp_path / "data", split="validation")
+    with pytest.raises(DataError, match="folder has no file of the split train"):
+        load_conversations(tmp_path / "data")
+
+
 def test_linked_folders_are_read_and_loops_end(write: Write, tmp_path: Path) -> None:
     lines = write("elsewhere/part-1.jsonl", "ab")
     table = write("tables/part-1.parquet", "cd")

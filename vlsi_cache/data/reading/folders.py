@@ -15,6 +15,7 @@ __all__ = [
     "JSON_SUFFIXES",
     "data_suffix",
     "find_data_files",
+    "list_names",
     "split_file",
     "split_files",
     "split_names",
@@ -95,8 +96,8 @@ def warn_unread(folder: Path, split: str, read: Sequence[Path], files: Iterable[
             "%s: split %s is read from %s; not read: %s",
             folder,
             split,
-            _listed(folder, read),
-            _listed(folder, unread),
+            list_names(folder, read),
+            list_names(folder, unread),
         )
 
 
@@ -142,6 +143,7 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _listed(folder: Path, paths: Sequence[Path]) -> str:
+def list_names(folder: Path, paths: Sequence[Path]) -> str:
+    """The first names of files in a folder, for messages."""
     names = [str(path.relative_to(folder)) for path in paths]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -21,12 +21,13 @@ _PAIRS: Final = (
     ("question", "response"),
     ("query", "response"),
     ("query", "answer"),
+    ("input", "output"),
 )
 _SYSTEM_COLUMNS: Final = ("system", "system_prompt")
 _SIDES: Final = ("user", "assistant")
 _HISTORY: Final = "history"
 FORM_COLUMNS: Final = frozenset(
-    {"texts", "text", "chosen", "instruction", "input", "context", "output", _HISTORY}
+    {"texts", "text", "chosen", "instruction", "context", _HISTORY}
     | {*_TURN_COLUMNS, *_SYSTEM_COLUMNS}
     | {name for pair in _PAIRS for name in pair}
 )

@@ -20,6 +20,8 @@ PICTURE_COLUMNS: Final = ("images", "image")
 _PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _MEDIA_SUFFIXES: Final = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".wav", ".mp3", ".flac", ".ogg")
 _MEDIA_TAGS: Final = ("<video>", "<audio>")
+_NAMED_TAG: Final = "</img>"
+"""The end of Qwen-VL's ``<img>path</img>``. HTML has no such tag."""
 
 
 def place_pictures(
@@ -146,6 +148,11 @@ def _validate_no_image_tags(turns: Sequence[Turn], row: Mapping[str, Any], place
 
 
 def _validate_no_media_tags(turns: Sequence[Turn], row: Mapping[str, Any], place: Place) -> None:
+    if _find_tagged(turns, _NAMED_TAG) is not None:
+        raise place.error(
+            f"a text names an image in <img>…{_NAMED_TAG}, and nothing reads it",
+            mend=f"Write {IMAGE_TAG} in its place, and the image into images",
+        )
     for tag in _MEDIA_TAGS:
         if _find_tagged(turns, tag) is None:
             continue

@@ -15,6 +15,7 @@ from vlsi_cache.data.reading.folders import (
     JSON_SUFFIXES,
     data_suffix,
     find_data_files,
+    list_names,
     split_file,
     split_files,
     warn_unread,
@@ -192,13 +193,13 @@ def _open_folder(folder: Path, split: str) -> RowSource:
         if files:
             warn_unread(folder, split, tables, files)
         return ArrowRows(load_folder(folder, split, tables), folder.name, folder)
-    files = split_files(folder, split, files)
-    if not files:
+    chosen = split_files(folder, split, files)
+    if not chosen:
         raise DataError(
-            "folder holds no dataset",
+            f"folder has no file of the split {split}" if files else "folder holds no dataset",
             where=folder,
             expected=f"what save_to_disk wrote, Parquet files, or {split}.jsonl",
+            found=list_names(folder, files) if files else None,
         )
-    if len(files) == 1:
-        return JsonRows(files[0], str(files[0].relative_to(folder)))
-    return JoinedRows([JsonRows(file, str(file.relative_to(folder))) for file in files])
+    rows = [JsonRows(path, str(path.relative_to(folder))) for path in chosen]
+    return rows[0] if len(rows) == 1 else JoinedRows(rows)
