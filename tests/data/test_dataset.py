@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -233,3 +234,27 @@ def test_an_unreachable_hub_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="no-such-owner/no-such-data: dataset cannot be loaded"):
         load_conversations("no-such-owner/no-such-data")
+
+
+def test_damage_in_a_saved_folder_is_one_error_or_harmless(folder: Path) -> None:
+    arrow_dataset(folder).remove_columns("images").save_to_disk(str(folder / "saved"))
+    (path,) = (folder / "saved").glob("*.arrow")
+    sound = path.read_bytes()
+    assert _outcome(folder / "saved") == "placeholders and images differ in number"
+    generator = np.random.default_rng(3)
+    for _ in range(25):
+        content = bytearray(sound)
+        for position in generator.integers(0, len(content), 4):
+            content[position] ^= int(generator.integers(1, 256))
+        path.write_bytes(content)
+        assert "\n" not in _outcome(folder / "saved")
+    path.write_bytes(sound[: len(sound) // 2])
+    assert _outcome(folder / "saved") == "dataset folder cannot be read"
+
+
+def _outcome(path: Path) -> str:
+    try:
+        load_conversations(path).validate()
+    except DataError as error:
+        return error.what
+    return "sound"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlsi_cache.data.reading.strictjson import parse_json
-from vlsi_cache.errors import DataError
+from vlsi_cache.errors import DataError, first_line
 
 __all__ = ["ArrowRows"]
 
@@ -55,9 +55,17 @@ class ArrowRows:
         """The row as plain Python values. Fields that hold null are left out at every depth.
 
         A table gives every struct the fields of all rows, and fills them with null.
+
+        Raises:
+            DataError: the row cannot be decoded.
         """
-        table = self._dataset[index : index + 1]
-        row = table.to_pylist()[0]
+        try:
+            table = self._dataset[index : index + 1]
+            row = table.to_pylist()[0]
+        except Exception as error:  # whatever Arrow raises on damaged bytes
+            raise DataError(
+                "row cannot be decoded", where=self.origin(index), found=first_line(error)
+            ) from error
         plain = {field.name: _plain(row[field.name], field.type) for field in table.schema}
         return {name: value for name, value in plain.items() if value is not None}
 
