@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vlsi_cache.data.reading.folders import split_files, split_names
 from vlsi_cache.errors import DataError, first_line
 
 __all__ = ["load_folder", "load_saved", "load_table"]
+
+_END: Final = b"\xff\xff\xff\xff\0\0\0\0"
+"""The mark at the end of Arrow's streaming format, which `datasets` writes."""
 
 
 def load_saved(folder: Path, split: str) -> Any:
@@ -25,6 +29,8 @@ def load_saved(folder: Path, split: str) -> Any:
         for table in saved.values() if isinstance(saved, DatasetDict) else (saved,):
             # Offsets of a damaged file would lead out of its memory.
             table.data.validate(full=True)
+            for file in table.cache_files:
+                _validate_end(Path(file["filename"]))
     except Exception as error:  # whatever datasets raises on damaged files
         raise DataError(
             "dataset folder cannot be read", where=folder, found=first_line(error)
@@ -40,6 +46,18 @@ def load_saved(folder: Path, split: str) -> Any:
         expected="one of " + ", ".join(map(str, saved)),
         found=split,
     )
+
+
+def _validate_end(path: Path) -> None:
+    """Refuse a file that lacks the mark at its end. Arrow reads what is there of it.
+
+    Raises:
+        ValueError: the file is cut off.
+    """
+    with path.open("rb") as file:
+        file.seek(-min(len(_END), path.stat().st_size), os.SEEK_END)
+        if file.read() != _END:
+            raise ValueError(f"{path.name} is cut off")
 
 
 def load_folder(folder: Path, split: str, tables: Sequence[Path]) -> Any:
