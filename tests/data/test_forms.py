@@ -14,7 +14,7 @@ from vlsi_cache.recipe import DataSection
 
 
 def said(conversation: Conversation) -> list[tuple[str, str]]:
-    """Roles and texts, with a bar for every picture."""
+    """Roles and texts, with a bar for every image."""
     return [
         (
             message.role,

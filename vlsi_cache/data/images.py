@@ -125,7 +125,7 @@ class ImageRef:
 
 
 def is_known_image(data: bytes) -> bool:
-    """Whether the bytes begin like a picture of a common format."""
+    """Whether the bytes begin like an image of a common format."""
     return data.startswith(_BEGINNINGS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 

@@ -43,7 +43,7 @@ class Form:
     columns: frozenset[str]
     """The row's columns that hold them."""
     tagged: bool = False
-    """Whether ``<image>`` in a text is a tag, even if the row has no pictures."""
+    """Whether ``<image>`` in a text is a tag, even if the row has no images."""
     templated: bool = True
     """Whether the turns are a conversation, and not plain text."""
 

@@ -1,4 +1,4 @@
-"""Fields of videos, sounds and pictures in places where nothing reads them."""
+"""Fields of videos, sounds and images in places where nothing reads them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def validate_row_media(row: Mapping[str, Any], place: Place) -> None:
 
 
 def validate_turn_media(turn: Mapping[str, Any], role: str, place: Place) -> None:
-    """Refuse a turn with pictures, videos or sounds beside its content.
+    """Refuse a turn with images, videos or sounds beside its content.
 
     Raises:
         DataError: the turn has such a field, and it is not empty.
@@ -40,5 +40,5 @@ def validate_turn_media(turn: Mapping[str, Any], role: str, place: Place) -> Non
         if is_given(turn.get(name)):
             raise place.error(
                 f"the {role}'s turn has {name} beside its content, and nothing reads it",
-                mend="Move pictures into the content, or into the row's images",
+                mend="Move images into the content, or into the row's images",
             )

@@ -9,8 +9,8 @@ from typing import Any, Final
 from vlsi_cache.data.conversation import Conversation, ImagePart, Message
 from vlsi_cache.data.reading.forms import FORM_COLUMNS, Form, find_form
 from vlsi_cache.data.reading.media import MEDIA_COLUMNS, validate_row_media
-from vlsi_cache.data.reading.pictures import PICTURE_COLUMNS, place_pictures
 from vlsi_cache.data.reading.place import Place, is_given
+from vlsi_cache.data.reading.placing import IMAGE_COLUMNS, place_images
 from vlsi_cache.data.reading.tools import tool_schemas
 from vlsi_cache.data.reading.turns import read_turn
 from vlsi_cache.errors import excerpt
@@ -20,7 +20,7 @@ __all__ = ["KNOWN_COLUMNS", "RESERVED_VARIABLES", "parse_row"]
 _TOOLS: Final = ("tools", "functions")
 _VARIABLES: Final = "chat_template_kwargs"
 KNOWN_COLUMNS: Final = frozenset(
-    {"id", _VARIABLES, *_TOOLS, *PICTURE_COLUMNS, *MEDIA_COLUMNS, *FORM_COLUMNS}
+    {"id", _VARIABLES, *_TOOLS, *IMAGE_COLUMNS, *MEDIA_COLUMNS, *FORM_COLUMNS}
 )
 """Columns that are read, at least in some form of row."""
 RESERVED_VARIABLES: Final = frozenset(
@@ -56,7 +56,7 @@ def parse_row(row: object, number: int, place: Place) -> Conversation:
     turns = [read_turn(raw, place) for raw in form.turns]
     if not form.templated:
         _validate_plain(row, place)
-    turns = place_pictures(turns, row, place, tagged=form.tagged)
+    turns = place_images(turns, row, place, tagged=form.tagged)
     messages = tuple(turn.message() for turn in turns)
     _validate_answers(messages, place)
     identity = row.get("id")
@@ -74,7 +74,7 @@ def parse_row(row: object, number: int, place: Place) -> Conversation:
 
 
 def _read_columns(form: Form) -> set[str]:
-    read = {"id", *PICTURE_COLUMNS, *MEDIA_COLUMNS, *form.columns}
+    read = {"id", *IMAGE_COLUMNS, *MEDIA_COLUMNS, *form.columns}
     return read | {*_TOOLS, _VARIABLES} if form.templated else read
 
 
@@ -93,7 +93,7 @@ def _variables(row: Mapping[str, Any], place: Place) -> dict[str, Any]:
 
 def _validate_plain(row: Mapping[str, Any], place: Place) -> None:
     """Refuse fields beside a plain text that only a conversation can have."""
-    given = [name for name in (*PICTURE_COLUMNS, *_TOOLS) if is_given(row.get(name))]
+    given = [name for name in (*IMAGE_COLUMNS, *_TOOLS) if is_given(row.get(name))]
     if given:
         raise place.error(
             f"row has text, which is plain, and {given[0]}, which belongs to a conversation",

@@ -1,4 +1,4 @@
-"""Every picture of a row stands where it belongs, or the row is refused by its field's name."""
+"""Every image of a row stands where it belongs, or the row is refused by its field's name."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ BOTH = ["red.png", "blue.jpg"]
         (asked("q <video>", name="clip"), ["q <video>"]),
     ],
 )
-def test_pictures_stand_where_they_belong(row: Any, expected: Any, write_rows: Any) -> None:
+def test_images_stand_where_they_belong(row: Any, expected: Any, write_rows: Any) -> None:
     assert first(read(row, write_rows)) == expected
 
 
-def test_pictures_without_a_place_stand_before_the_first_question(write_rows: Any) -> None:
+def test_images_without_a_place_stand_before_the_first_question(write_rows: Any) -> None:
     row = {"messages": [{"role": "system", "content": "s"}, *asked("q")["messages"]]}
     conversation = read({**row, "images": ["red.png"]}, write_rows)
     assert [len(message.parts) for message in conversation.messages] == [1, 2, 1]
@@ -92,10 +92,10 @@ def test_pictures_without_a_place_stand_before_the_first_question(write_rows: An
         (asked("<image>\nq"), "the user's text holds <image>.*found no such field"),
         (asked("<image>\nq", images=None), "the user's text holds <image>.*images is None"),
         (asked("<image>\nq", images=[]), r"the user's text holds <image>.*images is \[\]"),
-        (asked("<image>\nq", picture="red.png"), "holds <image>.*pictures in picture"),
-        (asked("<image>\nq", pics=["red.png"]), "holds <image>.*pictures in pics"),
+        (asked("<image>\nq", picture="red.png"), "holds <image>.*images in picture"),
+        (asked("<image>\nq", pics=["red.png"]), "holds <image>.*images in pics"),
         (asked([{"type": "text", "text": "<image>\nq"}]), "the user's text holds <image>"),
-        (llava("<image>\nq", picture="red.png"), "expected 1 images.*found 0.*pictures in picture"),
+        (llava("<image>\nq", picture="red.png"), "expected 1 images.*found 0.*images in picture"),
         ({"question": "<image> q", "answer": "a"}, "the user's text holds <image>"),
         (asked("Picture 1: <img>red.png</img>\nq"), "a text names an image in <img>"),
         (asked("<video>\nq", videos=["a.mp4"]), "row has videos, and nothing reads it"),
@@ -136,7 +136,7 @@ def test_pictures_without_a_place_stand_before_the_first_question(write_rows: An
         (asked([{"image": "red.png", "text": "q"}]), "unknown part of a message"),
         (
             {"messages": [{"role": "system", "content": "q"}, ANSWER], "images": ["red.png"]},
-            "row has pictures, but no turn of the user",
+            "row has images, but no turn of the user",
         ),
         (asked("q", image="file://host/red.png"), "image is on another machine"),
         (asked("q", image="x" * 5000), "neither a path nor base64.*found 5,000 characters, 'xxx"),
@@ -145,7 +145,7 @@ def test_pictures_without_a_place_stand_before_the_first_question(write_rows: An
         (asked("q", image="a/\ud800.png"), "neither a path nor base64"),
     ],
 )
-def test_a_picture_that_nothing_shows_is_refused(row: Any, problem: str, write_rows: Any) -> None:
+def test_an_image_that_nothing_shows_is_refused(row: Any, problem: str, write_rows: Any) -> None:
     with pytest.raises(DataError, match=rf"^train.jsonl:1: .*{problem}") as caught:
         load_conversations(write_rows([row])).validate()
     assert "\n" not in str(caught.value)
@@ -211,7 +211,7 @@ def test_an_image_root_is_where_relative_paths_start(folder: Path, write_rows: A
     assert [sample.images[0].path for sample in dataset] == [folder / name for name in BOTH]
 
 
-def test_a_picture_column_of_another_name_is_found_by_its_type(
+def test_an_image_column_of_another_name_is_found_by_its_type(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "prepared")
@@ -228,7 +228,7 @@ def test_a_picture_column_of_another_name_is_found_by_its_type(
     ]
     path = str(folder / "rows.parquet")
     datasets.Dataset.from_list(rows, features=features).to_parquet(path)
-    with pytest.raises(DataError, match=r"a column holds pictures.*found photo.*photo: image"):
+    with pytest.raises(DataError, match=r"a column holds images.*found photo.*photo: image"):
         load_conversations(path).validate()
     named = load_data(DataSection(path=path, columns={"photo": "image"}))
     named.validate()
