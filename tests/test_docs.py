@@ -493,7 +493,9 @@ def rows_of(path: Path) -> list[str]:
     return [row for block in blocks(path, "jsonl") for row in block.text.splitlines()]
 
 
-@pytest.mark.parametrize(("document", "images"), [(README, [1]), (DATA, [1, 0, 1, 2])])
+@pytest.mark.parametrize(
+    ("document", "images"), [(README, [1]), (DATA, [1, 0, 1, 2, 1, 0, 0, 0, 0])]
+)
 def test_data_in_the_documents_is_read(document: Path, images: list[int], tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text("\n".join(rows_of(document)), encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -114,12 +115,6 @@ def test_a_fingerprint_follows_content_and_order_alone(
     assert turned.fingerprint() != first
     Image.new("RGB", (32, 32), "green").save(folder / "red.png")
     assert load_conversations(folder / "train.jsonl").fingerprint() != first
-
-
-def test_validation_finds_a_repeated_id_and_names_both_lines(write_rows: Any, chat: Any) -> None:
-    rows = [{**chat("a", "b"), "id": name} for name in ("x", "y", "x")]
-    with pytest.raises(DataError, match=r"train.jsonl:3: id 'x' is given twice.*train.jsonl:1"):
-        load_conversations(write_rows(rows)).validate()
 
 
 def test_validation_finds_a_missing_image_without_decoding_any(
@@ -239,3 +234,28 @@ def test_an_unreachable_hub_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="no-such-owner/no-such-data: dataset cannot be loaded"):
         load_conversations("no-such-owner/no-such-data")
+
+
+def test_damage_in_a_saved_folder_is_one_error_or_harmless(folder: Path) -> None:
+    arrow_dataset(folder).remove_columns("images").save_to_disk(str(folder / "saved"))
+    (path,) = (folder / "saved").glob("*.arrow")
+    sound = path.read_bytes()
+    assert _outcome(folder / "saved") == "placeholders and images differ in number"
+    generator = np.random.default_rng(3)
+    for _ in range(25):
+        content = bytearray(sound)
+        for position in generator.integers(0, len(content), 4):
+            content[position] ^= int(generator.integers(1, 256))
+        path.write_bytes(content)
+        assert "\n" not in _outcome(folder / "saved")
+    for length in (len(sound) // 2, len(sound) - 8, len(sound) - 1):
+        path.write_bytes(sound[:length])
+        assert _outcome(folder / "saved") == "dataset folder cannot be read"
+
+
+def _outcome(path: Path) -> str:
+    try:
+        load_conversations(path).validate()
+    except DataError as error:
+        return error.what
+    return "sound"

@@ -46,7 +46,7 @@ def test_texts_and_system_messages_are_read(write_rows: Any) -> None:
         "id": 7,
         "messages": [
             {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "What <image> is this?"},
+            {"role": "user", "content": "What < image > is this?"},
             {"role": "assistant", "content": [{"type": "text", "text": "red"}]},
             {"role": "user", "content": "And now?"},
             {"role": "assistant", "content": "blue"},
@@ -57,7 +57,7 @@ def test_texts_and_system_messages_are_read(write_rows: Any) -> None:
     assert conversation.origin == "train.jsonl:1"
     assert outline(conversation) == [
         ("system", ["Be brief."]),
-        ("user", ["What <image> is this?"]),
+        ("user", ["What < image > is this?"]),
         ("assistant", ["red"]),
         ("user", ["And now?"]),
         ("assistant", ["blue"]),
@@ -159,7 +159,7 @@ def test_a_key_depends_on_content_and_not_on_id_or_position(folder: Path, write_
     [
         ("{not json", "line is not JSON"),
         ("[1, 2]", "row is not a JSON object"),
-        ({"text": "What?", "label": 1}, "found fields text, label"),
+        ({"words": "What?", "label": 1}, "found fields words, label"),
         ({"messages": []}, "messages is empty"),
         ({"messages": "What?"}, "messages is not a list of turns"),
         ({"messages": [{"role": "user", "content": "What?"}]}, "no turn is the assistant's"),
@@ -168,7 +168,10 @@ def test_a_key_depends_on_content_and_not_on_id_or_position(folder: Path, write_
         (answered(3), "neither text nor a list of parts; found 3"),
         (answered([{"type": "video", "path": "a.mp4"}]), "unknown part of a message.*video"),
         (answered("<image><image>What?", images=["red.png"]), "expected 2 images.*found 1"),
-        (answered("What?", images=["red.png"]), "expected 0 images.*found 1"),
+        (
+            answered([{"type": "image", "path": "a"}], images=["red.png"]),
+            "expected 0 images.*found 1",
+        ),
         (answered([{"type": "image"}]), "expected 1 images.*found 0"),
         (
             {

@@ -14,7 +14,7 @@ from vlsi_cache.recipe.models import ModelSection, VerbalizationSection, Verbali
 from vlsi_cache.recipe.recipe import Recipe, StageName
 from vlsi_cache.recipe.schedule import Schedule
 from vlsi_cache.recipe.section import Section
-from vlsi_cache.recipe.sources import CacheSection, DataSection
+from vlsi_cache.recipe.sources import CacheSection, DataSection, SourceSection
 
 __all__ = [
     "CacheSection",
@@ -29,6 +29,7 @@ __all__ = [
     "Recipe",
     "Schedule",
     "Section",
+    "SourceSection",
     "StageName",
     "VerbalizationSection",
     "VerbalizerSection",

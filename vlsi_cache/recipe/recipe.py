@@ -64,6 +64,7 @@ class Recipe(Section):
     def contradictions(self) -> list[Contradiction]:
         """Find fields that contradict one another, as (path, problem)."""
         found = self.teacher.contradictions("teacher") + self.student.contradictions("student")
+        found += self.data.contradictions("data")
         found += self.cache.contradictions("cache")
         found += self.interaction.contradictions("interaction")
         found += self.finetuning.contradictions("finetuning")

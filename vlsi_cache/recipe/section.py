@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,17 +20,18 @@ __all__ = [
 
 
 def _at_home(name: str) -> str:
-    return str(Path(name).expanduser()) if name.startswith("~") else name
+    # Path's own expanduser raises for a user that is not there.
+    return os.path.expanduser(name)  # noqa: PTH111
 
 
 def _path_unless_url(value: object) -> object:
     is_path = isinstance(value, str) and "://" not in value
-    return Path(str(value)).expanduser() if is_path else value
+    return Path(_at_home(str(value))) if is_path else value
 
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+UserPath = Annotated[Path, AfterValidator(lambda path: Path(_at_home(str(path))))]
 """A path. ``~`` is the user's home."""
 CacheAddress = Annotated[Path | str, BeforeValidator(_path_unless_url)]
 """A path, or the URL of an object store, which a ``Path`` would change."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from vlsi_cache.recipe.section import (
     CacheAddress,
@@ -13,22 +13,66 @@ from vlsi_cache.recipe.section import (
     Positive,
     Section,
     UserName,
+    UserPath,
 )
 
-__all__ = ["CacheSection", "DataSection"]
+__all__ = ["CacheSection", "DataSection", "SourceSection"]
+
+DataPath = UserName | Annotated[list[UserName], Field(min_length=1)]
+"""One name of data, or several."""
+
+
+class SourceSection(Section):
+    """One source of a mixture. What it leaves out is as `data` says."""
+
+    path: DataPath
+    """File, folder or hub name, or a list of them, as in `data.path`."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often its rows are taken: 2 takes each twice, 0.5 takes every second one."""
+    limit: Positive | None = None
+    """Number of its first samples to read. The weight counts these."""
+    split: str | None = None
+    """Split, if the source has several. `data.split` by default."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub name. `data.revision` by default."""
+    columns: dict[str, str | None] | None = None
+    """Our name of each column, by its name in the source. `data.columns` by default."""
+    image_root: UserPath | None = None
+    """Folder that relative image paths start from. `data.image_root` by default."""
 
 
 class DataSection(Section):
     """The conversations that teacher and student both read."""
 
-    path: UserName | None = None
-    """JSON or JSONL file, folder saved by `datasets`, or hub name."""
+    path: DataPath | None = None
+    """JSON or JSONL file, Parquet file, folder, pattern such as `data/*.jsonl`, or hub name with
+    `:config` if it has several. Or a list of them, which are read one after another."""
+    sources: list[SourceSection] = Field(default=[])
+    """Several sources with weights, in place of `path`. Each is evenly spread over the whole."""
     split: str = "train"
-    """Split of a `datasets` source."""
+    """Split of a folder or of a `datasets` source."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub name. Its newest commit by default."""
     limit: Positive | None = None
     """Number of first samples to read."""
     max_length: Positive | None = None
     """Most tokens of one conversation, image tokens included. The model's own limit by default."""
+    columns: dict[str, str | None] = Field(default={})
+    """Our name of each column, by its name in the data. Null leaves a column out."""
+    image_root: UserPath | None = None
+    """Folder that relative image paths start from. The data file's own folder by default."""
+    max_pixels_per_image: Annotated[int, Field(gt=0, le=178_956_970)] = 89_478_485
+    """Most pixels of one decoded image. The default is Pillow's `MAX_IMAGE_PIXELS`. Twice as many
+    is the most that Pillow decodes."""
+    template_variables: dict[str, JsonValue] = Field(default={})
+    """Variables of the chat template for all rows, such as `enable_thinking: false`. A row's own
+    `chat_template_kwargs` go before them."""
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """Find data that is named twice."""
+        if self.path is not None and self.sources:
+            return [(f"{path}.sources", "is given beside path: give one of them")]
+        return []
 
 
 class CacheSection(Section):

@@ -3,44 +3,52 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 
 from vlsi_cache.data.conversation import Conversation
 from vlsi_cache.data.images import missing_image
-from vlsi_cache.data.reading.rows import parse_row
+from vlsi_cache.data.reading.names import Repetitions, find_repetitions, name_digest
+from vlsi_cache.data.reading.place import Notes, Place, ReadSettings
+from vlsi_cache.data.reading.rows import KNOWN_COLUMNS, RESERVED_VARIABLES, parse_row
 from vlsi_cache.data.reading.rowsource import RowSource
-from vlsi_cache.data.reading.sources import open_rows
+from vlsi_cache.data.reading.sources import describe_section, open_section
 from vlsi_cache.errors import DataError, RecipeError
 from vlsi_cache.recipe import DataSection
 
 __all__ = ["ConversationDataset", "load_conversations", "load_data"]
+
+logger = logging.getLogger(__name__)
 
 _THREADS = 8
 _READ_AHEAD = 64
 
 
 def load_conversations(
-    source: str | Path, *, split: str = "train", limit: int | None = None
+    source: str | Path | Sequence[str | Path], *, split: str = "train", limit: int | None = None
 ) -> ConversationDataset:
     """Open a dataset of conversations. Rows are read one at a time, on access.
 
     Args:
-        source: a ``.jsonl`` or ``.json`` file, a ``.parquet`` file, a folder that
-            `datasets.save_to_disk` wrote or that holds Parquet files or ``{split}.jsonl``, or the
-            name of a dataset on the Hugging Face hub.
+        source: a file of JSON or Parquet, a folder, a pattern of file names, or a name on the
+            Hugging Face hub. Or several of them, which are read one after another.
         split: split to read, if the source has several.
         limit: number of first rows to keep.
 
     Raises:
         DataError: there is no such file, folder, split or hub name, or it is empty.
     """
-    return ConversationDataset(open_rows(str(source), split), source=str(source), limit=limit)
+    path = str(source) if isinstance(source, str | Path) else [str(name) for name in source]
+    if not path:
+        raise DataError("no data is named", where="source", expected="a path or a hub name")
+    return _open(DataSection(path=path, split=split), limit)
 
 
 def load_data(section: DataSection) -> ConversationDataset:
@@ -50,17 +58,43 @@ def load_data(section: DataSection) -> ConversationDataset:
         section: the recipe's ``data``.
 
     Raises:
-        RecipeError: no data is named.
+        RecipeError: no data is named, or a setting names something that is not there.
         DataError: the data cannot be read.
     """
-    if section.path is None:
+    if section.path is None and not section.sources:
         raise RecipeError(
             "no data is named",
             where="data.path",
             expected="a JSON or JSONL file, a datasets folder or a hub name",
             mend="Give --data PATH, or set data.path in the recipe",
         )
-    return load_conversations(section.path, split=section.split, limit=section.limit)
+    for columns in (section.columns, *(source.columns for source in section.sources)):
+        unknown = {name for name in (columns or {}).values() if name is not None} - KNOWN_COLUMNS
+        if unknown:
+            raise RecipeError(
+                "a column gets a name that is never read",
+                where="data.columns",
+                expected="values among " + ", ".join(sorted(KNOWN_COLUMNS)) + ", or null",
+                found=", ".join(sorted(unknown)),
+                mend="Write {theirs: ours}",
+            )
+    reserved = sorted(section.template_variables.keys() & RESERVED_VARIABLES)
+    if reserved:
+        raise RecipeError(
+            "a variable of the template belongs to the conversation itself",
+            where="data.template_variables",
+            found=", ".join(reserved),
+        )
+    return _open(section, section.limit)
+
+
+def _open(section: DataSection, limit: int | None) -> ConversationDataset:
+    return ConversationDataset(
+        open_section(section),
+        source=describe_section(section),
+        limit=limit,
+        settings=ReadSettings(section.template_variables, section.max_pixels_per_image),
+    )
 
 
 class ConversationDataset(Sequence[Conversation]):
@@ -70,15 +104,26 @@ class ConversationDataset(Sequence[Conversation]):
         rows: access to the rows.
         source: name of the dataset, as the user gave it.
         limit: number of first rows to keep.
+        settings: what holds for all rows.
     """
 
-    def __init__(self, rows: RowSource, *, source: str, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        rows: RowSource,
+        *,
+        source: str,
+        limit: int | None = None,
+        settings: ReadSettings | None = None,
+    ) -> None:
         if limit is not None and limit <= 0:
             raise DataError("limit is not positive", where=source, found=limit)
         self.source = source
         self._rows = rows
+        self._settings = settings or ReadSettings()
         self._length = len(rows) if limit is None else min(limit, len(rows))
         self._fingerprint: str | None = None
+        self._notes = Notes()
+        self._repetitions: Repetitions | None = None
 
     def __len__(self) -> int:
         return self._length
@@ -99,31 +144,57 @@ class ConversationDataset(Sequence[Conversation]):
         number = index + self._length if index < 0 else index
         if not 0 <= number < self._length:
             raise IndexError(index)
-        return parse_row(
-            self._rows.row(number),
-            number,
-            folder=self._rows.folder,
-            origin=self._rows.origin(number),
+        conversation = self._parse(number)
+        if self._repetitions is None:
+            return conversation
+        name = self._repetitions.name(number, conversation.sample_id)
+        return (
+            conversation
+            if name == conversation.sample_id
+            else replace(conversation, sample_id=name)
         )
+
+    def columns_not_read(self) -> list[str]:
+        """Names of the fields that hold something, and that nothing reads.
+
+        Those of turns and parts have their path, such as ``messages[].mood``. The list is complete
+        after `validate`. Before, it covers the rows that were read.
+        """
+        return sorted(self._notes.unread)
 
     def validate(self) -> None:
         """Validate every row: its structure, its id, the existence of its images.
 
         Commands call it at their start, so that a problem in the last row does not cost hours.
-        Pixels are not decoded.
+        Pixels are not decoded. Ids that are given more than once are numbered from then on. The log
+        says how many, and lists the fields that nothing reads.
 
         Raises:
             DataError: the first problem found.
         """
-        # Eight bytes per id stand for the ids themselves, which are too many in large datasets.
         digests = np.empty(self._length, np.uint64)
-        for index, conversation in enumerate(self):
+        for index in range(self._length):
+            conversation = self._parse(index)
             for image in conversation.images:
                 if not image.exists():
                     raise missing_image(image, conversation.origin)
-            digest = hashlib.blake2b(conversation.sample_id.encode(), digest_size=8).digest()
-            digests[index] = int.from_bytes(digest, "little")
-        self._validate_unique_ids(digests)
+            digests[index] = name_digest(conversation.sample_id)
+        self._repetitions = find_repetitions(digests, lambda row: self._parse(row).sample_id)
+        if len(self._repetitions):
+            logger.warning(
+                "%s: %d samples have the id of another; they are numbered, such as %s",
+                self.source,
+                len(self._repetitions),
+                self[self._repetitions.first()].sample_id,
+            )
+        if self._notes.unread:
+            logger.warning("columns not read: %s", ", ".join(self.columns_not_read()))
+        if self._notes.filled:
+            logger.warning(
+                "%s hold null. The template reads it. If a table filled it in, write the values as "
+                "JSON text before they go into the table",
+                ", ".join(sorted(self._notes.filled)),
+            )
 
     def fingerprint(self) -> str:
         """Hex SHA-256 over the keys of all conversations in order. It is computed once.
@@ -147,17 +218,8 @@ class ConversationDataset(Sequence[Conversation]):
     def __iter__(self) -> Iterator[Conversation]:
         return (self[index] for index in range(self._length))
 
-    def _validate_unique_ids(self, digests: np.ndarray[Any, Any]) -> None:
-        order = np.argsort(digests, kind="stable")
-        repeated = np.flatnonzero(digests[order][1:] == digests[order][:-1])
-        for position in repeated:
-            first = self[int(order[position])]
-            second = self[int(order[position + 1])]
-            # Digests of different ids may be equal, so the ids themselves decide.
-            if first.sample_id == second.sample_id:
-                raise DataError(
-                    f"id {first.sample_id!r} is given twice",
-                    where=second.origin,
-                    found=f"first at {first.origin}",
-                    mend="Give every sample an id of its own, or none",
-                )
+    def _parse(self, number: int) -> Conversation:
+        place = Place(
+            self._rows.folder(number), self._rows.origin(number), self._settings, self._notes
+        )
+        return parse_row(self._rows.row(number), number, place)

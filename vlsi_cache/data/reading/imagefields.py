@@ -4,93 +4,156 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
+import re
 from collections.abc import Mapping
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Final
+from urllib.parse import unquote
 
-from vlsi_cache.data.images import ImageRef
-from vlsi_cache.errors import DataError, excerpt
+from vlsi_cache.data.images import ImageRef, is_known_image
+from vlsi_cache.data.reading.place import Place, is_given
+from vlsi_cache.errors import excerpt
 
-__all__ = ["image_ref"]
+__all__ = ["SOURCE_KEYS", "image_ref", "names_image"]
 
-_SOURCE_KEYS = ("path", "image", "url", "image_url", "data", "base64", "bytes")
+SOURCE_KEYS = ("path", "image", "url", "image_url", "data", "base64", "bytes")
+"""Keys under which a mapping names an image."""
+
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]{40,}={0,2}\s*")
+_MOST_NAME_BYTES: Final = 255
+"""NAME_MAX of Linux and of macOS, per name inside a path."""
+_MOST_PATH_BYTES: Final = 4096
+"""PATH_MAX of Linux."""
 
 
-def image_ref(source: object, folder: Path, *, where: str) -> ImageRef:
+def names_image(source: object) -> bool:
+    """Whether a field names an image. Empty fields do not, nor mappings without a source."""
+    if isinstance(source, Mapping):
+        return any(names_image(source.get(key)) for key in SOURCE_KEYS)
+    return is_given(source)
+
+
+def image_ref(source: object, place: Place) -> ImageRef:
     """The image that a dataset's field names.
 
     Args:
-        source: a path (relative to ``folder``), a ``file:`` URL, a ``data:`` URI, encoded bytes, or
-            a mapping with one of these under ``path``, ``image``, ``url``, ``image_url``, ``data``,
+        source: a path, a ``file:`` URL, a ``data:`` URI, base64 text, encoded bytes, or a mapping
+            with one of these under ``path``, ``image``, ``url``, ``image_url``, ``data``,
             ``base64`` (both base64 text) or ``bytes``, as `datasets.Image` stores it.
-        folder: folder that relative paths start from.
-        where: the sample, for errors.
+        place: the row. A relative path starts from its folder.
 
     Raises:
         DataError: the field has none of these forms, names a remote image, or is not base64.
     """
     if isinstance(source, bytes) and source:
-        return ImageRef(data=source)
+        return _embedded(source, place)
     if isinstance(source, str) and source:
-        return _from_text(source, folder, where)
+        return _from_text(source, place)
     if isinstance(source, Mapping):
-        return _from_mapping(source, folder, where)
-    raise DataError(
+        return _from_mapping(source, place)
+    raise place.error(
         "image field names no image",
-        where=where,
         expected="a path, a data URI, bytes, or a mapping with path, url, data or bytes",
         found=excerpt(repr(source)),
     )
 
 
-def _from_mapping(source: Mapping[str, object], folder: Path, where: str) -> ImageRef:
+def _from_mapping(source: Mapping[str, object], place: Place) -> ImageRef:
     # Arrow fills the keys of other rows with None. datasets keeps a bare name beside the bytes.
-    filled = {key: source[key] for key in _SOURCE_KEYS if source.get(key)}
+    filled = {key: source[key] for key in SOURCE_KEYS if source.get(key)}
     data = filled.pop("bytes", None)
     if data:
-        return image_ref(data, folder, where=where)
+        return image_ref(data, place)
     for key in ("data", "base64"):
         text = filled.get(key)
         if isinstance(text, str) and not text.startswith("data:"):
-            return _from_base64(text, where)
+            return _from_base64(text, place)
     for value in filled.values():
-        return image_ref(value, folder, where=where)
-    raise DataError(
+        return image_ref(value, place)
+    raise place.error(
         "image part names no image",
-        where=where,
-        expected="one of " + ", ".join(_SOURCE_KEYS),
+        expected="one of " + ", ".join(SOURCE_KEYS),
         found="keys " + (", ".join(sorted(map(str, source))) or "none"),
     )
 
 
-def _from_text(text: str, folder: Path, where: str) -> ImageRef:
+def _from_text(text: str, place: Place) -> ImageRef:
     if text.startswith("data:"):
         header, _, payload = text.partition(",")
         if not header.endswith(";base64"):
-            raise DataError(
+            raise place.error(
                 "data URI of an image is not base64",
-                where=where,
                 expected="data:image/…;base64,…",
                 found=excerpt(text),
             )
-        return _from_base64(payload, where)
+        return _from_base64(payload, place)
     if text.startswith("file:"):
-        return ImageRef(path=Path(unquote(urlsplit(text).path)))
+        return _from_path(_path_of_url(text, place), place)
     if "://" in text:
-        raise DataError(
+        raise place.error(
             "image is remote",
-            where=where,
             found=excerpt(text),
             mend="Download the images once and name them by path",
         )
-    return ImageRef(path=folder / Path(text).expanduser())
+    return _from_bare_base64(text, place) or _from_path(text, place)
 
 
-def _from_base64(text: str, where: str) -> ImageRef:
+def _path_of_url(url: str, place: Place) -> str:
+    rest = url.removeprefix("file:")
+    if not rest.startswith("//"):
+        return unquote(rest)
+    host, slash, path = rest[2:].partition("/")
+    if host not in ("", "localhost"):
+        raise place.error(
+            "image is on another machine",
+            expected="file:///path, with three slashes",
+            found=excerpt(url),
+            mend="Copy the images to this machine and name them by path",
+        )
+    return unquote(slash + path)
+
+
+def _from_path(text: str, place: Place) -> ImageRef:
+    if not _may_be_path(text):
+        raise place.error(
+            "image is neither a path nor base64 of an image",
+            expected="a path, a data URI or base64 text",
+            found=f"{len(text):,} characters, {excerpt(text)!r}",
+        )
+    # Path's own expanduser raises for a user that is not there. Then the name is meant as it is.
+    home = os.path.expanduser(text)  # noqa: PTH111
+    return ImageRef(path=place.folder / home, max_pixels=place.settings.max_pixels)
+
+
+def _may_be_path(text: str) -> bool:
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    longest = max(map(len, encoded.split(b"/")))
+    return longest <= _MOST_NAME_BYTES and len(encoded) <= _MOST_PATH_BYTES and b"\0" not in encoded
+
+
+def _from_bare_base64(text: str, place: Place) -> ImageRef | None:
+    """The image, if the text is the base64 of one. It has no dot, which most names have."""
+    if not _BASE64.fullmatch(text):
+        return None
+    try:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return _embedded(data, place) if is_known_image(data) else None
+
+
+def _from_base64(text: str, place: Place) -> ImageRef:
     try:
         data = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise DataError("embedded image is not base64", where=where, found=excerpt(text)) from error
+        raise place.error("embedded image is not base64", found=excerpt(text)) from error
     if not data:
-        raise DataError("embedded image is empty", where=where)
-    return ImageRef(data=data)
+        raise place.error("embedded image is empty")
+    return _embedded(data, place)
+
+
+def _embedded(data: bytes, place: Place) -> ImageRef:
+    return ImageRef(data=data, max_pixels=place.settings.max_pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,10 @@ import numpy as np
 from vlsi_cache.errors import DataError, excerpt
 
 __all__ = ["RowOffsets", "find_rows"]
+
+_BLANKS = " \t\r\n"
+_MARK = "\ufeff"
+"""What a byte-order mark decodes to."""
 
 
 class RowOffsets(NamedTuple):
@@ -24,20 +29,41 @@ class RowOffsets(NamedTuple):
     """1-based line of each row's first byte."""
 
 
-def find_rows(path: Path) -> RowOffsets:
-    """Find the rows of a JSON Lines file, or of a JSON file that holds one array.
+def find_rows(path: Path, name: str) -> RowOffsets:
+    """Find the rows of a JSON Lines file, or of a JSON file that holds arrays, one after another.
 
     Blank lines do not count.
 
+    Args:
+        path: the file.
+        name: its name in errors.
+
     Raises:
-        DataError: the file begins like an array, but is not one.
+        DataError: the file is not UTF-8, or begins like an array and holds something else.
         OSError: the file cannot be read.
     """
-    return _find_elements(path) if _first_byte(path) == b"[" else _find_lines(path)
+    _validate_encoding(path, name)
+    return _find_elements(path, name) if _first_byte(path) == b"[" else _find_lines(path)
+
+
+def _validate_encoding(path: Path, name: str) -> None:
+    """Refuse UTF-16 and UTF-32, whose first characters hold a mark or a NUL byte."""
+    with path.open("rb") as file:
+        beginning = file.read(4)
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    if beginning.startswith(marks) or b"\0" in beginning:
+        raise DataError(
+            "file is not UTF-8, but UTF-16 or UTF-32",
+            where=name,
+            found=f"the bytes {beginning.hex(' ')}",
+            mend="Save the file as UTF-8",
+        )
 
 
 def _first_byte(path: Path) -> bytes:
     with path.open("rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
         while byte := file.read(1):
             if not byte.isspace():
                 return byte
@@ -49,27 +75,47 @@ def _find_lines(path: Path) -> RowOffsets:
     position = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.isspace():
-                found.append(position, position + len(line), number)
+            # Files that were joined have marks in the middle, too.
+            text = line.removeprefix(codecs.BOM_UTF8)
+            if text and not text.isspace():
+                found.append(position + len(line) - len(text), position + len(line), number)
             position += len(line)
     return found.arrays()
 
 
-def _find_elements(path: Path) -> RowOffsets:
-    """Find the elements of a JSON array. Decodes them one by one, and keeps none."""
-    text = _read_text(path)
+def _find_elements(path: Path, name: str) -> RowOffsets:
+    """Find the elements of JSON arrays. Decodes them one by one, and keeps none."""
+    text = _read_text(path, name)
     found = _Offsets()
     position = _Position(text)
+    cursor = text.index("[")
+    while cursor < len(text):
+        if text[cursor] != "[":
+            position.advance(cursor)
+            raise DataError(
+                "text follows the array",
+                where=f"{name}:{position.line}",
+                expected="the end of the file, or another array",
+                found=f"{excerpt(text[cursor:])!r} at byte {position.num_bytes}",
+                mend="Mend the JSON, or write one JSON object per line as .jsonl",
+            )
+        cursor = _read_array(text, cursor, position, found, name)
+        cursor = _skip_blanks(text, cursor, _BLANKS + _MARK)
+    return found.arrays()
+
+
+def _read_array(text: str, cursor: int, position: _Position, found: _Offsets, name: str) -> int:
+    """Find the elements of the array at ``cursor``. Returns the first character after it."""
     decode = json.JSONDecoder().raw_decode
-    cursor = _skip_blanks(text, text.index("[") + 1)
+    cursor = _skip_blanks(text, cursor + 1)
     while not text.startswith("]", cursor):
         position.advance(cursor)
         start = position.num_bytes
         line = position.line
         try:
             _, cursor = decode(text, cursor)
-        except ValueError as error:
-            raise _broken_array(path, line, text[cursor:]) from error
+        except (ValueError, RecursionError) as error:
+            raise _broken_array(name, line, text[cursor:]) from error
         position.advance(cursor)
         found.append(start, position.num_bytes, line)
         cursor = _skip_blanks(text, cursor)
@@ -77,32 +123,32 @@ def _find_elements(path: Path) -> RowOffsets:
             cursor = _skip_blanks(text, cursor + 1)
         elif not text.startswith("]", cursor):
             position.advance(cursor)
-            raise _broken_array(path, position.line, text[cursor:])
-    return found.arrays()
+            raise _broken_array(name, position.line, text[cursor:])
+    return cursor + 1
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, name: str) -> str:
     try:
         # read_text would turn line ends into one character, and so move the offsets.
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise DataError(
             f"file is not UTF-8 ({error.reason} at byte {error.start})",
-            where=path.name,
+            where=name,
             mend="Save the file as UTF-8",
         ) from error
 
 
-def _skip_blanks(text: str, cursor: int) -> int:
-    while cursor < len(text) and text[cursor] in " \t\r\n":
+def _skip_blanks(text: str, cursor: int, blanks: str = _BLANKS) -> int:
+    while cursor < len(text) and text[cursor] in blanks:
         cursor += 1
     return cursor
 
 
-def _broken_array(path: Path, line: int, rest: str) -> DataError:
+def _broken_array(name: str, line: int, rest: str) -> DataError:
     return DataError(
         "file is not a JSON array",
-        where=f"{path.name}:{line}",
+        where=f"{name}:{line}",
         found=excerpt(rest) or "the end of the file",
         mend="Mend the JSON, or write one JSON object per line as .jsonl",
     )

@@ -2,202 +2,139 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from vlsi_cache.data.conversation import Conversation, ImagePart, Message, TextPart
-from vlsi_cache.data.images import ImageRef
-from vlsi_cache.data.reading.imagefields import image_ref
-from vlsi_cache.errors import DataError, excerpt
+from vlsi_cache.data.conversation import Conversation, ImagePart, Message
+from vlsi_cache.data.reading.forms import FORM_COLUMNS, Form, find_form
+from vlsi_cache.data.reading.media import MEDIA_COLUMNS, validate_row_media
+from vlsi_cache.data.reading.place import Place, is_given
+from vlsi_cache.data.reading.placing import IMAGE_COLUMNS, place_images
+from vlsi_cache.data.reading.tools import tool_schemas
+from vlsi_cache.data.reading.turns import read_turn
+from vlsi_cache.errors import excerpt
 
-__all__ = ["IMAGE_TAG", "parse_row"]
+__all__ = ["KNOWN_COLUMNS", "RESERVED_VARIABLES", "parse_row"]
 
-IMAGE_TAG = "<image>"
-"""Placeholder of an image in LLaVA's ``value`` strings, and in strings beside ``images``."""
+_TOOLS: Final = ("tools", "functions")
+_VARIABLES: Final = "chat_template_kwargs"
+KNOWN_COLUMNS: Final = frozenset(
+    {"id", _VARIABLES, *_TOOLS, *IMAGE_COLUMNS, *MEDIA_COLUMNS, *FORM_COLUMNS}
+)
+"""Columns that are read, at least in some form of row."""
+RESERVED_VARIABLES: Final = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversations",
+        "messages",
+        "return_assistant_tokens_mask",
+        "tokenize",
+        "tools",
+    }
+)
+"""Variables that the renderer itself gives to a template."""
 
-_ROLES = {
-    "system": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "human": "user",
-    "gpt": "assistant",
-}
 
-Parts = list[TextPart | ImagePart | None]
-"""A message's parts. None is an image from the row's own column."""
-
-
-def parse_row(row: object, number: int, *, folder: Path, origin: str) -> Conversation:
+def parse_row(row: object, number: int, place: Place) -> Conversation:
     """Turn one row into a conversation.
-
-    A row has one of two forms. ``messages`` has `role` and `content`, a string or a list of parts.
-    LLaVA's ``conversations`` has `from` and `value`, a string with ``<image>`` tags. Images stand
-    inside the parts, or in the row's ``images`` or ``image``, in the order of their placeholders.
 
     Args:
         row: the decoded JSON object, or a row of a `datasets.Dataset` with undecoded images.
         number: 0-based number of the row. It is the sample's id if the row has none.
-        folder: folder that relative image paths start from.
-        origin: name of the row, for errors.
+        place: where the row lies. It remembers the fields that nothing reads.
 
     Raises:
         DataError: the row is not a sound conversation. Pixels are not read.
     """
     if not isinstance(row, Mapping):
-        raise DataError("row is not a JSON object", where=origin, found=type(row).__name__)
-    turns = _turns(row, origin)
-    images = _row_images(row, folder, origin)
-    llava = "conversations" in row and row.get("messages") is None
-    has_placeholders = any(_structured_placeholders(turn.get("content")) for turn in turns)
-    tagged = llava or (bool(images) and not has_placeholders)
-    messages = [_message(turn, folder, origin, tagged=tagged, llava=llava) for turn in turns]
-    filled = _fill_images(messages, images, origin)
-    _validate_answers(filled, origin)
+        raise place.error("row is not a JSON object", found=type(row).__name__)
+    form = find_form(row, place)
+    validate_row_media(row, place)
+    turns = [read_turn(raw, place) for raw in form.turns]
+    if not form.templated:
+        _validate_plain(row, place)
+    turns = place_images(turns, row, place, tagged=form.tagged)
+    messages = tuple(turn.message() for turn in turns)
+    _validate_answers(messages, place)
     identity = row.get("id")
-    return Conversation(str(number if identity is None else identity), filled, origin)
-
-
-def _turns(row: Mapping[str, Any], origin: str) -> Sequence[Mapping[str, Any]]:
-    for key in ("messages", "conversations"):
-        turns = row.get(key)
-        if turns is None:
-            continue
-        if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-            raise DataError(
-                f"{key} is not a list of turns", where=origin, found=excerpt(repr(turns))
-            )
-        if not turns:
-            raise DataError(f"{key} is empty", where=origin, mend="Drop the sample")
-        return turns
-    raise DataError(
-        "row is not a conversation",
-        where=origin,
-        expected="a field messages (role, content) or conversations (from, value)",
-        found="fields " + (", ".join(map(str, row)) or "none"),
+    conversation = Conversation(
+        str(number if identity is None else identity),
+        messages,
+        place.origin,
+        tool_schemas(row, place) if form.templated else (),
+        _variables(row, place) if form.templated else {},
+        form.templated,
     )
+    _validate_text(conversation, place)
+    place.note_unread(row, _read_columns(form))
+    return conversation
 
 
-def _row_images(row: Mapping[str, Any], folder: Path, origin: str) -> list[ImageRef]:
-    images: list[ImageRef] = []
-    for key in ("images", "image"):
-        value = row.get(key)
-        if value is None:
-            continue
-        values = value if isinstance(value, list) else [value]
-        images += [image_ref(source, folder, where=origin) for source in values]
-    return images
+def _read_columns(form: Form) -> set[str]:
+    read = {"id", *IMAGE_COLUMNS, *MEDIA_COLUMNS, *form.columns}
+    return read | {*_TOOLS, _VARIABLES} if form.templated else read
 
 
-def _message(
-    turn: Mapping[str, Any], folder: Path, origin: str, *, tagged: bool, llava: bool
-) -> tuple[str, Parts]:
-    name = turn.get("from", turn.get("role")) if llava else turn.get("role", turn.get("from"))
-    role = _ROLES.get(str(name))
-    if role is None:
-        raise DataError(
-            "unknown role",
-            where=origin,
-            expected="system, user or assistant (human or gpt in conversations)",
-            found=excerpt(repr(name)),
-            mend="Rename the role, or drop the turn",
+def _variables(row: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """The variables of the template: the recipe's, and those of the row in their place."""
+    own = place.decoded(row.get(_VARIABLES) or {}, _VARIABLES)
+    if not isinstance(own, Mapping):
+        raise place.error(f"{_VARIABLES} is not an object", found=excerpt(repr(own)))
+    reserved = sorted(own.keys() & RESERVED_VARIABLES)
+    if reserved:
+        raise place.error(
+            f"{_VARIABLES} holds what belongs to the conversation itself", found=", ".join(reserved)
         )
-    keys = ("value", "content") if llava else ("content", "value")
-    content = next((turn[key] for key in keys if turn.get(key) is not None), None)
-    if isinstance(content, str):
-        return role, _split_tags(content) if tagged else [TextPart(content)]
-    if isinstance(content, list):
-        parts: Parts = []
-        for part in content:
-            parts += _parts(part, folder, origin, tagged=tagged)
-        return role, parts
-    if content is None and role == "assistant":
-        return role, []  # refused below, as an empty response
-    raise DataError(
-        f"content of the {role}'s turn is neither text nor a list of parts",
-        where=origin,
-        found=excerpt(repr(content)),
-    )
+    return {**place.settings.template_variables, **own}
 
 
-def _parts(part: object, folder: Path, origin: str, *, tagged: bool) -> Parts:
-    text = part
-    if isinstance(part, Mapping):
-        kind = part.get("type")
-        text = part.get("text") if kind == "text" else None
-        if kind in ("image", "image_url"):
-            sources = {key: value for key, value in part.items() if key not in ("type", "text")}
-            if not any(sources.values()):
-                return [None]
-            return [ImagePart(image_ref(sources, folder, where=origin))]
-    if isinstance(text, str):
-        return _split_tags(text) if tagged else [TextPart(text)]
-    raise DataError(
-        "unknown part of a message",
-        where=origin,
-        expected='{"type": "text", "text": …} or {"type": "image", "path": …}',
-        found=excerpt(repr(part)),
-    )
-
-
-def _split_tags(text: str) -> Parts:
-    """Split a text with ``<image>`` tags into parts.
-
-    The newlines beside a tag go with it. LLaVA's data writes them, and the chat templates write
-    them again.
-    """
-    parts: Parts = []
-    pieces = text.split(IMAGE_TAG)
-    for index, piece in enumerate(pieces):
-        trimmed = piece.lstrip("\n") if index > 0 else piece
-        trimmed = trimmed.rstrip("\n") if index < len(pieces) - 1 else trimmed
-        if index > 0:
-            parts.append(None)
-        if trimmed:
-            parts.append(TextPart(trimmed))
-    return parts
-
-
-def _structured_placeholders(content: object) -> bool:
-    return isinstance(content, list) and any(
-        isinstance(part, Mapping) and part.get("type") in ("image", "image_url") for part in content
-    )
-
-
-def _fill_images(
-    messages: Sequence[tuple[str, Parts]], images: Sequence[ImageRef], origin: str
-) -> tuple[Message, ...]:
-    num_open = sum(part is None for _, parts in messages for part in parts)
-    if num_open != len(images):
-        raise DataError(
-            "placeholders and images differ in number",
-            where=origin,
-            expected=f"{num_open} images, one for each {IMAGE_TAG} tag or image part",
-            found=f"{len(images)} in the row's image fields",
-            mend="Give every image its placeholder and every placeholder its image",
+def _validate_plain(row: Mapping[str, Any], place: Place) -> None:
+    """Refuse fields beside a plain text that only a conversation can have."""
+    given = [name for name in (*IMAGE_COLUMNS, *_TOOLS) if is_given(row.get(name))]
+    if given:
+        raise place.error(
+            f"row has text, which is plain, and {given[0]}, which belongs to a conversation",
+            mend="Write a conversation, or name the columns in data.columns",
         )
-    remaining = iter(images)
-    return tuple(
-        Message(
-            role,
-            tuple(ImagePart(next(remaining)) if part is None else part for part in parts),
-        )
-        for role, parts in messages
-    )
 
 
-def _validate_answers(messages: Sequence[Message], origin: str) -> None:
+def _validate_answers(messages: Sequence[Message], place: Place) -> None:
     answers = [message for message in messages if message.role == "assistant"]
     if not answers:
-        raise DataError("no turn is the assistant's", where=origin, mend="Drop the sample")
+        raise place.error("no turn is the assistant's", mend="Drop the sample")
     for answer in answers:
         if any(isinstance(part, ImagePart) for part in answer.parts):
-            raise DataError(
+            raise place.error(
                 "the assistant's turn holds an image",
-                where=origin,
                 mend="Move the image to a user's turn: answers are text",
             )
-        if not answer.text.strip():
-            raise DataError(
-                "response is empty", where=origin, mend="Drop the turn, or write the answer"
-            )
+        if not answer.text.strip() and "tool_calls" not in answer.fields:
+            raise place.error("response is empty", mend="Drop the turn, or write the answer")
+    if not any(answer.learned for answer in answers):
+        raise place.error(
+            "no turn of the assistant is learned", mend="Drop the sample, or give a turn weight 1"
+        )
+
+
+def _validate_text(conversation: Conversation, place: Place) -> None:
+    """Refuse what no tokenizer takes and no file holds, such as half of a surrogate pair."""
+    try:
+        conversation.sample_id.encode()
+        for turn in conversation.messages:
+            turn.text.encode()
+        extras = [dict(turn.fields) for turn in conversation.messages if turn.fields]
+        extras += [dict(tool) for tool in conversation.tools]
+        extras += [dict(conversation.template_variables)]
+        if any(extras):
+            json.dumps(extras, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise place.error(
+            "a text or the id holds a lone surrogate, which is not a character",
+            found=ascii(error.object[error.start : error.end]),
+            mend="Take it out, or write the whole character",
+        ) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise place.error(f"a field of the row is not plain JSON ({error})") from error

@@ -7,26 +7,26 @@ million). One row at a time is decoded, and an error can name its line.
 
 from __future__ import annotations
 
-import json
 import os
 import weakref
 from pathlib import Path
 from typing import Any, Protocol
 
+from vlsi_cache.data.reading.compression import is_compressed, unpack
 from vlsi_cache.data.reading.json_offsets import find_rows
-from vlsi_cache.errors import DataError, excerpt
+from vlsi_cache.data.reading.strictjson import parse_json
+from vlsi_cache.errors import DataError, excerpt, first_line
 
-__all__ = ["ArrowRows", "JsonRows", "RowSource"]
+__all__ = ["JsonRows", "RowSource"]
 
 
 class RowSource(Protocol):
     """Rows by number. It pickles, so that spawned loader workers can read."""
 
-    @property
-    def folder(self) -> Path:
-        """Folder that relative image paths start from."""
-
     def __len__(self) -> int: ...
+
+    def folder(self, index: int) -> Path:
+        """Folder that a row's relative image paths start from."""
 
     def origin(self, index: int) -> str:
         """Name of a row in errors."""
@@ -40,35 +40,47 @@ class RowSource(Protocol):
 
 
 class JsonRows:
-    """Rows of a JSON Lines file, or of a JSON file that holds one array.
+    """Rows of a JSON Lines file, or of a JSON file that holds arrays.
+
+    A compressed file is unpacked into the system's folder of temporary files first.
+
+    Args:
+        path: the file.
+        name: its name in errors. By default the file's own.
 
     Raises:
         DataError: the file cannot be read, is empty, or is a JSON file without an array.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        self._name = name or path.name
+        self._folder = path.parent
         self._descriptor: int | None = None
         try:
-            self._offsets = find_rows(path)
-        except OSError as error:
+            self._path = path
+            if is_compressed(path):
+                self._path = unpack(path)
+                weakref.finalize(self, _remove, self._path, os.getpid())
+            self._offsets = find_rows(self._path, self._name)
+        except (OSError, EOFError) as error:
             raise DataError(
-                "data file cannot be read", where=path, found=error.strerror or error
+                "data file cannot be read",
+                where=path,
+                found=getattr(error, "strerror", None) or first_line(error),
             ) from error
         if len(self._offsets.starts) == 0:
             raise DataError("data file is empty", where=path, mend="Give at least one conversation")
 
-    @property
-    def folder(self) -> Path:
-        """The file's own folder."""
-        return self.path.parent
-
     def __len__(self) -> int:
         return len(self._offsets.starts)
 
+    def folder(self, index: int) -> Path:
+        """The file's own folder."""
+        return self._folder
+
     def origin(self, index: int) -> str:
         """File name and 1-based line."""
-        return f"{self.path.name}:{self._offsets.lines[index]}"
+        return f"{self._name}:{self._offsets.lines[index]}"
 
     def row(self, index: int) -> object:
         """The decoded row.
@@ -79,8 +91,8 @@ class JsonRows:
         start = int(self._offsets.starts[index])
         text = self._read(start, int(self._offsets.ends[index]) - start)
         try:
-            return json.loads(text)
-        except ValueError as error:
+            return parse_json(text.decode())
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"line is not JSON ({error})",
                 where=self.origin(index),
@@ -90,7 +102,7 @@ class JsonRows:
 
     def _read(self, start: int, num_bytes: int) -> bytes:
         if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDONLY)
+            self._descriptor = os.open(self._path, os.O_RDONLY)
             weakref.finalize(self, os.close, self._descriptor)
         # pread, because threads and forked workers share the descriptor's own position.
         return os.pread(self._descriptor, num_bytes, start)
@@ -99,38 +111,7 @@ class JsonRows:
         return {**self.__dict__, "_descriptor": None}  # spawned workers open their own
 
 
-class ArrowRows:
-    """Rows of a `datasets.Dataset`, memory-mapped by it. Images stay undecoded.
-
-    Args:
-        dataset: the table.
-        name: first part of the rows' names.
-        folder: folder that relative image paths start from.
-
-    Raises:
-        DataError: there are no rows.
-    """
-
-    def __init__(self, dataset: Any, name: str, folder: Path) -> None:
-        if len(dataset) == 0:
-            raise DataError("dataset is empty", where=name, mend="Give at least one conversation")
-        # Arrow's own view of a row leaves datasets.Image as its bytes and path, at any depth.
-        self._dataset = dataset.with_format("arrow")
-        self._name = name
-        self._folder = folder
-
-    @property
-    def folder(self) -> Path:
-        """Folder that relative image paths start from."""
-        return self._folder
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def origin(self, index: int) -> str:
-        """Dataset and 0-based row."""
-        return f"{self._name}[{index}]"
-
-    def row(self, index: int) -> object:
-        """The row as plain Python values."""
-        return self._dataset[index : index + 1].to_pylist()[0]
+def _remove(path: Path, process: int) -> None:
+    # A forked worker has a copy of the object, and the file is not its own.
+    if os.getpid() == process:
+        path.unlink(missing_ok=True)

@@ -1,95 +1,205 @@
-"""The rows behind a dataset's name: a file, a folder or a name on the hub."""
+"""The rows behind a recipe's ``data``: files, folders, names on the hub, and mixtures of them."""
 
 from __future__ import annotations
 
+import glob
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from vlsi_cache.data.reading.rowsource import ArrowRows, JsonRows, RowSource
-from vlsi_cache.errors import DataError, first_line
+from vlsi_cache.data.reading.arrowrows import ArrowRows
+from vlsi_cache.data.reading.compression import COMPRESSIONS, is_compressed
+from vlsi_cache.data.reading.folders import (
+    JSON_SUFFIXES,
+    data_suffix,
+    find_data_files,
+    list_names,
+    split_file,
+    split_files,
+    warn_unread,
+)
+from vlsi_cache.data.reading.joining import AdaptedRows, JoinedRows, MixedRows
+from vlsi_cache.data.reading.rowsource import JsonRows, RowSource
+from vlsi_cache.data.reading.tables import load_folder, load_saved, load_table
+from vlsi_cache.errors import DataError, excerpt
+from vlsi_cache.recipe import DataSection, SourceSection
 
-__all__ = ["open_rows"]
+__all__ = ["describe_section", "open_section"]
 
-_JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
-_FORMS = "a .jsonl, .json or .parquet file, a folder of datasets or Parquet, or a hub name"
+_FORMS: Final = "a .jsonl, .json or .parquet file, a folder of datasets or Parquet, or a hub name"
+_SLIPS: Final = (
+    *JSON_SUFFIXES,
+    *COMPRESSIONS,
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".arrow",
+    ".zip",
+)
+"""Suffixes of files. A hub name that ends so is the name of a file that is not there."""
+_MOST_NAME_CHARACTERS: Final = 500
+"""A longer name is data, and not printed whole."""
+_HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
 
-def open_rows(source: str, split: str) -> RowSource:
-    """Open the rows behind a dataset's name.
+def open_section(section: DataSection) -> RowSource:
+    """Open the rows that a recipe's ``data`` names.
 
     Raises:
         DataError: there is no such file, folder, split or hub name, or it is empty.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _open_folder(path, split)
-    if path.is_file():
-        if path.suffix.lower() in _JSON_SUFFIXES:
-            return JsonRows(path)
-        if path.suffix.lower() == ".parquet":
-            return ArrowRows(_load("parquet", source, "train", [path]), path.name, path.parent)
-        raise DataError(
-            "unknown kind of data file", where=source, expected=_FORMS, found=path.suffix
-        )
-    # A hub name is "dataset" or "owner/dataset". Anything else that does not exist is a slip.
-    if path.suffix or source.count("/") > 1 or source.startswith((".", "~", os.sep)) or not source:
+    if not section.sources:
+        return _open_source(_own_source(section))
+    sources = [_with_defaults(source, section) for source in section.sources]
+    return MixedRows(
+        [_open_source(source) for source in sources],
+        [source.weight for source in sources],
+        [source.limit for source in sources],
+        "data.sources",
+    )
+
+
+def describe_section(section: DataSection) -> str:
+    """The name of the data, as the user gave it."""
+    if not section.sources:
+        return ", ".join(_paths(section.path or ""))
+    return ", ".join(
+        " ".join(_paths(source.path)) + (f" × {source.weight:g}" if source.weight != 1 else "")
+        for source in section.sources
+    )
+
+
+def _own_source(section: DataSection) -> SourceSection:
+    return _with_defaults(SourceSection(path=section.path or ""), section)
+
+
+def _with_defaults(source: SourceSection, section: DataSection) -> SourceSection:
+    """The source. What it does not say is as ``data`` says."""
+    names = ("split", "revision", "columns", "image_root")
+    absent = {name: getattr(section, name) for name in names if getattr(source, name) is None}
+    return source.model_copy(update=absent)
+
+
+def _paths(path: str | Sequence[str]) -> list[str]:
+    return [path] if isinstance(path, str) else list(path)
+
+
+def _open_source(source: SourceSection) -> RowSource:
+    names = [name for path in _paths(source.path) for name in _expanded(path)]
+    rows = _open_one(names[0], source, None) if len(names) == 1 else _open_several(names, source)
+    if source.columns or source.image_root is not None:
+        return AdaptedRows(rows, source.columns or {}, source.image_root)
+    return rows
+
+
+def _open_several(names: Sequence[str], source: SourceSection) -> RowSource:
+    if not names:
+        raise DataError("no data is named", where="data.path", expected=_FORMS)
+    paths = [Path(name) for name in names]
+    is_table = all(path.suffix.lower() == ".parquet" for path in paths)
+    if is_table and len({path.parent for path in paths}) == 1:
+        table = load_table("parquet", names[0], "train", {"data_files": list(names)})
+        return ArrowRows(table, f"{paths[0].parent.name}/*.parquet", paths[0].parent)
+    # Two folders may have files of the same name.
+    is_unique = len({path.name for path in paths}) == len(paths)
+    return JoinedRows(
+        [
+            _open_one(name, source, path.name if is_unique else name)
+            for name, path in zip(names, paths, strict=True)
+        ]
+    )
+
+
+def _expanded(name: str) -> list[str]:
+    """The name, with ``~`` as the user's home, or the files that it stands for."""
+    # Path's own expanduser raises for a user that is not there.
+    path = os.path.expanduser(name)  # noqa: PTH111
+    if os.path.lexists(path) or not glob.has_magic(path):
+        return [path]
+    found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (the pattern may be absolute)
+    if not found:
+        raise DataError("no file has a name of this pattern", where=excerpt(name))
+    return found
+
+
+def _open_one(name: str, source: SourceSection, origin: str | None) -> RowSource:
+    path = Path(name)
+    split = source.split or "train"
+    base, _, config = name.rpartition(":")
+    is_configured = not _exists(path) and bool(base) and _exists(Path(base))
+    if source.revision is not None and (_exists(path) or is_configured):
+        raise DataError("data.revision is for a name on the hub", where=name, found="a path")
+    if _exists(path):
+        return _open_folder(path, split) if path.is_dir() else _open_file(path, origin)
+    if is_configured:
+        table = load_table(base, name, split, {"name": config})
+        return ArrowRows(table, Path(base).name, Path(base))
+    # Anything else that does not exist and does not look like a hub name is a slip.
+    is_hub_name = _HUB_NAME.fullmatch(name) and len(name) <= _MOST_NAME_CHARACTERS
+    if not is_hub_name or path.suffix.lower() in _SLIPS:
         raise DataError(
             "there is no such data file or folder",
-            where=source or "data",
+            where=(name if len(name) <= _MOST_NAME_CHARACTERS else excerpt(name)) or "data",
             mend=f"Give {_FORMS}",
         )
-    return ArrowRows(_load(source, source, split), source, Path())
+    return _open_hub(name, split, source.revision)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _open_hub(name: str, split: str, revision: str | None) -> RowSource:
+    owner, _, config = name.partition(":")
+    options = {"name": config or None, "revision": revision}
+    given = {key: value for key, value in options.items() if value is not None}
+    return ArrowRows(load_table(owner, name, split, given), name, Path())
+
+
+def _open_file(path: Path, origin: str | None) -> RowSource:
+    if not path.is_file():
+        raise DataError(
+            "data is neither a file nor a folder", where=path, mend="Write it into a file"
+        )
+    suffix = data_suffix(path)
+    if suffix in JSON_SUFFIXES:
+        return JsonRows(path, origin)
+    if suffix == ".parquet" and not is_compressed(path):
+        table = load_table("parquet", str(path), "train", {"data_files": [str(path)]})
+        return ArrowRows(table, origin or path.name, path.parent)
+    raise DataError(
+        "unknown kind of data file",
+        where=path,
+        expected=f"{_FORMS}. JSON may be compressed ({', '.join(COMPRESSIONS)})",
+        found="".join(path.suffixes[-2:]) or "no suffix",
+        mend="Convert it, such as with datasets' load_dataset and to_json",
+    )
 
 
 def _open_folder(folder: Path, split: str) -> RowSource:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return ArrowRows(_load_saved(folder, split), folder.name, folder)
-    for suffix in _JSON_SUFFIXES:
-        if (folder / f"{split}{suffix}").is_file():
-            return JsonRows(folder / f"{split}{suffix}")
-    if any(folder.rglob("*.parquet")):
-        return ArrowRows(_load(str(folder), str(folder), split), folder.name, folder)
-    raise DataError(
-        "folder holds no dataset",
-        where=folder,
-        expected=f"what save_to_disk wrote, Parquet files, or {split}.jsonl",
-    )
-
-
-def _load_saved(folder: Path, split: str) -> Any:
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        saved = load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
+        return ArrowRows(load_saved(folder, split), folder.name, folder)
+    file = split_file(folder, split)
+    if file is not None:
+        return JsonRows(file)
+    tables, files = find_data_files(folder)
+    if tables:
+        if files:
+            warn_unread(folder, split, tables, files)
+        return ArrowRows(load_folder(folder, split, tables), folder.name, folder)
+    chosen = split_files(folder, split, files)
+    if not chosen:
         raise DataError(
-            "dataset folder cannot be read", where=folder, found=first_line(error)
-        ) from error
-    if not isinstance(saved, DatasetDict):
-        return saved
-    if split not in saved:
-        raise DataError(
-            "dataset has no such split",
+            f"folder has no file of the split {split}" if files else "folder holds no dataset",
             where=folder,
-            expected="one of " + ", ".join(map(str, saved)),
-            found=split,
+            expected=f"what save_to_disk wrote, Parquet files, or {split}.jsonl",
+            found=list_names(folder, files) if files else None,
         )
-    return saved[split]
-
-
-def _load(builder: str, source: str, split: str, files: list[Path] | None = None) -> Any:
-    # Imported late: datasets takes a second, which JSON readers need not pay.
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    paths = None if files is None else [str(path) for path in files]
-    try:
-        return load_dataset(builder, data_files=paths, split=split)
-    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            "dataset cannot be loaded",
-            where=source,
-            expected=f"{_FORMS}, with a split {split}",
-            found=first_line(error),
-        ) from error
+    rows = [JsonRows(path, str(path.relative_to(folder))) for path in chosen]
+    return rows[0] if len(rows) == 1 else JoinedRows(rows)

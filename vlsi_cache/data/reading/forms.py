@@ -1,0 +1,236 @@
+"""The forms in which rows hold a conversation, each turned into a list of turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from vlsi_cache.data.reading.place import Place, is_given
+from vlsi_cache.data.reading.turns import RawTurn
+from vlsi_cache.errors import excerpt
+
+__all__ = ["FORM_COLUMNS", "Form", "find_form"]
+
+_TURN_COLUMNS: Final = ("messages", "conversations", "conversation", "dialog", "dialogue")
+_LLAVA_COLUMNS: Final = ("conversations", "conversation")
+_PAIRS: Final = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("question", "response"),
+    ("query", "response"),
+    ("query", "answer"),
+    ("input", "output"),
+)
+_SYSTEM_COLUMNS: Final = ("system", "system_prompt")
+_SIDES: Final = ("user", "assistant")
+_HISTORY: Final = "history"
+FORM_COLUMNS: Final = frozenset(
+    {"texts", "text", "chosen", "instruction", "context", _HISTORY}
+    | {*_TURN_COLUMNS, *_SYSTEM_COLUMNS}
+    | {name for pair in _PAIRS for name in pair}
+)
+"""Columns that may hold a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A row's conversation, before its turns are read."""
+
+    turns: Sequence[RawTurn]
+    """The turns in their order."""
+    columns: frozenset[str]
+    """The row's columns that hold them."""
+    tagged: bool = False
+    """Whether ``<image>`` in a text is a tag, even if the row has no images."""
+    templated: bool = True
+    """Whether the turns are a conversation, and not plain text."""
+
+
+def find_form(row: Mapping[str, Any], place: Place) -> Form:
+    """Find the first form that the row has.
+
+    Raises:
+        DataError: the row has none of the forms, or one of them in part.
+    """
+    for read in (_conversation, _texts, _alpaca, _preferred, _pair, _plain):
+        form = read(row, place)
+        if form is not None:
+            return _with_system(form, row, place) if form.templated else form
+    hint = None
+    if {"role", "content"} <= row.keys() or {"from", "value"} <= row.keys():
+        hint = 'Put the turns of a conversation into a list: {"messages": [ … ]}'
+    raise place.error(
+        "row is not a conversation",
+        expected="a field messages (role, content) or conversations (from, value), or another "
+        "form of docs/data.md",
+        found="fields " + (", ".join(map(str, row)) or "none"),
+        mend=hint or "Name the columns in data.columns, as {theirs: ours}",
+    )
+
+
+def _conversation(row: Mapping[str, Any], place: Place) -> Form | None:
+    for name in _TURN_COLUMNS:
+        if row.get(name) is not None:
+            turns = _turns(row[name], name, place)
+            raw = [RawTurn(turn, f"{name}[].") for turn in turns]
+            return Form(raw, frozenset({name}), tagged=name in _LLAVA_COLUMNS)
+    return None
+
+
+def _texts(row: Mapping[str, Any], place: Place) -> Form | None:
+    """The Cauldron's ``texts``: questions and answers about the row's images."""
+    if not is_given(row.get("texts")):
+        return None
+    turns: list[RawTurn] = []
+    for entry in _turns(row["texts"], "texts", place):
+        place.note_unread(entry, {"system", "user", "assistant"}, "texts[].")
+        roles = ("system", "user", "assistant") if is_given(entry.get("system")) else _SIDES
+        turns += [_said(role, entry.get(role), f"texts[].{role}", place) for role in roles]
+    return Form(turns, frozenset({"texts"}))
+
+
+def _alpaca(row: Mapping[str, Any], place: Place) -> Form | None:
+    """Alpaca's ``instruction``, ``input`` and ``output``, and Dolly's names for the same."""
+    answer = next((name for name in ("output", "response") if _is_text(row, name)), None)
+    if not is_given(row.get("instruction")) or answer is None:
+        return None
+    asked = [name for name in ("instruction", "input", "context") if is_given(row.get(name))]
+    texts = [_text(row[name], name, place) for name in asked]
+    turns = _history(row, place)
+    turns += [_said("user", "\n".join(texts), "instruction", place)]
+    turns += [_said("assistant", row[answer], answer, place)]
+    return Form(turns, frozenset({*asked, answer, _HISTORY}))
+
+
+def _history(row: Mapping[str, Any], place: Place) -> list[RawTurn]:
+    turns: list[RawTurn] = []
+    for pair in row.get(_HISTORY) or []:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise place.error(
+                "history is not a list of [question, answer]", found=excerpt(repr(pair))
+            )
+        turns += [
+            _said(role, text, _HISTORY, place) for role, text in zip(_SIDES, pair, strict=True)
+        ]
+    return turns
+
+
+def _preferred(row: Mapping[str, Any], place: Place) -> Form | None:
+    """A preference: the chosen answer, with its prompt inside or beside it."""
+    if not is_given(row.get("chosen")):
+        return None
+    chosen = place.decoded(row["chosen"], "chosen") if _is_list_text(row["chosen"]) else None
+    chosen = row["chosen"] if chosen is None else chosen
+    columns = frozenset({"prompt", "chosen"})
+    if isinstance(chosen, list):
+        answered = _part("assistant", chosen, "chosen", place)
+        prompt = (
+            _part("user", row["prompt"], "prompt", place) if is_given(row.get("prompt")) else []
+        )
+        if _begins_with(answered, prompt):
+            return Form(answered, columns)
+        if answered[0].fields.get("role") in ("system", "user"):
+            raise place.error("chosen begins with another prompt than prompt", mend="Keep one")
+        return Form([*_unlearned(prompt), *answered], columns)
+    if not is_given(row.get("prompt")):
+        raise place.error("chosen is text, and there is no prompt", found=excerpt(repr(chosen)))
+    return _joined(row, "prompt", "chosen", place)
+
+
+def _begins_with(turns: Sequence[RawTurn], prompt: Sequence[RawTurn]) -> bool:
+    """Whether the prompt's turns stand at the beginning, perhaps after a system message."""
+    said = [(turn.fields.get("role"), turn.fields.get("content")) for turn in turns]
+    asked = [(turn.fields.get("role"), turn.fields.get("content")) for turn in prompt]
+    starts = (0, 1) if said and said[0][0] == "system" else (0,)
+    return any(said[start : start + len(asked)] == asked for start in starts)
+
+
+def _pair(row: Mapping[str, Any], place: Place) -> Form | None:
+    for question, answer in _PAIRS:
+        if is_given(row.get(question)) and row.get(answer) is not None:
+            return _joined(row, question, answer, place)
+    return None
+
+
+def _joined(row: Mapping[str, Any], question: str, answer: str, place: Place) -> Form:
+    asked = _unlearned(_part("user", row[question], question, place))
+    answered = _part("assistant", row[answer], answer, place)
+    return Form([*asked, *answered], frozenset({question, answer}))
+
+
+def _plain(row: Mapping[str, Any], place: Place) -> Form | None:
+    """A text for a base model."""
+    if not is_given(row.get("text")):
+        return None
+    turns = [_said("assistant", row["text"], "text", place)]
+    return Form(turns, frozenset({"text"}), templated=False)
+
+
+def _with_system(form: Form, row: Mapping[str, Any], place: Place) -> Form:
+    """The form with the row's own column for the system's message."""
+    for name in _SYSTEM_COLUMNS:
+        if not is_given(row.get(name)):
+            continue
+        said = _said("system", row[name], name, place)
+        columns = form.columns | {name}
+        first = form.turns[0].fields if form.turns else {}
+        if first.get("role", first.get("from")) != "system":
+            return Form([said, *form.turns], columns, form.tagged)
+        if first.get("content", first.get("value")) != row[name]:
+            raise place.error(
+                f"row has {name}, and its first turn is another message of the system",
+                mend="Keep one of them",
+            )
+        return Form(form.turns, columns, form.tagged)
+    return form
+
+
+def _part(role: str, value: object, name: str, place: Place) -> list[RawTurn]:
+    """The turns of one side: a text, or a list of messages."""
+    if isinstance(value, list) or _is_list_text(value):
+        return [RawTurn(turn, f"{name}[].") for turn in _turns(value, name, place)]
+    return [_said(role, value, name, place)]
+
+
+def _unlearned(turns: Sequence[RawTurn]) -> list[RawTurn]:
+    """The turns of a prompt. They are given, and not learned."""
+    return [RawTurn(turn.fields, turn.path, learned=False) for turn in turns]
+
+
+def _said(role: str, text: object, name: str, place: Place) -> RawTurn:
+    return RawTurn({"role": role, "content": _text(text, name, place)})
+
+
+def _text(value: object, name: str, place: Place) -> str:
+    if not isinstance(value, str):
+        raise place.error(f"{name} is not text", found=excerpt(repr(value)))
+    return value
+
+
+def _is_text(row: Mapping[str, Any], name: str) -> bool:
+    return isinstance(row.get(name), str)
+
+
+def _is_list_text(value: object) -> bool:
+    """Whether a text may be a list of turns as JSON."""
+    return isinstance(value, str) and value.lstrip().startswith('[{"')
+
+
+def _turns(value: object, name: str, place: Place) -> Sequence[Mapping[str, Any]]:
+    turns = place.decoded(value, name) if _is_list_text(value) else value
+    turns = _transposed(turns) if isinstance(turns, Mapping) else turns
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise place.error(f"{name} is not a list of turns", found=excerpt(repr(turns)))
+    if not turns:
+        raise place.error(f"{name} is empty", mend="Drop the sample")
+    return turns
+
+
+def _transposed(columns: Mapping[str, Any]) -> object:
+    """The list of turns behind the lists of their fields, as `datasets` stored it once."""
+    lists = [values for values in columns.values() if isinstance(values, list)]
+    if len(lists) != len(columns) or len({len(values) for values in lists}) != 1:
+        return columns
+    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]

@@ -1,0 +1,115 @@
+"""Calls of tools and schemas of tools, in the shape that chat templates read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlsi_cache.data.reading.place import Place, is_given
+from vlsi_cache.errors import excerpt
+
+__all__ = ["CALL_KEYS", "called_tools", "tool_calls", "tool_schemas"]
+
+CALL_KEYS = ("tool_calls", "function_call")
+"""Fields of a turn that hold calls."""
+_CALL = {"id", "type", "function", "name", "arguments"}
+_FUNCTION = {"name", "arguments"}
+
+
+def tool_calls(turn: Mapping[str, Any], path: str, place: Place) -> list[dict[str, Any]]:
+    """The calls of an assistant's turn: its ``tool_calls``, or the older ``function_call``.
+
+    Raises:
+        DataError: a call has no name, or its arguments are not an object.
+    """
+    given = [name for name in CALL_KEYS if is_given(turn.get(name))]
+    if not given:
+        return []
+    if len(given) > 1:
+        raise place.error("a turn holds both tool_calls and function_call", mend="Keep one of them")
+    return called_tools(turn[given[0]], f"{path}{given[0]}", place)
+
+
+def called_tools(value: object, name: str, place: Place) -> list[dict[str, Any]]:
+    """The calls in a field that holds one, a list of them, or either as JSON text.
+
+    Raises:
+        DataError: a call has no name, or its arguments are not an object.
+    """
+    calls = place.decoded(value, name)
+    calls = calls if isinstance(calls, list) else [calls]
+    return [_call(place.decoded(call, name), name, place) for call in calls]
+
+
+def _call(call: object, name: str, place: Place) -> dict[str, Any]:
+    function = call.get("function") or call if isinstance(call, Mapping) else call
+    called = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(call, Mapping) or not isinstance(function, Mapping) or not called:
+        raise place.error(
+            f"{name} holds something that is not a call of a tool",
+            expected='{"type": "function", "function": {"name": …, "arguments": {…}}}',
+            found=excerpt(repr(call)),
+        )
+    kind = call.get("type")
+    if kind not in (None, "", "function"):
+        raise place.error(f"{name} calls a tool of another type", expected="function", found=kind)
+    known = _CALL if function is call else {"id", "type", "function"}
+    place.note_unread(call, known, f"{name}[].")
+    if function is not call:
+        place.note_unread(function, _FUNCTION, f"{name}[].function.")
+    arguments = _arguments(function.get("arguments"), name, place)
+    identity = {"id": call["id"]} if is_given(call.get("id")) else {}
+    return {
+        **identity,
+        "type": "function",
+        "function": {"name": str(called), "arguments": arguments},
+    }
+
+
+def _arguments(value: object, name: str, place: Place) -> dict[str, Any]:
+    arguments = place.decoded(value, f"{name}[].arguments") if is_given(value) else {}
+    if not isinstance(value, str):
+        place.note_filled(arguments, f"{name}[].arguments")
+    if not isinstance(arguments, Mapping):
+        raise place.error(
+            f"{name}[].arguments is not an object",
+            expected="a JSON object, or its text",
+            found=excerpt(repr(arguments)),
+        )
+    return dict(arguments)
+
+
+def tool_schemas(row: Mapping[str, Any], place: Place) -> tuple[Mapping[str, Any], ...]:
+    """The tools of a row: its ``tools``, or the older ``functions``. Text is read as JSON.
+
+    Raises:
+        DataError: the field is not a list of objects with a name.
+    """
+    given = [name for name in ("tools", "functions") if is_given(row.get(name))]
+    if len(given) > 1:
+        raise place.error("row holds both tools and functions", mend="Keep one of them")
+    if not given:
+        return ()
+    name = given[0]
+    tools = place.decoded(row[name], name)
+    if not isinstance(row[name], str):
+        place.note_filled(tools, name)
+    tools = [] if tools is None else tools if isinstance(tools, list) else [tools]
+    return tuple(_schema(place.decoded(tool, name), name, place) for tool in tools)
+
+
+def _schema(tool: object, name: str, place: Place) -> Mapping[str, Any]:
+    if isinstance(tool, Mapping):
+        if is_given(tool.get("function")) and is_given(tool.get("type")):
+            return tool
+        if is_given(tool.get("function")):
+            return {"type": "function", **{key: tool[key] for key in tool if key != "type"}}
+        if is_given(tool.get("name")):
+            # Templates read the wrapped form. The older form is the function alone.
+            function = {key: tool[key] for key in tool if key != "type"}
+            return {"type": "function", "function": function}
+    raise place.error(
+        f"{name} holds something that is not a tool",
+        expected='{"type": "function", "function": {"name": …, "parameters": {…}}}',
+        found=excerpt(repr(tool)),
+    )
