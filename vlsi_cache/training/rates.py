@@ -39,7 +39,7 @@ _LARGEST_BATCH = 128
 """Larger batches take the rate of this one: beyond, gradients are no longer mostly noise."""
 _FINETUNING = 5e-5, 106e6
 _STEP_LAW = -0.713
-_ADAPTERS = 4e-4, 576
+_ADAPTERS = 6e-4, 576
 _FRESH = 1e-3, 576
 
 
