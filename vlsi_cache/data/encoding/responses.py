@@ -132,7 +132,7 @@ class ResponseFinder:
         text: str,
         where: str,
     ) -> list[_Answer]:
-        found = []
+        found: list[_Answer] = []
         final = len(conversation.messages) - 1
         for index, marks in enumerate(marked.turns):
             kept = {mark: offsets[mark][0] for mark in marks.answer() if mark in offsets}
@@ -141,7 +141,9 @@ class ResponseFinder:
             first = min(kept.values())
             if marks.opening and marks.opening not in kept:
                 words = conversation.messages[index].text.strip()
-                front, cut = _walk_back(text, kept[marks.closing], words)
+                end = kept[marks.closing]
+                begins = self._header_end(text, found[-1].last if found else 0, end)
+                front, cut = _walk_back(text, (begins, end), words)
                 self._written.validate_front(cut, where, is_last=index == final)
                 first = min(first, front)
             mark = max(kept, key=lambda mark: kept[mark])
@@ -152,15 +154,22 @@ class ResponseFinder:
         """Where the text departs from what the model is given before this answer."""
         history = replace(conversation, messages=conversation.messages[: answer.index])
         prompt = self._text_of(history, add_generation_prompt=True)
-        if prompt is not None:
-            agreed = len(common_beginning(text, prompt))
-            if agreed == len(prompt) <= answer.last:
-                return agreed
-            bare = self._text_of(history)
-            if bare is not None and text.startswith(bare):
-                self._warn_of_departure(text[len(bare) :], answer, conversation)
-                return min(max(agreed, len(bare)), answer.first)
+        if prompt is not None and text.startswith(prompt) and len(prompt) <= answer.last:
+            return len(prompt)
+        bare = self._text_of(history)
+        if prompt is not None and bare is not None and text.startswith(bare):
+            start = len(bare)
+            self._warn_of_departure(text[start:], answer, conversation)
+            if prompt.startswith(bare):
+                start += len(common_beginning(text[start:], prompt[start:]))
+            return min(start, answer.first)
         return self._start_by_header(text, previous, answer.first)
+
+    def _header_end(self, text: str, previous: int, end: int) -> int:
+        """One past the last header of the assistant's between two characters."""
+        header = self._template.history_header
+        found = text.rfind(header, previous, end) if header else -1
+        return previous if found < 0 else found + len(header)
 
     def _start_by_header(self, text: str, previous: int, first: int) -> int:
         """The same for a history that the template writes in another way than before it."""
@@ -254,21 +263,26 @@ def _tags_of(answer: _Answer, answers: Sequence[_Answer], tags: Sequence[Span]) 
     return [tag for tag in tags if begins <= tag[0] <= answer.last and tag[0] < tag[1]]
 
 
-def _walk_back(text: str, end: int, words: str) -> tuple[int, str]:
+def _walk_back(text: str, within: Span, words: str) -> tuple[int, str]:
     """Follow an answer's words from their end to their beginning, through other white space.
+
+    Args:
+        text: the rendered text.
+        within: the end of the words, and the earliest character that may be one of them.
+        words: the words.
 
     Returns:
         First character of the words that are there, and the words before it that are not.
     """
+    floor, first = within
     remaining = len(words)
-    position = end
-    first = end
+    position = first
     while remaining:
         if words[remaining - 1].isspace():
             remaining -= 1
-        elif position and text[position - 1].isspace():
+        elif position > floor and text[position - 1].isspace():
             position -= 1
-        elif position and text[position - 1] == words[remaining - 1]:
+        elif position > floor and text[position - 1] == words[remaining - 1]:
             remaining -= 1
             position -= 1
             first = position

@@ -114,18 +114,29 @@ class ChatTemplate:
         asked = self._try([question], {}) or ""
         thinking = {**answer, "reasoning_content": PROBE["thought"]}
         inside = [self.generation_prompt.removeprefix(self.history_header)]
-        inside.append((self._try([question, thinking], {}) or "")[len(asked) :])
+        inside.append(
+            _without_stop((self._try([question, thinking], {}) or "")[len(asked) :], special)
+        )
         if self.call_form is not None:
             # Llama 3.1 writes <|python_tag|> before calls of tools that it calls built-in.
             for given in ({}, {"builtin_tools": [TOOL["function"]["name"]]}):
                 text = self._try([question, self.call_form.probe()], {"tools": [TOOL], **given})
-                inside.append((text or "").rpartition(PROBE["user"])[2])
+                inside.append(_without_stop((text or "").rpartition(PROBE["user"])[2], special))
         outside = [
             (self._try(turns, {}) or "").partition(PROBE["assistant"])[2]
             for turns in ([question, answer], [question, answer, question])
         ]
         outside += [asked, self.history_header]
         found = {token for text in inside for token in special.findall(text)}
+        # A template also takes thoughts out of answers: '</think>' in content.
+        source = self._plain_source + self._tools_source
+        found |= {
+            token
+            for token in special.findall(source)
+            if re.search(
+                rf"""split\(\s*['"]{re.escape(token)}|{re.escape(token)}['"]\s+in\b""", source
+            )
+        }
         return frozenset(found - {token for text in outside for token in special.findall(text)})
 
     @cached_property
@@ -217,6 +228,12 @@ class ChatTemplate:
         end = talk.find(PROBE["assistant"])
         header = talk[len(bare) : end] if talk.startswith(bare) and end >= 0 else prompt
         return prompt, common_beginning(prompt, header)
+
+
+def _without_stop(text: str, special: re.Pattern[str]) -> str:
+    """The text before its last special token."""
+    found = list(special.finditer(text))
+    return text[: found[-1].start()] if found else text
 
 
 def has_template(processor: Any) -> bool:

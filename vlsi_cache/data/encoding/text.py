@@ -10,6 +10,8 @@ __all__ = ["Span", "any_of", "common_beginning"]
 Span = tuple[int, int]
 """First character, and one past the last."""
 
+_PIECE = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\w+|\s|.", re.DOTALL)
+
 
 def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
     """Pattern that matches any of the tokens, longer ones first."""
@@ -18,13 +20,13 @@ def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
 
 
 def common_beginning(first: str, second: str) -> str:
-    """The longest text that both begin with."""
+    """The longest text that both begin with, in whole words and tags.
+
+    ``<think>`` and ``<tool_call>`` have nothing in common.
+    """
     length = 0
-    limit = min(len(first), len(second))
-    step = limit
-    # Halved steps, because slices compare much faster than characters do.
-    while step:
-        if first[length : length + step] == second[length : length + step]:
-            length += step
-        step = min((step + 1) // 2 if step > 1 else 0, limit - length)
+    for own, other in zip(_PIECE.finditer(first), _PIECE.finditer(second), strict=False):
+        if own.group() != other.group():
+            break
+        length = own.end()
     return first[:length]

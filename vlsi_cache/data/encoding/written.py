@@ -87,6 +87,8 @@ class WrittenWhole:
         raise self._dropped(what, where, found=excerpt(cut))
 
     def _validate_answer(self, marks: Marks, offsets: Offsets, where: str) -> None:
+        if any(mark not in offsets for mark in marks.calls):
+            raise self._dropped("a call of a tool (tool_calls)", where)
         if not any(mark in offsets for mark in marks.answer()):
             raise DataError(
                 "chat template leaves the answers out",
@@ -94,8 +96,6 @@ class WrittenWhole:
                 found=self._template.name,
                 mend="Check the template's treatment of the assistant's turns",
             )
-        if any(mark not in offsets for mark in marks.calls):
-            raise self._dropped("a call of a tool (tool_calls)", where)
         if marks.closing and marks.closing not in offsets:
             beside = " beside tool_calls" if marks.calls else " beside reasoning_content"
             raise self._dropped(f"an answer's text{beside}", where)
@@ -123,6 +123,6 @@ class WrittenWhole:
         return DataError(
             f"chat template drops {what}",
             where=where,
-            found=found or self._template.name,
+            found=found,
             mend="Take it out of the sample, or save a chat template that writes it",
         )
