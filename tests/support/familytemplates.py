@@ -3,6 +3,8 @@
 Each is cut down to what the family does differently, in order and white space as it is published.
 """
 
+# ruff: noqa: E501 (a line break more would stand in the template)
+
 from __future__ import annotations
 
 __all__ = [

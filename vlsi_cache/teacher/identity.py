@@ -106,6 +106,7 @@ def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifes
             name=teacher.name,
             model_type=model.config.model_type,
             weights_fingerprint=teacher.fingerprint,
+            revision=run.recipe.teacher.revision,
         ),
         verbalizers_fingerprint=verbalizers_fingerprint(bank),
         tokenizer=TokenizerIdentity(
@@ -114,6 +115,7 @@ def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifes
             vocab_size=teacher.vocab_size,
         ),
         chat_template_hash=chat_template_hash(teacher.processor),
+        processor_options=run.recipe.teacher.processor,
         dataset=_dataset_identity(run.data),
         taps=(*bank.taps, OUTPUT_TAP),
         sampling=_sampling(run),
