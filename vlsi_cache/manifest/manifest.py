@@ -46,9 +46,7 @@ class CacheManifest(StoredModel):
     """The teacher's tokenizer."""
     chat_template_hash: Sha256
     """SHA-256 of the chat template that rendered the conversations."""
-    processor_options: dict[str, Any] = Field(
-        default={}, exclude_if=lambda options: not options
-    )
+    processor_options: dict[str, Any] = Field(default={}, exclude_if=lambda options: not options)
     """Options of the processor that took the place of its own. Caches without leave it out."""
     dataset: DatasetIdentity
     """The conversations that were recorded."""

@@ -71,19 +71,19 @@ class ProcessorCall:
         Raises:
             DataError: the processor refuses a sample.
         """
-        if not self.sees_images:
-            # As in transformers, templates write all special tokens themselves.
-            tokenize: Any = self._tokenizer
-            return dict(
-                tokenize(
-                    texts, add_special_tokens=is_plain, return_token_type_ids=False, **_OPTIONS
-                )
-            )
-        process = partial(self._process, is_plain=is_plain)
+        process = partial(self._process if self.sees_images else self._tokenize, is_plain=is_plain)
         try:
             return process(texts, images)
         except _REFUSALS as error:
             raise _culprit(process, texts, images, names, error) from error
+
+    def _tokenize(
+        self, texts: list[str], _: list[list[Image]], *, is_plain: bool
+    ) -> dict[str, Any]:
+        # As in transformers, templates write all special tokens themselves.
+        tokenize: Any = self._tokenizer
+        options = {**_OPTIONS, "add_special_tokens": is_plain, "return_token_type_ids": False}
+        return dict(tokenize(texts, **options))
 
     def _process(
         self, texts: list[str], images: list[list[Image]], *, is_plain: bool
@@ -142,5 +142,5 @@ def _refused(where: str, error: Exception) -> DataError:
     return DataError(
         f"processor refuses the sample ({error})",
         where=where,
-        mend="Check the size and number of the sample's images",
+        mend="Check the sample's text, and the size and number of its images",
     )

@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-__all__ = ["CHANGED", "ChangedSamples", "report_changed_samples"]
+__all__ = ["CHANGED", "ChangedSamples", "report_changed_samples", "take_changed_samples"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,11 @@ class ChangedSamples:
 
 CHANGED: Final = ChangedSamples()
 """The count of this process."""
+
+
+def take_changed_samples() -> int:
+    """The number of samples that spelt a control token. The count begins again."""
+    return CHANGED.take()
 
 
 def report_changed_samples() -> None:
