@@ -45,7 +45,8 @@ class _BlankImage(ImageRef):
         try:
             with Image.open(io.BytesIO(self.read(where=where))) as image:
                 width, height = image.size
-                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+                # The base class's own, because a PNG's would decode the picture.
+                orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         except (OSError, SyntaxError, ValueError, ArithmeticError, Image.DecompressionBombError):
             return ImageRef.load(self, where=where)
         if width * height > _MOST_PIXELS:

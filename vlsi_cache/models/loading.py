@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from vlsi_cache.errors import ModelError, first_line
-from vlsi_cache.models.options import validate_options
+from vlsi_cache.models.options import current_options, validate_options
 from vlsi_cache.recipe import ModelSection
 
 __all__ = ["load_config", "load_model", "load_processor", "load_processor_of", "text_config"]
@@ -116,8 +116,9 @@ def load_processor(
         processor = load(name, trust_remote_code=False, revision=revision)
     if options:
         validate_options(processor, options, where=name)
+        current = current_options(processor, options)
         with _model_errors(name, "the processor refuses the options"):
-            processor = load(name, trust_remote_code=False, revision=revision, **options)
+            processor = load(name, trust_remote_code=False, revision=revision, **current)
     if not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
         raise ModelError(
             "no processor or tokenizer was found",

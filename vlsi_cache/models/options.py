@@ -11,7 +11,7 @@ from transformers import ProcessorMixin
 
 from vlsi_cache.errors import ModelError
 
-__all__ = ["validate_options"]
+__all__ = ["current_options", "validate_options"]
 
 # Arguments of a call. They are not settings, although image processors list them beside these.
 _OF_CALLS = frozenset(
@@ -42,6 +42,22 @@ def validate_options(processor: Any, options: Mapping[str, Any], *, where: str) 
             found=", ".join(unknown),
             mend="Correct or remove them in teacher.processor and student.processor",
         )
+
+
+def current_options(processor: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options in their current spelling.
+
+    Qwen's ``min_pixels`` and ``max_pixels`` are edges of ``size`` by now. Under their old names,
+    each call of the processor would warn of them.
+    """
+    current = dict(options)
+    size = getattr(getattr(processor, "image_processor", None), "size", None)
+    edges = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
+    given = {edges[name]: current.pop(name) for name in edges if name in current}
+    if given and size is not None:
+        saved = {edge: size[edge] for edge in edges.values() if size.get(edge) is not None}
+        current["size"] = {**saved, **current.get("size", {}), **given}
+    return current if size is not None else dict(options)
 
 
 def _known(processor: Any) -> set[str]:
