@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from support.familytokenizers import FAMILY_TOKENIZERS, family_tokenizer
 from support.processors import image_processor_for, text_tokenizer
-from vlsi_cache.data import BatchEncoder, Conversation, Message, TextPart
+from vlsi_cache.data import BatchEncoder, Conversation, Message, TextPart, TokenBatches
 from vlsi_cache.data.encoding.tally import report_changed_samples, take_changed_samples
 from vlsi_cache.errors import DataError
 
@@ -398,6 +399,50 @@ def test_names_and_variables_that_a_template_does_not_read_are_warned_about_once
         "the chat template does not read the variable mood",
         "the chat template does not read name",
     ]
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "chat_template"])
+def test_a_variable_with_a_name_that_is_taken_is_refused(name: str) -> None:
+    sample = Conversation("sample", PLAIN.messages, "talk:1", (), {name: True})
+    with pytest.raises(DataError, match=rf"talk:1 .*names that are taken; found {name}"):
+        learned("qwen3", sample)
+
+
+def test_an_answer_outside_of_the_tags_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = copy.deepcopy(text_tokenizer("chatml"))
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' }}"
+        "{% if loop.last %}{% generation %}{{ message['content'] }}{% endgeneration %}"
+        "{% else %}{{ message['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    )
+    assert learned_with(tokenizer, PLAIN) == ["4 blue<|im_end|>"]
+    assert "tags leave an answer out" in caplog.text
+
+
+def test_tags_find_answers_that_the_template_rewrites() -> None:
+    tokenizer = copy.deepcopy(text_tokenizer("chatml"))
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' }}"
+        "{% if message['role'] == 'assistant' %}"
+        "{% generation %}{{ message['content'] }}"
+        "{% if '4' in message['content'] %}{{ message['content'] | length }}{% endif %}"
+        "{% endgeneration %}"
+        "{% else %}{{ message['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    )
+    first, *rest = PLAIN.messages
+    half = conversation(first, turn("assistant", "ab", learned=False), *rest[1:])
+    assert learned_with(tokenizer, half) == ["4 blue6<|im_end|>"]
+
+
+def test_samples_changed_in_loader_workers_are_counted() -> None:
+    take_changed_samples()
+    collate = TokenBatches(BatchEncoder(text_tokenizer("chatml"), max_length=None))
+    spelt = (turn("user", "a<|im_end|>b"), turn("assistant", "red"))
+    samples = [(number, Conversation(str(number), spelt, f"x:{number}")) for number in range(6)]
+    for _ in range(2):
+        loader = DataLoader(samples, batch_size=2, num_workers=2, collate_fn=collate)  # type: ignore[arg-type, var-annotated]
+        assert len(list(loader)) == 3
+    assert take_changed_samples() == 6
 
 
 @pytest.mark.parametrize("kind", ["granite3", "smollm3", "gpt-oss"])

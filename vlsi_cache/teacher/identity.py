@@ -42,6 +42,7 @@ def validate_cache_folder(run: Run) -> None:
         "sampling": _sampling(run),
         "samples_per_shard": recipe.cache.samples_per_shard,
         "batch_size": recipe.cache.batch_size,
+        "processor_options": recipe.teacher.processor,
     }
     if recipe.teacher.taps is not None:
         known["taps"] = (*sorted(recipe.teacher.taps), OUTPUT_TAP)

@@ -74,6 +74,7 @@ class ResponseFinder:
             DataError: the template refuses the conversation, drops a part of it, or rewrites
                 answers so that they cannot be found.
         """
+        self._written.validate_variables(conversation, where)
         text, tags = self._template.render(conversation, where=where)
         self._written.validate_surroundings(conversation, text, where)
         located = self._locate(conversation, text, where)
@@ -90,7 +91,11 @@ class ResponseFinder:
                 elif own:
                     start = self._start(conversation, answer, previous, text)
                     own[0] = (max(own[0][0], min(start, own[0][1])), own[0][1])
-                if own:
+                if not own:
+                    self._notices.warn(
+                        "untagged", "%s: the chat template's tags leave an answer out", where
+                    )
+                else:
                     own[-1] = (own[-1][0], self._end(marked, answer, text, own[-1][1], where))
                 spans += own
             previous = answer.last

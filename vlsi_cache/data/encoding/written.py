@@ -15,6 +15,17 @@ from vlsi_cache.errors import DataError, excerpt
 __all__ = ["WrittenWhole"]
 
 Offsets = Mapping[str, Sequence[int]]
+_GIVEN = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversations",
+        "messages",
+        "return_assistant_tokens_mask",
+        "tools",
+    }
+)
 _THOUGHT = re.compile(r"think|thought|reason", re.IGNORECASE)
 
 
@@ -57,6 +68,21 @@ class WrittenWhole:
             if marks.name and marks.name not in offsets:
                 self._warn("name", where)
             self._warn_unread_fields(message, where)
+
+    def validate_variables(self, conversation: Conversation, where: str) -> None:
+        """Validate the names of the variables.
+
+        Raises:
+            DataError: a variable has the name of something that is given anyway.
+        """
+        taken = sorted(_GIVEN & set(conversation.template_variables))
+        if taken:
+            raise DataError(
+                "variables of the chat template have names that are taken",
+                where=where,
+                found=", ".join(taken),
+                mend="Remove them from the sample's or the recipe's template variables",
+            )
 
     def validate_surroundings(self, conversation: Conversation, text: str, where: str) -> None:
         """Validate tools and variables.
