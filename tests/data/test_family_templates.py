@@ -228,6 +228,13 @@ def test_a_text_that_a_template_drops_beside_calls_is_refused(kind: str) -> None
         learned(kind, TEXT_AND_CALLS)
 
 
+@pytest.mark.parametrize("call", [{"type": "function"}, {"function": {"name": " "}}, "get_hue"])
+def test_a_call_without_a_name_is_refused(call: Any) -> None:
+    sample = conversation(turn("user", "What?"), turn("assistant", "red", tool_calls=[call]))
+    with pytest.raises(DataError, match=r"talk:1 .*a call of a tool names no function"):
+        learned("qwen3", sample)
+
+
 def test_only_some_of_several_calls_are_not_enough() -> None:
     twice = conversation(
         turn("user", "What?"), turn("assistant", tool_calls=[CALL, CALL]), tools=[TOOL]

@@ -74,7 +74,7 @@ class ResponseFinder:
             DataError: the template refuses the conversation, drops a part of it, or rewrites
                 answers so that they cannot be found.
         """
-        self._written.validate_variables(conversation, where)
+        self._written.validate_given(conversation, where)
         text, tags = self._template.render(conversation, where=where)
         self._written.validate_surroundings(conversation, text, where)
         located = self._locate(conversation, text, where)

@@ -69,12 +69,22 @@ class WrittenWhole:
                 self._warn("name", where)
             self._warn_unread_fields(message, where)
 
-    def validate_variables(self, conversation: Conversation, where: str) -> None:
-        """Validate the names of the variables.
+    def validate_given(self, conversation: Conversation, where: str) -> None:
+        """Validate the names of the variables, and the shape of calls.
 
         Raises:
-            DataError: a variable has the name of something that is given anyway.
+            DataError: a variable has the name of something that is given anyway, or a call has no
+                name of a function.
         """
+        for message in conversation.messages:
+            for call in message.fields.get("tool_calls") or ():
+                if not _is_call(call):
+                    raise DataError(
+                        "a call of a tool names no function",
+                        where=where,
+                        expected='{"type": "function", "function": {"name": …, "arguments": {…}}}',
+                        found=excerpt(repr(call)),
+                    )
         taken = sorted(_GIVEN & set(conversation.template_variables))
         if taken:
             raise DataError(
@@ -152,3 +162,9 @@ class WrittenWhole:
             found=found,
             mend="Take it out of the sample, or save a chat template that writes it",
         )
+
+
+def _is_call(call: object) -> bool:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return isinstance(name, str) and bool(name.strip())
