@@ -217,6 +217,19 @@ def test_a_model_without_a_template_is_one_failure(
     assert "no chat template" in failure["why"]
 
 
+def test_texts_that_no_terminal_should_obey_are_shown_as_escapes(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    data = write(_row("What?", "red \x1b[31m", id="good"), _row("a\ud800b", "red", id="\x1b[2J"))
+    arguments = ("--teacher", models["text"], "--data", data)
+    report = _json(*arguments, code=1)
+    assert len(report["failures"]) == 1
+    result = _run(*arguments)
+    assert result.exit_code == 1
+    assert "\x1b" not in result.stdout
+    assert "red \\x1b[31m" in result.stdout
+
+
 def test_without_a_model_or_data_there_is_nothing_to_check(
     models: dict[str, Path], write: Callable[..., Path]
 ) -> None:

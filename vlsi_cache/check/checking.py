@@ -11,8 +11,14 @@ from torch import Tensor
 
 from vlsi_cache.check.columns import columns_not_read
 from vlsi_cache.check.pictures import with_blank_pictures
-from vlsi_cache.check.report import CheckFailure, CheckReport, LearnedSample
-from vlsi_cache.check.subjects import Subject, failure_of, find_model_failures, open_subjects
+from vlsi_cache.check.report import CheckedModel, CheckFailure, CheckReport, LearnedSample
+from vlsi_cache.check.subjects import (
+    Subject,
+    failure_of,
+    find_model_failures,
+    open_subjects,
+    printable,
+)
 from vlsi_cache.data import (
     Conversation,
     ConversationDataset,
@@ -57,25 +63,12 @@ def check_data(
     names = " and ".join(f"{one.checked.role} {one.checked.name}" for one in subjects)
     logger.info("checking %s: %d rows for %s", data.source, len(data), names)
     take_changed_samples()
-    check = _Check(subjects, decode_images, find_model_failures(subjects))
+    check = _Check(list(subjects), decode_images, find_model_failures(subjects))
     for index in range(len(data)):
         check.read(data, index)
         if on_progress is not None:
             on_progress(index + 1, len(data))
-    return CheckReport(
-        data=data.source,
-        models=[subject.checked for subject in subjects],
-        rows=len(data),
-        sound_rows=check.num_sound,
-        tokens=check.num_tokens,
-        response_tokens=check.num_learned,
-        longest=check.longest,
-        changed_samples=take_changed_samples(),
-        images_decoded=decode_images,
-        columns_not_read=columns_not_read(data),
-        samples=check.samples,
-        failures=check.failures,
-    )
+    return check.report(data, [subject.checked for subject in subjects])
 
 
 @dataclass(slots=True)
@@ -142,7 +135,7 @@ class _Check:
         if not torch.equal(first, second):
             self.failures.append(
                 CheckFailure(
-                    sample=conversation.sample_id,
+                    sample=printable(conversation.sample_id),
                     where=conversation.origin,
                     kind="teacher and student have other response tokens",
                     why=f"teacher and student have other response tokens; expected the teacher's "
@@ -159,4 +152,22 @@ class _Check:
         self.longest = max(self.longest, len(learned))
         if len(self.samples) < _SHOWN_SAMPLES:
             runs = subject.runs(batch["input_ids"][0].tolist(), learned)
-            self.samples.append(LearnedSample(sample=conversation.sample_id, runs=runs))
+            name = printable(conversation.sample_id)
+            self.samples.append(LearnedSample(sample=name, runs=runs))
+
+    def report(self, data: ConversationDataset, models: list[CheckedModel]) -> CheckReport:
+        """Return what was found."""
+        return CheckReport(
+            data=data.source,
+            models=models,
+            rows=len(data),
+            sound_rows=self.num_sound,
+            tokens=self.num_tokens,
+            response_tokens=self.num_learned,
+            longest=self.longest,
+            changed_samples=take_changed_samples(),
+            images_decoded=self.decode_images,
+            columns_not_read=columns_not_read(data),
+            samples=self.samples,
+            failures=self.failures,
+        )

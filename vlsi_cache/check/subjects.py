@@ -17,7 +17,7 @@ from vlsi_cache.models import (
 )
 from vlsi_cache.recipe import ModelSection, Recipe
 
-__all__ = ["Subject", "failure_of", "find_model_failures", "open_subjects"]
+__all__ = ["Subject", "failure_of", "find_model_failures", "open_subjects", "printable"]
 
 _MOST_REPEATED = 4
 
@@ -99,7 +99,17 @@ def failure_of(error: VlsiCacheError, *, sample: str | None) -> CheckFailure:
     where = error.where or ""
     why = str(error)
     why = why.removeprefix(f"{' '.join(where.split())}: ") if where else why
-    return CheckFailure(sample=sample, where=where, kind=error.what, why=why)
+    return CheckFailure(
+        sample=None if sample is None else printable(sample),
+        where=printable(where),
+        kind=printable(error.what),
+        why=printable(why),
+    )
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey and JSON cannot hold."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _open(role: str, section: ModelSection, recipe: Recipe) -> Subject:
