@@ -10,6 +10,7 @@ import click
 __all__ = ["COMMANDS", "cli", "main"]
 
 COMMANDS = {
+    "check": "vlsi_cache.cli.check",
     "dump-teacher": "vlsi_cache.cli.dump_teacher",
     "train-student": "vlsi_cache.cli.train_student",
     "inspect": "vlsi_cache.cli.inspect",
@@ -39,6 +40,7 @@ def cli() -> None:
     both in memory.
 
     \b
+    vlsi-cache check          says what would fail, before hours are spent
     vlsi-cache dump-teacher   reads the teacher once, and writes a cache
     vlsi-cache train-student  trains the student from the cache alone
     vlsi-cache inspect        says what a cache holds

@@ -18,6 +18,7 @@ FOLDER = Path(__file__).parent
 
 
 def _models() -> dict[str, type[BaseModel]]:
+    from vlsi_cache.check import CheckReport
     from vlsi_cache.demo.table import DemoSummary
     from vlsi_cache.manifest import CacheManifest
     from vlsi_cache.recipe import Recipe
@@ -38,6 +39,7 @@ def _models() -> dict[str, type[BaseModel]]:
         "inspect": CacheSummary,
         "inspect-sample": SampleView,
         "verify": Verification,
+        "check": CheckReport,
         "matching": JournalLine,
         "arrivals": ArrivalLine,
         "demo": DemoSummary,

@@ -185,8 +185,8 @@ def test_a_text_that_spells_the_image_placeholder_adds_no_image(
     with caplog.at_level(logging.WARNING):
         batch = encoder(list(dataset))
         encoder(list(dataset))
-    assert len(caplog.records) == 1
-    assert "spells the control token" in caplog.text
+    spelt = [record for record in caplog.records if "spells the control" in record.message]
+    assert len(spelt) == 1
     expanded = (batch["input_ids"] == processor.image_token_id).sum(1)
     assert expanded[0] == expanded[1]
 

@@ -29,7 +29,8 @@ EXPECTED = {
     "llama3": ["ItĠisĠred.<|eot_id|>", "4Ġblue<|eot_id|>"],
     "llama2": ["▁It▁is▁red.▁</s>", "▁4▁blue▁</s>"],
     "gemma": ["It▁is▁red.<end_of_turn>", "4▁blue<end_of_turn>"],
-    "glm": ["ItĠisĠred.", "4Ġblue"],
+    # The next turn's role is what the model stops at.
+    "glm": ["ItĠisĠred.<|user|>", "4Ġblue"],
 }
 
 
@@ -206,13 +207,14 @@ def test_a_template_that_refuses_the_order_of_turns_is_named(talk: Talk) -> None
         responses("llama2", doubled)
 
 
-def test_a_processor_without_a_usable_template_is_refused() -> None:
+def test_a_processor_without_a_usable_template_is_refused(talk: Talk) -> None:
     with pytest.raises(ModelError, match="template does not render a question and an answer"):
         BatchEncoder(_with_template("chatml", "{{ messages | length }}"), max_length=None)
     bare = _with_template("chatml", "")
     bare.chat_template = None
+    encoder = BatchEncoder(bare, max_length=None)
     with pytest.raises(ModelError, match="has no chat template"):
-        BatchEncoder(bare, max_length=None)
+        encoder([talk("What?", "red")])
 
 
 @pytest.mark.parametrize("kind", ["chatml", "tagged", "llama3", "llama2", "gemma"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,24 @@ def test_a_processors_own_template_is_the_one_that_counts() -> None:
 def test_a_processor_without_a_tokenizer_is_refused() -> None:
     with pytest.raises(ModelError, match=r"CLIPImageProcessor.*: the processor has no tokenizer"):
         tokenizer_of(CLIPImageProcessor())  # type: ignore[arg-type]
+
+
+def test_the_template_hash_sees_what_the_template_reads() -> None:
+    def hashed(template: str, begin: str) -> str:
+        made = tokenizer("a", "b", "c", template=template)
+        made.bos_token = begin
+        return chat_template_hash(made)
+
+    assert hashed(TEMPLATE, "b") == hashed(TEMPLATE, "c") == chat_template_hash(tokenizer("a"))
+    begun = "{{ bos_token }}" + TEMPLATE
+    assert hashed(begun, "b") != hashed(begun, "c")
+    named = {"default": TEMPLATE, "tool_use": begun}
+    assert hashed(named, "b") != hashed(named, "c")  # type: ignore[arg-type]
+
+
+def test_hashes_of_templates_that_read_nothing_else_are_as_they_were() -> None:
+    text = json.dumps(TEMPLATE, ensure_ascii=True)
+    assert chat_template_hash(tokenizer("a")) == hashlib.sha256(text.encode()).hexdigest()
+    assert chat_template_hash(tokenizer("a", template="{{ strftime_now('%Y') }}")) != (
+        hashlib.sha256(b"\"{{ strftime_now('%Y') }}\"").hexdigest()
+    )

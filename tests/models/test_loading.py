@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +21,9 @@ from transformers import (
 )
 
 from support.families import tiny_model
+from support.processors import image_processor_for, text_tokenizer
 from vlsi_cache.errors import ModelError
-from vlsi_cache.models import load_model, load_processor, text_config
+from vlsi_cache.models import load_config, load_model, load_processor, text_config
 
 WEIGHTS = "model.safetensors"
 
@@ -174,3 +176,47 @@ def test_a_folder_without_a_processor_is_refused(saved: Path, tmp_path: Path) ->
     CLIPImageProcessor().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="processor"):
         load_processor(str(tmp_path))
+
+
+def test_options_of_a_processor_take_the_place_of_the_saved_ones(tmp_path: Path) -> None:
+    image_processor_for("qwen2_vl").save_pretrained(tmp_path / "qwen")
+    tiny_model("qwen2_vl").config.save_pretrained(tmp_path / "qwen")
+    options = {"max_pixels": 900, "min_pixels": 64}
+    processor: Any = load_processor(str(tmp_path / "qwen"), options=options)
+    assert dict(processor.image_processor.size) == {"shortest_edge": 64, "longest_edge": 900}
+    image_processor_for("smolvlm").save_pretrained(tmp_path / "smol")
+    tiny_model("smolvlm").config.save_pretrained(tmp_path / "smol")
+    splits: Any = load_processor(str(tmp_path / "smol"), options={"do_image_splitting": False})
+    assert splits.image_processor.do_image_splitting is False
+
+
+@pytest.mark.parametrize(
+    ("family", "option", "near"),
+    [
+        ("qwen2_vl", "max_pixel", "max_pixels"),
+        ("qwen2_vl", "do_image_splitting", "do_"),
+        ("llava", "min_pixels", "size"),
+        ("smolvlm", "device", "size"),
+    ],
+)
+def test_an_option_that_the_processor_does_not_know_is_refused(
+    family: str, option: str, near: str, tmp_path: Path
+) -> None:
+    image_processor_for(family).save_pretrained(tmp_path)
+    tiny_model(family).config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"does not know these options.*found {option}") as caught:
+        load_processor(str(tmp_path), options={option: 1})
+    assert near in str(caught.value)
+
+
+def test_a_tokenizer_takes_no_options_of_images(tmp_path: Path) -> None:
+    text_tokenizer("chatml").save_pretrained(tmp_path)
+    tiny_model("llama").config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="does not know these options"):
+        load_processor(str(tmp_path), options={"max_pixels": 900})
+
+
+@pytest.mark.parametrize("load", [load_model, load_processor, load_config])
+def test_a_folder_has_no_revisions(load: Any, saved: Path) -> None:
+    with pytest.raises(ModelError, match=r"a folder has no revisions; found revision v2"):
+        load(str(saved), revision="v2")

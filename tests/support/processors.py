@@ -43,6 +43,7 @@ __all__ = [
     "IMAGE_PROCESSORS",
     "MODEL_CHANGES",
     "TEXT_TOKENIZERS",
+    "build_tokenizer",
     "image_processor_for",
     "paligemma_processor",
     "text_tokenizer",
@@ -144,7 +145,7 @@ IMAGE_PROCESSORS = tuple(MODEL_CHANGES)
 def text_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     """A tokenizer of one kind with its chat template. It is shared, so do not change it."""
     style, special, names, template = _TEXT[kind]
-    tokenizer = _tokenizer(style, special, names)
+    tokenizer = build_tokenizer(style, special, names)
     tokenizer.chat_template = template
     return tokenizer
 
@@ -160,7 +161,7 @@ def image_processor_for(family: str) -> ProcessorMixin:
 @cache
 def paligemma_processor() -> ProcessorMixin:
     """PaliGemma's processor. It is not for chat, because it rewrites the text around images."""
-    tokenizer = _tokenizer(
+    tokenizer = build_tokenizer(
         "words",
         ("<pad>", "<eos>", "<bos>", "<image>"),
         _GEMMA_NAMES,
@@ -171,7 +172,7 @@ def paligemma_processor() -> ProcessorMixin:
     return transformers.PaliGemmaProcessor(images, tokenizer, chat_template=LLAVA)
 
 
-def _tokenizer(
+def build_tokenizer(
     style: str, special: Sequence[str], names: dict[str, str], extra: dict[str, str] | None = None
 ) -> PreTrainedTokenizerFast:
     """A BPE tokenizer, over bytes (GPT 2, Qwen, Llama 3) or over words after ``▁`` (Llama 2)."""
@@ -226,7 +227,7 @@ def _untrained(style: str, *, has_unknown: bool) -> tuple[Tokenizer, list[str]]:
 
 def _qwen_vl(family: str) -> ProcessorMixin:
     name = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}[family]
-    tokenizer = _tokenizer("bytes", _QWEN_SPECIAL, _IM_NAMES)
+    tokenizer = build_tokenizer("bytes", _QWEN_SPECIAL, _IM_NAMES)
     images = transformers.Qwen2VLImageProcessor(
         patch_size=8,
         merge_size=2,
@@ -244,7 +245,7 @@ def _qwen_vl(family: str) -> ProcessorMixin:
 
 
 def _llava() -> ProcessorMixin:
-    tokenizer = _tokenizer(
+    tokenizer = build_tokenizer(
         "words",
         ("<unk>", "<s>", "</s>", "<pad>", "<image>"),
         {**_LLAMA_NAMES, "pad_token": "<pad>"},
@@ -263,7 +264,7 @@ def _llava() -> ProcessorMixin:
 
 
 def _llava_onevision() -> ProcessorMixin:
-    tokenizer = _tokenizer("bytes", (*_IM, "<image>", "<video>"), _IM_NAMES)
+    tokenizer = build_tokenizer("bytes", (*_IM, "<image>", "<video>"), _IM_NAMES)
     images = transformers.LlavaOnevisionImageProcessor(
         size={"height": 16, "width": 16},
         image_grid_pinpoints=[[16, 16], [16, 32], [32, 16], [32, 32]],
@@ -281,7 +282,7 @@ def _llava_onevision() -> ProcessorMixin:
 def _smolvlm() -> ProcessorMixin:
     return transformers.SmolVLMProcessor(
         _tiled(transformers.SmolVLMImageProcessor),
-        _tokenizer("bytes", (*_IDEFICS_SPECIAL, "<video>"), _IDEFICS_NAMES),
+        build_tokenizer("bytes", (*_IDEFICS_SPECIAL, "<video>"), _IDEFICS_NAMES),
         transformers.SmolVLMVideoProcessor(),
         image_seq_len=1,
         chat_template=IDEFICS3,
@@ -291,7 +292,7 @@ def _smolvlm() -> ProcessorMixin:
 def _idefics3() -> ProcessorMixin:
     return transformers.Idefics3Processor(
         _tiled(transformers.Idefics3ImageProcessor),
-        _tokenizer("bytes", _IDEFICS_SPECIAL, _IDEFICS_NAMES),
+        build_tokenizer("bytes", _IDEFICS_SPECIAL, _IDEFICS_NAMES),
         image_seq_len=1,
         chat_template=IDEFICS3,
     )
@@ -302,7 +303,7 @@ def _tiled(kind: Any) -> Any:
 
 
 def _internvl() -> ProcessorMixin:
-    tokenizer = _tokenizer(
+    tokenizer = build_tokenizer(
         "bytes",
         (*_IM, "<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
         _IM_NAMES,
@@ -336,7 +337,7 @@ def _gemma3() -> ProcessorMixin:
         "<end_of_image>",
         "<image_soft_token>",
     )
-    tokenizer = _tokenizer(
+    tokenizer = build_tokenizer(
         "words",
         special,
         _GEMMA_NAMES,

@@ -4,12 +4,14 @@ from vlsi_cache.data.batches import (
     IndexedConversations,
     TokenBatches,
     encoder_for,
+    length_limit,
     model_inputs,
     response_ids,
     response_positions,
 )
 from vlsi_cache.data.conversation import Conversation, ImagePart, Message, TextPart
 from vlsi_cache.data.encoding.encoder import BatchEncoder
+from vlsi_cache.data.encoding.tally import report_changed_samples, take_changed_samples
 from vlsi_cache.data.images import ImageRef
 from vlsi_cache.data.reading.dataset import ConversationDataset, load_conversations, load_data
 
@@ -24,9 +26,12 @@ __all__ = [
     "TextPart",
     "TokenBatches",
     "encoder_for",
+    "length_limit",
     "load_conversations",
     "load_data",
     "model_inputs",
+    "report_changed_samples",
     "response_ids",
     "response_positions",
+    "take_changed_samples",
 ]

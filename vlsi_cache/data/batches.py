@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import PreTrainedConfig
 
 from vlsi_cache.data.conversation import Conversation
 from vlsi_cache.data.encoding.encoder import BatchEncoder
@@ -22,6 +23,7 @@ __all__ = [
     "IndexedConversations",
     "TokenBatches",
     "encoder_for",
+    "length_limit",
     "model_inputs",
     "response_ids",
     "response_positions",
@@ -95,6 +97,19 @@ def encoder_for(backbone: Backbone, section: DataSection) -> BatchEncoder:
         backbone: the model and its processor.
         section: the recipe's ``data``. Its ``max_length`` may be a stricter bound.
     """
-    context = getattr(text_config(backbone.decoder.model), "max_position_embeddings", None)
-    limits = [limit for limit in (section.max_length, context) if limit]
-    return BatchEncoder(backbone.processor, max_length=min(limits) if limits else None)
+    limit = length_limit(text_config(backbone.decoder.model), section)
+    return BatchEncoder(backbone.processor, max_length=limit)
+
+
+def length_limit(config: PreTrainedConfig, section: DataSection) -> int | None:
+    """Most tokens of a conversation.
+
+    Args:
+        config: configuration of the model's language side.
+        section: the recipe's ``data``. Its ``max_length`` may be a stricter bound.
+
+    Returns:
+        The limit, or None if neither sets one.
+    """
+    context = getattr(config, "max_position_embeddings", None)
+    return min((limit for limit in (section.max_length, context) if limit), default=None)

@@ -54,7 +54,7 @@ def train_from_scratch(
             "seed": seed,
         },
         start=lambda: _start(run, untrained),
-        save=lambda module: save_model(module.model, str(untrained), result),
+        save=lambda module: save_model(module.model, ModelSection(model=str(untrained)), result),
     )
     return run_stage(run, stage)
 

@@ -20,6 +20,8 @@ class TeacherIdentity(StoredModel):
     """Model type of its Hugging Face config, such as `qwen2_vl`."""
     weights_fingerprint: Sha256
     """SHA-256 over the weights (`vlsi_cache.models.weights_fingerprint`)."""
+    revision: str | None = Field(default=None, exclude_if=lambda revision: revision is None)
+    """Branch, tag or commit on the hub. Teachers without one leave the field out."""
 
 
 class TokenizerIdentity(StoredModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -46,6 +46,8 @@ class CacheManifest(StoredModel):
     """The teacher's tokenizer."""
     chat_template_hash: Sha256
     """SHA-256 of the chat template that rendered the conversations."""
+    processor_options: dict[str, Any] = Field(default={}, exclude_if=lambda options: not options)
+    """Options of the processor that took the place of its own. Caches without leave it out."""
     dataset: DatasetIdentity
     """The conversations that were recorded."""
     taps: tuple[Tap, ...] = Field(min_length=1, max_length=MAX_TAPS, strict=False)

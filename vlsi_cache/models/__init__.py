@@ -12,7 +12,13 @@ from vlsi_cache.models.identity import (
     vocabulary_size,
     weights_fingerprint,
 )
-from vlsi_cache.models.loading import load_model, load_processor, text_config
+from vlsi_cache.models.loading import (
+    load_config,
+    load_model,
+    load_processor,
+    load_processor_of,
+    text_config,
+)
 from vlsi_cache.models.lora import linear_names, lora_config
 from vlsi_cache.models.taps import (
     TapCapture,
@@ -35,8 +41,10 @@ __all__ = [
     "default_taps",
     "linear_names",
     "load_backbone",
+    "load_config",
     "load_model",
     "load_processor",
+    "load_processor_of",
     "lora_config",
     "resolve_taps",
     "run_backbone",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from vlsi_cache.models.identity import (
     vocabulary_size,
     weights_fingerprint,
 )
-from vlsi_cache.models.loading import load_model, load_processor
+from vlsi_cache.models.loading import load_model, load_processor_of
 from vlsi_cache.models.precision import frozen_dtype, trained_dtype, uses_autocast
 from vlsi_cache.models.taps import TapState, capture_taps
 from vlsi_cache.recipe import ModelSection
@@ -43,6 +43,8 @@ class Backbone:
     """SHA-256 over the weights after loading."""
     autocast: bool = False
     """Whether forwards that train run in bfloat16 autocast."""
+    processor_options: Mapping[str, Any] = field(default_factory=dict)
+    """The recipe's options of the processor."""
 
     @property
     def head(self) -> Head:
@@ -54,9 +56,11 @@ class Backbone:
         """Device of the head."""
         return self.decoder.head.weight.device
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         """Everything of the model that a stage's result depends on."""
+        options = {"processor": dict(self.processor_options)} if self.processor_options else {}
         return {
+            **options,
             "weights": self.fingerprint,
             "dtype": str(self.decoder.model.dtype).removeprefix("torch."),
             "tokenizer": vocabulary_hash(tokenizer_of(self.processor)),
@@ -87,8 +91,8 @@ def load_backbone(
             mend=f"Give --{role} MODEL, or set {role}.model in the recipe",
         )
     dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
-    model = load_model(section.model, dtype=dtype, device=device)
-    processor = load_processor(section.model)
+    model = load_model(section.model, dtype=dtype, device=device, revision=section.revision)
+    processor = load_processor_of(section)
     decoder = bind_decoder(model)
     model.eval().requires_grad_(False)
     return Backbone(
@@ -98,6 +102,7 @@ def load_backbone(
         vocab_size=min(vocabulary_size(tokenizer_of(processor)), len(decoder.head.weight)),
         fingerprint=weights_fingerprint(model),
         autocast=uses_autocast(section.dtype, device),
+        processor_options=section.processor,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from vlsi_cache.errors import ModelError
 
 __all__ = [
+    "PINNED_DAY",
     "chat_template_hash",
     "tokenizer_of",
     "vocabulary_hash",
@@ -20,6 +23,9 @@ __all__ = [
 ]
 
 _SAMPLES = 1024
+
+PINNED_DAY: Final = "2024-07-26"
+"""The day that chat templates see in place of today: that of Llama's own default."""
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
@@ -63,11 +69,23 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def chat_template_hash(processor: ProcessorMixin | PreTrainedTokenizerBase) -> str:
-    """Hex SHA-256 over the chat template that `processor` applies, or over its absence."""
+    """Hex SHA-256 over the chat template that `processor` applies, or over its absence.
+
+    What a template is given beside the conversation counts, where the template reads it: the
+    tokenizer's named tokens (``bos_token``), and the pinned day in place of ``strftime_now``.
+    """
+    tokenizer = tokenizer_of(processor)
     template = getattr(processor, "chat_template", None)
     if template is None:
-        template = tokenizer_of(processor).chat_template
-    return _hash_json(template)
+        template = tokenizer.chat_template
+    source = template if isinstance(template, str) else json.dumps(template)
+    named = {"strftime_now": PINNED_DAY, **tokenizer.special_tokens_map}
+    given = {
+        name: str(value)
+        for name, value in named.items()
+        if re.search(rf"\b{re.escape(name)}\b", source)
+    }
+    return _hash_json({"template": template, "given": given} if given else template)
 
 
 def _sampled_bytes(weight: Tensor) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from transformers import (
 )
 
 from vlsi_cache.errors import ModelError, first_line
+from vlsi_cache.models.options import current_options, validate_options
+from vlsi_cache.recipe import ModelSection
 
-__all__ = ["load_model", "load_processor", "text_config"]
+__all__ = ["load_config", "load_model", "load_processor", "load_processor_of", "text_config"]
 
 _CONFIG = "config.json"
 _HUB_SECONDS = 10.0
@@ -38,7 +40,11 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 
 def load_model(
-    name: str, *, dtype: str = "auto", device: torch.device | str = "cpu"
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
 ) -> PreTrainedModel:
     """Load an image-text-to-text model, or a causal language model if it sees no images.
 
@@ -49,6 +55,7 @@ def load_model(
         name: a folder, or a name on the Hugging Face hub.
         dtype: a floating dtype of torch by name (`bfloat16`), or `auto` for the checkpoint's own.
         device: device of the whole model.
+        revision: branch, tag or commit on the hub.
 
     Raises:
         ModelError: there is no such folder or name, or no configuration in it. The model is of
@@ -56,28 +63,62 @@ def load_model(
             unknown.
     """
     _validate_dtype(dtype, name)
-    folder = _find(name)
-    config = _load_config(name, folder)
+    folder = _find(name, revision)
+    config = _load_config(name, folder, revision)
     if folder is not None:
         _validate_safetensors(folder, name)
-    model: Any = _load_weights(name, config, dtype)  # transformers leaves `to` without types
+    model: Any = _load_weights(
+        name, config, dtype, revision
+    )  # transformers leaves `to` without types
     placed: PreTrainedModel = model.to(device).eval()
     return placed
 
 
-def load_processor(name: str) -> ProcessorMixin | PreTrainedTokenizerBase:
+def load_config(name: str, *, revision: str | None = None) -> PreTrainedConfig:
+    """Load a model's configuration alone.
+
+    Args:
+        name: a folder, or a name on the Hugging Face hub.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ModelError: there is no such folder or name, or no configuration in it.
+    """
+    return _load_config(name, _find(name, revision), revision)
+
+
+def load_processor_of(section: ModelSection) -> ProcessorMixin | PreTrainedTokenizerBase:
+    """Load the processor that a recipe's ``teacher`` or ``student`` names, with its options.
+
+    Raises:
+        ModelError: as `load_processor`.
+    """
+    return load_processor(section.model or "", revision=section.revision, options=section.processor)
+
+
+def load_processor(
+    name: str, *, revision: str | None = None, options: Mapping[str, Any] | None = None
+) -> ProcessorMixin | PreTrainedTokenizerBase:
     """Load the processor of an image model, or the tokenizer of a text model.
 
     Args:
         name: a folder, or a name on the Hugging Face hub.
+        revision: branch, tag or commit on the hub.
+        options: settings of the processor that take the place of the saved ones.
 
     Raises:
         ModelError: there is no such folder or name, or neither a processor nor a tokenizer in it.
+            The processor does not know an option, or refuses its value.
     """
-    _find(name)
+    _find(name, revision)
     with _model_errors(name, "the processor cannot be loaded"):
         load: Any = AutoProcessor.from_pretrained
-        processor = load(name, trust_remote_code=False)
+        processor = load(name, trust_remote_code=False, revision=revision)
+    if options:
+        validate_options(processor, options, where=name)
+        current = current_options(processor, options)
+        with _model_errors(name, "the processor refuses the options"):
+            processor = load(name, trust_remote_code=False, revision=revision, **current)
     if not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
         raise ModelError(
             "no processor or tokenizer was found",
@@ -89,7 +130,7 @@ def load_processor(name: str) -> ProcessorMixin | PreTrainedTokenizerBase:
     return processor
 
 
-def _load_config(name: str, folder: Path | None) -> PreTrainedConfig:
+def _load_config(name: str, folder: Path | None, revision: str | None) -> PreTrainedConfig:
     if folder is not None and not (folder / _CONFIG).is_file():
         raise ModelError(
             "the folder holds no model",
@@ -98,17 +139,22 @@ def _load_config(name: str, folder: Path | None) -> PreTrainedConfig:
             mend="Give the folder that save_pretrained wrote",
         )
     with _model_errors(name, "the model's configuration cannot be read"):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            name, trust_remote_code=False, revision=revision
+        )
     return config
 
 
-def _load_weights(name: str, config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
+def _load_weights(
+    name: str, config: PreTrainedConfig, dtype: str, revision: str | None
+) -> PreTrainedModel:
     loader = _loader(config, name)
     with _model_errors(name, "the model's weights cannot be loaded"):
         model, report = loader.from_pretrained(
             name,
             config=config,
             dtype=dtype,
+            revision=revision,
             use_safetensors=True,
             trust_remote_code=False,
             # transformers then reports wrong shapes like missing weights, and both are refused.
@@ -132,10 +178,17 @@ def _loader(config: PreTrainedConfig, name: str) -> Any:
     )
 
 
-def _find(name: str) -> Path | None:
+def _find(name: str, revision: str | None = None) -> Path | None:
     """The folder of a model, or None for a model on the hub or in the hub's local cache."""
     path = Path(name).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise ModelError(
+                "a folder has no revisions",
+                where=name,
+                found=f"revision {revision}",
+                mend="Leave the revision out, or give the name on the Hugging Face hub",
+            )
         return path
     # A hub name is "model" or "owner/model". Anything else that is not a folder is a slip.
     looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or path.exists()
@@ -146,20 +199,20 @@ def _find(name: str) -> Path | None:
             found="a file" if path.is_file() else None,
             mend="Give the folder that save_pretrained wrote, or a name on the Hugging Face hub",
         )
-    if try_to_load_from_cache(name, _CONFIG) is None:
-        _validate_on_hub(name)
+    if try_to_load_from_cache(name, _CONFIG, revision=revision) is None:
+        _validate_on_hub(name, revision)
     return None
 
 
-def _validate_on_hub(name: str) -> None:
+def _validate_on_hub(name: str, revision: str | None) -> None:
     # One request. transformers would ask for file after file, for minutes when offline.
     try:
-        HfApi().model_info(name, timeout=_HUB_SECONDS)
+        HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
     except Exception as error:
         # Any error, because the hub's client changed its HTTP library and its classes of errors.
         raise ModelError(
             "the name is neither a folder nor reachable on the Hugging Face hub",
-            where=name,
+            where=name if revision is None else f"{name}, revision {revision}",
             found=first_line(error),
             mend="Give an existing folder, or check the name and the network",
         ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,11 @@ class ModelSection(Section):
 
     model: UserName | None = None
     """`from_pretrained` name or folder, which includes the processor."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the hub. The hub's own default by default."""
+    processor: dict[str, Any] = Field(default={})
+    """Options of the processor by name, such as `min_pixels`, `max_pixels`, `size` or
+    `do_image_splitting`, as `from_pretrained` takes them. The saved processor's own by default."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the weights. `auto` takes the checkpoint's own."""
     taps: list[int] | None = None

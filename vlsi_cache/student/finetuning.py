@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for
-from vlsi_cache.models import Backbone, Decoder, load_backbone, run_backbone
+from vlsi_cache.models import Backbone, Decoder, load_backbone, load_config, run_backbone
 from vlsi_cache.objectives import linear_cross_entropy
 from vlsi_cache.recipe import FinetuningSection
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
@@ -80,14 +79,14 @@ def finetune(run: Run, source: Path | None = None) -> Path:
     recipe = run.recipe
     section = recipe.student
     if source is not None:
-        section = section.model_copy(update={"model": str(source)})
+        section = section.model_copy(update={"model": str(source), "revision": None})
     student = load_backbone(section, "student", run.device, trains=True)
-    original = AutoConfig.from_pretrained(str(recipe.student.model))
+    original = load_config(str(recipe.student.model), revision=recipe.student.revision)
 
     def save(module: Finetuning) -> None:
         module.model.to(dtype=original.dtype or torch.float32)  # type: ignore[call-arg]
         module.model.config = original
-        save_model(module.model, student.name, recipe.student_path)
+        save_model(module.model, section, recipe.student_path)
 
     stage = Stage(
         name="finetuning",

@@ -61,7 +61,7 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
             "interaction": section.decisive(),
         },
         start=lambda: _start(run, student, bank, cache, folder),
-        save=lambda module: save_model(module.learned(), student.name, result),
+        save=lambda module: save_model(module.learned(), run.recipe.student, result),
     )
     return run_stage(run, stage)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from vlsi_cache.data import report_changed_samples
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe, warn_idle_settings
 from vlsi_cache.store import Cache
@@ -38,7 +39,13 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
     warn_idle_settings(recipe, "student")
-    run = begin_run(recipe, callbacks)
+    result = _run_stages(begin_run(recipe, callbacks))
+    report_changed_samples()
+    return result
+
+
+def _run_stages(run: Run) -> Path:
+    recipe = run.recipe
     stages = set(recipe.stages)
     result = None
     if "interaction" in stages:

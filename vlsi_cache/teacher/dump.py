@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from vlsi_cache.data import report_changed_samples
 from vlsi_cache.errors import StageError
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe, warn_idle_settings
@@ -47,6 +48,7 @@ def dump_teacher(
     teacher = load_backbone(recipe.teacher, "teacher", run.device)
     reads, writer = _begin(run, teacher)
     fill_cache(run, reads, writer, partition or Partition(), on_progress or (lambda _: None))
+    report_changed_samples()
     run.remind()
     wait_for_everyone()
     on_main_process(writer.finish)

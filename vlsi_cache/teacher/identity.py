@@ -42,6 +42,7 @@ def validate_cache_folder(run: Run) -> None:
         "sampling": _sampling(run),
         "samples_per_shard": recipe.cache.samples_per_shard,
         "batch_size": recipe.cache.batch_size,
+        "processor_options": recipe.teacher.processor,
     }
     if recipe.teacher.taps is not None:
         known["taps"] = (*sorted(recipe.teacher.taps), OUTPUT_TAP)
@@ -106,6 +107,7 @@ def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifes
             name=teacher.name,
             model_type=model.config.model_type,
             weights_fingerprint=teacher.fingerprint,
+            revision=run.recipe.teacher.revision,
         ),
         verbalizers_fingerprint=verbalizers_fingerprint(bank),
         tokenizer=TokenizerIdentity(
@@ -114,6 +116,7 @@ def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifes
             vocab_size=teacher.vocab_size,
         ),
         chat_template_hash=chat_template_hash(teacher.processor),
+        processor_options=run.recipe.teacher.processor,
         dataset=_dataset_identity(run.data),
         taps=(*bank.taps, OUTPUT_TAP),
         sampling=_sampling(run),

@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from vlsi_cache.models import load_processor
+from vlsi_cache.models import load_processor_of
+from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training.processes import on_main_process
 
 __all__ = ["discard_checkpoints", "last_checkpoint", "save_model"]
@@ -33,7 +34,7 @@ def discard_checkpoints(folder: Path) -> None:
     on_main_process(remove)
 
 
-def save_model(model: Any, source: str, folder: Path) -> None:
+def save_model(model: Any, source: ModelSection, folder: Path) -> None:
     """Write a model and its processor as an ordinary checkpoint, by one process for all.
 
     Everything is written beside ``folder`` and moved there at the end, so that a folder that
@@ -41,7 +42,8 @@ def save_model(model: Any, source: str, folder: Path) -> None:
 
     Args:
         model: the model to save.
-        source: where its processor is loaded from. One that was used would save how it padded.
+        source: names its processor, which is loaded again. One that was used would save how it
+            padded.
         folder: where the checkpoint goes; files of the same names are replaced.
     """
 
@@ -49,7 +51,7 @@ def save_model(model: Any, source: str, folder: Path) -> None:
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # an interrupted run may have left it
         model.save_pretrained(partial)
-        load_processor(source).save_pretrained(partial)
+        load_processor_of(source).save_pretrained(partial)
         if not folder.exists():
             partial.rename(folder)
             return

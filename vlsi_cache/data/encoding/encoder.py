@@ -5,24 +5,35 @@ Shapes: B batch, T sequence (right-padded).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from vlsi_cache.data.conversation import Conversation, Message, message_images
+from vlsi_cache.data.conversation import Conversation
+from vlsi_cache.data.encoding.endings import TurnEnding
+from vlsi_cache.data.encoding.mixing import interleave
+from vlsi_cache.data.encoding.notices import Notices
 from vlsi_cache.data.encoding.processing import ProcessorCall
 from vlsi_cache.data.encoding.responses import RenderedConversation, ResponseFinder
 from vlsi_cache.data.encoding.sanitize import Sanitizer
 from vlsi_cache.data.encoding.spans import blanks_after, shifted, tokens_in_spans
-from vlsi_cache.data.encoding.template import ChatTemplate, any_of
+from vlsi_cache.data.encoding.tally import CHANGED
+from vlsi_cache.data.encoding.template import ChatTemplate, has_template
+from vlsi_cache.data.encoding.text import any_of
 from vlsi_cache.errors import DataError, ModelError
 from vlsi_cache.models import tokenizer_of
 
 __all__ = ["BatchEncoder"]
+
+logger = logging.getLogger(__name__)
 
 _NO_INPUTS = ("special_tokens_mask", "labels")  # some processors return them beside inputs
 
@@ -37,7 +48,7 @@ class BatchEncoder:
         max_length: most tokens of a conversation, image tokens included. None for no limit.
 
     Raises:
-        ModelError: there is no usable chat template or no token to pad with, or the tokenizer
+        ModelError: the chat template is not usable, there is no token to pad with, or the tokenizer
             gives no offsets.
     """
 
@@ -46,48 +57,95 @@ class BatchEncoder:
     ) -> None:
         self.max_length = max_length
         self._call = ProcessorCall(processor)
-        self._template = ChatTemplate(self._call.processor)
-        self._sanitize = Sanitizer(self._template.control_tokens(self._call.processor))
         self._tokenizer = tokenizer_of(self._call.processor)
-        added = {token.content for token in self._tokenizer.added_tokens_decoder.values()}
-        named = {self._tokenizer.eos_token} if self._tokenizer.eos_token else set()
-        special = any_of(token for token in added | named if token.strip())
-        self._find_responses = ResponseFinder(self._template, special)
+        # Made here rather than with the sanitizer, so that all loader workers share them.
+        self._notices = Notices(logger)
+        self._changed = CHANGED.shared()
+        if has_template(self._call.processor):
+            _ = self._template  # plain texts need none, but one that is there has to be sound
 
     def word(self, token_id: int) -> str:
         """The text of one token."""
         return str(self._tokenizer.decode([token_id]))
 
     def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Tensor]:
-        """Encode a batch, without the turns after a conversation's last answer.
+        """Encode a batch, without the turns after a conversation's last learned answer.
 
         Returns:
             The inputs of the model's forward (``input_ids`` and ``attention_mask`` ``[B, T]``
             int64, ``pixel_values`` …), and ``response_mask`` ``[B, T]`` bool: the assistant's
-            tokens of every turn, end-of-turn tokens included.
+            tokens of every learned turn, end-of-turn tokens included.
 
         Raises:
-            DataError: an image cannot be read, the template refuses a conversation, a conversation
-                is longer than ``max_length``, or the processor takes no images and there are some.
-            ModelError: the processor rewrites the text (PaliGemma).
+            DataError: an image cannot be read, the template refuses a conversation or drops a part
+                of it, no token of a conversation is learned, a conversation is longer than
+                ``max_length``, or the processor takes no images and there are some.
+            ModelError: there is no chat template, or the processor rewrites the text (PaliGemma).
         """
         names = [_name(conversation) for conversation in conversations]
         pruned = [
-            self._sanitize(_up_to_last_answer(conversation), where=name)
+            self._prepared(conversation, name)
             for conversation, name in zip(conversations, names, strict=True)
         ]
-        rendered = [
-            self._render(messages, name) for messages, name in zip(pruned, names, strict=True)
-        ]
+        rendered = [self._render(one, name) for one, name in zip(pruned, names, strict=True)]
         images = [
-            [image.load(where=name) for image in message_images(messages)]
-            for messages, name in zip(pruned, names, strict=True)
+            [image.load(where=name) for image in one.images]
+            for one, name in zip(pruned, names, strict=True)
         ]
-        encoded = self._call([one.text for one in rendered], images, names)
-        return self._batch(encoded, rendered, names)
+        return self._batch(self._encode(rendered, images, names), rendered, names)
 
-    def _render(self, messages: Sequence[Message], where: str) -> RenderedConversation:
-        num_images = len(message_images(messages))
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self._call.processor)
+
+    @cached_property
+    def _special(self) -> frozenset[str]:
+        """Special tokens, and what the tokenizer calls its end of text."""
+        added = self._tokenizer.added_tokens_decoder.values()
+        found = {token.content for token in added if token.special}
+        found |= {self._tokenizer.eos_token} if self._tokenizer.eos_token else set()
+        return frozenset(token for token in found if token.strip())
+
+    @cached_property
+    def _sanitize(self) -> Sanitizer:
+        template = self._template
+        named = set(self._tokenizer.special_tokens_map.values())
+        named |= {
+            value
+            for name, value in vars(self._call.processor).items()
+            if name.endswith("_token") and isinstance(value, str)
+        }
+        return Sanitizer(
+            template.control_tokens(self._call.processor),
+            template.answer_tokens(any_of(self._special)) - named,
+            self._changed,
+            self._notices,
+        )
+
+    @cached_property
+    def _find_responses(self) -> ResponseFinder:
+        template = self._template
+        ending = TurnEnding(
+            self._special, template.end, template.beginning, template.generation_prompt
+        )
+        return ResponseFinder(template, ending, self._notices)
+
+    def _prepared(self, conversation: Conversation, where: str) -> Conversation:
+        """The conversation up to its last learned answer. Later turns are never predicted."""
+        learned = [
+            index
+            for index, message in enumerate(conversation.messages)
+            if message.role == "assistant" and message.learned
+        ]
+        if not learned:
+            raise _nothing_learned(where)
+        if not conversation.templated:
+            return conversation
+        kept = conversation.messages[: learned[-1] + 1]
+        return self._sanitize(replace(conversation, messages=kept), where=where)
+
+    def _render(self, conversation: Conversation, where: str) -> RenderedConversation:
+        num_images = len(conversation.images)
         if num_images and not self._call.sees_images:
             raise DataError(
                 "sample has images, but the model reads text only",
@@ -95,7 +153,10 @@ class BatchEncoder:
                 found=f"{num_images} images and {type(self._call.processor).__name__}",
                 mend="Choose an image-text-to-text model, or data without images",
             )
-        rendered = self._find_responses(messages, where=where)
+        if not conversation.templated:
+            text = "".join(message.text for message in conversation.messages)
+            return RenderedConversation(text, ((0, len(text)),), is_plain=True)
+        rendered = self._find_responses(conversation, where=where)
         token = self._template.image_token
         if token is not None and rendered.text.count(token) != num_images:
             raise DataError(
@@ -106,6 +167,27 @@ class BatchEncoder:
                 mend="Save the chat template of the image model with its processor",
             )
         return rendered
+
+    def _encode(
+        self,
+        rendered: Sequence[RenderedConversation],
+        images: Sequence[list[Image]],
+        names: Sequence[str],
+    ) -> dict[str, Any]:
+        """Tokens and pixels of a batch, in which plain texts may stand beside conversations."""
+        kinds = [False, True] if len({one.is_plain for one in rendered}) == 2 else [None]
+        encoded = []
+        for kind in kinds:
+            rows = [row for row, one in enumerate(rendered) if kind is None or one.is_plain == kind]
+            found = self._call(
+                [rendered[row].text for row in rows],
+                [images[row] for row in rows],
+                [names[row] for row in rows],
+                is_plain=rendered[rows[0]].is_plain,
+            )
+            encoded.append((rows, found))
+        tokenizer: Any = self._tokenizer
+        return interleave(encoded, pad_token_id=tokenizer.pad_token_id)
 
     def _batch(
         self,
@@ -127,6 +209,9 @@ class BatchEncoder:
             for one, swaps, rows in zip(rendered, replacements, offsets, strict=True)
         ]
         batch["response_mask"] = torch.from_numpy(np.stack(masks)) & (attention > 0)
+        for name, learned in zip(names, batch["response_mask"].any(1).tolist(), strict=True):
+            if not learned:
+                raise _nothing_learned(name)
         return batch
 
     def _validate_lengths(self, attention_mask: Tensor, names: Sequence[str]) -> None:
@@ -148,7 +233,10 @@ class BatchEncoder:
         replacements: Sequence[Mapping[str, Any]],
         offsets: np.ndarray[Any, Any],
     ) -> np.ndarray[Any, Any]:
-        """``[T]`` bool of one sample."""
+        """``[T]`` bool of one sample, true in column 0 for none: nothing predicts that token."""
+        not_first = np.arange(len(offsets)) > 0
+        if rendered.is_plain:
+            return not_first  # special tokens that the tokenizer adds have no characters
         ((_, length),) = shifted([(0, len(rendered.text))], replacements)
         if offsets.max(initial=0) > length:
             raise ModelError(
@@ -157,14 +245,17 @@ class BatchEncoder:
                 mend="Choose a model whose processor leaves the text as it is",
             )
         blanks = [blanks_after(rendered.text, span) for span in rendered.responses]
-        return tokens_in_spans(shifted(rendered.responses, replacements), blanks, offsets)
+        spans = shifted(rendered.responses, replacements)
+        return tokens_in_spans(spans, blanks, offsets) & not_first
 
 
-def _up_to_last_answer(conversation: Conversation) -> tuple[Message, ...]:
-    """The messages up to the assistant's last. Later messages are never predicted."""
-    messages = conversation.messages
-    last = max(index for index, message in enumerate(messages) if message.role == "assistant")
-    return messages[: last + 1]
+def _nothing_learned(where: str) -> DataError:
+    return DataError(
+        "no token of the sample is learned",
+        where=where,
+        expected="an answer of the assistant that is learned, after a first token",
+        mend="Drop the sample, or let one of its answers be learned (weight)",
+    )
 
 
 def _name(conversation: Conversation) -> str:

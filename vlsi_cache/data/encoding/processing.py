@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from PIL.Image import Image
@@ -48,7 +49,12 @@ class ProcessorCall:
             )
 
     def __call__(
-        self, texts: list[str], images: list[list[Image]], names: Sequence[str]
+        self,
+        texts: list[str],
+        images: list[list[Image]],
+        names: Sequence[str],
+        *,
+        is_plain: bool = False,
     ) -> dict[str, Any]:
         """Encode a batch.
 
@@ -56,6 +62,7 @@ class ProcessorCall:
             texts: rendered conversations with one placeholder per image.
             images: each conversation's images.
             names: names of the samples, for errors.
+            is_plain: the texts come from no template, so that the tokenizer adds special tokens.
 
         Returns:
             The processor's output, right-padded, with ``offset_mapping`` and, where placeholders
@@ -64,21 +71,26 @@ class ProcessorCall:
         Raises:
             DataError: the processor refuses a sample.
         """
-        if not self.sees_images:
-            # As in transformers, templates write all special tokens themselves.
-            tokenize: Any = self._tokenizer
-            return dict(
-                tokenize(texts, add_special_tokens=False, return_token_type_ids=False, **_OPTIONS)
-            )
+        process = partial(self._process if self.sees_images else self._tokenize, is_plain=is_plain)
         try:
-            return self._process(texts, images)
+            return process(texts, images)
         except _REFUSALS as error:
-            raise self._culprit(texts, images, names, error) from error
+            raise _culprit(process, texts, images, names, error) from error
 
-    def _process(self, texts: list[str], images: list[list[Image]]) -> dict[str, Any]:
+    def _tokenize(
+        self, texts: list[str], _: list[list[Image]], *, is_plain: bool
+    ) -> dict[str, Any]:
+        # As in transformers, templates write all special tokens themselves.
+        tokenize: Any = self._tokenizer
+        options = {**_OPTIONS, "add_special_tokens": is_plain, "return_token_type_ids": False}
+        return dict(tokenize(texts, **options))
+
+    def _process(
+        self, texts: list[str], images: list[list[Image]], *, is_plain: bool
+    ) -> dict[str, Any]:
         options = dict(_OPTIONS)
         beginning = self._tokenizer.bos_token
-        if beginning is not None and texts[0].startswith(beginning):
+        if not is_plain and beginning is not None and texts[0].startswith(beginning):
             options["add_special_tokens"] = False  # the template wrote it already
         # Tensors are asked for pixels alone. Some processors (Idefics 3, InternVL) would turn the
         # offsets into tensors too, and fail.
@@ -92,20 +104,21 @@ class ProcessorCall:
             )
         )
 
-    def _culprit(
-        self,
-        texts: list[str],
-        images: list[list[Image]],
-        names: Sequence[str],
-        refusal: Exception,
-    ) -> DataError:
-        """The error that names the sample that the processor refuses, by trying each alone."""
-        for name, text, own in zip(names, texts, images, strict=True):
-            try:
-                self._process([text], [own])
-            except _REFUSALS as error:
-                return _refused(name, error)
-        return _refused(f"{names[0]} … {names[-1]}", refusal)
+
+def _culprit(
+    process: Callable[[list[str], list[list[Image]]], object],
+    texts: list[str],
+    images: list[list[Image]],
+    names: Sequence[str],
+    refusal: Exception,
+) -> DataError:
+    """The error that names the sample that the processor refuses, by trying each alone."""
+    for name, text, own in zip(names, texts, images, strict=True):
+        try:
+            process([text], [own])
+        except _REFUSALS as error:
+            return _refused(name, error)
+    return _refused(f"{names[0]} … {names[-1]}", refusal)
 
 
 def _with_padding(processor: Any) -> Any:
@@ -129,5 +142,5 @@ def _refused(where: str, error: Exception) -> DataError:
     return DataError(
         f"processor refuses the sample ({error})",
         where=where,
-        mend="Check the size and number of the sample's images",
+        mend="Check the sample's text, and the size and number of its images",
     )

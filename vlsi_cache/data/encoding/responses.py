@@ -1,28 +1,29 @@
 """The spans of the assistant's responses in the rendered text of a conversation.
 
-A response is what the model has to generate: the text from the generation prompt to the end-of-turn
-token, which is included. Templates with ``{% generation %}`` tags mark it themselves. The
-end-of-turn token is added where the tags leave it out, because a model that never learns it never
-stops.
+A response is what the model has to generate. It begins where the text departs from the generation
+prompt, and ends with the token at which the model stops. Templates with ``{% generation %}`` tags
+mark it themselves. A header inside the tags is left out, and a stop outside them is added.
 
-For other templates the conversation is rendered a second time, with a unique private-use character
-on either side of each answer's words. The marks stay beside the words if the template trims, merges
-or moves them. Without the marks, the second text must equal the first.
+The conversation is rendered a second time with marks beside its words, which shows where the
+template puts them.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from vlsi_cache.data.conversation import Message, TextPart
-from vlsi_cache.data.encoding.template import ChatTemplate, Span
+from vlsi_cache.data.conversation import Conversation, Message, TextPart
+from vlsi_cache.data.encoding.endings import TurnEnding
+from vlsi_cache.data.encoding.forms import PROBE
+from vlsi_cache.data.encoding.marks import MarkedConversation, mark_conversation, offsets_of
+from vlsi_cache.data.encoding.notices import Notices
+from vlsi_cache.data.encoding.template import ChatTemplate
+from vlsi_cache.data.encoding.text import Span, common_beginning
+from vlsi_cache.data.encoding.written import WrittenWhole
 from vlsi_cache.errors import DataError
 
 __all__ = ["RenderedConversation", "ResponseFinder"]
-
-_PRIVATE_USE = range(0x100000, 0x10FFFE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,23 @@ class RenderedConversation:
     text: str
     """The whole text, images as their placeholders."""
     responses: tuple[Span, ...]
-    """Characters of the assistant's responses, in order, end-of-turn tokens included."""
+    """Characters of the responses that are learned, in order, with what closes them."""
+    is_plain: bool = False
+    """Whether the text is a base model's, and every token but the first is learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One of the assistant's turns in the text."""
+
+    index: int
+    """Number of its message."""
+    first: int
+    """First character of its words."""
+    last: int
+    """One past their last that is known. What closes the turn comes after it."""
+    mark: str
+    """The mark there."""
 
 
 class ResponseFinder:
@@ -40,136 +57,250 @@ class ResponseFinder:
 
     Args:
         template: the chat template.
-        special: pattern of the tokenizer's special tokens.
+        ending: finds the ends of turns.
+        notices: says each warning once.
     """
 
-    def __init__(self, template: ChatTemplate, special: re.Pattern[str]) -> None:
+    def __init__(self, template: ChatTemplate, ending: TurnEnding, notices: Notices) -> None:
         self._template = template
-        self._special = special
+        self._ending = ending
+        self._notices = notices
+        self._written = WrittenWhole(template, notices)
 
-    def __call__(self, messages: Sequence[Message], *, where: str) -> RenderedConversation:
-        """Render ``messages``, the last of which is the assistant's.
+    def __call__(self, conversation: Conversation, *, where: str) -> RenderedConversation:
+        """Render a conversation, the last turn of which is an answer that is learned.
 
         Raises:
-            DataError: the template refuses the conversation, leaves the answers out, or rewrites
-                them so that they cannot be found.
+            DataError: the template refuses the conversation, drops a part of it, or rewrites
+                answers so that they cannot be found.
         """
-        text, tagged = self._template.render(messages, where=where)
-        spans = tagged if self._template.has_tags else self._untagged(messages, text, where)
-        spans = [(start, end) for start, end in spans if start < end]
-        if not spans:
-            raise DataError(
-                "chat template leaves the answers out",
-                where=where,
-                mend="Check the template's treatment of the assistant's turns",
+        self._written.validate_given(conversation, where)
+        text, tags = self._template.render(conversation, where=where)
+        self._written.validate_surroundings(conversation, text, where)
+        located = self._locate(conversation, text, where)
+        if located is None:
+            return RenderedConversation(text, self._by_tags_alone(conversation, text, tags, where))
+        marked, answers = located
+        spans = []
+        previous = 0
+        for answer in answers:
+            if conversation.messages[answer.index].learned:
+                own = _tags_of(answer, answers, tags)
+                if not tags:
+                    own = [(self._start(conversation, answer, previous, text), answer.last)]
+                elif own:
+                    start = self._start(conversation, answer, previous, text)
+                    own[0] = (max(own[0][0], min(start, own[0][1])), own[0][1])
+                if not own:
+                    self._notices.warn(
+                        "untagged", "%s: the chat template's tags leave an answer out", where
+                    )
+                else:
+                    own[-1] = (own[-1][0], self._end(marked, answer, text, own[-1][1], where))
+                spans += own
+            previous = answer.last
+        return RenderedConversation(text, tuple(span for span in spans if span[0] < span[1]))
+
+    def _locate(
+        self, conversation: Conversation, text: str, where: str
+    ) -> tuple[MarkedConversation, list[_Answer]] | None:
+        """The answers in the text. None if only the template's tags can find them."""
+        for answers_only in (False, True):
+            marked = mark_conversation(conversation, text, answers_only=answers_only)
+            try:
+                rendered, _ = self._template.render(marked.conversation, where=where)
+            except DataError:
+                continue
+            plain, offsets = offsets_of(marked, rendered)
+            twice = any(
+                len(offsets.get(mark, ())) > 1
+                for marks in marked.turns
+                for mark in (marks.opening, marks.closing)
             )
-        closing = self._closing(text[spans[-1][1] :])
-        return RenderedConversation(text, tuple(_closed(text, span, closing) for span in spans))
-
-    def _closing(self, rest: str) -> re.Pattern[str]:
-        """Pattern of the end of a turn, from the text after the last answer."""
-        found = re.compile(rf"\s*({self._special.pattern})").match(rest)
-        # A template may end turns by text that is not a special token, or not at all.
-        ending = found.group(1) if found else rest.strip()
-        return re.compile(rf"\s*{re.escape(ending)}" if ending else "")
-
-    def _untagged(self, messages: Sequence[Message], text: str, where: str) -> list[Span]:
-        used = set(text)
-        free = (chr(code) for code in _PRIVATE_USE if chr(code) not in used)
-        marks = {
-            index: (next(free), next(free))
-            for index, message in enumerate(messages)
-            if message.role == "assistant"
-        }
-        marked = [
-            _marked(message, *marks[index]) if index in marks else message
-            for index, message in enumerate(messages)
-        ]
-        offsets = self._mark_offsets(marked, marks, text, where)
-        spans: list[Span] = []
-        previous_end = 0
-        for index, (opening, closing) in marks.items():
-            if closing not in offsets:
-                continue  # the template drops this turn
-            end = offsets[closing]
-            start = offsets.get(opening)
-            if start is None:
-                start = self._start_by_prefix(messages[:index], text, end, where)
-            else:
-                start = self._start_by_header(text, previous_end, start)
-            spans.append((start, end))
-            previous_end = end
-        return spans
-
-    def _mark_offsets(
-        self,
-        marked: Sequence[Message],
-        marks: dict[int, tuple[str, str]],
-        text: str,
-        where: str,
-    ) -> dict[str, int]:
-        """Offset in ``text`` of every mark that the template kept."""
-        rendered, _ = self._template.render(marked, where=where)
-        all_marks = {mark for pair in marks.values() for mark in pair}
-        pieces = re.split(f"([{''.join(sorted(all_marks))}])", rendered)
-        offsets: dict[str, int] = {}
-        length = 0
-        for piece in pieces:
-            if piece not in all_marks:
-                length += len(piece)
-            elif piece in offsets:
-                raise self._unrecognizable(where)
-            else:
-                offsets[piece] = length
-        if "".join(piece for piece in pieces if piece not in all_marks) != text:
-            raise self._unrecognizable(where)
-        return offsets
-
-    def _start_by_header(self, text: str, previous_end: int, start: int) -> int:
-        """End of the generation prompt before an answer.
-
-        More than the answer's words may follow it: an empty thought in Qwen3, a space in Llama 2.
-        The model has to generate both.
-        """
-        prompt = self._template.generation_prompt
-        before = text[previous_end:start]
-        if not prompt:
-            return previous_end + len(before.rstrip(" "))
-        found = before.rfind(prompt)
-        return start if found < 0 else previous_end + found + len(prompt)
-
-    def _start_by_prefix(self, history: Sequence[Message], text: str, end: int, where: str) -> int:
-        """Length of the prompt that the model would get, for answers rewritten at the front.
-
-        Some templates cut the thoughts off earlier answers, or lay them out again.
-        """
-        prompt, _ = self._template.render(history, where=where, add_generation_prompt=True)
-        if not text.startswith(prompt) or len(prompt) > end:
-            raise self._unrecognizable(where)
-        return len(prompt)
-
-    def _unrecognizable(self, where: str) -> DataError:
-        return DataError(
+            if plain == text and not twice:
+                self._written.validate(marked, offsets, conversation, where)
+                return marked, self._answers(marked, offsets, conversation, text, where)
+        if self._template.has_tags:
+            return None
+        raise DataError(
             "chat template rewrites the answers, so that they cannot be found in its text",
             where=where,
             found=self._template.name,
             mend="Mark the answers in the template with {% generation %} … {% endgeneration %}",
         )
 
+    def _answers(
+        self,
+        marked: MarkedConversation,
+        offsets: Mapping[str, Sequence[int]],
+        conversation: Conversation,
+        text: str,
+        where: str,
+    ) -> list[_Answer]:
+        found: list[_Answer] = []
+        final = len(conversation.messages) - 1
+        for index, marks in enumerate(marked.turns):
+            kept = {mark: offsets[mark][0] for mark in marks.answer() if mark in offsets}
+            if not kept:
+                continue
+            first = min(kept.values())
+            if marks.opening and marks.opening not in kept:
+                words = conversation.messages[index].text.strip()
+                end = kept[marks.closing]
+                begins = self._header_end(text, found[-1].last if found else 0, end)
+                front, cut = _walk_back(text, (begins, end), words)
+                self._written.validate_front(cut, where, is_last=index == final)
+                first = min(first, front)
+            mark = max(kept, key=lambda mark: kept[mark])
+            found.append(_Answer(index, first, kept[mark], mark))
+        return found
 
-def _closed(text: str, span: Span, closing: re.Pattern[str]) -> Span:
-    found = closing.match(text, span[1])
-    return span if found is None else (span[0], found.end())
+    def _start(self, conversation: Conversation, answer: _Answer, previous: int, text: str) -> int:
+        """Where the text departs from what the model is given before this answer."""
+        history = replace(conversation, messages=conversation.messages[: answer.index])
+        prompt = self._text_of(history, add_generation_prompt=True)
+        if prompt is not None and text.startswith(prompt) and len(prompt) <= answer.last:
+            return len(prompt)
+        bare = self._text_of(history)
+        if prompt is not None and bare is not None and text.startswith(bare):
+            start = len(bare)
+            self._warn_of_departure(text[start:], answer, conversation)
+            if prompt.startswith(bare):
+                start += len(common_beginning(text[start:], prompt[start:]))
+            return min(start, answer.first)
+        return self._start_by_header(text, previous, answer.first)
+
+    def _header_end(self, text: str, previous: int, end: int) -> int:
+        """One past the last header of the assistant's between two characters."""
+        header = self._template.history_header
+        found = text.rfind(header, previous, end) if header else -1
+        return previous if found < 0 else found + len(header)
+
+    def _start_by_header(self, text: str, previous: int, first: int) -> int:
+        """The same for a history that the template writes in another way than before it."""
+        prompt = self._template.generation_prompt
+        header = self._template.history_header
+        if not header:
+            return previous + len(text[previous:first].rstrip(" "))
+        found = text.rfind(header, previous, first)
+        if found < 0:
+            return first
+        if text.startswith(prompt, found):
+            return found + len(prompt)
+        return min(found + len(common_beginning(text[found:], prompt)), first)
+
+    def _warn_of_departure(self, rest: str, answer: _Answer, conversation: Conversation) -> None:
+        prompt = self._template.generation_prompt
+        opened = prompt.removeprefix(self._template.history_header).strip()
+        is_last = answer.index == len(conversation.messages) - 1
+        if is_last and opened and not rest.startswith(prompt):
+            self._notices.warn(
+                "departure",
+                "the generation prompt opens with %r, and answers do not: the model learns them "
+                "after another beginning than it will get",
+                opened,
+            )
+
+    def _end(
+        self, marked: MarkedConversation, answer: _Answer, text: str, end: int, where: str
+    ) -> int:
+        """One past the token at which the model stops, or past the turn's last character."""
+        length, stops = self._ending.find(text[answer.last :], self._reference(marked, answer))
+        if stops:
+            return answer.last + length
+        self._notices.warn(
+            "no stop",
+            "%s: the chat template writes no token after the answer, so that no stop is learned",
+            where,
+        )
+        return max(end, answer.last + length)
+
+    def _reference(self, marked: MarkedConversation, answer: _Answer) -> str | None:
+        """The text after an answer where the conversation goes on differently."""
+        messages = marked.conversation.messages
+        for continued in _continuations(messages, answer.index):
+            other = replace(marked.conversation, messages=continued)
+            rendered = self._text_of(other)
+            if rendered is not None:
+                plain, offsets = offsets_of(marked, rendered)
+                if answer.mark in offsets:
+                    return plain[offsets[answer.mark][0] :]
+        return None
+
+    def _text_of(
+        self, conversation: Conversation, *, add_generation_prompt: bool = False
+    ) -> str | None:
+        try:
+            return self._template.render(
+                conversation, where="", add_generation_prompt=add_generation_prompt
+            )[0]
+        except DataError:
+            return None
+
+    def _by_tags_alone(
+        self, conversation: Conversation, text: str, tags: Sequence[Span], where: str
+    ) -> tuple[Span, ...]:
+        """The tags' own spans, for a template that rewrites answers."""
+        tags = [(start, end) for start, end in tags if start < end]
+        answers = [message for message in conversation.messages if message.role == "assistant"]
+        if not tags or (
+            len(tags) != len(answers) and not all(message.learned for message in answers)
+        ):
+            raise DataError(
+                "chat template leaves the answers out",
+                where=where,
+                expected=f"{len(answers)} spans of {{% generation %}} tags",
+                found=len(tags),
+                mend="Check the template's treatment of the assistant's turns",
+            )
+        if len(tags) == len(answers):
+            tags = [tag for tag, message in zip(tags, answers, strict=True) if message.learned]
+        return tuple((start, end + self._closing(text[end:])) for start, end in tags)
+
+    def _closing(self, tail: str) -> int:
+        return self._ending.find(tail, "")[0]
 
 
-def _marked(message: Message, opening: str, closing: str) -> Message:
-    """The message with marks around its words, inside the white space that templates trim."""
-    texts = [part.text for part in message.parts if isinstance(part, TextPart)]
-    filled = [index for index, text in enumerate(texts) if text.strip()]
-    first = filled[0]
-    last = filled[-1]
-    head = len(texts[first]) - len(texts[first].lstrip())
-    texts[first] = texts[first][:head] + opening + texts[first][head:]
-    tail = len(texts[last].rstrip())
-    texts[last] = texts[last][:tail] + closing + texts[last][tail:]
-    return Message(message.role, tuple(TextPart(text) for text in texts))
+def _tags_of(answer: _Answer, answers: Sequence[_Answer], tags: Sequence[Span]) -> list[Span]:
+    """The tags that lie in an answer's turn."""
+    position = answers.index(answer)
+    begins = answers[position - 1].last if position else -1
+    return [tag for tag in tags if begins <= tag[0] <= answer.last and tag[0] < tag[1]]
+
+
+def _walk_back(text: str, within: Span, words: str) -> tuple[int, str]:
+    """Follow an answer's words from their end to their beginning, through other white space.
+
+    Args:
+        text: the rendered text.
+        within: the end of the words, and the earliest character that may be one of them.
+        words: the words.
+
+    Returns:
+        First character of the words that are there, and the words before it that are not.
+    """
+    floor, first = within
+    remaining = len(words)
+    position = first
+    while remaining:
+        if words[remaining - 1].isspace():
+            remaining -= 1
+        elif position > floor and text[position - 1].isspace():
+            position -= 1
+        elif position > floor and text[position - 1] == words[remaining - 1]:
+            remaining -= 1
+            position -= 1
+            first = position
+        else:
+            break
+    return first, words[:remaining].strip()
+
+
+def _continuations(messages: Sequence[Message], index: int) -> Iterator[tuple[Message, ...]]:
+    """Other conversations that are the same up to the end of one turn."""
+    own = tuple(messages[: index + 1])
+    if index < len(messages) - 1:
+        yield own
+        return
+    for role in ("user", "tool"):
+        yield (*own, Message(role, (TextPart(PROBE["user"]),)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vlsi_cache.data.encoding.template import Span
+from vlsi_cache.data.encoding.text import Span
 
 __all__ = ["blanks_after", "shifted", "tokens_in_spans"]
 

@@ -1,0 +1,268 @@
+"""``vlsi-cache check``: it reads everything, goes on past failures, and lists all of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import ExifTags, Image
+
+from support.familytokenizers import family_tokenizer
+from support.runs import save_image_model, save_text_model, write_conversations
+from vlsi_cache.check import CheckReport
+from vlsi_cache.cli.main import cli
+
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "images": save_image_model(folder / "images", num_layers=4),
+        "text": save_text_model(folder / "text", num_layers=4),
+        "other": _with_tokenizer(save_text_model(folder / "other", num_layers=2), "qwen3"),
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def made(*rows: object) -> Path:
+        path = tmp_path / "rows.jsonl"
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    return made
+
+
+def _with_tokenizer(folder: Path, kind: str) -> Path:
+    family_tokenizer(kind).save_pretrained(folder)
+    return folder
+
+
+def _row(question: str, answer: str, **more: Any) -> Row:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": turns, **more}
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "100"}).invoke(cli, ["check", *map(str, arguments)])
+
+
+def _json(*arguments: object, code: int) -> Any:
+    result = _run(*arguments, "--json")
+    assert result.exit_code == code, result.output
+    CheckReport.model_validate_json(result.stdout)
+    return json.loads(result.stdout)
+
+
+def test_sound_data_passes_with_its_counts(models: dict[str, Path], tmp_path: Path) -> None:
+    data = write_conversations(tmp_path / "data.jsonl", 5, images=True)
+    report = _json("--teacher", models["images"], "--data", data, "--images", code=0)
+    assert report["rows"] == report["sound_rows"] == 5
+    assert report["failures"] == report["columns_not_read"] == []
+    assert report["images_decoded"] is True
+    assert report["models"][0]["max_length"] == 512
+    assert len(report["samples"]) == 3
+    learned = [run["text"] for run in report["samples"][1]["runs"] if run["learned"]]
+    assert learned == ["The green one<|im_end|>", "The blue one<|im_end|>"]
+    assert 0 < report["response_tokens"] < report["tokens"]
+    assert report["longest"] <= 512
+
+
+def test_counts_by_size_alone_are_those_of_decoded_pictures(
+    models: dict[str, Path], tmp_path: Path, write: Callable[..., Path]
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (64, 16), "red").save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("L", (16, 48)).save(tmp_path / "grey.png")
+    data = write(
+        _row("<image>What?", "red", image="turned.jpg"), _row("<image>?", "grey", image="grey.png")
+    )
+    arguments = ("--teacher", models["images"], "--data", data)
+    by_size = _json(*arguments, code=0)
+    decoded = _json(*arguments, "--images", code=0)
+    for name in ("tokens", "response_tokens", "longest"):
+        assert by_size[name] == decoded[name]
+
+
+def test_every_failure_is_listed_and_the_rest_is_read(
+    models: dict[str, Path], tmp_path: Path, write: Callable[..., Path]
+) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "cut.png")
+    whole = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:-30])
+    (tmp_path / "junk.png").write_bytes(b"no picture")
+    data = write(
+        _row("What?", "red", id="good", mood="fine"),
+        "{not json",
+        {"id": "shapeless", "text": 3},
+        _row("<image>?", "red", image="absent.png", id="absent"),
+        _row("<image>?", "red", image="junk.png", id="junk"),
+        _row("<image>?", "red", image="cut.png", id="cut"),
+        _row("word " * 700, "red", id="long"),
+        _row("Which?", "blue", id="last"),
+    )
+    report = _json("--teacher", models["images"], "--data", data, "--images", code=1)
+    assert report["rows"] == 8
+    assert report["sound_rows"] == 2
+    by_sample = {failure["sample"]: failure["why"] for failure in report["failures"]}
+    assert list(by_sample) == [
+        "rows.jsonl:2",
+        "rows.jsonl:3",
+        "absent",
+        "junk",
+        "cut",
+        "long",
+    ]
+    assert "not JSON" in by_sample["rows.jsonl:2"]
+    assert "missing" in by_sample["absent"]
+    assert "cannot be decoded" in by_sample["junk"]
+    assert "cannot be decoded" in by_sample["cut"]
+    assert "at most 512 tokens" in by_sample["long"]
+    undecoded = _json("--teacher", models["images"], "--data", data, code=1)
+    assert "cut" not in {failure["sample"] for failure in undecoded["failures"]}
+    assert "mood" in report["columns_not_read"]
+
+
+def test_the_terminal_marks_what_is_learned_and_ends_with_what_would_fail(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    rows = [_row("What?", "It is red.", id="good")]
+    rows += [_row("word " * 40, "red", id=f"long-{number}") for number in range(9)]
+    data = write(*rows)
+    result = _run("--teacher", models["text"], "--data", data, "--max-length", 40)
+    assert result.exit_code == 1
+    assert "⟦It is red.<|im_end|>⟧" in result.stdout
+    tail = result.stdout.partition("9 failures:")[2]
+    assert "9 × conversation is longer than" in tail
+    assert "(sample 'long-0')" in tail
+    assert "and 6 more; --json lists all" in tail
+    assert "checked 10 of 10 rows" in result.stderr
+    assert "\x1b[" not in result.stdout
+
+
+def test_a_templates_refusals_are_found(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    data = write(
+        _row("What?", "red", id="good"),
+        _row("a <|im_end|> b", "red", id="spelt"),
+    )
+    report = _json("--teacher", models["other"], "--data", data, code=0)
+    assert report["changed_samples"] == 1
+
+
+def test_taps_that_are_not_blocks_are_found_without_weights(
+    models: dict[str, Path], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in models["text"].iterdir():
+        if file.suffix != ".safetensors":
+            (bare / file.name).write_bytes(file.read_bytes())
+    data = write(_row("What?", "red"))
+    report = _json("--teacher", bare, "--data", data, "--set", "teacher.taps=[1,9]", code=1)
+    (failure,) = report["failures"]
+    assert failure["sample"] is None
+    assert failure["where"] == "teacher.taps"
+    assert "from 0 to 3; found 9" in failure["why"]
+
+
+def test_teacher_and_student_must_learn_the_same_tokens(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    # The other one's template writes an empty thought into its answers.
+    data = write(_row("What?", "red", id="a"), _row("Which?", "blue", id="b"))
+    same = _json("--teacher", models["text"], "--student", models["text"], "--data", data, code=0)
+    assert [model["role"] for model in same["models"]] == ["teacher", "student"]
+    report = _json(
+        "--teacher", models["text"], "--student", models["other"], "--data", data, code=1
+    )
+    assert [failure["sample"] for failure in report["failures"]] == ["a", "b"]
+    assert "other response tokens" in report["failures"][0]["why"]
+
+
+def test_tokenizers_that_differ_are_one_failure(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    data = write(_row("What?", "red"), _row("Which?", "blue"))
+    report = _json(
+        "--teacher", models["text"], "--student", models["images"], "--data", data, code=1
+    )
+    assert [failure["kind"] for failure in report["failures"]] == [
+        "tokenizers of teacher and student differ"
+    ]
+
+
+def test_a_model_without_a_template_is_one_failure(
+    models: dict[str, Path], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    bare = tmp_path / "base"
+    bare.mkdir()
+    for file in models["text"].iterdir():
+        if "template" not in file.name:
+            (bare / file.name).write_bytes(file.read_bytes())
+    data = write(_row("What?", "red"), _row("Which?", "blue"))
+    report = _json("--teacher", bare, "--data", data, code=1)
+    (failure,) = report["failures"]
+    assert "no chat template" in failure["why"]
+
+
+def test_texts_that_no_terminal_should_obey_are_shown_as_escapes(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    data = write(_row("What?", "red \x1b[31m", id="good"), _row("a\ud800b", "red", id="\x1b[2J"))
+    arguments = ("--teacher", models["text"], "--data", data)
+    report = _json(*arguments, code=1)
+    assert len(report["failures"]) == 1
+    result = _run(*arguments)
+    assert result.exit_code == 1
+    assert "\x1b" not in result.stdout
+    assert "red \\x1b[31m" in result.stdout
+
+
+def test_without_a_model_or_data_there_is_nothing_to_check(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    result = _run("--data", write(_row("What?", "red")))
+    assert result.exit_code == 2
+    assert "no model is named" in result.stderr
+    result = _run("--teacher", models["text"])
+    assert result.exit_code == 2
+    assert "no data is named" in result.stderr
+
+
+def test_a_processor_of_the_command_line_is_used(
+    models: dict[str, Path], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    data = write(_row("<image>What?", "red", image="red.png"))
+    arguments = ("--teacher", models["images"], "--data", data)
+    least = _json(*arguments, "--set", "teacher.processor={max_pixels: 256}", code=0)
+    assert least["tokens"] < _json(*arguments, code=0)["tokens"]
+    result = _run(*arguments, "--set", "teacher.processor={max_pixel: 256}")
+    assert result.exit_code == 1
+    assert "does not know these options" in result.stderr
+    assert "found max_pixel" in result.stderr
+
+
+def test_the_installed_command_writes_its_way_to_a_log(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    data = write(*[_row("What?", "red") for _ in range(30)])
+    command = [sys.executable, "-m", "vlsi_cache.cli", "check", "--teacher", models["text"]]
+    found = subprocess.run([*command, "--data", data], capture_output=True, text=True, check=True)
+    assert f"checking {data}: 30 rows for teacher" in found.stderr
+    lines = [line for line in found.stderr.splitlines() if line.startswith("checked")]
+    assert lines[-1] == "checked 30 of 30 rows"
+    assert len(lines) == 10
+    assert found.stdout.strip().endswith("Nothing would fail.")

@@ -1,0 +1,56 @@
+"""Options of a processor reach the tokens, the cache's identity and the saved student."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.runs import make_recipe
+from vlsi_cache.errors import CacheMismatchError
+from vlsi_cache.models import load_processor
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.store import open_cache
+from vlsi_cache.student import train_student
+from vlsi_cache.teacher import dump_teacher
+
+OPTIONS = {"max_pixels": 256}
+
+
+def _with(recipe: Recipe, role: str, **changes: Any) -> Recipe:
+    section = getattr(recipe, role).model_copy(update=changes)
+    return recipe.model_copy(update={role: section})
+
+
+def test_options_are_part_of_what_a_cache_is_made_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = make_recipe(tmp_path, images=True, num_samples=4, stages=["finetuning"])
+    data = Path(str(plain.data.path))
+    text = data.read_text(encoding="utf-8").replace("The green one", "The <|im_end|> one")
+    data.write_text(text, encoding="utf-8")
+    small = _with(_with(plain, "teacher", processor=OPTIONS), "student", processor=OPTIONS)
+    with caplog.at_level(logging.WARNING):
+        cache = open_cache(dump_teacher(small))
+    assert "1 sample spells control tokens" in caplog.text
+    assert cache.manifest.processor_options == OPTIONS
+    manifest = json.loads((small.output / "cache" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["processor_options"] == OPTIONS
+    with pytest.raises(CacheMismatchError, match="processor_options"):
+        dump_teacher(plain)
+    with cache.processor_folder() as folder:
+        recorded: Any = load_processor(str(folder))
+    assert recorded.image_processor.size["longest_edge"] == 256
+    student: Any = load_processor(str(train_student(small)))
+    assert student.image_processor.size["longest_edge"] == 256
+
+
+def test_a_manifest_without_options_is_as_it_was(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, num_samples=4)
+    dump_teacher(recipe)
+    manifest = json.loads((recipe.output / "cache" / "manifest.json").read_text(encoding="utf-8"))
+    assert "processor_options" not in manifest
+    assert "revision" not in manifest["teacher"]

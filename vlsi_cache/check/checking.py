@@ -1,0 +1,173 @@
+"""``check_data``: reads, renders and tokenizes every row, and goes on past those that fail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vlsi_cache.check.columns import columns_not_read
+from vlsi_cache.check.pictures import with_blank_pictures
+from vlsi_cache.check.report import CheckedModel, CheckFailure, CheckReport, LearnedSample
+from vlsi_cache.check.subjects import (
+    Subject,
+    failure_of,
+    find_model_failures,
+    open_subjects,
+    printable,
+)
+from vlsi_cache.data import (
+    Conversation,
+    ConversationDataset,
+    load_data,
+    response_ids,
+    take_changed_samples,
+)
+from vlsi_cache.data.images import missing_image
+from vlsi_cache.errors import DataError, ModelError
+from vlsi_cache.recipe import Recipe
+
+__all__ = ["check_data"]
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_SAMPLES = 3
+
+
+def check_data(
+    recipe: Recipe,
+    *,
+    decode_images: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CheckReport:
+    """Check data and models without loading weights.
+
+    Args:
+        recipe: description of the run. ``data``, ``teacher`` and ``student`` are read.
+        decode_images: decode pictures. Otherwise only their sizes are read.
+        on_progress: called with the number of rows that are done, and of all.
+
+    Returns:
+        All that would fail, and counts of the rest.
+
+    Raises:
+        RecipeError: neither data nor a model is named.
+        DataError: the data cannot be opened.
+        ModelError: a processor or a configuration cannot be loaded.
+    """
+    subjects = open_subjects(recipe)
+    data = load_data(recipe.data)
+    names = " and ".join(f"{one.checked.role} {one.checked.name}" for one in subjects)
+    logger.info("checking %s: %d rows for %s", data.source, len(data), names)
+    take_changed_samples()
+    check = _Check(list(subjects), decode_images, find_model_failures(subjects))
+    for index in range(len(data)):
+        check.read(data, index)
+        if on_progress is not None:
+            on_progress(index + 1, len(data))
+    return check.report(data, [subject.checked for subject in subjects])
+
+
+@dataclass(slots=True)
+class _Check:
+    """Counts of the rows so far."""
+
+    subjects: list[Subject]
+    """The models that can still encode."""
+    decode_images: bool
+    failures: list[CheckFailure]
+    num_sound: int = 0
+    num_tokens: int = 0
+    num_learned: int = 0
+    longest: int = 0
+    samples: list[LearnedSample] = field(default_factory=list)
+    agree: bool = field(init=False)
+    """Whether the models have one vocabulary, so that their tokens are comparable."""
+
+    def __post_init__(self) -> None:
+        self.agree = not any("tokenizers" in failure.kind for failure in self.failures)
+
+    def read(self, data: ConversationDataset, index: int) -> None:
+        """Check one row."""
+        before = len(self.failures)
+        try:
+            conversation = data[index]
+        except DataError as error:
+            self.failures.append(failure_of(error, sample=error.where))
+            return
+        for image in conversation.images:
+            if not image.exists():
+                missing = missing_image(image, conversation.origin)
+                self.failures.append(failure_of(missing, sample=conversation.sample_id))
+        if len(self.failures) > before:
+            return
+        encoded = self._encode(conversation)
+        if len(self.failures) == before and encoded:
+            self._compare(conversation, encoded)
+        if len(self.failures) == before and encoded:
+            self._count(conversation, encoded[0])
+
+    def _encode(self, conversation: Conversation) -> list[tuple[Subject, dict[str, Tensor]]]:
+        shown = conversation if self.decode_images else with_blank_pictures(conversation)
+        encoded = []
+        for subject in list(self.subjects):
+            try:
+                encoded.append((subject, subject.encoder([shown])))
+            except DataError as error:
+                failure = failure_of(error, sample=conversation.sample_id)
+                if failure not in self.failures[-1:]:  # both models may refuse it alike
+                    self.failures.append(failure)
+            except ModelError as error:  # it concerns the model, and every row would repeat it
+                self.failures.append(failure_of(error, sample=None))
+                self.subjects.remove(subject)
+        return encoded
+
+    def _compare(
+        self, conversation: Conversation, encoded: list[tuple[Subject, dict[str, Tensor]]]
+    ) -> None:
+        """Compare the response tokens of teacher and student."""
+        if len(encoded) < 2 or not self.agree:
+            return
+        first, second = (response_ids(batch) for _, batch in encoded)
+        if not torch.equal(first, second):
+            self.failures.append(
+                CheckFailure(
+                    sample=printable(conversation.sample_id),
+                    where=conversation.origin,
+                    kind="teacher and student have other response tokens",
+                    why=f"teacher and student have other response tokens; expected the teacher's "
+                    f"{len(first)}; found {len(second)}. Give both the same chat template.",
+                )
+            )
+
+    def _count(self, conversation: Conversation, first: tuple[Subject, dict[str, Tensor]]) -> None:
+        subject, batch = first
+        learned = batch["response_mask"][0].tolist()
+        self.num_sound += 1
+        self.num_tokens += len(learned)
+        self.num_learned += sum(learned)
+        self.longest = max(self.longest, len(learned))
+        if len(self.samples) < _SHOWN_SAMPLES:
+            runs = subject.runs(batch["input_ids"][0].tolist(), learned)
+            name = printable(conversation.sample_id)
+            self.samples.append(LearnedSample(sample=name, runs=runs))
+
+    def report(self, data: ConversationDataset, models: list[CheckedModel]) -> CheckReport:
+        """Return what was found."""
+        return CheckReport(
+            data=data.source,
+            models=models,
+            rows=len(data),
+            sound_rows=self.num_sound,
+            tokens=self.num_tokens,
+            response_tokens=self.num_learned,
+            longest=self.longest,
+            changed_samples=take_changed_samples(),
+            images_decoded=self.decode_images,
+            columns_not_read=columns_not_read(data),
+            samples=self.samples,
+            failures=self.failures,
+        )

@@ -1,0 +1,79 @@
+"""What a check found."""
+
+from __future__ import annotations
+
+from vlsi_cache.jsonmodels import ReportModel
+
+__all__ = ["CheckFailure", "CheckReport", "CheckedModel", "LearnedRun", "LearnedSample"]
+
+
+class CheckFailure(ReportModel):
+    """One thing that would stop a run."""
+
+    sample: str | None
+    """Id of the sample, or the name of its row if the row cannot be read. Null for what is not one
+    sample's."""
+    where: str
+    """File and row, or model and recipe key."""
+    kind: str
+    """The problem, alike for all samples that have it."""
+    why: str
+    """The problem with what is expected, what is found and how to mend it."""
+
+
+class LearnedRun(ReportModel):
+    """Tokens side by side that are all learned, or all given."""
+
+    text: str
+    """Their text."""
+    learned: bool
+    """Whether the student learns them."""
+
+
+class LearnedSample(ReportModel):
+    """One sample as the model reads it."""
+
+    sample: str
+    """Its id."""
+    runs: list[LearnedRun]
+    """Its tokens in order."""
+
+
+class CheckedModel(ReportModel):
+    """A model that the data was checked against."""
+
+    role: str
+    """`teacher` or `student`."""
+    name: str
+    """`from_pretrained` name or folder."""
+    max_length: int | None
+    """Most tokens of a conversation. Null if there is no limit."""
+
+
+class CheckReport(ReportModel):
+    """What a check found."""
+
+    data: str
+    """The data, as the recipe names it."""
+    models: list[CheckedModel]
+    """The models."""
+    rows: int
+    """Number of rows that were read."""
+    sound_rows: int
+    """Number of rows without a failure."""
+    tokens: int
+    """Tokens of the sound rows, image tokens included."""
+    response_tokens: int
+    """Tokens of them that are learned."""
+    longest: int
+    """Most tokens of one sound row."""
+    changed_samples: int
+    """Number of samples that spell a control token, into which a space is put."""
+    images_decoded: bool
+    """Whether pictures were decoded. Otherwise only their sizes were read."""
+    columns_not_read: list[str]
+    """Columns of the rows that nothing reads."""
+    samples: list[LearnedSample]
+    """The first sound samples."""
+    failures: list[CheckFailure]
+    """All that would fail, in the order of rows."""

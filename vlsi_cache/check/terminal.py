@@ -1,0 +1,93 @@
+"""A check's findings for the terminal. What is learned is marked by brackets, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vlsi_cache.check.report import CheckFailure, CheckReport, LearnedSample
+
+__all__ = ["check_table"]
+
+_MOST_KINDS = 20
+_MOST_OF_A_KIND = 3
+_MOST_CHARACTERS = 1200
+
+
+def check_table(report: CheckReport) -> RenderableType:
+    """Render a report: samples, counts, columns that nothing reads, and then what would fail."""
+    return Group(*_samples(report), _counts(report), Text(), *_failures(report))
+
+
+def _samples(report: CheckReport) -> Iterator[RenderableType]:
+    if report.samples:
+        yield Text("What is learned stands in ⟦ ⟧.")
+    for sample in report.samples:
+        yield Text(f"\nsample {sample.sample}", style="bold")
+        yield _marked(sample)
+    yield Text()
+
+
+def _marked(sample: LearnedSample) -> Text:
+    text = Text(overflow="fold")
+    for run in sample.runs:
+        shown = "".join(
+            char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in run.text
+        )
+        if len(shown) > _MOST_CHARACTERS:
+            half = _MOST_CHARACTERS // 2
+            shown = f"{shown[:half]} … {shown[-half:]}"
+        if run.learned:
+            text.append(f"⟦{shown}⟧", style="bold green")
+        else:
+            text.append(shown)
+    return text
+
+
+def _counts(report: CheckReport) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    rows = [("data", report.data)]
+    for model in report.models:
+        limit = "no limit" if model.max_length is None else f"at most {model.max_length:,} tokens"
+        rows.append((model.role, f"{model.name}, {limit}"))
+    rows += [
+        ("rows", f"{report.rows:,}, {report.sound_rows:,} of them sound"),
+        ("tokens", f"{report.tokens:,}, {report.response_tokens:,} of them learned"),
+        ("longest", f"{report.longest:,} tokens"),
+        ("columns not read", ", ".join(report.columns_not_read) or "none"),
+        ("pictures", "decoded" if report.images_decoded else "sizes read, not decoded"),
+    ]
+    if report.changed_samples:
+        rows.append(("control tokens", f"spelt in {report.changed_samples:,} samples, and broken"))
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    return table
+
+
+def _failures(report: CheckReport) -> Iterator[RenderableType]:
+    if not report.failures:
+        yield Text("Nothing would fail.", style="green")
+        return
+    ordered = sorted(report.failures, key=lambda failure: failure.kind)
+    kinds = [list(alike) for _, alike in groupby(ordered, key=lambda failure: failure.kind)]
+    kinds.sort(key=len, reverse=True)
+    noun = "1 failure" if len(report.failures) == 1 else f"{len(report.failures):,} failures"
+    yield Text(f"{noun}:", style="bold red")
+    for alike in kinds[:_MOST_KINDS]:
+        yield from _kind(alike)
+    if len(kinds) > _MOST_KINDS:
+        yield Text(f"and {len(kinds) - _MOST_KINDS} more kinds; --json lists all")
+
+
+def _kind(alike: list[CheckFailure]) -> Iterator[RenderableType]:
+    yield Text(f"{len(alike):,} × {alike[0].kind}")
+    for failure in alike[:_MOST_OF_A_KIND]:
+        yield Text(f"  {failure.where}: {failure.why}", overflow="fold")
+    if len(alike) > _MOST_OF_A_KIND:
+        yield Text(f"  and {len(alike) - _MOST_OF_A_KIND:,} more; --json lists all")

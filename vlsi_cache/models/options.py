@@ -1,0 +1,75 @@
+"""Options of a processor: whether it knows them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from transformers import ProcessorMixin
+
+from vlsi_cache.errors import ModelError
+
+__all__ = ["current_options", "validate_options"]
+
+# Arguments of a call. They are not settings, although image processors list them beside these.
+_OF_CALLS = frozenset(
+    {"data_format", "device", "disable_grouping", "input_data_format", "return_tensors"}
+)
+_TOKENIZER_SETTINGS = frozenset({"add_bos_token", "add_eos_token", "model_max_length"})
+
+
+def validate_options(processor: Any, options: Mapping[str, Any], *, where: str) -> None:
+    """Refuse options that a processor does not know. transformers would ignore them.
+
+    Args:
+        processor: the processor, or the tokenizer of a text model.
+        options: the options by name.
+        where: name of the model, for errors.
+
+    Raises:
+        ModelError: there are unknown options. The error names all of them.
+    """
+    known = _known(processor)
+    unknown = sorted(set(options) - known)
+    if unknown:
+        near = sorted({name for one in unknown for name in get_close_matches(one, known)})
+        raise ModelError(
+            "the processor does not know these options",
+            where=where,
+            expected=", ".join(near or sorted(known)),
+            found=", ".join(unknown),
+            mend="Correct or remove them in teacher.processor and student.processor",
+        )
+
+
+def current_options(processor: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options in their current spelling.
+
+    Qwen's ``min_pixels`` and ``max_pixels`` are edges of ``size`` by now. Under their old names,
+    each call of the processor would warn of them.
+    """
+    current = dict(options)
+    size = getattr(getattr(processor, "image_processor", None), "size", None)
+    edges = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
+    given = {edges[name]: current.pop(name) for name in edges if name in current}
+    if given and size is not None:
+        saved = {edge: size[edge] for edge in edges.values() if size.get(edge) is not None}
+        current["size"] = {**saved, **current.get("size", {}), **given}
+    return current if size is not None else dict(options)
+
+
+def _known(processor: Any) -> set[str]:
+    named = {
+        name
+        for name, value in processor.__dict__.items()
+        if name.endswith("_token") and isinstance(value, str)
+    }
+    known = {"chat_template"} | named | _TOKENIZER_SETTINGS
+    if isinstance(processor, ProcessorMixin):
+        parts = set(processor.get_attributes())
+        known |= set(inspect.signature(type(processor).__init__).parameters) - parts
+        images = getattr(getattr(processor, "image_processor", None), "valid_kwargs", None)
+        known |= set(getattr(images, "__annotations__", ())) - _OF_CALLS
+    return known - {"self", "args", "kwargs"}
