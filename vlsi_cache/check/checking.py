@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vlsi_cache.check.columns import columns_not_read
 from vlsi_cache.check.pictures import with_blank_pictures
 from vlsi_cache.check.report import CheckedModel, CheckFailure, CheckReport, LearnedSample
 from vlsi_cache.check.subjects import (
@@ -167,7 +166,7 @@ class _Check:
             longest=self.longest,
             changed_samples=take_changed_samples(),
             images_decoded=self.decode_images,
-            columns_not_read=columns_not_read(data),
+            columns_not_read=data.columns_not_read(),
             samples=self.samples,
             failures=self.failures,
         )

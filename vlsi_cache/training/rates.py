@@ -57,7 +57,7 @@ def finetuning_rate(num_weights: int, samples: int) -> float:
         samples: samples per optimizer step.
     """
     rate, reference = _FINETUNING
-    return rate * (num_weights / reference) ** _STEP_LAW * _batch_factor(samples)
+    return rate * math.pow(num_weights / reference, _STEP_LAW) * _batch_factor(samples)
 
 
 def adapter_rate(width: int, scale: float, samples: int) -> float:
