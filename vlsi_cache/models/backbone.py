@@ -22,6 +22,7 @@ from vlsi_cache.models.identity import (
 from vlsi_cache.models.loading import load_model, load_processor
 from vlsi_cache.models.precision import frozen_dtype, trained_dtype, uses_autocast
 from vlsi_cache.models.taps import TapState, capture_taps
+from vlsi_cache.phases import phase
 from vlsi_cache.recipe import ModelSection
 
 __all__ = ["Backbone", "load_backbone", "run_backbone"]
@@ -87,9 +88,11 @@ def load_backbone(
             mend=f"Give --{role} MODEL, or set {role}.model in the recipe",
         )
     dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
-    model = load_model(section.model, dtype=dtype, device=device)
-    processor = load_processor(section.model)
-    decoder = bind_decoder(model)
+    with phase(f"loading the {role} {section.model}"):
+        model = load_model(section.model, dtype=dtype, device=device)
+        processor = load_processor(section.model)
+    with phase(f"binding the {role}: blocks, norm, head"):
+        decoder = bind_decoder(model)
     model.eval().requires_grad_(False)
     return Backbone(
         name=section.model,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.models import Backbone, load_backbone
+from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe, warn_idle_settings
 from vlsi_cache.store import CacheWriter
 from vlsi_cache.teacher.filling import DumpProgress, fill_cache
@@ -48,7 +49,8 @@ def dump_teacher(
     reads, writer = _begin(run, teacher)
     fill_cache(run, reads, writer, partition or Partition(), on_progress or (lambda _: None))
     wait_for_everyone()
-    on_main_process(writer.finish)
+    with phase("sealing the cache"):
+        on_main_process(writer.finish)
     if partition is None:
         _validate_complete(writer, recipe.cache_path)
     return recipe.cache_path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from accelerate.utils import send_to_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from vlsi_cache.errors import StageError
+from vlsi_cache.interruption import stop_if_asked
+from vlsi_cache.phases import phase
 from vlsi_cache.training.checkpoints import last_checkpoint
 from vlsi_cache.training.loader import (
     BatchReader,
@@ -31,6 +34,7 @@ from vlsi_cache.training.processes import on_main_process
 from vlsi_cache.training.run import Run
 from vlsi_cache.training.sample_order import ProcessSlice, plain_order
 from vlsi_cache.training.stage import Stage, Training
+from vlsi_cache.training.stopping import Checkpointer
 
 __all__ = ["train"]
 
@@ -51,9 +55,20 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
 
     Raises:
         StageError: the loss, or a trained parameter, is not finite.
+        Interrupted: a stop was asked for; a checkpoint is there.
     """
-    arguments = _arguments(run, stage, training)
-    trainer = _StageTrainer(stage.name, training, arguments)
+    checkpointer = Checkpointer(stage.schedule.save_every_minutes)
+    with phase(stage.name, unit="steps") as steps:
+        arguments = _arguments(run, stage, training)
+        trainer = _StageTrainer(training, arguments, [MetricLines(steps), checkpointer])
+        _train_on(stage, training, trainer)
+    if checkpointer.stopped_by is not None:
+        where = f"step {trainer.state.global_step:,} of {trainer.state.max_steps:,}"
+        stop_if_asked(f"at {where} of {stage.name}", checkpointer.stopped_by)
+    trainer.validate_parameters()
+
+
+def _train_on(stage: Stage[Any], training: Training[Any], trainer: Trainer) -> None:
     checkpoint = last_checkpoint(stage.folder)
     if checkpoint is not None:
         logger.info("%s: going on from %s", stage.name, checkpoint.name)
@@ -63,7 +78,6 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
         on_main_process(lambda: journal.resume(step))
     with quiet_forks(stage.schedule.workers):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.validate_parameters()
 
 
 def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> TrainingArguments:
@@ -107,7 +121,12 @@ def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> Training
 class _StageTrainer(Trainer):
     """Saves and restores trainable parameters only: a frozen 72B backbone is not written again."""
 
-    def __init__(self, name: str, training: Training[Any], arguments: TrainingArguments) -> None:
+    def __init__(
+        self,
+        training: Training[Any],
+        arguments: TrainingArguments,
+        callbacks: Sequence[TrainerCallback],
+    ) -> None:
         self.training = training
         self.order = training.order or plain_order(len(training.dataset))
         super().__init__(
@@ -115,7 +134,7 @@ class _StageTrainer(Trainer):
             args=arguments,
             train_dataset=training.dataset,
             data_collator=training.collate,
-            callbacks=[MetricLines(name), EpochSetter(), *training.callbacks],
+            callbacks=[*callbacks, EpochSetter(), *training.callbacks],
             optimizers=(training.optimizer, None),
         )
         self.remove_callback(PrinterCallback)

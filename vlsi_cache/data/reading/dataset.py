@@ -17,6 +17,7 @@ from vlsi_cache.data.reading.rows import parse_row
 from vlsi_cache.data.reading.rowsource import RowSource
 from vlsi_cache.data.reading.sources import open_rows
 from vlsi_cache.errors import DataError, RecipeError
+from vlsi_cache.phases import tracked
 from vlsi_cache.recipe import DataSection
 
 __all__ = ["ConversationDataset", "load_conversations", "load_data"]
@@ -117,7 +118,8 @@ class ConversationDataset(Sequence[Conversation]):
         """
         # Eight bytes per id stand for the ids themselves, which are too many in large datasets.
         digests = np.empty(self._length, np.uint64)
-        for index, conversation in enumerate(self):
+        rows = tracked(self, "reading and validating the data", total=self._length, unit="rows")
+        for index, conversation in enumerate(rows):
             for image in conversation.images:
                 if not image.exists():
                     raise missing_image(image, conversation.origin)
@@ -137,7 +139,7 @@ class ConversationDataset(Sequence[Conversation]):
         if self._fingerprint is None:
             digest = hashlib.sha256()
             with ThreadPoolExecutor(_THREADS) as pool:
-                rows = iter(self)
+                rows = tracked(self, "fingerprinting the data", total=self._length, unit="rows")
                 while ahead := list(islice(rows, _READ_AHEAD)):
                     for key in pool.map(Conversation.key, ahead):
                         digest.update(bytes.fromhex(key))
