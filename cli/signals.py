@@ -40,7 +40,7 @@ class _Handler:
         self.first = now
         # Not by logging or a stream, whose locks this thread may hold just now.
         name = signal.Signals(number).name
-        os.write(2, f"\n{name}: stopping at the end of this step. A second ends at once\n".encode())
+        os.write(2, f"\n{name}: stopping at the end of this step, a second ends at once\n".encode())
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from vlsi_cache.models.identity import (
 )
 from vlsi_cache.models.loading import load_model, load_processor, text_config
 from vlsi_cache.models.lora import linear_names, lora_config
+from vlsi_cache.models.preview import ModelPreview, preview_model
 from vlsi_cache.models.taps import (
     TapCapture,
     TapState,
@@ -27,6 +28,7 @@ __all__ = [
     "Decoder",
     "Head",
     "LogitTransform",
+    "ModelPreview",
     "TapCapture",
     "TapState",
     "bind_decoder",
@@ -38,6 +40,7 @@ __all__ = [
     "load_model",
     "load_processor",
     "lora_config",
+    "preview_model",
     "resolve_taps",
     "run_backbone",
     "text_config",

@@ -26,7 +26,7 @@ from transformers import (
 
 from vlsi_cache.errors import ModelError, first_line
 
-__all__ = ["load_model", "load_processor", "text_config"]
+__all__ = ["load_config", "load_model", "load_processor", "text_config"]
 
 _CONFIG = "config.json"
 _HUB_SECONDS = 10.0
@@ -63,6 +63,20 @@ def load_model(
     model: Any = _load_weights(name, config, dtype)  # transformers leaves `to` without types
     placed: PreTrainedModel = model.to(device).eval()
     return placed
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """Read a model's configuration, and refuse a model that cannot be loaded for its files' sake.
+
+    Raises:
+        ModelError: as in ``load_model``, as far as it shows without the weights.
+    """
+    folder = _find(name)
+    config = _load_config(name, folder)
+    if folder is not None:
+        _validate_safetensors(folder, name)
+    _loader(config, name)
+    return config
 
 
 def load_processor(name: str) -> ProcessorMixin | PreTrainedTokenizerBase:

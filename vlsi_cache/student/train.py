@@ -12,6 +12,7 @@ from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe, warn_idle_settings
 from vlsi_cache.store import Cache
 from vlsi_cache.student.checks import validate_student
+from vlsi_cache.student.early import training_checks
 from vlsi_cache.student.finetuning import finetune
 from vlsi_cache.student.interaction import interact
 from vlsi_cache.student.opening import open_matching_cache
@@ -38,7 +39,7 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
     warn_idle_settings(recipe, "student")
-    run = begin_run(recipe, callbacks)
+    run = begin_run(recipe, callbacks, training_checks(recipe))
     stages = set(recipe.stages)
     result = None
     if "interaction" in stages:

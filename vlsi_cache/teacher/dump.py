@@ -11,6 +11,7 @@ from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe, warn_idle_settings
 from vlsi_cache.store import CacheWriter
+from vlsi_cache.teacher.checks import dump_checks
 from vlsi_cache.teacher.filling import DumpProgress, fill_cache
 from vlsi_cache.teacher.identity import begin_dump, validate_cache_folder
 from vlsi_cache.teacher.partition import Partition
@@ -43,7 +44,7 @@ def dump_teacher(
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
     warn_idle_settings(recipe, "teacher")
-    run = begin_run(recipe)
+    run = begin_run(recipe, checks=dump_checks(recipe))
     validate_cache_folder(run)
     teacher = load_backbone(recipe.teacher, "teacher", run.device)
     reads, writer = _begin(run, teacher)
