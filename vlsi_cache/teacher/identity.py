@@ -17,7 +17,7 @@ from vlsi_cache.manifest import (
     TokenizerIdentity,
 )
 from vlsi_cache.models import Backbone, chat_template_hash, tokenizer_of, vocabulary_hash
-from vlsi_cache.sampling import TapRecorder
+from vlsi_cache.sampling import TapRecorder, remembered_order
 from vlsi_cache.store import CacheWriter, create_cache, validate_beginnable
 from vlsi_cache.teacher.checks import validate_entries
 from vlsi_cache.teacher.reading import TeacherPass
@@ -59,7 +59,9 @@ def begin_dump(
     num_taps = len(bank.taps) + 1
     validate_entries(run.recipe, teacher.name, vocab_size=teacher.vocab_size, num_taps=num_taps)
     manifest = _manifest(run, teacher, bank)
-    recorder = TapRecorder(teacher.head, k=settings.k, m=settings.m)
+    head = teacher.head
+    order = remembered_order(head.weight, run.recipe.output) if not settings.k else None
+    recorder = TapRecorder(head, k=settings.k, m=settings.m, order=order)
     with PartialState().main_process_first():  # only one may publish the processor
         writer = create_cache(run.recipe.cache_path, manifest, processor)
     return TeacherPass(teacher, bank, recorder, run.recipe.seed), writer
