@@ -17,11 +17,13 @@ from vlsi_cache.student.finetuning import finetune
 from vlsi_cache.student.interaction import interact
 from vlsi_cache.student.opening import open_matching_cache
 from vlsi_cache.training import Run, begin_run
+from vlsi_cache.training.quiet import without_other_bars
 from vlsi_cache.verbalizer import build_verbalizers, obtain_verbalizers
 
 __all__ = ["train_student"]
 
 
+@without_other_bars()
 def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Run the recipe's stages on the student. Each resumes, and is skipped when it is done.
 

@@ -18,11 +18,13 @@ from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run, begin_run
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
+from vlsi_cache.training.quiet import without_other_bars
 from vlsi_cache.verbalizer import obtain_verbalizers
 
 __all__ = ["dump_teacher"]
 
 
+@without_other_bars()
 def dump_teacher(
     recipe: Recipe,
     on_progress: Callable[[DumpProgress], None] | None = None,

@@ -79,7 +79,12 @@ def fill_cache(
         logger.info("teacher pass: no shard is missing, nothing to do")
         return
     with phase("teacher pass", total=total, unit="samples") as samples, finishing_steps():
-        _fill(run, teacher, writer, missing, _Watch(samples, on_progress, total))
+        try:
+            _fill(run, teacher, writer, missing, _Watch(samples, on_progress, total))
+        except RuntimeError:
+            # A SIGTERM to the whole job has ended the workers too.
+            stop_if_asked("between two batches of the teacher pass")
+            raise
     stop_if_asked("after the teacher pass")
 
 

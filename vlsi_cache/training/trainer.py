@@ -77,7 +77,12 @@ def _train_on(stage: Stage[Any], training: Training[Any], trainer: Trainer) -> N
         step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
         on_main_process(lambda: journal.resume(step))
     with quiet_forks(stage.schedule.workers):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except RuntimeError:
+            # A SIGTERM to the whole job has ended the workers, and no step can end without them.
+            stop_if_asked(f"between two steps of {stage.name}")
+            raise
 
 
 def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> TrainingArguments:
