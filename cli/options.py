@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,7 +42,8 @@ def errors_in_one_line(function: F) -> F:
             click.echo(f"error: {error.filename}: {error.strerror}", err=True)
             raise SystemExit(1) from None
         except Interrupted as interruption:
-            click.echo(str(interruption), err=True)
+            if os.environ.get("RANK", "0") == "0":  # all processes stop, and one says so
+                click.echo(str(interruption), err=True)
             raise SystemExit(interruption.exit_code) from None
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)

@@ -221,7 +221,7 @@ def test_what_the_readme_shows_is_what_the_commands_print(
 def words_without_figures(text: str) -> set[str]:
     """The words of printed lines, without numbers, bars and the numbers in names."""
     return {
-        re.sub(r"[\d━╸╺]+", "", word) for word in re.sub(r"[\d.:]+[\de.+-]*", " ", text).split()
+        re.sub(r"[\d━╸╺]+", "", word) for word in re.sub(r"[\d.,:]+[\de.+-]*", " ", text).split()
     }
 
 

@@ -87,11 +87,11 @@ class Phase:
         return f"{self.what}: " + "  ".join(filter(None, (count, self.detail, self.pace())))
 
     def _begin(self) -> None:
+        _active.append(self)
         if self.total is not None:
             logger.info("%s (%s %s)", self.what, f"{self.total:,}", self.unit)
         elif not self.unit:
             logger.info("%s", self.what)
-        _active.append(self)
         threading.Thread(target=self._report, name="vlsi-cache phase", daemon=True).start()
 
     def _end(self, *, failed: bool) -> None:

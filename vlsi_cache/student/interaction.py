@@ -9,13 +9,12 @@ from accelerate import PartialState
 from vlsi_cache.data import IndexedConversations, encoder_for
 from vlsi_cache.models import Backbone
 from vlsi_cache.store import Cache
-from vlsi_cache.student.arrivals import ARRIVALS_FILE, recorded_order
+from vlsi_cache.student.arrivals import recorded_order
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import Run, Stage, Training, run_stage
-from vlsi_cache.training.checkpoints import last_checkpoint, save_model
-from vlsi_cache.training.processes import on_main_process
+from vlsi_cache.training.checkpoints import save_model
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
 __all__ = ["interact"]
@@ -68,8 +67,6 @@ def _start(
     module = Interaction(student, bank, settings, teacher_taps=teacher_taps, seed=seed, rank=rank)
     if settings.gradient_checkpointing:
         student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
-    if last_checkpoint(folder) is None:  # nothing is trained in an order that an earlier run found
-        on_main_process(lambda: (folder / ARRIVALS_FILE).unlink(missing_ok=True))
     batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
     return Training(
         module=module,

@@ -67,6 +67,8 @@ class StageFolder:
             self._compare(record)
             if record.get("finished", False) and self._is_whole(record.get("weights")):
                 return False
+            if self._is_untrained(record) and record.get("settings") != self.settings:
+                on_main_process(self._forget)
         on_main_process(lambda: self._write(finished=False))
         return True
 
@@ -106,6 +108,11 @@ class StageFolder:
         """Report whether the stage was stopped before anything of it was kept."""
         kept = self.config.exists() or any(self.path.glob("checkpoint-*"))
         return not record.get("finished", False) and not kept
+
+    def _forget(self) -> None:
+        """Remove what an untrained stage of other settings has noted on its way."""
+        for path in self.path.glob("*.jsonl"):
+            path.unlink()
 
     def _compare(self, record: Mapping[str, Any]) -> None:
         if self._is_untrained(record):

@@ -62,9 +62,9 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
         arguments = _arguments(run, stage, training)
         trainer = _StageTrainer(training, arguments, [MetricLines(steps), checkpointer])
         _train_on(stage, training, trainer)
-    if checkpointer.stopped_by is not None:
-        where = f"step {trainer.state.global_step:,} of {trainer.state.max_steps:,}"
-        stop_if_asked(f"at {where} of {stage.name}", checkpointer.stopped_by)
+        if checkpointer.stopped_by is not None:
+            where = f"step {trainer.state.global_step:,} of {trainer.state.max_steps:,}"
+            stop_if_asked(f"at {where} of {stage.name}", checkpointer.stopped_by)
     trainer.validate_parameters()
 
 
