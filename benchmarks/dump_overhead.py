@@ -64,7 +64,7 @@ class Pass:
         """Run forward, verbalizers, and the softmax of every tap."""
         features = self.teacher.features(batch)
         # the same number of rows at once as the recorder takes
-        step = max(1, (1 << 23) // (self.head.num_rows * len(features)))
+        step = max(1, (1 << 26) // (self.head.num_rows * len(features)))
         for rows in chunks(len(features[0]), step):
             logits = self.head.logits(torch.stack([tap[rows] for tap in features]))
             torch.log_softmax(logits.float(), -1)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from vlsi_cache.cli.options import errors_in_one_line, log_to
+from vlsi_cache.cli.options import errors_in_one_line
+from vlsi_cache.cli.signals import stopping_on_signals
+from vlsi_cache.cli.terminal import import_libraries, log_to
 
 __all__ = ["command"]
 
@@ -28,11 +30,13 @@ def command(out: Path, quick: bool, as_json: bool) -> None:
     Trains a teacher, then runs dump-teacher, train-student and inspect. Scores the teacher, the
     student after fine-tuning only and the distilled student on held-out images.
     """
-    from vlsi_cache.demo.plan import FULL, QUICK, Demo
-    from vlsi_cache.demo.run import run_demo
-
     log_to("stderr")
-    summary = run_demo(Demo(out.absolute(), QUICK if quick else FULL))
+    with stopping_on_signals():
+        import_libraries()
+        from vlsi_cache.demo.plan import FULL, QUICK, Demo
+        from vlsi_cache.demo.run import run_demo
+
+        summary = run_demo(Demo(out.absolute(), QUICK if quick else FULL))
     if as_json:
         click.echo(summary.model_dump_json(indent=2))
         return

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vlsi_cache.cli.options import errors_in_one_line, log_to, recipe_flags, taps_list
+from vlsi_cache.cli.next_step import next_command
+from vlsi_cache.cli.options import errors_in_one_line, recipe_flags, taps_list
+from vlsi_cache.cli.signals import stopping_on_signals
+from vlsi_cache.cli.terminal import import_libraries, log_to
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
-    from vlsi_cache.teacher import Partition
 
 __all__ = ["command"]
 
@@ -75,14 +77,25 @@ def command(recipe: Recipe, partition: str | None) -> None:
     of every tapped layer and of the final output, at every response token. Run it again, and it
     goes on where it stopped.
     """
-    from vlsi_cache.teacher import Partition
-    from vlsi_cache.training.processes import leave_together
-
-    selected = None if partition is None else Partition.parse(partition)
     log_to("stdout")
-    path = _dump(recipe, selected)
-    leave_together()
-    click.echo(f"cache: {path}{_completeness(path)}\nlook inside with: vlsi-cache inspect {path}")
+    with stopping_on_signals():
+        import_libraries()
+        from vlsi_cache.teacher import Partition, dump_teacher
+        from vlsi_cache.training.processes import is_main_process, leave_together
+
+        selected = None if partition is None else Partition.parse(partition)
+        path = dump_teacher(recipe, None, selected)
+        leave_together()
+    if is_main_process():
+        _say_what_is_next(recipe, path)
+
+
+def _say_what_is_next(recipe: Recipe, path: str | Path) -> None:
+    missing = _completeness(path)
+    click.echo(f"cache: {path}{missing}\nlook inside with: vlsi-cache inspect {path}")
+    if not missing:
+        student = {} if recipe.student.model else {"--student": "MODEL"}
+        click.echo(f"next: {next_command('train-student', student)}")
 
 
 def _completeness(path: str | Path) -> str:
@@ -95,34 +108,3 @@ def _completeness(path: str | Path) -> str:
     if not missing:
         return ""
     return f", incomplete: {total - missing:,} of {total:,} shards; other partitions write the rest"
-
-
-def _dump(recipe: Recipe, partition: Partition | None) -> str | Path:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from vlsi_cache.teacher import DumpProgress, dump_teacher
-
-    columns = (
-        TextColumn("teacher pass"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} samples"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("remaining"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("dump", total=None, visible=False, rate="")
-
-        def show(progress: DumpProgress) -> None:
-            elapsed = bar.tasks[task].elapsed or 0.0
-            rate = f"{progress.num_tokens / elapsed:,.0f} tokens/s" if elapsed > 0 else ""
-            bar.update(
-                task,
-                total=progress.total_samples,
-                completed=progress.num_samples,
-                visible=True,
-                rate=rate,
-            )
-
-        return dump_teacher(recipe, show, partition)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
-import sys
+import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from vlsi_cache.cli.next_step import Given, remember_given
+from vlsi_cache.cli.terminal import log_to
 from vlsi_cache.errors import VlsiCacheError
+from vlsi_cache.interruption import Interrupted
 from vlsi_cache.recipe import Recipe, load_recipe
 
 __all__ = ["errors_in_one_line", "log_to", "recipe_flags", "taps_list"]
@@ -38,6 +41,13 @@ def errors_in_one_line(function: F) -> F:
                 raise
             click.echo(f"error: {error.filename}: {error.strerror}", err=True)
             raise SystemExit(1) from None
+        except Interrupted as interruption:
+            if os.environ.get("RANK", "0") == "0":  # all processes stop, and one says so
+                click.echo(str(interruption), err=True)
+            raise SystemExit(interruption.exit_code) from None
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            raise SystemExit(128 + signal.SIGINT) from None
 
     return guarded  # type: ignore[return-value]
 
@@ -75,6 +85,8 @@ def recipe_flags(flags: Mapping[str, str]) -> Callable[[F], F]:
                 if value is not None
             ]
             recipe: Recipe = load_recipe(recipe_path, [*assignments, *overrides])
+            by_key = {flags[name]: value for name, value in given.items() if value is not None}
+            remember_given(Given(recipe_path, assignments, by_key))
             return function(*args, recipe=recipe, **kwargs)
 
         return with_recipe  # type: ignore[return-value]
@@ -92,23 +104,3 @@ def taps_list(_context: click.Context, _parameter: click.Parameter, value: str |
         raise click.BadParameter(
             f"expected block indices such as 2,6,10, found {value!r}"
         ) from None
-
-
-def log_to(stream: Literal["stdout", "stderr"]) -> None:
-    """Send the library's log lines to ``stdout`` or ``stderr``, and silence other libraries."""
-    handler = logging.StreamHandler(sys.stdout if stream == "stdout" else sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    root = logging.getLogger("vlsi_cache")
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
-    root.propagate = False
-    _hide_other_progress_bars()
-
-
-def _hide_other_progress_bars() -> None:
-    """Hide the progress bars of other libraries, which would stand between our own lines."""
-    from datasets.utils.logging import disable_progress_bar as quiet_datasets
-    from transformers.utils.logging import disable_progress_bar as quiet_transformers
-
-    quiet_transformers()
-    quiet_datasets()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlsi_cache.cli.options import errors_in_one_line, log_to, recipe_flags, taps_list
+from vlsi_cache.cli.next_step import loading_code, next_command
+from vlsi_cache.cli.options import errors_in_one_line, recipe_flags, taps_list
+from vlsi_cache.cli.signals import stopping_on_signals
+from vlsi_cache.cli.terminal import import_libraries, log_to
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -83,10 +87,19 @@ def command(recipe: Recipe) -> None:
     exist, in the order in which they appear, and waits for more.
     """
     log_to("stdout")
-    from vlsi_cache.student import train_student
-    from vlsi_cache.training.processes import leave_together
+    with stopping_on_signals():
+        import_libraries()
+        from vlsi_cache.student import train_student
+        from vlsi_cache.training.processes import is_main_process, leave_together
 
-    result = train_student(recipe)
-    leave_together()
-    label = "verbalizers" if recipe.stages == ["verbalization"] else "student"
-    click.echo(f"{label}: {result}")
+        result = train_student(recipe)
+        leave_together()
+    if is_main_process():
+        _say_what_is_next(recipe, result)
+
+
+def _say_what_is_next(recipe: Recipe, result: Path) -> None:
+    if recipe.stages == ["verbalization"]:
+        click.echo(f"verbalizers: {result}\nnext: {next_command('train-student', {})}")
+        return
+    click.echo(f"student: {result}\nload it with: {loading_code(result)}")

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from support.heads import make_head
-from vlsi_cache.sampling import TapRecorder, recorder, vocabulary_order
+from vlsi_cache.sampling import (
+    ORDER_FILE,
+    TapRecorder,
+    recorder,
+    remembered_order,
+    vocabulary_order,
+)
 
 VOCAB, HIDDEN = 60, 6
 
@@ -79,6 +88,37 @@ def test_the_order_is_a_permutation_and_the_same_every_time(shape: tuple[int, in
     order = vocabulary_order(weight)
     assert order.sort().values.tolist() == list(range(shape[0]))
     assert torch.equal(order, vocabulary_order(weight))
+
+
+def test_an_order_is_computed_once_for_a_head_and_again_if_its_file_is_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(4)
+    weight, other = torch.randn(2, 400, 20)
+    path = tmp_path / "run" / ORDER_FILE
+    order = remembered_order(weight, path.parent)
+    assert torch.equal(order, vocabulary_order(weight))
+    written = path.stat().st_mtime_ns, path.read_bytes()
+    assert torch.equal(remembered_order(weight, path.parent), order)
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == written
+    swapped = bytearray(written[1])
+    swapped[-16:] = swapped[-8:] + swapped[-16:-8]  # still a permutation
+    for damaged in (bytes(swapped), written[1][:50], b""):
+        path.write_bytes(damaged)
+        assert torch.equal(remembered_order(weight, path.parent), order)
+        assert torch.equal(load_file(path)["order"], order)
+    assert torch.equal(remembered_order(other, path.parent), vocabulary_order(other))
+    assert [file.name for file in path.parent.iterdir()] == [ORDER_FILE]
+    assert not caplog.records
+
+
+def test_an_order_that_cannot_be_kept_is_computed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weight = torch.randn(40, 4)
+    (tmp_path / "file").touch()
+    assert torch.equal(remembered_order(weight, tmp_path / "file"), vocabulary_order(weight))
+    assert "is not kept" in caplog.text
 
 
 def test_the_order_keeps_similar_rows_together() -> None:

@@ -90,3 +90,15 @@ def test_a_result_without_one_of_its_files_is_made_again(
     (tmp_path / lost).unlink()
     run_stage(run, _stage(tmp_path, _collate))
     assert (tmp_path / lost).is_file()
+
+
+def test_a_stage_that_never_trained_starts_over_with_other_settings(
+    run: Run, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError):
+        run_stage(run, _stage(tmp_path, _refuse, rate=1))
+    (tmp_path / "arrivals.jsonl").write_text("{}\n")
+    run_stage(run, _stage(tmp_path, _collate, rate=2))
+    assert not (tmp_path / "arrivals.jsonl").exists()
+    with pytest.raises(StageError, match="rate is 2, asked for 1"):
+        run_stage(run, _stage(tmp_path, _collate, rate=1))

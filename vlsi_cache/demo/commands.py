@@ -11,6 +11,7 @@ import yaml
 
 from vlsi_cache.demo.plan import Demo, DemoSize
 from vlsi_cache.errors import StageError
+from vlsi_cache.interruption import finishing_steps, stop_if_asked
 
 __all__ = ["inspect_cache", "make_cache", "train_students", "write_recipe"]
 
@@ -82,9 +83,11 @@ def _vlsi_cache(*arguments: object, capture: bool = False) -> str:
     command = [sys.executable, "-m", "vlsi_cache.cli", *map(str, arguments)]
     logger.info("$ vlsi-cache %s", " ".join(map(str, arguments)))
     # the demo's own stdout may carry one JSON object, so commands print on stderr
-    done = subprocess.run(  # noqa: S603
-        command, check=False, stdout=subprocess.PIPE if capture else sys.stderr, text=True
-    )
+    with finishing_steps():  # the command has the signal too, and ends by itself
+        done = subprocess.run(  # noqa: S603
+            command, check=False, stdout=subprocess.PIPE if capture else sys.stderr, text=True
+        )
+    stop_if_asked(f"in {arguments[0]}")
     if done.returncode != 0:
         raise StageError(
             f"vlsi-cache {arguments[0]} failed with exit code {done.returncode}",

@@ -20,6 +20,7 @@ from vlsi_cache.models.loading import (
     text_config,
 )
 from vlsi_cache.models.lora import linear_names, lora_config
+from vlsi_cache.models.preview import ModelPreview, preview_model
 from vlsi_cache.models.taps import (
     TapCapture,
     TapState,
@@ -33,6 +34,7 @@ __all__ = [
     "Decoder",
     "Head",
     "LogitTransform",
+    "ModelPreview",
     "TapCapture",
     "TapState",
     "bind_decoder",
@@ -46,6 +48,7 @@ __all__ = [
     "load_processor",
     "load_processor_of",
     "lora_config",
+    "preview_model",
     "resolve_taps",
     "run_backbone",
     "text_config",

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlsi_cache.errors import RecipeError
 from vlsi_cache.models.decoder import Decoder, bind_decoder
 from vlsi_cache.models.head import Head
 from vlsi_cache.models.identity import (
@@ -21,7 +20,9 @@ from vlsi_cache.models.identity import (
 )
 from vlsi_cache.models.loading import load_model, load_processor_of
 from vlsi_cache.models.precision import frozen_dtype, trained_dtype, uses_autocast
+from vlsi_cache.models.preview import model_name
 from vlsi_cache.models.taps import TapState, capture_taps
+from vlsi_cache.phases import phase
 from vlsi_cache.recipe import ModelSection
 
 __all__ = ["Backbone", "load_backbone", "run_backbone"]
@@ -83,20 +84,16 @@ def load_backbone(
         RecipeError: no model is named.
         ModelError: the model cannot be loaded or bound.
     """
-    if section.model is None:
-        raise RecipeError(
-            "no model is named",
-            where=f"{role}.model",
-            expected="a from_pretrained name or folder",
-            mend=f"Give --{role} MODEL, or set {role}.model in the recipe",
-        )
+    name = model_name(section, role)
     dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
-    model = load_model(section.model, dtype=dtype, device=device, revision=section.revision)
-    processor = load_processor_of(section)
-    decoder = bind_decoder(model)
+    with phase(f"loading the {role} {name}"):
+        model = load_model(name, dtype=dtype, device=device, revision=section.revision)
+        processor = load_processor_of(section)
+    with phase(f"binding the {role}: blocks, norm, head"):
+        decoder = bind_decoder(model)
     model.eval().requires_grad_(False)
     return Backbone(
-        name=section.model,
+        name=name,
         processor=processor,
         decoder=decoder,
         vocab_size=min(vocabulary_size(tokenizer_of(processor)), len(decoder.head.weight)),

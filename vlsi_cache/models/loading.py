@@ -28,7 +28,14 @@ from vlsi_cache.errors import ModelError, first_line
 from vlsi_cache.models.options import current_options, validate_options
 from vlsi_cache.recipe import ModelSection
 
-__all__ = ["load_config", "load_model", "load_processor", "load_processor_of", "text_config"]
+__all__ = [
+    "load_config",
+    "load_model",
+    "load_processor",
+    "load_processor_of",
+    "text_config",
+    "validate_files",
+]
 
 _CONFIG = "config.json"
 _HUB_SECONDS = 10.0
@@ -85,6 +92,18 @@ def load_config(name: str, *, revision: str | None = None) -> PreTrainedConfig:
         ModelError: there is no such folder or name, or no configuration in it.
     """
     return _load_config(name, _find(name, revision), revision)
+
+
+def validate_files(name: str, config: PreTrainedConfig, *, revision: str | None = None) -> None:
+    """Refuse a model that cannot be loaded, as far as it shows without the weights.
+
+    Raises:
+        ModelError: as in ``load_model``.
+    """
+    folder = _find(name, revision)
+    if folder is not None:
+        _validate_safetensors(folder, name)
+    _loader(config, name)
 
 
 def load_processor_of(section: ModelSection) -> ProcessorMixin | PreTrainedTokenizerBase:

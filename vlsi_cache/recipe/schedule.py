@@ -39,6 +39,9 @@ class Schedule(Section):
     """Steps between two lines of metrics."""
     save_every: Positive = 500
     """Steps between two checkpoints. An interrupted stage goes on from the last one."""
+    save_every_minutes: Annotated[float, Field(gt=0)] | None = 15.0
+    """Longest time between two checkpoints, however slow the steps are. An interruption without a
+    warning then costs a quarter of an hour at most. `null`: by `save_every` alone."""
     workers: NonNegative = 0
     """Processes that prepare batches, for each training process."""
     gradient_checkpointing: bool = False
@@ -49,7 +52,8 @@ class Schedule(Section):
         return self.model_dump(mode="json", exclude=self._indecisive())
 
     def _indecisive(self) -> set[str]:
-        return {"log_every", "save_every", "workers", "gradient_checkpointing"}
+        saving = {"save_every", "save_every_minutes"}
+        return {"log_every", "workers", "gradient_checkpointing"} | saving
 
     def contradictions(self, path: str) -> list[Contradiction]:
         """Find fields that exclude one another, as (path, problem)."""

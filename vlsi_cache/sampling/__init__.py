@@ -2,13 +2,16 @@
 
 from vlsi_cache.sampling.draws import Drawn, coupled_draws, systematic_draws
 from vlsi_cache.sampling.recorder import TapRecorder
+from vlsi_cache.sampling.remembered_order import ORDER_FILE, remembered_order
 from vlsi_cache.sampling.sparsify import sparsify
 from vlsi_cache.sampling.vocabulary_order import vocabulary_order
 
 __all__ = [
+    "ORDER_FILE",
     "Drawn",
     "TapRecorder",
     "coupled_draws",
+    "remembered_order",
     "sparsify",
     "systematic_draws",
     "vocabulary_order",

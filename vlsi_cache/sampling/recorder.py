@@ -23,8 +23,10 @@ from vlsi_cache.sampling.vocabulary_order import vocabulary_order
 
 __all__ = ["TapRecorder"]
 
-_CPU_ELEMENTS: Final = 1 << 23
-"""Logits of all taps alive at once: 32 MiB in float32, which a shared cache may hold."""
+_CPU_ELEMENTS: Final = 1 << 26
+"""Logits of all taps alive at once: 256 MiB in float32, and 0.4 GB with the buffers of eight taps.
+With an eighth of it, a head of 150,000 tokens is read so often that recording takes up to twice as
+long."""
 _DEVICE_ELEMENTS: Final = 1 << 27
 """512 MiB in float32: enough rows for the head's product to be bound by arithmetic."""
 

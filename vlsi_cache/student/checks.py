@@ -14,7 +14,7 @@ from vlsi_cache.store import Cache
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.training import Run
 
-__all__ = ["validate_student"]
+__all__ = ["validate_student", "validate_tap_numbers", "validate_vocabulary"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
         StageError: there are too few teacher taps to match.
     """
     settings = run.recipe.interaction
-    _validate_tokenizer(cache, student)
+    vocabulary = vocabulary_hash(tokenizer_of(student.processor))
+    validate_vocabulary(cache, student.name, vocabulary, student.vocab_size)
     _validate_taps(cache, student, run.recipe.student, settings)
     batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
     samples = IndexedConversations(run.data)
@@ -46,8 +47,8 @@ def _validate_taps(
     if settings.inner in ("ce", "none") or section.verbalizers is not None:
         return  # nothing to match, or taps that are known when the named verbalizers are loaded
     taps = resolve_taps(section.taps, student.decoder.num_blocks, where=student.name)
+    validate_tap_numbers(len(taps), cache, settings)
     num_teacher = len(cache.manifest.taps) - 1
-    validate_reach(len(taps), num_teacher, settings.matching)
     if settings.matching.search_range and num_teacher == len(taps):
         logger.warning(
             "teacher and student have %d taps each, so each student tap can match one teacher tap "
@@ -56,23 +57,43 @@ def _validate_taps(
         )
 
 
-def _validate_tokenizer(cache: Cache, student: Backbone) -> None:
-    found = vocabulary_hash(tokenizer_of(student.processor))
+def validate_tap_numbers(num_taps: int, cache: Cache, settings: InteractionSection) -> None:
+    """Refuse more student taps than can be matched.
+
+    Raises:
+        StageError: there are too few teacher taps.
+    """
+    if settings.inner not in ("ce", "none"):
+        validate_reach(num_taps, len(cache.manifest.taps) - 1, settings.matching)
+
+
+def validate_vocabulary(cache: Cache, name: str, found: str, vocab_size: int) -> None:
+    """Refuse a student of another vocabulary.
+
+    Args:
+        cache: the teacher's record.
+        name: name of the student.
+        found: hash of its vocabulary.
+        vocab_size: size of its vocabulary, or of its head if that is smaller.
+
+    Raises:
+        CacheMismatchError: the tokenizer differs, or the head has too few rows.
+    """
     identity = cache.manifest.tokenizer
     if identity.hash != found:
         raise CacheMismatchError(
             "tokenizers of teacher and student differ",
-            where=student.name,
+            where=name,
             expected=f"the vocabulary of {identity.name} ({identity.hash[:12]}, "
             f"{identity.vocab_size} tokens)",
-            found=f"{found[:12]}, {student.vocab_size} tokens",
+            found=f"{found[:12]}, {vocab_size} tokens",
             mend="Choose a student of the teacher's family",
         )
-    if student.vocab_size < identity.vocab_size:
+    if vocab_size < identity.vocab_size:
         raise CacheMismatchError(
             "the student's head has fewer rows than the teacher's vocabulary",
-            where=student.name,
+            where=name,
             expected=f"at least {identity.vocab_size}",
-            found=student.vocab_size,
+            found=vocab_size,
             mend="Resize the student's embeddings to its tokenizer",
         )

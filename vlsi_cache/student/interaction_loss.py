@@ -23,6 +23,7 @@ from vlsi_cache.objectives import (
     candidate_divergences,
     label_targets,
 )
+from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Comparison, InteractionSection, LoraSection
 from vlsi_cache.training import StageModule
 from vlsi_cache.verbalizer import VerbalizerBank
@@ -142,7 +143,11 @@ class Interaction(StageModule):
     def learned(self) -> nn.Module:
         """Return the student's own model, the adapters merged into its weights, in float32."""
         adapted = self.adapted.cpu().float()  # the sum is exact, and off the accelerator
-        return adapted.merge_and_unload() if isinstance(adapted, PeftModel) else adapted
+        if not isinstance(adapted, PeftModel):
+            return adapted
+        with phase("merging the adapters"):
+            merged: nn.Module = adapted.merge_and_unload()
+        return merged
 
     def _compare(
         self, features: Tensor, head: Head, targets: SparseTargets, comparison: Comparison

@@ -13,7 +13,7 @@ from vlsi_cache.recipe import InteractionSection
 from vlsi_cache.store import Cache, is_begun, open_cache
 from vlsi_cache.training import Run
 
-__all__ = ["open_matching_cache", "wait_for_cache"]
+__all__ = ["open_matching_cache", "validate_contents", "wait_for_cache"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +35,27 @@ def open_matching_cache(run: Run) -> Cache:
         cache = wait_for_cache(run.recipe.cache_path, settings.follow_timeout_seconds)
     else:
         cache = open_cache(run.recipe.cache_path)
+    validate_contents(cache, settings)
     _validate_data(cache, run.data)
+    if settings.tail == "sample" and not cache.manifest.sampling.m:
+        logger.warning(
+            "the cache holds the %d most likely tokens and no draws. Scaled to sum to 1, they are "
+            "a biased target",
+            cache.manifest.sampling.k,
+        )
+    return cache
+
+
+def validate_contents(cache: Cache, settings: InteractionSection) -> None:
+    """Refuse a cache that lacks what stage two reads.
+
+    Raises:
+        CacheError: it is incomplete and not to be followed.
+        CacheMismatchError: it lacks what ``tail`` reads.
+    """
     if not settings.follow:
         _validate_complete(cache)
     _validate_tail(cache, settings)
-    return cache
 
 
 def wait_for_cache(path: str | Path, timeout_seconds: float) -> Cache:
@@ -93,10 +109,4 @@ def _validate_tail(cache: Cache, settings: InteractionSection) -> None:
             found=f"k = 0, m = {sampling.m}",
             mend="Set interaction.tail: sample, with inner and output forward, ce or none; or "
             "dump the teacher into a new cache with cache.k: 16",
-        )
-    if settings.tail == "sample" and not sampling.m:
-        logger.warning(
-            "the cache holds the %d most likely tokens and no draws. Scaled to sum to 1, they are "
-            "a biased target",
-            sampling.k,
         )

@@ -13,15 +13,18 @@ from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe, warn_idle_settings
 from vlsi_cache.store import Cache
 from vlsi_cache.student.checks import validate_student
+from vlsi_cache.student.early import training_checks
 from vlsi_cache.student.finetuning import finetune
 from vlsi_cache.student.interaction import interact
 from vlsi_cache.student.opening import open_matching_cache
 from vlsi_cache.training import Run, begin_run
+from vlsi_cache.training.quiet import without_other_bars
 from vlsi_cache.verbalizer import build_verbalizers, obtain_verbalizers
 
 __all__ = ["train_student"]
 
 
+@without_other_bars()
 def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Run the recipe's stages on the student. Each resumes, and is skipped when it is done.
 
@@ -39,7 +42,7 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
     warn_idle_settings(recipe, "student")
-    result = _run_stages(begin_run(recipe, callbacks))
+    result = _run_stages(begin_run(recipe, callbacks, training_checks(recipe)))
     report_changed_samples()
     return result
 

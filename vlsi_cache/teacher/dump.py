@@ -9,19 +9,23 @@ from pathlib import Path
 from vlsi_cache.data import report_changed_samples
 from vlsi_cache.errors import StageError
 from vlsi_cache.models import Backbone, load_backbone
+from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe, warn_idle_settings
 from vlsi_cache.store import CacheWriter
+from vlsi_cache.teacher.checks import dump_checks
 from vlsi_cache.teacher.filling import DumpProgress, fill_cache
 from vlsi_cache.teacher.identity import begin_dump, validate_cache_folder
 from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run, begin_run
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
+from vlsi_cache.training.quiet import without_other_bars
 from vlsi_cache.verbalizer import obtain_verbalizers
 
 __all__ = ["dump_teacher"]
 
 
+@without_other_bars()
 def dump_teacher(
     recipe: Recipe,
     on_progress: Callable[[DumpProgress], None] | None = None,
@@ -43,7 +47,7 @@ def dump_teacher(
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
     warn_idle_settings(recipe, "teacher")
-    run = begin_run(recipe)
+    run = begin_run(recipe, checks=dump_checks(recipe))
     validate_cache_folder(run)
     teacher = load_backbone(recipe.teacher, "teacher", run.device)
     reads, writer = _begin(run, teacher)
@@ -51,7 +55,8 @@ def dump_teacher(
     report_changed_samples()
     run.remind()
     wait_for_everyone()
-    on_main_process(writer.finish)
+    with phase("sealing the cache"):
+        on_main_process(writer.finish)
     if partition is None:
         _validate_complete(writer, recipe.cache_path)
     return recipe.cache_path

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vlsi_cache.data import TokenBatches, encoder_for
 from vlsi_cache.errors import StageError
+from vlsi_cache.interruption import finishing_steps, stop_if_asked
 from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.phases import Phase, phase
 from vlsi_cache.store import CacheWriter, SampleRecord
 from vlsi_cache.teacher.failures import (
     Failures,
@@ -23,6 +27,8 @@ from vlsi_cache.training.loader import make_loader, or_raise
 from vlsi_cache.training.processes import slice_of
 
 __all__ = ["DumpProgress", "fill_cache"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +71,83 @@ def fill_cache(
 
     Raises:
         DataError, StageError: a sample cannot be read, or too many in a row.
+        Interrupted: a stop was asked for; whole shards are there.
     """
-    manifest = writer.manifest
-    failures = Failures(run.recipe.cache.max_failures_in_a_row)
     missing = slice_of(partition.select(writer.missing_shards()))
-    progress = DumpProgress(0, sum(len(manifest.shard_range(shard)) for shard in missing), 0)
+    total = sum(len(writer.manifest.shard_range(shard)) for shard in missing)
+    if not missing:
+        logger.info("teacher pass: no shard is missing, nothing to do")
+        return
+    with phase("teacher pass", total=total, unit="samples") as samples, finishing_steps():
+        try:
+            _fill(run, teacher, writer, missing, _Watch(samples, on_progress, total))
+        except RuntimeError:
+            # A SIGTERM to the whole job has ended the workers too.
+            stop_if_asked("between two batches of the teacher pass")
+            raise
+    stop_if_asked("after the teacher pass")
+
+
+class _Watch:
+    """Reports the progress of the pass.
+
+    Args:
+        samples: the phase that is reported.
+        on_progress: called after each batch.
+        total: samples to read.
+    """
+
+    def __init__(
+        self, samples: Phase, on_progress: Callable[[DumpProgress], None], total: int
+    ) -> None:
+        self.samples = samples
+        self.on_progress = on_progress
+        self.progress = DumpProgress(0, total, 0)
+        self._began = time.monotonic()
+
+    def leave_out(self, num_samples: int) -> None:
+        """Count no longer what another writer has published."""
+        total = self.progress.total_samples - num_samples
+        self.progress = replace(self.progress, total_samples=total)
+        self.samples.total = total
+
+    def after(self, records: Sequence[SampleRecord]) -> None:
+        """Report the records of a batch."""
+        self.progress = progress = self.progress.after(records)
+        self.samples.advance(len(records))
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        self.samples.detail = f"{progress.num_tokens / seconds:,.0f} tokens/s"
+        self.on_progress(progress)
+
+    def stop_if_asked(self) -> None:
+        """Stop here if that was asked for.
+
+        Raises:
+            Interrupted: a stop was asked for.
+        """
+        progress = self.progress
+        stop_if_asked(f"at sample {progress.num_samples:,} of {progress.total_samples:,}")
+
+
+def _fill(
+    run: Run, teacher: TeacherPass, writer: CacheWriter, missing: Sequence[int], watch: _Watch
+) -> None:
+    failures = Failures(run.recipe.cache.max_failures_in_a_row)
     for shard in missing:
-        samples = manifest.shard_range(shard)
+        samples = writer.manifest.shard_range(shard)
         if writer.has_shard(shard):  # another writer published it meanwhile
-            progress = replace(progress, total_samples=progress.total_samples - len(samples))
+            watch.leave_out(len(samples))
             continue
         records: list[SampleRecord] = []
-        for new in _read(run, teacher, samples, manifest):
+        for new in _read(run, teacher, samples, writer.manifest):
             for record in new:
                 failures.add(record)
             records += new
-            progress = progress.after(new)
-            on_progress(progress)
+            watch.after(new)
+            if len(records) < len(samples):
+                watch.stop_if_asked()
         writer.write_shard(shard, records)
+        watch.stop_if_asked()
 
 
 def _read(

@@ -8,10 +8,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from vlsi_cache.data import ConversationDataset
-from vlsi_cache.errors import RecipeError
 from vlsi_cache.manifest import (
-    MAX_POOL,
-    MAX_TOP,
     OUTPUT_TAP,
     CacheManifest,
     DatasetIdentity,
@@ -20,8 +17,9 @@ from vlsi_cache.manifest import (
     TokenizerIdentity,
 )
 from vlsi_cache.models import Backbone, chat_template_hash, tokenizer_of, vocabulary_hash
-from vlsi_cache.sampling import TapRecorder
+from vlsi_cache.sampling import TapRecorder, remembered_order
 from vlsi_cache.store import CacheWriter, create_cache, validate_beginnable
+from vlsi_cache.teacher.checks import validate_entries
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
@@ -30,23 +28,13 @@ __all__ = ["begin_dump", "validate_cache_folder"]
 
 
 def validate_cache_folder(run: Run) -> None:
-    """Refuse the cache's folder before the verbalizers train, not after.
+    """Refuse the cache of other data before the verbalizers train, not after.
 
     Raises:
         CacheMismatchError: the cache there was begun with other settings.
         CacheError: the folder holds something else, or cannot be used.
     """
-    recipe = run.recipe
-    known: dict[str, object] = {
-        "dataset": _dataset_identity(run.data),
-        "sampling": _sampling(run),
-        "samples_per_shard": recipe.cache.samples_per_shard,
-        "batch_size": recipe.cache.batch_size,
-        "processor_options": recipe.teacher.processor,
-    }
-    if recipe.teacher.taps is not None:
-        known["taps"] = (*sorted(recipe.teacher.taps), OUTPUT_TAP)
-    validate_beginnable(recipe.cache_path, known)
+    validate_beginnable(run.recipe.cache_path, {"dataset": _dataset_identity(run.data)})
 
 
 def begin_dump(
@@ -68,35 +56,15 @@ def begin_dump(
         CacheMismatchError: the cache there was begun with other settings.
     """
     settings = run.recipe.cache
-    _validate_entries(run, teacher, num_taps=len(bank.taps) + 1)
+    num_taps = len(bank.taps) + 1
+    validate_entries(run.recipe, teacher.name, vocab_size=teacher.vocab_size, num_taps=num_taps)
     manifest = _manifest(run, teacher, bank)
-    recorder = TapRecorder(teacher.head, k=settings.k, m=settings.m)
+    head = teacher.head
+    order = remembered_order(head.weight, run.recipe.output) if not settings.k else None
+    recorder = TapRecorder(head, k=settings.k, m=settings.m, order=order)
     with PartialState().main_process_first():  # only one may publish the processor
         writer = create_cache(run.recipe.cache_path, manifest, processor)
     return TeacherPass(teacher, bank, recorder, run.recipe.seed), writer
-
-
-def _validate_entries(run: Run, teacher: Backbone, num_taps: int) -> None:
-    """Refuse more entries per token than the vocabulary or the format has room for."""
-    k = run.recipe.cache.k
-    m = run.recipe.cache.m
-    if k + m > teacher.vocab_size:
-        raise RecipeError(
-            "cache.k + cache.m is larger than the vocabulary",
-            where=teacher.name,
-            expected=f"at most {teacher.vocab_size}",
-            found=f"{k} + {m}",
-            mend="Lower cache.k or cache.m",
-        )
-    for name, each, most in (("m", m, MAX_POOL), ("k", k, MAX_TOP)):
-        if each * num_taps > most:
-            raise RecipeError(
-                "more entries per token, at all taps together, than the format holds",
-                where=teacher.name,
-                expected=f"at most {most}",
-                found=f"cache.{name} {each} at {num_taps} taps",
-                mend=f"Lower cache.{name}, or name fewer teacher.taps",
-            )
 
 
 def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifest:

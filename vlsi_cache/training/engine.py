@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from vlsi_cache.interruption import finishing_steps, stop_if_asked
+from vlsi_cache.phases import phase
 from vlsi_cache.training.checkpoints import discard_checkpoints
 from vlsi_cache.training.folder import StageFolder, one_job_at_a_time
 from vlsi_cache.training.module import StageModule
@@ -15,6 +18,8 @@ from vlsi_cache.training.trainer import train
 __all__ = ["run_stage"]
 
 M = TypeVar("M", bound=StageModule)
+
+logger = logging.getLogger(__name__)
 
 
 def run_stage(run: Run, stage: Stage[M]) -> Path:
@@ -32,14 +37,25 @@ def run_stage(run: Run, stage: Stage[M]) -> Path:
 
     Raises:
         StageError: the folder holds a stage made with other settings, or training diverged.
+        Interrupted: a stop was asked for; a checkpoint is there.
     """
     folder = StageFolder(stage.folder, stage.settings, stage.result / stage.config)
     folder.validate_settings()  # a job with other settings need not wait to be refused
     with one_job_at_a_time(stage.folder):
         if folder.enter():
-            training = stage.start()
-            train(run, stage, training)
-            stage.save(training.module)
-            folder.finish()
+            _make(run, stage, folder)
+        else:
+            logger.info("%s: finished before, nothing to do (%s)", stage.name, stage.result)
         discard_checkpoints(stage.folder)
     return stage.result
+
+
+def _make(run: Run, stage: Stage[Any], folder: StageFolder) -> None:
+    with phase(f"{stage.name}: preparing"):
+        training = stage.start()
+    with finishing_steps():
+        train(run, stage, training)
+        with phase(f"{stage.name}: saving {stage.result}"):
+            stage.save(training.module)
+        folder.finish()
+    stop_if_asked(f"after {stage.name}")

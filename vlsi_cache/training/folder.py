@@ -50,7 +50,7 @@ class StageFolder:
         """
         record = self._read()
         if record is not None:
-            self._compare(record.get("settings", {}))
+            self._compare(record)
 
     def enter(self) -> bool:
         """Enter the folder.
@@ -64,9 +64,11 @@ class StageFolder:
         record = self._read()
         wait_for_everyone()
         if record is not None:
-            self._compare(record.get("settings", {}))
+            self._compare(record)
             if record.get("finished", False) and self._is_whole(record.get("weights")):
                 return False
+            if self._is_untrained(record) and record.get("settings") != self.settings:
+                on_main_process(self._forget)
         on_main_process(lambda: self._write(finished=False))
         return True
 
@@ -90,7 +92,32 @@ class StageFolder:
     def _weights(self) -> list[str]:
         return sorted(path.name for path in self.config.parent.glob(_WEIGHTS))
 
-    def _compare(self, recorded: Mapping[str, Any]) -> None:
+    def validate_known_settings(self) -> None:
+        """Refuse such a folder while ``settings`` holds only those that are known early.
+
+        Raises:
+            StageError: the settings differ; each difference is named.
+        """
+        record = self._read()
+        if record is not None:
+            recorded = record.get("settings", {})
+            known = {name: recorded[name] for name in self.settings if name in recorded}
+            self._compare({**record, "settings": known})
+
+    def _is_untrained(self, record: Mapping[str, Any]) -> bool:
+        """Report whether the stage was stopped before anything of it was kept."""
+        kept = self.config.exists() or any(self.path.glob("checkpoint-*"))
+        return not record.get("finished", False) and not kept
+
+    def _forget(self) -> None:
+        """Remove what an untrained stage of other settings has noted on its way."""
+        for path in self.path.glob("*.jsonl"):
+            path.unlink()
+
+    def _compare(self, record: Mapping[str, Any]) -> None:
+        if self._is_untrained(record):
+            return
+        recorded = record.get("settings", {})
         found = find_differences(recorded, self.settings)
         if found:
             clauses = "; ".join(difference.clause() for difference in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -133,6 +134,7 @@ def make_loader(
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         multiprocessing_context=start_method if workers else None,
+        worker_init_fn=_leave_signals_to_parent,
     )
 
 
@@ -154,6 +156,12 @@ def quiet_forks(workers: int) -> Iterator[None]:
         yield
     finally:
         del os.environ[_PARALLELISM]
+
+
+def _leave_signals_to_parent(_worker: int) -> None:
+    """Let Ctrl-C and SLURM's SIGUSR1, which reach all processes of a job, end no worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 class _Keys(Dataset[Any]):

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
+from vlsi_cache.phases import Phase
+
 __all__ = ["MetricLines"]
 
-logger = logging.getLogger(__name__)
+_FIRST_LINES: Final = 10
+"""Lines that are logged as they come. Later ones are logged once a minute."""
+_LINE_SECONDS: Final = 60.0
 
 
 class MetricLines(TrainerCallback):
-    """Logs the metrics of every logging step, and writes them as TensorBoard events.
+    """Logs the metrics, and writes those of every logging step as TensorBoard events.
 
     Args:
-        name: the stage's name.
+        phase: the stage's training, which reports its steps.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.started = 0.0
-        self.first_step = 0
+    def __init__(self, phase: Phase) -> None:
+        self.phase = phase
         self.writer: TensorBoardCallback | None = None
+        self._num_lines = 0
+        self._spoke = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         """Start the clock and open the events."""
-        self.started = time.monotonic()
-        self.first_step = state.global_step
+        self.phase.begin_at(state.global_step, state.max_steps)
         if state.is_world_process_zero:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -40,18 +42,25 @@ class MetricLines(TrainerCallback):
             self.writer = TensorBoardCallback(tb_writer=writer)
 
     def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        """Log the last step too."""
+        """Count the step, and log the last one too."""
+        self.phase.advance()
         if state.global_step >= state.max_steps:
             control.should_log = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-        """Log one line, by one process."""
+        """Write the events, and log a line if one is due, by one process."""
         if not state.is_world_process_zero or self.writer is None:
             return
         if "loss" not in logs:
             return  # the Trainer's closing summary
         self.writer.on_log(args, state, control, logs=logs)
-        logger.info("%s", self._line(state, logs))
+        self.phase.detail = f"loss {logs['loss']:.4g}"
+        now = time.monotonic()
+        is_last = state.global_step >= state.max_steps
+        if is_last or self._num_lines < _FIRST_LINES or now - self._spoke >= _LINE_SECONDS:
+            self._num_lines += 1
+            self._spoke = now
+            self.phase.say(self._line(state, logs))
 
     def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         """Close the events."""
@@ -59,15 +68,14 @@ class MetricLines(TrainerCallback):
             self.writer.tb_writer.close()
 
     def _line(self, state: Any, logs: Mapping[str, float]) -> str:
-        done = state.global_step - self.first_step
-        rate = done / max(time.monotonic() - self.started, 1e-9)
-        left = (state.max_steps - state.global_step) / max(rate, 1e-9)
-        metrics = "  ".join(
-            f"{name} {value:.4g}"
-            for name, value in logs.items()
-            if name not in ("epoch", "grad_norm")
-        )
-        return (
-            f"{self.name}  {state.global_step}/{state.max_steps}  {metrics}  "
-            f"{rate:.2f} steps/s  {left:.0f} s left"
-        )
+        taps = [name for name in logs if name.startswith("tap_")]
+        metrics = []
+        for name, value in logs.items():
+            if name in ("epoch", "grad_norm"):
+                continue
+            metrics.append(f"{name} {value:.4g}")
+            if name == "loss" and len(taps) > 1:
+                each = f"{value / len(taps):.4g}"
+                metrics[-1] += f" = sum over {len(taps)} taps, {each} each"
+        count = f"step {state.global_step:,} of {state.max_steps:,}"
+        return "  ".join(filter(None, (self.phase.what, count, *metrics, self.phase.pace())))

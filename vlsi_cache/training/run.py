@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,9 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from vlsi_cache.data import ConversationDataset, load_data
+from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe
+from vlsi_cache.training.preflight import validate_launch, validate_output, validate_together
 from vlsi_cache.training.processes import resolve_device
 
 __all__ = ["Run", "begin_run"]
@@ -50,18 +52,35 @@ class Run:
         }
 
 
-def begin_run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Run:
+def begin_run(
+    recipe: Recipe,
+    callbacks: Sequence[TrainerCallback] = (),
+    checks: Sequence[Callable[[], object]] = (),
+) -> Run:
     """Join the launched processes, and open and validate the data.
 
     Args:
         recipe: description of the run.
         callbacks: the caller's own, for the Trainer of each stage that takes them.
+        checks: cheap checks of the command, which run before any row is read.
 
     Raises:
         RecipeError: no data is named, or the device is not this process's.
         DataError: the data cannot be read, or a row is not a conversation.
+        VlsiCacheError: a check has failed. One error has the problems of all.
     """
-    device = resolve_device(recipe.device)
-    data = load_data(recipe.data)
+    validate_launch()
+    devices: list[torch.device] = []
+    opened: list[ConversationDataset] = []
+    with phase("checking settings, folders and models"):
+        validate_together(
+            [
+                lambda: devices.append(resolve_device(recipe.device)),
+                lambda: opened.append(load_data(recipe.data)),
+                lambda: validate_output(recipe.output),
+                *checks,
+            ]
+        )
+    data = opened[0]
     data.validate()
-    return Run(recipe, device, data, callbacks)
+    return Run(recipe, devices[0], data, callbacks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from vlsi_cache.errors import StageError
+from vlsi_cache.interruption import stop_if_asked
+from vlsi_cache.phases import phase
 from vlsi_cache.training.checkpoints import last_checkpoint
 from vlsi_cache.training.guard import LossGuard
 from vlsi_cache.training.loader import (
@@ -35,6 +38,7 @@ from vlsi_cache.training.rates import FINAL, WARMUP, rate_factor
 from vlsi_cache.training.run import Run
 from vlsi_cache.training.sample_order import ProcessSlice, plain_order
 from vlsi_cache.training.stage import Stage, Training
+from vlsi_cache.training.stopping import Checkpointer
 
 __all__ = ["train"]
 
@@ -55,18 +59,16 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
 
     Raises:
         StageError: the loss, or a trained parameter, is not finite.
+        Interrupted: a stop was asked for; a checkpoint is there.
     """
-    arguments = _arguments(run, stage, training)
-    trainer = _StageTrainer(stage, training, arguments)
-    checkpoint = last_checkpoint(stage.folder)
-    if checkpoint is not None:
-        logger.info("%s: going on from %s", stage.name, checkpoint.name)
-    journal = training.journal
-    if journal is not None:
-        step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
-        on_main_process(lambda: journal.resume(step))
-    with quiet_forks(stage.schedule.workers):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    checkpointer = Checkpointer(stage.schedule.save_every_minutes)
+    with phase(stage.name, unit="steps") as steps:
+        arguments = _arguments(run, stage, training)
+        trainer = _StageTrainer(stage, training, arguments, [MetricLines(steps), checkpointer])
+        _train_on(stage, training, trainer)
+        if checkpointer.stopped_by is not None:
+            where = f"step {trainer.state.global_step:,} of {trainer.state.max_steps:,}"
+            stop_if_asked(f"at {where} of {stage.name}", checkpointer.stopped_by)
     trainer.validate_parameters()
     problem = trainer.guard.find_problem()
     if problem is not None:
@@ -75,6 +77,23 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
             f"{stage.name}: {problem}. The result may be worse than what it began with. Delete "
             f"{stage.folder}, then train it with a learning_rate below {rate:.2g}"
         )
+
+
+def _train_on(stage: Stage[Any], training: Training[Any], trainer: Trainer) -> None:
+    checkpoint = last_checkpoint(stage.folder)
+    if checkpoint is not None:
+        logger.info("%s: going on from %s", stage.name, checkpoint.name)
+    journal = training.journal
+    if journal is not None:
+        step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
+        on_main_process(lambda: journal.resume(step))
+    with quiet_forks(stage.schedule.workers):
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except RuntimeError:
+            # A SIGTERM to the whole job has ended the workers, and no step can end without them.
+            stop_if_asked(f"between two steps of {stage.name}")
+            raise
 
 
 def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> TrainingArguments:
@@ -117,7 +136,11 @@ class _StageTrainer(Trainer):
     """Saves and restores trainable parameters only: a frozen 72B backbone is not written again."""
 
     def __init__(
-        self, stage: Stage[Any], training: Training[Any], arguments: TrainingArguments
+        self,
+        stage: Stage[Any],
+        training: Training[Any],
+        arguments: TrainingArguments,
+        callbacks: Sequence[TrainerCallback],
     ) -> None:
         self.training = training
         self.guard = LossGuard(arguments.gradient_accumulation_steps)
@@ -130,7 +153,7 @@ class _StageTrainer(Trainer):
             args=arguments,
             train_dataset=training.dataset,
             data_collator=training.collate,
-            callbacks=[MetricLines(stage.name), EpochSetter(), *training.callbacks],
+            callbacks=[*callbacks, EpochSetter(), *training.callbacks],
             optimizers=(training.optimizer, None),
         )
         self.remove_callback(PrinterCallback)

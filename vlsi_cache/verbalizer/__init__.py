@@ -7,6 +7,7 @@ from vlsi_cache.verbalizer.checkpoint import (
     save_verbalizers,
     verbalizers_fingerprint,
 )
+from vlsi_cache.verbalizer.early import preview_taps
 from vlsi_cache.verbalizer.structures import BlockVerbalizer, GatedVerbalizer, LinearVerbalizer
 from vlsi_cache.verbalizer.training import Verbalization, obtain_verbalizers
 
@@ -20,6 +21,7 @@ __all__ = [
     "build_verbalizers",
     "load_verbalizers",
     "obtain_verbalizers",
+    "preview_taps",
     "save_verbalizers",
     "verbalizers_fingerprint",
 ]

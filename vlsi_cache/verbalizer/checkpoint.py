@@ -15,9 +15,16 @@ from vlsi_cache.models import Backbone, Decoder, resolve_taps
 from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
 
-__all__ = ["VerbalizerConfig", "load_verbalizers", "save_verbalizers", "verbalizers_fingerprint"]
+__all__ = [
+    "VERBALIZERS_FILE",
+    "VerbalizerConfig",
+    "load_verbalizers",
+    "read_config",
+    "save_verbalizers",
+    "verbalizers_fingerprint",
+]
 
-_CONFIG = "verbalizers.json"
+VERBALIZERS_FILE = "verbalizers.json"
 _WEIGHTS = "verbalizers.safetensors"
 
 
@@ -56,7 +63,7 @@ def save_verbalizers(bank: VerbalizerBank, folder: Path, backbone: Backbone) -> 
         taps=list(bank.taps),
         verbalizer=bank.settings,
     )
-    write_whole(folder / _CONFIG, config.model_dump_json(indent=2) + "\n")
+    write_whole(folder / VERBALIZERS_FILE, config.model_dump_json(indent=2) + "\n")
 
 
 def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> VerbalizerBank:
@@ -70,7 +77,7 @@ def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> Ver
     Raises:
         ModelError: the folder lacks a file, a file is damaged, or they belong to another backbone.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     if config.backbone_fingerprint != fingerprint:
         raise ModelError(
             "verbalizers belong to another backbone",
@@ -79,7 +86,7 @@ def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> Ver
             found=f"weights {config.backbone_fingerprint[:12]} ({config.backbone})",
             mend="Train verbalizers for this model, or name the model they were trained on",
         )
-    taps = resolve_taps(config.taps, decoder.num_blocks, where=str(folder / _CONFIG))
+    taps = resolve_taps(config.taps, decoder.num_blocks, where=str(folder / VERBALIZERS_FILE))
     bank = build_verbalizers(decoder, taps, config.verbalizer, seed=0)
     try:
         bank.load_state_dict(load_file(folder / _WEIGHTS))
@@ -101,15 +108,20 @@ def verbalizers_fingerprint(bank: VerbalizerBank) -> str:
     return digest.hexdigest()
 
 
-def _read_config(folder: Path) -> VerbalizerConfig:
-    path = folder / _CONFIG
+def read_config(folder: Path) -> VerbalizerConfig:
+    """Read what a folder of verbalizers says of itself.
+
+    Raises:
+        ModelError: there is no config, or it is damaged.
+    """
+    path = folder / VERBALIZERS_FILE
     try:
         return VerbalizerConfig.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(
             "no trained verbalizers here",
             where=folder,
-            expected=f"a folder with {_CONFIG} and {_WEIGHTS}",
+            expected=f"a folder with {VERBALIZERS_FILE} and {_WEIGHTS}",
             mend="Leave teacher.verbalizers (or student.verbalizers) out to train them",
         ) from None
     except ValidationError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,13 @@ from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
 from vlsi_cache.training.processes import on_main_process
 from vlsi_cache.training.rates import fresh_rate, samples_per_step
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
-from vlsi_cache.verbalizer.checkpoint import load_verbalizers, save_verbalizers
+from vlsi_cache.verbalizer.checkpoint import (
+    VERBALIZERS_FILE,
+    load_verbalizers,
+    save_verbalizers,
+)
 
-__all__ = ["Verbalization", "obtain_verbalizers"]
+__all__ = ["Verbalization", "early_settings", "obtain_verbalizers"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,14 @@ def obtain_verbalizers(
     if section.verbalizers is None:
         folder = run_stage(run, _stage(run, section, backbone, folder))
     return load_verbalizers(folder, backbone.decoder, fingerprint=backbone.fingerprint)
+
+
+def early_settings(section: ModelSection) -> dict[str, Any]:
+    """Return the settings of stage one that the recipe alone decides."""
+    return {
+        "verbalizer": section.verbalizer.model_dump(),
+        "verbalization": section.verbalization.decisive(),
+    }
 
 
 def _stage(
@@ -78,12 +91,11 @@ def _stage(
             **run.settings(),
             **backbone.identity(),
             "taps": list(taps),
-            "verbalizer": section.verbalizer.model_dump(),
-            "verbalization": schedule.decisive(),
+            **early_settings(section),
         },
         start=start,
         save=save,
-        config="verbalizers.json",
+        config=VERBALIZERS_FILE,
     )
 
 
@@ -182,6 +194,8 @@ class _PoorTaps(TrainerCallback):
         """Compare each tap with the tokens' frequencies."""
         if not self.means or not state.is_world_process_zero:
             return
+        if state.global_step < state.max_steps:
+            return  # interrupted, and not at the end
         chance = self.means[_FREQUENCIES]
         poor = [
             f"{name.removeprefix('tap_')} ({mean:.2f})"

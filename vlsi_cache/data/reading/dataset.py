@@ -21,6 +21,7 @@ from vlsi_cache.data.reading.rows import KNOWN_COLUMNS, RESERVED_VARIABLES, pars
 from vlsi_cache.data.reading.rowsource import RowSource
 from vlsi_cache.data.reading.sources import describe_section, open_section
 from vlsi_cache.errors import DataError, RecipeError
+from vlsi_cache.phases import tracked
 from vlsi_cache.recipe import DataSection
 
 __all__ = ["ConversationDataset", "load_conversations", "load_data"]
@@ -173,8 +174,9 @@ class ConversationDataset(Sequence[Conversation]):
             DataError: the first problem found.
         """
         digests = np.empty(self._length, np.uint64)
-        for index in range(self._length):
-            conversation = self._parse(index)
+        rows = (self._parse(index) for index in range(self._length))
+        reported = tracked(rows, "reading and validating the data", total=self._length, unit="rows")
+        for index, conversation in enumerate(reported):
             for image in conversation.images:
                 if not image.exists():
                     raise missing_image(image, conversation.origin)
@@ -208,7 +210,7 @@ class ConversationDataset(Sequence[Conversation]):
         if self._fingerprint is None:
             digest = hashlib.sha256()
             with ThreadPoolExecutor(_THREADS) as pool:
-                rows = iter(self)
+                rows = tracked(self, "fingerprinting the data", total=self._length, unit="rows")
                 while ahead := list(islice(rows, _READ_AHEAD)):
                     for key in pool.map(Conversation.key, ahead):
                         digest.update(bytes.fromhex(key))

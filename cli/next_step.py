@@ -1,0 +1,75 @@
+"""The command or the line of Python that comes after a command, with the user's own paths."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+__all__ = ["Given", "loading_code", "next_command", "remember_given"]
+
+_META: Final = "vlsi_cache.given"
+_SHARED: Final = {
+    "data.path": "--data",
+    "data.split": "--split",
+    "data.limit": "--limit",
+    "output": "--output",
+    "cache.path": "--cache",
+    "device": "--device",
+    "seed": "--seed",
+}
+"""Recipe key → its flag, where all commands of a run need the same."""
+_OWN: Final = {"student.model": "--student", "student.taps": "--taps"}
+"""The same for the flags of ``train-student`` alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a user gave to a command."""
+
+    recipe: Path | None
+    """The recipe's file."""
+    assignments: tuple[str, ...]
+    """The values of ``--set``."""
+    flags: Mapping[str, Any]
+    """Dotted recipe key → value, for the other flags."""
+
+
+def remember_given(given: Given) -> None:
+    """Keep what was given until the command ends."""
+    click.get_current_context().meta[_META] = given
+
+
+def next_command(name: str, more: Mapping[str, str]) -> str:
+    """Return the command line that goes on from this command.
+
+    Args:
+        name: the next command.
+        more: flags that it needs besides.
+    """
+    given: Given = click.get_current_context().meta[_META]
+    words = ["vlsi-cache", name]
+    if given.recipe is not None:
+        words += ["--recipe", str(given.recipe)]
+    for assignment in given.assignments:
+        words += ["--set", assignment]
+    for flag, value in more.items():
+        words += [flag, value]
+    for key, flag in (_SHARED | _OWN).items():
+        found = given.flags.get(key)
+        if found is not None:
+            words += [flag, ",".join(map(str, found)) if isinstance(found, list) else str(found)]
+    return shlex.join(words)
+
+
+def loading_code(folder: Path) -> str:
+    """Return the line of Python that loads a finished model."""
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+
+    sees = type(AutoConfig.from_pretrained(str(folder))) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    auto = "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"
+    return f'transformers.{auto}.from_pretrained("{folder}")'

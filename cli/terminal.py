@@ -1,0 +1,107 @@
+"""Log lines as a user sees them: plain in a file, above a live line in a terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Literal, TextIO
+
+from vlsi_cache.phases import LIVE, phase
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+__all__ = ["hide_other_progress_bars", "import_libraries", "log_to"]
+
+
+def log_to(stream: Literal["stdout", "stderr"]) -> None:
+    """Send the library's log lines to ``stdout`` or ``stderr``."""
+    lines = sys.stdout if stream == "stdout" else sys.stderr
+    terminal = next((one for one in (lines, sys.stderr) if one.isatty()), None)
+    handler: logging.Handler = logging.StreamHandler(lines)
+    if terminal is not None:
+        handler = _LiveHandler(lines, terminal)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger("vlsi_cache")
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO if terminal is None else LIVE)
+    if os.environ.get("RANK", "0") != "0":
+        root.setLevel(logging.WARNING)  # the main process speaks for all
+    root.propagate = False
+
+
+def import_libraries() -> None:
+    """Import what takes seconds, after the first line is on the screen."""
+    with phase("importing torch and transformers"):
+        import vlsi_cache.student
+        import vlsi_cache.teacher  # noqa: F401 (for its own imports)
+    hide_other_progress_bars()
+
+
+def hide_other_progress_bars() -> None:
+    """Hide the progress bars of other libraries, which would stand between our own lines."""
+    from datasets.utils.logging import disable_progress_bar as quiet_datasets
+    from transformers.utils.logging import disable_progress_bar as quiet_transformers
+
+    quiet_transformers()
+    quiet_datasets()
+
+
+class _LiveHandler(logging.Handler):
+    """Prints lines, and below them the state of what is at work, written over.
+
+    Args:
+        lines: where lines go; a terminal or not.
+        terminal: where the live line goes.
+    """
+
+    def __init__(self, lines: TextIO, terminal: TextIO) -> None:
+        super().__init__()
+        self.lines = lines
+        self.terminal = terminal
+        self.process = os.getpid()
+        self._live: Live | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line, or write the live line over. Forked workers have no live line."""
+        text = self.format(record)
+        if os.getpid() != self.process:
+            if record.levelno > LIVE:
+                self._print(text)
+        elif record.levelno == LIVE:
+            self._show(text)
+        elif not getattr(record, "repeats_live_line", False):
+            self._clear()
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self.lines.write(f"{text}\n")
+        self.lines.flush()
+
+    def _show(self, text: str) -> None:
+        if not text:
+            self._clear()
+            return
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        line = Text(text, style="cyan", no_wrap=True, overflow="ellipsis")
+        if self._live is None:
+            # No thread of its own: a worker would inherit its lock. No redirection: the lines of
+            # others go where they always go.
+            self._live = Live(
+                console=Console(file=self.terminal),
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        self._live.update(line, refresh=True)
+
+    def _clear(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None

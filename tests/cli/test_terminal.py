@@ -1,0 +1,131 @@
+"""What a user sees: a line that is written over in a terminal, plain lines in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from support.runs import make_recipe
+from vlsi_cache.cli.main import cli
+
+SCRIPT = """
+import logging, time
+from vlsi_cache.cli.terminal import log_to
+from vlsi_cache import phases
+from vlsi_cache.phases import phase
+phases._LIVE_SECONDS = phases._LINE_SECONDS = 0.001
+log_to("stdout")
+seen = []
+class Seen(logging.Handler):
+    def emit(self, record):
+        seen.append((record.levelno, "4 of 10" in record.getMessage()))
+logging.getLogger("vlsi_cache").addHandler(Seen())
+with phase("first", total=10, unit="rows") as one:
+    one.advance(4)
+    while seen.count((20, True)) < 2:  # a live line lies between the two
+        pass
+    one.say("a line of its own")
+print("the end")
+"""
+
+
+def _in_terminal() -> str:
+    parent, child = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=child, stderr=child, stdin=child, env=environment
+    )
+    os.close(child)
+    shown = b""
+    try:
+        while part := os.read(parent, 4096):
+            shown += part
+    except OSError:
+        pass  # Linux ends a terminal like this
+    os.close(parent)
+    assert process.wait() == 0, shown
+    return shown.decode()
+
+
+def test_a_terminal_has_a_live_line_that_leaves_nothing_behind() -> None:
+    shown = _in_terminal()
+    assert "first: 4 of 10 rows" in shown
+    assert "remaining" in shown
+    kept = [line for line in shown.split("\r\n") if "\x1b" not in line]
+    assert kept[0] == "first (10 rows)"
+    assert "\x1b[2K" in shown, "the live line is wiped"
+    assert shown.endswith("the end\r\n")
+    assert "a line of its own\r\n" in shown
+
+
+def test_a_file_has_plain_lines() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "first (10 rows)"
+    assert lines[-3].startswith("first: 4 of 10 rows  ")
+    assert lines[-2:] == ["a line of its own", "the end"]
+    assert "\x1b" not in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_first_line_comes_before_the_slow_imports(tmp_path: Path) -> None:
+    code = (
+        "import sys, vlsi_cache.cli.terminal as terminal\n"
+        "def stop():\n"
+        "    heavy = {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "    raise SystemExit(f'before: {sorted(heavy)}')\n"
+        "import builtins\n"
+        "terminal.phase = lambda what: stop()\n"
+        "from vlsi_cache.cli.main import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "dump-teacher"], capture_output=True, text=True
+    )
+    assert done.stderr == "before: []\n"
+
+
+def test_each_command_ends_with_the_next_and_a_second_run_has_nothing_to_do(
+    tmp_path: Path,
+) -> None:
+    recipe = make_recipe(tmp_path / "a folder")
+    raw = json.loads(recipe.model_dump_json())
+    data, student = raw["data"]["path"], raw["student"]["model"]
+    raw["data"]["path"] = raw["student"]["model"] = None
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps(raw), encoding="utf-8")
+    given = ["--recipe", str(file), "--set", "finetuning.steps=2", "--data", data]
+    first = CliRunner().invoke(cli, ["dump-teacher", *given])
+    assert first.exit_code == 0, first.output
+    next_line = first.stdout.splitlines()[-1]
+    assert next_line == (
+        f"next: vlsi-cache train-student --recipe {file} --set finetuning.steps=2 "
+        f"--student MODEL --data '{data}'"
+    )
+    again = CliRunner().invoke(cli, ["dump-teacher", *given])
+    assert "verbalization: finished before, nothing to do" in again.stdout
+    assert "teacher pass: no shard is missing, nothing to do" in again.stdout
+    trained = CliRunner().invoke(cli, ["train-student", *given, "--student", student])
+    assert trained.exit_code == 0, trained.output
+    assert trained.stdout.splitlines()[-2:] == [
+        f"student: {recipe.student_path}",
+        f'load it with: transformers.AutoModelForCausalLM.from_pretrained("{recipe.student_path}")',
+    ]
+    assert "loss" in trained.stdout
+    assert "each  learning_rate" in trained.stdout, "stage one's loss is a sum over taps"
+    again = CliRunner().invoke(cli, ["train-student", *given, "--student", student])
+    assert again.stdout.count("nothing to do") == 3
+
+
+def test_a_misspelt_command_names_the_right_one() -> None:
+    result = CliRunner().invoke(cli, ["dump-techer"])
+    assert result.exit_code == 2
+    assert "Did you mean 'dump-teacher'?" in result.output

@@ -1,0 +1,125 @@
+"""What is wrong is found before the data is read or a model loaded, and named together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.runs import make_recipe
+from vlsi_cache.errors import RecipeError, StageError, VlsiCacheError
+from vlsi_cache.recipe import Recipe, recipe_from_mapping
+from vlsi_cache.student import train_student
+from vlsi_cache.teacher import dump_teacher
+from vlsi_cache.training.preflight import validate_launch
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    recipe = make_recipe(tmp_path_factory.mktemp("early"))
+    dump_teacher(recipe)
+    train_student(recipe)
+    # Whatever gets further than the cheap checks stops here, with another error.
+    for model in (recipe.teacher.model, recipe.student.model):
+        Path(str(model), "model.safetensors").write_bytes(b"no weights")
+    return _with(recipe, cache__path=str(recipe.cache_path))
+
+
+def _with(recipe: Recipe, **changes: Any) -> Recipe:
+    raw = recipe.model_dump(mode="json")
+    for path, value in changes.items():
+        node = raw
+        *parents, last = path.split("__")
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return recipe_from_mapping(raw, where="test")
+
+
+def _error(run: Any, recipe: Recipe, **changes: Any) -> VlsiCacheError:
+    with pytest.raises(VlsiCacheError) as caught:
+        run(_with(recipe, **changes))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"teacher__taps": [1, 99]}, ["taps are not blocks", "from 0 to 7", "99"]),
+        ({"teacher__taps": [-1]}, ["taps are not blocks", "found -1"]),
+        ({"cache__k": 9_999}, ["larger than the vocabulary"]),
+        ({"cache__m": 3}, ["begun with other settings", "asked for 3"]),
+        ({"teacher__verbalization__steps": 4}, ["steps is 3, asked for 4"]),
+        ({"teacher__verbalizers": "/nowhere", "teacher__taps": None}, ["no trained verbalizers"]),
+        ({"device": "cuda:7"}, ["not a device"]),
+        ({"seed": 5}, ["seed is 0, asked for 5"]),
+    ],
+)
+def test_a_dump_is_refused_before_the_weights_are_read(
+    changes: dict[str, Any], parts: list[str], recipe: Recipe
+) -> None:
+    error = str(_error(dump_teacher, recipe, **changes))
+    for part in parts:
+        assert part in error
+    assert "weights" not in error
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"student__taps": [0, 4]}, ["taps are not blocks", "from 0 to 3"]),
+        ({"student__taps": [0, 1, 2, 3], "output": "new"}, ["fewer teacher taps", "at least 4"]),
+        ({"interaction__learning_rate": 1e-3}, ["learning_rate is 0.01, asked for 0.001"]),
+        ({"finetuning__steps": 9}, ["steps is 3, asked for 9"]),
+        ({"interaction__tail": "bucket"}, ["interaction.tail is bucket"]),
+        ({"cache__path": "/nowhere"}, ["/nowhere"]),
+    ],
+)
+def test_a_training_is_refused_before_the_weights_are_read(
+    changes: dict[str, Any], parts: list[str], recipe: Recipe
+) -> None:
+    error = str(_error(train_student, recipe, **changes))
+    for part in parts:
+        assert part in error
+    assert "weights" not in error
+
+
+def test_all_problems_are_named_at_once(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "config.json").write_bytes(Path(str(recipe.teacher.model), "config.json").read_bytes())
+    error = _error(
+        dump_teacher,
+        recipe,
+        teacher__model=str(empty),
+        data__path=str(tmp_path / "absent.jsonl"),
+        output=str(tmp_path / "file" / "run"),
+    )
+    assert isinstance(error, StageError)
+    assert str(error).startswith("3 problems: (1) ")
+    for part in ("no safetensors weights", "absent.jsonl", "output folder cannot be written"):
+        assert part in str(error)
+    nothing = _error(dump_teacher, recipe_from_mapping({"device": "cpu"}, where="test"))
+    assert isinstance(nothing, RecipeError)
+    assert "data.path" in str(nothing)
+    assert "teacher.model" in str(nothing)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"LOCAL_RANK": "0"}, {"WORLD_SIZE": "2", "RANK": "1"}, {"LOCAL_RANK": "0", "RANK": "0"}],
+)
+def test_half_of_a_launchers_environment_is_refused(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RecipeError, match="half a launcher's"):
+        validate_launch()
+
+
+def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    validate_launch()

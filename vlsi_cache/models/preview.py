@@ -1,0 +1,86 @@
+"""What a model's small files say, before its weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlsi_cache.errors import RecipeError
+from vlsi_cache.models.identity import tokenizer_of, vocabulary_hash, vocabulary_size
+from vlsi_cache.models.loading import load_config, load_processor_of, validate_files
+from vlsi_cache.models.taps import resolve_taps
+from vlsi_cache.recipe import ModelSection
+
+__all__ = ["ModelPreview", "model_name", "preview_model"]
+
+_ADAPTER = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPreview:
+    """A model, known by its configuration and its tokenizer alone."""
+
+    name: str
+    """`from_pretrained` name or folder."""
+    num_blocks: int | None
+    """Number of decoder blocks, if the configuration says it."""
+    vocab_size: int
+    """Most tokens that the head can have, by the tokenizer."""
+    vocabulary: str
+    """SHA-256 of the tokenizer's vocabulary."""
+
+    def resolve_taps(self, taps: Sequence[int] | None) -> tuple[int, ...] | None:
+        """Return the taps that will be read, or None while the number of blocks is not known.
+
+        Raises:
+            ModelError: some are not blocks.
+        """
+        if self.num_blocks is None:
+            return None
+        return resolve_taps(taps, self.num_blocks, where=self.name)
+
+
+def model_name(section: ModelSection, role: str) -> str:
+    """Return the name of a section's model.
+
+    Raises:
+        RecipeError: no model is named.
+    """
+    if section.model is None:
+        raise RecipeError(
+            "no model is named",
+            where=f"{role}.model",
+            expected="a from_pretrained name or folder",
+            mend=f"Give --{role} MODEL, or set {role}.model in the recipe",
+        )
+    return section.model
+
+
+def preview_model(section: ModelSection, role: str) -> ModelPreview | None:
+    """Read a model's configuration and tokenizer, and refuse what cannot be loaded.
+
+    Args:
+        section: the recipe's ``teacher`` or ``student``.
+        role: name of the section, for errors.
+
+    Returns:
+        What is known, or None for a folder of adapters, which has its configuration elsewhere.
+
+    Raises:
+        RecipeError: no model is named.
+        ModelError: there is no such model, or it lacks a configuration, weights or a tokenizer.
+    """
+    name = model_name(section, role)
+    if (Path(name) / _ADAPTER).is_file():
+        return None
+    config = load_config(name, revision=section.revision)
+    validate_files(name, config, revision=section.revision)
+    num_blocks = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    tokenizer = tokenizer_of(load_processor_of(section))
+    return ModelPreview(
+        name=name,
+        num_blocks=num_blocks,
+        vocab_size=vocabulary_size(tokenizer),
+        vocabulary=vocabulary_hash(tokenizer),
+    )

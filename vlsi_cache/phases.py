@@ -1,0 +1,161 @@
+"""``phase``: reports what is at work, how far it is and how long it will take, as log records.
+
+Nothing here knows a terminal. A phase logs its beginning, a line a minute, and its end. At the
+level ``LIVE``, below INFO, it also logs its state every second, for a line that is written over.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+__all__ = ["LIVE", "Phase", "current_phase", "duration", "phase", "tracked"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+LIVE: Final = 15
+"""Level of the records for a line that is written over. An empty one clears the line."""
+_LINE_SECONDS: Final = 60.0
+"""Longest silence of a log file."""
+_LIVE_SECONDS: Final = 1.0
+_WORTH_A_LINE_SECONDS: Final = 2.0
+"""The end of a shorter phase is no news."""
+
+_active: list[Phase] = []
+
+
+class Phase:
+    """Something that takes a while. ``phase`` makes it.
+
+    Args:
+        what: what is done, to follow "while", such as "loading the teacher".
+        total: how many there are to do, if that is known.
+        unit: the name of what is counted, in the plural. Without a total, ``begin_at`` brings it.
+    """
+
+    def __init__(self, what: str, total: int | None = None, unit: str = "") -> None:
+        self.what = what
+        self.total = total
+        self.unit = unit
+        self.detail = ""
+        self._done = 0
+        self._before = 0
+        self._began = time.monotonic()
+        self._spoke = self._began
+        self._ended = threading.Event()
+
+    def begin_at(self, done: int, total: int) -> None:
+        """Report how many there are, where so many were done before. The clock starts again."""
+        self.total = total
+        self._done = self._before = done
+        self._began = time.monotonic()
+        before = f", {done:,} of them done before" if done else ""
+        logger.info("%s (%s %s%s)", self.what, f"{total:,}", self.unit, before)
+
+    def advance(self, count: int = 1) -> None:
+        """Count what is done."""
+        self._done += count
+
+    def say(self, line: str) -> None:
+        """Log a line of the caller's own, which stands for this minute's."""
+        self._spoke = time.monotonic()
+        logger.info("%s", line)
+
+    def pace(self) -> str:
+        """Return the speed and the time remaining, or nothing before there is a speed."""
+        seconds = time.monotonic() - self._began
+        num_new = self._done - self._before
+        if not num_new or self.total is None:
+            return ""
+        each = max(seconds, 1e-9) / num_new
+        # A rate below one a second rounds to 0.00 where steps are slow.
+        unit = self.unit.removesuffix("s")
+        speed = f"{each:.3g} s/{unit}" if each > 1 else f"{1 / each:.3g} {self.unit}/s"
+        return f"{speed}  {duration((self.total - self._done) * each)} remaining"
+
+    def state(self) -> str:
+        """Return how far the phase is."""
+        if self.total is None:
+            return f"{self.what}: {duration(time.monotonic() - self._began)} so far"
+        count = f"{self._done:,} of {self.total:,} {self.unit}"
+        return f"{self.what}: " + "  ".join(filter(None, (count, self.detail, self.pace())))
+
+    def _begin(self) -> None:
+        _active.append(self)
+        if self.total is not None:
+            logger.info("%s (%s %s)", self.what, f"{self.total:,}", self.unit)
+        elif not self.unit:
+            logger.info("%s", self.what)
+        threading.Thread(target=self._report, name="vlsi-cache phase", daemon=True).start()
+
+    def _end(self, *, failed: bool) -> None:
+        self._ended.set()
+        _active.remove(self)
+        logger.log(LIVE, "")
+        seconds = time.monotonic() - self._began
+        if not failed and seconds >= _WORTH_A_LINE_SECONDS:
+            logger.info("%s: done in %s", self.what, duration(seconds))
+
+    def _report(self) -> None:
+        while not self._ended.wait(_LIVE_SECONDS):
+            if _active[-1:] != [self]:
+                self._spoke = time.monotonic()  # a phase inside this one speaks
+                continue
+            logger.log(LIVE, "%s", self.state())
+            if time.monotonic() - self._spoke >= _LINE_SECONDS:
+                self._spoke = time.monotonic()
+                # Where there is a live line, it has said this already.
+                logger.info("%s", self.state(), extra={"repeats_live_line": True})
+
+
+@contextmanager
+def phase(what: str, *, total: int | None = None, unit: str = "") -> Iterator[Phase]:
+    """Report a phase while the context lasts.
+
+    Args:
+        what: what is done, to follow "while", such as "loading the teacher".
+        total: how many there are to do, if that is known.
+        unit: the name of what is counted, in the plural.
+    """
+    one = Phase(what, total, unit)
+    one._begin()  # noqa: SLF001 (its maker)
+    failed = True
+    try:
+        yield one
+        failed = False
+    finally:
+        one._end(failed=failed)  # noqa: SLF001
+
+
+def tracked(items: Iterable[T], what: str, *, total: int, unit: str) -> Iterator[T]:
+    """Yield the items, and report how many are done."""
+    with phase(what, total=total, unit=unit) as one:
+        for item in items:
+            yield item
+            one.advance()
+
+
+def current_phase() -> Phase | None:
+    """Return the innermost phase that is at work."""
+    return _active[-1] if _active else None
+
+
+def duration(seconds: float) -> str:
+    """Write a number of seconds in two units at most, such as ``3 h 20 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min"

@@ -1,0 +1,72 @@
+"""Whether a dump can begin, by what is known before the data is read and the teacher loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vlsi_cache.errors import RecipeError
+from vlsi_cache.manifest import MAX_POOL, MAX_TOP, OUTPUT_TAP, Sampling
+from vlsi_cache.models import preview_model
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.store import validate_beginnable
+from vlsi_cache.verbalizer import preview_taps
+
+__all__ = ["dump_checks", "validate_entries"]
+
+
+def dump_checks(recipe: Recipe) -> list[Callable[[], object]]:
+    """Return the cheap checks of a dump, each of which raises what is wrong."""
+    return [lambda: _validate_teacher(recipe), lambda: _validate_cache_settings(recipe)]
+
+
+def validate_entries(recipe: Recipe, where: str, *, vocab_size: int, num_taps: int) -> None:
+    """Refuse more entries per token than the vocabulary or the format has room for.
+
+    Args:
+        recipe: the recipe.
+        where: name of the teacher, for errors.
+        vocab_size: size of its vocabulary.
+        num_taps: number of taps, the output included.
+
+    Raises:
+        RecipeError: ``cache.k`` or ``cache.m`` is too large.
+    """
+    k = recipe.cache.k
+    m = recipe.cache.m
+    if k + m > vocab_size:
+        raise RecipeError(
+            "cache.k + cache.m is larger than the vocabulary",
+            where=where,
+            expected=f"at most {vocab_size}",
+            found=f"{k} + {m}",
+            mend="Lower cache.k or cache.m",
+        )
+    for name, each, most in (("m", m, MAX_POOL), ("k", k, MAX_TOP)):
+        if each * num_taps > most:
+            raise RecipeError(
+                "more entries per token, at all taps together, than the format holds",
+                where=where,
+                expected=f"at most {most}",
+                found=f"cache.{name} {each} at {num_taps} taps",
+                mend=f"Lower cache.{name}, or name fewer teacher.taps",
+            )
+
+
+def _validate_teacher(recipe: Recipe) -> None:
+    preview = preview_model(recipe.teacher, "teacher")
+    if preview is None:
+        return
+    num_taps = len(preview_taps(recipe, "teacher", preview) or ()) + 1
+    validate_entries(recipe, preview.name, vocab_size=preview.vocab_size, num_taps=num_taps)
+
+
+def _validate_cache_settings(recipe: Recipe) -> None:
+    known: dict[str, object] = {
+        "sampling": Sampling(k=recipe.cache.k, m=recipe.cache.m, seed=recipe.seed),
+        "samples_per_shard": recipe.cache.samples_per_shard,
+        "batch_size": recipe.cache.batch_size,
+        "processor_options": recipe.teacher.processor,
+    }
+    if recipe.teacher.taps is not None:
+        known["taps"] = (*sorted(recipe.teacher.taps), OUTPUT_TAP)
+    validate_beginnable(recipe.cache_path, known)
