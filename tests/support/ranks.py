@@ -72,7 +72,12 @@ def train_line(task: Mapping[str, Any], rank: int) -> None:
     device = resolve_device("cpu")
     log = folder / f"seen-{rank}-of-{task['num_ranks']}.jsonl"
     module = Line(log, task.get("kill_after"))
-    rates = {"learning_rate": 1e-3, "final_learning_rate": 1e-3, "max_grad_norm": 0}
+    rates = {
+        "learning_rate": 1e-3,
+        "final_learning_rate": 1e-3,
+        "warmup_steps": 0,
+        "max_grad_norm": 0,
+    }
     numbers: Any = Numbers(task["num_samples"])
     training = Training(
         module,
