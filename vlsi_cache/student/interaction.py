@@ -15,6 +15,7 @@ from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import Run, Stage, Training, run_stage
 from vlsi_cache.training.checkpoints import save_model
+from vlsi_cache.training.unreadable import find_left_out
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
 __all__ = ["interact"]
@@ -67,12 +68,13 @@ def _start(
     module = Interaction(student, bank, settings, teacher_taps=teacher_taps, seed=seed, rank=rank)
     if settings.gradient_checkpointing:
         student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
+    left_out = find_left_out(run, "interaction", student, settings.workers)
     batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
     return Training(
         module=module,
         dataset=IndexedConversations(run.data),
         collate=batches,
-        order=recorded_order(cache, settings, folder),
+        order=recorded_order(cache, settings, folder, left_out.unreadable),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
         callbacks=run.callbacks,
         autocast=student.autocast,

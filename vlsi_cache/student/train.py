@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import TrainerCallback
 
 from vlsi_cache.models import Backbone, load_backbone
-from vlsi_cache.recipe import Recipe, warn_idle_settings
+from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import Cache
-from vlsi_cache.student.checks import validate_student
+from vlsi_cache.student.checks import validate_later_stages, validate_student
 from vlsi_cache.student.finetuning import finetune
 from vlsi_cache.student.interaction import interact
-from vlsi_cache.student.opening import open_matching_cache
+from vlsi_cache.student.opening import open_matching_cache, recorded_failures
 from vlsi_cache.training import Run, begin_run
 from vlsi_cache.verbalizer import build_verbalizers, obtain_verbalizers
 
@@ -37,12 +38,13 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
-    warn_idle_settings(recipe, "student")
-    run = begin_run(recipe, callbacks)
+    run = begin_run(recipe, "student", callbacks)
     stages = set(recipe.stages)
     result = None
-    if "interaction" in stages:
-        result = _distil(run, open_matching_cache(run))
+    cache = open_matching_cache(run) if "interaction" in stages else None
+    run = replace(run, failed=recorded_failures(run, cache))
+    if cache is not None:
+        result = _distil(run, cache)
     elif "verbalization" in stages:
         result = _verbalize(run)
     if "finetuning" not in stages:
@@ -57,6 +59,7 @@ def _distil(run: Run, cache: Cache) -> Path:
     recipe = run.recipe
     student = _load_student(run)
     validate_student(run, student, cache)
+    validate_later_stages(run, student, cache)
     if recipe.interaction.inner == "none":
         bank = build_verbalizers(student.decoder, (), recipe.student.verbalizer, seed=recipe.seed)
     else:

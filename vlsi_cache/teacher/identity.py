@@ -7,7 +7,6 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from vlsi_cache.data import ConversationDataset
 from vlsi_cache.errors import RecipeError
 from vlsi_cache.manifest import (
     MAX_POOL,
@@ -38,7 +37,7 @@ def validate_cache_folder(run: Run) -> None:
     """
     recipe = run.recipe
     known: dict[str, object] = {
-        "dataset": _dataset_identity(run.data),
+        "dataset": _dataset_identity(run),
         "sampling": _sampling(run),
         "samples_per_shard": recipe.cache.samples_per_shard,
         "batch_size": recipe.cache.batch_size,
@@ -114,7 +113,7 @@ def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifes
             vocab_size=teacher.vocab_size,
         ),
         chat_template_hash=chat_template_hash(teacher.processor),
-        dataset=_dataset_identity(run.data),
+        dataset=_dataset_identity(run),
         taps=(*bank.taps, OUTPUT_TAP),
         sampling=_sampling(run),
         samples_per_shard=run.recipe.cache.samples_per_shard,
@@ -127,7 +126,7 @@ def _sampling(run: Run) -> Sampling:
     return Sampling(k=run.recipe.cache.k, m=run.recipe.cache.m, seed=run.recipe.seed)
 
 
-def _dataset_identity(data: ConversationDataset) -> DatasetIdentity:
+def _dataset_identity(run: Run) -> DatasetIdentity:
     return DatasetIdentity(
-        source=data.source, fingerprint=data.fingerprint(), num_samples=len(data)
+        source=run.data.source, fingerprint=run.fingerprint(), num_samples=len(run.data)
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-from vlsi_cache.training.checkpoints import discard_checkpoints
 from vlsi_cache.training.folder import StageFolder, one_job_at_a_time
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.run import Run
@@ -39,7 +38,6 @@ def run_stage(run: Run, stage: Stage[M]) -> Path:
         if folder.enter():
             training = stage.start()
             train(run, stage, training)
-            stage.save(training.module)
-            folder.finish()
-        discard_checkpoints(stage.folder)
+            folder.finish(lambda: stage.save(training.module))
+        folder.leave()
     return stage.result

@@ -72,6 +72,6 @@ class Stage(Generic[M]):
     start: Callable[[], Training[M]]
     """Makes what trains; called only if the stage is not done."""
     save: Callable[[M], None]
-    """Writes the result from the trained module; every process calls it."""
+    """Writes the result from the trained module; the main process calls it."""
     config: str = "config.json"
     """The result's file that describes its weights: without it the result is not whole."""

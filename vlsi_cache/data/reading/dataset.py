@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -125,11 +126,29 @@ class ConversationDataset(Sequence[Conversation]):
             digests[index] = int.from_bytes(digest, "little")
         self._validate_unique_ids(digests)
 
-    def fingerprint(self) -> str:
+    def identify(self, index: int) -> tuple[str, str]:
+        """The id and the key of a sample, also of a row that is not a sound conversation.
+
+        The number of such a row is its id. Its key covers the row as it is stored.
+        """
+        try:
+            conversation = self[index]
+            return conversation.sample_id, conversation.key()
+        except DataError as error:
+            try:
+                stored = json.dumps(self._rows.row(index), default=str)
+            except DataError:
+                stored = f"{error.what} {error.found}"  # the row itself cannot be decoded
+            return str(index), hashlib.sha256(f"not sound: {stored}".encode()).hexdigest()
+
+    def fingerprint(self, *, skip: bool = False) -> str:
         """Hex SHA-256 over the keys of all conversations in order. It is computed once.
 
         Reads every image's bytes. Threads help, because hashing and reading release the
         interpreter.
+
+        Args:
+            skip: also take rows that are not sound, by the keys of ``identify``.
 
         Raises:
             DataError: a row is not sound, or an image cannot be read.
@@ -137,15 +156,19 @@ class ConversationDataset(Sequence[Conversation]):
         if self._fingerprint is None:
             digest = hashlib.sha256()
             with ThreadPoolExecutor(_THREADS) as pool:
-                rows = iter(self)
+                rows: Iterator[Any] = iter(range(len(self)) if skip else self)
+                key_of = self._stored_key if skip else Conversation.key
                 while ahead := list(islice(rows, _READ_AHEAD)):
-                    for key in pool.map(Conversation.key, ahead):
+                    for key in pool.map(key_of, ahead):
                         digest.update(bytes.fromhex(key))
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
     def __iter__(self) -> Iterator[Conversation]:
         return (self[index] for index in range(self._length))
+
+    def _stored_key(self, index: int) -> str:
+        return self.identify(index)[1]
 
     def _validate_unique_ids(self, digests: np.ndarray[Any, Any]) -> None:
         order = np.argsort(digests, kind="stable")
