@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from support.runs import make_recipe
 from vlsi_cache.errors import StageError
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.student import train_student
 from vlsi_cache.teacher import dump_teacher
+from vlsi_cache.training.checkpoints import save_model
 
 # a limit of the process on the size of a file stands in for a full disk: writing fails half way,
 # as it does there, and it needs no rights to set and to lift
@@ -56,7 +58,8 @@ def _task(recipe: Recipe, output: Path, limit: int, stages: list[str], **every: 
     raw["output"], raw["stages"] = str(output), stages
     raw["cache"]["path"] = str(recipe.cache_path)
     for schedule in (raw["student"]["verbalization"], raw["interaction"], raw["finetuning"]):
-        schedule.update(every)
+        # a worker hands its batches over in files, which the limit would hold back too
+        schedule.update(every, workers=0)
     return json.dumps({"recipe": raw, "limit": limit})
 
 
@@ -68,7 +71,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(dumped: Recipe, tmp_pa
         _task(dumped, broken, 0, ["verbalization"]),
         _task(dumped, broken, 30_000, two, save_every=1),  # a checkpoint
         _task(dumped, broken, 0, two, save_every=1),
-        _task(dumped, broken, 30_000, ["finetuning"]),  # the student
+        _task(dumped, broken, 30_000, ["finetuning"]),  # the last checkpoint
         _task(dumped, tmp_path / "events", 500, ["verbalization"]),  # TensorBoard's events
         _task(dumped, tmp_path / "unbroken", 0, two),
     ]
@@ -82,7 +85,12 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(dumped: Recipe, tmp_pa
     said = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(said) == len(tasks)
     full = [said[0], said[2], said[4], said[5]]
-    places = ("student-verbalizers", "interaction/checkpoint-1", "student", "events")
+    places = (
+        "student-verbalizers",
+        "interaction/checkpoint-1",
+        "finetuning/checkpoint-3",
+        "events",
+    )
     for line, place in zip(full, places, strict=True):
         assert line.startswith("error: "), line
         assert place in line
@@ -92,6 +100,24 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(dumped: Recipe, tmp_pa
     assert not (broken / "student").exists()
     weights = [load_file(Path(said[number]) / "model.safetensors") for number in (3, 6)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_no_room_for_the_student_leaves_the_one_before_whole(
+    dumped: Recipe, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(dumped.student.model)
+    folder = tmp_path / "student"
+    save_model(model, str(dumped.student.model), folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(StageError, match=r"student: no room for the file.*Make room"):
+            save_model(model, str(dumped.student.model), folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
 def test_a_file_in_a_folders_place_is_named(dumped: Recipe, tmp_path: Path) -> None:
