@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,23 @@ def test_what_was_found_is_looked_for_again_where_its_file_is_junk(
     (tmp_path / "unreadable-student.json").write_bytes(b"\0\0[")
     train_student(recipe)
     assert len(json.loads((tmp_path / "unreadable-student.json").read_bytes())["failures"]) == 3
+
+
+def test_a_stale_later_stage_is_refused_before_the_first_one_trains(
+    dumped: Recipe, tmp_path: Path
+) -> None:
+    recipe = _changed(dumped, output=str(tmp_path), cache={"path": str(dumped.cache_path)})
+    train_student(recipe)
+    shutil.rmtree(recipe.student_verbalizers_path)
+    for section, change in {
+        "interaction": {"learning_rate": 3e-3},
+        "finetuning": {"learning_rate": 3e-3},
+    }.items():
+        with pytest.raises(
+            StageError, match=rf"{section}.*learning_rate is 0\.01, asked for 0\.003"
+        ):
+            train_student(_changed(recipe, **{section: change}))
+    assert not recipe.student_verbalizers_path.exists()
 
 
 def test_stage_two_refuses_divergences_that_are_not_finite(dumped: Recipe, tmp_path: Path) -> None:

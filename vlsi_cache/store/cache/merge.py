@@ -189,8 +189,11 @@ def _validate_disjoint(sources: Sequence[_Source], keys: Sequence[Array]) -> Non
                 raise CacheMismatchError(
                     f"caches share {len(shared):,} conversation{'s' * (len(shared) > 1)}",
                     where=source.folder.place.locate(),
-                    found=f"the same content in sample {shared[0][0]!r} of this cache and of "
-                    f"{holder.folder.place.locate()}",
+                    found="the same content in sample "
+                    + " and in sample ".join(
+                        f"{shared[0][0]!r} of {one.folder.place.locate()}"
+                        for one in (holder, source)
+                    ),
                     mend="Merge caches over disjoint samples",
                 )
         seen = np.union1d(seen, part)
