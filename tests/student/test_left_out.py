@@ -207,6 +207,19 @@ def test_a_row_that_was_mended_is_other_data_by_name(dumped: Recipe, tmp_path: P
         train_student(recipe)
 
 
+def test_a_picture_that_is_missing_or_broken_is_left_out_everywhere(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, images=True, data={"on_error": "skip"})
+    (tmp_path / "2.png").unlink()
+    (tmp_path / "6.png").write_bytes((tmp_path / "6.png").read_bytes()[:30])
+    dump_teacher(recipe)
+    failures = open_cache(recipe.cache_path).failures()
+    assert sorted(failures) == [2, 6]
+    assert failures[2] == "image file is missing"
+    assert (train_student(recipe) / "model.safetensors").is_file()
+    with pytest.raises(DataError, match=r"2\.png: image file is missing"):
+        dump_teacher(_changed(recipe, data={"on_error": "stop"}))
+
+
 def test_what_was_found_is_looked_for_again_where_its_file_is_junk(
     dumped: Recipe, tmp_path: Path
 ) -> None:
