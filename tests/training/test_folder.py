@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vlsi_cache.errors import DataError, StageError
@@ -105,17 +106,23 @@ def test_a_record_of_junk_is_one_line_that_says_how_to_go_on(
 
 
 def test_a_result_that_was_cut_off_is_made_again(run: Run, tmp_path: Path) -> None:
-    stage = _stage(tmp_path, _collate)
-
     def save(module: Weight) -> None:
         stage.save(module)
-        (tmp_path / "model.safetensors").write_bytes(b"0123456789")
+        save_file({"weight": torch.zeros(9)}, weights, metadata={"format": "pt"})
 
+    weights = tmp_path / "model.safetensors"
+    stage = _stage(tmp_path, _collate)
     whole = replace(stage, save=save)
     run_stage(run, whole)
-    (tmp_path / "model.safetensors").write_bytes(b"01234")
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-5])
     run_stage(run, whole)
-    assert (tmp_path / "model.safetensors").read_bytes() == b"0123456789"
+    assert weights.read_bytes() == before
+    save_file({"weight": torch.ones(9)}, weights)
+    changed = weights.read_bytes()
+    assert len(changed) < len(before)
+    run_stage(run, whole)
+    assert weights.read_bytes() == changed, "what the user wrote is whole, and is kept"
 
 
 def test_only_own_checkpoints_are_resumed_from_and_deleted(run: Run, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from vlsi_cache.differences import find_differences
 from vlsi_cache.errors import StageError
@@ -118,7 +119,7 @@ class StageFolder:
         wrong += [
             f"has {size:,} of the {num_bytes:,} bytes of {name}"
             for name, num_bytes in record.num_bytes.items()
-            if 0 <= (size := _size(result / name)) < num_bytes
+            if 0 <= (size := _size(result / name)) < num_bytes and _is_torn(result / name)
         ]
         if wrong:
             logger.warning(
@@ -182,6 +183,15 @@ class StageFolder:
 def _size(path: Path) -> int:
     """Return the size of a file, or −1 if there is none."""
     return path.stat().st_size if path.is_file() else -1
+
+
+def _is_torn(path: Path) -> bool:
+    """Report whether a file of weights lacks what its header names; a rewritten one does not."""
+    try:
+        with safe_open(path, "pt"):
+            return False
+    except (OSError, SafetensorError):
+        return True
 
 
 def _reason(error: OSError | ValidationError) -> str:
