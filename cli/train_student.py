@@ -30,6 +30,7 @@ def _stages_list(_context: click.Context, _parameter: click.Parameter, value: st
         "data": "data.path",
         "split": "data.split",
         "limit": "data.limit",
+        "on_error": "data.on_error",
         "output": "output",
         "cache": "cache.path",
         "follow": "interaction.follow",
@@ -48,6 +49,7 @@ def _stages_list(_context: click.Context, _parameter: click.Parameter, value: st
 @click.option("--data", metavar="PATH", help="The data of the cache.")
 @click.option("--split", help="Split of a datasets source.  [default: train]")
 @click.option("--limit", type=int, help="Number of first samples to read.")
+@click.option("--on-error", help="stop, or skip a sample that cannot be read.  [default: stop]")
 @click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
 @click.option("--cache", metavar="DIR", help="Cache folder or URL.  [default: OUTPUT/cache]")
 @click.option("--follow", is_flag=True, default=None, help="Train while the cache is written.")

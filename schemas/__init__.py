@@ -27,6 +27,8 @@ def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.store.cache.seals import CacheIndex, ProcessorSeal, ShardSeal
     from vlsi_cache.student.arrivals import ArrivalLine
     from vlsi_cache.student.journal import JournalLine
+    from vlsi_cache.training.folder import StageRecord
+    from vlsi_cache.training.unreadable import UnreadableSamples
     from vlsi_cache.verbalizer import VerbalizerConfig
 
     return {
@@ -36,6 +38,8 @@ def _models() -> dict[str, type[BaseModel]]:
         "shard-seal": ShardSeal,
         "processor-seal": ProcessorSeal,
         "verbalizers": VerbalizerConfig,
+        "stage": StageRecord,
+        "unreadable": UnreadableSamples,
         "inspect": CacheSummary,
         "inspect-sample": SampleView,
         "verify": Verification,

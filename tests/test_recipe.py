@@ -19,6 +19,14 @@ from vlsi_cache.recipe import (
 )
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-7, 1e7, 1e40, 0])
+def test_a_temperature_that_float32_cannot_divide_by_is_refused(temperature: float) -> None:
+    with pytest.raises(RecipeError, match=r"interaction\.matching\.temperature"):
+        recipe_from_mapping(
+            {"interaction": {"matching": {"temperature": temperature}}}, where="test"
+        )
+
+
 def test_every_problem_is_reported_at_once_with_its_path() -> None:
     raw = {
         "cahe": {},

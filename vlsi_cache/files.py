@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 __all__ = ["write_whole"]
@@ -18,5 +19,11 @@ def write_whole(path: Path, text: str) -> None:
         text: content, written as UTF-8.
     """
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        # a full disk is noticed in writing, where the system names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -104,11 +104,12 @@ def test_a_top_that_rounding_puts_above_1_is_scaled() -> None:
         entropy=np.zeros((1, 1), np.float32),
         label_log_prob=np.zeros((1, 1), np.float32),
     )
-    for tail in ("bucket", "renormalize"):
-        torch.testing.assert_close(
-            sparse_targets(record, tail).weights.sum(-1),  # type: ignore[arg-type]
-            torch.ones(1, 1),
-        )
+    torch.testing.assert_close(
+        sparse_targets(record, "renormalize").weights.sum(-1), torch.ones(1, 1)
+    )
+    # the tail keeps what rounding may have hidden
+    (mass,) = sparse_targets(record, "bucket").weights.sum(-1)
+    assert 0.9995 < mass.item() < 1
 
 
 def test_candidates_are_sliced_and_matched_token_by_token() -> None:

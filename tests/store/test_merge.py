@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import math
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from support.caches import FAILED, make_manifest, sha256, write_part
+from support.caches import FAILED, make_manifest, make_record, sha256, write_part
 from vlsi_cache.cli.main import cli
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.manifest import CacheManifest
@@ -180,6 +181,24 @@ def _empty(path: Path, manifest: CacheManifest, changes: dict[str, Any]) -> Path
     fields = {**manifest.model_dump(), "dataset": dataset, **changes}
     create_cache(path, CacheManifest.model_validate(fields))
     return path
+
+
+def test_a_conversation_may_come_twice_under_two_ids_as_in_one_dump(
+    parts: list[Path], tmp_path: Path
+) -> None:
+    manifest = make_manifest(num_samples=2, samples_per_shard=2)
+    record = next(iter(open_cache(parts[0])))
+    other = make_record(manifest, 40)
+    records = [dataclasses.replace(record, sample_id="again"), other]
+    keys = b"".join(bytes.fromhex(one.key) for one in records)
+    dataset = {**manifest.model_dump()["dataset"], "fingerprint": hashlib.sha256(keys).hexdigest()}
+    fields = {**open_cache(parts[0]).manifest.model_dump(), "dataset": dataset}
+    writer = create_cache(tmp_path / "other", CacheManifest.model_validate(fields))
+    writer.write_shard(0, records)
+    merge_caches(tmp_path / "out", [parts[0], tmp_path / "other"])
+    merged = open_cache(tmp_path / "out")
+    assert merged["again"].key == record.key
+    assert len(merged) == len(open_cache(parts[0])) + 2
 
 
 def test_samples_that_two_caches_hold_are_refused(parts: list[Path], tmp_path: Path) -> None:

@@ -22,13 +22,14 @@ from support.caches import make_manifest, make_record
 from support.publisher import begin_copy, start_publisher
 from support.ranks import RankServer, seen
 from support.runs import make_recipe
-from vlsi_cache.errors import CacheError
+from vlsi_cache.errors import CacheError, StageError
 from vlsi_cache.recipe import InteractionSection, Recipe, recipe_from_mapping
 from vlsi_cache.store import create_cache, open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.student.arrivals import ArrivalOrder, recorded_order
 from vlsi_cache.student.opening import wait_for_cache
 from vlsi_cache.teacher import dump_teacher
+from vlsi_cache.training.loader import BatchSampler
 from vlsi_cache.training.sample_order import ProcessSlice, slice_batches
 
 
@@ -108,6 +109,43 @@ def test_a_resumed_stage_keeps_the_order_in_which_shards_came(
     assert isinstance(again, ArrivalOrder), "whether or not it is asked for again"
     assert list(slice_batches(again, ProcessSlice(0, 2), 0)) == first
     assert _arrivals(path) == [[1], [3], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"junk",
+        b"\0\0",
+        b"\xff",
+        b'{"shards": null}',
+        b'{"shards": [9]}',
+        b'{"shards": [-1]}',
+        b"[1]",
+        b'{"shards": [1]}\n{"shards": [1]}',
+    ],
+)
+def test_a_damaged_record_of_arrivals_is_named(junk: bytes, complete: Path, tmp_path: Path) -> None:
+    (tmp_path / "arrivals.jsonl").write_bytes(junk + b"\n")
+    order = recorded_order(open_cache(complete), InteractionSection(follow=True), tmp_path)
+    with pytest.raises(
+        StageError, match=r"arrivals\.jsonl: the record of the shards.*Delete the st"
+    ):
+        list(slice_batches(order, ProcessSlice(0, 2), 0))
+
+
+def test_places_of_failed_samples_are_given_to_others(complete: Path, tmp_path: Path) -> None:
+    """A followed cache counts failures to come. Half of the steps must not learn nothing."""
+    (tmp_path / "arrivals.jsonl").write_bytes(b'{"shards": [0, 1, 2, 3]}\n')
+    order = recorded_order(open_cache(complete), InteractionSection(), tmp_path)
+    order.num_samples = 44
+    batches = list(BatchSampler(order, ProcessSlice(0, 2)))
+    assert len(batches) == 22
+    assert all(pick.weight for batch in batches for pick in batch)
+    first, second = (
+        [pick.index for batch in half for pick in batch] for half in (batches[:11], batches[11:])
+    )
+    assert sorted(first) == sorted(second) == sorted(set(range(23)) - {LOST})
+    assert first != second
 
 
 def test_a_complete_cache_is_not_followed(complete: Path, tmp_path: Path) -> None:

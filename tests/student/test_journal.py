@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from vlsi_cache.errors import StageError
 from vlsi_cache.student.journal import JournalLine, MatchingJournal
 
 
@@ -48,6 +50,25 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     journal.path.write_bytes(whole[:-20])
     journal.resume(30)
     assert _steps(journal) == [10, 20]
+
+
+def test_a_crash_may_leave_zeros_at_the_end(tmp_path: Path) -> None:
+    journal = _journal(tmp_path)
+    journal.path.write_bytes(journal.path.read_bytes()[:-20] + b"\0" * 300)
+    journal.resume(30)
+    assert _steps(journal) == [10, 20]
+
+
+@pytest.mark.parametrize("junk", [b"[]", b"\0\0", b"\xff", b'{"step": 5}'])
+def test_a_damaged_line_before_the_last_is_named(junk: bytes, tmp_path: Path) -> None:
+    journal = _journal(tmp_path)
+    lines = journal.path.read_bytes().split(b"\n")
+    lines[1] = junk
+    journal.path.write_bytes(b"\n".join(lines))
+    with pytest.raises(
+        StageError, match=r"matching\.jsonl: line 2 of the journal is damaged\. Mov"
+    ):
+        journal.resume(30)
 
 
 def test_a_stage_that_wrote_nothing_yet_resumes(tmp_path: Path) -> None:

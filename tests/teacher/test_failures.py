@@ -123,16 +123,19 @@ def test_too_many_failures_in_a_row_stop_the_run(broken_tap: Recipe) -> None:
         dump(recipe)
 
 
-def test_a_cache_of_failures_only_teaches_nothing(
+def test_a_cache_of_failures_only_is_refused_by_both_commands(
     broken_tap: Recipe, dumped: Recipe, tmp_path: Path
 ) -> None:
-    dump(broken_tap)
+    for _ in range(2):  # a second run, with nothing more to write, says so too
+        with pytest.raises(CacheError, match=r"no sample of the cache could be read.*at tap 3"):
+            dump(broken_tap)
     failures = open_cache(broken_tap.cache_path).failures()
     assert set(failures.values()) == {"teacher's distribution is not finite at tap 3"}
     assert len(failures) == 12
     recipe = with_section(dumped, "cache", path=broken_tap.cache_path)
     with pytest.raises(CacheError, match="no sample of the cache could be read"):
         train_student(recipe.model_copy(update={"output": tmp_path / "run"}))
+    assert not (tmp_path / "run").exists(), "before anything is trained"
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vlsi_cache.errors import DataError, StageError
@@ -102,3 +106,117 @@ def test_a_stage_that_never_trained_starts_over_with_other_settings(
     assert not (tmp_path / "arrivals.jsonl").exists()
     with pytest.raises(StageError, match="rate is 2, asked for 1"):
         run_stage(run, _stage(tmp_path, _collate, rate=1))
+
+
+@pytest.mark.parametrize("junk", [b"null", b"[]", b'{"finished": true, "settings": null}', b"\0\0"])
+def test_a_record_of_junk_is_one_line_that_says_how_to_go_on(
+    junk: bytes, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "stage.json").write_bytes(junk)
+    with pytest.raises(StageError, match=r"stage\.json: stage\.json cannot be read.*Delete the f"):
+        run_stage(run, _stage(tmp_path, _collate))
+
+
+def test_a_result_that_was_cut_off_is_made_again(run: Run, tmp_path: Path) -> None:
+    def save(module: Weight) -> None:
+        stage.save(module)
+        save_file({"weight": torch.zeros(9)}, weights, metadata={"format": "pt"})
+
+    weights = tmp_path / "model.safetensors"
+    stage = _stage(tmp_path, _collate)
+    whole = replace(stage, save=save)
+    run_stage(run, whole)
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-5])
+    run_stage(run, whole)
+    assert weights.read_bytes() == before
+    save_file({"weight": torch.ones(9)}, weights)
+    changed = weights.read_bytes()
+    assert len(changed) < len(before)
+    run_stage(run, whole)
+    assert weights.read_bytes() == changed, "what the user wrote is whole, and is kept"
+
+
+def test_only_own_checkpoints_are_resumed_from_and_deleted(run: Run, tmp_path: Path) -> None:
+    for name in ("checkpoint-best", "checkpoint-3", "checkpoint-1-old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("mine")
+    (tmp_path / "checkpoint-7").mkdir()  # an interruption's
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "checkpoint-9").symlink_to(tmp_path / "elsewhere")
+    stage = _stage(tmp_path, _collate)
+    schedule = Schedule(steps=6, batch_size=2, save_every=1)
+    run_stage(run, replace(stage, schedule=schedule))
+    found = {path.name for path in tmp_path.glob("checkpoint-*")}
+    assert found == {"checkpoint-best", "checkpoint-3", "checkpoint-1-old", "checkpoint-9"}
+    assert (tmp_path / "checkpoint-3" / "notes.txt").read_text() == "mine"
+
+
+def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
+    stage = _stage(tmp_path, _collate)
+    stage = replace(stage, schedule=Schedule(steps=3, batch_size=2, save_every=1))
+
+    def fail(module: Weight) -> None:
+        raise DataError("the result cannot be saved")
+
+    with pytest.raises(DataError):
+        run_stage(run, replace(stage, save=fail))
+    kept = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    assert kept == ["checkpoint-2", "checkpoint-3"], "the last two"
+    for name in ("optimizer.pt", "model.safetensors"):
+        file = tmp_path / "checkpoint-3" / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(StageError, match=r"checkpoint-3: checkpoint cannot be read.*Delete"):
+            run_stage(run, stage)
+        file.write_bytes(whole)
+    assert run_stage(run, stage) == tmp_path
+
+
+TWO_JOBS = """
+import logging, sys, time
+from pathlib import Path
+from training.test_folder import _collate, _stage, Numbers
+import torch
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.training import Run, Training, run_stage
+from dataclasses import replace
+
+logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+folder = Path(sys.argv[1])
+stage = _stage(folder, _collate)
+
+def start():
+    print("begins", flush=True)
+    sys.stdin.readline()  # until the other waits
+    return stage.start()
+
+run_stage(Run(Recipe(), torch.device("cpu"), Numbers()), replace(stage, start=start))
+print("ends", flush=True)
+"""
+
+
+def test_two_jobs_in_one_folder_take_turns_and_train_once(tmp_path: Path) -> None:
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", TWO_JOBS, str(tmp_path)],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def reads(job: subprocess.Popen[str], sought: str) -> None:
+        assert job.stdout is not None
+        assert any(sought in line for line in job.stdout), sought
+
+    first = start()
+    reads(first, "begins")
+    second = start()
+    reads(second, f"{tmp_path}: waiting for the job that is at work here")
+    output, _ = first.communicate("go on\n")
+    assert "ends" in output
+    output, _ = second.communicate()
+    assert "begins" not in output, "what the first has made is taken"
+    assert "ends" in output
+    assert first.returncode == second.returncode == 0

@@ -134,6 +134,24 @@ def test_without_a_cache_all_samples_are_shuffled() -> None:
     assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
 
 
+def test_each_process_gets_other_samples_in_every_epoch() -> None:
+    first, second = (
+        [
+            set(flat(batches))
+            for batches in all_ranks(plain_order(1000), ProcessSlice(0, 8, 0, 4), epoch)
+        ]
+        for epoch in (0, 1)
+    )
+    for before, after in zip(first, second, strict=True):
+        assert len(before & after) < 0.4 * len(before), "a quarter is what chance gives"
+
+
+def test_samples_that_are_left_out_are_in_no_epoch() -> None:
+    (batches,) = all_ranks(plain_order(10, [0, 3, 9]), ProcessSlice(0, 3))
+    assert sorted(flat(batches)) == [1, 2, 4, 5, 6, 7, 8]
+    assert plain_order(10, [0, 3, 9]).num_samples == 7
+
+
 @pytest.mark.parametrize("num_samples", [1, 2, 3, 5])
 def test_batches_of_one_may_run_short(num_samples: int) -> None:
     ranks = all_ranks(plain_order(num_samples), ProcessSlice(0, 1, 0, 3))

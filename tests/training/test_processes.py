@@ -61,8 +61,39 @@ def test_processes_leave_nothing_out_although_each_finds_another_list(tmp_path: 
     assert printed == [["0", "2", "4"], ["1", "3"]]
 
 
+FAILS = """
+import logging, sys
+from vlsi_cache.errors import DataError
+from vlsi_cache.training.processes import leave_together, on_main_process, resolve_device
+
+def fail():
+    raise DataError("the disk is on fire", where="student")
+
+logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+device = resolve_device("cpu")
+try:
+    on_main_process(fail)
+except Exception as error:
+    print(type(error).__name__, error, flush=True)
+leave_together()
+"""
+
+
+def test_all_processes_stop_where_the_main_one_fails(tmp_path: Path) -> None:
+    """None waits for one that has gone; and a command says how many processes it has."""
+    script = tmp_path / "fails.py"
+    script.write_text(FAILS, encoding="utf-8")
+    assert sorted(_launch(script).splitlines()) == [
+        "2 processes on cpu",
+        "DataError student: the disk is on fire",
+        "StageError student: the main process stopped: the disk is on fire",
+    ]
+
+
 def test_two_processes_fill_one_cache_and_train_one_student(tmp_path: Path) -> None:
-    recipe = make_recipe(tmp_path)
+    # the longest third of the conversations fails, and each process finds a part of them
+    skip = {"on_error": "skip"}
+    recipe = make_recipe(tmp_path, num_samples=40, data={"max_length": 60}, cache=skip)
     dump_teacher(recipe, lambda _: None)  # verbalizers by one process, for equal bytes
     alone = _shards(recipe.cache_path)
     together = recipe.model_copy(
@@ -71,6 +102,8 @@ def test_two_processes_fill_one_cache_and_train_one_student(tmp_path: Path) -> N
     file = _recipe_file(together, tmp_path / "recipe.yaml")
     _launch("-m", "vlsi_cache.cli", "dump-teacher", "--recipe", file)
     assert _shards(tmp_path / "together") == alone
-    _launch("-m", "vlsi_cache.cli", "train-student", "--recipe", file)
+    said = _launch("-m", "vlsi_cache.cli", "train-student", "--recipe", file)
+    for stage in ("verbalization", "interaction", "finetuning"):
+        assert said.count(f"{stage} leaves out 13 of 40 samples") == 1
     AutoModelForCausalLM.from_pretrained(recipe.student_path)
     assert not list(recipe.output.rglob("checkpoint-*"))

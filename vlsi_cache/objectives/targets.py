@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,6 +58,19 @@ def label_targets(labels: Tensor) -> SparseTargets:
     )
 
 
+def _least_tail(top_log_probs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the tail's mass that the kept log-probabilities can still show, ``[*, 1]``.
+
+    They are stored as float16, which rounds each by up to half a step. The errors of the k
+    probabilities add up as independent ones do. A smaller tail is noise, and its logarithm more so.
+    """
+    stored = np.clip(top_log_probs, np.finfo(np.float16).min, 0).astype(np.float16)
+    half_step = np.spacing(np.abs(stored)).astype(np.float64) / 2
+    errors = np.exp(stored.astype(np.float64)) * half_step
+    least: np.ndarray[Any, Any] = np.sqrt(np.square(errors).sum(-1, keepdims=True))
+    return least.clip(np.finfo(np.float32).eps, 0.5)
+
+
 def sparse_targets(distribution: SparseDistribution, tail: Tail) -> SparseTargets:
     """Turn a record's distributions into targets, on the CPU.
 
@@ -87,9 +100,12 @@ def sparse_targets(distribution: SparseDistribution, tail: Tail) -> SparseTarget
         # In float64, because the rest 1 − mass is a small difference.
         top = np.exp(distribution.top_log_probs.astype(np.float64))
         mass = top.sum(-1, keepdims=True)
-        exceeds_1 = mass > 1  # by rounding
-        top = np.where(exceeds_1 | (tail == "renormalize"), top / np.maximum(mass, 1e-300), top)
-        rest = np.maximum(1 - mass, 0) if tail == "bucket" else np.zeros_like(mass)
+        rest = np.zeros_like(mass)
+        if tail == "bucket":
+            rest = np.maximum(1 - mass, _least_tail(distribution.top_log_probs))
+        # what the kept ones lack, or exceed by rounding, is made up for by their scale
+        scaled = (rest > 1 - mass) | (tail == "renormalize")
+        top = np.where(scaled, top * (1 - rest) / np.maximum(mass, 1e-300), top)
         bins = np.concatenate([top, rest], -1)
         entropy = -(bins * np.log(np.maximum(bins, 1e-300))).sum(-1)
         weights = top

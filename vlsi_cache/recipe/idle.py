@@ -41,7 +41,7 @@ def idle_settings(recipe: Recipe, role: Literal["teacher", "student"]) -> list[s
         reason = f"{role}.verbalizers are trained already"
         found += _changed(model, role, ["verbalizer", "verbalization"], reason)
     if role == "teacher":
-        if recipe.cache.on_error == "stop":
+        if not recipe.skips_failures:
             names = ["max_failures_in_a_row"]
             found += _changed(recipe.cache, "cache", names, "cache.on_error is stop")
     elif "interaction" in recipe.stages:

@@ -42,9 +42,9 @@ class MatchingSection(Section):
     adaptive_temperature: bool = True
     """The temperature follows the spread of the divergences. Without it, the temperature is 1 or
     the number given."""
-    temperature: Literal["paper", "scale_free"] | Annotated[float, Field(gt=0)] = "paper"
+    temperature: Literal["paper", "scale_free"] | Annotated[float, Field(ge=1e-6, le=1e6)] = "paper"
     """`paper`: 2/(max−min). `scale_free`: (max−min)/2. Or a fixed number, with or without
-    `adaptive_temperature`."""
+    `adaptive_temperature`. Beyond 1e-6 and 1e6, float32 could not divide by it."""
     granularity: Literal["batch", "sample"] = "batch"
     """One matching per micro-batch, or one per sample."""
 

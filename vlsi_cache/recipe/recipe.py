@@ -61,6 +61,11 @@ class Recipe(Section):
         """Folder of the finished student."""
         return self.output / "student"
 
+    @property
+    def skips_failures(self) -> bool:
+        """Whether samples that cannot be read are left out."""
+        return "skip" in (self.data.on_error, self.cache.on_error)
+
     def contradictions(self) -> list[Contradiction]:
         """Find fields that contradict one another, as (path, problem)."""
         found = self.teacher.contradictions("teacher") + self.student.contradictions("student")

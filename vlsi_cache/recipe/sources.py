@@ -67,6 +67,10 @@ class DataSection(Section):
     template_variables: dict[str, JsonValue] = Field(default={})
     """Variables of the chat template for all rows, such as `enable_thinking: false`. A row's own
     `chat_template_kwargs` go before them."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """Reaction of every stage to a sample that its model cannot read: a broken row or image, or too
+    many tokens. `stop` ends the run. `skip` encodes all samples once, and leaves out those that
+    fail. `cache.on_error: skip` does the same."""
 
     def contradictions(self, path: str) -> list[Contradiction]:
         """Find data that is named twice."""
@@ -92,9 +96,9 @@ class CacheSection(Section):
     workers: NonNegative = 0
     """Processes that prepare the teacher's batches."""
     on_error: Literal["stop", "skip"] = "stop"
-    """Reaction to a sample that the teacher cannot read: a broken image, too many tokens, or a tap
-    that is not finite. `stop` ends the run. `skip` records the sample with the reason and without
-    tokens."""
+    """Reaction to a sample that the teacher cannot read: a broken row or image, too many tokens, or
+    a tap that is not finite. `stop` ends the run. `skip` records the sample with the reason and
+    without tokens. All stages leave out what is recorded so. It means `data.on_error: skip` too."""
     max_failures_in_a_row: Positive = 16
     """With `skip`: if more samples than this fail one after another, the run stops."""
 

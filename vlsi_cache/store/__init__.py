@@ -3,6 +3,7 @@
 from vlsi_cache.store.cache.folder import is_begun
 from vlsi_cache.store.cache.merge import merge_caches
 from vlsi_cache.store.cache.reader import DECODED_BYTES, Cache, ShardOutline, open_cache
+from vlsi_cache.store.cache.recorded import nothing_recorded, validate_recorded
 from vlsi_cache.store.cache.statistics import CacheSummary, TapSummary, summarize_cache
 from vlsi_cache.store.cache.verification.damage import Damage, Verification
 from vlsi_cache.store.cache.verification.verify import verify_cache
@@ -26,10 +27,12 @@ __all__ = [
     "create_cache",
     "is_begun",
     "merge_caches",
+    "nothing_recorded",
     "open_cache",
     "summarize_cache",
     "token_bytes",
     "url_scheme",
     "validate_beginnable",
+    "validate_recorded",
     "verify_cache",
 ]

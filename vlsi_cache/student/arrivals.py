@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, final
 
 from pydantic import BaseModel, ConfigDict
 
-from vlsi_cache.errors import CacheError
+from vlsi_cache.errors import CacheError, StageError
 from vlsi_cache.recipe import InteractionSection
-from vlsi_cache.store import Cache
+from vlsi_cache.store import Cache, nothing_recorded
 from vlsi_cache.student.cache_order import cache_order, group_size, shard_groups
 from vlsi_cache.training.processes import is_main_process, on_main_process
-from vlsi_cache.training.sample_order import Parcel, SampleOrder
+from vlsi_cache.training.sample_order import Indices, Parcel, SampleOrder
 
 __all__ = ["ARRIVALS_FILE", "ArrivalLine", "ArrivalOrder", "recorded_order"]
 
@@ -37,7 +37,12 @@ class ArrivalLine(BaseModel):
     """Indices, ascending."""
 
 
-def recorded_order(cache: Cache, settings: InteractionSection, folder: Path) -> SampleOrder:
+def recorded_order(
+    cache: Cache,
+    settings: InteractionSection,
+    folder: Path,
+    unreadable: Collection[int] = (),
+) -> SampleOrder:
     """Return the order of the samples to learn from: all but those that failed in the dump.
 
     A stage that has begun to follow a growing cache keeps the order in which its shards arrived.
@@ -46,6 +51,7 @@ def recorded_order(cache: Cache, settings: InteractionSection, folder: Path) -> 
         cache: the teacher's record; complete, unless it is to be followed.
         settings: whether to follow, and the longest wait.
         folder: the stage's folder.
+        unreadable: indices of samples that the student cannot read.
 
     Raises:
         CacheError: no sample of a complete cache could be read.
@@ -59,17 +65,10 @@ def recorded_order(cache: Cache, settings: InteractionSection, folder: Path) -> 
 
     on_main_process(begin)  # a moment later, another process could find more shards
     if path.exists():
-        return ArrivalOrder(cache, path, settings.follow_timeout_seconds)
-    order = cache_order(cache)
-    num_failed = len(cache) - order.num_samples
+        return ArrivalOrder(cache, path, settings.follow_timeout_seconds, sorted(unreadable))
+    order = cache_order(cache, sorted(unreadable))
     if not order.num_samples:
-        raise _nothing_recorded(cache)
-    if num_failed:
-        logger.warning(
-            "interaction leaves out %d of %d samples, which failed when the teacher was dumped",
-            num_failed,
-            len(cache),
-        )
+        raise nothing_recorded(cache)
     return order
 
 
@@ -84,13 +83,17 @@ class ArrivalOrder:
         cache: the growing cache.
         path: file of ``ArrivalLine``s.
         timeout_seconds: longest wait for the next shard.
+        unreadable: indices of samples that the student cannot read.
     """
 
-    def __init__(self, cache: Cache, path: Path, timeout_seconds: float) -> None:
+    def __init__(
+        self, cache: Cache, path: Path, timeout_seconds: float, unreadable: Sequence[int] = ()
+    ) -> None:
         self.cache = cache
         self.path = path
         self.timeout_seconds = timeout_seconds
-        self.num_samples = len(cache)
+        self.unreadable = unreadable
+        self.num_samples = len(cache) - len(unreadable)
         self.window = group_size(cache.manifest).window
 
     def parcels(self, epoch: int) -> Iterator[Parcel]:
@@ -100,17 +103,20 @@ class ArrivalOrder:
             CacheError: no shard arrived in time, or no sample could be read.
         """
         if epoch:
-            yield from cache_order(self.cache).parcels(epoch)
+            yield from cache_order(self.cache, self.unreadable).parcels(epoch)
             return
         num_missing = self.cache.manifest.num_shards
         num_groups = 0
         for shards in self._arrivals():
-            groups = [group for shard in shards for group in shard_groups(self.cache, shard)]
+            groups = [group for shard in shards for group in self._groups(shard)]
             num_missing -= len(shards)
             num_groups += len(groups)
             if not num_missing and not num_groups:
-                raise _nothing_recorded(self.cache)
+                raise nothing_recorded(self.cache)
             yield Parcel(groups, is_last=not num_missing)
+
+    def _groups(self, shard: int) -> list[Indices]:
+        return shard_groups(self.cache, shard, self.unreadable)
 
     def _arrivals(self) -> Iterator[list[int]]:
         """Yield the lines of the file; the main process alone writes new ones."""
@@ -159,14 +165,29 @@ class ArrivalOrder:
 
     def _read(self) -> list[ArrivalLine]:
         # a line without its line feed is still being written
-        whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
-        return [ArrivalLine.model_validate_json(line) for line in whole.splitlines()]
+        whole, _, _ = self.path.read_bytes().rpartition(b"\n")
+        try:
+            lines = [ArrivalLine.model_validate_json(line) for line in whole.split(b"\n") if whole]
+        except ValueError as error:
+            raise self._damaged("a line is not a list of shards") from error
+        named = [shard for line in lines for shard in line.shards]
+        known = range(self.cache.manifest.num_shards)
+        if len(set(named)) < len(named) or any(shard not in known for shard in named):
+            raise self._damaged(f"shards are not numbers from 0 to {known.stop - 1}, each once")
+        return lines
+
+    def _damaged(self, what: str) -> StageError:
+        return StageError(
+            f"the record of the shards' arrival is damaged: {what}",
+            where=self.path,
+            mend="Delete the stage's folder to train it again",
+        )
 
     def _drop_torn_line(self) -> None:
-        text = self.path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            os.truncate(self.path, len(whole.encode()))
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.truncate(self.path, len(whole))
 
     def _state(self) -> str:
         missing, num_shards = self.cache.missing_shards(), self.cache.manifest.num_shards
@@ -182,12 +203,3 @@ class ArrivalOrder:
             mend="Check that dump-teacher still runs, or start it again. Then run train-student "
             "again, which goes on from its last checkpoint. --follow-timeout waits longer",
         )
-
-
-def _nothing_recorded(cache: Cache) -> CacheError:
-    return CacheError(
-        "no sample of the cache could be read when the teacher was dumped",
-        where=cache.path,
-        found=next(iter(cache.failures().values()), None),
-        mend="Mend the cause, and dump the teacher again into a new folder",
-    )

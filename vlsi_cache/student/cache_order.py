@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,19 +43,25 @@ def group_size(manifest: CacheManifest) -> GroupSize:
     return GroupSize(of_group * CHUNK_TOKENS, window)
 
 
-def cache_order(cache: Cache) -> GroupOrder:
+def cache_order(cache: Cache, left_out: Sequence[int] = ()) -> GroupOrder:
     """Return the order of a complete cache's samples, without those that failed in the dump.
+
+    Args:
+        cache: the teacher's record.
+        left_out: indices of other samples that are not in it.
 
     Raises:
         CacheError: a shard's header is damaged.
     """
     groups = [
-        group for shard in range(cache.manifest.num_shards) for group in shard_groups(cache, shard)
+        group
+        for shard in range(cache.manifest.num_shards)
+        for group in shard_groups(cache, shard, left_out)
     ]
     return GroupOrder(groups, group_size(cache.manifest).window)
 
 
-def shard_groups(cache: Cache, shard_index: int) -> list[Indices]:
+def shard_groups(cache: Cache, shard_index: int, left_out: Sequence[int] = ()) -> list[Indices]:
     """Return the recorded samples of a published shard, group by group.
 
     Raises:
@@ -63,6 +70,7 @@ def shard_groups(cache: Cache, shard_index: int) -> list[Indices]:
     outline = cache.outline(shard_index)
     held = cache.manifest.shard_range(shard_index)
     samples = np.setdiff1d(np.arange(held.start, held.stop, dtype=np.int64), outline.failed)
+    samples = np.setdiff1d(samples, np.asarray(left_out, dtype=np.int64))
     num_groups = round(outline.num_tokens / group_size(cache.manifest).num_tokens)
     parts = np.array_split(samples, max(min(num_groups, len(samples)), 1))
     return [part.astype(np.int64) for part in parts if len(part)]

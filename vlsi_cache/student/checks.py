@@ -6,15 +6,21 @@ import logging
 from typing import Final
 
 from vlsi_cache.data import IndexedConversations, encoder_for
-from vlsi_cache.errors import CacheMismatchError
+from vlsi_cache.errors import CacheMismatchError, DataError
 from vlsi_cache.matching import validate_reach
 from vlsi_cache.models import Backbone, resolve_taps, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import InteractionSection, ModelSection
 from vlsi_cache.store import Cache
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.training import Run
+from vlsi_cache.training.folder import StageFolder
 
-__all__ = ["validate_student", "validate_tap_numbers", "validate_vocabulary"]
+__all__ = [
+    "validate_later_stages",
+    "validate_student",
+    "validate_tap_numbers",
+    "validate_vocabulary",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +43,33 @@ def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
     samples = IndexedConversations(run.data)
     for index in range(min(len(cache), _FIRST_SAMPLES)):
         if index in cache and cache[index].failure is None:
-            batches([samples[index]])
+            try:
+                batches([samples[index]])
+            except DataError:
+                if not run.recipe.skips_failures:
+                    raise
+
+
+def validate_later_stages(run: Run, student: Backbone, cache: Cache) -> None:
+    """Refuse folders of later stages before the first one trains, as far as is known.
+
+    Raises:
+        StageError: one holds a stage made with other settings.
+    """
+    recipe = run.recipe
+    interaction: dict[str, object] = {
+        **student.identity(),
+        "cache": cache.manifest.model_dump(mode="json"),
+        "interaction": recipe.interaction.decisive(),
+    }
+    known = [("interaction", interaction, recipe.output / "interaction" / "model")]
+    if "finetuning" in recipe.stages:
+        finetuning: dict[str, object] = {"finetuning": recipe.finetuning.decisive()}
+        known.append(("finetuning", finetuning, recipe.student_path))
+    for name, settings, result in known:
+        settings = {**run.settings(), **settings}
+        folder = StageFolder(recipe.output / name, settings, result / "config.json")
+        folder.validate_known_settings()
 
 
 def _validate_taps(

@@ -15,6 +15,7 @@ from vlsi_cache.recipe import FinetuningSection
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
 from vlsi_cache.training.checkpoints import save_model
 from vlsi_cache.training.rates import finetuning_rate, samples_per_step
+from vlsi_cache.training.unreadable import remaining_order
 
 __all__ = ["Finetuning", "finetune"]
 
@@ -116,6 +117,7 @@ def _start(run: Run, student: Backbone) -> Training[Finetuning]:
         module=module,
         dataset=IndexedConversations(run.data),
         collate=TokenBatches(encoder_for(student, run.recipe.data)),
+        order=remaining_order(run, "finetuning", student, settings.workers),
         callbacks=run.callbacks,
         autocast=student.autocast,
     )

@@ -23,6 +23,7 @@ from vlsi_cache.training.rates import (
     fresh_rate,
     samples_per_step,
 )
+from vlsi_cache.training.unreadable import find_left_out
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
 __all__ = ["interact"]
@@ -76,12 +77,13 @@ def _start(
     module = Interaction(student, bank, settings, teacher_taps=teacher_taps, seed=seed, rank=rank)
     if settings.gradient_checkpointing:
         student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
+    left_out = find_left_out(run, "interaction", student, settings.workers)
     batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
     return Training(
         module=module,
         dataset=IndexedConversations(run.data),
         collate=batches,
-        order=recorded_order(cache, settings, folder),
+        order=recorded_order(cache, settings, folder, left_out.unreadable),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
         callbacks=run.callbacks,
         other_rates={"bank.": _verbalizer_rate(student, settings)},

@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from vlsi_cache.errors import StageError
 from vlsi_cache.matching import Match, match_layers, validate_reach
 from vlsi_cache.models import Backbone, Decoder, Head, lora_config, run_backbone
 from vlsi_cache.objectives import (
@@ -66,6 +67,7 @@ class Interaction(StageModule):
         self.teacher_taps = torch.tensor(teacher_taps, device=student.device)
         self.seed, self.rank = seed, rank
         self.generator = torch.Generator(device=student.device)
+        self._unsound: Tensor | None = None
 
     def forward(
         self,
@@ -86,6 +88,7 @@ class Interaction(StageModule):
             targets: ``[N, L_t + 1, S]``, the teacher's taps, its final output last.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
+        self._validate_divergences()
         self.seed_draws()
         head = self.decoder.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
         states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
@@ -140,6 +143,39 @@ class Interaction(StageModule):
         self.generator.manual_seed(draw_seed(self.seed, self.rank, self.batches_seen))
         self.batches_seen += 1
 
+    def _validate_divergences(self) -> None:
+        """Refuse divergences that cannot be compared: they would match the first teacher tap.
+
+        On an accelerator the batch before is looked at, so that the device is not waited for.
+
+        Raises:
+            StageError: a divergence is NaN or infinite.
+        """
+        unsound, self._unsound = self._unsound, None
+        if unsound is None or not unsound.any():
+            return
+        named = {
+            f"student tap {self.bank.taps[row]} and teacher tap {int(self.teacher_taps[column])}"
+            for row, column in unsound.nonzero().tolist()
+        }
+        step = -(-self.batches_seen // self.settings.gradient_accumulation)
+        raise StageError(
+            f"divergences are not finite at step {step}, between {', '.join(sorted(named)[:4])}"
+            + (f" and {len(named) - 4} more pairs" if len(named) > 4 else ""),
+            where="interaction",
+            mend="Train the verbalizers again at a lower verbalization.learning_rate, lower "
+            "interaction.learning_rate, or set student.dtype: float32",
+        )
+
+    def collect(self) -> dict[str, tuple[Tensor, int]]:
+        """Return sums and counts of what was observed since the last call.
+
+        Raises:
+            StageError: a divergence of the last batch is NaN or infinite.
+        """
+        self._validate_divergences()
+        return super().collect()
+
     def learned(self) -> nn.Module:
         """Return the student's own model, the adapters merged into its weights, in float32."""
         adapted = self.adapted.cpu().float()  # the sum is exact, and off the accelerator
@@ -161,6 +197,9 @@ class Interaction(StageModule):
         """Return the loss of every student tap against its teacher taps, each ``[N]`` nats."""
         divergence = torch.stack([found.values for found in compared])  # [L_s, N, L_t]
         means = divergence.mean(1)
+        self._unsound = ~torch.isfinite(means.detach())
+        if means.device.type == "cpu":
+            self._validate_divergences()
         matching = self.settings.matching
         if matching.granularity == "sample":
             means_per_sample = _means_per_sample(divergence, token_samples, num_samples)

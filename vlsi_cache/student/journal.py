@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from vlsi_cache.errors import StageError
 from vlsi_cache.files import write_whole
 
 __all__ = ["JOURNAL_FILE", "JournalLine", "MatchingJournal"]
@@ -57,18 +58,29 @@ class MatchingJournal:
         self.teacher_taps = list(teacher_taps)
 
     def resume(self, step: int) -> None:
-        """Drop the lines after a step: they will be written again."""
+        """Drop the lines after a step: they will be written again.
+
+        Raises:
+            StageError: a line is damaged, and not by an interruption: that tears only the last.
+        """
         if not self.path.exists():
             return
         kept = []
-        for text in self.path.read_text(encoding="utf-8").splitlines():
+        texts = self.path.read_bytes().rstrip(b"\0\n").split(b"\n")
+        for number, text in enumerate(texts, start=1):
             try:
                 line = JournalLine.model_validate_json(text)
-            except ValueError:
-                break  # torn by an interruption, as the last line may be
+            except ValueError as error:
+                if number == len(texts):
+                    break
+                raise StageError(
+                    f"line {number} of the journal is damaged",
+                    where=self.path,
+                    mend="Move the file elsewhere. The stage then goes on, with a new journal",
+                ) from error
             if line.step > step:
                 break
-            kept.append(text + "\n")
+            kept.append(text.decode() + "\n")
         write_whole(self.path, "".join(kept))
 
     def append(self, step: int, tables: Mapping[str, Tensor]) -> None:

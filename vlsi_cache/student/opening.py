@@ -7,13 +7,18 @@ import time
 from pathlib import Path
 from typing import Final
 
-from vlsi_cache.data import ConversationDataset
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.recipe import InteractionSection
-from vlsi_cache.store import Cache, is_begun, open_cache
+from vlsi_cache.store import Cache, is_begun, open_cache, validate_recorded
 from vlsi_cache.training import Run
+from vlsi_cache.training.processes import from_main_process
 
-__all__ = ["open_matching_cache", "validate_contents", "wait_for_cache"]
+__all__ = [
+    "open_matching_cache",
+    "recorded_failures",
+    "validate_contents",
+    "wait_for_cache",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +41,7 @@ def open_matching_cache(run: Run) -> Cache:
     else:
         cache = open_cache(run.recipe.cache_path)
     validate_contents(cache, settings)
-    _validate_data(cache, run.data)
+    _validate_data(cache, run)
     if settings.tail == "sample" and not cache.manifest.sampling.m:
         logger.warning(
             "the cache holds the %d most likely tokens and no draws. Scaled to sum to 1, they are "
@@ -50,12 +55,33 @@ def validate_contents(cache: Cache, settings: InteractionSection) -> None:
     """Refuse a cache that lacks what stage two reads.
 
     Raises:
-        CacheError: it is incomplete and not to be followed.
+        CacheError: it is incomplete and not to be followed, or no sample of it could be read.
         CacheMismatchError: it lacks what ``tail`` reads.
     """
     if not settings.follow:
         _validate_complete(cache)
+        validate_recorded(cache)
     _validate_tail(cache, settings)
+
+
+def recorded_failures(run: Run, cache: Cache | None) -> dict[int, str]:
+    """Return index → reason of the samples that a complete cache records as failed.
+
+    A cache that still grows does not show all of them yet, so it is not asked.
+
+    Args:
+        run: what all stages share.
+        cache: the cache of stage two. If None, the recipe's is taken if there is one of this data.
+    """
+    if cache is None:
+        try:
+            cache = open_cache(run.recipe.cache_path) if is_begun(run.recipe.cache_path) else None
+        except CacheError as error:
+            logger.warning("the cache is not looked at, since no stage needs it: %s", error)
+    if cache is None or cache.manifest.dataset.fingerprint != run.fingerprint():
+        return {}
+    # the main process's view: in each process's own, more may have arrived
+    return from_main_process(cache.failures() if cache.is_complete else {})
 
 
 def wait_for_cache(path: str | Path, timeout_seconds: float) -> Cache:
@@ -74,17 +100,32 @@ def wait_for_cache(path: str | Path, timeout_seconds: float) -> Cache:
     return open_cache(path)
 
 
-def _validate_data(cache: Cache, data: ConversationDataset) -> None:
-    identity = cache.manifest.dataset
-    if identity.fingerprint != data.fingerprint():
+def _validate_data(cache: Cache, run: Run) -> None:
+    identity, data = cache.manifest.dataset, run.data
+    if identity.fingerprint != run.fingerprint():
         raise CacheMismatchError(
-            "cache was made for other data",
+            "cache was made for other data" + _first_change(cache, run),
             where=cache.path,
             expected=f"{identity.num_samples} samples of {identity.source} "
             f"({identity.fingerprint[:12]})",
-            found=f"{len(data)} samples of {data.source} ({data.fingerprint()[:12]})",
-            mend="Give the data (and data.limit) that was dumped, or dump the teacher again",
+            found=f"{len(data)} samples of {data.source} ({run.fingerprint()[:12]})",
+            mend="Give the data (and data.limit) that was dumped, or dump the teacher again into a "
+            "new folder",
         )
+
+
+def _first_change(cache: Cache, run: Run) -> str:
+    """Name the first sample with other content. One that was mended since is other data too."""
+    if len(cache) != len(run.data) or not cache.is_complete:
+        return ""
+    failures = cache.failures()
+    for index, recorded in enumerate(cache.keys()):
+        sample_id, key = run.data.identify(index)
+        if key != recorded:
+            reason = failures.get(index)
+            failed = f", and was recorded as failed: {reason}" if reason else ""
+            return f": sample {sample_id!r} has changed since the dump{failed}"
+    return ""
 
 
 def _validate_complete(cache: Cache) -> None:

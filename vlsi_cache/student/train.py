@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import TrainerCallback
 
 from vlsi_cache.data import report_changed_samples
 from vlsi_cache.models import Backbone, load_backbone
-from vlsi_cache.recipe import Recipe, warn_idle_settings
+from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import Cache
-from vlsi_cache.student.checks import validate_student
+from vlsi_cache.student.checks import validate_later_stages, validate_student
 from vlsi_cache.student.early import training_checks
 from vlsi_cache.student.finetuning import finetune
 from vlsi_cache.student.interaction import interact
-from vlsi_cache.student.opening import open_matching_cache
+from vlsi_cache.student.opening import open_matching_cache, recorded_failures
 from vlsi_cache.training import Run, begin_run
 from vlsi_cache.training.quiet import without_other_bars
 from vlsi_cache.verbalizer import build_verbalizers, obtain_verbalizers
@@ -41,9 +42,10 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
-    warn_idle_settings(recipe, "student")
-    result = _run_stages(begin_run(recipe, callbacks, training_checks(recipe)))
+    run = begin_run(recipe, "student", callbacks, training_checks(recipe))
+    result = _run_stages(run)
     report_changed_samples()
+    run.remind()
     return result
 
 
@@ -51,15 +53,16 @@ def _run_stages(run: Run) -> Path:
     recipe = run.recipe
     stages = set(recipe.stages)
     result = None
-    if "interaction" in stages:
-        result = _distil(run, open_matching_cache(run))
+    cache = open_matching_cache(run) if "interaction" in stages else None
+    run = replace(run, failed=recorded_failures(run, cache))
+    if cache is not None:
+        result = _distil(run, cache)
     elif "verbalization" in stages:
         result = _verbalize(run)
     if "finetuning" in stages:
         gc.collect()  # the adapted student's hooks and modules refer to one another
         result = finetune(run, result if "interaction" in stages else None)
     assert result is not None  # a recipe names at least one stage
-    run.remind()
     return result
 
 
@@ -68,6 +71,7 @@ def _distil(run: Run, cache: Cache) -> Path:
     recipe = run.recipe
     student = _load_student(run)
     validate_student(run, student, cache)
+    validate_later_stages(run, student, cache)
     if recipe.interaction.inner == "none":
         bank = build_verbalizers(student.decoder, (), recipe.student.verbalizer, seed=recipe.seed)
     else:

@@ -10,8 +10,8 @@ from vlsi_cache.data import report_changed_samples
 from vlsi_cache.errors import StageError
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import Recipe, warn_idle_settings
-from vlsi_cache.store import CacheWriter
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.store import CacheWriter, open_cache, validate_recorded
 from vlsi_cache.teacher.checks import dump_checks
 from vlsi_cache.teacher.filling import DumpProgress, fill_cache
 from vlsi_cache.teacher.identity import begin_dump, validate_cache_folder
@@ -46,8 +46,7 @@ def dump_teacher(
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
-    warn_idle_settings(recipe, "teacher")
-    run = begin_run(recipe, checks=dump_checks(recipe))
+    run = begin_run(recipe, "teacher", checks=dump_checks(recipe))
     validate_cache_folder(run)
     teacher = load_backbone(recipe.teacher, "teacher", run.device)
     reads, writer = _begin(run, teacher)
@@ -57,8 +56,7 @@ def dump_teacher(
     wait_for_everyone()
     with phase("sealing the cache"):
         on_main_process(writer.finish)
-    if partition is None:
-        _validate_complete(writer, recipe.cache_path)
+    _validate_end(writer, recipe.cache_path, whole=partition is None)
     return recipe.cache_path
 
 
@@ -72,9 +70,12 @@ def _begin(run: Run, teacher: Backbone) -> tuple[TeacherPass, CacheWriter]:
         return begin_dump(run, teacher, bank, Path(folder))
 
 
-def _validate_complete(writer: CacheWriter, path: str | Path) -> None:
+def _validate_end(writer: CacheWriter, path: str | Path, *, whole: bool) -> None:
+    """Refuse a cache that lacks shards, or that is complete and holds nothing but failures."""
     missing = writer.missing_shards()
-    if missing:
+    if not missing:
+        validate_recorded(open_cache(path))
+    elif whole:
         raise StageError(
             "cache is incomplete, although every process wrote its shards",
             where=path,

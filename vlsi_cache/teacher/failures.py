@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +11,10 @@ import numpy as np
 
 from vlsi_cache.data import ConversationDataset, TokenBatches
 from vlsi_cache.distribution import SparseDistribution
-from vlsi_cache.errors import DataError, StageError, VlsiCacheError
+from vlsi_cache.errors import DataError
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import SampleRecord
+from vlsi_cache.training.unreadable import reason_of, too_many_in_a_row
 
 __all__ = ["Failures", "KeyedBatch", "KeyedBatches", "failed_record", "reason_of"]
 
@@ -50,20 +50,23 @@ class KeyedBatches:
         Raises:
             DataError: a sample cannot be encoded, and is not to be skipped.
         """
-        items = [(index, self.data[index]) for index in indices]
-        keys = [(conversation.sample_id, conversation.key()) for _, conversation in items]
         try:
+            items = [(index, self.data[index]) for index in indices]
+            keys = [(conversation.sample_id, conversation.key()) for _, conversation in items]
             return KeyedBatch(keys, {}, self.collate(items))
         except DataError:
             if not self.skip:
                 raise
         failures = {}
-        for position, item in enumerate(items):
+        sound = []
+        for position, index in enumerate(indices):
             try:
+                item = (index, self.data[index])
                 self.collate([item])
+                sound.append(item)
             except DataError as error:
                 failures[position] = reason_of(error)
-        sound = [item for position, item in enumerate(items) if position not in failures]
+        keys = [self.data.identify(index) for index in indices]
         return KeyedBatch(keys, failures, self.collate(sound) if sound else None)
 
 
@@ -90,12 +93,8 @@ class Failures:
         self.in_a_row += 1
         logger.warning("skipped sample %r: %s", record.sample_id, record.failure)
         if self.in_a_row > self.max_in_a_row:
-            raise StageError(
-                f"{self.in_a_row} samples in a row cannot be read, the last because: "
-                f"{record.failure}",
-                where=f"sample {record.sample_id!r}",
-                expected=f"at most {self.max_in_a_row} in a row",
-                mend="Mend their cause, or raise cache.max_failures_in_a_row",
+            raise too_many_in_a_row(
+                self.in_a_row, self.max_in_a_row, f"sample {record.sample_id!r}", record.failure
             )
 
 
@@ -114,13 +113,3 @@ def failed_record(sample_id: str, key: str, reason: str, manifest: CacheManifest
         ),
         failure=reason,
     )
-
-
-def reason_of(error: VlsiCacheError) -> str:
-    """Return what went wrong, alike on every machine: no paths, and no addresses of objects."""
-    parts = [error.what]
-    if error.expected is not None:
-        parts.append(f"expected {error.expected}")
-    if error.found is not None:
-        parts.append(f"found {error.found}")
-    return re.sub(r" at 0x[0-9a-f]+", "", "; ".join(parts))

@@ -155,7 +155,7 @@ def _read(
 ) -> Iterator[list[SampleRecord]]:
     """Yield the records of one shard, batch by batch."""
     settings = run.recipe.cache
-    skip = settings.on_error == "skip"
+    skip = run.recipe.skips_failures
     tokens = TokenBatches(encoder_for(teacher.backbone, run.recipe.data))
     starts = range(0, len(samples), settings.batch_size)
     loader = make_loader(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from vlsi_cache.data import ConversationDataset
 from vlsi_cache.manifest import (
     OUTPUT_TAP,
     CacheManifest,
@@ -34,7 +33,7 @@ def validate_cache_folder(run: Run) -> None:
         CacheMismatchError: the cache there was begun with other settings.
         CacheError: the folder holds something else, or cannot be used.
     """
-    validate_beginnable(run.recipe.cache_path, {"dataset": _dataset_identity(run.data)})
+    validate_beginnable(run.recipe.cache_path, {"dataset": _dataset_identity(run)})
 
 
 def begin_dump(
@@ -85,7 +84,7 @@ def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifes
         ),
         chat_template_hash=chat_template_hash(teacher.processor),
         processor_options=run.recipe.teacher.processor,
-        dataset=_dataset_identity(run.data),
+        dataset=_dataset_identity(run),
         taps=(*bank.taps, OUTPUT_TAP),
         sampling=_sampling(run),
         samples_per_shard=run.recipe.cache.samples_per_shard,
@@ -98,7 +97,7 @@ def _sampling(run: Run) -> Sampling:
     return Sampling(k=run.recipe.cache.k, m=run.recipe.cache.m, seed=run.recipe.seed)
 
 
-def _dataset_identity(data: ConversationDataset) -> DatasetIdentity:
+def _dataset_identity(run: Run) -> DatasetIdentity:
     return DatasetIdentity(
-        source=data.source, fingerprint=data.fingerprint(), num_samples=len(data)
+        source=run.data.source, fingerprint=run.fingerprint(), num_samples=len(run.data)
     )

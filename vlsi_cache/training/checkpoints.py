@@ -2,40 +2,81 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from vlsi_cache.errors import StageError
 from vlsi_cache.models import load_processor_of
 from vlsi_cache.recipe import ModelSection
-from vlsi_cache.training.processes import on_main_process
+from vlsi_cache.training.writing import plain_write_errors
 
-__all__ = ["discard_checkpoints", "last_checkpoint", "save_model"]
+__all__ = [
+    "discard_checkpoints",
+    "last_checkpoint",
+    "remove_torn_checkpoints",
+    "save_model",
+    "whole_checkpoint",
+]
 
 logger = logging.getLogger(__name__)
 
+_NAME: Final = re.compile(r"checkpoint-([0-9]{1,18})")
+_FILES: Final = re.compile(
+    r"model\.safetensors|(optimizer|scheduler|scaler)\.pt|rng_state(_[0-9]+)?\.pth"
+    r"|training_args\.bin|trainer_state\.json|\.tmp\w+"
+)
+"""What the Trainer writes. A folder with anything else is the user's."""
+_STATE: Final = "trainer_state.json"
+_WEIGHTS: Final = "model.safetensors"
+_NUM_KEPT: Final = 2
+
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint of the latest step, if there is one; torn ones are removed."""
-    on_main_process(lambda: _remove_torn(folder))
-    found = folder.glob("checkpoint-*")
-    return max(found, key=lambda path: int(path.name.split("-")[-1]), default=None)
+    """Return the whole checkpoint of the latest step, if there is one."""
+    return next((path for path in _own_checkpoints(folder) if _is_whole(path)), None)
+
+
+def remove_torn_checkpoints(folder: Path) -> None:
+    """Remove the stage's checkpoints that an interruption left incomplete."""
+    for path in _own_checkpoints(folder):
+        if not _is_whole(path):
+            logger.warning("removing %s: an interruption left it incomplete", path)
+            shutil.rmtree(path)
 
 
 def discard_checkpoints(folder: Path) -> None:
     """Free the space of a finished stage's checkpoints."""
+    for path in _own_checkpoints(folder):
+        shutil.rmtree(path, ignore_errors=True)  # a finished run's folder may be read-only
 
-    def remove() -> None:
-        for path in folder.glob("checkpoint-*"):
-            shutil.rmtree(path, ignore_errors=True)  # a finished run's folder may be read-only
 
-    on_main_process(remove)
+@contextlib.contextmanager
+def whole_checkpoint(folder: Path, step: int) -> Iterator[None]:
+    """Write a checkpoint inside. It is removed if it fails, and old ones are if it does not.
+
+    Raises:
+        StageError: a file cannot be written.
+    """
+    path = folder / f"checkpoint-{step}"
+    try:
+        with plain_write_errors(path):
+            yield
+    except StageError:
+        if _is_own(path):
+            shutil.rmtree(path, ignore_errors=True)  # it would keep the room that is missing
+        raise
+    for old in _own_checkpoints(folder)[_NUM_KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def save_model(model: Any, source: ModelSection, folder: Path) -> None:
-    """Write a model and its processor as an ordinary checkpoint, by one process for all.
+    """Write a model and its processor as an ordinary checkpoint.
 
     Everything is written beside ``folder`` and moved there at the end, so that a folder that
     appears is whole.
@@ -45,32 +86,53 @@ def save_model(model: Any, source: ModelSection, folder: Path) -> None:
         source: names its processor, which is loaded again. One that was used would save how it
             padded.
         folder: where the checkpoint goes; files of the same names are replaced.
+
+    Raises:
+        StageError: a file cannot be written.
     """
-
-    def write() -> None:
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # an interrupted run may have left it
-        model.save_pretrained(partial)
-        load_processor_of(source).save_pretrained(partial)
-        if not folder.exists():
-            partial.rename(folder)
-            return
-        for stale in folder.glob("*.safetensors*"):
-            stale.unlink()  # shards of another number would be loaded with the new ones
-        for file in [path for path in partial.rglob("*") if path.is_file()]:
-            target = folder / file.relative_to(partial)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
-        shutil.rmtree(partial)
-
-    on_main_process(write)
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # an interrupted run may have left it
+    try:
+        with plain_write_errors(folder):
+            model.save_pretrained(partial)
+            load_processor_of(source).save_pretrained(partial)
+            _move(partial, folder)
+    except StageError:
+        shutil.rmtree(partial, ignore_errors=True)  # it would keep the room that is missing
+        raise
 
 
-def _remove_torn(folder: Path) -> None:
-    """Remove the checkpoints whose last file is not whole."""
-    for path in folder.glob("checkpoint-*"):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            logger.warning("removing %s: an interruption left it incomplete", path)
-            shutil.rmtree(path)
+def _move(partial: Path, folder: Path) -> None:
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    for stale in folder.glob("*.safetensors*"):
+        stale.unlink()  # shards of another number would be loaded with the new ones
+    for file in [path for path in partial.rglob("*") if path.is_file()]:
+        target = folder / file.relative_to(partial)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+    shutil.rmtree(partial)
+
+
+def _own_checkpoints(folder: Path) -> list[Path]:
+    """Return the stage's own checkpoints, the latest first."""
+    found = [path for path in folder.glob("checkpoint-*") if _is_own(path)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)
+
+
+def _is_own(path: Path) -> bool:
+    """Report whether the Trainer alone has written here: what the user puts there is kept."""
+    if not _NAME.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+        return False
+    return all(file.is_file() and _FILES.fullmatch(file.name) for file in path.iterdir())
+
+
+def _is_whole(path: Path) -> bool:
+    """Report whether the last file that is written is there, and is of this step."""
+    try:
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    step = state.get("global_step") if isinstance(state, dict) else None
+    return step == int(path.name.split("-")[1]) and (path / _WEIGHTS).is_file()

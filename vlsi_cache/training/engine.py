@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from vlsi_cache.interruption import finishing_steps, stop_if_asked
 from vlsi_cache.phases import phase
-from vlsi_cache.training.checkpoints import discard_checkpoints
 from vlsi_cache.training.folder import StageFolder, one_job_at_a_time
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.run import Run
@@ -46,7 +45,7 @@ def run_stage(run: Run, stage: Stage[M]) -> Path:
             _make(run, stage, folder)
         else:
             logger.info("%s: finished before, nothing to do (%s)", stage.name, stage.result)
-        discard_checkpoints(stage.folder)
+        folder.leave()
     return stage.result
 
 
@@ -56,6 +55,5 @@ def _make(run: Run, stage: Stage[Any], folder: StageFolder) -> None:
     with finishing_steps():
         train(run, stage, training)
         with phase(f"{stage.name}: saving {stage.result}"):
-            stage.save(training.module)
-        folder.finish()
+            folder.finish(lambda: stage.save(training.module))
     stop_if_asked(f"after {stage.name}")

@@ -7,22 +7,41 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from vlsi_cache.differences import find_differences
 from vlsi_cache.errors import StageError
 from vlsi_cache.files import write_whole
+from vlsi_cache.training.checkpoints import discard_checkpoints, remove_torn_checkpoints
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
 
-__all__ = ["StageFolder", "one_job_at_a_time"]
+__all__ = ["StageFolder", "StageRecord", "one_job_at_a_time"]
 
 _LOCK: Final = ".lock"
 _FILE: Final = "stage.json"
 _WEIGHTS: Final = "*.safetensors"
 
 logger = logging.getLogger(__name__)
+
+
+class StageRecord(BaseModel):
+    """What a stage was started with, and whether its result is whole."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    finished: bool
+    """Whether the result is whole."""
+    settings: dict[str, Any]
+    """Everything that the result depends on."""
+    weights: list[str] = []
+    """Names of the result's files of weights."""
+    num_bytes: dict[str, int] = {}
+    """Their sizes: a file that was cut off is noticed before it is used."""
 
 
 class StageFolder:
@@ -50,7 +69,7 @@ class StageFolder:
         """
         record = self._read()
         if record is not None:
-            self._compare(record)
+            self._compare(record.settings, record)
 
     def enter(self) -> bool:
         """Enter the folder.
@@ -64,30 +83,53 @@ class StageFolder:
         record = self._read()
         wait_for_everyone()
         if record is not None:
-            self._compare(record)
-            if record.get("finished", False) and self._is_whole(record.get("weights")):
+            self._compare(record.settings, record)
+            if record.finished and self._is_whole(record):
                 return False
-            if self._is_untrained(record) and record.get("settings") != self.settings:
+            if self._is_untrained(record) and record.settings != self.settings:
                 on_main_process(self._forget)
-        on_main_process(lambda: self._write(finished=False))
+        on_main_process(self._begin)
         return True
 
-    def finish(self) -> None:
-        """Record that the stage's result is whole."""
-        on_main_process(lambda: self._write(finished=True))
+    def finish(self, save: Callable[[], None]) -> None:
+        """Save the stage's result, by one process for all, and record that it is whole.
 
-    def _is_whole(self, weights: list[str] | None) -> bool:
-        """Report whether the result has its files; records of old versions name no weights."""
-        named = weights or self._weights() or [_WEIGHTS]
+        Args:
+            save: writes the result.
+        """
+
+        def write() -> None:
+            save()
+            self._write(finished=True)
+
+        on_main_process(write)
+
+    def leave(self) -> None:
+        """Free the space of a finished stage's checkpoints."""
+        on_main_process(lambda: discard_checkpoints(self.path))
+
+    def _begin(self) -> None:
+        self._write(finished=False)
+        remove_torn_checkpoints(self.path)
+
+    def _is_whole(self, record: StageRecord) -> bool:
+        """Report whether the result has its files, none of them cut off."""
         result = self.config.parent
-        missing = [name for name in (self.config.name, *named) if not (result / name).is_file()]
-        if missing:
+        # records of old versions name no weights, or no sizes
+        named = record.weights or self._weights() or [_WEIGHTS]
+        wrong = [f"lacks {name}" for name in (self.config.name, *named) if _size(result / name) < 0]
+        wrong += [
+            f"has {size:,} of the {num_bytes:,} bytes of {name}"
+            for name, num_bytes in record.num_bytes.items()
+            if 0 <= (size := _size(result / name)) < num_bytes and _is_torn(result / name)
+        ]
+        if wrong:
             logger.warning(
-                "%s: the stage was finished, but its result lacks %s. It is made again",
+                "%s: the stage was finished, but its result %s. It is made again",
                 result,
-                ", ".join(missing),
+                ", ".join(wrong),
             )
-        return not missing
+        return not wrong
 
     def _weights(self) -> list[str]:
         return sorted(path.name for path in self.config.parent.glob(_WEIGHTS))
@@ -100,24 +142,23 @@ class StageFolder:
         """
         record = self._read()
         if record is not None:
-            recorded = record.get("settings", {})
+            recorded = record.settings
             known = {name: recorded[name] for name in self.settings if name in recorded}
-            self._compare({**record, "settings": known})
+            self._compare(known, record)
 
-    def _is_untrained(self, record: Mapping[str, Any]) -> bool:
+    def _is_untrained(self, record: StageRecord) -> bool:
         """Report whether the stage was stopped before anything of it was kept."""
         kept = self.config.exists() or any(self.path.glob("checkpoint-*"))
-        return not record.get("finished", False) and not kept
+        return not record.finished and not kept
 
     def _forget(self) -> None:
         """Remove what an untrained stage of other settings has noted on its way."""
         for path in self.path.glob("*.jsonl"):
             path.unlink()
 
-    def _compare(self, record: Mapping[str, Any]) -> None:
+    def _compare(self, recorded: Mapping[str, Any], record: StageRecord) -> None:
         if self._is_untrained(record):
             return
-        recorded = record.get("settings", {})
         found = find_differences(recorded, self.settings)
         if found:
             clauses = "; ".join(difference.clause() for difference in found)
@@ -128,34 +169,48 @@ class StageFolder:
                 "delete this folder and those of the stages that build on it",
             )
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> StageRecord | None:
         path = self.path / _FILE
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            return StageRecord.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValidationError) as error:
             raise StageError(
-                f"{_FILE} cannot be read ({error})",
+                f"{_FILE} cannot be read ({_reason(error)})",
                 where=path,
                 mend="Delete the folder to run the stage again",
             ) from error
-        if not isinstance(record, dict):
-            raise StageError(
-                f"{_FILE} is damaged",
-                where=path,
-                expected="a JSON object",
-                found=record,
-                mend="Delete the folder to run the stage again",
-            )
-        return record
 
     def _write(self, *, finished: bool) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         record: dict[str, Any] = {"finished": finished, "settings": self.settings}
         if finished:
-            record["weights"] = self._weights()
+            weights = self._weights()
+            record["weights"] = weights
+            record["num_bytes"] = {name: _size(self.config.parent / name) for name in weights}
         write_whole(self.path / _FILE, json.dumps(record, indent=2) + "\n")
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file, or −1 if there is none."""
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _is_torn(path: Path) -> bool:
+    """Report whether a file of weights lacks what its header names; a rewritten one does not."""
+    try:
+        with safe_open(path, "pt"):
+            return False
+    except (OSError, SafetensorError):
+        return True
+
+
+def _reason(error: OSError | ValidationError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    first = error.errors()[0]
+    return ": ".join([*map(str, first["loc"]), first["msg"]])
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -30,6 +31,8 @@ __all__ = [
 K = TypeVar("K")
 B = TypeVar("B")
 
+_FURTHER_SHUFFLE = 1 << 40
+"""Between the numbers of an epoch's shuffles. No training has as many epochs."""
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
@@ -53,7 +56,8 @@ class SizedDataset(Protocol):
 class BatchSampler(Sampler[list[Pick]]):
     """One process's batches of an epoch, as many as every process has.
 
-    A process that is short of samples repeats one with weight 0.
+    A process that is short of a batch at the end repeats a sample with weight 0. An order may have
+    counted samples that turned out to have failed. Others then take their places, in a new shuffle.
 
     Args:
         order: order of the samples.
@@ -71,7 +75,7 @@ class BatchSampler(Sampler[list[Pick]]):
     def __iter__(self) -> Iterator[list[Pick]]:
         num_given = 0
         last: list[int] = []
-        for last in slice_batches(self.order, self.process, self.epoch):
+        for last in islice(self._shuffles(), len(self)):
             num_given += 1
             yield [Pick(index, 1) for index in last]
         if not num_given:  # the last process has samples wherever there are any
@@ -79,6 +83,17 @@ class BatchSampler(Sampler[list[Pick]]):
             last = next(slice_batches(self.order, having, self.epoch))
         for _ in range(len(self) - num_given):
             yield [Pick(last[0], 0)]
+
+    def _shuffles(self) -> Iterator[list[int]]:
+        """Yield the epoch's batches, and more shuffles of them until at most one is short."""
+        num_given, num_before = 0, -1
+        epoch = self.epoch
+        while num_before < num_given < max(len(self) - 1, 1):
+            num_before = num_given
+            for batch in slice_batches(self.order, self.process, epoch):
+                num_given += 1
+                yield batch
+            epoch += _FURTHER_SHUFFLE
 
 
 class EpochSetter(TrainerCallback):

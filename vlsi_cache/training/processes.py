@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
-from vlsi_cache.errors import RecipeError
+from vlsi_cache.errors import RecipeError, StageError, VlsiCacheError, first_line
+from vlsi_cache.training.writing import plain_write_errors
 
 __all__ = [
+    "from_main_process",
+    "gathered",
     "is_main_process",
     "leave_together",
     "on_main_process",
@@ -19,6 +24,10 @@ __all__ = [
     "slice_of",
     "wait_for_everyone",
 ]
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 _PATIENCE = timedelta(days=1)
 """How long processes wait for one another. A large teacher's shard, or a large checkpoint, takes
@@ -28,7 +37,8 @@ longer than the ten minutes that collectives allow by default."""
 def resolve_device(device: str) -> torch.device:
     """Return the device that a recipe names; ``auto`` takes this process's accelerator, if any.
 
-    Every command calls it first: it also joins the processes that ``accelerate launch`` began.
+    Every command that runs a model calls it first. It also joins the processes that a launcher
+    began, and logs how many there are: a launcher may start fewer than it was asked for.
 
     Raises:
         RecipeError: the device is not this process's.
@@ -41,6 +51,9 @@ def resolve_device(device: str) -> torch.device:
         raise _wrong_device(device, own) from error
     if asked.type != own.type or asked.index not in (None, own.index):
         raise _wrong_device(device, own)
+    if state.is_main_process:
+        processes = "1 process" if state.num_processes == 1 else f"{state.num_processes} processes"
+        logger.info("%s on %s", processes, own.type)
     return own
 
 
@@ -60,10 +73,42 @@ def is_main_process() -> bool:
 
 
 def on_main_process(write: Callable[[], object]) -> None:
-    """Let one process write while the others wait."""
+    """Let one process write while the others wait. If it fails, all of them do.
+
+    Raises:
+        StageError: a file cannot be written, or the main process failed.
+    """
+    problem: Exception | None = None
     if is_main_process():
-        write()
-    wait_for_everyone()
+        try:
+            with plain_write_errors():
+                write()
+        except Exception as error:
+            problem = error
+    # the others would wait for a process that has ended
+    found = from_main_process(None if problem is None else _as_sent(problem))
+    if problem is not None:
+        raise problem
+    if found is not None:
+        raise found
+
+
+def _as_sent(problem: Exception) -> VlsiCacheError:
+    """Return an error that can be sent, for the processes in which nothing went wrong."""
+    what = problem.what if isinstance(problem, VlsiCacheError) else first_line(problem)
+    where = problem.where if isinstance(problem, VlsiCacheError) else None
+    return StageError(f"the main process stopped: {what}", where=where)
+
+
+def from_main_process(value: T) -> T:
+    """Return the main process's value in every process; all of them must call it."""
+    received: T = broadcast_object_list([value], from_process=0)[0]
+    return received
+
+
+def gathered(items: Sequence[T]) -> list[T]:
+    """Return the items of all processes, in the processes' order; all of them must call it."""
+    return list(gather_object(list(items)))
 
 
 def wait_for_everyone() -> None:
@@ -85,5 +130,5 @@ def slice_of(items: list[int]) -> list[int]:
     """Return this process's slice of the main process's list; every process must call it."""
     state = PartialState()
     # each process looked at another moment, while other writers may be at work: one list for all
-    whole = broadcast_object_list([items], from_process=0)[0]
+    whole = from_main_process(items)
     return list(whole[state.process_index :: state.num_processes])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from vlsi_cache.data import ConversationDataset, load_data
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import Recipe
+from vlsi_cache.recipe import Recipe, warn_idle_settings
 from vlsi_cache.training.preflight import validate_launch, validate_output, validate_together
 from vlsi_cache.training.processes import resolve_device
 
@@ -34,6 +34,11 @@ class Run:
     """The conversations that every stage reads."""
     callbacks: Sequence[TrainerCallback] = ()
     """The caller's own callbacks, for the Trainer of each stage that takes them."""
+    role: Literal["teacher", "student"] = "student"
+    """The model that the command works on."""
+    failed: Mapping[int, str] = field(default_factory=dict)
+    """Index → reason of the samples that the cache records as failed. Every stage leaves them
+    out."""
     reminders: list[str] = field(default_factory=list)
     """Warnings that the command repeats at its end, where they are not scrolled away."""
 
@@ -43,10 +48,14 @@ class Run:
             for reminder in self.reminders:
                 logger.warning("%s", reminder)
 
+    def fingerprint(self) -> str:
+        """Return the identity of the data. With ``skip``, it covers unsound rows too."""
+        return self.data.fingerprint(skip=self.recipe.skips_failures)
+
     def settings(self) -> dict[str, Any]:
         """Return what every stage's result depends on, as JSON values."""
         return {
-            "data": self.data.fingerprint(),
+            "data": self.fingerprint(),
             "max_length": self.recipe.data.max_length,
             "seed": self.recipe.seed,
         }
@@ -54,6 +63,7 @@ class Run:
 
 def begin_run(
     recipe: Recipe,
+    role: Literal["teacher", "student"],
     callbacks: Sequence[TrainerCallback] = (),
     checks: Sequence[Callable[[], object]] = (),
 ) -> Run:
@@ -61,14 +71,16 @@ def begin_run(
 
     Args:
         recipe: description of the run.
+        role: the model that the command works on.
         callbacks: the caller's own, for the Trainer of each stage that takes them.
         checks: cheap checks of the command, which run before any row is read.
 
     Raises:
         RecipeError: no data is named, or the device is not this process's.
-        DataError: the data cannot be read, or a row is not a conversation.
+        DataError: the data cannot be read, or a row is not a conversation and not to be skipped.
         VlsiCacheError: a check has failed. One error has the problems of all.
     """
+    warn_idle_settings(recipe, role)
     validate_launch()
     devices: list[torch.device] = []
     opened: list[ConversationDataset] = []
@@ -82,5 +94,6 @@ def begin_run(
             ]
         )
     data = opened[0]
-    data.validate()
-    return Run(recipe, devices[0], data, callbacks)
+    # with skip, a row that is not sound fails later, like one that cannot be encoded
+    data.validate(skip=recipe.skips_failures)
+    return Run(recipe, devices[0], data, callbacks, role)

@@ -73,9 +73,15 @@ class GroupOrder:
         yield Parcel(self.groups, is_last=True)
 
 
-def plain_order(num_samples: int) -> GroupOrder:
-    """Return the order of samples that share nothing: any is as good as another."""
-    return GroupOrder((np.arange(num_samples, dtype=np.int64),), window=1)
+def plain_order(num_samples: int, left_out: Sequence[int] = ()) -> GroupOrder:
+    """Return the order of samples that share nothing: any is as good as another.
+
+    Args:
+        num_samples: number of samples.
+        left_out: indices of samples that are not in it.
+    """
+    samples = np.arange(num_samples, dtype=np.int64)
+    return GroupOrder((samples[~np.isin(samples, left_out)],), window=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,7 @@ def slice_batches(order: SampleOrder, process: ProcessSlice, epoch: int) -> Iter
     for number, parcel in enumerate(order.parcels(epoch)):
         # every process shuffles the groups alike, so that their slices do not overlap …
         shared = _generator(process.seed, epoch, number)
-        permuted = [parcel.groups[i] for i in shared.permutation(len(parcel.groups))]
+        permuted = _permuted(parcel.groups, process.num_ranks, shared)
         groups = [*remaining, *permuted]
         total = sum(map(len, groups))
         given = total if parcel.is_last else total // whole * whole
@@ -126,6 +132,19 @@ def slice_batches(order: SampleOrder, process: ProcessSlice, epoch: int) -> Iter
         for size in _sizes(stop - first, most, process.batch_size):
             yield list(islice(samples, size))
         remaining = _cut(groups, given, total)
+
+
+def _permuted(
+    groups: Sequence[Indices], num_ranks: int, shared: np.random.Generator
+) -> list[Indices]:
+    """Permute the groups, and what cannot be permuted so: the samples of a single group.
+
+    Each process would otherwise get the same stretch of it in every epoch.
+    """
+    order = shared.permutation(len(groups))
+    if len(groups) == 1 and num_ranks > 1:
+        return [shared.permutation(groups[0])]
+    return [groups[i] for i in order]
 
 
 def _generator(*key: int) -> np.random.Generator:

@@ -74,7 +74,7 @@ class Stage(Generic[M]):
     start: Callable[[], Training[M]]
     """Makes what trains; called only if the stage is not done."""
     save: Callable[[M], None]
-    """Writes the result from the trained module; every process calls it."""
+    """Writes the result from the trained module; the main process calls it."""
     learning_rate: float = 1e-4
     """Peak learning rate where the schedule names none. The paper's, unless a stage has a rule."""
     config: str = "config.json"

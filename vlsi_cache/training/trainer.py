@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from vlsi_cache.errors import StageError
 from vlsi_cache.interruption import stop_if_asked
 from vlsi_cache.phases import phase
-from vlsi_cache.training.checkpoints import last_checkpoint
+from vlsi_cache.training.checkpoints import last_checkpoint, whole_checkpoint
 from vlsi_cache.training.guard import LossGuard
 from vlsi_cache.training.loader import (
     BatchReader,
@@ -39,6 +39,11 @@ from vlsi_cache.training.run import Run
 from vlsi_cache.training.sample_order import ProcessSlice, plain_order
 from vlsi_cache.training.stage import Stage, Training
 from vlsi_cache.training.stopping import Checkpointer
+from vlsi_cache.training.writing import (
+    plain_read_errors,
+    plain_write_errors,
+    quiet_event_writer,
+)
 
 __all__ = ["train"]
 
@@ -87,7 +92,11 @@ def _train_on(stage: Stage[Any], training: Training[Any], trainer: Trainer) -> N
     if journal is not None:
         step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
         on_main_process(lambda: journal.resume(step))
-    with quiet_forks(stage.schedule.workers):
+    with (
+        plain_write_errors(stage.folder),
+        quiet_event_writer(),
+        quiet_forks(stage.schedule.workers),
+    ):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except RuntimeError:
@@ -114,7 +123,6 @@ def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> Training
         logging_steps=schedule.log_every,
         logging_first_step=True,
         save_steps=schedule.save_every,
-        save_total_limit=2,
         dataloader_num_workers=schedule.workers,
         remove_unused_columns=False,
         report_to=[],
@@ -239,6 +247,19 @@ class _StageTrainer(Trainer):
             count = self.accelerator.gather(count.to(device)).sum()
         return count.to(device).clamp(min=1)  # all batches may have weight 0
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        # the Trainer's own limit would also delete what the user put there
+        with whole_checkpoint(Path(str(self.args.output_dir)), self.state.global_step):
+            super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with plain_read_errors(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with plain_read_errors(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
     ) -> None:
@@ -256,7 +277,8 @@ class _StageTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        saved = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
+        with plain_read_errors(resume_from_checkpoint):
+            saved = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
         trainable = self._trainable()
         self._module().batches_seen = int(saved.pop(_BATCHES_SEEN, torch.tensor(0)))
         if saved.keys() != trainable.keys():

@@ -124,6 +124,12 @@ def read_config(folder: Path) -> VerbalizerConfig:
             expected=f"a folder with {VERBALIZERS_FILE} and {_WEIGHTS}",
             mend="Leave teacher.verbalizers (or student.verbalizers) out to train them",
         ) from None
+    except OSError as error:
+        raise ModelError(
+            f"verbalizer config cannot be read ({error.strerror})",
+            where=path,
+            mend="Make it readable, or delete the folder to train them again",
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         raise ModelError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,20 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for
+from vlsi_cache.data import Conversation, IndexedConversations, TokenBatches, encoder_for
 from vlsi_cache.models import Backbone, Decoder, Head, resolve_taps, run_backbone
 from vlsi_cache.objectives import candidate_divergences, dense_divergence, label_targets
 from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
-from vlsi_cache.training.processes import on_main_process
 from vlsi_cache.training.rates import fresh_rate, samples_per_step
+from vlsi_cache.training.unreadable import remaining_order
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
 from vlsi_cache.verbalizer.checkpoint import (
     VERBALIZERS_FILE,
     load_verbalizers,
     save_verbalizers,
 )
+from vlsi_cache.verbalizer.soundness import SoundSamples
 
 __all__ = ["Verbalization", "early_settings", "obtain_verbalizers"]
 
@@ -70,16 +72,15 @@ def _stage(
 
     def start() -> Training[Verbalization]:
         bank = build_verbalizers(decoder, taps, section.verbalizer, seed=run.recipe.seed)
+        target, sound = schedule.target, SoundSamples(run)
         return Training(
-            module=Verbalization(decoder, bank, backbone.vocab_size, schedule.target),
+            module=Verbalization(decoder, bank, backbone.vocab_size, target, sound=sound),
             dataset=IndexedConversations(run.data),
-            collate=TokenBatches(encoder_for(backbone, run.recipe.data)),
+            collate=_NumberedBatches(TokenBatches(encoder_for(backbone, run.recipe.data))),
+            order=remaining_order(run, "verbalization", backbone, schedule.workers),
             callbacks=(_PoorTaps(folder),),
             autocast=backbone.autocast,
         )
-
-    def save(module: Verbalization) -> None:
-        on_main_process(lambda: save_verbalizers(module.bank, folder, backbone))
 
     return Stage(
         name="verbalization",
@@ -94,7 +95,7 @@ def _stage(
             **early_settings(section),
         },
         start=start,
-        save=save,
+        save=lambda module: save_verbalizers(module.bank, folder, backbone),
         config=VERBALIZERS_FILE,
     )
 
@@ -107,18 +108,26 @@ class Verbalization(StageModule):
         bank: the verbalizers, which train.
         vocab_size: rows of the head that are real tokens.
         target: what each tap learns: ``label``, or ``final``, the model's own output.
+        sound: leaves out samples whose states are not finite; all are learned from if None.
     """
 
     accepts_loss_kwargs = True
 
     def __init__(
-        self, decoder: Decoder, bank: VerbalizerBank, vocab_size: int, target: str
+        self,
+        decoder: Decoder,
+        bank: VerbalizerBank,
+        vocab_size: int,
+        target: str,
+        *,
+        sound: SoundSamples | None = None,
     ) -> None:
         super().__init__()
         self.decoder = decoder
         self.bank = bank
         self.vocab_size = vocab_size
         self.target = target
+        self.sound = sound
         self._label_counts = torch.zeros(vocab_size, dtype=torch.long)  # no buffer: DDP sends those
 
     def _by_frequency(self, labels: Tensor) -> Tensor:
@@ -140,6 +149,7 @@ class Verbalization(StageModule):
         positions: Tensor,
         labels: Tensor,
         token_samples: Tensor,
+        sample_indices: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
         """Return the sum over taps of the mean loss over response tokens, nats.
@@ -148,12 +158,16 @@ class Verbalization(StageModule):
             inputs: the backbone's own inputs.
             positions: ``[N]`` long, flat positions that predict the response tokens.
             labels: ``[N]`` long, the response tokens.
-            token_samples: unused; every batch has it.
+            token_samples: ``[N]`` long, each token's row of the batch.
+            sample_indices: ``[B]`` long, each row's index in the dataset.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
         decoder = self.decoder
         with torch.no_grad():
             states, final = run_backbone(decoder, self.bank.taps, inputs, positions)
+        known = None
+        if self.sound is not None and sample_indices is not None:
+            known = self.sound.blank(states, final, positions, token_samples, sample_indices)
         hidden = self.bank(states, positions)
         head = decoder.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
@@ -162,9 +176,20 @@ class Verbalization(StageModule):
             self.observe(_FREQUENCIES, self._by_frequency(labels))
         for tap, read in hidden.items():
             per_token = self._tap_loss(decoder.features(read), head, labels, final)
-            self.observe(f"tap_{tap}", per_token.mean())
-            loss = loss + per_token.sum() / count
+            total, mean = _over_sound(per_token, known)
+            self.observe(f"tap_{tap}", mean)
+            loss = loss + total / count
         return {"loss": loss}
+
+    def collect(self) -> dict[str, tuple[Tensor, int]]:
+        """Return sums and counts of what was observed since the last call.
+
+        Raises:
+            StageError: a sample's states are not finite, and it is not to be skipped.
+        """
+        if self.sound is not None:
+            self.sound.validate()
+        return super().collect()
 
     def _tap_loss(self, features: Tensor, head: Head, labels: Tensor, final: Tensor) -> Tensor:
         """Return the loss of every token, ``[N]`` nats."""
@@ -172,6 +197,26 @@ class Verbalization(StageModule):
             return dense_divergence(features, head, final, head)
         found = candidate_divergences(features, head, label_targets(labels))
         return found.matched(torch.zeros_like(labels))
+
+
+@dataclass(frozen=True, slots=True)
+class _NumberedBatches:
+    """Batches with the index of each sample in the dataset."""
+
+    tokens: TokenBatches
+
+    def __call__(self, items: Sequence[tuple[int, Conversation]]) -> dict[str, Any]:
+        numbers = torch.tensor([index for index, _ in items])
+        return {**self.tokens(items), "sample_indices": numbers}
+
+
+def _over_sound(per_token: Tensor, sound: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return sum and mean of the sound tokens' losses; the sum is scaled up to all tokens."""
+    if sound is None:
+        return per_token.sum(), per_token.mean()
+    kept = torch.where(sound, per_token, 0.0)
+    num_kept = sound.sum().clamp(min=1)
+    return kept.sum() * (len(sound) / num_kept), kept.sum() / num_kept
 
 
 class _PoorTaps(TrainerCallback):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -163,26 +164,45 @@ class ConversationDataset(Sequence[Conversation]):
         """
         return sorted(self._notes.unread)
 
-    def validate(self) -> None:
+    def validate(self, *, skip: bool = False) -> None:
         """Validate every row: its structure, its id, the existence of its images.
 
         Commands call it at their start, so that a problem in the last row does not cost hours.
         Pixels are not decoded. Ids that are given more than once are numbered from then on. The log
         says how many, and lists the fields that nothing reads.
 
+        Args:
+            skip: go on after a problem. ``identify`` names such rows, too.
+
         Raises:
             DataError: the first problem found.
         """
         digests = np.empty(self._length, np.uint64)
-        rows = (self._parse(index) for index in range(self._length))
-        reported = tracked(rows, "reading and validating the data", total=self._length, unit="rows")
-        for index, conversation in enumerate(reported):
+        rows = range(self._length)
+        reading = "reading and validating the data"
+        for index in tracked(rows, reading, total=self._length, unit="rows"):
+            digests[index] = name_digest(self._validated_name(index, skip=skip))
+        self._repetitions = find_repetitions(
+            digests, lambda row: self._validated_name(row, skip=skip)
+        )
+        self._report_notes()
+
+    def _validated_name(self, index: int, *, skip: bool) -> str:
+        """Return the id that a row gives, or its number if it is not sound and is skipped."""
+        try:
+            conversation = self._parse(index)
             for image in conversation.images:
                 if not image.exists():
                     raise missing_image(image, conversation.origin)
-            digests[index] = name_digest(conversation.sample_id)
-        self._repetitions = find_repetitions(digests, lambda row: self._parse(row).sample_id)
-        if len(self._repetitions):
+        except DataError:
+            if not skip:
+                raise
+            return str(index)
+        return conversation.sample_id
+
+    def _report_notes(self) -> None:
+        """Log what ``validate`` found that is no error."""
+        if self._repetitions:
             logger.warning(
                 "%s: %d samples have the id of another; they are numbered, such as %s",
                 self.source,
@@ -198,11 +218,30 @@ class ConversationDataset(Sequence[Conversation]):
                 ", ".join(sorted(self._notes.filled)),
             )
 
-    def fingerprint(self) -> str:
+    def identify(self, index: int) -> tuple[str, str]:
+        """The id and the key of a sample, also of a row that is not a sound conversation.
+
+        The number of such a row is its id. Its key covers the row as it is stored.
+        """
+        try:
+            conversation = self[index]
+            return conversation.sample_id, conversation.key()
+        except DataError as error:
+            try:
+                stored = json.dumps(self._rows.row(index), default=str)
+            except DataError:
+                stored = f"{error.what} {error.found}"  # the row itself cannot be decoded
+            name = self._repetitions.name(index, str(index)) if self._repetitions else str(index)
+            return name, hashlib.sha256(f"not sound: {stored}".encode()).hexdigest()
+
+    def fingerprint(self, *, skip: bool = False) -> str:
         """Hex SHA-256 over the keys of all conversations in order. It is computed once.
 
         Reads every image's bytes. Threads help, because hashing and reading release the
         interpreter.
+
+        Args:
+            skip: also take rows that are not sound, by the keys of ``identify``.
 
         Raises:
             DataError: a row is not sound, or an image cannot be read.
@@ -210,9 +249,11 @@ class ConversationDataset(Sequence[Conversation]):
         if self._fingerprint is None:
             digest = hashlib.sha256()
             with ThreadPoolExecutor(_THREADS) as pool:
-                rows = tracked(self, "fingerprinting the data", total=self._length, unit="rows")
+                numbers: Iterator[Any] = iter(range(len(self)) if skip else self)
+                key_of = self._stored_key if skip else Conversation.key
+                rows = tracked(numbers, "fingerprinting the data", total=self._length, unit="rows")
                 while ahead := list(islice(rows, _READ_AHEAD)):
-                    for key in pool.map(Conversation.key, ahead):
+                    for key in pool.map(key_of, ahead):
                         digest.update(bytes.fromhex(key))
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
@@ -225,3 +266,6 @@ class ConversationDataset(Sequence[Conversation]):
             self._rows.folder(number), self._rows.origin(number), self._settings, self._notes
         )
         return parse_row(self._rows.row(number), number, place)
+
+    def _stored_key(self, index: int) -> str:
+        return self.identify(index)[1]

@@ -174,26 +174,39 @@ def _validate_alike(sources: Sequence[_Source]) -> None:
 
 
 def _validate_disjoint(sources: Sequence[_Source], keys: Sequence[Array]) -> None:
-    """Refuse a sample that two caches hold. One cache may hold a conversation twice."""
+    """Refuse a sample that two caches hold: the same id and content.
+
+    Content alone may come twice under two ids, as it may in one dump.
+    """
     as_bytes = [np.unique(np.ascontiguousarray(part).view("V32").ravel()) for part in keys]
     seen = as_bytes[0]
     for number, (source, part) in enumerate(zip(sources[1:], as_bytes[1:], strict=True), 1):
-        both = np.intersect1d(seen, part, assume_unique=True)
-        if len(both):
-            holders = [*zip(sources[:number], as_bytes[:number], strict=True), (source, part)]
-            named = [
-                f"{open_cache(where)[both[0].tobytes().hex()].sample_id!r} of {where}"
-                for where in (
-                    holder.folder.place.locate() for holder, held in holders if both[0] in held
+        both = {key.tobytes().hex() for key in np.intersect1d(seen, part, assume_unique=True)}
+        own = _samples(source, both)
+        for holder in sources[:number] if both else ():
+            shared = sorted(own & _samples(holder, both))
+            if shared:
+                raise CacheMismatchError(
+                    f"caches share {len(shared):,} conversation{'s' * (len(shared) > 1)}",
+                    where=source.folder.place.locate(),
+                    found="the same content in sample "
+                    + " and in sample ".join(
+                        f"{shared[0][0]!r} of {one.folder.place.locate()}"
+                        for one in (holder, source)
+                    ),
+                    mend="Merge caches over disjoint samples",
                 )
-            ]
-            raise CacheMismatchError(
-                f"caches share {len(both):,} conversation{'s' * (len(both) > 1)}",
-                where=source.folder.place.locate(),
-                found="the same content in sample " + " and in sample ".join(named),
-                mend="Merge caches over disjoint samples",
-            )
         seen = np.union1d(seen, part)
+
+
+def _samples(source: _Source, keys: set[str]) -> set[tuple[str, str]]:
+    """Return id and content key of the samples with one of these keys."""
+    if not keys:
+        return set()
+    cache = open_cache(source.folder.place.locate())
+    return {
+        (name, key) for name, key in zip(cache.names(), cache.keys(), strict=True) if key in keys
+    }
 
 
 def _manifest(sources: Sequence[_Source], keys: Sequence[Array]) -> CacheManifest:

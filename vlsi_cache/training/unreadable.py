@@ -1,0 +1,223 @@
+"""Samples that a model cannot read: found once, before the first stage that leaves them out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from vlsi_cache.data import BatchEncoder, ConversationDataset, TokenBatches, encoder_for
+from vlsi_cache.errors import DataError, StageError, VlsiCacheError
+from vlsi_cache.files import write_whole
+from vlsi_cache.models import Backbone
+from vlsi_cache.training.loader import make_loader, or_raise, quiet_forks
+from vlsi_cache.training.processes import (
+    from_main_process,
+    gathered,
+    is_main_process,
+    on_main_process,
+    slice_of,
+)
+from vlsi_cache.training.run import Run
+from vlsi_cache.training.sample_order import GroupOrder, plain_order
+
+__all__ = [
+    "LeftOut",
+    "UnreadableSamples",
+    "find_left_out",
+    "reason_of",
+    "remaining_order",
+    "too_many_in_a_row",
+]
+
+logger = logging.getLogger(__name__)
+
+_BATCH: Final = 16
+"""Samples that a worker reads at a time."""
+
+
+class UnreadableSamples(BaseModel):
+    """What a run has found about one model, so that it need not look again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    settings: dict[str, Any]
+    """Data, longest conversation, tokenizer and chat template that this holds for."""
+    failures: dict[int, str]
+    """Index of each sample that the model cannot read → why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """The samples that a stage leaves out."""
+
+    failed: Mapping[int, str]
+    """Index → reason, where the cache records a failure."""
+    unreadable: Mapping[int, str]
+    """Index → reason, where the stage's own model cannot read the sample."""
+
+    @property
+    def indices(self) -> list[int]:
+        """All of them, ascending."""
+        return sorted({*self.failed, *self.unreadable})
+
+
+def remaining_order(run: Run, stage: str, backbone: Backbone, workers: int) -> GroupOrder:
+    """Return the order of the samples that a stage learns from; see ``find_left_out``."""
+    return plain_order(len(run.data), find_left_out(run, stage, backbone, workers).indices)
+
+
+def find_left_out(run: Run, stage: str, backbone: Backbone, workers: int) -> LeftOut:
+    """Find the samples that a stage leaves out. Log once how many there are.
+
+    They are the samples that the cache records as failed. With ``skip``, they are also the samples
+    that the model cannot read. Every sample is then encoded once.
+
+    Args:
+        run: what all stages share.
+        stage: name of the stage, for the log.
+        backbone: the model that reads the samples.
+        workers: processes that look for samples to leave out.
+
+    Raises:
+        StageError: no sample remains, or too many in a row cannot be read.
+    """
+    unreadable = _find_unreadable(run, backbone, workers) if run.recipe.skips_failures else {}
+    found = LeftOut(run.failed, unreadable)
+    num_left_out, total = len(found.indices), len(run.data)
+    if num_left_out == total:
+        raise StageError(
+            f"none of the {total:,} samples can be read",
+            where=run.data.source,
+            found=next(iter((unreadable or run.failed).values())),
+            mend="Mend the data, and dump the teacher again into a new folder",
+        )
+    if num_left_out and is_main_process():
+        logger.warning(
+            "%s leaves out %d of %d samples%s", stage, num_left_out, total, _why(found, run.role)
+        )
+    return found
+
+
+def _why(found: LeftOut, role: str) -> str:
+    """Return how many failed where, with the first reason."""
+    clauses = []
+    if found.failed:
+        clauses.append(f"{len(found.failed)} failed when the teacher was dumped")
+    if found.unreadable:
+        reason = next(iter(found.unreadable.values()))
+        clauses.append(f"{len(found.unreadable)} cannot be read by the {role}: {reason}")
+    return ", of which " + ", and ".join(clauses)
+
+
+def _find_unreadable(run: Run, backbone: Backbone, workers: int) -> dict[int, str]:
+    """Return index → reason of the samples that the model cannot read."""
+    encoder = encoder_for(backbone, run.recipe.data)
+    identity = backbone.identity()
+    settings = {
+        "data": run.fingerprint(),
+        "max_length": encoder.max_length,
+        "tokenizer": identity["tokenizer"],
+        "chat_template": identity["chat_template"],
+    }
+    path = run.recipe.output / f"unreadable-{run.role}.json"
+    known = from_main_process(_read(path, settings))
+    if known is None:
+        known = _look(run, encoder, workers)
+        found = UnreadableSamples(settings=settings, failures=known)
+        on_main_process(lambda: _write(path, found))
+    _validate_runs(known, run)
+    return known
+
+
+def _read(path: Path, settings: Mapping[str, Any]) -> dict[int, str] | None:
+    """Return what was found before, if it holds; anything else is looked for again."""
+    try:
+        found = UnreadableSamples.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    same = json.dumps(found.settings, sort_keys=True) == json.dumps(settings, sort_keys=True)
+    return found.failures if same else None
+
+
+def _write(path: Path, found: UnreadableSamples) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, found.model_dump_json(indent=2) + "\n")
+
+
+def _look(run: Run, encoder: BatchEncoder, workers: int) -> dict[int, str]:
+    """Encode this process's slice of the samples, and join what all processes find."""
+    total = len(run.data)
+    if is_main_process():
+        logger.info(
+            "reading all %d samples, to find those that the %s cannot read", total, run.role
+        )
+    own = slice_of(list(range(0, total, _BATCH)))
+    loader = make_loader(
+        _Look(run.data, TokenBatches(encoder)),
+        [list(range(start, min(start + _BATCH, total))) for start in own],
+        workers=workers,
+    )
+    with quiet_forks(workers):
+        found = [item for batch in loader for item in or_raise(batch)]
+    return dict(gathered(found))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Reads samples one by one, and returns index and reason of those that fail."""
+
+    data: ConversationDataset
+    collate: TokenBatches
+
+    def __call__(self, indices: Sequence[int]) -> list[tuple[int, str]]:
+        found = []
+        for index in indices:
+            try:
+                self.collate([(index, self.data[index])])
+            except DataError as error:
+                found.append((index, reason_of(error)))
+        return found
+
+
+def _validate_runs(failures: Mapping[int, str], run: Run) -> None:
+    """Refuse more failures one after another than the recipe allows."""
+    most = run.recipe.cache.max_failures_in_a_row
+    in_a_row = 0
+    for index in range(len(run.data)):
+        in_a_row = in_a_row + 1 if index in failures else 0
+        if in_a_row > most:
+            raise too_many_in_a_row(in_a_row, most, f"sample {index}", failures[index])
+
+
+def too_many_in_a_row(in_a_row: int, most: int, where: str, reason: str) -> StageError:
+    """Return the error of a run in which nothing but failures happens.
+
+    Args:
+        in_a_row: samples that failed one after another.
+        most: how many may.
+        where: name of the last one.
+        reason: why it failed.
+    """
+    return StageError(
+        f"{in_a_row} samples in a row cannot be read, the last because: {reason}",
+        where=where,
+        expected=f"at most {most} in a row",
+        mend="Mend their cause, or raise cache.max_failures_in_a_row",
+    )
+
+
+def reason_of(error: VlsiCacheError) -> str:
+    """Return what went wrong, alike on every machine: no paths, and no addresses of objects."""
+    parts = [error.what]
+    if error.expected is not None:
+        parts.append(f"expected {error.expected}")
+    if error.found is not None:
+        parts.append(f"found {error.found}")
+    return re.sub(r" at 0x[0-9a-f]+", "", "; ".join(parts))
