@@ -104,7 +104,7 @@ def test_all_stages_leave_the_failed_rows_out_and_count_the_others(
     for stage in ("verbalization", "interaction", "finetuning"):
         assert caplog.text.count(f"{stage} leaves out 4 of 12 samples, of which 4 failed") == 1
         # two passes over eight samples, four at a time
-        assert f"{stage}  4/4 " in caplog.text
+        assert f"{stage}  step 4 of 4 " in caplog.text
     assert all(
         value.isfinite().all() for value in load_file(student / "model.safetensors").values()
     )

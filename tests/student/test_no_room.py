@@ -107,13 +107,13 @@ def test_no_room_for_the_student_leaves_the_one_before_whole(
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(dumped.student.model)
     folder = tmp_path / "student"
-    save_model(model, str(dumped.student.model), folder)
+    save_model(model, dumped.student, folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(StageError, match=r"student: no room for the file.*Make room"):
-            save_model(model, str(dumped.student.model), folder)
+            save_model(model, dumped.student, folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from typing import Final
@@ -26,7 +27,9 @@ class ChangedSamples:
     def shared(self) -> Tensor:
         """The memory of the count, which forked and spawned workers write to, too."""
         if self._slots is None:
-            self._slots = torch.zeros(_SLOTS, dtype=torch.bool).share_memory_()
+            self._slots = torch.zeros(_SLOTS, dtype=torch.bool)
+            with contextlib.suppress(RuntimeError):  # no shared memory: workers do not count then
+                self._slots.share_memory_()
         return self._slots
 
     def take(self) -> int:
