@@ -33,7 +33,7 @@ def _samples(report: CheckReport) -> Iterator[RenderableType]:
 
 
 def _marked(sample: LearnedSample) -> Text:
-    text = Text(overflow="fold")
+    text = Text()
     for run in sample.runs:
         shown = "".join(
             char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in run.text
@@ -88,6 +88,6 @@ def _failures(report: CheckReport) -> Iterator[RenderableType]:
 def _kind(alike: list[CheckFailure]) -> Iterator[RenderableType]:
     yield Text(f"{len(alike):,} × {alike[0].kind}")
     for failure in alike[:_MOST_OF_A_KIND]:
-        yield Text(f"  {failure.where}: {failure.why}", overflow="fold")
+        yield Text(f"  {failure.where}: {failure.why}")
     if len(alike) > _MOST_OF_A_KIND:
         yield Text(f"  and {len(alike) - _MOST_OF_A_KIND:,} more; --json lists all")
