@@ -70,7 +70,9 @@ def _decoder(cache: Cache) -> Callable[[int], str]:
 
 def _show(model: BaseModel, table: Callable[[], RenderableType], *, as_json: bool) -> None:
     if as_json:
-        click.echo(model.model_dump_json(indent=2))
+        from vlsi_cache.report import json_text
+
+        click.echo(json_text(model))
         return
     from rich.console import Console
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from vlsi_cache.errors import VlsiCacheError
+from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.recipe import Recipe, load_recipe
 
 __all__ = ["errors_in_one_line", "log_to", "recipe_flags", "taps_list"]
@@ -36,7 +36,7 @@ def errors_in_one_line(function: F) -> F:
         except OSError as error:
             if debug or error.filename is None:
                 raise
-            click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            click.echo(f"error: {printable(str(error.filename))}: {error.strerror}", err=True)
             raise SystemExit(1) from None
 
     return guarded  # type: ignore[return-value]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 
 from vlsi_cache.errors import CacheError
+from vlsi_cache.jsonmodels import parse_json
 from vlsi_cache.manifest import FORMAT_VERSION
 
 __all__ = ["parse_canonical", "parse_document", "render_document", "validate_known_version"]
@@ -64,7 +64,7 @@ def validate_known_version(content: bytes, *, what: str, where: str, mend: str) 
         CacheError: the content is not a JSON object, or its version is unknown.
     """
     try:
-        tree: Any = from_json(content)
+        tree: Any = parse_json(content)
     except ValueError as error:
         raise CacheError(f"{what} is not JSON ({error})", where=where, mend=mend) from None
     if not isinstance(tree, dict):

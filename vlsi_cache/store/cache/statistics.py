@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from vlsi_cache.jsonmodels import ReportModel
+from vlsi_cache.jsonmodels import PathText, ReportModel
 from vlsi_cache.manifest import CacheManifest, Sampling, TeacherIdentity, TokenizerIdentity
 from vlsi_cache.store.shards.layout import token_bytes
 from vlsi_cache.store.shards.records import ShardRecord
@@ -44,7 +44,7 @@ class TapSummary(ReportModel):
 class CacheSummary(ReportModel):
     """Statistics of the published shards of a cache, complete or not."""
 
-    path: str
+    path: PathText
     """Folder of the cache."""
     complete: bool
     """Whether every shard is written."""

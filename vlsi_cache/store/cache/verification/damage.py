@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from vlsi_cache.jsonmodels import ReportModel
+from vlsi_cache.jsonmodels import PathText, ReportModel
 from vlsi_cache.store.cache.folder import CacheFolder
 from vlsi_cache.store.places.keys import (
     INDEX_FILE,
@@ -17,7 +17,7 @@ from vlsi_cache.store.places.keys import (
 
 __all__ = ["Advice", "Damage", "Verification", "describe_damage"]
 
-Advice = Literal["index", "manifest", "part", "processor", "seal", "shard", "stray"]
+Advice = Literal["access", "index", "manifest", "part", "processor", "seal", "shard", "stray"]
 
 _ADVICE: Final[dict[Advice, str]] = {
     "manifest": f"Restore {MANIFEST_FILE} from a copy, or dump the teacher again into a new folder",
@@ -28,6 +28,8 @@ _ADVICE: Final[dict[Advice, str]] = {
     "{command}; it writes only what is missing",
     "seal": "Delete {seal} if it is there, and run {command}; it is made again",
     "index": f"Delete {INDEX_FILE} and run {{command}}; it is made again",
+    "access": "Check permissions, links and the disk's health, and verify again. A file that stays "
+    "unreadable is lost: move it away, restore it from a copy or run {command}",
     "stray": "Move the file away",
 }
 """How to mend each kind of damage."""
@@ -36,7 +38,7 @@ _ADVICE: Final[dict[Advice, str]] = {
 class Damage(ReportModel):
     """One problem of a cache."""
 
-    files: tuple[str, ...]
+    files: tuple[PathText, ...]
     """The files at fault, inside the cache; several if nothing shows which of them is."""
     fault: str
     """What is wrong."""
@@ -47,7 +49,7 @@ class Damage(ReportModel):
 class Verification(ReportModel):
     """What verifying a cache found."""
 
-    path: str
+    path: PathText
     """Address of the cache."""
     sound: bool
     """Whether nothing is damaged; an incomplete cache may be sound."""
