@@ -18,6 +18,7 @@ from vlsi_cache.store.cache.statistics import CacheSummary
 __all__ = ["bytes_text", "sample_table", "summary_table"]
 
 _FEW_TAPS = 5
+_NAMED_SHARDS = 10
 _NAME = 200
 """Most characters of a name or a token that are shown."""
 _FEW_CAPTION = (
@@ -31,8 +32,10 @@ _MANY_CAPTION = (
 
 
 def summary_table(summary: CacheSummary) -> RenderableType:
-    """A cache's settings, and a row per tap."""
-    return Group(_settings(summary), Text(), _taps(summary))
+    """A cache's settings, and a row per tap. What is missing comes first."""
+    lacking = _lacking(summary)
+    first = [Text(lacking, style="bold yellow"), Text()] if lacking else []
+    return Group(*first, _settings(summary), Text(), _taps(summary))
 
 
 def sample_table(view: SampleView) -> RenderableType:
@@ -63,6 +66,23 @@ def sample_table(view: SampleView) -> RenderableType:
         columns = cells if few else [Columns(cells, padding=(0, 2))]
         table.add_row(Text(_visible(token.text)), *columns)
     return table
+
+
+def _lacking(summary: CacheSummary) -> str:
+    """Say what an unfinished cache lacks, or nothing."""
+    if summary.complete and summary.indexed:
+        return ""
+    command = "merge" if summary.num_parts else "dump-teacher"
+    mend = f"Run {command} again as before; it goes on where it stopped."
+    if summary.complete:
+        return f"Unfinished: every shard is there, and the index is not written yet. {mend}"
+    missing = summary.missing_shards
+    named = ", ".join(map(str, missing[:_NAMED_SHARDS]))
+    more = " …" if len(missing) > _NAMED_SHARDS else ""
+    return (
+        f"Incomplete: {len(missing):,} of {summary.num_shards:,} shards are missing "
+        f"({named}{more}). All figures are of the others. {mend}"
+    )
 
 
 def _settings(summary: CacheSummary) -> Table:

@@ -15,6 +15,7 @@ from vlsi_cache.store.cache.folder import (
     read_index,
     read_seal,
 )
+from vlsi_cache.store.cache.origins import validate_origins
 from vlsi_cache.store.cache.seals import CacheIndex, ShardSeal
 from vlsi_cache.store.cache.verification.damage import Damage, describe_damage
 from vlsi_cache.store.cache.verification.examine import examine_shard, judge_shard
@@ -76,7 +77,8 @@ def read_complete(folder: CacheFolder) -> CacheIndex | None:
 
     Raises:
         CacheError: the index is damaged, a file that it names is missing, or the seal of the
-            processor's files differs from it.
+            processor's files differs from it. Or there is none, and a merged manifest contradicts
+            its parts.
     """
     index = read_index(folder)
     if index is not None:
@@ -84,6 +86,8 @@ def read_complete(folder: CacheFolder) -> CacheIndex | None:
         files = list_cache(folder.place)
         validate_listed(folder, index, files)
         _validate_processor_seal(folder, index, files)
+    else:
+        validate_origins(folder)
     return index
 
 

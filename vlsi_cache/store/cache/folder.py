@@ -25,6 +25,7 @@ from vlsi_cache.store.places.place import Place
 from vlsi_cache.store.shards.address import ShardAddress
 
 __all__ = [
+    "MANIFEST_BYTES",
     "SEAL_BYTES",
     "CacheFolder",
     "find_missing_shards",
@@ -38,7 +39,8 @@ __all__ = [
     "read_seal",
 ]
 
-_MANIFEST_BYTES: Final = 2**20
+MANIFEST_BYTES: Final = 2**20
+"""Most bytes of a manifest."""
 _PROCESSOR_SEAL_BYTES: Final = 2**20
 SEAL_BYTES: Final = 2**12
 """Most bytes of a shard's seal."""
@@ -112,7 +114,7 @@ def open_folder(place: Place) -> CacheFolder:
             if inside
             else "Check the path, or dump the teacher into a new folder",
         )
-    content = place.read(MANIFEST_FILE, limit=_MANIFEST_BYTES)
+    content = place.read(MANIFEST_FILE, limit=MANIFEST_BYTES)
     where = place.locate(MANIFEST_FILE)
     validate_known_version(content, what="manifest", where=where, mend=_MEND_MANIFEST)
     manifest = parse_document(

@@ -24,7 +24,12 @@ from vlsi_cache.manifest import (
 )
 from vlsi_cache.store.cache.agreement import open_shard, read_complete
 from vlsi_cache.store.cache.documents import render_document
-from vlsi_cache.store.cache.folder import CacheFolder, open_folder, read_processor_seal
+from vlsi_cache.store.cache.folder import (
+    MANIFEST_BYTES,
+    CacheFolder,
+    open_folder,
+    read_processor_seal,
+)
 from vlsi_cache.store.cache.reader import open_cache
 from vlsi_cache.store.cache.sealing import publish_index
 from vlsi_cache.store.cache.seals import CacheIndex, FileSeal, sha256_hex
@@ -47,7 +52,6 @@ __all__ = ["merge_caches"]
 
 _THREADS: Final = 8
 """Opening a shard or adopting a file is mostly waiting for a store or a disk."""
-_MANIFEST_BYTES: Final = 2**20
 _NAMED_SOURCES: Final = 3
 
 
@@ -242,7 +246,7 @@ def _validate_within(parts: Sequence[CachePart]) -> None:
 def _adopt_parts(merged: CacheFolder, sources: Sequence[_Source]) -> None:
     parts = [part for source in sources for part in source.parts()]
     for part_index, (part, place, key) in enumerate(parts):
-        content = place.read(key, limit=_MANIFEST_BYTES)
+        content = place.read(key, limit=MANIFEST_BYTES)
         if sha256_hex(content) != part.manifest_sha256:
             raise CacheError(
                 "manifest was changed",

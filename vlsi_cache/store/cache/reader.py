@@ -190,6 +190,11 @@ class Cache:
         return not self.missing_shards()
 
     @property
+    def is_indexed(self) -> bool:
+        """Whether the cache has an index. A shard that is missing is then damage."""
+        return self._index is not None
+
+    @property
     def num_tokens(self) -> int:
         """Response tokens of the published shards.
 
