@@ -10,6 +10,7 @@ import unicodedata
 from typing import ClassVar, Final
 
 __all__ = [
+    "CacheAccessError",
     "CacheError",
     "CacheMismatchError",
     "DataError",
@@ -84,6 +85,10 @@ class DataError(VlsiCacheError):
 
 class CacheError(VlsiCacheError):
     """A cache folder is absent, incomplete or damaged."""
+
+
+class CacheAccessError(CacheError):
+    """A file or folder of a cache cannot be read, so nothing is known of what it holds."""
 
 
 class CacheMismatchError(CacheError):

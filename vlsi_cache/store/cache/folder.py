@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from vlsi_cache.errors import CacheError
+from vlsi_cache.jsonmodels import parse_json
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store.cache.documents import parse_canonical, parse_document, validate_known_version
 from vlsi_cache.store.cache.seals import CacheIndex, ProcessorSeal, ShardSeal, sha256_hex
@@ -28,6 +29,7 @@ __all__ = [
     "MANIFEST_BYTES",
     "SEAL_BYTES",
     "CacheFolder",
+    "count_shards",
     "find_missing_shards",
     "is_begun",
     "list_cache",
@@ -116,7 +118,9 @@ def open_folder(place: Place) -> CacheFolder:
         )
     content = place.read(MANIFEST_FILE, limit=MANIFEST_BYTES)
     where = place.locate(MANIFEST_FILE)
-    validate_known_version(content, what="manifest", where=where, mend=_MEND_MANIFEST)
+    validate_known_version(
+        content, what="manifest", where=where, mend=_MEND_MANIFEST, parse=parse_json
+    )
     manifest = parse_document(
         content, CacheManifest, what="manifest", where=where, mend=_MEND_MANIFEST
     )
@@ -227,6 +231,17 @@ def find_missing_shards(folder: CacheFolder) -> list[int]:
     """Find the indices of the shards that are not published yet, ascending."""
     present = folder.place.list_files(SHARDS_FOLDER)
     return [index for index in range(folder.manifest.num_shards) if shard_key(index) not in present]
+
+
+def count_shards(path: str | Path) -> tuple[int, int]:
+    """Return how many shards of a cache are published, and how many there will be.
+
+    Raises:
+        CacheError: there is no cache, or its folder cannot be listed.
+    """
+    folder = open_folder(open_place(path))
+    total = folder.manifest.num_shards
+    return total - len(find_missing_shards(folder)), total
 
 
 def measure_bytes(folder: CacheFolder) -> int:

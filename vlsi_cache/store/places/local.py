@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-from vlsi_cache.errors import CacheError
+from vlsi_cache.errors import CacheAccessError, CacheError
 from vlsi_cache.store.places.place import Place
 from vlsi_cache.store.places.walking import MEND_LINK, unreadable, validate_regular, walk_files
 
@@ -73,9 +73,11 @@ class LocalPlace(Place):
                 return _read(descriptor, start, stop - start)
             finally:
                 os.close(descriptor)
-        except (FileNotFoundError, NotADirectoryError):
-            raise CacheError("file is missing", where=file) from None
         except OSError as error:
+            status = _status(file)
+            if status is None:
+                raise CacheError("file is missing", where=file) from None
+            validate_regular(status, file)
             raise unreadable(file, error) from error
 
     def publish(self, key: str, content: bytes) -> bool:
@@ -161,7 +163,9 @@ def _status(path: Path) -> os.stat_result | None:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
-            raise CacheError("is a link that leads nowhere", where=path, mend=MEND_LINK) from None
+            raise CacheAccessError(
+                "is a link that leads nowhere", where=path, mend=MEND_LINK
+            ) from None
         return None
     except OSError as error:
         raise unreadable(path, error) from error

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from vlsi_cache.errors import CacheError
+from vlsi_cache.errors import CacheAccessError
 
 __all__ = ["MEND_LINK", "unreadable", "validate_regular", "walk_files"]
 
@@ -35,7 +35,7 @@ def walk_files(place: Path, folder: str) -> Iterator[tuple[str, int]]:
         folder: key of the folder. Nothing is yielded if it does not exist.
 
     Raises:
-        CacheError: a folder cannot be listed, or leads back to itself.
+        CacheAccessError: a folder cannot be listed, or leads back to itself.
     """
     yield from _walk(place / folder, folder, ())
 
@@ -48,18 +48,20 @@ def _walk(path: Path, key: str, above: tuple[tuple[int, int], ...]) -> Iterator[
     except FileNotFoundError:
         if not path.is_symlink():
             return  # nothing is published there yet, or it vanished meanwhile
-        raise CacheError("is a link that leads nowhere", where=path, mend=MEND_LINK) from None
+        raise CacheAccessError("is a link that leads nowhere", where=path, mend=MEND_LINK) from None
     except NotADirectoryError:
-        raise CacheError("is a file, not a folder", where=path, mend="Move the file away") from None
+        raise CacheAccessError(
+            "is a file, not a folder", where=path, mend="Move the file away"
+        ) from None
     except OSError as error:
-        raise CacheError(
+        raise CacheAccessError(
             f"folder cannot be listed ({error.strerror})",
             where=path,
             mend="Check permissions, links and the disk's health. Nothing is known to be lost",
         ) from error
     own = (status.st_dev, status.st_ino)
     if own in above:
-        raise CacheError("folder leads back to itself", where=path, mend="Delete the link")
+        raise CacheAccessError("folder leads back to itself", where=path, mend="Delete the link")
     for entry in entries:
         yield from _walk_entry(entry, f"{key}/{entry.name}" if key else entry.name, (*above, own))
 
@@ -86,21 +88,21 @@ def validate_regular(status: os.stat_result, path: Path) -> None:
     """Refuse what is not a file of bytes. Reading a pipe or a device may never end.
 
     Raises:
-        CacheError: it is a folder, a pipe, a socket or a device.
+        CacheAccessError: it is a folder, a pipe, a socket or a device.
     """
     if stat.S_ISREG(status.st_mode):
         return
     kind = next((kind for test, kind in _KINDS if test(status.st_mode)), "something else")
-    raise CacheError(
+    raise CacheAccessError(
         f"is {kind}, not a file",
         where=path,
         mend="Move it away, and restore the file from a copy or write it again",
     )
 
 
-def unreadable(path: Path, error: OSError) -> CacheError:
+def unreadable(path: Path, error: OSError) -> CacheAccessError:
     """Return the error of a file that the system does not read."""
-    return CacheError(
+    return CacheAccessError(
         f"file cannot be read ({error.strerror})",
         where=path,
         mend="Check permissions, links and the disk's health. The file may be whole",

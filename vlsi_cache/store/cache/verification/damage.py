@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from vlsi_cache.errors import CacheAccessError, CacheError
 from vlsi_cache.jsonmodels import PathText, ReportModel
 from vlsi_cache.store.cache.folder import CacheFolder
 from vlsi_cache.store.places.keys import (
@@ -15,7 +16,7 @@ from vlsi_cache.store.places.keys import (
     shard_key,
 )
 
-__all__ = ["Advice", "Damage", "Verification", "describe_damage"]
+__all__ = ["Advice", "Damage", "Verification", "advice_on", "describe_damage"]
 
 Advice = Literal["access", "index", "manifest", "part", "processor", "seal", "shard", "stray"]
 
@@ -67,6 +68,11 @@ class Verification(ReportModel):
     """All damage: the manifest's first, then in the order of files."""
 
 
+def advice_on(error: CacheError, kind: Advice) -> Advice:
+    """Return the advice on a file that was refused: nothing is known of an unreadable one."""
+    return "access" if isinstance(error, CacheAccessError) else kind
+
+
 def describe_damage(
     files: tuple[str, ...],
     problem: str,
@@ -80,11 +86,11 @@ def describe_damage(
         files: the files at fault.
         problem: what is wrong with them.
         advice: kind of the damage.
-        folder: the cache; needed for all advice but on a manifest or a stray file.
+        folder: the cache; needed for all advice but on a manifest or a stray file, or on access.
         shard_index: the shard, where the damage is one shard's.
     """
     mend = _ADVICE[advice].format(
-        command=folder.command if folder else "",
+        command=folder.command if folder else "dump-teacher again into a new folder",
         shard=shard_key(shard_index),
         seal=seal_key(shard_index),
     )

@@ -11,7 +11,12 @@ from vlsi_cache.store.cache.folder import CacheFolder, read_seal
 from vlsi_cache.store.cache.hashing import hash_file
 from vlsi_cache.store.cache.seals import ShardSeal
 from vlsi_cache.store.cache.verification.blame import Blame, FileState, blame
-from vlsi_cache.store.cache.verification.damage import Damage, describe_damage
+from vlsi_cache.store.cache.verification.damage import (
+    Advice,
+    Damage,
+    advice_on,
+    describe_damage,
+)
 from vlsi_cache.store.places.keys import INDEX_FILE, seal_key, shard_key
 from vlsi_cache.store.places.place import Place
 from vlsi_cache.store.shards.address import ShardAddress
@@ -41,12 +46,14 @@ class Finding:
     """The file's header, if it can be read."""
     problem: str = ""
     """Why the header cannot be read."""
-    is_readable: bool = True
-    """Whether the system reads the file."""
+    advice: Advice = "shard"
+    """What to do about the file, if its header cannot be read."""
     seal: ShardSeal | None = None
     """The seal, if it can be read."""
     seal_problem: str = ""
     """Why the seal cannot be read."""
+    seal_advice: Advice = "seal"
+    """What to do about the seal, if it cannot be read."""
 
     @property
     def own_seal(self) -> ShardSeal | None:
@@ -73,16 +80,17 @@ def examine_shard(
         files: every file of the cache.
         listed: the shard's seal according to the index, if there is one.
     """
-    seal, seal_problem = None, ""
+    seal, seal_problem, seal_advice = None, "", "seal"
     try:
         seal = read_seal(place, shard_index)
     except CacheError as error:
-        seal_problem = error.what
+        seal_problem, seal_advice = error.what, advice_on(error, "seal")
     finding = Finding(
         is_published=shard_key(shard_index) in files,
         is_sealed=seal_key(shard_index) in files,
         seal=seal,
         seal_problem=seal_problem,
+        seal_advice=seal_advice,
     )
     return _examine_file(place, shard_index, finding, listed) if finding.is_published else finding
 
@@ -99,7 +107,8 @@ def _examine_file(
             digest, num_bytes = hash_file(place, key)
         header = parse_header(Archive(place, key))
     except CacheError as error:
-        return replace(finding, problem=error.what, num_bytes=num_bytes, is_readable=False)
+        advice = advice_on(error, "shard")
+        return replace(finding, problem=error.what, num_bytes=num_bytes, advice=advice)
     except Exception as error:  # whatever damaged bytes make a parser raise
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         return replace(finding, sha256=digest, num_bytes=num_bytes, problem=problem)
@@ -121,7 +130,9 @@ def judge_shard(
     if not finding.is_published and (finding.is_sealed or wanted):
         yield describe_damage((key,), "is missing", "shard", folder, shard_index)
     if finding.is_published and finding.seal_problem:
-        yield describe_damage((seal,), finding.seal_problem, "seal", folder, shard_index)
+        yield describe_damage(
+            (seal,), finding.seal_problem, finding.seal_advice, folder, shard_index
+        )
     elif wanted and not finding.is_sealed:
         yield describe_damage((seal,), "is missing", "seal", folder, shard_index)
     if finding.is_published:
@@ -132,7 +143,7 @@ def _judge_published(
     folder: CacheFolder, shard_index: int, finding: Finding, wanted: ShardSeal | None
 ) -> Iterator[Damage]:
     address = folder.address(shard_index)
-    if not finding.is_readable:
+    if finding.advice == "access":
         yield describe_damage((address.key,), finding.problem, "access", folder, shard_index)
         return
     own = finding.own_seal

@@ -8,7 +8,7 @@ from vlsi_cache.errors import CacheError
 from vlsi_cache.store.cache.folder import CacheFolder, read_processor_seal
 from vlsi_cache.store.cache.hashing import hash_file
 from vlsi_cache.store.cache.seals import CacheIndex, FileSeal, ProcessorSeal
-from vlsi_cache.store.cache.verification.damage import Damage, describe_damage
+from vlsi_cache.store.cache.verification.damage import Damage, advice_on, describe_damage
 from vlsi_cache.store.places.keys import INDEX_FILE, PROCESSOR_FOLDER, PROCESSOR_SEAL_FILE
 
 __all__ = ["judge_processor"]
@@ -33,7 +33,8 @@ def judge_processor(
     try:
         seal = read_processor_seal(folder.place)
     except CacheError as error:
-        yield describe_damage((PROCESSOR_SEAL_FILE,), error.what, "processor", folder)
+        advice = advice_on(error, "processor")
+        yield describe_damage((PROCESSOR_SEAL_FILE,), error.what, advice, folder)
     if seal is None and indexed is not None and PROCESSOR_SEAL_FILE not in files:
         yield describe_damage((PROCESSOR_SEAL_FILE,), "is missing", "processor", folder)
     if index is None or seal is None:
@@ -68,7 +69,7 @@ def _judge_by_two(
             own = _seal_of(folder, name, voices, files)
         except CacheError as error:
             key = f"{PROCESSOR_FOLDER}/{name}"
-            yield describe_damage((key,), error.what, "access", folder)
+            yield describe_damage((key,), error.what, advice_on(error, "processor"), folder)
             continue
         index_differs |= own != voices[1]
         seal_differs |= own != voices[0]
@@ -94,7 +95,7 @@ def _judge_file(
     try:
         own = _seal_of(folder, name, voices, files)
     except CacheError as error:
-        yield describe_damage((key,), error.what, "access", folder)
+        yield describe_damage((key,), error.what, advice_on(error, "processor"), folder)
         return
     if own not in voices:
         problem = "is missing" if own is None else "differs from its seal"

@@ -19,7 +19,13 @@ from vlsi_cache.store.cache.folder import (
     read_processor_seal,
 )
 from vlsi_cache.store.cache.seals import CacheIndex
-from vlsi_cache.store.cache.verification.damage import Advice, Damage, Verification, describe_damage
+from vlsi_cache.store.cache.verification.damage import (
+    Advice,
+    Damage,
+    Verification,
+    advice_on,
+    describe_damage,
+)
 from vlsi_cache.store.cache.verification.examine import Finding, examine_shard, judge_shard
 from vlsi_cache.store.cache.verification.processor import judge_processor
 from vlsi_cache.store.cache.verification.trust import judge_manifest
@@ -61,7 +67,7 @@ def verify_cache(
         if not any(key in files for key in (MANIFEST_FILE, INDEX_FILE, shard_key(0), seal_key(0))):
             raise
         problem = f"{error.what}; without it nothing else can be verified"
-        damage = describe_damage((MANIFEST_FILE,), problem, "manifest")
+        damage = describe_damage((MANIFEST_FILE,), problem, advice_on(error, "manifest"))
         return _unjudged(place, {MANIFEST_FILE: files.get(MANIFEST_FILE, 0)}, [damage])
     return _Check(folder, files, on_progress or (lambda _done, _total: None)).run()
 
@@ -108,7 +114,7 @@ class _Check:
         try:
             return parse_index(self.folder.place, self._num_examined)
         except CacheError as error:
-            damages.append(self._damage(INDEX_FILE, error.what, "index"))
+            damages.append(self._damage(INDEX_FILE, error.what, advice_on(error, "index")))
             return None
 
     @property
