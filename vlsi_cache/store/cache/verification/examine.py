@@ -80,7 +80,8 @@ def examine_shard(
         files: every file of the cache.
         listed: the shard's seal according to the index, if there is one.
     """
-    seal, seal_problem, seal_advice = None, "", "seal"
+    seal, seal_problem = None, ""
+    seal_advice: Advice = "seal"
     try:
         seal = read_seal(place, shard_index)
     except CacheError as error:
