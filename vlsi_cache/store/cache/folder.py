@@ -27,6 +27,7 @@ from vlsi_cache.store.shards.address import ShardAddress
 
 __all__ = [
     "MANIFEST_BYTES",
+    "PROCESSOR_FILE_BYTES",
     "SEAL_BYTES",
     "CacheFolder",
     "count_shards",
@@ -41,6 +42,8 @@ __all__ = [
     "read_seal",
 ]
 
+PROCESSOR_FILE_BYTES: Final = 2**28
+"""Most bytes of one of the processor's files."""
 MANIFEST_BYTES: Final = 2**20
 """Most bytes of a manifest."""
 _PROCESSOR_SEAL_BYTES: Final = 2**20

@@ -10,6 +10,7 @@ from typing import Final
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store.cache.documents import render_document
 from vlsi_cache.store.cache.folder import (
+    PROCESSOR_FILE_BYTES,
     CacheFolder,
     read_processor_seal,
     read_seal,
@@ -151,6 +152,7 @@ def seal_processor(place: Place, source: Path) -> None:
         file.relative_to(source).as_posix(): file.read_bytes()
         for file in sorted(path for path in source.rglob("*") if path.is_file())
     }
+    _validate_bounds(contents, source)
     files = {
         name: FileSeal(sha256=sha256_hex(content), num_bytes=len(content))
         for name, content in contents.items()
@@ -159,6 +161,17 @@ def seal_processor(place: Place, source: Path) -> None:
         place.publish(f"{PROCESSOR_FOLDER}/{name}", content)
     _validate_kept(place, files)
     place.publish(PROCESSOR_SEAL_FILE, render_document(ProcessorSeal(files=files)))
+
+
+def _validate_bounds(contents: Mapping[str, bytes], source: Path) -> None:
+    for name, content in contents.items():
+        if len(content) > PROCESSOR_FILE_BYTES:
+            raise CacheError(
+                "processor's file is beyond the bounds of readers",
+                where=source / name,
+                expected=f"at most {PROCESSOR_FILE_BYTES:,} bytes",
+                found=f"{len(content):,}",
+            )
 
 
 def _validate_kept(place: Place, files: Mapping[str, FileSeal]) -> None:
@@ -197,7 +210,8 @@ def fetch_processor(folder: CacheFolder, target: Path) -> None:
     for name, wanted in seal.files.items():
         key = f"{PROCESSOR_FOLDER}/{name}"
         # a seal may state any size, so the file's own size is compared before anything is allocated
-        fits = place.size(key) in (None, wanted.num_bytes)
+        bounded = wanted.num_bytes <= PROCESSOR_FILE_BYTES
+        fits = bounded and place.size(key) in (None, wanted.num_bytes)
         content = place.read(key, limit=wanted.num_bytes) if fits else b""
         if not fits or sha256_hex(content) != wanted.sha256:
             raise CacheError(
