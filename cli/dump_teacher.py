@@ -100,11 +100,9 @@ def _say_what_is_next(recipe: Recipe, path: str | Path) -> None:
 
 def _completeness(path: str | Path) -> str:
     """Progress of an incomplete cache, which only a partition leaves behind."""
-    from vlsi_cache.store import open_cache
+    from vlsi_cache.store import count_shards
 
-    cache = open_cache(path)
-    total = cache.manifest.num_shards
-    missing = len(cache.missing_shards())
-    if not missing:
+    published, total = count_shards(path)
+    if published == total:
         return ""
-    return f", incomplete: {total - missing:,} of {total:,} shards; other partitions write the rest"
+    return f", incomplete: {published:,} of {total:,} shards; other partitions write the rest"

@@ -34,7 +34,8 @@ def command(recipe: Recipe, as_json: bool, sample: str | None) -> None:
     """Say what a cache holds: statistics per tap, or one sample in words.
 
     CACHE is a folder or URL. Without it, the command reads the recipe's cache. The cache may be
-    unfinished.
+    unfinished: then the report begins with what is missing, and the command exits with 0. It exits
+    with 1 if the cache is damaged.
     """
     from vlsi_cache.store import open_cache
 
@@ -70,7 +71,9 @@ def _decoder(cache: Cache) -> Callable[[int], str]:
 
 def _show(model: BaseModel, table: Callable[[], RenderableType], *, as_json: bool) -> None:
     if as_json:
-        click.echo(model.model_dump_json(indent=2))
+        from vlsi_cache.report import json_text
+
+        click.echo(json_text(model))
         return
     from rich.console import Console
 

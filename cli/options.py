@@ -14,7 +14,7 @@ import click
 
 from vlsi_cache.cli.next_step import Given, remember_given
 from vlsi_cache.cli.terminal import log_to
-from vlsi_cache.errors import VlsiCacheError
+from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.interruption import Interrupted
 from vlsi_cache.recipe import Recipe, load_recipe
 
@@ -39,7 +39,7 @@ def errors_in_one_line(function: F) -> F:
         except OSError as error:
             if debug or error.filename is None:
                 raise
-            click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            click.echo(f"error: {printable(str(error.filename))}: {error.strerror}", err=True)
             raise SystemExit(1) from None
         except Interrupted as interruption:
             if os.environ.get("RANK", "0") == "0":  # all processes stop, and one says so

@@ -31,7 +31,9 @@ def command(recipe: Recipe, as_json: bool) -> None:
     """
     found = _verify(recipe.cache_path)
     if as_json:
-        click.echo(found.model_dump_json(indent=2))
+        from vlsi_cache.report import json_text
+
+        click.echo(json_text(found))
     else:
         from rich.console import Console
 

@@ -6,9 +6,11 @@ and exits with ``exit_code``. Nothing below the command line prints or exits.
 
 from __future__ import annotations
 
+import unicodedata
 from typing import ClassVar, Final
 
 __all__ = [
+    "CacheAccessError",
     "CacheError",
     "CacheMismatchError",
     "DataError",
@@ -18,7 +20,11 @@ __all__ = [
     "VlsiCacheError",
     "excerpt",
     "first_line",
+    "printable",
 ]
+
+_MOST_CHARACTERS: Final = 1000
+"""Most characters of each part of an error. Names in a foreign file may be of any length."""
 
 
 class VlsiCacheError(Exception):
@@ -51,15 +57,16 @@ class VlsiCacheError(Exception):
         super().__init__(self._sentence())
 
     def _sentence(self) -> str:
-        parts = [f"{self.where}: {self.what}" if self.where else self.what]
+        what = _in_one_line(self.what)
+        parts = [f"{_in_one_line(self.where)}: {what}" if self.where else what]
         if self.expected is not None:
-            parts.append(f"expected {self.expected}")
+            parts.append(f"expected {_in_one_line(self.expected)}")
         if self.found is not None:
-            parts.append(f"found {self.found}")
+            parts.append(f"found {_in_one_line(self.found)}")
         sentence = "; ".join(parts).rstrip(". ")
         if self.mend:
-            sentence = f"{sentence}. {self.mend.rstrip('.')}."
-        return " ".join(sentence.split())
+            sentence = f"{sentence}. {_in_one_line(self.mend).rstrip('.')}."
+        return sentence
 
 
 class RecipeError(VlsiCacheError):
@@ -80,12 +87,40 @@ class CacheError(VlsiCacheError):
     """A cache folder is absent, incomplete or damaged."""
 
 
+class CacheAccessError(CacheError):
+    """A file or folder of a cache cannot be read, so nothing is known of what it holds."""
+
+
 class CacheMismatchError(CacheError):
     """A cache was made for other data, another tokenizer or other settings."""
 
 
 class StageError(VlsiCacheError):
     """A training stage or the teacher pass cannot go on."""
+
+
+def printable(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """Return a text that a terminal shows and never obeys.
+
+    Control characters and those that turn the direction of writing appear as escapes. What is
+    beyond ``most`` characters is cut.
+    """
+    shown = text[:most] if len(text) > most else text
+    if not shown.isprintable():
+        shown = "".join(c if _is_harmless(c) else _escape(c) for c in shown)
+    return shown if len(text) <= most else f"{shown} …"
+
+
+def _is_harmless(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"  # spaces
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _in_one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
 
 
 _EXCERPT_CHARACTERS: Final = 60

@@ -46,6 +46,8 @@ SUMMARY = CacheSummary.model_validate(
         "complete": True,
         "num_shards": 1,
         "num_shards_present": 1,
+        "missing_shards": (),
+        "indexed": True,
         "num_samples": 32,
         "num_samples_total": 32,
         "failures": {},

@@ -162,6 +162,8 @@ def test_a_cache_folder_half_written(run: Recipe, tmp_path: Path) -> None:
     shutil.copytree(run.cache_path, cache)
     file = _recipe_file(run, tmp_path, cache__path=str(cache))
     (cache / "shards" / "00001.zarr.zip").unlink()
+    _expect(_run("train-student", "-r", file), "00001.zarr.zip: file is missing", "dump-teacher")
+    (cache / "index.json").unlink()
     _expect(_run("train-student", "-r", file), "cache is incomplete", "1 of 3", "dump-teacher")
     (cache / "manifest.json").write_text('{"format_version": 1', encoding="utf-8")
     _expect(_run("train-student", "-r", file), "manifest.json")

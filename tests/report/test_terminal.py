@@ -15,6 +15,7 @@ from vlsi_cache.report import (
     summary_table,
 )
 from vlsi_cache.report.terminal import _FEW_CAPTION
+from vlsi_cache.store import open_cache
 
 WORDS = ("the", " cat", "\n", "[red]", " ", "<|im_end|>", "", "猫")
 DEEP = (*range(2, 79, 4), -1)
@@ -118,3 +119,14 @@ def test_whitespace_and_markup_in_tokens_are_shown_as_they_are(tmp_path: Path) -
 def test_a_missing_sample_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="no sample 'x'"):
         sample_view(make_cache(tmp_path), "x", decode)
+
+
+def test_an_incomplete_cache_says_first_what_is_missing(tmp_path: Path) -> None:
+    text = " ".join(render(summary_table(summarize_cache(make_cache(tmp_path, shards=[1])))))
+    assert text.startswith("Incomplete: 2 of 3 shards are missing (0, 2).")
+    assert "Run dump-teacher again" in text
+    make_cache(tmp_path)
+    (tmp_path / "index.json").unlink()
+    summary = summarize_cache(open_cache(tmp_path))
+    assert (summary.complete, summary.indexed, summary.missing_shards) == (True, False, ())
+    assert render(summary_table(summary))[0].startswith("Unfinished: every shard is there")

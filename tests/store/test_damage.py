@@ -212,9 +212,9 @@ def test_a_torn_document_is_an_error_that_names_it(copy: Path, name: str, conten
 def test_deleting_a_damaged_shard_and_dumping_again_mends_the_cache(
     sound: Path, copy: Path
 ) -> None:
+    manifest = open_cache(copy).manifest
     shard_file(copy, 0).unlink()
     (copy / "shards/00000.json").unlink()
-    manifest = open_cache(copy).manifest
     writer = create_cache(copy, manifest)
     assert writer.missing_shards() == [0]
     writer.write_shard(0, [make_record(manifest, i) for i in manifest.shard_range(0)])

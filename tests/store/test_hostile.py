@@ -401,3 +401,41 @@ def unsharded() -> list[dict[str, Any]]:
 
 def crc32c(content: bytes) -> bytes:
     return int(crc32c_value(content)).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    "value", ["1152921504606846976", "-1", "1.5", "1e3", "9" * 40, "NaN", '"7"', "null", "[7]"]
+)
+@pytest.mark.parametrize("field", ["num_tokens", "num_samples", "shard_index"])
+def test_a_header_of_absurd_numbers_is_one_line_and_one_damage(
+    copy: Path, field: str, value: str
+) -> None:
+    entries = read_entries(shard_file(copy, 0))
+    metadata = json.loads(entries["zarr.json"])
+    metadata["attributes"]["vlsi_cache"][field] = "absurd"
+    entries["zarr.json"] = json.dumps(metadata).replace('"absurd"', value).encode()
+    write_entries(shard_file(copy, 0), entries)
+    assert_refused(copy)
+    for indexed in (True, False):
+        if not indexed:
+            (copy / "index.json").unlink()
+        found = verify_cache(copy)
+        assert {damage.files[0] for damage in found.damages} == {"shards/00000.zarr.zip"}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.json", "shards/00000.json"])
+def test_a_key_that_stands_twice_is_refused(copy: Path, name: str) -> None:
+    text = (copy / name).read_text()
+    twice = '"num_samples": 2' if name != "manifest.json" else '"num_samples": 5'
+    assert twice in text
+    (copy / name).write_text(text.replace(twice, f'"num_samples": 9, {twice}', 1))
+    assert_refused(copy, rf"{name.replace('.', chr(92) + '.')}: .* is (damaged|not JSON)")
+    assert {damage.files for damage in verify_cache(copy).damages} == {(name,)}
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "entropy/zarr.json"])
+def test_a_key_that_stands_twice_in_a_shard_is_refused(copy: Path, name: str) -> None:
+    entries = read_entries(shard_file(copy, 0))
+    entries[name] = entries[name].replace(b'"zarr_format":3', b'"zarr_format":2,"zarr_format":3', 1)
+    write_entries(shard_file(copy, 0), entries)
+    assert_refused(copy, "stands twice")

@@ -187,7 +187,7 @@ def test_opening_a_cache_reads_no_shard(tmp_path: Path) -> None:
     make_cache(tmp_path)
     for file in (tmp_path / "shards").rglob("*"):
         if file.is_file():
-            file.unlink()
+            file.write_bytes(b"not a shard, and not a seal")
     assert len(open_cache(tmp_path)) == 5
 
 

@@ -391,6 +391,9 @@ def test_an_incomplete_cache_is_refused(dumped: Recipe, tmp_path: Path) -> None:
     copy = tmp_path / "cache"
     shutil.copytree(dumped.cache_path, copy)
     (copy / "shards" / "00002.zarr.zip").unlink()
+    with pytest.raises(CacheError, match=r"00002\.zarr\.zip: file is missing, although index"):
+        train_student(_with(dumped, "cache", path=copy))
+    (copy / "index.json").unlink()
     with pytest.raises(CacheError, match="cache is incomplete: 1 of 3 shards missing"):
         train_student(_with(dumped, "cache", path=copy))
 

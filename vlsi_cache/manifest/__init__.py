@@ -20,6 +20,8 @@ from vlsi_cache.manifest.limits import (
     MAX_SHARDS,
     MAX_TOP,
     OUTPUT_TAP,
+    Sha256,
+    StoredCount,
 )
 from vlsi_cache.manifest.manifest import CacheManifest
 from vlsi_cache.manifest.sharding import ShardOrigin
@@ -36,7 +38,9 @@ __all__ = [
     "CachePart",
     "DatasetIdentity",
     "Sampling",
+    "Sha256",
     "ShardOrigin",
+    "StoredCount",
     "TeacherIdentity",
     "TokenizerIdentity",
     "explain_difference",

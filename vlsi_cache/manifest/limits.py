@@ -18,6 +18,7 @@ __all__ = [
     "Count",
     "PositiveCount",
     "Sha256",
+    "StoredCount",
     "Tap",
 ]
 
@@ -49,5 +50,6 @@ OUTPUT_TAP: Final = -1
 # the bounds keep a hostile manifest from asking for more than any machine holds
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=10**12)]
+StoredCount = Annotated[int, Field(ge=0, lt=2**60)]
 PositiveCount = Annotated[int, Field(ge=1, le=10**9)]
 Tap = Annotated[int, Field(ge=OUTPUT_TAP, le=10**6)]

@@ -1,5 +1,6 @@
 """Reports on a cache, as JSON or as terminal tables."""
 
+from vlsi_cache.report.rendering import json_text
 from vlsi_cache.report.sample import SampleView, TapGuess, TokenView, sample_view
 from vlsi_cache.report.terminal import sample_table, summary_table
 from vlsi_cache.report.verification import verification_table
@@ -11,6 +12,7 @@ __all__ = [
     "TapGuess",
     "TapSummary",
     "TokenView",
+    "json_text",
     "sample_table",
     "sample_view",
     "summarize_cache",

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vlsi_cache.errors import printable
 from vlsi_cache.manifest import OUTPUT_TAP, Sampling
 from vlsi_cache.report.sample import SampleView, TapGuess
 from vlsi_cache.store.cache.statistics import CacheSummary
@@ -17,6 +18,9 @@ from vlsi_cache.store.cache.statistics import CacheSummary
 __all__ = ["bytes_text", "sample_table", "summary_table"]
 
 _FEW_TAPS = 5
+_NAMED_SHARDS = 10
+_NAME = 200
+"""Most characters of a name or a token that are shown."""
 _FEW_CAPTION = (
     "Each tap's most likely token, with its probability (its share of the draws, if there are only "
     "draws). Bold: the response token."
@@ -28,8 +32,10 @@ _MANY_CAPTION = (
 
 
 def summary_table(summary: CacheSummary) -> RenderableType:
-    """A cache's settings, and a row per tap."""
-    return Group(_settings(summary), Text(), _taps(summary))
+    """A cache's settings, and a row per tap. What is missing comes first."""
+    lacking = _lacking(summary)
+    first = [Text(lacking, style="bold yellow"), Text()] if lacking else []
+    return Group(*first, _settings(summary), Text(), _taps(summary))
 
 
 def sample_table(view: SampleView) -> RenderableType:
@@ -39,10 +45,11 @@ def sample_table(view: SampleView) -> RenderableType:
     agree is written once. A sample that failed has only its reason.
     """
     if view.failure is not None:
-        return Text(f"sample {view.sample_id} could not be read by the teacher: {view.failure}")
+        name, failure = printable(view.sample_id, _NAME), printable(view.failure)
+        return Text(f"sample {name} could not be read by the teacher: {failure}")
     few = len(view.taps) <= _FEW_TAPS
     table = Table(
-        title=Text(f"sample {view.sample_id}"),
+        title=Text(f"sample {printable(view.sample_id, _NAME)}"),
         title_justify="left",
         caption=_FEW_CAPTION if few else _MANY_CAPTION,
         caption_justify="left",
@@ -59,6 +66,23 @@ def sample_table(view: SampleView) -> RenderableType:
         columns = cells if few else [Columns(cells, padding=(0, 2))]
         table.add_row(Text(_visible(token.text)), *columns)
     return table
+
+
+def _lacking(summary: CacheSummary) -> str:
+    """Say what an unfinished cache lacks, or nothing."""
+    if summary.complete and summary.indexed:
+        return ""
+    command = "merge" if summary.num_parts else "dump-teacher"
+    mend = f"Run {command} again as before; it goes on where it stopped."
+    if summary.complete:
+        return f"Unfinished: every shard is there, and the index is not written yet. {mend}"
+    missing = summary.missing_shards
+    named = ", ".join(map(str, missing[:_NAMED_SHARDS]))
+    more = " …" if len(missing) > _NAMED_SHARDS else ""
+    return (
+        f"Incomplete: {len(missing):,} of {summary.num_shards:,} shards are missing "
+        f"({named}{more}). All figures are of the others. {mend}"
+    )
 
 
 def _settings(summary: CacheSummary) -> Table:
@@ -81,7 +105,7 @@ def _settings(summary: CacheSummary) -> Table:
         ("per token, tap", f"{_kept(sampling)} (seed {sampling.seed})"),
         ("size", _size(summary)),
     ):
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(printable(value)))
     return table
 
 
@@ -96,7 +120,8 @@ def _samples(summary: CacheSummary) -> str:
     if not summary.failures:
         return text
     name, reason = next(iter(summary.failures.items()))
-    return f"{text}; {len(summary.failures):,} of them failed, the first {name!r}: {reason}"
+    shown = f"'{printable(name, _NAME)}': {printable(reason)}"
+    return f"{text}; {len(summary.failures):,} of them failed, the first {shown}"
 
 
 def _size(summary: CacheSummary) -> str:
@@ -172,8 +197,9 @@ def _guess(run: Sequence[TapGuess], label: int, *, named: bool) -> Text:
 
 def _visible(text: str) -> str:
     """A token's text in one line, with visible spaces and control characters."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return shown.replace(" ", "␣") or "(nothing)"
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:_NAME])
+    more = " …" if len(text) > _NAME else ""
+    return (shown.replace(" ", "␣") or "(nothing)") + more
 
 
 def _tap_name(tap: int) -> str:

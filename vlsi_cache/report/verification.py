@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vlsi_cache.errors import printable
 from vlsi_cache.report.terminal import bytes_text
 from vlsi_cache.store import Verification
 
@@ -19,7 +20,7 @@ def verification_table(found: Verification) -> RenderableType:
         state = f"complete, {found.num_shards:,} shards"
     else:
         state = f"incomplete, {found.num_shards_sealed:,} of {found.num_shards:,} shards sealed"
-    summary = Text(f"{found.path}: {counted}; {state}; ")
+    summary = Text(f"{printable(found.path)}: {counted}; {state}; ")
     summary.append(
         "sound" if found.sound else f"{len(found.damages):,} damaged",
         style="green" if found.sound else "bold red",
@@ -30,5 +31,6 @@ def verification_table(found: Verification) -> RenderableType:
     for heading in ("file", "fault", "what to do"):
         table.add_column(heading, overflow="fold")
     for damage in found.damages:
-        table.add_row(Text("\n".join(damage.files)), Text(damage.fault), Text(damage.mend))
+        files = Text("\n".join(map(printable, damage.files)))
+        table.add_row(files, Text(printable(damage.fault)), Text(printable(damage.mend)))
     return Group(summary, Text(), table)

@@ -1,6 +1,6 @@
 """The cache: a folder of Zarr v3 groups, which any number of runs may fill and read."""
 
-from vlsi_cache.store.cache.folder import is_begun
+from vlsi_cache.store.cache.folder import count_shards, is_begun
 from vlsi_cache.store.cache.merge import merge_caches
 from vlsi_cache.store.cache.reader import DECODED_BYTES, Cache, ShardOutline, open_cache
 from vlsi_cache.store.cache.recorded import nothing_recorded, validate_recorded
@@ -24,6 +24,7 @@ __all__ = [
     "ShardRecord",
     "TapSummary",
     "Verification",
+    "count_shards",
     "create_cache",
     "is_begun",
     "merge_caches",

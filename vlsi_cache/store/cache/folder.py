@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from vlsi_cache.errors import CacheError
+from vlsi_cache.jsonmodels import parse_json
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store.cache.documents import parse_canonical, parse_document, validate_known_version
 from vlsi_cache.store.cache.seals import CacheIndex, ProcessorSeal, ShardSeal, sha256_hex
 from vlsi_cache.store.places.keys import (
+    CACHE_FOLDERS,
     INDEX_FILE,
     MANIFEST_FILE,
     PROCESSOR_SEAL_FILE,
@@ -24,9 +26,14 @@ from vlsi_cache.store.places.place import Place
 from vlsi_cache.store.shards.address import ShardAddress
 
 __all__ = [
+    "MANIFEST_BYTES",
+    "PROCESSOR_FILE_BYTES",
+    "SEAL_BYTES",
     "CacheFolder",
+    "count_shards",
     "find_missing_shards",
     "is_begun",
+    "list_cache",
     "measure_bytes",
     "open_folder",
     "parse_index",
@@ -35,9 +42,13 @@ __all__ = [
     "read_seal",
 ]
 
-_MANIFEST_BYTES: Final = 2**20
+PROCESSOR_FILE_BYTES: Final = 2**28
+"""Most bytes of one of the processor's files."""
+MANIFEST_BYTES: Final = 2**20
+"""Most bytes of a manifest."""
 _PROCESSOR_SEAL_BYTES: Final = 2**20
-_SEAL_BYTES: Final = 2**12
+SEAL_BYTES: Final = 2**12
+"""Most bytes of a shard's seal."""
 _ENTRY_BYTES: Final = 2**9
 """Most bytes of a shard's seal in the index."""
 
@@ -108,9 +119,11 @@ def open_folder(place: Place) -> CacheFolder:
             if inside
             else "Check the path, or dump the teacher into a new folder",
         )
-    content = place.read(MANIFEST_FILE, limit=_MANIFEST_BYTES)
+    content = place.read(MANIFEST_FILE, limit=MANIFEST_BYTES)
     where = place.locate(MANIFEST_FILE)
-    validate_known_version(content, what="manifest", where=where, mend=_MEND_MANIFEST)
+    validate_known_version(
+        content, what="manifest", where=where, mend=_MEND_MANIFEST, parse=parse_json
+    )
     manifest = parse_document(
         content, CacheManifest, what="manifest", where=where, mend=_MEND_MANIFEST
     )
@@ -133,15 +146,30 @@ def read_index(folder: CacheFolder) -> CacheIndex | None:
             found=f"manifest {index.manifest_sha256[:12]}",
             mend="Run vlsi-cache verify: it names the one at fault",
         )
-    if index is not None and len(index.shards) != folder.manifest.num_shards:
+    if index is not None:
+        _validate_counts(folder, index)
+    return index
+
+
+def _validate_counts(folder: CacheFolder, index: CacheIndex) -> None:
+    """Refuse an index that counts other shards or samples than the manifest."""
+    wanted: list[str] = [f"{folder.manifest.num_shards:,} shards"]
+    found: list[str] = [f"{len(index.shards):,} shards"]
+    if wanted == found:
+        for number, seal in enumerate(index.shards):
+            count = len(folder.manifest.shard_range(number))
+            if seal.num_samples != count or seal.num_failed > count:
+                wanted = [f"{count:,} samples in shard {number}"]
+                found = [f"{seal.num_samples:,}, of which {seal.num_failed:,} failed"]
+                break
+    if wanted != found:
         raise CacheError(
             "index is damaged",
             where=folder.place.locate(INDEX_FILE),
-            expected=f"{folder.manifest.num_shards} shards",
-            found=len(index.shards),
+            expected=wanted[0],
+            found=found[0],
             mend=_MEND_DERIVED,
         )
-    return index
 
 
 def parse_index(place: Place, num_shards: int) -> CacheIndex | None:
@@ -171,7 +199,7 @@ def read_seal(place: Place, shard_index: int) -> ShardSeal | None:
     key = seal_key(shard_index)
     if place.size(key) is None:
         return None
-    content = place.read(key, limit=_SEAL_BYTES)
+    content = place.read(key, limit=SEAL_BYTES)
     where = place.locate(key)
     return parse_canonical(content, ShardSeal, what="seal", where=where, mend=_MEND_DERIVED)
 
@@ -189,10 +217,34 @@ def read_processor_seal(place: Place) -> ProcessorSeal | None:
     return parse_canonical(content, ProcessorSeal, what="seal", where=where, mend=_MEND_DERIVED)
 
 
+def list_cache(place: Place) -> dict[str, int]:
+    """Return key → bytes of every file of a cache.
+
+    Raises:
+        CacheError: a folder cannot be listed, or something else stands under its name.
+    """
+    files = place.list_files()
+    for name in CACHE_FOLDERS:
+        if name in files:
+            place.list_files(name)  # says what stands there
+    return files
+
+
 def find_missing_shards(folder: CacheFolder) -> list[int]:
     """Find the indices of the shards that are not published yet, ascending."""
     present = folder.place.list_files(SHARDS_FOLDER)
     return [index for index in range(folder.manifest.num_shards) if shard_key(index) not in present]
+
+
+def count_shards(path: str | Path) -> tuple[int, int]:
+    """Return how many shards of a cache are published, and how many there will be.
+
+    Raises:
+        CacheError: there is no cache, or its folder cannot be listed.
+    """
+    folder = open_folder(open_place(path))
+    total = folder.manifest.num_shards
+    return total - len(find_missing_shards(folder)), total
 
 
 def measure_bytes(folder: CacheFolder) -> int:
@@ -200,7 +252,7 @@ def measure_bytes(folder: CacheFolder) -> int:
 
     The processor's copy is not counted, because it does not grow with the data.
     """
-    sizes = folder.place.list_files()
+    sizes = list_cache(folder.place)
     keys = [MANIFEST_FILE, INDEX_FILE]
     keys += [part_key(index) for index in range(len(folder.manifest.parts))]
     for index in range(folder.manifest.num_shards):

@@ -18,10 +18,12 @@ def hash_file(place: Place, key: str) -> tuple[str, int]:
     Raises:
         CacheError: the file is missing or cannot be read.
     """
-    digest, start = hashlib.sha256(), 0
-    while True:
-        piece = place.read_range(key, start, start + _PIECE_BYTES)
+    digest, start, size = hashlib.sha256(), 0, place.size(key) or 0
+    # one byte more, so that a growing file differs, and yet comes to an end
+    while start <= size:
+        piece = place.read_range(key, start, min(start + _PIECE_BYTES, size + 1))
         digest.update(piece)  # releases the interpreter lock: threads hash side by side
         start += len(piece)
-        if len(piece) < _PIECE_BYTES:
-            return digest.hexdigest(), start
+        if not piece:
+            break
+    return digest.hexdigest(), start

@@ -22,8 +22,14 @@ from vlsi_cache.manifest import (
     explain_difference,
     find_kind_differences,
 )
+from vlsi_cache.store.cache.agreement import open_shard, read_complete
 from vlsi_cache.store.cache.documents import render_document
-from vlsi_cache.store.cache.folder import CacheFolder, open_folder, read_index, read_processor_seal
+from vlsi_cache.store.cache.folder import (
+    MANIFEST_BYTES,
+    CacheFolder,
+    open_folder,
+    read_processor_seal,
+)
 from vlsi_cache.store.cache.reader import open_cache
 from vlsi_cache.store.cache.sealing import publish_index
 from vlsi_cache.store.cache.seals import CacheIndex, FileSeal, sha256_hex
@@ -41,13 +47,11 @@ from vlsi_cache.store.places.keys import (
 from vlsi_cache.store.places.opening import open_place
 from vlsi_cache.store.places.place import Place
 from vlsi_cache.store.shards.arrays import Array
-from vlsi_cache.store.shards.shard import OpenShard
 
 __all__ = ["merge_caches"]
 
 _THREADS: Final = 8
 """Opening a shard or adopting a file is mostly waiting for a store or a disk."""
-_MANIFEST_BYTES: Final = 2**20
 _NAMED_SOURCES: Final = 3
 
 
@@ -80,7 +84,7 @@ class _Source:
         found = [np.empty((0, 32), np.uint8)]
         with ThreadPoolExecutor(_THREADS) as pool:
             shards = range(self.folder.manifest.num_shards)
-            for keys in pool.map(lambda index: OpenShard(self.folder.address(index)).keys, shards):
+            for keys in pool.map(self._shard_keys, shards):
                 found.append(keys)
                 advance()
         keys = np.concatenate(found)
@@ -95,6 +99,9 @@ class _Source:
                 mend="Run vlsi-cache verify; or dump the teacher again into a new folder",
             )
         return keys
+
+    def _shard_keys(self, shard_index: int) -> Array:
+        return open_shard(self.folder, self.index, shard_index).keys
 
 
 def merge_caches(
@@ -134,11 +141,12 @@ def merge_caches(
     _adopt_processor(merged.place, opened[0])
     _adopt_shards(merged, opened, advance)
     publish_index(merged)
+    read_complete(merged)  # a target that was complete before may have lost other files
 
 
 def _open_source(address: str | Path) -> _Source:
     folder = open_folder(open_place(address))
-    index = read_index(folder)
+    index = read_complete(folder)
     if index is None:
         raise CacheError(
             f"cache is incomplete: it has no {INDEX_FILE}",
@@ -251,7 +259,7 @@ def _validate_within(parts: Sequence[CachePart]) -> None:
 def _adopt_parts(merged: CacheFolder, sources: Sequence[_Source]) -> None:
     parts = [part for source in sources for part in source.parts()]
     for part_index, (part, place, key) in enumerate(parts):
-        content = place.read(key, limit=_MANIFEST_BYTES)
+        content = place.read(key, limit=MANIFEST_BYTES)
         if sha256_hex(content) != part.manifest_sha256:
             raise CacheError(
                 "manifest was changed",

@@ -13,25 +13,33 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from vlsi_cache.errors import CacheError
+from vlsi_cache.store.cache.agreement import (
+    open_shard,
+    read_complete,
+    read_shard_header,
+    validate_listed,
+    validate_seals,
+)
 from vlsi_cache.store.cache.folder import (
     CacheFolder,
     find_missing_shards,
+    list_cache,
     measure_bytes,
     open_folder,
-    read_index,
 )
 from vlsi_cache.store.cache.lru import RecentlyUsed
 from vlsi_cache.store.cache.sealing import fetch_processor
-from vlsi_cache.store.cache.seals import CacheIndex
+from vlsi_cache.store.cache.seals import CacheIndex, ShardSeal
 from vlsi_cache.store.cache.statistics import CacheSummary, summarize_cache
 from vlsi_cache.store.cache.verification.damage import Verification
 from vlsi_cache.store.cache.verification.verify import verify_cache
-from vlsi_cache.store.places.keys import shard_key
+from vlsi_cache.store.places.keys import INDEX_FILE, shard_key
 from vlsi_cache.store.places.opening import open_place, url_scheme
 from vlsi_cache.store.shards.arrays import Array, parse_distribution
+from vlsi_cache.store.shards.header import ShardHeader
 from vlsi_cache.store.shards.layout import CHUNK_TOKENS, token_arrays
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
-from vlsi_cache.store.shards.shard import OpenShard, read_header
+from vlsi_cache.store.shards.shard import OpenShard
 
 __all__ = ["DECODED_BYTES", "Cache", "ShardOutline", "open_cache"]
 
@@ -45,16 +53,20 @@ Chunk = dict[str, Array]
 
 
 def open_cache(path: str | Path) -> Cache:
-    """Open a cache for reading, complete or not. This reads the manifest and the index only.
+    """Open a cache for reading, complete or not.
+
+    This lists its files, and reads the manifest, the index and the seal of the processor's files.
 
     Args:
         path: Folder or URL of the cache.
 
     Raises:
         CacheError: there is no cache, its manifest or index is damaged, or its version is unknown.
+            Or a file is missing that the index lists.
     """
     folder = open_folder(open_place(path))
-    return Cache(path if url_scheme(path) else Path(path), folder, read_index(folder))
+    index = read_complete(folder)
+    return Cache(path if url_scheme(path) else Path(path), folder, index)
 
 
 class ShardOutline(NamedTuple):
@@ -88,6 +100,7 @@ class Cache:
         self.manifest = folder.manifest
         self._folder = folder
         self._index = index
+        self._has_equal_seals = False
         self._named_shards: set[int] = set()
         self._sample_indices: dict[str | bytes, int] = {}
         self._shards: RecentlyUsed[int, OpenShard] = RecentlyUsed(_OPEN_SHARDS, lambda _: 1)
@@ -129,7 +142,9 @@ class Cache:
             return self._find(key) is not None
         if not isinstance(key, int) or not 0 <= key < len(self):
             return False
-        return self._folder.place.size(shard_key(self.manifest.shard_of(key))) is not None
+        shard_index = self.manifest.shard_of(key)
+        found = self._folder.place.size(shard_key(shard_index)) is not None
+        return found or shard_index in self._present()  # an error if the cache is complete
 
     def __iter__(self) -> Iterator[SampleRecord]:
         """Yield every published sample in the dataset's order. Each shard is decoded once."""
@@ -163,7 +178,7 @@ class Cache:
         """
         for shard_index in self._present():
             # not kept, because a pass over the cache would displace everything else
-            yield OpenShard(self._folder.address(shard_index)).read_record()
+            yield open_shard(self._folder, self._index, shard_index).read_record()
 
     def missing_shards(self) -> list[int]:
         """Find the indices of the shards that are not published yet, ascending."""
@@ -175,15 +190,21 @@ class Cache:
         return not self.missing_shards()
 
     @property
+    def is_indexed(self) -> bool:
+        """Whether the cache has an index. A shard that is missing is then damage."""
+        return self._index is not None
+
+    @property
     def num_tokens(self) -> int:
         """Response tokens of the published shards.
 
         Raises:
             CacheError: a shard's header is damaged.
         """
-        if self._index is not None:
-            return sum(seal.num_tokens for seal in self._index.shards)
-        return sum(read_header(self._folder.address(index)).num_tokens for index in self._present())
+        present, seals = self._present(), self._seals()
+        if seals is not None:
+            return sum(seal.num_tokens for seal in seals)
+        return sum(self._header(shard_index).num_tokens for shard_index in present)
 
     def failures(self) -> dict[int, str]:
         """Return index → reason of the samples that could not be read.
@@ -194,24 +215,24 @@ class Cache:
             CacheError: a shard's header or seal is damaged.
         """
         found = {}
-        for shard_index in self._present():
-            seal = self._index.shards[shard_index] if self._index else None
-            if seal is None or seal.num_failed:
+        present, seals = self._present(), self._seals()
+        for shard_index in present:
+            if seals is None or seals[shard_index].num_failed:
                 first = self.manifest.shard_range(shard_index).start
-                for failure in read_header(self._folder.address(shard_index)).failures:
+                for failure in self._header(shard_index).failures:
                     found[first + failure.row] = failure.reason
         return found
 
     def outline(self, shard_index: int) -> ShardOutline:
-        """Return the size of a published shard. The index mostly answers without its file.
+        """Return the size of a published shard. The seals mostly answer without its file.
 
         Raises:
-            CacheError: the shard is not written yet, or its header is damaged.
+            CacheError: the shard is not written yet, or its header or a seal is damaged.
         """
-        seal = self._index.shards[shard_index] if self._index else None
-        if seal is not None and not seal.num_failed:
-            return ShardOutline(seal.num_tokens, ())
-        header = read_header(self._folder.address(shard_index))
+        seals = self._seals()
+        if seals is not None and not seals[shard_index].num_failed:
+            return ShardOutline(seals[shard_index].num_tokens, ())
+        header = self._header(shard_index)
         first = self.manifest.shard_range(shard_index).start
         failed = tuple(first + failure.row for failure in header.failures)
         return ShardOutline(header.num_tokens, failed)
@@ -284,11 +305,33 @@ class Cache:
         self._named_shards.add(shard_index)
 
     def _present(self) -> list[int]:
-        missing = set(self.missing_shards())
-        return [index for index in range(self.manifest.num_shards) if index not in missing]
+        """Return the published shards: all of them where there is an index, or an error."""
+        files = list_cache(self._folder.place)
+        if self._index is None and INDEX_FILE in files:
+            self._index = read_complete(self._folder)  # completed since it was opened
+        elif self._index is not None:
+            validate_listed(self._folder, self._index, files)
+        everything = range(self.manifest.num_shards)
+        if self._index is not None:
+            return list(everything)
+        return [index for index in everything if shard_key(index) in files]
+
+    def _seals(self) -> tuple[ShardSeal, ...] | None:
+        """Return what the index and the seals both say, or None where there is no index."""
+        if self._index is None:
+            return None
+        if not self._has_equal_seals:
+            validate_seals(self._folder, self._index)
+            self._has_equal_seals = True
+        return self._index.shards
+
+    def _header(self, shard_index: int) -> ShardHeader:
+        return read_shard_header(self._folder, self._index, shard_index)
 
     def _open(self, shard_index: int) -> OpenShard:
-        return self._shards.get(shard_index, lambda: OpenShard(self._folder.address(shard_index)))
+        return self._shards.get(
+            shard_index, lambda: open_shard(self._folder, self._index, shard_index)
+        )
 
     def _sample(self, shard_index: int, row: int) -> SampleRecord:
         shard = self._open(shard_index)

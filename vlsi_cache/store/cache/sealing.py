@@ -10,6 +10,7 @@ from typing import Final
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store.cache.documents import render_document
 from vlsi_cache.store.cache.folder import (
+    PROCESSOR_FILE_BYTES,
     CacheFolder,
     read_processor_seal,
     read_seal,
@@ -26,7 +27,7 @@ from vlsi_cache.store.places.keys import (
     shard_key,
 )
 from vlsi_cache.store.places.place import Place
-from vlsi_cache.store.shards.shard import OpenShard, read_header
+from vlsi_cache.store.shards.shard import OpenShard, read_sized_header
 
 __all__ = ["fetch_processor", "publish_index", "seal_processor", "seal_shard", "seal_unsealed"]
 
@@ -34,7 +35,12 @@ _THREADS: Final = 8
 """Seals are small, so reading them from another machine is mostly waiting."""
 
 
-def seal_shard(folder: CacheFolder, shard_index: int, published: bytes | None = None) -> None:
+def seal_shard(
+    folder: CacheFolder,
+    shard_index: int,
+    index: CacheIndex | None,
+    published: bytes | None = None,
+) -> None:
     """Publish the seal of a published shard.
 
     The seal is made of the published file. A shard of another process is decoded first, so that no
@@ -43,41 +49,59 @@ def seal_shard(folder: CacheFolder, shard_index: int, published: bytes | None = 
     Args:
         folder: Folder of the cache.
         shard_index: Index of the shard.
+        index: Index of the cache, if it was complete before.
         published: Bytes of the shard, if this process published them.
 
     Raises:
-        CacheError: the shard is damaged, or its seal contradicts it.
+        CacheError: the shard is damaged, or its seal or the index contradicts it.
     """
-    if published is None:
-        OpenShard(folder.address(shard_index)).read_record()
-        digest, num_bytes = hash_file(folder.place, shard_key(shard_index))
-    else:
-        digest, num_bytes = sha256_hex(published), len(published)
-    header = read_header(folder.address(shard_index))
-    seal = ShardSeal(
-        sha256=digest,
-        num_bytes=num_bytes,
-        num_samples=header.num_samples,
-        num_tokens=header.num_tokens,
-        num_failed=len(header.failures),
-    )
-    if folder.place.publish(seal_key(shard_index), render_document(seal)):
-        return
-    if read_seal(folder.place, shard_index) != seal:
+    seal = _make_seal(folder, shard_index, published)
+    won = folder.place.publish(seal_key(shard_index), render_document(seal))
+    if not won and read_seal(folder.place, shard_index) != seal:
         raise CacheError(
             "seal contradicts the shard beside it",
             where=folder.place.locate(seal_key(shard_index)),
             mend=f"Delete this file, {shard_key(shard_index)} and {INDEX_FILE}, and run "
             "dump-teacher again with the same settings",
         )
+    if index is not None and index.shards[shard_index] != seal:
+        raise CacheError(
+            f"shard is not the one that {INDEX_FILE} lists",
+            where=folder.place.locate(shard_key(shard_index)),
+            mend=f"Delete {INDEX_FILE}, then run {folder.command}; it is made again",
+        )
 
 
-def seal_unsealed(folder: CacheFolder) -> None:
-    """Publish the seals that killed writers did not publish."""
+def _make_seal(folder: CacheFolder, shard_index: int, published: bytes | None) -> ShardSeal:
+    if published is None:
+        OpenShard(folder.address(shard_index)).read_record()
+        digest, num_bytes = hash_file(folder.place, shard_key(shard_index))
+    else:
+        digest, num_bytes = sha256_hex(published), len(published)
+    header, _ = read_sized_header(folder.address(shard_index))
+    return ShardSeal(
+        sha256=digest,
+        num_bytes=num_bytes,
+        num_samples=header.num_samples,
+        num_tokens=header.num_tokens,
+        num_failed=len(header.failures),
+    )
+
+
+def seal_unsealed(folder: CacheFolder, listed: CacheIndex | None) -> None:
+    """Publish the seals that killed writers did not publish.
+
+    Args:
+        folder: Folder of the cache.
+        listed: Index of the cache, if it was complete before.
+
+    Raises:
+        CacheError: a shard is damaged, or differs from the index.
+    """
     present = folder.place.list_files(SHARDS_FOLDER)
     for index in range(folder.manifest.num_shards):
         if shard_key(index) in present and seal_key(index) not in present:
-            seal_shard(folder, index)
+            seal_shard(folder, index, listed)
 
 
 def publish_index(folder: CacheFolder) -> set[int]:
@@ -128,6 +152,7 @@ def seal_processor(place: Place, source: Path) -> None:
         file.relative_to(source).as_posix(): file.read_bytes()
         for file in sorted(path for path in source.rglob("*") if path.is_file())
     }
+    _validate_bounds(contents, source)
     files = {
         name: FileSeal(sha256=sha256_hex(content), num_bytes=len(content))
         for name, content in contents.items()
@@ -136,6 +161,17 @@ def seal_processor(place: Place, source: Path) -> None:
         place.publish(f"{PROCESSOR_FOLDER}/{name}", content)
     _validate_kept(place, files)
     place.publish(PROCESSOR_SEAL_FILE, render_document(ProcessorSeal(files=files)))
+
+
+def _validate_bounds(contents: Mapping[str, bytes], source: Path) -> None:
+    for name, content in contents.items():
+        if len(content) > PROCESSOR_FILE_BYTES:
+            raise CacheError(
+                "processor's file is beyond the bounds of readers",
+                where=source / name,
+                expected=f"at most {PROCESSOR_FILE_BYTES:,} bytes",
+                found=f"{len(content):,}",
+            )
 
 
 def _validate_kept(place: Place, files: Mapping[str, FileSeal]) -> None:
@@ -174,7 +210,8 @@ def fetch_processor(folder: CacheFolder, target: Path) -> None:
     for name, wanted in seal.files.items():
         key = f"{PROCESSOR_FOLDER}/{name}"
         # a seal may state any size, so the file's own size is compared before anything is allocated
-        fits = place.size(key) in (None, wanted.num_bytes)
+        bounded = wanted.num_bytes <= PROCESSOR_FILE_BYTES
+        fits = bounded and place.size(key) in (None, wanted.num_bytes)
         content = place.read(key, limit=wanted.num_bytes) if fits else b""
         if not fits or sha256_hex(content) != wanted.sha256:
             raise CacheError(

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field
 
 from vlsi_cache.jsonmodels import StoredModel
+from vlsi_cache.manifest import Sha256, StoredCount
 
 __all__ = [
     "CacheIndex",
@@ -20,9 +21,6 @@ __all__ = [
 
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,3}")
 
-_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Count = Annotated[int, Field(ge=0, lt=2**60)]
-
 
 def _check_inside(name: str) -> str:
     if len(name) > 200 or not _FILE_NAME.fullmatch(name):
@@ -33,20 +31,20 @@ def _check_inside(name: str) -> str:
 class FileSeal(StoredModel):
     """One file's content."""
 
-    sha256: _Sha256
+    sha256: Sha256
     """SHA-256 of its bytes."""
-    num_bytes: _Count
+    num_bytes: StoredCount
     """Number of its bytes."""
 
 
 class ShardSeal(FileSeal):
     """One shard's content. It follows from the file alone, so every writer makes the same seal."""
 
-    num_samples: _Count
+    num_samples: StoredCount
     """Samples of the shard."""
-    num_tokens: _Count
+    num_tokens: StoredCount
     """Their response tokens."""
-    num_failed: _Count
+    num_failed: StoredCount
     """Samples that could not be read and have no tokens."""
 
 
@@ -62,7 +60,7 @@ class CacheIndex(StoredModel):
 
     format_version: Literal[1] = 1
     """Version of the cache format."""
-    manifest_sha256: _Sha256
+    manifest_sha256: Sha256
     """SHA-256 of `manifest.json`."""
     processor: ProcessorSeal | None
     """The processor's files, as in `processor.json`; null if none is kept."""

@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from vlsi_cache.jsonmodels import ReportModel
+from vlsi_cache.jsonmodels import PathText, ReportModel
 from vlsi_cache.manifest import CacheManifest, Sampling, TeacherIdentity, TokenizerIdentity
 from vlsi_cache.store.shards.layout import token_bytes
 from vlsi_cache.store.shards.records import ShardRecord
@@ -44,7 +44,7 @@ class TapSummary(ReportModel):
 class CacheSummary(ReportModel):
     """Statistics of the published shards of a cache, complete or not."""
 
-    path: str
+    path: PathText
     """Folder of the cache."""
     complete: bool
     """Whether every shard is written."""
@@ -52,6 +52,10 @@ class CacheSummary(ReportModel):
     """Shards of the complete cache."""
     num_shards_present: int
     """Shards that are written."""
+    missing_shards: tuple[int, ...]
+    """Shards that are not written yet, ascending."""
+    indexed: bool
+    """Whether there is an index, which the last writer of a cache publishes."""
     num_samples: int
     """Samples in the shards that are written."""
     num_samples_total: int
@@ -151,6 +155,13 @@ class RecordedShards(Protocol):
     path: str | Path
     manifest: CacheManifest
 
+    @property
+    def is_indexed(self) -> bool:
+        """Whether there is an index."""
+
+    def missing_shards(self) -> list[int]:
+        """Find the shards that are not published yet."""
+
     def iter_shards(self) -> Iterator[ShardRecord]:
         """Yield every published shard, in order."""
 
@@ -169,13 +180,17 @@ def summarize_cache(cache: RecordedShards) -> CacheSummary:
     """
     manifest = cache.manifest
     sums = _Sums.zero(len(manifest.taps))
+    missing = cache.missing_shards()
     for record in cache.iter_shards():
         sums.add(record)
+    complete = sums.num_shards == manifest.num_shards
     return CacheSummary(
         path=str(cache.path),
-        complete=sums.num_shards == manifest.num_shards,
+        complete=complete,
         num_shards=manifest.num_shards,
         num_shards_present=sums.num_shards,
+        missing_shards=() if complete else tuple(missing),
+        indexed=cache.is_indexed,
         num_samples=sums.num_samples,
         num_samples_total=manifest.dataset.num_samples,
         failures=sums.failures,

@@ -8,8 +8,14 @@ from pathlib import Path
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.manifest import CacheManifest, explain_difference, find_manifest_differences
 from vlsi_cache.store.cache.documents import render_document
-from vlsi_cache.store.cache.folder import CacheFolder, find_missing_shards, open_folder
+from vlsi_cache.store.cache.folder import (
+    CacheFolder,
+    find_missing_shards,
+    open_folder,
+    read_index,
+)
 from vlsi_cache.store.cache.sealing import publish_index, seal_processor, seal_shard, seal_unsealed
+from vlsi_cache.store.cache.seals import CacheIndex
 from vlsi_cache.store.places.keys import (
     CACHE_FOLDERS,
     MANIFEST_FILE,
@@ -43,14 +49,15 @@ def create_cache(
 
     Raises:
         CacheMismatchError: the cache there was begun with other settings.
-        CacheError: the folder holds something else, a damaged manifest, or unsealed files of
-            another processor.
+        CacheError: the folder holds something else, a damaged manifest or index, or unsealed
+            files of another processor.
     """
     begun = begin_cache(path, manifest)
+    index = read_index(begun)
     if processor is not None:
         seal_processor(begun.place, processor)  # before the index, which contains its seal
-    seal_unsealed(begun)
-    return CacheWriter(begun, publish_index(begun))
+    seal_unsealed(begun, index)
+    return CacheWriter(begun, index, publish_index(begun))
 
 
 def validate_beginnable(path: str | Path, known: Mapping[str, object]) -> None:
@@ -109,9 +116,10 @@ class CacheWriter:
         manifest: Manifest of the cache.
     """
 
-    def __init__(self, folder: CacheFolder, unsealed: set[int]) -> None:
+    def __init__(self, folder: CacheFolder, index: CacheIndex | None, unsealed: set[int]) -> None:
         self.manifest = folder.manifest
         self._folder = folder
+        self._index = index
         self._unsealed = unsealed
 
     def missing_shards(self) -> list[int]:
@@ -144,7 +152,7 @@ class CacheWriter:
             validate_storable(record, self.manifest)
         content = pack_shard(self._folder.address(shard_index), ShardRecord.join(records))
         won = self._folder.place.publish(shard_key(shard_index), content)
-        seal_shard(self._folder, shard_index, content if won else None)
+        seal_shard(self._folder, shard_index, self._index, content if won else None)
         self._unsealed.discard(shard_index)
         self._end()
 
@@ -154,7 +162,7 @@ class CacheWriter:
         Raises:
             CacheError: a shard that is to be sealed is damaged.
         """
-        seal_unsealed(self._folder)
+        seal_unsealed(self._folder, self._index)
         self._unsealed = publish_index(self._folder)
 
     def _end(self) -> None:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-from vlsi_cache.errors import CacheError
+from vlsi_cache.errors import CacheAccessError, CacheError
 from vlsi_cache.store.places.place import Place
+from vlsi_cache.store.places.walking import MEND_LINK, unreadable, validate_regular, walk_files
 
 __all__ = ["LocalPlace"]
 
@@ -44,44 +45,40 @@ class LocalPlace(Place):
 
     def validate_usable(self) -> None:
         """Refuse a file."""
-        if self.path.exists() and not self.path.is_dir():
+        status = _status(self.path)
+        if status is not None and not stat.S_ISDIR(status.st_mode):
             raise CacheError("is a file, not a folder", where=self.path, mend="Choose another path")
 
     def list_files(self, folder: str = "") -> dict[str, int]:
         """Walk over the folder."""
-        found = {}
-        for root, folders, names in os.walk(self.path / folder):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in names:
-                file = Path(root, name)
-                # a file may vanish meanwhile, as leftovers do
-                with contextlib.suppress(FileNotFoundError):
-                    if not name.startswith("."):
-                        found[file.relative_to(self.path).as_posix()] = file.stat().st_size
-        return dict(sorted(found.items()))
+        return dict(sorted(walk_files(self.path, folder)))
 
     def size(self, key: str) -> int | None:
-        """Return the bytes of a regular file."""
-        try:
-            status = (self.path / key).stat()
-        except (FileNotFoundError, NotADirectoryError):
+        """Return the bytes of a file."""
+        status = _status(self.path / key)
+        if status is None:
             return None
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
+        validate_regular(status, self.path / key)
+        return status.st_size
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Read part of a file by ``pread``."""
+        file = self.path / key
         # Opened for every read, so nothing is to be closed, counted or shared with other processes.
         try:
-            with (self.path / key).open("rb", buffering=0) as file:
-                return _read(file.fileno(), start, stop - start)
-        except FileNotFoundError:
-            raise CacheError("file is missing", where=self.path / key) from None
+            # a pipe would wait for ever for someone to write into it, and so would some devices
+            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                validate_regular(os.fstat(descriptor), file)
+                return _read(descriptor, start, stop - start)
+            finally:
+                os.close(descriptor)
         except OSError as error:
-            raise CacheError(
-                f"file cannot be read ({error.strerror})",
-                where=self.path / key,
-                mend="Check the permissions, and the disk's health",
-            ) from error
+            status = _status(file)
+            if status is None:
+                raise CacheError("file is missing", where=file) from None
+            validate_regular(status, file)
+            raise unreadable(file, error) from error
 
     def publish(self, key: str, content: bytes) -> bool:
         """Fill a file under another name, flush and link it, then flush the folder."""
@@ -132,7 +129,7 @@ class LocalPlace(Place):
                 continue
             # Errors mean: it vanished, its writer holds it, or the file system has no locks.
             with contextlib.suppress(OSError):
-                descriptor = os.open(leftover, os.O_RDONLY)
+                descriptor = os.open(leftover, os.O_RDONLY | os.O_NONBLOCK)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     leftover.unlink()
@@ -158,6 +155,20 @@ class LocalPlace(Place):
             where=target,
             mend="Check the path and its permissions; the file system must know hard links",
         )
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return what the system says of a path, or None if nothing lies there."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise CacheAccessError(
+                "is a link that leads nowhere", where=path, mend=MEND_LINK
+            ) from None
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 @contextlib.contextmanager

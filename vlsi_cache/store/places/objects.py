@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, Final, final
 from urllib.parse import urlsplit
 
-from vlsi_cache.errors import CacheError
+from vlsi_cache.errors import CacheAccessError, CacheError
 from vlsi_cache.store.places.place import Place
 
 __all__ = ["ObjectPlace"]
@@ -174,7 +174,7 @@ class ObjectPlace(Place):
             if "NoSuchBucket" in str(error):
                 raise self._no_bucket() from error
             what, mend = _cause(error)
-            raise CacheError(
+            raise CacheAccessError(
                 f"{what} ({_first_words(error)})", where=self.locate(key), mend=mend
             ) from error
 

@@ -13,6 +13,7 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from vlsi_cache.jsonmodels import parse_json
 from vlsi_cache.store.shards.archive import METADATA, Archive
 from vlsi_cache.store.shards.bounds import validate_metadata
 
@@ -90,6 +91,7 @@ class ArchiveStore(Store):
     def _read(self, key: str, size: int, byte_range: ByteRequest | None) -> bytes:
         if key.endswith(METADATA):
             validate_metadata(key, size)
+            parse_json(self._archive.read(key))  # Zarr would take the last of two equal keys
         match byte_range:
             case None:
                 return self._archive.read(key)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP, SparseDistribution
 from vlsi_cache.errors import CacheError
+from vlsi_cache.jsonmodels import parse_json
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store.shards.layout import CODE_HOLE, LOG_PROB_FLOOR
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
@@ -39,6 +40,7 @@ def validate_storable(record: SampleRecord, manifest: CacheManifest) -> None:
         CacheError: a shape differs from the manifest's, a token id is outside the vocabulary,
             or a value is NaN, +inf or otherwise impossible.
     """
+    _validate_name(record.sample_id)
     distribution, sampling = record.distribution, manifest.sampling
     where, vocab_size = f"sample {record.sample_id!r}", manifest.tokenizer.vocab_size
     expected = (len(record.response_ids), len(manifest.taps)), sampling.k, sampling.m
@@ -70,6 +72,17 @@ def validate_storable(record: SampleRecord, manifest: CacheManifest) -> None:
                 found=values[~sound][0],
                 mend="Check the teacher's weights and dtype",
             )
+
+
+def _validate_name(sample_id: str) -> None:
+    try:
+        sample_id.encode()
+    except UnicodeEncodeError:
+        raise CacheError(
+            "name holds half a character (a lone surrogate)",
+            where=f"sample {sample_id!r}",
+            mend="Give the sample another id",
+        ) from None
 
 
 def encode_shard(record: ShardRecord) -> dict[str, Array]:
@@ -114,9 +127,10 @@ def parse_sample_ids(stored: Array) -> tuple[str, ...]:
     Raises:
         ValueError: the bytes are not a JSON array of strings.
     """
-    names = json.loads(stored.tobytes())
+    names = parse_json(stored.tobytes())
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("sample_ids is not a JSON array of strings")
+    "".join(names).encode()  # refuses half a character, which no file or terminal takes
     return tuple(names)
 
 

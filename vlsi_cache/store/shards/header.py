@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Final
 
 from pydantic import Field
 
-from vlsi_cache.jsonmodels import StoredModel
+from vlsi_cache.jsonmodels import StoredModel, parse_json
+from vlsi_cache.manifest import Sha256, StoredCount
 from vlsi_cache.store.shards.address import ShardAddress
 from vlsi_cache.store.shards.archive import Archive
 from vlsi_cache.store.shards.archivestore import ArchiveStore
@@ -25,7 +25,7 @@ _FAILURE_CHARACTERS: Final = 300
 class Failure(StoredModel):
     """A sample that could not be read."""
 
-    row: int = Field(ge=0)
+    row: StoredCount
     """The sample's row in the shard."""
     reason: str = Field(min_length=1, max_length=_FAILURE_CHARACTERS)
     """Why the sample could not be read."""
@@ -34,13 +34,13 @@ class Failure(StoredModel):
 class ShardHeader(StoredModel):
     """The cache and number that a shard was written for, its size and its failures."""
 
-    cache: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    cache: Sha256
     """SHA-256 of the cache's manifest."""
-    shard_index: int = Field(ge=0)
+    shard_index: StoredCount
     """Number of the shard in that cache."""
-    num_samples: int = Field(ge=1)
+    num_samples: Annotated[StoredCount, Field(ge=1)]
     """Samples of the shard, n."""
-    num_tokens: int = Field(ge=0)
+    num_tokens: StoredCount
     """Their response tokens, N."""
     failures: tuple[Failure, ...] = Field(strict=False)
     """Samples without tokens, by row."""
@@ -66,7 +66,7 @@ def parse_header(archive: Archive) -> ShardHeader:
     Raises:
         ValueError, KeyError, TypeError: the header is damaged.
     """
-    metadata = json.loads(ArchiveStore(archive).read_metadata())
+    metadata = parse_json(ArchiveStore(archive).read_metadata())
     return ShardHeader.model_validate(metadata["attributes"][HEADER_ATTRIBUTE])
 
 

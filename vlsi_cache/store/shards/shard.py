@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from vlsi_cache.errors import CacheError
+from vlsi_cache.store.places.keys import INDEX_FILE
 from vlsi_cache.store.shards.address import ShardAddress
 from vlsi_cache.store.shards.archive import Archive
 from vlsi_cache.store.shards.archivestore import ArchiveStore
@@ -25,11 +26,11 @@ from vlsi_cache.store.shards.header import ShardHeader, parse_header, validate_h
 from vlsi_cache.store.shards.layout import CHUNK_TOKENS, ArrayLayout, shard_layout, token_arrays
 from vlsi_cache.store.shards.records import ShardRecord
 
-__all__ = ["OpenShard", "read_header"]
+__all__ = ["OpenShard", "read_sized_header"]
 
 
-def read_header(address: ShardAddress) -> ShardHeader:
-    """Read the header of a published shard: one read of the end of its file.
+def read_sized_header(address: ShardAddress) -> tuple[ShardHeader, int]:
+    """Read the header of a published shard, and the bytes of its file, at the file's end.
 
     Raises:
         CacheError: the shard is missing, its header is damaged, or it is another shard.
@@ -38,7 +39,7 @@ def read_header(address: ShardAddress) -> ShardHeader:
     with _errors_named(address):
         header = parse_header(archive)
         validate_header(header, address)
-        return header
+        return header, archive.num_bytes
 
 
 class OpenShard:
@@ -57,6 +58,7 @@ class OpenShard:
         self._token_arrays = token_arrays(self.manifest)
         archive = _open_archive(address)
         with _errors_named(address):
+            self.num_bytes = archive.num_bytes
             self.header = parse_header(archive)
             validate_header(self.header, address)
             self._arrays = self._open_arrays(archive)
@@ -180,6 +182,6 @@ def _errors_named(address: ShardAddress) -> Iterator[None]:
         raise CacheError(
             f"shard is damaged ({type(error).__name__}: {error})",
             where=address.where,
-            mend=f"Delete this file and {address.seal_key}, then run {address.command}; "
-            "it writes only what is missing",
+            mend=f"Delete this file, {address.seal_key} and {INDEX_FILE}, as far as they are "
+            f"there, and run {address.command}; it writes only what is missing",
         ) from error

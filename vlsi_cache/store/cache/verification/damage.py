@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from vlsi_cache.jsonmodels import ReportModel
+from vlsi_cache.errors import CacheAccessError, CacheError
+from vlsi_cache.jsonmodels import PathText, ReportModel
 from vlsi_cache.store.cache.folder import CacheFolder
 from vlsi_cache.store.places.keys import (
     INDEX_FILE,
@@ -15,9 +16,9 @@ from vlsi_cache.store.places.keys import (
     shard_key,
 )
 
-__all__ = ["Advice", "Damage", "Verification", "describe_damage"]
+__all__ = ["Advice", "Damage", "Verification", "advice_on", "describe_damage"]
 
-Advice = Literal["index", "manifest", "part", "processor", "seal", "shard", "stray"]
+Advice = Literal["access", "index", "manifest", "part", "processor", "seal", "shard", "stray"]
 
 _ADVICE: Final[dict[Advice, str]] = {
     "manifest": f"Restore {MANIFEST_FILE} from a copy, or dump the teacher again into a new folder",
@@ -28,6 +29,8 @@ _ADVICE: Final[dict[Advice, str]] = {
     "{command}; it writes only what is missing",
     "seal": "Delete {seal} if it is there, and run {command}; it is made again",
     "index": f"Delete {INDEX_FILE} and run {{command}}; it is made again",
+    "access": "Check permissions, links and the disk's health, and verify again. A file that stays "
+    "unreadable is lost: move it away, restore it from a copy or run {command}",
     "stray": "Move the file away",
 }
 """How to mend each kind of damage."""
@@ -36,7 +39,7 @@ _ADVICE: Final[dict[Advice, str]] = {
 class Damage(ReportModel):
     """One problem of a cache."""
 
-    files: tuple[str, ...]
+    files: tuple[PathText, ...]
     """The files at fault, inside the cache; several if nothing shows which of them is."""
     fault: str
     """What is wrong."""
@@ -47,7 +50,7 @@ class Damage(ReportModel):
 class Verification(ReportModel):
     """What verifying a cache found."""
 
-    path: str
+    path: PathText
     """Address of the cache."""
     sound: bool
     """Whether nothing is damaged; an incomplete cache may be sound."""
@@ -65,6 +68,11 @@ class Verification(ReportModel):
     """All damage: the manifest's first, then in the order of files."""
 
 
+def advice_on(error: CacheError, kind: Advice) -> Advice:
+    """Return the advice on a file that was refused: nothing is known of an unreadable one."""
+    return "access" if isinstance(error, CacheAccessError) else kind
+
+
 def describe_damage(
     files: tuple[str, ...],
     problem: str,
@@ -78,11 +86,11 @@ def describe_damage(
         files: the files at fault.
         problem: what is wrong with them.
         advice: kind of the damage.
-        folder: the cache; needed for all advice but on a manifest or a stray file.
+        folder: the cache; needed for all advice but on a manifest or a stray file, or on access.
         shard_index: the shard, where the damage is one shard's.
     """
     mend = _ADVICE[advice].format(
-        command=folder.command if folder else "",
+        command=folder.command if folder else "dump-teacher again into a new folder",
         shard=shard_key(shard_index),
         seal=seal_key(shard_index),
     )

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store.cache.folder import CacheFolder, read_seal
 from vlsi_cache.store.cache.hashing import hash_file
 from vlsi_cache.store.cache.seals import ShardSeal
 from vlsi_cache.store.cache.verification.blame import Blame, FileState, blame
-from vlsi_cache.store.cache.verification.damage import Damage, describe_damage
+from vlsi_cache.store.cache.verification.damage import (
+    Advice,
+    Damage,
+    advice_on,
+    describe_damage,
+)
 from vlsi_cache.store.places.keys import INDEX_FILE, seal_key, shard_key
 from vlsi_cache.store.places.place import Place
 from vlsi_cache.store.shards.address import ShardAddress
@@ -19,6 +25,9 @@ from vlsi_cache.store.shards.header import ShardHeader, parse_header, validate_h
 from vlsi_cache.store.shards.shard import OpenShard
 
 __all__ = ["Finding", "examine_shard", "judge_shard"]
+
+_UNHASHED: Final = "0" * 64
+"""In place of the hash of a file whose size neither its seal nor the index states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +46,14 @@ class Finding:
     """The file's header, if it can be read."""
     problem: str = ""
     """Why the header cannot be read."""
+    advice: Advice = "shard"
+    """What to do about the file, if its header cannot be read."""
     seal: ShardSeal | None = None
     """The seal, if it can be read."""
     seal_problem: str = ""
     """Why the seal cannot be read."""
+    seal_advice: Advice = "seal"
+    """What to do about the seal, if it cannot be read."""
 
     @property
     def own_seal(self) -> ShardSeal | None:
@@ -56,26 +69,51 @@ class Finding:
         )
 
 
-def examine_shard(place: Place, shard_index: int, files: Mapping[str, int]) -> Finding:
-    """Hash a shard's file, and read its header and its seal."""
-    key = shard_key(shard_index)
+def examine_shard(
+    place: Place, shard_index: int, files: Mapping[str, int], listed: ShardSeal | None
+) -> Finding:
+    """Hash a shard's file, and read its header and its seal.
+
+    Args:
+        place: place of the cache.
+        shard_index: the shard.
+        files: every file of the cache.
+        listed: the shard's seal according to the index, if there is one.
+    """
     seal, seal_problem = None, ""
+    seal_advice: Advice = "seal"
     try:
         seal = read_seal(place, shard_index)
     except CacheError as error:
-        seal_problem = error.what
-    sealed = seal_key(shard_index) in files
-    if key not in files:
-        return Finding(is_sealed=sealed, seal=seal, seal_problem=seal_problem)
-    header, problem, digest, num_bytes = None, "", "", 0
+        seal_problem, seal_advice = error.what, advice_on(error, "seal")
+    finding = Finding(
+        is_published=shard_key(shard_index) in files,
+        is_sealed=seal_key(shard_index) in files,
+        seal=seal,
+        seal_problem=seal_problem,
+        seal_advice=seal_advice,
+    )
+    return _examine_file(place, shard_index, finding, listed) if finding.is_published else finding
+
+
+def _examine_file(
+    place: Place, shard_index: int, finding: Finding, listed: ShardSeal | None
+) -> Finding:
+    key = shard_key(shard_index)
+    digest, num_bytes = _UNHASHED, 0
     try:
-        digest, num_bytes = hash_file(place, key)
+        num_bytes = place.size(key) or 0
+        # a file of another size differs anyway, and hashing it may take for ever
+        if num_bytes in [seal.num_bytes for seal in (finding.seal, listed) if seal is not None]:
+            digest, num_bytes = hash_file(place, key)
         header = parse_header(Archive(place, key))
     except CacheError as error:
-        problem = error.what
+        advice = advice_on(error, "shard")
+        return replace(finding, problem=error.what, num_bytes=num_bytes, advice=advice)
     except Exception as error:  # whatever damaged bytes make a parser raise
-        problem = f"{type(error).__name__}: {error}"
-    return Finding(True, sealed, digest, num_bytes, header, problem, seal, seal_problem)
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        return replace(finding, sha256=digest, num_bytes=num_bytes, problem=problem)
+    return replace(finding, sha256=digest, num_bytes=num_bytes, header=header)
 
 
 def judge_shard(
@@ -93,7 +131,9 @@ def judge_shard(
     if not finding.is_published and (finding.is_sealed or wanted):
         yield describe_damage((key,), "is missing", "shard", folder, shard_index)
     if finding.is_published and finding.seal_problem:
-        yield describe_damage((seal,), finding.seal_problem, "seal", folder, shard_index)
+        yield describe_damage(
+            (seal,), finding.seal_problem, finding.seal_advice, folder, shard_index
+        )
     elif wanted and not finding.is_sealed:
         yield describe_damage((seal,), "is missing", "seal", folder, shard_index)
     if finding.is_published:
@@ -104,6 +144,9 @@ def _judge_published(
     folder: CacheFolder, shard_index: int, finding: Finding, wanted: ShardSeal | None
 ) -> Iterator[Damage]:
     address = folder.address(shard_index)
+    if finding.advice == "access":
+        yield describe_damage((address.key,), finding.problem, "access", folder, shard_index)
+        return
     own = finding.own_seal
     misplaced = _find_misplaced(address, finding)
     # decoding takes long, and an index or a fitting seal makes it needless
@@ -115,7 +158,10 @@ def _judge_published(
         yield describe_damage((address.key,), misplaced, "shard", folder, shard_index)
     if found is Blame.INDEX:
         problem = f"differs from shard {shard_index} and its seal"
-        yield describe_damage((INDEX_FILE,), problem, "shard", folder, shard_index)
+        yield describe_damage((INDEX_FILE,), problem, "index", folder)
+        undecodable = _find_undecodable(address)
+        if undecodable:
+            yield describe_damage((address.key,), undecodable, "shard", folder, shard_index)
     elif found in (Blame.SEAL, Blame.FILE_AND_SEAL):
         others = "the shard and the index" if own == wanted else "the index"
         problem = f"differs from {others}"
@@ -143,7 +189,7 @@ def _describe_file(finding: Finding, wanted: ShardSeal | None, undecodable: str)
 
 def _sizes(finding: Finding, seal: ShardSeal | None) -> str:
     if seal is None or finding.num_bytes == seal.num_bytes:
-        return f"{finding.num_bytes:,} bytes, with another hash"
+        return f"{finding.num_bytes:,} bytes, with another hash or other counts"
     return f"{finding.num_bytes:,} bytes, {seal.num_bytes:,} sealed"
 
 

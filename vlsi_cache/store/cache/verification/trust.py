@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vlsi_cache.store.cache.folder import CacheFolder
-from vlsi_cache.store.cache.hashing import hash_file
-from vlsi_cache.store.cache.seals import CacheIndex
+from vlsi_cache.store.cache.origins import find_contradiction, read_copy
+from vlsi_cache.store.cache.seals import CacheIndex, sha256_hex
 from vlsi_cache.store.cache.verification.damage import Damage, describe_damage
 from vlsi_cache.store.cache.verification.examine import Finding
 from vlsi_cache.store.places.keys import INDEX_FILE, MANIFEST_FILE, part_key, shard_key
@@ -79,8 +79,10 @@ def _judge_merged(
             problem = "is not the manifest that the shards name"
             parts.append(describe_damage(key, problem, "part", folder))
     manifest = None
+    problem = find_contradiction(folder)
     if elected != list(folder.part_digests):
         problem = "names other parts than the shards do"
+    if problem:
         manifest = describe_damage((MANIFEST_FILE,), problem, "manifest")
     elif index is not None and index.manifest_sha256 != folder.digest:
         problem = "belong to different caches"
@@ -91,7 +93,10 @@ def _judge_merged(
 def _elect_digests(
     folder: CacheFolder, findings: Sequence[Finding], files: Mapping[str, int]
 ) -> tuple[list[str], list[str | None]]:
-    """Return the digest that most name for each part, and that of each copy, if it is there."""
+    """Return the digest that most name for each part, and that of each copy.
+
+    A copy's is None if there is none, and empty if it cannot be read.
+    """
     # the manifest's own voice comes first: it decides where as many speak against it
     votes = [Counter([digest]) for digest in folder.part_digests]
     for shard_index, finding in enumerate(findings[: folder.manifest.num_shards]):
@@ -100,9 +105,9 @@ def _elect_digests(
             votes[part_index][finding.header.cache] += 1
     copies = []
     for part_index, counted in enumerate(votes):
-        key = part_key(part_index)
-        copy = hash_file(folder.place, key)[0] if key in files else None
-        copies.append(copy)
+        content = read_copy(folder, part_index)
+        copy = None if content is None else sha256_hex(content)
         if copy is not None:
             counted[copy] += 1
+        copies.append("" if copy is None and part_key(part_index) in files else copy)
     return [counted.most_common(1)[0][0] for counted in votes], copies

@@ -13,14 +13,21 @@ from typing import Final
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store.cache.folder import (
     CacheFolder,
+    list_cache,
     open_folder,
     parse_index,
     read_processor_seal,
 )
-from vlsi_cache.store.cache.hashing import hash_file
-from vlsi_cache.store.cache.seals import CacheIndex, FileSeal, ProcessorSeal
-from vlsi_cache.store.cache.verification.damage import Advice, Damage, Verification, describe_damage
+from vlsi_cache.store.cache.seals import CacheIndex
+from vlsi_cache.store.cache.verification.damage import (
+    Advice,
+    Damage,
+    Verification,
+    advice_on,
+    describe_damage,
+)
 from vlsi_cache.store.cache.verification.examine import Finding, examine_shard, judge_shard
+from vlsi_cache.store.cache.verification.processor import judge_processor
 from vlsi_cache.store.cache.verification.trust import judge_manifest
 from vlsi_cache.store.places.keys import (
     INDEX_FILE,
@@ -53,14 +60,14 @@ def verify_cache(
         CacheError: there is no cache.
     """
     place = open_place(path)
-    files = {**place.list_files(), **place.list_files(SHARDS_FOLDER)}
+    files = list_cache(place)
     try:
         folder = open_folder(place)
     except CacheError as error:
         if not any(key in files for key in (MANIFEST_FILE, INDEX_FILE, shard_key(0), seal_key(0))):
             raise
         problem = f"{error.what}; without it nothing else can be verified"
-        damage = describe_damage((MANIFEST_FILE,), problem, "manifest")
+        damage = describe_damage((MANIFEST_FILE,), problem, advice_on(error, "manifest"))
         return _unjudged(place, {MANIFEST_FILE: files.get(MANIFEST_FILE, 0)}, [damage])
     return _Check(folder, files, on_progress or (lambda _done, _total: None)).run()
 
@@ -74,7 +81,7 @@ class _Check:
     def run(self) -> Verification:
         damages: list[Damage] = []
         index = self._read_index(damages)
-        examined = self._examine()
+        examined = self._examine(index)
         trust = judge_manifest(self.folder, index, examined, self.files)
         damages += trust.parts
         if trust.manifest is not None:
@@ -86,7 +93,7 @@ class _Check:
         wanted = index.shards if index else [None] * len(findings)
         for shard_index, (finding, seal) in enumerate(zip(findings, wanted, strict=True)):
             damages += judge_shard(self.folder, shard_index, finding, seal)
-        damages += self._judge_processor(index)
+        damages += judge_processor(self.folder, index, self.files)
         damages += self._find_strays(index)
         num_sealed = sum(finding.is_published and finding.is_sealed for finding in findings)
         return Verification(
@@ -107,7 +114,7 @@ class _Check:
         try:
             return parse_index(self.folder.place, self._num_examined)
         except CacheError as error:
-            damages.append(self._damage(INDEX_FILE, error.what, "index"))
+            damages.append(self._damage(INDEX_FILE, error.what, advice_on(error, "index")))
             return None
 
     @property
@@ -116,12 +123,14 @@ class _Check:
         sealed = {key.partition(".")[0] for key in self.files if key.startswith(SHARDS_FOLDER)}
         return max(self.folder.manifest.num_shards, len(sealed))
 
-    def _examine(self) -> list[Finding]:
+    def _examine(self, index: CacheIndex | None) -> list[Finding]:
+        listed = index.shards if index else ()
         total, done, lock = sum(self.files.values()), 0, threading.Lock()
 
         def examine(shard_index: int) -> Finding:
             nonlocal done
-            finding = examine_shard(self.folder.place, shard_index, self.files)
+            seal = listed[shard_index] if shard_index < len(listed) else None
+            finding = examine_shard(self.folder.place, shard_index, self.files, seal)
             with lock:
                 done += finding.num_bytes
                 self.on_progress(done, total)
@@ -129,46 +138,6 @@ class _Check:
 
         with ThreadPoolExecutor(_THREADS) as pool:
             return list(pool.map(examine, range(self._num_examined)))
-
-    def _judge_processor(self, index: CacheIndex | None) -> Iterator[Damage]:
-        try:
-            seal = read_processor_seal(self.folder.place)
-        except CacheError as error:
-            yield self._damage(PROCESSOR_SEAL_FILE, error.what, "processor")
-            seal = None
-        indexed = index.processor if index else None
-        named = {name for known in (indexed, seal) if known for name in known.files}
-        own = {name: self._seal_of(name) for name in sorted(named)}
-        if index is not None and seal != indexed:
-            # the files and their seal outvote the index, which may also name a file that is none
-            present = {name: found for name, found in own.items() if found is not None}
-            if seal is not None and seal.files == present:
-                problem = "differs from the processor's seal"
-                yield self._damage(INDEX_FILE, problem, "index")
-                return
-            if PROCESSOR_SEAL_FILE not in self.files:
-                yield self._damage(PROCESSOR_SEAL_FILE, "is missing", "processor")
-            elif seal is not None:
-                yield self._damage(PROCESSOR_SEAL_FILE, "differs from the index", "processor")
-        yield from self._judge_processor_files(own, indexed or seal, is_indexed=index is not None)
-
-    def _judge_processor_files(
-        self, own: Mapping[str, FileSeal | None], seal: ProcessorSeal | None, *, is_indexed: bool
-    ) -> Iterator[Damage]:
-        for name, wanted in seal.files.items() if seal else ():
-            if own[name] != wanted:
-                problem = "is missing" if own[name] is None else "differs from its seal"
-                # without an index, the file or its seal may be at fault
-                doubtful = () if is_indexed else (PROCESSOR_SEAL_FILE,)
-                files = (f"{PROCESSOR_FOLDER}/{name}", *doubtful)
-                yield describe_damage(files, problem, "processor", self.folder)
-
-    def _seal_of(self, name: str) -> FileSeal | None:
-        key = f"{PROCESSOR_FOLDER}/{name}"
-        if key not in self.files:
-            return None
-        digest, num_bytes = hash_file(self.folder.place, key)
-        return FileSeal(sha256=digest, num_bytes=num_bytes)
 
     def _find_strays(self, index: CacheIndex | None) -> Iterator[Damage]:
         known = {MANIFEST_FILE, INDEX_FILE, PROCESSOR_SEAL_FILE}
