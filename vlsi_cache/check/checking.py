@@ -16,7 +16,6 @@ from vlsi_cache.check.subjects import (
     failure_of,
     find_model_failures,
     open_subjects,
-    printable,
 )
 from vlsi_cache.data import (
     Conversation,
@@ -26,7 +25,7 @@ from vlsi_cache.data import (
     take_changed_samples,
 )
 from vlsi_cache.data.images import missing_image
-from vlsi_cache.errors import DataError, ModelError
+from vlsi_cache.errors import DataError, ModelError, printable
 from vlsi_cache.recipe import Recipe
 
 __all__ = ["check_data"]

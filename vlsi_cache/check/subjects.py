@@ -7,7 +7,7 @@ from typing import Any
 
 from vlsi_cache.check.report import CheckedModel, CheckFailure, LearnedRun
 from vlsi_cache.data import BatchEncoder, length_limit
-from vlsi_cache.errors import RecipeError, VlsiCacheError
+from vlsi_cache.errors import RecipeError, VlsiCacheError, printable
 from vlsi_cache.models import (
     load_config,
     load_processor_of,
@@ -17,7 +17,7 @@ from vlsi_cache.models import (
 )
 from vlsi_cache.recipe import ModelSection, Recipe
 
-__all__ = ["Subject", "failure_of", "find_model_failures", "open_subjects", "printable"]
+__all__ = ["Subject", "failure_of", "find_model_failures", "open_subjects"]
 
 _MOST_REPEATED = 4
 
@@ -105,11 +105,6 @@ def failure_of(error: VlsiCacheError, *, sample: str | None) -> CheckFailure:
         kind=printable(error.what),
         why=printable(why),
     )
-
-
-def printable(text: str) -> str:
-    """The text without what a terminal would obey and JSON cannot hold."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _open(role: str, section: ModelSection, recipe: Recipe) -> Subject:

@@ -97,20 +97,24 @@ def sparse_targets(distribution: SparseDistribution, tail: Tail) -> SparseTarget
         raise ValueError(f"tail {tail} needs records with k ≥ 1")
     else:
         ids = distribution.token_ids[..., :k]
-        # In float64, because the rest 1 − mass is a small difference.
-        top = np.exp(distribution.top_log_probs.astype(np.float64))
-        mass = top.sum(-1, keepdims=True)
-        rest = np.zeros_like(mass)
-        if tail == "bucket":
-            rest = np.maximum(1 - mass, _least_tail(distribution.top_log_probs))
-        # what the kept ones lack, or exceed by rounding, is made up for by their scale
-        scaled = (rest > 1 - mass) | (tail == "renormalize")
-        top = np.where(scaled, top * (1 - rest) / np.maximum(mass, 1e-300), top)
-        bins = np.concatenate([top, rest], -1)
-        entropy = -(bins * np.log(np.maximum(bins, 1e-300))).sum(-1)
-        weights = top
+        weights, entropy = _bins(distribution.top_log_probs, tail)
     return SparseTargets(
         torch.from_numpy(ids.astype(np.int64)),
         torch.from_numpy(weights.astype(np.float32)),
         torch.from_numpy(entropy.astype(np.float32)),
     )
+
+
+def _bins(log_probs: np.ndarray[Any, Any], tail: Tail) -> tuple[Any, Any]:
+    """Return the weights ``[N, C, k]`` of the most likely tokens, and the entropy with the rest."""
+    # In float64, because the rest 1 − mass is a small difference.
+    top = np.exp(log_probs.astype(np.float64))
+    mass = top.sum(-1, keepdims=True)
+    rest = np.zeros_like(mass)
+    if tail == "bucket":
+        rest = np.maximum(1 - mass, _least_tail(log_probs))
+    # what the kept ones lack, or exceed by rounding, is made up for by their scale
+    scaled = (rest > 1 - mass) | (tail == "renormalize")
+    top = np.where(scaled, top * (1 - rest) / np.maximum(mass, 1e-300), top)
+    bins = np.concatenate([top, rest], -1)
+    return top, -(bins * np.log(np.maximum(bins, 1e-300))).sum(-1)

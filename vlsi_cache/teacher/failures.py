@@ -16,7 +16,7 @@ from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import SampleRecord
 from vlsi_cache.training.unreadable import reason_of, too_many_in_a_row
 
-__all__ = ["Failures", "KeyedBatch", "KeyedBatches", "failed_record", "reason_of"]
+__all__ = ["Failures", "KeyedBatch", "KeyedBatches", "failed_record"]
 
 logger = logging.getLogger(__name__)
 

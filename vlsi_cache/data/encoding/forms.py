@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["ABSENT", "CALL_FORMS", "PROBE", "TOOL", "CallForm", "probe_turns"]
+__all__ = ["CALL_FORMS", "NO_CONTENT", "PROBE", "TOOL", "CallForm", "probe_turns"]
 
 PROBE: Final = {"user": "Which hue", "assistant": "Vermilion", "thought": "Umbrage"}
 """Words that no template writes by itself."""
 
-ABSENT: Final = object()
+NO_CONTENT: Final = object()
 """Stands for a turn without the key ``content``."""
 
 _NAME = "find_hue"
@@ -57,7 +57,7 @@ class CallForm:
     def probe(self) -> dict[str, Any]:
         """An assistant's turn that calls a tool."""
         turn = {"role": "assistant", "content": self.content, "tool_calls": [self.call(_CALL)]}
-        if self.content is ABSENT:
+        if self.content is NO_CONTENT:
             del turn["content"]
         return turn
 
@@ -71,7 +71,7 @@ class CallForm:
 
 
 CALL_FORMS: Final = tuple(
-    CallForm(as_json, content) for as_json in (False, True) for content in ("", ABSENT, None)
+    CallForm(as_json, content) for as_json in (False, True) for content in ("", NO_CONTENT, None)
 )
 
 

@@ -13,7 +13,14 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from vlsi_cache.data.conversation import Conversation, Message, TextPart
 from vlsi_cache.data.encoding.day import DATE_STRING, with_pinned_day
-from vlsi_cache.data.encoding.forms import ABSENT, CALL_FORMS, PROBE, TOOL, CallForm, probe_turns
+from vlsi_cache.data.encoding.forms import (
+    CALL_FORMS,
+    NO_CONTENT,
+    PROBE,
+    TOOL,
+    CallForm,
+    probe_turns,
+)
 from vlsi_cache.data.encoding.text import Span, common_beginning
 from vlsi_cache.errors import DataError, ModelError
 from vlsi_cache.models import tokenizer_of
@@ -155,7 +162,7 @@ class ChatTemplate:
         form = self.call_form if calls else None
         if form is not None and not message.parts:
             turn["content"] = form.content
-        if turn["content"] is ABSENT:
+        if turn["content"] is NO_CONTENT:
             del turn["content"]
         turn |= message.fields
         if form is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from vlsi_cache.data.reading.strictjson import parse_json
+from vlsi_cache.data.reading.strictjson import parse_row_json
 from vlsi_cache.errors import DataError, first_line
 
 __all__ = ["ArrowRows"]
@@ -74,7 +74,7 @@ def _plain(value: Any, kind: Any) -> Any:
     if value is None:
         return None
     if getattr(kind, "extension_name", None) == "arrow.json":
-        return parse_json(value)
+        return parse_row_json(value)
     name = _kind_name(kind)
     if name == "struct":
         fields = {field.name: _plain(value[field.name], field.type) for field in kind.fields}

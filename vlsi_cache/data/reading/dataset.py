@@ -16,8 +16,8 @@ import numpy as np
 
 from vlsi_cache.data.conversation import Conversation
 from vlsi_cache.data.images import missing_image
+from vlsi_cache.data.reading.context import Notes, ReadSettings, RowContext
 from vlsi_cache.data.reading.names import Repetitions, find_repetitions, name_digest
-from vlsi_cache.data.reading.place import Notes, Place, ReadSettings
 from vlsi_cache.data.reading.rows import KNOWN_COLUMNS, RESERVED_VARIABLES, parse_row
 from vlsi_cache.data.reading.rowsource import RowSource
 from vlsi_cache.data.reading.sources import describe_section, open_section
@@ -262,10 +262,10 @@ class ConversationDataset(Sequence[Conversation]):
         return (self[index] for index in range(self._length))
 
     def _parse(self, number: int) -> Conversation:
-        place = Place(
+        context = RowContext(
             self._rows.folder(number), self._rows.origin(number), self._settings, self._notes
         )
-        return parse_row(self._rows.row(number), number, place)
+        return parse_row(self._rows.row(number), number, context)
 
     def _stored_key(self, index: int) -> str:
         return self.identify(index)[1]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from vlsi_cache.data.reading.place import Place, is_given
+from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.turns import RawTurn
 from vlsi_cache.errors import excerpt
 
@@ -48,20 +48,20 @@ class Form:
     """Whether the turns are a conversation, and not plain text."""
 
 
-def find_form(row: Mapping[str, Any], place: Place) -> Form:
+def find_form(row: Mapping[str, Any], context: RowContext) -> Form:
     """Find the first form that the row has.
 
     Raises:
         DataError: the row has none of the forms, or one of them in part.
     """
     for read in (_conversation, _texts, _alpaca, _preferred, _pair, _plain):
-        form = read(row, place)
+        form = read(row, context)
         if form is not None:
-            return _with_system(form, row, place) if form.templated else form
+            return _with_system(form, row, context) if form.templated else form
     hint = None
     if {"role", "content"} <= row.keys() or {"from", "value"} <= row.keys():
         hint = 'Put the turns of a conversation into a list: {"messages": [ … ]}'
-    raise place.error(
+    raise context.error(
         "row is not a conversation",
         expected="a field messages (role, content) or conversations (from, value), or another "
         "form of docs/data.md",
@@ -70,73 +70,73 @@ def find_form(row: Mapping[str, Any], place: Place) -> Form:
     )
 
 
-def _conversation(row: Mapping[str, Any], place: Place) -> Form | None:
+def _conversation(row: Mapping[str, Any], context: RowContext) -> Form | None:
     for name in _TURN_COLUMNS:
         if row.get(name) is not None:
-            turns = _turns(row[name], name, place)
+            turns = _turns(row[name], name, context)
             raw = [RawTurn(turn, f"{name}[].") for turn in turns]
             return Form(raw, frozenset({name}), tagged=name in _LLAVA_COLUMNS)
     return None
 
 
-def _texts(row: Mapping[str, Any], place: Place) -> Form | None:
+def _texts(row: Mapping[str, Any], context: RowContext) -> Form | None:
     """The Cauldron's ``texts``: questions and answers about the row's images."""
     if not is_given(row.get("texts")):
         return None
     turns: list[RawTurn] = []
-    for entry in _turns(row["texts"], "texts", place):
-        place.note_unread(entry, {"system", "user", "assistant"}, "texts[].")
+    for entry in _turns(row["texts"], "texts", context):
+        context.note_unread(entry, {"system", "user", "assistant"}, "texts[].")
         roles = ("system", "user", "assistant") if is_given(entry.get("system")) else _SIDES
-        turns += [_said(role, entry.get(role), f"texts[].{role}", place) for role in roles]
+        turns += [_said(role, entry.get(role), f"texts[].{role}", context) for role in roles]
     return Form(turns, frozenset({"texts"}))
 
 
-def _alpaca(row: Mapping[str, Any], place: Place) -> Form | None:
+def _alpaca(row: Mapping[str, Any], context: RowContext) -> Form | None:
     """Alpaca's ``instruction``, ``input`` and ``output``, and Dolly's names for the same."""
     answer = next((name for name in ("output", "response") if _is_text(row, name)), None)
     if not is_given(row.get("instruction")) or answer is None:
         return None
     asked = [name for name in ("instruction", "input", "context") if is_given(row.get(name))]
-    texts = [_text(row[name], name, place) for name in asked]
-    turns = _history(row, place)
-    turns += [_said("user", "\n".join(texts), "instruction", place)]
-    turns += [_said("assistant", row[answer], answer, place)]
+    texts = [_text(row[name], name, context) for name in asked]
+    turns = _history(row, context)
+    turns += [_said("user", "\n".join(texts), "instruction", context)]
+    turns += [_said("assistant", row[answer], answer, context)]
     return Form(turns, frozenset({*asked, answer, _HISTORY}))
 
 
-def _history(row: Mapping[str, Any], place: Place) -> list[RawTurn]:
+def _history(row: Mapping[str, Any], context: RowContext) -> list[RawTurn]:
     turns: list[RawTurn] = []
     for pair in row.get(_HISTORY) or []:
         if not isinstance(pair, list) or len(pair) != 2:
-            raise place.error(
+            raise context.error(
                 "history is not a list of [question, answer]", found=excerpt(repr(pair))
             )
         turns += [
-            _said(role, text, _HISTORY, place) for role, text in zip(_SIDES, pair, strict=True)
+            _said(role, text, _HISTORY, context) for role, text in zip(_SIDES, pair, strict=True)
         ]
     return turns
 
 
-def _preferred(row: Mapping[str, Any], place: Place) -> Form | None:
+def _preferred(row: Mapping[str, Any], context: RowContext) -> Form | None:
     """A preference: the chosen answer, with its prompt inside or beside it."""
     if not is_given(row.get("chosen")):
         return None
-    chosen = place.decoded(row["chosen"], "chosen") if _is_list_text(row["chosen"]) else None
+    chosen = context.decoded(row["chosen"], "chosen") if _is_list_text(row["chosen"]) else None
     chosen = row["chosen"] if chosen is None else chosen
     columns = frozenset({"prompt", "chosen"})
     if isinstance(chosen, list):
-        answered = _part("assistant", chosen, "chosen", place)
+        answered = _part("assistant", chosen, "chosen", context)
         prompt = (
-            _part("user", row["prompt"], "prompt", place) if is_given(row.get("prompt")) else []
+            _part("user", row["prompt"], "prompt", context) if is_given(row.get("prompt")) else []
         )
         if _begins_with(answered, prompt):
             return Form(answered, columns)
         if answered[0].fields.get("role") in ("system", "user"):
-            raise place.error("chosen begins with another prompt than prompt", mend="Keep one")
+            raise context.error("chosen begins with another prompt than prompt", mend="Keep one")
         return Form([*_unlearned(prompt), *answered], columns)
     if not is_given(row.get("prompt")):
-        raise place.error("chosen is text, and there is no prompt", found=excerpt(repr(chosen)))
-    return _joined(row, "prompt", "chosen", place)
+        raise context.error("chosen is text, and there is no prompt", found=excerpt(repr(chosen)))
+    return _joined(row, "prompt", "chosen", context)
 
 
 def _begins_with(turns: Sequence[RawTurn], prompt: Sequence[RawTurn]) -> bool:
@@ -147,39 +147,39 @@ def _begins_with(turns: Sequence[RawTurn], prompt: Sequence[RawTurn]) -> bool:
     return any(said[start : start + len(asked)] == asked for start in starts)
 
 
-def _pair(row: Mapping[str, Any], place: Place) -> Form | None:
+def _pair(row: Mapping[str, Any], context: RowContext) -> Form | None:
     for question, answer in _PAIRS:
         if is_given(row.get(question)) and row.get(answer) is not None:
-            return _joined(row, question, answer, place)
+            return _joined(row, question, answer, context)
     return None
 
 
-def _joined(row: Mapping[str, Any], question: str, answer: str, place: Place) -> Form:
-    asked = _unlearned(_part("user", row[question], question, place))
-    answered = _part("assistant", row[answer], answer, place)
+def _joined(row: Mapping[str, Any], question: str, answer: str, context: RowContext) -> Form:
+    asked = _unlearned(_part("user", row[question], question, context))
+    answered = _part("assistant", row[answer], answer, context)
     return Form([*asked, *answered], frozenset({question, answer}))
 
 
-def _plain(row: Mapping[str, Any], place: Place) -> Form | None:
+def _plain(row: Mapping[str, Any], context: RowContext) -> Form | None:
     """A text for a base model."""
     if not is_given(row.get("text")):
         return None
-    turns = [_said("assistant", row["text"], "text", place)]
+    turns = [_said("assistant", row["text"], "text", context)]
     return Form(turns, frozenset({"text"}), templated=False)
 
 
-def _with_system(form: Form, row: Mapping[str, Any], place: Place) -> Form:
+def _with_system(form: Form, row: Mapping[str, Any], context: RowContext) -> Form:
     """The form with the row's own column for the system's message."""
     for name in _SYSTEM_COLUMNS:
         if not is_given(row.get(name)):
             continue
-        said = _said("system", row[name], name, place)
+        said = _said("system", row[name], name, context)
         columns = form.columns | {name}
         first = form.turns[0].fields if form.turns else {}
         if first.get("role", first.get("from")) != "system":
             return Form([said, *form.turns], columns, form.tagged)
         if first.get("content", first.get("value")) != row[name]:
-            raise place.error(
+            raise context.error(
                 f"row has {name}, and its first turn is another message of the system",
                 mend="Keep one of them",
             )
@@ -187,11 +187,11 @@ def _with_system(form: Form, row: Mapping[str, Any], place: Place) -> Form:
     return form
 
 
-def _part(role: str, value: object, name: str, place: Place) -> list[RawTurn]:
+def _part(role: str, value: object, name: str, context: RowContext) -> list[RawTurn]:
     """The turns of one side: a text, or a list of messages."""
     if isinstance(value, list) or _is_list_text(value):
-        return [RawTurn(turn, f"{name}[].") for turn in _turns(value, name, place)]
-    return [_said(role, value, name, place)]
+        return [RawTurn(turn, f"{name}[].") for turn in _turns(value, name, context)]
+    return [_said(role, value, name, context)]
 
 
 def _unlearned(turns: Sequence[RawTurn]) -> list[RawTurn]:
@@ -199,13 +199,13 @@ def _unlearned(turns: Sequence[RawTurn]) -> list[RawTurn]:
     return [RawTurn(turn.fields, turn.path, learned=False) for turn in turns]
 
 
-def _said(role: str, text: object, name: str, place: Place) -> RawTurn:
-    return RawTurn({"role": role, "content": _text(text, name, place)})
+def _said(role: str, text: object, name: str, context: RowContext) -> RawTurn:
+    return RawTurn({"role": role, "content": _text(text, name, context)})
 
 
-def _text(value: object, name: str, place: Place) -> str:
+def _text(value: object, name: str, context: RowContext) -> str:
     if not isinstance(value, str):
-        raise place.error(f"{name} is not text", found=excerpt(repr(value)))
+        raise context.error(f"{name} is not text", found=excerpt(repr(value)))
     return value
 
 
@@ -218,13 +218,13 @@ def _is_list_text(value: object) -> bool:
     return isinstance(value, str) and value.lstrip().startswith('[{"')
 
 
-def _turns(value: object, name: str, place: Place) -> Sequence[Mapping[str, Any]]:
-    turns = place.decoded(value, name) if _is_list_text(value) else value
+def _turns(value: object, name: str, context: RowContext) -> Sequence[Mapping[str, Any]]:
+    turns = context.decoded(value, name) if _is_list_text(value) else value
     turns = _transposed(turns) if isinstance(turns, Mapping) else turns
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise place.error(f"{name} is not a list of turns", found=excerpt(repr(turns)))
+        raise context.error(f"{name} is not a list of turns", found=excerpt(repr(turns)))
     if not turns:
-        raise place.error(f"{name} is empty", mend="Drop the sample")
+        raise context.error(f"{name} is empty", mend="Drop the sample")
     return turns
 
 

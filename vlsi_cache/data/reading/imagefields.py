@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from vlsi_cache.data.images import ImageRef, is_known_image
-from vlsi_cache.data.reading.place import Place, is_given
+from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.errors import excerpt
 
 __all__ = ["SOURCE_KEYS", "image_ref", "names_image"]
@@ -33,78 +33,78 @@ def names_image(source: object) -> bool:
     return is_given(source)
 
 
-def image_ref(source: object, place: Place) -> ImageRef:
+def image_ref(source: object, context: RowContext) -> ImageRef:
     """The image that a dataset's field names.
 
     Args:
         source: a path, a ``file:`` URL, a ``data:`` URI, base64 text, encoded bytes, or a mapping
             with one of these under ``path``, ``image``, ``url``, ``image_url``, ``data``,
             ``base64`` (both base64 text) or ``bytes``, as `datasets.Image` stores it.
-        place: the row. A relative path starts from its folder.
+        context: the row. A relative path starts from its folder.
 
     Raises:
         DataError: the field has none of these forms, names a remote image, or is not base64.
     """
     if isinstance(source, bytes) and source:
-        return _embedded(source, place)
+        return _embedded(source, context)
     if isinstance(source, str) and source:
-        return _from_text(source, place)
+        return _from_text(source, context)
     if isinstance(source, Mapping):
-        return _from_mapping(source, place)
-    raise place.error(
+        return _from_mapping(source, context)
+    raise context.error(
         "image field names no image",
         expected="a path, a data URI, bytes, or a mapping with path, url, data or bytes",
         found=excerpt(repr(source)),
     )
 
 
-def _from_mapping(source: Mapping[str, object], place: Place) -> ImageRef:
+def _from_mapping(source: Mapping[str, object], context: RowContext) -> ImageRef:
     # Arrow fills the keys of other rows with None. datasets keeps a bare name beside the bytes.
     filled = {key: source[key] for key in SOURCE_KEYS if source.get(key)}
     data = filled.pop("bytes", None)
     if data:
-        return image_ref(data, place)
+        return image_ref(data, context)
     for key in ("data", "base64"):
         text = filled.get(key)
         if isinstance(text, str) and not text.startswith("data:"):
-            return _from_base64(text, place)
+            return _from_base64(text, context)
     for value in filled.values():
-        return image_ref(value, place)
-    raise place.error(
+        return image_ref(value, context)
+    raise context.error(
         "image part names no image",
         expected="one of " + ", ".join(SOURCE_KEYS),
         found="keys " + (", ".join(sorted(map(str, source))) or "none"),
     )
 
 
-def _from_text(text: str, place: Place) -> ImageRef:
+def _from_text(text: str, context: RowContext) -> ImageRef:
     if text.startswith("data:"):
         header, _, payload = text.partition(",")
         if not header.endswith(";base64"):
-            raise place.error(
+            raise context.error(
                 "data URI of an image is not base64",
                 expected="data:image/…;base64,…",
                 found=excerpt(text),
             )
-        return _from_base64(payload, place)
+        return _from_base64(payload, context)
     if text.startswith("file:"):
-        return _from_path(_path_of_url(text, place), place)
+        return _from_path(_path_of_url(text, context), context)
     if "://" in text:
-        raise place.error(
+        raise context.error(
             "image is remote",
             found=excerpt(text),
             mend="Download the images once and name them by path",
         )
-    return _from_bare_base64(text, place) or _from_path(text, place)
+    return _from_bare_base64(text, context) or _from_path(text, context)
 
 
-def _path_of_url(url: str, place: Place) -> str:
+def _path_of_url(url: str, context: RowContext) -> str:
     rest = url.removeprefix("file:")
     if not rest.startswith("//"):
         return unquote(rest)
     host, slash, path = rest[2:].partition("/")
     if host not in ("", "localhost"):
-        raise place.error(
+        raise context.error(
             "image is on another machine",
             expected="file:///path, with three slashes",
             found=excerpt(url),
@@ -113,16 +113,16 @@ def _path_of_url(url: str, place: Place) -> str:
     return unquote(slash + path)
 
 
-def _from_path(text: str, place: Place) -> ImageRef:
+def _from_path(text: str, context: RowContext) -> ImageRef:
     if not _may_be_path(text):
-        raise place.error(
+        raise context.error(
             "image is neither a path nor base64 of an image",
             expected="a path, a data URI or base64 text",
             found=f"{len(text):,} characters, {excerpt(text)!r}",
         )
     # Path's own expanduser raises for a user that is not there. Then the name is meant as it is.
     home = os.path.expanduser(text)  # noqa: PTH111
-    return ImageRef(path=place.folder / home, max_pixels=place.settings.max_pixels)
+    return ImageRef(path=context.folder / home, max_pixels=context.settings.max_pixels)
 
 
 def _may_be_path(text: str) -> bool:
@@ -134,7 +134,7 @@ def _may_be_path(text: str) -> bool:
     return longest <= _MOST_NAME_BYTES and len(encoded) <= _MOST_PATH_BYTES and b"\0" not in encoded
 
 
-def _from_bare_base64(text: str, place: Place) -> ImageRef | None:
+def _from_bare_base64(text: str, context: RowContext) -> ImageRef | None:
     """The image, if the text is the base64 of one. It has no dot, which most names have."""
     if not _BASE64.fullmatch(text):
         return None
@@ -142,18 +142,18 @@ def _from_bare_base64(text: str, place: Place) -> ImageRef | None:
         data = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         return None
-    return _embedded(data, place) if is_known_image(data) else None
+    return _embedded(data, context) if is_known_image(data) else None
 
 
-def _from_base64(text: str, place: Place) -> ImageRef:
+def _from_base64(text: str, context: RowContext) -> ImageRef:
     try:
         data = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise place.error("embedded image is not base64", found=excerpt(text)) from error
+        raise context.error("embedded image is not base64", found=excerpt(text)) from error
     if not data:
-        raise place.error("embedded image is empty")
-    return _embedded(data, place)
+        raise context.error("embedded image is empty")
+    return _embedded(data, context)
 
 
-def _embedded(data: bytes, place: Place) -> ImageRef:
-    return ImageRef(data=data, max_pixels=place.settings.max_pixels)
+def _embedded(data: bytes, context: RowContext) -> ImageRef:
+    return ImageRef(data=data, max_pixels=context.settings.max_pixels)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlsi_cache.data.conversation import ImagePart, TextPart
+from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.imagefields import SOURCE_KEYS, image_ref, names_image
-from vlsi_cache.data.reading.place import Place, is_given
 from vlsi_cache.errors import excerpt
 
 __all__ = ["IMAGE_TAG", "OpenImage", "Part", "read_content", "split_tags"]
@@ -34,7 +34,7 @@ class OpenImage:
 Part = TextPart | ImagePart | OpenImage
 
 
-def read_content(content: object, path: str, place: Place) -> list[Part] | None:
+def read_content(content: object, path: str, context: RowContext) -> list[Part] | None:
     """The parts of a turn's content. None means that it is neither text nor a list of parts.
 
     Tags stay in the texts, because all of a row decides whether they are tags.
@@ -45,7 +45,7 @@ def read_content(content: object, path: str, place: Place) -> list[Part] | None:
     if isinstance(content, str):
         return [TextPart(content)]
     if isinstance(content, list):
-        return [_part(part, path, place) for part in content]
+        return [_part(part, path, context) for part in content]
     return None
 
 
@@ -74,19 +74,19 @@ def _split(text: str) -> list[Part]:
     return parts
 
 
-def _part(part: object, path: str, place: Place) -> Part:
+def _part(part: object, path: str, context: RowContext) -> Part:
     if isinstance(part, str):
         return TextPart(part)
     if isinstance(part, Mapping):
         kind = part.get("type") or _kind(part)
         if kind in _TEXT_TYPES and isinstance(part.get("text"), str):
-            _validate_alone(part, ("image", "image_url"), place)
-            place.note_unread(part, {"type", "text"}, f"{path}[].")
+            _validate_alone(part, ("image", "image_url"), context)
+            context.note_unread(part, {"type", "text"}, f"{path}[].")
             return TextPart(part["text"])
         if kind in _IMAGE_TYPES:
-            _validate_alone(part, ("text",), place)
-            return _image(part, path, place)
-    raise place.error(
+            _validate_alone(part, ("text",), context)
+            return _image(part, path, context)
+    raise context.error(
         "unknown part of a message",
         expected='{"type": "text", "text": …} or {"type": "image", "path": …}',
         found=excerpt(repr(part)),
@@ -99,38 +99,38 @@ def _kind(part: Mapping[str, Any]) -> str | None:
     return given[0] if len(given) == 1 else None
 
 
-def _validate_alone(part: Mapping[str, Any], others: Iterable[str], place: Place) -> None:
+def _validate_alone(part: Mapping[str, Any], others: Iterable[str], context: RowContext) -> None:
     for name in others:
         if is_given(part.get(name)):
-            raise place.error(
+            raise context.error(
                 f"a part of type {part.get('type') or _kind(part)} also holds {name}",
                 found=excerpt(repr(part)),
                 mend="Write a part for each text and each image",
             )
 
 
-def _image(part: Mapping[str, Any], path: str, place: Place) -> Part:
+def _image(part: Mapping[str, Any], path: str, context: RowContext) -> Part:
     for name, fields in {"": part, **part}.items():
         if isinstance(fields, Mapping):
-            _validate_sizes(fields, place)
+            _validate_sizes(fields, context)
             known = {*SOURCE_KEYS, "type", "text", "index"} if fields is part else {*SOURCE_KEYS}
-            place.note_unread(fields, known, f"{path}[].{name}." if name else f"{path}[].")
+            context.note_unread(fields, known, f"{path}[].{name}." if name else f"{path}[].")
     index = part.get("index")
     if index is not None and (isinstance(index, bool) or not isinstance(index, int) or index < 0):
-        raise place.error("index of an image part is not a number from 0", found=repr(index))
+        raise context.error("index of an image part is not a number from 0", found=repr(index))
     named = {key: part[key] for key in SOURCE_KEYS if names_image(part.get(key))}
     if named:
-        return ImagePart(image_ref(named, place))
+        return ImagePart(image_ref(named, context))
     others = sorted(
         str(key) for key in part if key not in ("type", "index") and is_given(part[key])
     )
     return OpenImage(index, tuple(others))
 
 
-def _validate_sizes(fields: Mapping[str, Any], place: Place) -> None:
+def _validate_sizes(fields: Mapping[str, Any], context: RowContext) -> None:
     sized = [name for name in _SIZES if is_given(fields.get(name))]
     if sized:
-        raise place.error(
+        raise context.error(
             f"an image part sets {', '.join(sized)}, which is not read",
             mend="Take it out. Sizes are set once, in the processor's own files",
         )

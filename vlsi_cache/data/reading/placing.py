@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from vlsi_cache.data.conversation import ImagePart, TextPart
 from vlsi_cache.data.images import ImageRef, is_known_image
+from vlsi_cache.data.reading.context import RowContext
 from vlsi_cache.data.reading.imagefields import image_ref, names_image
 from vlsi_cache.data.reading.parts import IMAGE_TAG, OpenImage, split_tags
-from vlsi_cache.data.reading.place import Place
 from vlsi_cache.data.reading.turns import Turn
 
 __all__ = ["IMAGE_COLUMNS", "place_images"]
@@ -25,7 +25,7 @@ _NAMED_TAG: Final = "</img>"
 
 
 def place_images(
-    turns: Sequence[Turn], row: Mapping[str, Any], place: Place, *, tagged: bool
+    turns: Sequence[Turn], row: Mapping[str, Any], context: RowContext, *, tagged: bool
 ) -> list[Turn]:
     """Put the images of a row's columns to the places that are open for them.
 
@@ -34,48 +34,55 @@ def place_images(
     Args:
         turns: the turns, with tags in their texts.
         row: the row. Its ``images`` and ``image`` hold the images.
-        place: where the row lies.
+        context: where the row lies.
         tagged: whether ``<image>`` in a text is a tag even if the row has no images.
 
     Raises:
         DataError: images and places differ in number, or an image lies where nothing reads it.
     """
-    images = _row_images(row, place)
+    images = _row_images(row, context)
     filled = [image for image in images if image is not None]
     is_structured = any(not isinstance(part, TextPart) for turn in turns for part in turn.parts)
     if tagged or (filled and not is_structured):
         turns = [replace(turn, parts=split_tags(turn.parts)) for turn in turns]
     elif not is_structured:
-        _validate_no_image_tags(turns, row, place)
-    _validate_no_media_tags(turns, row, place)
+        _validate_no_image_tags(turns, row, context)
+    _validate_no_media_tags(turns, row, context)
     if all(isinstance(part, TextPart) for turn in turns for part in turn.parts):
         if not filled:
-            _validate_seen(row, place)
+            _validate_seen(row, context)
             return list(turns)
-        turns = _open_first(turns, len(filled), place)
+        turns = _open_first(turns, len(filled), context)
     opened = [part for turn in turns for part in turn.parts if isinstance(part, OpenImage)]
     if any(part.index is not None for part in opened):
-        chosen = _by_index(opened, images, place)
-    else:
-        chosen = filled
-        if len(opened) != len(filled):
-            raise place.error(
-                "placeholders and images differ in number",
-                expected=f"{len(opened)} images, one for each {IMAGE_TAG} tag or image part",
-                found=f"{len(filled)} in the row's image fields{_elsewhere(opened, row)}",
-                mend="Give every image its placeholder and every placeholder its image",
-            )
-    return _filled(turns, iter(chosen))
+        return _filled(turns, iter(_by_index(opened, images, context)))
+    _validate_number(opened, filled, row, context)
+    return _filled(turns, iter(filled))
 
 
-def _row_images(row: Mapping[str, Any], place: Place) -> list[ImageRef | None]:
+def _validate_number(
+    opened: Sequence[OpenImage],
+    filled: Sequence[ImageRef],
+    row: Mapping[str, Any],
+    context: RowContext,
+) -> None:
+    if len(opened) != len(filled):
+        raise context.error(
+            "placeholders and images differ in number",
+            expected=f"{len(opened)} images, one for each {IMAGE_TAG} tag or image part",
+            found=f"{len(filled)} in the row's image fields{_elsewhere(opened, row)}",
+            mend="Give every image its placeholder and every placeholder its image",
+        )
+
+
+def _row_images(row: Mapping[str, Any], context: RowContext) -> list[ImageRef | None]:
     """The images of the columns, with None for those that name none."""
     images: list[ImageRef | None] = []
     for name in IMAGE_COLUMNS:
         value = row.get(name)
         for source in value if isinstance(value, list) else [value]:
             is_empty = not names_image(source) and not _is_unknown(source)
-            images.append(None if is_empty else image_ref(source, place))
+            images.append(None if is_empty else image_ref(source, context))
         if not isinstance(value, list) and images[-1] is None:
             images.pop()
     return images
@@ -87,7 +94,7 @@ def _is_unknown(source: object) -> bool:
 
 
 def _by_index(
-    opened: Sequence[OpenImage], images: Sequence[ImageRef | None], place: Place
+    opened: Sequence[OpenImage], images: Sequence[ImageRef | None], context: RowContext
 ) -> list[ImageRef]:
     """The images that the places name by number."""
     chosen: list[ImageRef] = []
@@ -96,7 +103,7 @@ def _by_index(
         if part.index is not None and part.index < len(images):
             image = images[part.index]
         if image is None:
-            raise place.error(
+            raise context.error(
                 "an image part names an image that the row does not have",
                 expected=f"an index below {len(images)} in every image part",
                 found=f"index {part.index}",
@@ -105,7 +112,7 @@ def _by_index(
     used = {part.index for part in opened}
     unused = [n for n, image in enumerate(images) if image is not None and n not in used]
     if unused:
-        raise place.error(
+        raise context.error(
             "no image part names some of the row's images",
             found=f"{len(images)} images, without a part for index {unused[0]}",
             mend="Give every image its placeholder and every placeholder its image",
@@ -113,13 +120,13 @@ def _by_index(
     return chosen
 
 
-def _open_first(turns: Sequence[Turn], count: int, place: Place) -> list[Turn]:
+def _open_first(turns: Sequence[Turn], count: int, context: RowContext) -> list[Turn]:
     """Open places at the beginning of the user's first turn, as TRL does."""
     for number, turn in enumerate(turns):
         if turn.role == "user":
             opened = replace(turn, parts=[*[OpenImage()] * count, *turn.parts])
             return [*turns[:number], opened, *turns[number + 1 :]]
-    raise place.error("row has images, but no turn of the user", mend="Drop the sample")
+    raise context.error("row has images, but no turn of the user", mend="Drop the sample")
 
 
 def _filled(turns: Sequence[Turn], images: Iterator[ImageRef]) -> list[Turn]:
@@ -135,11 +142,13 @@ def _filled(turns: Sequence[Turn], images: Iterator[ImageRef]) -> list[Turn]:
     ]
 
 
-def _validate_no_image_tags(turns: Sequence[Turn], row: Mapping[str, Any], place: Place) -> None:
+def _validate_no_image_tags(
+    turns: Sequence[Turn], row: Mapping[str, Any], context: RowContext
+) -> None:
     """Refuse tags that no image fills. The model would read the tag, and see nothing."""
     tagged = _find_tagged(turns, IMAGE_TAG)
     if tagged is not None:
-        raise place.error(
+        raise context.error(
             f"the {tagged.role}'s text holds {IMAGE_TAG}, and no image belongs to it",
             expected="as many images in the row's field images or image",
             found=_elsewhere((), row, "; ".join(_named(row, IMAGE_COLUMNS)) or "no such field"),
@@ -147,18 +156,20 @@ def _validate_no_image_tags(turns: Sequence[Turn], row: Mapping[str, Any], place
         )
 
 
-def _validate_no_media_tags(turns: Sequence[Turn], row: Mapping[str, Any], place: Place) -> None:
+def _validate_no_media_tags(
+    turns: Sequence[Turn], row: Mapping[str, Any], context: RowContext
+) -> None:
     if _find_tagged(turns, _NAMED_TAG) is not None:
-        raise place.error(
+        raise context.error(
             f"a text names an image in <img>…{_NAMED_TAG}, and nothing reads it",
-            mend=f"Write {IMAGE_TAG} in its place, and the image into images",
+            mend=f"Write {IMAGE_TAG} in its context, and the image into images",
         )
     for tag in _MEDIA_TAGS:
         if _find_tagged(turns, tag) is None:
             continue
         columns = [name for name in row if _looks_like(row[name], _MEDIA_SUFFIXES)]
         if columns:
-            raise place.error(
+            raise context.error(
                 f"a text holds {tag}, and nothing reads {tag[1:-1]}s",
                 found="a file in " + ", ".join(columns),
                 mend="Drop the sample",
@@ -176,13 +187,13 @@ def _find_tagged(turns: Sequence[Turn], tag: str) -> Turn | None:
     return None
 
 
-def _validate_seen(row: Mapping[str, Any], place: Place) -> None:
+def _validate_seen(row: Mapping[str, Any], context: RowContext) -> None:
     """Refuse a row without images whose other columns hold encoded ones."""
     columns = [
         name for name, value in row.items() if not isinstance(value, str) and _looks_like(value)
     ]
     if columns:
-        raise place.error(
+        raise context.error(
             "a column holds images, and nothing reads it",
             expected="images in images or image",
             found=", ".join(columns),

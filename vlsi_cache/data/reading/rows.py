@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from vlsi_cache.data.conversation import Conversation, ImagePart, Message
+from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.forms import FORM_COLUMNS, Form, find_form
 from vlsi_cache.data.reading.media import MEDIA_COLUMNS, validate_row_media
-from vlsi_cache.data.reading.place import Place, is_given
 from vlsi_cache.data.reading.placing import IMAGE_COLUMNS, place_images
 from vlsi_cache.data.reading.tools import tool_schemas
 from vlsi_cache.data.reading.turns import read_turn
@@ -38,38 +38,38 @@ RESERVED_VARIABLES: Final = frozenset(
 """Variables that the renderer itself gives to a template."""
 
 
-def parse_row(row: object, number: int, place: Place) -> Conversation:
+def parse_row(row: object, number: int, context: RowContext) -> Conversation:
     """Turn one row into a conversation.
 
     Args:
         row: the decoded JSON object, or a row of a `datasets.Dataset` with undecoded images.
         number: 0-based number of the row. It is the sample's id if the row has none.
-        place: where the row lies. It remembers the fields that nothing reads.
+        context: where the row lies. It remembers the fields that nothing reads.
 
     Raises:
         DataError: the row is not a sound conversation. Pixels are not read.
     """
     if not isinstance(row, Mapping):
-        raise place.error("row is not a JSON object", found=type(row).__name__)
-    form = find_form(row, place)
-    validate_row_media(row, place)
-    turns = [read_turn(raw, place) for raw in form.turns]
+        raise context.error("row is not a JSON object", found=type(row).__name__)
+    form = find_form(row, context)
+    validate_row_media(row, context)
+    turns = [read_turn(raw, context) for raw in form.turns]
     if not form.templated:
-        _validate_plain(row, place)
-    turns = place_images(turns, row, place, tagged=form.tagged)
+        _validate_plain(row, context)
+    turns = place_images(turns, row, context, tagged=form.tagged)
     messages = tuple(turn.message() for turn in turns)
-    _validate_answers(messages, place)
+    _validate_answers(messages, context)
     identity = row.get("id")
     conversation = Conversation(
         str(number if identity is None else identity),
         messages,
-        place.origin,
-        tool_schemas(row, place) if form.templated else (),
-        _variables(row, place) if form.templated else {},
+        context.origin,
+        tool_schemas(row, context) if form.templated else (),
+        _variables(row, context) if form.templated else {},
         form.templated,
     )
-    _validate_text(conversation, place)
-    place.note_unread(row, _read_columns(form))
+    _validate_text(conversation, context)
+    context.note_unread(row, _read_columns(form))
     return conversation
 
 
@@ -78,48 +78,48 @@ def _read_columns(form: Form) -> set[str]:
     return read | {*_TOOLS, _VARIABLES} if form.templated else read
 
 
-def _variables(row: Mapping[str, Any], place: Place) -> dict[str, Any]:
+def _variables(row: Mapping[str, Any], context: RowContext) -> dict[str, Any]:
     """The variables of the template: the recipe's, and those of the row in their place."""
-    own = place.decoded(row.get(_VARIABLES) or {}, _VARIABLES)
+    own = context.decoded(row.get(_VARIABLES) or {}, _VARIABLES)
     if not isinstance(own, Mapping):
-        raise place.error(f"{_VARIABLES} is not an object", found=excerpt(repr(own)))
+        raise context.error(f"{_VARIABLES} is not an object", found=excerpt(repr(own)))
     reserved = sorted(own.keys() & RESERVED_VARIABLES)
     if reserved:
-        raise place.error(
+        raise context.error(
             f"{_VARIABLES} holds what belongs to the conversation itself", found=", ".join(reserved)
         )
-    return {**place.settings.template_variables, **own}
+    return {**context.settings.template_variables, **own}
 
 
-def _validate_plain(row: Mapping[str, Any], place: Place) -> None:
+def _validate_plain(row: Mapping[str, Any], context: RowContext) -> None:
     """Refuse fields beside a plain text that only a conversation can have."""
     given = [name for name in (*IMAGE_COLUMNS, *_TOOLS) if is_given(row.get(name))]
     if given:
-        raise place.error(
+        raise context.error(
             f"row has text, which is plain, and {given[0]}, which belongs to a conversation",
             mend="Write a conversation, or name the columns in data.columns",
         )
 
 
-def _validate_answers(messages: Sequence[Message], place: Place) -> None:
+def _validate_answers(messages: Sequence[Message], context: RowContext) -> None:
     answers = [message for message in messages if message.role == "assistant"]
     if not answers:
-        raise place.error("no turn is the assistant's", mend="Drop the sample")
+        raise context.error("no turn is the assistant's", mend="Drop the sample")
     for answer in answers:
         if any(isinstance(part, ImagePart) for part in answer.parts):
-            raise place.error(
+            raise context.error(
                 "the assistant's turn holds an image",
                 mend="Move the image to a user's turn: answers are text",
             )
         if not answer.text.strip() and "tool_calls" not in answer.fields:
-            raise place.error("response is empty", mend="Drop the turn, or write the answer")
+            raise context.error("response is empty", mend="Drop the turn, or write the answer")
     if not any(answer.learned for answer in answers):
-        raise place.error(
+        raise context.error(
             "no turn of the assistant is learned", mend="Drop the sample, or give a turn weight 1"
         )
 
 
-def _validate_text(conversation: Conversation, place: Place) -> None:
+def _validate_text(conversation: Conversation, context: RowContext) -> None:
     """Refuse what no tokenizer takes and no file holds, such as half of a surrogate pair."""
     try:
         conversation.sample_id.encode()
@@ -131,10 +131,10 @@ def _validate_text(conversation: Conversation, place: Place) -> None:
         if any(extras):
             json.dumps(extras, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise place.error(
+        raise context.error(
             "a text or the id holds a lone surrogate, which is not a character",
             found=ascii(error.object[error.start : error.end]),
             mend="Take it out, or write the whole character",
         ) from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise place.error(f"a field of the row is not plain JSON ({error})") from error
+        raise context.error(f"a field of the row is not plain JSON ({error})") from error

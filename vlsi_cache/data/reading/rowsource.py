@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from vlsi_cache.data.reading.compression import is_compressed, unpack
 from vlsi_cache.data.reading.json_offsets import find_rows
-from vlsi_cache.data.reading.strictjson import parse_json
+from vlsi_cache.data.reading.strictjson import parse_row_json
 from vlsi_cache.errors import DataError, excerpt, first_line
 
 __all__ = ["JsonRows", "RowSource"]
@@ -91,7 +91,7 @@ class JsonRows:
         start = int(self._offsets.starts[index])
         text = self._read(start, int(self._offsets.ends[index]) - start)
         try:
-            return parse_json(text.decode())
+            return parse_row_json(text.decode())
         except (ValueError, RecursionError) as error:
             raise DataError(
                 f"line is not JSON ({error})",

@@ -7,10 +7,10 @@ from typing import Any
 
 from vlsi_cache.errors import excerpt
 
-__all__ = ["parse_json"]
+__all__ = ["parse_row_json"]
 
 
-def parse_json(text: str) -> object:
+def parse_row_json(text: str) -> object:
     """The value of a JSON text.
 
     Raises:

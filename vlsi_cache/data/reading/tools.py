@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vlsi_cache.data.reading.place import Place, is_given
+from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.errors import excerpt
 
 __all__ = ["CALL_KEYS", "called_tools", "tool_calls", "tool_schemas"]
@@ -16,7 +16,7 @@ _CALL = {"id", "type", "function", "name", "arguments"}
 _FUNCTION = {"name", "arguments"}
 
 
-def tool_calls(turn: Mapping[str, Any], path: str, place: Place) -> list[dict[str, Any]]:
+def tool_calls(turn: Mapping[str, Any], path: str, context: RowContext) -> list[dict[str, Any]]:
     """The calls of an assistant's turn: its ``tool_calls``, or the older ``function_call``.
 
     Raises:
@@ -26,38 +26,40 @@ def tool_calls(turn: Mapping[str, Any], path: str, place: Place) -> list[dict[st
     if not given:
         return []
     if len(given) > 1:
-        raise place.error("a turn holds both tool_calls and function_call", mend="Keep one of them")
-    return called_tools(turn[given[0]], f"{path}{given[0]}", place)
+        raise context.error(
+            "a turn holds both tool_calls and function_call", mend="Keep one of them"
+        )
+    return called_tools(turn[given[0]], f"{path}{given[0]}", context)
 
 
-def called_tools(value: object, name: str, place: Place) -> list[dict[str, Any]]:
+def called_tools(value: object, name: str, context: RowContext) -> list[dict[str, Any]]:
     """The calls in a field that holds one, a list of them, or either as JSON text.
 
     Raises:
         DataError: a call has no name, or its arguments are not an object.
     """
-    calls = place.decoded(value, name)
+    calls = context.decoded(value, name)
     calls = calls if isinstance(calls, list) else [calls]
-    return [_call(place.decoded(call, name), name, place) for call in calls]
+    return [_call(context.decoded(call, name), name, context) for call in calls]
 
 
-def _call(call: object, name: str, place: Place) -> dict[str, Any]:
+def _call(call: object, name: str, context: RowContext) -> dict[str, Any]:
     function = call.get("function") or call if isinstance(call, Mapping) else call
     called = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(call, Mapping) or not isinstance(function, Mapping) or not called:
-        raise place.error(
+        raise context.error(
             f"{name} holds something that is not a call of a tool",
             expected='{"type": "function", "function": {"name": …, "arguments": {…}}}',
             found=excerpt(repr(call)),
         )
     kind = call.get("type")
     if kind not in (None, "", "function"):
-        raise place.error(f"{name} calls a tool of another type", expected="function", found=kind)
+        raise context.error(f"{name} calls a tool of another type", expected="function", found=kind)
     known = _CALL if function is call else {"id", "type", "function"}
-    place.note_unread(call, known, f"{name}[].")
+    context.note_unread(call, known, f"{name}[].")
     if function is not call:
-        place.note_unread(function, _FUNCTION, f"{name}[].function.")
-    arguments = _arguments(function.get("arguments"), name, place)
+        context.note_unread(function, _FUNCTION, f"{name}[].function.")
+    arguments = _arguments(function.get("arguments"), name, context)
     identity = {"id": call["id"]} if is_given(call.get("id")) else {}
     return {
         **identity,
@@ -66,12 +68,12 @@ def _call(call: object, name: str, place: Place) -> dict[str, Any]:
     }
 
 
-def _arguments(value: object, name: str, place: Place) -> dict[str, Any]:
-    arguments = place.decoded(value, f"{name}[].arguments") if is_given(value) else {}
+def _arguments(value: object, name: str, context: RowContext) -> dict[str, Any]:
+    arguments = context.decoded(value, f"{name}[].arguments") if is_given(value) else {}
     if not isinstance(value, str):
-        place.note_filled(arguments, f"{name}[].arguments")
+        context.note_filled(arguments, f"{name}[].arguments")
     if not isinstance(arguments, Mapping):
-        raise place.error(
+        raise context.error(
             f"{name}[].arguments is not an object",
             expected="a JSON object, or its text",
             found=excerpt(repr(arguments)),
@@ -79,7 +81,7 @@ def _arguments(value: object, name: str, place: Place) -> dict[str, Any]:
     return dict(arguments)
 
 
-def tool_schemas(row: Mapping[str, Any], place: Place) -> tuple[Mapping[str, Any], ...]:
+def tool_schemas(row: Mapping[str, Any], context: RowContext) -> tuple[Mapping[str, Any], ...]:
     """The tools of a row: its ``tools``, or the older ``functions``. Text is read as JSON.
 
     Raises:
@@ -87,18 +89,18 @@ def tool_schemas(row: Mapping[str, Any], place: Place) -> tuple[Mapping[str, Any
     """
     given = [name for name in ("tools", "functions") if is_given(row.get(name))]
     if len(given) > 1:
-        raise place.error("row holds both tools and functions", mend="Keep one of them")
+        raise context.error("row holds both tools and functions", mend="Keep one of them")
     if not given:
         return ()
     name = given[0]
-    tools = place.decoded(row[name], name)
+    tools = context.decoded(row[name], name)
     if not isinstance(row[name], str):
-        place.note_filled(tools, name)
+        context.note_filled(tools, name)
     tools = [] if tools is None else tools if isinstance(tools, list) else [tools]
-    return tuple(_schema(place.decoded(tool, name), name, place) for tool in tools)
+    return tuple(_schema(context.decoded(tool, name), name, context) for tool in tools)
 
 
-def _schema(tool: object, name: str, place: Place) -> Mapping[str, Any]:
+def _schema(tool: object, name: str, context: RowContext) -> Mapping[str, Any]:
     if isinstance(tool, Mapping):
         if is_given(tool.get("function")) and is_given(tool.get("type")):
             return tool
@@ -108,7 +110,7 @@ def _schema(tool: object, name: str, place: Place) -> Mapping[str, Any]:
             # Templates read the wrapped form. The older form is the function alone.
             function = {key: tool[key] for key in tool if key != "type"}
             return {"type": "function", "function": function}
-    raise place.error(
+    raise context.error(
         f"{name} holds something that is not a tool",
         expected='{"type": "function", "function": {"name": …, "parameters": {…}}}',
         found=excerpt(repr(tool)),

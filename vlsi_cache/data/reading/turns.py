@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vlsi_cache.data.conversation import ImagePart, Message, TextPart
+from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.media import validate_turn_media
 from vlsi_cache.data.reading.parts import Part, read_content
-from vlsi_cache.data.reading.place import Place, is_given
 from vlsi_cache.data.reading.tools import CALL_KEYS, called_tools, tool_calls
 from vlsi_cache.errors import excerpt
 
@@ -83,53 +83,53 @@ class Turn:
         return Message(self.role, parts, self.fields, self.learned)
 
 
-def read_turn(raw: RawTurn, place: Place) -> Turn:
+def read_turn(raw: RawTurn, context: RowContext) -> Turn:
     """Read one turn.
 
     Raises:
         DataError: a field of the turn is not sound.
     """
     turn = raw.fields
-    name = _only(turn, _ROLE_KEYS, place)
+    name = _only(turn, _ROLE_KEYS, context)
     known = name.lower() if isinstance(name, str) else ""
     role = _ROLES.get(known)
     if role is None:
-        raise place.error(
+        raise context.error(
             "unknown role",
             expected="one of " + ", ".join(_ROLES),
             found=excerpt(repr(name)),
             mend="Rename the role, or drop the turn",
         )
-    content = _only(turn, _CONTENT_KEYS, place)
+    content = _only(turn, _CONTENT_KEYS, context)
     if turn.keys() <= _PLAIN_KEYS and isinstance(content, str) and known not in _CALLERS:
         return Turn(role, [TextPart(content)], learned=raw.learned or role != "assistant")
-    validate_turn_media(turn, role, place)
-    place.note_unread(turn, _KNOWN, raw.path)
-    calls = tool_calls(turn, raw.path, place)
+    validate_turn_media(turn, role, context)
+    context.note_unread(turn, _KNOWN, raw.path)
+    calls = tool_calls(turn, raw.path, context)
     if known in _CALLERS:
-        calls += called_tools(content, f"{name}'s turn", place)
+        calls += called_tools(content, f"{name}'s turn", context)
         content = None
-    thought, content = _thought(turn, content, place)
-    _validate_answering(role, calls, thought, place)
-    fields = {"reasoning_content": thought, "tool_calls": calls, **_names(turn, place)}
+    thought, content = _thought(turn, content, context)
+    _validate_answering(role, calls, thought, context)
+    fields = {"reasoning_content": thought, "tool_calls": calls, **_names(turn, context)}
     given = {key: value for key, value in fields.items() if value}
-    parts = _read_parts(content, role, raw, place)
+    parts = _read_parts(content, role, raw, context)
     if calls and all(part == TextPart("") for part in parts):
         parts = []
-    return Turn(role, parts, given, _is_learned(raw, role, place))
+    return Turn(role, parts, given, _is_learned(raw, role, context))
 
 
-def _read_parts(content: object, role: str, raw: RawTurn, place: Place) -> list[Part]:
-    parts = read_content(content, f"{raw.path}content", place)
+def _read_parts(content: object, role: str, raw: RawTurn, context: RowContext) -> list[Part]:
+    parts = read_content(content, f"{raw.path}content", context)
     if parts is None and not (content is None and role == "assistant"):
-        raise place.error(
+        raise context.error(
             f"content of the {role}'s turn is neither text nor a list of parts",
             found=excerpt(repr(content)),
         )
     return parts or []
 
 
-def _only(turn: Mapping[str, Any], keys: Iterable[str], place: Place) -> object:
+def _only(turn: Mapping[str, Any], keys: Iterable[str], context: RowContext) -> object:
     """The value of the one key that holds something. Two may hold the same."""
     found: str | None = None
     for key in keys:
@@ -139,7 +139,7 @@ def _only(turn: Mapping[str, Any], keys: Iterable[str], place: Place) -> object:
         if found is None or not is_given(turn[found]):
             found = key
         elif is_given(value) and not _is_same(value, turn[found]):
-            raise place.error(
+            raise context.error(
                 f"a turn holds both {found} and {key}, and they differ", mend="Keep one of them"
             )
     return None if found is None else turn[found]
@@ -151,14 +151,16 @@ def _is_same(value: object, other: object) -> bool:
     return value == other or (role is not None and role == _ROLES.get(str(other)))
 
 
-def _thought(turn: Mapping[str, Any], content: object, place: Place) -> tuple[str | None, object]:
+def _thought(
+    turn: Mapping[str, Any], content: object, context: RowContext
+) -> tuple[str | None, object]:
     """The turn's thought, from its own field or from parts of the content, and the other parts."""
-    thought = _only(turn, _THOUGHT_KEYS, place) or None
+    thought = _only(turn, _THOUGHT_KEYS, context) or None
     if isinstance(content, list):
         kinds = [part.get("type") if isinstance(part, Mapping) else None for part in content]
         count = sum(kind in _THOUGHT_PARTS for kind in kinds)
         if count and (thought or not all(kind in _THOUGHT_PARTS for kind in kinds[:count])):
-            raise place.error("a thought does not stand before the answer, or stands twice")
+            raise context.error("a thought does not stand before the answer, or stands twice")
         pieces = [part.get(part["type"]) or part.get("text") for part in content[:count]]
         if count and all(isinstance(piece, str) for piece in pieces):
             thought = "".join(pieces)
@@ -166,29 +168,31 @@ def _thought(turn: Mapping[str, Any], content: object, place: Place) -> tuple[st
             thought = pieces
         content = content[count:]
     if thought is not None and not isinstance(thought, str):
-        raise place.error("thought of a turn is not text", found=excerpt(repr(thought)))
+        raise context.error("thought of a turn is not text", found=excerpt(repr(thought)))
     return thought, content
 
 
-def _validate_answering(role: str, calls: object, thought: object, place: Place) -> None:
+def _validate_answering(role: str, calls: object, thought: object, context: RowContext) -> None:
     given = "a call of a tool" if calls else "a thought" if thought else None
     if given is not None and role != "assistant":
-        raise place.error(f"the {role}'s turn holds {given}", expected="it in an assistant's turn")
+        raise context.error(
+            f"the {role}'s turn holds {given}", expected="it in an assistant's turn"
+        )
 
 
-def _names(turn: Mapping[str, Any], place: Place) -> dict[str, str]:
+def _names(turn: Mapping[str, Any], context: RowContext) -> dict[str, str]:
     names: dict[str, str] = {}
     for key in _NAME_KEYS:
         if key not in turn:
             continue
         value = turn[key]
         if not isinstance(value, str | int | None) or isinstance(value, bool):
-            raise place.error(f"{key} of a turn is not text", found=excerpt(repr(value)))
+            raise context.error(f"{key} of a turn is not text", found=excerpt(repr(value)))
         names |= {key: str(value)} if is_given(value) else {}
     return names
 
 
-def _is_learned(raw: RawTurn, role: str, place: Place) -> bool:
+def _is_learned(raw: RawTurn, role: str, context: RowContext) -> bool:
     """Whether the turn is learned: by its own ``weight``, ``train`` or ``loss``, which agree."""
     default = raw.learned or role != "assistant"
     given = {key: raw.fields[key] for key in _WEIGHT_KEYS if raw.fields.get(key) is not None}
@@ -196,16 +200,16 @@ def _is_learned(raw: RawTurn, role: str, place: Place) -> bool:
         return default
     for key, value in given.items():
         if not isinstance(value, bool | int | float) or value not in (0, 1):
-            raise place.error(
+            raise context.error(
                 f"{key} of a turn is neither 0 nor 1",
                 found=excerpt(repr(value)),
                 mend="Turns are learned or not. Weights between are not read",
             )
     if len(set(map(bool, given.values()))) > 1:
-        raise place.error(f"{' and '.join(given)} of a turn contradict one another")
+        raise context.error(f"{' and '.join(given)} of a turn contradict one another")
     learned = bool(next(iter(given.values())))
     if learned and role != "assistant":
-        raise place.error(
+        raise context.error(
             f"the {role}'s turn is marked to be learned by {next(iter(given))}",
             mend="Take the mark out. Only the assistant's turns are learned",
         )

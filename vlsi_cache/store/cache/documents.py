@@ -83,12 +83,9 @@ def validate_known_version(
     except ValueError as error:
         raise CacheError(f"{what} is not JSON ({error})", where=where, mend=mend) from None
     if not isinstance(tree, dict):
+        found = type(tree).__name__
         raise CacheError(
-            f"{what} is damaged",
-            where=where,
-            expected="an object",
-            found=type(tree).__name__,
-            mend=mend,
+            f"{what} is damaged", where=where, expected="an object", found=found, mend=mend
         )
     version = tree.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:

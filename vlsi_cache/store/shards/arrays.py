@@ -41,17 +41,9 @@ def validate_storable(record: SampleRecord, manifest: CacheManifest) -> None:
             or a value is NaN, +inf or otherwise impossible.
     """
     _validate_name(record.sample_id)
-    distribution, sampling = record.distribution, manifest.sampling
+    _validate_shape(record, manifest)
+    distribution = record.distribution
     where, vocab_size = f"sample {record.sample_id!r}", manifest.tokenizer.vocab_size
-    expected = (len(record.response_ids), len(manifest.taps)), sampling.k, sampling.m
-    found = distribution.shape, distribution.k, distribution.m
-    if found != expected:
-        raise CacheError(
-            "record does not fit the cache",
-            where=where,
-            expected="[tokens, taps], k, m = {}, {}, {}".format(*expected),
-            found="{}, {}, {}".format(*found),
-        )
     floats = {
         "top_log_probs": distribution.top_log_probs <= _ROUNDING,
         "label_log_prob": distribution.label_log_prob <= _ROUNDING,
@@ -72,6 +64,19 @@ def validate_storable(record: SampleRecord, manifest: CacheManifest) -> None:
                 found=values[~sound][0],
                 mend="Check the teacher's weights and dtype",
             )
+
+
+def _validate_shape(record: SampleRecord, manifest: CacheManifest) -> None:
+    distribution, sampling = record.distribution, manifest.sampling
+    expected = (len(record.response_ids), len(manifest.taps)), sampling.k, sampling.m
+    found = distribution.shape, distribution.k, distribution.m
+    if found != expected:
+        raise CacheError(
+            "record does not fit the cache",
+            where=f"sample {record.sample_id!r}",
+            expected="[tokens, taps], k, m = {}, {}, {}".format(*expected),
+            found="{}, {}, {}".format(*found),
+        )
 
 
 def _validate_name(sample_id: str) -> None:

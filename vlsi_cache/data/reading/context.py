@@ -1,4 +1,4 @@
-"""``Place``: where a row lies, and what its readers share."""
+"""``RowContext``: where a row lies, and what its readers share."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlsi_cache.data.images import MAX_PIXELS
-from vlsi_cache.data.reading.strictjson import parse_json
+from vlsi_cache.data.reading.strictjson import parse_row_json
 from vlsi_cache.errors import DataError, excerpt
 
 _CONTAINERS: Final = (str, bytes, list, dict)
 
-__all__ = ["Notes", "Place", "ReadSettings", "is_given"]
+__all__ = ["Notes", "ReadSettings", "RowContext", "is_given"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Notes:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One row's place, for all that reads a part of it."""
+class RowContext:
+    """One row's context, for all that reads a part of it."""
 
     folder: Path
     """Folder that relative image paths start from."""
@@ -73,7 +73,7 @@ class Place:
         if not isinstance(value, str):
             return value
         try:
-            return parse_json(value)
+            return parse_row_json(value)
         except (ValueError, RecursionError) as error:
             raise self.error(f"{name} is not JSON ({error})", found=excerpt(value)) from error
 
