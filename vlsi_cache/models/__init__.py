@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vlsi_cache.models.backbone import Backbone, load_backbone, run_backbone
-from vlsi_cache.models.decoder import Decoder, bind_decoder
+from vlsi_cache.models.backbone import Backbone, load_backbone
+from vlsi_cache.models.binding import bind_decoder
+from vlsi_cache.models.decoder import Decoder
 from vlsi_cache.models.head import Head, LogitTransform
 from vlsi_cache.models.identity import (
     chat_template_hash,
@@ -14,6 +15,7 @@ from vlsi_cache.models.identity import (
 )
 from vlsi_cache.models.loading import load_model, load_processor, text_config
 from vlsi_cache.models.lora import linear_names, lora_config
+from vlsi_cache.models.passes import run_backbone
 from vlsi_cache.models.taps import (
     TapCapture,
     TapState,

@@ -1,16 +1,15 @@
-"""``Backbone``: a loaded model with its processor, and the pass without its head."""
+"""``Backbone``: a loaded model with its processor."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vlsi_cache.errors import RecipeError
-from vlsi_cache.models.decoder import Decoder, bind_decoder
+from vlsi_cache.models.binding import bind_decoder
+from vlsi_cache.models.decoder import Decoder
 from vlsi_cache.models.head import Head
 from vlsi_cache.models.identity import (
     chat_template_hash,
@@ -21,10 +20,9 @@ from vlsi_cache.models.identity import (
 )
 from vlsi_cache.models.loading import load_model, load_processor
 from vlsi_cache.models.precision import frozen_dtype, trained_dtype, uses_autocast
-from vlsi_cache.models.taps import TapState, capture_taps
 from vlsi_cache.recipe import ModelSection
 
-__all__ = ["Backbone", "load_backbone", "run_backbone"]
+__all__ = ["Backbone", "load_backbone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +97,3 @@ def load_backbone(
         fingerprint=weights_fingerprint(model),
         autocast=uses_autocast(section.dtype, device),
     )
-
-
-def run_backbone(
-    decoder: Decoder, taps: Sequence[int], inputs: Mapping[str, Tensor], positions: Tensor
-) -> tuple[dict[int, TapState], Tensor]:
-    """Run a model without its head.
-
-    Args:
-        decoder: view of the model.
-        taps: block indices.
-        inputs: inputs of the model's forward.
-        positions: ``[N]`` long, flat indices into ``B × T``.
-
-    Returns:
-        The state of each tap, and the features ``[N, D]`` after the final norm.
-    """
-    with capture_taps(decoder, taps) as capture:
-        decoder.backbone(**inputs, use_cache=False)
-    return dict(capture.states), capture.features.flatten(0, 1)[positions]
