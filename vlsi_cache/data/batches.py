@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from vlsi_cache.data.conversation import Conversation
 from vlsi_cache.data.encoding.encoder import BatchEncoder
 from vlsi_cache.data.reading.dataset import ConversationDataset
-from vlsi_cache.models import Backbone, text_config
+from vlsi_cache.models import Backbone, context_length
 from vlsi_cache.recipe import DataSection
 
 __all__ = [
@@ -95,6 +95,6 @@ def encoder_for(backbone: Backbone, section: DataSection) -> BatchEncoder:
         backbone: the model and its processor.
         section: the recipe's ``data``. Its ``max_length`` may be a stricter bound.
     """
-    context = getattr(text_config(backbone.decoder.model), "max_position_embeddings", None)
+    context = context_length(backbone.decoder.model)
     limits = [limit for limit in (section.max_length, context) if limit]
     return BatchEncoder(backbone.processor, max_length=min(limits) if limits else None)

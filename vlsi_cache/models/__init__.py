@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vlsi_cache.models.backbone import Backbone, load_backbone
 from vlsi_cache.models.binding import bind_decoder
+from vlsi_cache.models.context import context_length
 from vlsi_cache.models.decoder import Decoder
 from vlsi_cache.models.head import Head, LogitTransform
 from vlsi_cache.models.identity import (
@@ -13,9 +14,17 @@ from vlsi_cache.models.identity import (
     vocabulary_size,
     weights_fingerprint,
 )
-from vlsi_cache.models.loading import load_model, load_processor, text_config
-from vlsi_cache.models.lora import linear_names, lora_config
+from vlsi_cache.models.loading import load_config, load_model, load_processor, text_config
+from vlsi_cache.models.lora import (
+    LoraReach,
+    adapt,
+    expert_names,
+    linear_names,
+    lora_config,
+    lora_reach,
+)
 from vlsi_cache.models.passes import run_backbone
+from vlsi_cache.models.precision import saved_dtype
 from vlsi_cache.models.taps import (
     TapCapture,
     TapState,
@@ -29,19 +38,26 @@ __all__ = [
     "Decoder",
     "Head",
     "LogitTransform",
+    "LoraReach",
     "TapCapture",
     "TapState",
+    "adapt",
     "bind_decoder",
     "capture_taps",
     "chat_template_hash",
+    "context_length",
     "default_taps",
+    "expert_names",
     "linear_names",
     "load_backbone",
+    "load_config",
     "load_model",
     "load_processor",
     "lora_config",
+    "lora_reach",
     "resolve_taps",
     "run_backbone",
+    "saved_dtype",
     "text_config",
     "tokenizer_of",
     "vocabulary_hash",

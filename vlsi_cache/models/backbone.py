@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vlsi_cache.errors import RecipeError
+from vlsi_cache.errors import ModelError, RecipeError
 from vlsi_cache.models.binding import bind_decoder
 from vlsi_cache.models.decoder import Decoder
 from vlsi_cache.models.head import Head
@@ -18,7 +18,7 @@ from vlsi_cache.models.identity import (
     vocabulary_size,
     weights_fingerprint,
 )
-from vlsi_cache.models.loading import load_model, load_processor
+from vlsi_cache.models.loading import load_config, load_model, load_processor
 from vlsi_cache.models.precision import frozen_dtype, trained_dtype, uses_autocast
 from vlsi_cache.recipe import ModelSection
 
@@ -41,6 +41,8 @@ class Backbone:
     """SHA-256 over the weights after loading."""
     autocast: bool = False
     """Whether forwards that train run in bfloat16 autocast."""
+    dtype: str = "float32"
+    """Dtype of the weights, or `bfloat16` where float32 weights train to be saved in it."""
 
     @property
     def head(self) -> Head:
@@ -56,7 +58,7 @@ class Backbone:
         """Everything of the model that a stage's result depends on."""
         return {
             "weights": self.fingerprint,
-            "dtype": str(self.decoder.model.dtype).removeprefix("torch."),
+            "dtype": self.dtype,
             "tokenizer": vocabulary_hash(tokenizer_of(self.processor)),
             "chat_template": chat_template_hash(self.processor),
         }
@@ -84,10 +86,13 @@ def load_backbone(
             expected="a from_pretrained name or folder",
             mend=f"Give --{role} MODEL, or set {role}.model in the recipe",
         )
+    learns = trains or role == "student"  # whole, or its adapters
+    if learns:
+        _validate_not_quantised(section.model)
     dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
     model = load_model(section.model, dtype=dtype, device=device)
     processor = load_processor(section.model)
-    decoder = bind_decoder(model)
+    decoder = bind_decoder(model, learns=learns)
     model.eval().requires_grad_(False)
     return Backbone(
         name=section.model,
@@ -96,4 +101,21 @@ def load_backbone(
         vocab_size=min(vocabulary_size(tokenizer_of(processor)), len(decoder.head.weight)),
         fingerprint=weights_fingerprint(model),
         autocast=uses_autocast(section.dtype, device),
+        dtype=section.dtype
+        if section.dtype == "bfloat16"
+        else str(model.dtype).removeprefix("torch."),
+    )
+
+
+def _validate_not_quantised(name: str) -> None:
+    quantised = getattr(load_config(name), "quantization_config", None)
+    if quantised is None:
+        return
+    fields = quantised if isinstance(quantised, dict) else quantised.to_dict()
+    raise ModelError(
+        "a quantised student cannot be trained",
+        where=name,
+        expected="weights in float32, bfloat16 or float16",
+        found=f"quantization_config with quant_method {fields.get('quant_method')}",
+        mend="Give the checkpoint that it was quantised from. The teacher may be quantised",
     )

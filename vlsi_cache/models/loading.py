@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,10 +26,14 @@ from transformers import (
 )
 
 from vlsi_cache.errors import ModelError, first_line
+from vlsi_cache.models.adapters import find_adapter, merge_adapter, weights_beside
 
-__all__ = ["load_model", "load_processor", "text_config"]
+__all__ = ["load_config", "load_model", "load_processor", "text_config"]
+
+logger = logging.getLogger(__name__)
 
 _CONFIG = "config.json"
+_TOKENIZER = "tokenizer_config.json"
 _HUB_SECONDS = 10.0
 
 
@@ -56,13 +61,39 @@ def load_model(
             unknown.
     """
     _validate_dtype(dtype, name)
-    folder = _find(name)
-    config = _load_config(name, folder)
+    adapter = find_adapter(_find(name))
+    config = load_config(name)
+    base = name if adapter is None else adapter.base
+    folder = _find(base)
     if folder is not None:
-        _validate_safetensors(folder, name)
-    model: Any = _load_weights(name, config, dtype)  # transformers leaves `to` without types
+        _validate_safetensors(folder, base)
+    with weights_beside(adapter, name) as source:
+        model: Any = _load_weights(source, base, config, dtype)
+    model.config.name_or_path = name
+    if adapter is not None:
+        model = merge_adapter(model, adapter)
     placed: PreTrainedModel = model.to(device).eval()
     return placed
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """Load a model's configuration. An adapter has that of its base.
+
+    Args:
+        name: a folder, or a name on the Hugging Face hub.
+
+    Raises:
+        ModelError: there is no such folder or name, or no configuration in it.
+    """
+    folder = _find(name)
+    adapter = find_adapter(folder)
+    if adapter is not None and not adapter.is_beside_base:
+        return load_config(adapter.base)
+    if folder is not None and not (folder / _CONFIG).is_file():
+        raise _no_model(folder, name)
+    with _model_errors(name, "the model's configuration cannot be read"):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    return config
 
 
 def load_processor(name: str) -> ProcessorMixin | PreTrainedTokenizerBase:
@@ -74,7 +105,7 @@ def load_processor(name: str) -> ProcessorMixin | PreTrainedTokenizerBase:
     Raises:
         ModelError: there is no such folder or name, or neither a processor nor a tokenizer in it.
     """
-    _find(name)
+    name = _processor_source(name)
     with _model_errors(name, "the processor cannot be loaded"):
         load: Any = AutoProcessor.from_pretrained
         processor = load(name, trust_remote_code=False)
@@ -89,24 +120,44 @@ def load_processor(name: str) -> ProcessorMixin | PreTrainedTokenizerBase:
     return processor
 
 
-def _load_config(name: str, folder: Path | None) -> PreTrainedConfig:
-    if folder is not None and not (folder / _CONFIG).is_file():
-        raise ModelError(
-            "the folder holds no model",
-            where=name,
-            expected=_CONFIG,
-            mend="Give the folder that save_pretrained wrote",
-        )
-    with _model_errors(name, "the model's configuration cannot be read"):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    return config
+def _processor_source(name: str) -> str:
+    """The folder of an adapter, if its tokenizer lies there, or its base."""
+    folder = _find(name)
+    adapter = find_adapter(folder)
+    if adapter is None or folder is None or (folder / _TOKENIZER).is_file():
+        return name
+    return adapter.base
 
 
-def _load_weights(name: str, config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
+def _no_model(folder: Path, name: str) -> ModelError:
+    quantised = sorted(path.name for path in folder.glob("*.gguf"))
+    if quantised:
+        return _gguf_error(name, quantised[0])
+    return ModelError(
+        "the folder holds no model",
+        where=name,
+        expected=_CONFIG,
+        mend="Give the folder that save_pretrained wrote",
+    )
+
+
+def _gguf_error(name: str, file: str) -> ModelError:
+    return ModelError(
+        "GGUF files are not read",
+        where=name,
+        expected="a folder with config.json and safetensors weights",
+        found=file,
+        mend="Give the model that it was made from. Or rebuild one, with its tokenizer: "
+        f"AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file={file!r}).save_pretrained(NEW)",
+    )
+
+
+def _load_weights(source: str, name: str, config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
     loader = _loader(config, name)
+    _return_named_outputs(config)
     with _model_errors(name, "the model's weights cannot be loaded"):
         model, report = loader.from_pretrained(
-            name,
+            source,
             config=config,
             dtype=dtype,
             use_safetensors=True,
@@ -116,7 +167,17 @@ def _load_weights(name: str, config: PreTrainedConfig, dtype: str) -> PreTrained
             output_loading_info=True,
         )
     _validate_complete(report, name)
+    _validate_tied(model, name)
     return model  # type: ignore[no-any-return]
+
+
+def _return_named_outputs(config: PreTrainedConfig) -> None:
+    """Undo ``return_dict: false``, under which a model gives tuples to itself and to others."""
+    config.return_dict = True
+    for name in config.sub_configs:
+        inner = getattr(config, name, None)
+        if isinstance(inner, PreTrainedConfig):
+            _return_named_outputs(inner)
 
 
 def _loader(config: PreTrainedConfig, name: str) -> Any:
@@ -139,6 +200,8 @@ def _find(name: str) -> Path | None:
         return path
     # A hub name is "model" or "owner/model". Anything else that is not a folder is a slip.
     looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or path.exists()
+    if name.endswith(".gguf"):
+        raise _gguf_error(name, path.name)
     if looks_local or not name:
         raise ModelError(
             "there is no such model folder",
@@ -190,6 +253,26 @@ def _validate_complete(report: dict[str, Any], name: str) -> None:
                 found=shown,
                 mend="Give the whole checkpoint that belongs to the config.json",
             )
+    unread = sorted(report.get("unexpected_keys") or ())
+    if unread:
+        shown = ", ".join(unread[:3]) + (" …" if len(unread) > 3 else "")
+        logger.warning("%s: %d weights are not part of the model: %s", name, len(unread), shown)
+
+
+def _validate_tied(model: Any, name: str) -> None:
+    # transformers would go on with a head of its own, which the saved config then denies.
+    output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = getattr(model, "_tied_weights_keys", None) or ()
+    if not model.config.tie_word_embeddings or "lm_head.weight" not in tied:
+        return
+    if output is not None and output.weight is not embedding.weight:
+        raise ModelError(
+            "the head and the embedding differ, while the configuration ties them",
+            where=name,
+            expected="one matrix for both",
+            found="lm_head.weight with values of its own",
+            mend="Set tie_word_embeddings: false in config.json, if the head was trained",
+        )
 
 
 def _validate_dtype(dtype: str, name: str) -> None:

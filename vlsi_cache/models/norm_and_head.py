@@ -89,7 +89,12 @@ _SCALES = (
     "output_multiplier",
     "output_multiplier_scale",
 )
-_SOFTCAPS = ("final_logit_softcapping", "final_logit_soft_cap", "logits_soft_cap", "output_logit_soft_cap")
+_SOFTCAPS = (
+    "final_logit_softcapping",
+    "final_logit_soft_cap",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+)
 
 
 def _settings(model: PreTrainedModel) -> dict[str, float]:

@@ -38,7 +38,7 @@ def run_backbone(
 
 
 def _cast_floating(decoder: Decoder, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pixels in the model's dtype. Some processors choose another, and some towers take no other."""
+    """Pixels in the model's dtype, whatever the processor gives. Some towers take no other."""
     dtype = decoder.model.dtype
     if dtype not in _DTYPES:
         return dict(inputs)

@@ -76,9 +76,7 @@ def validate_passes(
     return states, features
 
 
-def validate_gradients(
-    decoder: Decoder, states: Mapping[int, TapState], features: Tensor
-) -> None:
+def validate_gradients(decoder: Decoder, states: Mapping[int, TapState], features: Tensor) -> None:
     """Refuse a model in which the output's gradient does not reach every block.
 
     Args:

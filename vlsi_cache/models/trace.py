@@ -20,6 +20,7 @@ __all__ = [
     "Trace",
     "block_output",
     "padded_row",
+    "probe_inputs",
     "probe_logits",
     "removing",
     "text_pass",
@@ -104,7 +105,7 @@ def trace_blocks(model: PreTrainedModel, blocks: nn.ModuleList, output: nn.Modul
         if id(part) not in inside and part is not output
     ]
     hooks.append(output.register_forward_pre_hook(partial(_note_head, notes)))
-    inputs = _probe(model)
+    inputs = probe_inputs(model)
     with removing(hooks):
         logits = probe_logits(model, inputs)
     once_each = all(notes.num_calls[index] == 1 for index in range(len(blocks)))
@@ -131,9 +132,9 @@ def probe_logits(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
 def padded_row(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The probe with its second row cut to the shared tokens, and padded on the right."""
     ids, mask = inputs["input_ids"].clone(), inputs["attention_mask"].clone()
-    padding = getattr(text_config(model), "pad_token_id", None)
-    is_id = isinstance(padding, int) and 0 <= padding < _num_ids(model)
-    ids[1, NUM_SHARED:] = padding if is_id else 0
+    found = getattr(text_config(model), "pad_token_id", None)
+    padding: int = found if isinstance(found, int) and 0 <= found < len(_embedded(model)) else 0
+    ids[1, NUM_SHARED:] = padding
     mask[1, NUM_SHARED:] = 0
     return inputs | {"input_ids": ids, "attention_mask": mask}
 
@@ -173,25 +174,26 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def _num_ids(model: PreTrainedModel) -> int:
+def _embedded(model: PreTrainedModel) -> Tensor:
     embedding: Any = model.get_input_embeddings()
-    return int(embedding.weight.shape[0])
+    weight: Tensor = embedding.weight
+    return weight
 
 
-def _probe(model: PreTrainedModel) -> dict[str, Tensor]:
+def probe_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     """Two rows of ordinary tokens, to which the configuration gives no meaning such as images."""
     special: set[int] = set()
     for config in (model.config, text_config(model)):
         for name, value in config.to_dict().items():
             if name.endswith(("_token_id", "_token_index", "_token_ids")):
                 special.update(value if isinstance(value, list) else [value])
-    ordinary = (token for token in range(_num_ids(model)) if token not in special)
+    ordinary = (token for token in range(len(_embedded(model))) if token not in special)
     wanted = 2 * NUM_TOKENS - NUM_SHARED
     chosen = [token for token, _ in zip(ordinary, range(wanted), strict=False)]
     if len(chosen) < wanted:
         raise unbindable(model, "has hardly any ordinary tokens", f"{wanted} tokens")
     rows = [chosen[:NUM_TOKENS], chosen[:NUM_SHARED] + chosen[NUM_TOKENS:]]
-    ids = torch.tensor(rows, device=model.get_input_embeddings().weight.device)  # type: ignore[operator, union-attr]
+    ids = torch.tensor(rows, device=_embedded(model).device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 

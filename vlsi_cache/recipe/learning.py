@@ -66,7 +66,11 @@ class LoraSection(Section):
     alpha: Positive = 64
     """Numerator of the scale. Updates are scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout before the adapters."""
+    """Dropout before the adapters. Experts that are fused into one parameter take none, so with
+    dropout they get no adapters."""
+    experts: bool = True
+    """Adapters on experts that are fused into one parameter, too. Each pass then makes one block's
+    experts with their adapters merged, and every expert has its own adapter of the given rank."""
 
 
 class InteractionSection(Schedule):

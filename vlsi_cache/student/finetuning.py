@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for
-from vlsi_cache.models import Backbone, Decoder, load_backbone, run_backbone
+from vlsi_cache.models import (
+    Backbone,
+    Decoder,
+    load_backbone,
+    load_config,
+    run_backbone,
+    saved_dtype,
+)
 from vlsi_cache.objectives import linear_cross_entropy
 from vlsi_cache.recipe import FinetuningSection
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
@@ -81,10 +86,12 @@ def finetune(run: Run, source: Path | None = None) -> Path:
     if source is not None:
         section = section.model_copy(update={"model": str(source)})
     student = load_backbone(section, "student", run.device, trains=True)
-    original = AutoConfig.from_pretrained(str(recipe.student.model))
+    original = load_config(str(recipe.student.model))
 
     def save(module: Finetuning) -> None:
-        module.model.to(dtype=original.dtype or torch.float32)  # type: ignore[call-arg]
+        dtype = saved_dtype(section.dtype, original.dtype)
+        module.model.to(dtype=dtype)  # type: ignore[call-arg]
+        original.dtype = dtype
         module.model.config = original
         save_model(module.model, student.name, recipe.student_path)
 
