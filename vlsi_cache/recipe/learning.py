@@ -102,8 +102,7 @@ class InteractionSection(Schedule):
     """Layer matching."""
     lora: LoraSection | None = LoraSection()
     """Adapters on every linear map of the decoder blocks. `null`: no adapters, and the blocks' own
-    weights train. They train in float32 unless `student.dtype` names another dtype, and each needs
-    a gradient and the optimizer's state."""
+    weights train. They train in float32, and each needs a gradient and the optimizer's state."""
 
     def contradictions(self, path: str) -> list[Contradiction]:
         """Find the schedule's and the matching's contradictions, and impossible comparisons."""

@@ -40,7 +40,8 @@ class ModelSection(Section):
     model: UserName | None = None
     """`from_pretrained` name or folder, which includes the processor."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Dtype of the weights. `auto` takes the checkpoint's own."""
+    """Dtype of the weights. `auto` takes the checkpoint's own. Weights that train are float32
+    always. With `bfloat16` they run in bfloat16 autocast, and are saved in bfloat16."""
     taps: list[int] | None = None
     """0-based indices of the decoder blocks to read. Every 4th from 2 by default."""
     verbalizers: UserPath | None = None
