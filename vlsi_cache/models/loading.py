@@ -166,6 +166,12 @@ def _load_weights(source: str, name: str, config: PreTrainedConfig, dtype: str) 
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            "the hub repository holds an adapter, which is merged from a folder alone",
+            where=name,
+            mend=f"Download it (hf download {name} --local-dir FOLDER), and give the folder",
+        )
     _validate_complete(report, name)
     _validate_tied(model, name)
     return model  # type: ignore[no-any-return]

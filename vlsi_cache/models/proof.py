@@ -121,11 +121,17 @@ def _run(
     ]
     if graph:  # also where all weights are frozen
         embedding: Any = decoder.model.get_input_embeddings()
-        hooks.append(embedding.register_forward_hook(lambda _, __, out: out.requires_grad_(True)))
+        hooks.append(embedding.register_forward_hook(lambda _, __, out: _in_graph(out)))
     every = range(decoder.num_blocks)
     with removing(hooks), torch.set_grad_enabled(graph), text_pass(decoder.model):
         states, features = run_backbone(decoder, every, inputs, positions)
     return states, features, entered
+
+
+def _in_graph(embedded: Tensor) -> Tensor:
+    if embedded.requires_grad:
+        return embedded
+    return embedded.requires_grad_(True).clone()  # families may write into what they embedded
 
 
 def _validate_taps(
