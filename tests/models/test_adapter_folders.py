@@ -33,8 +33,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
     for name, weight in adapted.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.1)
-    adapted.peft_config["default"].base_model_name_or_path = "../base"
+    adapted.peft_config["default"].base_model_name_or_path = str(root / "base")
     adapted.save_pretrained(root / "adapter")
+    change(root / "adapter", base_model_name_or_path="../base")
     shutil.copytree(root / "base", root / "both")
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(root / "adapter" / file, root / "both" / file)

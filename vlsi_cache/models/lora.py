@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from vlsi_cache.errors import ModelError, first_line
@@ -76,7 +78,8 @@ def adapt(decoder: Decoder, section: LoraSection, seed: int) -> PeftModel:
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(seed)
         try:
-            adapted: PeftModel = get_peft_model(model, config)
+            with _targets_as_they_are(model.config):
+                adapted: PeftModel = get_peft_model(model, config)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise unbindable(
                 model,
@@ -88,6 +91,23 @@ def adapt(decoder: Decoder, section: LoraSection, seed: int) -> PeftModel:
     with undisturbed(adapted):
         probe_logits(model, probe_inputs(model))
     return adapted
+
+
+@contextmanager
+def _targets_as_they_are(config: PreTrainedConfig) -> Iterator[None]:
+    """Keep peft from renaming targets.
+
+    It takes maps like a shared expert's `up_proj` for experts of an older layout, by the model's
+    type, and would leave them without adapters.
+    """
+    own = vars(config).get("model_type")
+    config.model_type = ""
+    try:
+        yield
+    finally:
+        del config.model_type
+        if own is not None:
+            config.model_type = own
 
 
 def lora_config(
