@@ -100,14 +100,15 @@ def _targets_as_they_are(config: PreTrainedConfig) -> Iterator[None]:
     It takes maps like a shared expert's `up_proj` for experts of an older layout, by the model's
     type, and would leave them without adapters.
     """
-    own = vars(config).get("model_type")
-    config.model_type = ""
+    own = vars(config)  # hides the class's, for a moment
+    before = own.get("model_type")
+    own["model_type"] = ""
     try:
         yield
     finally:
-        del config.model_type
-        if own is not None:
-            config.model_type = own
+        del own["model_type"]
+        if before is not None:
+            own["model_type"] = before
 
 
 def lora_config(
