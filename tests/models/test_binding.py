@@ -180,10 +180,12 @@ def test_blocks_that_run_more_than_once_are_refused() -> None:
 
 def test_the_trace_reads_ordinary_tokens_only() -> None:
     model = tiny_model("qwen2_vl", image_token_id=4)
-    seen: list[int] = []
+    seen: list[list[int]] = []
     model.get_input_embeddings().register_forward_pre_hook(
-        lambda _, args: seen.extend(args[0].flatten().tolist())
+        lambda _, args: seen.extend(args[0].tolist())
     )
     bind_decoder(model)
     assert seen
-    assert not {0, 1, 2, 4} & set(seen)  # padding, beginning, end, image
+    tokens = {token for row in seen for token in row}
+    assert not {1, 2, 4} & tokens  # beginning, end, image
+    assert [row for row in seen if 0 in row] == [[3, 5, 6, 0, 0, 0]]  # the one padded row

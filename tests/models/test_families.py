@@ -79,7 +79,7 @@ def test_adapters_on_the_blocks_learn_and_merge_without_a_trace() -> None:
     for family in FAMILIES:
         model = tiny_model(family)
         decoder = bind_decoder(model)
-        before = [(name, weight.shape) for name, weight in model.named_parameters()]
+        before = {name: weight.shape for name, weight in model.named_parameters()}
         adapted = peft.get_peft_model(model, lora_config(decoder, rank=4, alpha=4))
         _randomize_adapters(adapted)
         _assert_all_adapters_learn(adapted, decoder, family)
@@ -87,7 +87,7 @@ def test_adapters_on_the_blocks_learn_and_merge_without_a_trace() -> None:
             logits = model(input_ids=TOKENS).logits
         merged = adapted.merge_and_unload()
         assert type(merged) is type(model), family
-        assert [(name, weight.shape) for name, weight in merged.named_parameters()] == before
+        assert {name: weight.shape for name, weight in merged.named_parameters()} == before
         with torch.no_grad():
             torch.testing.assert_close(
                 merged(input_ids=TOKENS).logits, logits, atol=1e-4, rtol=1e-4

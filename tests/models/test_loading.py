@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -23,7 +23,17 @@ from transformers import (
 from support.families import tiny_model
 from support.processors import image_processor_for, text_tokenizer
 from vlsi_cache.errors import ModelError
-from vlsi_cache.models import load_config, load_model, load_processor, text_config
+from vlsi_cache.models import (
+    bind_decoder,
+    context_length,
+    load_backbone,
+    load_config,
+    load_model,
+    load_processor,
+    saved_dtype,
+    text_config,
+)
+from vlsi_cache.recipe import ModelSection
 
 WEIGHTS = "model.safetensors"
 
@@ -142,6 +152,115 @@ def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     weights = load_file(folder / WEIGHTS) | {"model.norm.weight": torch.ones(7)}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     assert "1 weights are of another shape; found model.norm.weight" in refusal(folder)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path, max_shard_size="50KB")
+    shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    assert shard.name in refusal(tmp_path)
+
+
+def test_weights_that_the_model_does_not_have_are_named(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = load_file(folder / WEIGHTS) | {"model.extra.weight": torch.ones(7)}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    load_model(str(folder))
+    assert "1 weights are not part of the model: model.extra.weight" in caplog.text
+
+
+def change_config(folder: Path, **fields: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_a_tied_head_with_values_of_its_own_is_refused(folder: Path) -> None:
+    change_config(folder, tie_word_embeddings=True)
+    assert "the head and the embedding differ" in refusal(folder)
+
+
+def test_a_tied_head_that_is_not_stored_is_the_embedding(folder: Path) -> None:
+    change_config(folder, tie_word_embeddings=True)
+    weights = load_file(folder / WEIGHTS)
+    del weights["lm_head.weight"]
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    model: Any = load_model(str(folder))
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_an_untied_head_that_is_not_stored_is_refused(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    del weights["lm_head.weight"]
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    assert "missing from the checkpoint; found lm_head.weight" in refusal(folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "llava"])
+def test_a_model_that_returns_tuples_is_bound_all_the_same(family: str, tmp_path: Path) -> None:
+    tiny_model(family).save_pretrained(tmp_path)
+    change_config(tmp_path, return_dict=False)
+    assert bind_decoder(load_model(str(tmp_path))).num_blocks == 4
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "owner/name-GGUF/model-Q4_K_M.gguf"])
+def test_a_gguf_file_is_refused_with_what_to_do(name: str) -> None:
+    assert "GGUF files are not read" in refusal(name)
+    assert "gguf_file='model" in refusal(name)
+
+
+def test_a_folder_of_gguf_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    assert "found tiny.gguf" in refusal(tmp_path)
+    assert "found tiny.gguf" in refusal(tmp_path / "tiny.gguf")
+
+
+def test_a_quantised_student_is_refused_and_its_teacher_is_not(folder: Path) -> None:
+    text_tokenizer("chatml").save_pretrained(folder)
+    change_config(folder, quantization_config={"quant_method": "fp8"})
+    section = ModelSection(model=str(folder))
+    with pytest.raises(ModelError, match=r"a quantised student cannot be trained; .*method fp8"):
+        load_backbone(section, "student", torch.device("cpu"))
+    assert load_backbone(section, "teacher", torch.device("cpu")).decoder.num_blocks == 4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "stored"),
+    [
+        ("auto", False, torch.float32),
+        ("float32", False, torch.float32),
+        ("bfloat16", True, torch.bfloat16),
+    ],
+)
+def test_weights_that_train_are_float32(
+    dtype: Literal["auto", "float32", "bfloat16"],
+    autocast: bool,
+    stored: torch.dtype,
+    folder: Path,
+) -> None:
+    text_tokenizer("chatml").save_pretrained(folder)
+    section = ModelSection(model=str(folder), dtype=dtype)
+    student = load_backbone(section, "student", torch.device("cpu"), trains=True)
+    assert {weight.dtype for weight in student.decoder.model.parameters()} == {torch.float32}
+    assert student.autocast is autocast
+    assert saved_dtype(dtype, load_config(str(folder)).dtype) == stored
+
+
+@pytest.mark.parametrize(
+    ("scaling", "length"),
+    [
+        (None, 512),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}, 2048),
+        ({"rope_type": "yarn", "factor": 4.0}, 2048),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256}, 512),
+        ({"rope_type": "dynamic", "factor": 2.0}, 1024),
+        ({"rope_type": "linear", "factor": 8.0}, 512),
+    ],
+)
+def test_scaled_positions_lengthen_the_context(scaling: dict[str, Any] | None, length: int) -> None:
+    rope = None if scaling is None else {"rope_theta": 10000.0, **scaling}
+    model = tiny_model("llama", num_layers=1, changes={"rope_parameters": rope} if rope else None)
+    assert context_length(text_config(model)) == length
 
 
 def test_a_broken_configuration_is_refused(folder: Path) -> None:

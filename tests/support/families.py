@@ -133,7 +133,8 @@ _IMAGE: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]
 }
 
 TEXT_FAMILIES = tuple(_TEXT)
-IMAGE_FAMILIES = tuple(_IMAGE)
+# PaliGemma reads its whole text in both directions, and is refused.
+IMAGE_FAMILIES = tuple(family for family in _IMAGE if family != "paligemma")
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from vlsi_cache.data.conversation import Conversation
 from vlsi_cache.data.encoding.encoder import BatchEncoder
 from vlsi_cache.data.reading.dataset import ConversationDataset
-from vlsi_cache.models import Backbone, text_config
+from vlsi_cache.models import Backbone, context_length, text_config
 from vlsi_cache.recipe import DataSection
 
 __all__ = [
@@ -102,7 +102,7 @@ def encoder_for(backbone: Backbone, section: DataSection) -> BatchEncoder:
 
 
 def length_limit(config: PreTrainedConfig, section: DataSection) -> int | None:
-    """Most tokens of a conversation.
+    """Return the most tokens of a conversation.
 
     Args:
         config: configuration of the model's language side.
@@ -111,5 +111,5 @@ def length_limit(config: PreTrainedConfig, section: DataSection) -> int | None:
     Returns:
         The limit, or None if neither sets one.
     """
-    context = getattr(config, "max_position_embeddings", None)
+    context = context_length(config)
     return min((limit for limit in (section.max_length, context) if limit), default=None)

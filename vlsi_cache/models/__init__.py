@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from vlsi_cache.models.backbone import Backbone, load_backbone, run_backbone
-from vlsi_cache.models.decoder import Decoder, bind_decoder
+from vlsi_cache.models.backbone import Backbone, load_backbone
+from vlsi_cache.models.binding import bind_decoder
+from vlsi_cache.models.context import context_length
+from vlsi_cache.models.decoder import Decoder
 from vlsi_cache.models.head import Head, LogitTransform
 from vlsi_cache.models.identity import (
     chat_template_hash,
@@ -19,7 +21,16 @@ from vlsi_cache.models.loading import (
     load_processor_of,
     text_config,
 )
-from vlsi_cache.models.lora import linear_names, lora_config
+from vlsi_cache.models.lora import (
+    LoraReach,
+    adapt,
+    expert_names,
+    linear_names,
+    lora_config,
+    lora_reach,
+)
+from vlsi_cache.models.passes import run_backbone
+from vlsi_cache.models.precision import saved_dtype
 from vlsi_cache.models.preview import ModelPreview, preview_model
 from vlsi_cache.models.taps import (
     TapCapture,
@@ -34,13 +45,17 @@ __all__ = [
     "Decoder",
     "Head",
     "LogitTransform",
+    "LoraReach",
     "ModelPreview",
     "TapCapture",
     "TapState",
+    "adapt",
     "bind_decoder",
     "capture_taps",
     "chat_template_hash",
+    "context_length",
     "default_taps",
+    "expert_names",
     "linear_names",
     "load_backbone",
     "load_config",
@@ -48,9 +63,11 @@ __all__ = [
     "load_processor",
     "load_processor_of",
     "lora_config",
+    "lora_reach",
     "preview_model",
     "resolve_taps",
     "run_backbone",
+    "saved_dtype",
     "text_config",
     "tokenizer_of",
     "vocabulary_hash",

@@ -1,15 +1,16 @@
-"""``Backbone``: a loaded model with its processor, and the pass without its head."""
+"""``Backbone``: a loaded model with its processor."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from vlsi_cache.models.decoder import Decoder, bind_decoder
+from vlsi_cache.errors import ModelError
+from vlsi_cache.models.binding import bind_decoder
+from vlsi_cache.models.decoder import Decoder
 from vlsi_cache.models.head import Head
 from vlsi_cache.models.identity import (
     chat_template_hash,
@@ -18,14 +19,13 @@ from vlsi_cache.models.identity import (
     vocabulary_size,
     weights_fingerprint,
 )
-from vlsi_cache.models.loading import load_model, load_processor_of
+from vlsi_cache.models.loading import load_config, load_model, load_processor_of
 from vlsi_cache.models.precision import frozen_dtype, trained_dtype, uses_autocast
 from vlsi_cache.models.preview import model_name
-from vlsi_cache.models.taps import TapState, capture_taps
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import ModelSection
 
-__all__ = ["Backbone", "load_backbone", "run_backbone"]
+__all__ = ["Backbone", "load_backbone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class Backbone:
     """Whether forwards that train run in bfloat16 autocast."""
     processor_options: Mapping[str, Any] = field(default_factory=dict)
     """The recipe's options of the processor."""
+    dtype: str = "float32"
+    """Dtype of the weights, or `bfloat16` where float32 weights train to be saved in it."""
 
     @property
     def head(self) -> Head:
@@ -63,7 +65,7 @@ class Backbone:
         return {
             **options,
             "weights": self.fingerprint,
-            "dtype": str(self.decoder.model.dtype).removeprefix("torch."),
+            "dtype": self.dtype,
             "tokenizer": vocabulary_hash(tokenizer_of(self.processor)),
             "chat_template": chat_template_hash(self.processor),
         }
@@ -85,12 +87,15 @@ def load_backbone(
         ModelError: the model cannot be loaded or bound.
     """
     name = model_name(section, role)
+    learns = trains or role == "student"  # whole, or its adapters
+    if learns:
+        _validate_not_quantised(section)
     dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
     with phase(f"loading the {role} {name}"):
         model = load_model(name, dtype=dtype, device=device, revision=section.revision)
         processor = load_processor_of(section)
     with phase(f"binding the {role}: blocks, norm, head"):
-        decoder = bind_decoder(model)
+        decoder = bind_decoder(model, learns=learns)
     model.eval().requires_grad_(False)
     return Backbone(
         name=name,
@@ -100,23 +105,22 @@ def load_backbone(
         fingerprint=weights_fingerprint(model),
         autocast=uses_autocast(section.dtype, device),
         processor_options=section.processor,
+        dtype=section.dtype
+        if section.dtype == "bfloat16"
+        else str(model.dtype).removeprefix("torch."),
     )
 
 
-def run_backbone(
-    decoder: Decoder, taps: Sequence[int], inputs: Mapping[str, Tensor], positions: Tensor
-) -> tuple[dict[int, TapState], Tensor]:
-    """Run a model without its head.
-
-    Args:
-        decoder: view of the model.
-        taps: block indices.
-        inputs: inputs of the model's forward.
-        positions: ``[N]`` long, flat indices into ``B × T``.
-
-    Returns:
-        The state of each tap, and the features ``[N, D]`` after the final norm.
-    """
-    with capture_taps(decoder, taps) as capture:
-        decoder.backbone(**inputs, use_cache=False)
-    return dict(capture.states), capture.features.flatten(0, 1)[positions]
+def _validate_not_quantised(section: ModelSection) -> None:
+    config = load_config(section.model or "", revision=section.revision)
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is None:
+        return
+    fields = quantised if isinstance(quantised, dict) else quantised.to_dict()
+    raise ModelError(
+        "a quantised student cannot be trained",
+        where=section.model,
+        expected="weights in float32, bfloat16 or float16",
+        found=f"quantization_config with quant_method {fields.get('quant_method')}",
+        mend="Give the checkpoint that it was quantised from. The teacher may be quantised",
+    )

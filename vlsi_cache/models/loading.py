@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from transformers import (
 )
 
 from vlsi_cache.errors import ModelError, first_line
+from vlsi_cache.models.adapters import find_adapter, merge_adapter, weights_beside
 from vlsi_cache.models.options import current_options, validate_options
 from vlsi_cache.recipe import ModelSection
 
@@ -37,7 +39,10 @@ __all__ = [
     "validate_files",
 ]
 
+logger = logging.getLogger(__name__)
+
 _CONFIG = "config.json"
+_TOKENIZER = "tokenizer_config.json"
 _HUB_SECONDS = 10.0
 
 
@@ -70,19 +75,23 @@ def load_model(
             unknown.
     """
     _validate_dtype(dtype, name)
-    folder = _find(name, revision)
-    config = _load_config(name, folder, revision)
+    adapter = find_adapter(_find(name, revision))
+    config = load_config(name, revision=revision)
+    base, base_revision = _base_of(name, revision)
+    folder = _find(base, base_revision)
     if folder is not None:
-        _validate_safetensors(folder, name)
-    model: Any = _load_weights(
-        name, config, dtype, revision
-    )  # transformers leaves `to` without types
+        _validate_safetensors(folder, base)
+    with weights_beside(adapter, name) as source:
+        model: Any = _load_weights(source, base, config, dtype, base_revision)
+    model.config.name_or_path = name
+    if adapter is not None:
+        model = merge_adapter(model, adapter)
     placed: PreTrainedModel = model.to(device).eval()
     return placed
 
 
 def load_config(name: str, *, revision: str | None = None) -> PreTrainedConfig:
-    """Load a model's configuration alone.
+    """Load a model's configuration. An adapter has that of its base.
 
     Args:
         name: a folder, or a name on the Hugging Face hub.
@@ -91,7 +100,21 @@ def load_config(name: str, *, revision: str | None = None) -> PreTrainedConfig:
     Raises:
         ModelError: there is no such folder or name, or no configuration in it.
     """
-    return _load_config(name, _find(name, revision), revision)
+    base, revision = _base_of(name, revision)
+    folder = _find(base, revision)
+    if folder is not None and not (folder / _CONFIG).is_file():
+        raise _no_model(folder, base)
+    with _model_errors(base, "the model's configuration cannot be read"):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            base, trust_remote_code=False, revision=revision
+        )
+    return config
+
+
+def _base_of(name: str, revision: str | None) -> tuple[str, str | None]:
+    """Return the model whose weights are read, and its revision: an adapter's base, or itself."""
+    adapter = find_adapter(_find(name, revision))
+    return (name, revision) if adapter is None else (adapter.base, None)
 
 
 def validate_files(name: str, config: PreTrainedConfig, *, revision: str | None = None) -> None:
@@ -100,10 +123,11 @@ def validate_files(name: str, config: PreTrainedConfig, *, revision: str | None 
     Raises:
         ModelError: as in ``load_model``.
     """
-    folder = _find(name, revision)
+    base, revision = _base_of(name, revision)
+    folder = _find(base, revision)
     if folder is not None:
-        _validate_safetensors(folder, name)
-    _loader(config, name)
+        _validate_safetensors(folder, base)
+    _loader(config, base)
 
 
 def load_processor_of(section: ModelSection) -> ProcessorMixin | PreTrainedTokenizerBase:
@@ -129,7 +153,7 @@ def load_processor(
         ModelError: there is no such folder or name, or neither a processor nor a tokenizer in it.
             The processor does not know an option, or refuses its value.
     """
-    _find(name, revision)
+    name, revision = _processor_source(name, revision)
     with _model_errors(name, "the processor cannot be loaded"):
         load: Any = AutoProcessor.from_pretrained
         processor = load(name, trust_remote_code=False, revision=revision)
@@ -149,28 +173,45 @@ def load_processor(
     return processor
 
 
-def _load_config(name: str, folder: Path | None, revision: str | None) -> PreTrainedConfig:
-    if folder is not None and not (folder / _CONFIG).is_file():
-        raise ModelError(
-            "the folder holds no model",
-            where=name,
-            expected=_CONFIG,
-            mend="Give the folder that save_pretrained wrote",
-        )
-    with _model_errors(name, "the model's configuration cannot be read"):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            name, trust_remote_code=False, revision=revision
-        )
-    return config
+def _processor_source(name: str, revision: str | None) -> tuple[str, str | None]:
+    """Return the folder of an adapter, if its tokenizer lies there, or its base."""
+    folder = _find(name, revision)
+    if folder is not None and (folder / _TOKENIZER).is_file():
+        return name, revision
+    return _base_of(name, revision)
+
+
+def _no_model(folder: Path, name: str) -> ModelError:
+    quantised = sorted(path.name for path in folder.glob("*.gguf"))
+    if quantised:
+        return _gguf_error(name, quantised[0])
+    return ModelError(
+        "the folder holds no model",
+        where=name,
+        expected=_CONFIG,
+        mend="Give the folder that save_pretrained wrote",
+    )
+
+
+def _gguf_error(name: str, file: str) -> ModelError:
+    return ModelError(
+        "GGUF files are not read",
+        where=name,
+        expected="a folder with config.json and safetensors weights",
+        found=file,
+        mend="Give the model that it was made from. Or rebuild one, with its tokenizer: "
+        f"AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file={file!r}).save_pretrained(NEW)",
+    )
 
 
 def _load_weights(
-    name: str, config: PreTrainedConfig, dtype: str, revision: str | None
+    source: str, name: str, config: PreTrainedConfig, dtype: str, revision: str | None
 ) -> PreTrainedModel:
     loader = _loader(config, name)
+    _return_named_outputs(config)
     with _model_errors(name, "the model's weights cannot be loaded"):
         model, report = loader.from_pretrained(
-            name,
+            source,
             config=config,
             dtype=dtype,
             revision=revision,
@@ -180,8 +221,24 @@ def _load_weights(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            "the hub repository holds an adapter, which is merged from a folder alone",
+            where=name,
+            mend=f"Download it (hf download {name} --local-dir FOLDER), and give the folder",
+        )
     _validate_complete(report, name)
+    _validate_tied(model, name)
     return model  # type: ignore[no-any-return]
+
+
+def _return_named_outputs(config: PreTrainedConfig) -> None:
+    """Undo ``return_dict: false``, under which a model gives tuples to itself and to others."""
+    config.return_dict = True
+    for name in config.sub_configs:
+        inner = getattr(config, name, None)
+        if isinstance(inner, PreTrainedConfig):
+            _return_named_outputs(inner)
 
 
 def _loader(config: PreTrainedConfig, name: str) -> Any:
@@ -211,6 +268,8 @@ def _find(name: str, revision: str | None = None) -> Path | None:
         return path
     # A hub name is "model" or "owner/model". Anything else that is not a folder is a slip.
     looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or path.exists()
+    if name.endswith(".gguf"):
+        raise _gguf_error(name, path.name)
     if looks_local or not name:
         raise ModelError(
             "there is no such model folder",
@@ -262,6 +321,26 @@ def _validate_complete(report: dict[str, Any], name: str) -> None:
                 found=shown,
                 mend="Give the whole checkpoint that belongs to the config.json",
             )
+    unread = sorted(report.get("unexpected_keys") or ())
+    if unread:
+        shown = ", ".join(unread[:3]) + (" …" if len(unread) > 3 else "")
+        logger.warning("%s: %d weights are not part of the model: %s", name, len(unread), shown)
+
+
+def _validate_tied(model: Any, name: str) -> None:
+    # transformers would go on with a head of its own, which the saved config then denies.
+    output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = getattr(model, "_tied_weights_keys", None) or ()
+    if not model.config.tie_word_embeddings or "lm_head.weight" not in tied:
+        return
+    if output is not None and output.weight is not embedding.weight:
+        raise ModelError(
+            "the head and the embedding differ, while the configuration ties them",
+            where=name,
+            expected="one matrix for both",
+            found="lm_head.weight with values of its own",
+            mend="Set tie_word_embeddings: false in config.json, if the head was trained",
+        )
 
 
 def _validate_dtype(dtype: str, name: str) -> None:

@@ -31,7 +31,7 @@ def find_norm_and_head(model: PreTrainedModel, output: Any, trace: Trace) -> tup
             with any transform that the configuration names.
     """
     norm = _final_norm(model, trace)
-    head = Head(output.weight, getattr(output, "bias", None), _transform(model, output))
+    head = Head(output.weight, getattr(output, "bias", None), _transform(model, output, trace))
     logits = head.logits(block_output(norm(trace.last_hidden)))
     if logits.shape != trace.logits.shape or not _equal(logits, trace.logits):
         raise unbindable(
@@ -57,7 +57,7 @@ def _final_norm(model: PreTrainedModel, trace: Trace) -> nn.Module:
     )
 
 
-def _transform(model: PreTrainedModel, output: nn.Module) -> LogitTransform:
+def _transform(model: PreTrainedModel, output: nn.Module, trace: Trace) -> LogitTransform:
     """The transform that the model applies to a ramp of raw logits in place of its own.
 
     A natural batch does not show whether there is a soft-cap of 30, because its logits are small.
@@ -69,7 +69,7 @@ def _transform(model: PreTrainedModel, output: nn.Module) -> LogitTransform:
 
     ramps: list[Tensor] = []
     with removing([output.register_forward_hook(replace)]):
-        logits = probe_logits(model)
+        logits = probe_logits(model, trace.inputs)
     for transform in _candidates(model):
         if _equal(transform.apply(ramps[-1]), logits):
             return transform
@@ -82,8 +82,19 @@ def _transform(model: PreTrainedModel, output: nn.Module) -> LogitTransform:
     )
 
 
-_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier_scale")
-_SOFTCAPS = ("final_logit_softcapping", "final_logit_soft_cap", "logits_soft_cap")
+_SCALES = (
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+    "output_multiplier_scale",
+)
+_SOFTCAPS = (
+    "final_logit_softcapping",
+    "final_logit_soft_cap",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+)
 
 
 def _settings(model: PreTrainedModel) -> dict[str, float]:

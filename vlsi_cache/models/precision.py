@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-__all__ = ["frozen_dtype", "trained_dtype", "uses_autocast"]
+__all__ = ["frozen_dtype", "saved_dtype", "trained_dtype", "uses_autocast"]
 
 
 def frozen_dtype(dtype: str, device: torch.device) -> str:
@@ -17,15 +19,23 @@ def frozen_dtype(dtype: str, device: torch.device) -> str:
 
 
 def trained_dtype(dtype: str) -> str:
-    """Weights' dtype of a model that trains whole: float32 unless another is asked for.
+    """Weights' dtype of a model that trains whole: float32, also where the recipe says bfloat16.
 
-    AdamW's small steps vanish in bfloat16 weights.
+    AdamW's small steps vanish in bfloat16 weights. The forwards then run in bfloat16 autocast, and
+    the result is saved in bfloat16.
     """
-    return "float32" if dtype == "auto" else dtype
+    return "float32" if dtype in ("auto", "bfloat16") else dtype
+
+
+def saved_dtype(dtype: str, original: Any) -> torch.dtype:
+    """Dtype in which a model that trained whole is saved: the checkpoint's own, or bfloat16."""
+    if dtype == "bfloat16":
+        return torch.bfloat16
+    return original if isinstance(original, torch.dtype) else torch.float32
 
 
 def uses_autocast(dtype: str, device: torch.device) -> bool:
     """Whether training forwards run in bfloat16 autocast."""
-    if device.type != "cuda" or dtype in ("float32", "float16"):
-        return False
-    return bool(torch.cuda.is_bf16_supported())
+    if device.type != "cuda":
+        return dtype == "bfloat16"
+    return dtype not in ("float32", "float16") and bool(torch.cuda.is_bf16_supported())

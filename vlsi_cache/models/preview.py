@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from vlsi_cache.errors import RecipeError
 from vlsi_cache.models.identity import tokenizer_of, vocabulary_hash, vocabulary_size
@@ -13,8 +12,6 @@ from vlsi_cache.models.taps import resolve_taps
 from vlsi_cache.recipe import ModelSection
 
 __all__ = ["ModelPreview", "model_name", "preview_model"]
-
-_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +54,18 @@ def model_name(section: ModelSection, role: str) -> str:
     return section.model
 
 
-def preview_model(section: ModelSection, role: str) -> ModelPreview | None:
+def preview_model(section: ModelSection, role: str) -> ModelPreview:
     """Read a model's configuration and tokenizer, and refuse what cannot be loaded.
 
     Args:
         section: the recipe's ``teacher`` or ``student``.
         role: name of the section, for errors.
 
-    Returns:
-        What is known, or None for a folder of adapters, which has its configuration elsewhere.
-
     Raises:
         RecipeError: no model is named.
         ModelError: there is no such model, or it lacks a configuration, weights or a tokenizer.
     """
     name = model_name(section, role)
-    if (Path(name) / _ADAPTER).is_file():
-        return None
     config = load_config(name, revision=section.revision)
     validate_files(name, config, revision=section.revision)
     num_blocks = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)

@@ -88,6 +88,7 @@ class TapCapture:
         self.taps = tuple(taps)
         self.states: dict[int, TapState] = {}
         self._features: Tensor | None = None
+        self._is_last_done = False
 
     @property
     def features(self) -> Tensor:
@@ -105,6 +106,7 @@ class TapCapture:
     def _clear(self, *_: object) -> None:
         self.states.clear()
         self._features = None
+        self._is_last_done = False
 
     def _keep_state(
         self, tap: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -121,9 +123,17 @@ class TapCapture:
                 },
             )
 
-    def _keep_features(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        if self._features is None:
+    def _note_last(self, *_: object) -> None:
+        self._is_last_done = True
+
+    def _keep_normed(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        # NanoChat calls its final norm before the blocks, too.
+        if self._features is None and self._is_last_done:
             self._features = block_output(output)
+
+    def _norm_last(self, norm: nn.Module, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        if self._features is None:
+            self._features = block_output(norm(block_output(output)))
 
 
 @contextmanager
@@ -143,8 +153,13 @@ def capture_taps(decoder: Decoder, taps: Sequence[int]) -> Iterator[TapCapture]:
     for tap in capture.taps:
         keep = partial(capture._keep_state, tap)  # noqa: SLF001
         hooks.append(decoder.blocks[tap].register_forward_hook(keep, with_kwargs=True))
-    last = decoder.final_norm if decoder.has_final_norm else decoder.blocks[-1]
-    hooks.append(last.register_forward_hook(capture._keep_features))  # noqa: SLF001
+    last = decoder.blocks[-1]
+    if decoder.backbone_runs_final_norm:
+        hooks.append(last.register_forward_hook(capture._note_last))  # noqa: SLF001
+        hooks.append(decoder.final_norm.register_forward_hook(capture._keep_normed))  # noqa: SLF001
+    else:
+        normed = partial(capture._norm_last, decoder.final_norm)  # noqa: SLF001
+        hooks.append(last.register_forward_hook(normed))
     with removing(hooks):
         yield capture
 

@@ -13,34 +13,41 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vlsi_cache.errors import ModelError
+from vlsi_cache.errors import ModelError, first_line
 from vlsi_cache.models.loading import text_config
 
 __all__ = [
     "Trace",
     "block_output",
+    "padded_row",
+    "probe_inputs",
     "probe_logits",
     "removing",
+    "text_pass",
     "trace_blocks",
     "unbindable",
     "undisturbed",
 ]
 
-NUM_TOKENS = 5
+NUM_TOKENS = 6
+NUM_SHARED = 3
+"""The two rows of the probe agree in these first tokens, and differ in all others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
     """Tensors and modules of one forward pass."""
 
+    inputs: dict[str, Tensor]
+    """The probe, two rows of text."""
     last_hidden: Tensor
-    """[1, T, D], the output of the last block."""
+    """[2, T, D], the output of the last block."""
     readers: tuple[nn.Module, ...]
     """Modules outside the blocks whose input is exactly the last block's output, in order."""
     head_input: Tensor
-    """[1, T, D], the input of the output embeddings."""
+    """[2, T, D], the input of the output embeddings."""
     logits: Tensor
-    """[1, T, V], the model's output."""
+    """[2, T, V], the model's output."""
 
 
 @dataclass(slots=True)
@@ -98,8 +105,9 @@ def trace_blocks(model: PreTrainedModel, blocks: nn.ModuleList, output: nn.Modul
         if id(part) not in inside and part is not output
     ]
     hooks.append(output.register_forward_pre_hook(partial(_note_head, notes)))
+    inputs = probe_inputs(model)
     with removing(hooks):
-        logits = probe_logits(model)
+        logits = probe_logits(model, inputs)
     once_each = all(notes.num_calls[index] == 1 for index in range(len(blocks)))
     if notes.last_hidden is None or not once_each:
         raise unbindable(
@@ -111,23 +119,45 @@ def trace_blocks(model: PreTrainedModel, blocks: nn.ModuleList, output: nn.Modul
         )
     if notes.head_input is None:
         raise unbindable(model, "output embeddings are never called", "logits made by the head")
-    return Trace(notes.last_hidden, tuple(notes.readers), notes.head_input, logits)
+    return Trace(inputs, notes.last_hidden, tuple(notes.readers), notes.head_input, logits)
 
 
-def probe_logits(model: PreTrainedModel) -> Tensor:
-    """Logits [1, T, V] of a few text tokens."""
+def probe_logits(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+    """Logits [B, T, V] of a few text tokens."""
+    with text_pass(model):
+        logits: Tensor = model(**inputs, use_cache=False, return_dict=True).logits
+    return logits
+
+
+def padded_row(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The probe with its second row cut to the shared tokens, and padded on the right."""
+    ids, mask = inputs["input_ids"].clone(), inputs["attention_mask"].clone()
+    found = getattr(text_config(model), "pad_token_id", None)
+    padding: int = found if isinstance(found, int) and 0 <= found < len(_embedded(model)) else 0
+    ids[1, NUM_SHARED:] = padding
+    mask[1, NUM_SHARED:] = 0
+    return inputs | {"input_ids": ids, "attention_mask": mask}
+
+
+@contextmanager
+def text_pass(model: PreTrainedModel) -> Iterator[None]:
+    """Refuse a model whose pass over text alone fails."""
     try:
-        output = model(input_ids=_token_ids(model), use_cache=False)
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        # Anything, because the code is the family's own.
+        sees = getattr(model.config, "vision_config", None) is not None
         raise unbindable(
             model,
             "a text-only forward pass failed",
             "logits of a few tokens",
-            found=str(error).rstrip("."),
-            mend="Use a model that also reads text without an image",
+            found=f"{type(error).__name__}: {first_line(error).rstrip('.')}",
+            mend="Use a model that also reads text without an image"
+            if sees
+            else "Use another model, or another dtype or device",
         ) from error
-    logits: Tensor = output.logits
-    return logits
 
 
 @contextmanager
@@ -144,17 +174,27 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def _token_ids(model: PreTrainedModel) -> Tensor:
-    """Ids [1, T] of ordinary tokens, to which the configuration gives no meaning such as images."""
+def _embedded(model: PreTrainedModel) -> Tensor:
     embedding: Any = model.get_input_embeddings()
+    weight: Tensor = embedding.weight
+    return weight
+
+
+def probe_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Two rows of ordinary tokens, to which the configuration gives no meaning such as images."""
     special: set[int] = set()
     for config in (model.config, text_config(model)):
         for name, value in config.to_dict().items():
             if name.endswith(("_token_id", "_token_index", "_token_ids")):
                 special.update(value if isinstance(value, list) else [value])
-    ordinary = (token for token in range(embedding.weight.shape[0]) if token not in special)
-    chosen = [token for token, _ in zip(ordinary, range(NUM_TOKENS), strict=False)]
-    return torch.tensor([chosen], device=embedding.weight.device)
+    ordinary = (token for token in range(len(_embedded(model))) if token not in special)
+    wanted = 2 * NUM_TOKENS - NUM_SHARED
+    chosen = [token for token, _ in zip(ordinary, range(wanted), strict=False)]
+    if len(chosen) < wanted:
+        raise unbindable(model, "has hardly any ordinary tokens", f"{wanted} tokens")
+    rows = [chosen[:NUM_TOKENS], chosen[:NUM_SHARED] + chosen[NUM_TOKENS:]]
+    ids = torch.tensor(rows, device=_embedded(model).device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def _note_block(

@@ -66,7 +66,11 @@ class LoraSection(Section):
     alpha: Positive = 64
     """Numerator of the scale. Updates are scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout before the adapters."""
+    """Dropout before the adapters. Experts that are fused into one parameter take none, so with
+    dropout they get no adapters."""
+    experts: bool = True
+    """Adapters on experts that are fused into one parameter, too. Each pass then makes one block's
+    experts with their adapters merged, and every expert has its own adapter of the given rank."""
 
 
 class InteractionSection(Schedule):
@@ -101,8 +105,7 @@ class InteractionSection(Schedule):
     """Layer matching."""
     lora: LoraSection | None = LoraSection()
     """Adapters on every linear map of the decoder blocks. `null`: no adapters, and the blocks' own
-    weights train. They train in float32 unless `student.dtype` names another dtype, and each needs
-    a gradient and the optimizer's state."""
+    weights train. They train in float32, and each needs a gradient and the optimizer's state."""
 
     def contradictions(self, path: str) -> list[Contradiction]:
         """Find the schedule's and the matching's contradictions, and impossible comparisons."""

@@ -45,7 +45,8 @@ class ModelSection(Section):
     """Options of the processor by name, such as `min_pixels`, `max_pixels`, `size` or
     `do_image_splitting`, as `from_pretrained` takes them. The saved processor's own by default."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Dtype of the weights. `auto` takes the checkpoint's own."""
+    """Dtype of the weights. `auto` takes the checkpoint's own. Weights that train are float32
+    always. With `bfloat16` they run in bfloat16 autocast, and are saved in bfloat16."""
     taps: list[int] | None = None
     """0-based indices of the decoder blocks to read. Every 4th from 2 by default."""
     verbalizers: UserPath | None = None

@@ -32,7 +32,7 @@ def _validate_cache(recipe: Recipe) -> None:
 
 def _validate_student(recipe: Recipe) -> None:
     preview = preview_model(recipe.student, "student")
-    if preview is None or recipe.stages == ["finetuning"]:
+    if recipe.stages == ["finetuning"]:
         return
     reads_taps = "interaction" not in recipe.stages or recipe.interaction.inner != "none"
     taps = preview_taps(recipe, "student", preview) if reads_taps else ()

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for
-from vlsi_cache.models import Backbone, Decoder, load_backbone, load_config, run_backbone
+from vlsi_cache.models import (
+    Backbone,
+    Decoder,
+    load_backbone,
+    load_config,
+    run_backbone,
+    saved_dtype,
+)
 from vlsi_cache.objectives import linear_cross_entropy
 from vlsi_cache.recipe import FinetuningSection
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
@@ -85,7 +91,9 @@ def finetune(run: Run, source: Path | None = None) -> Path:
     original = load_config(str(recipe.student.model), revision=recipe.student.revision)
 
     def save(module: Finetuning) -> None:
-        module.model.to(dtype=original.dtype or torch.float32)  # type: ignore[call-arg]
+        dtype = saved_dtype(section.dtype, original.dtype)
+        module.model.to(dtype=dtype)  # type: ignore[call-arg]
+        original.dtype = dtype
         module.model.config = original
         save_model(module.model, section, recipe.student_path)
 

@@ -5,17 +5,16 @@ Shape suffixes: N response tokens of the batch, B samples, C = L_t teacher taps,
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.matching import Match, match_layers, validate_reach
-from vlsi_cache.models import Backbone, Decoder, Head, lora_config, run_backbone
+from vlsi_cache.models import Backbone, Decoder, Head, adapt, run_backbone
 from vlsi_cache.objectives import (
     FORWARD,
     CandidateDivergences,
@@ -234,12 +233,7 @@ def _learning(decoder: Decoder, lora: LoraSection | None, seed: int) -> nn.Modul
         decoder.model.requires_grad_(False)
         decoder.blocks.requires_grad_(True)
         return decoder.model
-    config = lora_config(decoder, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.23 by a deprecated name: nothing a user can mend
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.manual_seed(seed)
-        return get_peft_model(decoder.model, config)
+    return adapt(decoder, lora, seed)
 
 
 def draw_seed(seed: int, rank: int, batch: int) -> int:

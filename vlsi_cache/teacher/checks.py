@@ -54,8 +54,6 @@ def validate_entries(recipe: Recipe, where: str, *, vocab_size: int, num_taps: i
 
 def _validate_teacher(recipe: Recipe) -> None:
     preview = preview_model(recipe.teacher, "teacher")
-    if preview is None:
-        return
     num_taps = len(preview_taps(recipe, "teacher", preview) or ()) + 1
     validate_entries(recipe, preview.name, vocab_size=preview.vocab_size, num_taps=num_taps)
 

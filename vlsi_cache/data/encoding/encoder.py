@@ -224,7 +224,7 @@ class BatchEncoder:
                     where=name,
                     expected=f"at most {self.max_length} tokens",
                     found=f"{length} tokens",
-                    mend="Shorten or split the conversation, or raise the limit",
+                    mend="Shorten or split it. data.max_length can only lower the limit",
                 )
 
     def _response_mask(

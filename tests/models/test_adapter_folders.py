@@ -1,0 +1,119 @@
+"""Folders that hold a peft adapter, alone or beside its base."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+
+from support.families import tiny_model
+from support.processors import text_tokenizer
+from vlsi_cache.errors import ModelError
+from vlsi_cache.models import load_config, load_model, load_processor
+
+TOKENS = torch.arange(3, 12)[None]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
+    """A base, an adapter and both together, and the logits of the adapted model."""
+    root = tmp_path_factory.mktemp("adapters")
+    model = tiny_model("llama")
+    model.save_pretrained(root / "base")
+    text_tokenizer("chatml").save_pretrained(root / "base")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "up_proj"])
+    adapted = peft.get_peft_model(model, config)
+    for name, weight in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    adapted.peft_config["default"].base_model_name_or_path = str(root / "base")
+    adapted.save_pretrained(root / "adapter")
+    change(root / "adapter", base_model_name_or_path="../base")
+    shutil.copytree(root / "base", root / "both")
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(root / "adapter" / file, root / "both" / file)
+    with torch.no_grad():
+        return root, adapted(TOKENS).logits
+
+
+@pytest.fixture
+def adapter(folders: tuple[Path, Tensor], tmp_path: Path) -> Path:
+    """A copy of a good adapter, to be spoiled."""
+    shutil.copytree(folders[0] / "base", tmp_path / "base")
+    return Path(shutil.copytree(folders[0] / "adapter", tmp_path / "adapter"))
+
+
+def change(adapter: Path, **fields: Any) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        load_model(str(folder))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
+
+
+@pytest.mark.parametrize("kind", ["adapter", "both"])
+def test_an_adapter_is_merged_into_its_base(
+    kind: str, folders: tuple[Path, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    root, logits = folders
+    with caplog.at_level(logging.INFO, logger="vlsi_cache"):
+        model = load_model(str(root / kind))
+    assert f"merged the adapter in {root / kind} into its base" in caplog.text
+    with torch.no_grad():
+        torch.testing.assert_close(model(TOKENS).logits, logits, atol=1e-4, rtol=1e-4)
+    assert model.state_dict().keys() == tiny_model("llama").state_dict().keys()
+    assert not hasattr(model, "peft_config")
+    assert load_config(str(root / kind)).model_type == "llama"
+    processor = load_processor(str(root / kind))
+    assert processor.get_vocab() == text_tokenizer("chatml").get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"base_model_name_or_path": None}, "names no base model"),
+        ({"base_model_name_or_path": "/nowhere/at/all"}, "no such model folder"),
+        ({"target_modules": ["q_proj", "up_proj", "down_proj"]}, "does not fit its base"),
+        ({"target_modules": ["nothing"]}, "does not fit its base"),
+        ({"r": 8}, "does not fit its base"),
+        ({"peft_type": "UNHEARD_OF"}, "does not fit its base"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(
+    fields: dict[str, Any], problem: str, adapter: Path
+) -> None:
+    change(adapter, **fields)
+    assert problem in refusal(adapter)
+
+
+def test_an_adapter_without_safetensors_is_refused(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    assert "pickled ones are not opened; expected adapter_model.safetensors" in refusal(adapter)
+
+
+def test_damaged_adapters_are_refused(adapter: Path) -> None:
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-20])
+    assert "the adapter cannot be loaded" in refusal(adapter)
+    (adapter / "adapter_config.json").write_text("{broken")
+    assert "the adapter's configuration cannot be read" in refusal(adapter)
+
+
+def test_an_adapter_that_changes_no_weights_is_refused(adapter: Path, tmp_path: Path) -> None:
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    peft.get_peft_model(tiny_model("llama"), config).save_pretrained(tmp_path / "prompt")
+    change(tmp_path / "prompt", base_model_name_or_path=str(tmp_path / "base"))
+    assert "an adapter of kind PROMPT_TUNING cannot be merged" in refusal(tmp_path / "prompt")

@@ -1,0 +1,145 @@
+"""Adapter folders of peft: an adapter is merged into its base when a model is loaded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from vlsi_cache.errors import ModelError, first_line
+
+__all__ = ["Adapter", "find_adapter", "merge_adapter", "weights_beside"]
+
+logger = logging.getLogger(__name__)
+
+_CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
+_FILES = (_CONFIG, _WEIGHTS, "adapter_model.bin")
+_MOST_SHOWN = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A folder that holds a peft adapter."""
+
+    folder: Path
+    """The folder."""
+    base: str
+    """Name or folder of the model that the adapter belongs to."""
+    is_beside_base: bool
+    """Whether the base lies in the same folder."""
+
+
+def find_adapter(folder: Path | None) -> Adapter | None:
+    """Find the adapter in a folder.
+
+    Raises:
+        ModelError: the adapter's configuration cannot be read, or names no base.
+    """
+    if folder is None or not (folder / _CONFIG).is_file():
+        return None
+    try:
+        fields = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        base = fields.get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(
+            "the adapter's configuration cannot be read",
+            where=folder / _CONFIG,
+            found=first_line(error),
+        ) from error
+    if (folder / "config.json").is_file():
+        return Adapter(folder, str(folder), is_beside_base=True)
+    if not isinstance(base, str) or not base:
+        raise ModelError(
+            "the folder holds an adapter that names no base model",
+            where=folder / _CONFIG,
+            expected="base_model_name_or_path",
+            found=base,
+            mend="Set it to the folder or hub name of the model that the adapter was trained on",
+        )
+    # Trainers write the path that they were given. It may be relative to the adapter.
+    beside = folder / base
+    local = not Path(base).expanduser().is_dir() and beside.is_dir()
+    return Adapter(folder, str(beside) if local else base, is_beside_base=False)
+
+
+@contextmanager
+def weights_beside(adapter: Adapter | None, name: str) -> Iterator[str]:
+    """Yield where the base's own weights are loaded from.
+
+    transformers puts an adapter on the model whose folder it lies in. So the base is loaded from a
+    folder of links to all other files.
+    """
+    if adapter is None or not adapter.is_beside_base:
+        yield name if adapter is None else adapter.base
+        return
+    with tempfile.TemporaryDirectory() as links:
+        for file in adapter.folder.resolve().iterdir():
+            if file.name not in _FILES:
+                (Path(links) / file.name).symlink_to(file)
+        yield links
+
+
+def merge_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
+    """Merge an adapter into its base, and say so.
+
+    Raises:
+        ModelError: the adapter has no safetensors weights, does not fit its base, or is of a kind
+            that cannot be merged.
+    """
+    if not (adapter.folder / _WEIGHTS).is_file():
+        raise ModelError(
+            "the adapter has no safetensors weights, and pickled ones are not opened",
+            where=adapter.folder,
+            expected=_WEIGHTS,
+            mend="Save the adapter with save_pretrained",
+        )
+    adapted = _adapted(model, adapter)
+    merge: Any = getattr(adapted.base_model, "merge_and_unload", None)
+    if merge is None:
+        kind: Any = adapted.peft_config["default"].peft_type
+        raise ModelError(
+            f"an adapter of kind {kind.value} cannot be merged into its base",
+            where=adapter.folder,
+            expected="LoRA, or another kind that changes weights",
+            mend="Give a model without it",
+        )
+    merged: PreTrainedModel = merge()
+    logger.info("merged the adapter in %s into its base, %s", adapter.folder, adapter.base)
+    return merged
+
+
+def _adapted(model: PreTrainedModel, adapter: Adapter) -> PeftModel:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # peft warns, and goes on with random or zero adapters
+        warnings.filterwarnings("error", message=".*missing adapter keys.*")
+        try:
+            adapted: PeftModel = PeftModel.from_pretrained(model, str(adapter.folder))
+        except SafetensorError as error:
+            raise ModelError(
+                "the adapter cannot be loaded",
+                where=adapter.folder / _WEIGHTS,
+                found=error,
+                mend="Copy the adapter again: it is damaged",
+            ) from error
+        except Exception as error:
+            # Anything, because each kind of adapter fails in its own way.
+            raise ModelError(
+                "the adapter does not fit its base model",
+                where=adapter.folder,
+                expected=f"an adapter of {adapter.base}",
+                found=textwrap.shorten(first_line(error), _MOST_SHOWN, placeholder=" …"),
+            ) from error
+    return adapted
