@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import fnmatch
 import importlib
 import json
 import re
@@ -571,3 +572,37 @@ def test_the_readme_is_read_in_minutes() -> None:
 def test_the_changelog_knows_this_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def _leaves(section: Section, path: str = "") -> Iterator[tuple[str, object]]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
+
+
+def test_every_default_names_where_it_comes_from() -> None:
+    """The most precise row of a key counts, and shows its default."""
+    rows: dict[str, tuple[list[str], str]] = {}
+    for line in (DOCS / "defaults.md").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("| `"):
+            continue
+        keys, defaults, source = (cell.strip() for cell in line.strip("|").split(" | "))
+        assert source, line
+        for key in re.findall(r"`([^`]+)`", keys):
+            rows[key] = (list(re.findall(r"`([^`]+)`", defaults)), keys)
+    used = set()
+    for path, value in _leaves(Recipe()):
+        matching = [key for key in rows if fnmatch.fnmatchcase(path, key)]
+        assert matching, f"docs/defaults.md does not name {path}"
+        key = max(matching, key=lambda found: len(found.replace("*", "")))
+        used.add(key)
+        shown, keys = rows[key]
+        if shown:
+            together = re.findall(r"`([^`]+)`", keys)
+            text = shown[together.index(key) if len(shown) > 1 else 0]
+            expected = value if isinstance(value, str | Path) else json.dumps(value)
+            assert text == str(expected), path
+    assert used == set(rows), "a row of no key"
