@@ -62,7 +62,7 @@ def test_the_warm_up_rises_from_above_zero_and_the_cosine_ends_at_the_last_rate(
     ],
 )
 def test_a_loss_that_stays_above_its_first_value_is_found(losses: list[float]) -> None:
-    found = find_rise(losses)
+    found = find_rise(losses, losses, len(losses))
     assert found is not None
     assert found[0] < found[1]
 
@@ -71,7 +71,7 @@ def test_a_loss_that_stays_above_its_first_value_is_found(losses: list[float]) -
 def test_a_noisy_loss_that_falls_is_no_rise(count: int) -> None:
     noise = random.Random(count)
     falling = [3.0 * 0.9**step + noise.gauss(0, 0.05) for step in range(count)]
-    assert find_rise(falling) is None
+    assert find_rise(falling, falling, count) is None
 
 
 def test_the_guard_adds_the_micro_batches_of_a_step() -> None:
@@ -79,6 +79,14 @@ def test_the_guard_adds_the_micro_batches_of_a_step() -> None:
     for part in (0.5, 0.5, 1.5, 1.5, 1.6, 1.4, 1.5, 1.5, 9.0):
         guard.add(torch.tensor(part))
     assert guard.find_problem() == "loss stays above its first value: 1 at first, 3 now"
+
+
+def test_the_guard_keeps_as_much_of_a_long_run_as_of_a_short_one() -> None:
+    guard = LossGuard(accumulation=1)
+    for step in range(3000):
+        guard.add(torch.tensor(1.0 if step < 300 else 2.0))
+    assert guard.find_problem() is not None
+    assert len(guard._first) == len(guard._last) == 100
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -15,6 +16,8 @@ _FEWEST = 4
 """Steps from which a rise can be told from the batches' noise."""
 _WINDOW = 10
 """The first and the last tenth of the steps are compared."""
+_LONGEST = 100
+"""Most steps of either."""
 
 
 class LossGuard:
@@ -27,7 +30,9 @@ class LossGuard:
     def __init__(self, accumulation: int) -> None:
         self._accumulation = accumulation
         self._pending: list[Tensor] = []
-        self._losses: list[float] = []
+        self._count = 0
+        self._first: list[float] = []
+        self._last: deque[float] = deque(maxlen=_LONGEST)
 
     def add(self, loss: Tensor) -> None:
         """Add a micro-batch's part of its step's loss, 0-d."""
@@ -38,34 +43,40 @@ class LossGuard:
         whole = len(self._pending) // self._accumulation * self._accumulation
         if whole:
             parts = torch.stack(self._pending[:whole]).float().view(-1, self._accumulation)
-            self._losses += parts.sum(1).tolist()
+            losses = parts.sum(1).tolist()
+            self._count += len(losses)
+            self._first += losses[: _LONGEST - len(self._first)]
+            self._last += losses
             del self._pending[:whole]
-        rise = find_rise(self._losses)
+        rise = find_rise(self._first, self._last, self._count)
         if rise is None:
             return None
         first, last = rise
         return f"loss stays above its first value: {first:.3g} at first, {last:.3g} now"
 
 
-def find_rise(losses: Sequence[float]) -> tuple[float, float] | None:
+def find_rise(
+    first: Sequence[float], last: Sequence[float], count: int
+) -> tuple[float, float] | None:
     """Compare the last tenth of the steps with the first.
 
     The means differ by chance, too. A rise counts if it exceeds the standard error of their
     difference. Differences of neighbours give the noise, which a trend does not change.
 
     Args:
-        losses: loss of every step.
+        first: loss of the first steps.
+        last: loss of the last steps, which may overlap.
+        count: number of all steps.
 
     Returns:
         Both means if the last is above the first, or None.
     """
-    count = len(losses)
     if count < _FEWEST:
         return None
-    head = max(1, count // _WINDOW)
-    tail = max(_FEWEST - 1, count // _WINDOW)
-    first, last = sum(losses[:head]) / head, sum(losses[-tail:]) / tail
-    steps = [later - sooner for sooner, later in pairwise(losses)]
+    head = list(first)[: max(1, count // _WINDOW)]
+    tail = list(last)[-max(_FEWEST - 1, count // _WINDOW) :]
+    before, after = sum(head) / len(head), sum(tail) / len(tail)
+    steps = [later - sooner for part in (first, last) for sooner, later in pairwise(part)]
     variance = sum(step * step for step in steps) / len(steps) / 2
-    error = math.sqrt(variance * (1 / head + 1 / tail))
-    return (first, last) if last > first + error else None
+    error = math.sqrt(variance * (1 / len(head) + 1 / len(tail)))
+    return (before, after) if after > before + error else None
