@@ -107,6 +107,14 @@ class InteractionSection(Schedule):
     """Adapters on every linear map of the decoder blocks. `null`: no adapters, and the blocks' own
     weights train. They train in float32, and each needs a gradient and the optimizer's state."""
 
+    def decisive(self) -> dict[str, object]:
+        """The settings that decide the trained weights. A default that came later is left out."""
+        found = Schedule.decisive(self)
+        lora = found["lora"]
+        if isinstance(lora, dict) and lora["experts"]:
+            del lora["experts"]
+        return found
+
     def contradictions(self, path: str) -> list[Contradiction]:
         """Find the schedule's and the matching's contradictions, and impossible comparisons."""
         found = Schedule.contradictions(self, path)
