@@ -19,11 +19,20 @@ _SHARED: Final = {
     "data.limit": "--limit",
     "output": "--output",
     "cache.path": "--cache",
+    "data.on_error": "--on-error",
+    "cache.on_error": "--on-error",
     "device": "--device",
     "seed": "--seed",
 }
 """Recipe key → its flag, where all commands of a run need the same."""
-_OWN: Final = {"student.model": "--student", "student.taps": "--taps"}
+_OWN: Final = {
+    "student.model": "--student",
+    "student.taps": "--taps",
+    "student.dtype": "--dtype",
+    "student.verbalization.steps": "--verbalization-steps",
+    "interaction.steps": "--interaction-steps",
+    "finetuning.steps": "--finetuning-steps",
+}
 """The same for the flags of ``train-student`` alone."""
 
 

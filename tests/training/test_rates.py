@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +76,20 @@ def test_a_noisy_loss_that_falls_is_no_rise(count: int) -> None:
 
 
 def test_the_guard_adds_the_micro_batches_of_a_step() -> None:
-    guard = LossGuard(accumulation=2)
-    for part in (0.5, 0.5, 1.5, 1.5, 1.6, 1.4, 1.5, 1.5, 9.0):
-        guard.add(torch.tensor(part))
+    guard = LossGuard()
+    for parts in ((0.5, 0.5), (1.5, 1.5), (1.6, 1.0, 0.4), (3.0,)):
+        for part in parts:
+            guard.add(torch.tensor(part))
+        guard.end_step()
+    guard.add(torch.tensor(9.0))
     assert guard.find_problem() == "loss stays above its first value: 1 at first, 3 now"
 
 
 def test_the_guard_keeps_as_much_of_a_long_run_as_of_a_short_one() -> None:
-    guard = LossGuard(accumulation=1)
+    guard = LossGuard()
     for step in range(3000):
         guard.add(torch.tensor(1.0 if step < 300 else 2.0))
+        guard.end_step()
     assert guard.find_problem() is not None
     assert len(guard._first) == len(guard._last) == 100
 
@@ -141,3 +146,35 @@ def test_verbalizers_train_at_a_rate_of_their_own_in_interaction(
     for rate, owners in seen:
         expected = 0.1 * fresh_rate(width, 4) if owners == {"bank"} else adapter_rate(width, 1.0, 4)
         assert rate == pytest.approx(expected)
+
+
+def test_fine_tuning_begins_at_the_loss_by_the_norm_of_its_gradient(
+    dumped: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The plain form of the rule, from transformers' own loss of one step of all samples."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from vlsi_cache.data import BatchEncoder, load_data
+
+    model: Any = AutoModelForCausalLM.from_pretrained(dumped.student.model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(dumped.student.model)
+    data = load_data(dumped.data)
+    encoded = BatchEncoder(tokenizer, max_length=None)([data[index] for index in range(len(data))])
+    mask = encoded.pop("response_mask")
+    logits = model(**encoded).logits[:, :-1, : len(tokenizer)]
+    labels = encoded["input_ids"][:, 1:]
+    loss = torch.nn.functional.cross_entropy(logits[mask[:, 1:]], labels[mask[:, 1:]])
+    loss.backward()
+    norm = sum(p.grad.abs().sum().item() for p in model.model.layers.parameters())
+    section = dumped.finetuning.model_copy(
+        update={"steps": 1, "batch_size": 5, "gradient_accumulation": 3, "learning_rate": None}
+    )
+    section = section.model_copy(update={"final_learning_rate": None})
+    recipe = dumped.model_copy(
+        update={"finetuning": section, "stages": ["finetuning"], "output": tmp_path / "run"}
+    )
+    with caplog.at_level(logging.INFO, logger="vlsi_cache"):
+        train_student(recipe)
+    found = re.search(r"step 1 of 1  .*learning_rate (\S+)", caplog.text)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(min(loss.item() / norm, 1e-3), rel=0.05)

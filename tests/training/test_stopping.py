@@ -87,7 +87,9 @@ def test_an_interrupted_dump_publishes_whole_shards_alone(dumped: Recipe, tmp_pa
         if progress.num_samples == 7:
             ask_to_stop(signal.SIGINT, "here")
 
-    with pytest.raises(Interrupted, match="at sample 7 of 12; run the same") as caught:
+    with pytest.raises(
+        Interrupted, match="at sample 7 of 12, of which whole shards keep 5; run the same"
+    ) as caught:
         dump_teacher(recipe, stop)
     assert caught.value.exit_code == 130
     assert sorted(file.name for file in (path / "shards").iterdir()) == [

@@ -9,6 +9,7 @@ from typing import Final
 from PIL import ExifTags, Image
 
 from vlsi_cache.data import Conversation, ImagePart, ImageRef
+from vlsi_cache.data.images import PROGRAMS
 
 __all__ = ["with_blank_pictures"]
 
@@ -49,7 +50,7 @@ class _BlankImage(ImageRef):
                 orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         except (OSError, SyntaxError, ValueError, ArithmeticError, Image.DecompressionBombError):
             return ImageRef.load(self, where=where)
-        if width * height > _MOST_PIXELS:
+        if width * height > min(_MOST_PIXELS, self.max_pixels) or image.format in PROGRAMS:
             return ImageRef.load(self, where=where)
         is_sideways = isinstance(orientation, int) and orientation >= _SIDEWAYS
         return Image.new("RGB", (height, width) if is_sideways else (width, height))

@@ -29,7 +29,7 @@ _BEGINNINGS: Final = (
     b"II*\0",
     b"MM\0*",
 )
-_PROGRAMS: Final = {"EPS": "Ghostscript"}
+PROGRAMS: Final = {"EPS": "Ghostscript"}
 """Formats that Pillow hands to a program."""
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -148,7 +148,7 @@ def _opened(data: bytes) -> Image.Image:
 
 def _find_problem(image: Image.Image, max_pixels: int) -> tuple[str, str, str] | None:
     """What speaks against decoding: the problem, what was found, and how to mend it."""
-    program = _PROGRAMS.get(image.format or "")
+    program = PROGRAMS.get(image.format or "")
     if program is not None:
         return (
             f"image has a format that {program}, a program, would decode",

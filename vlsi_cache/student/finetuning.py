@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 from torch import Tensor
 
 from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for
@@ -17,13 +19,19 @@ from vlsi_cache.models import (
     saved_dtype,
 )
 from vlsi_cache.objectives import linear_cross_entropy
-from vlsi_cache.recipe import FinetuningSection
+from vlsi_cache.phases import phase
+from vlsi_cache.recipe import FinetuningSection, Schedule
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
 from vlsi_cache.training.checkpoints import save_model
-from vlsi_cache.training.rates import finetuning_rate, samples_per_step
+from vlsi_cache.training.first_step import first_step_rate, spread
+from vlsi_cache.training.rates import samples_per_step
+from vlsi_cache.training.sample_order import GroupOrder
 from vlsi_cache.training.unreadable import remaining_order
 
 __all__ = ["Finetuning", "finetune"]
+
+_MOST_MEASURED: Final = 64
+"""Most samples whose gradient gives the default learning rate."""
 
 
 class Finetuning(StageModule):
@@ -102,9 +110,6 @@ def finetune(run: Run, source: Path | None = None) -> Path:
         folder=recipe.output / "finetuning",
         result=recipe.student_path,
         schedule=recipe.finetuning,
-        learning_rate=finetuning_rate(
-            student.decoder.num_weights, samples_per_step(recipe.finetuning)
-        ),
         settings={
             **run.settings(),
             **student.identity(),
@@ -121,14 +126,46 @@ def _start(run: Run, student: Backbone) -> Training[Finetuning]:
     module = Finetuning(student, settings)
     if settings.gradient_checkpointing:
         student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
+    samples = IndexedConversations(run.data)
+    collate = TokenBatches(encoder_for(student, run.recipe.data))
+    order = remaining_order(run, "finetuning", student, settings.workers)
+    batches = _first_step(samples, collate, order, settings)
     return Training(
         module=module,
-        dataset=IndexedConversations(run.data),
-        collate=TokenBatches(encoder_for(student, run.recipe.data)),
-        order=remaining_order(run, "finetuning", student, settings.workers),
+        dataset=samples,
+        collate=collate,
+        order=order,
+        learning_rate=_default_rate(run, student, module, batches),
         callbacks=run.callbacks,
         autocast=student.autocast,
     )
+
+
+def _first_step(
+    samples: IndexedConversations, collate: TokenBatches, order: GroupOrder, settings: Schedule
+) -> Iterator[dict[str, Any]]:
+    """Yield the batches of one optimizer step, from samples all over the data."""
+    count = min(samples_per_step(settings), _MOST_MEASURED)
+    chosen = spread(np.concatenate(order.groups), count)
+    for start in range(0, len(chosen), settings.batch_size):
+        yield collate([samples[index] for index in chosen[start : start + settings.batch_size]])
+
+
+def _default_rate(
+    run: Run, student: Backbone, module: Finetuning, batches: Iterator[dict[str, Any]]
+) -> float:
+    """Measure the rate that suits the student, unless the recipe names one."""
+    settings = run.recipe.finetuning
+    if settings.learning_rate is not None:
+        return settings.learning_rate
+    with phase("finetuning: measuring the gradient, for the learning rate"):
+        return first_step_rate(
+            module,
+            student.decoder.blocks.parameters(),
+            list(batches),
+            student.device,
+            autocast=student.autocast,
+        )
 
 
 def _freeze_outside_decoder(decoder: Decoder) -> None:

@@ -53,7 +53,6 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
         folder=folder,
         result=result,
         schedule=section,
-        learning_rate=_rate(student, section),
         settings={
             **run.settings(),
             **student.identity(),
@@ -86,6 +85,7 @@ def _start(
         order=recorded_order(cache, settings, folder, left_out.unreadable),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
         callbacks=run.callbacks,
+        learning_rate=_rate(student, settings),
         other_rates={"bank.": _verbalizer_rate(student, settings)},
         autocast=student.autocast,
         start_method=batches.start_method,

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from vlsi_cache.data import report_changed_samples
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.store import Cache
+from vlsi_cache.store import Cache, open_cache
 from vlsi_cache.student.checks import validate_later_stages, validate_student
 from vlsi_cache.student.early import training_checks
 from vlsi_cache.student.finetuning import finetune
@@ -61,6 +61,8 @@ def _run_stages(run: Run) -> Path:
         result = _verbalize(run)
     if "finetuning" in stages:
         gc.collect()  # the adapted student's hooks and modules refer to one another
+        if cache is not None and recipe.interaction.follow:  # its failures are all known only now
+            run = replace(run, failed=recorded_failures(run, open_cache(recipe.cache_path)))
         result = finetune(run, result if "interaction" in stages else None)
     assert result is not None  # a recipe names at least one stage
     return result

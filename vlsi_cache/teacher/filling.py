@@ -103,6 +103,7 @@ class _Watch:
         self.samples = samples
         self.on_progress = on_progress
         self.progress = DumpProgress(0, total, 0)
+        self.kept = 0
         self._began = time.monotonic()
 
     def leave_out(self, num_samples: int) -> None:
@@ -126,7 +127,8 @@ class _Watch:
             Interrupted: a stop was asked for.
         """
         progress = self.progress
-        stop_if_asked(f"at sample {progress.num_samples:,} of {progress.total_samples:,}")
+        where = f"at sample {progress.num_samples:,} of {progress.total_samples:,}"
+        stop_if_asked(f"{where}, of which whole shards keep {self.kept:,}")
 
 
 def _fill(
@@ -147,6 +149,7 @@ def _fill(
             if len(records) < len(samples):
                 watch.stop_if_asked()
         writer.write_shard(shard, records)
+        watch.kept = watch.progress.num_samples
         watch.stop_if_asked()
 
 

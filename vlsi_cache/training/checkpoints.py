@@ -125,7 +125,10 @@ def _is_own(path: Path) -> bool:
     """Report whether the Trainer alone has written here: what the user puts there is kept."""
     if not _NAME.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
         return False
-    return all(file.is_file() and _FILES.fullmatch(file.name) for file in path.iterdir())
+    try:
+        return all(file.is_file() and _FILES.fullmatch(file.name) for file in path.iterdir())
+    except FileNotFoundError:  # another process has removed it
+        return False
 
 
 def _is_whole(path: Path) -> bool:

@@ -21,14 +21,10 @@ _LONGEST = 100
 
 
 class LossGuard:
-    """Keeps the loss of every step, without waiting for the device.
+    """Keeps the loss of every step, without waiting for the device."""
 
-    Args:
-        accumulation: micro-batches per step.
-    """
-
-    def __init__(self, accumulation: int) -> None:
-        self._accumulation = accumulation
+    def __init__(self) -> None:
+        self._step: Tensor | None = None
         self._pending: list[Tensor] = []
         self._count = 0
         self._first: list[float] = []
@@ -36,18 +32,23 @@ class LossGuard:
 
     def add(self, loss: Tensor) -> None:
         """Add a micro-batch's part of its step's loss, 0-d."""
-        self._pending.append(loss.detach())
+        loss = loss.detach().float()
+        self._step = loss if self._step is None else self._step + loss
+
+    def end_step(self) -> None:
+        """Take what was added as one step's loss."""
+        if self._step is not None:
+            self._pending.append(self._step)
+            self._step = None
 
     def find_problem(self) -> str | None:
         """Say how the loss rose, or return None."""
-        whole = len(self._pending) // self._accumulation * self._accumulation
-        if whole:
-            parts = torch.stack(self._pending[:whole]).float().view(-1, self._accumulation)
-            losses = parts.sum(1).tolist()
+        if self._pending:
+            losses = torch.stack(self._pending).tolist()
             self._count += len(losses)
             self._first += losses[: _LONGEST - len(self._first)]
             self._last += losses
-            del self._pending[:whole]
+            self._pending.clear()
         rise = find_rise(self._first, self._last, self._count)
         if rise is None:
             return None

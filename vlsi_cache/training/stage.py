@@ -45,6 +45,8 @@ class Training(Generic[M]):
     """The order of the samples; any order if None."""
     optimizer: torch.optim.Optimizer | None = None
     """In place of AdamW; the schedule sets its learning rates."""
+    learning_rate: float = 1e-4
+    """Peak learning rate where the schedule names none. The paper's, unless a stage has a rule."""
     other_rates: Mapping[str, float] = field(default_factory=dict)
     """Peak learning rate of the parameters whose names begin so, where it is not the stage's."""
     journal: Journal | None = None
@@ -75,7 +77,5 @@ class Stage(Generic[M]):
     """Makes what trains; called only if the stage is not done."""
     save: Callable[[M], None]
     """Writes the result from the trained module; the main process calls it."""
-    learning_rate: float = 1e-4
-    """Peak learning rate where the schedule names none. The paper's, unless a stage has a rule."""
     config: str = "config.json"
     """The result's file that describes its weights: without it the result is not whole."""

@@ -116,7 +116,7 @@ def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> Training
         output_dir=str(stage.folder),
         per_device_train_batch_size=schedule.batch_size,
         gradient_accumulation_steps=schedule.gradient_accumulation,
-        learning_rate=schedule.learning_rate or stage.learning_rate,
+        learning_rate=schedule.learning_rate or training.learning_rate,
         warmup_steps=WARMUP if schedule.warmup_steps is None else schedule.warmup_steps,
         weight_decay=schedule.weight_decay,
         max_grad_norm=schedule.max_grad_norm,
@@ -151,7 +151,7 @@ class _StageTrainer(Trainer):
         callbacks: Sequence[TrainerCallback],
     ) -> None:
         self.training = training
-        self.guard = LossGuard(arguments.gradient_accumulation_steps)
+        self.guard = LossGuard()
         self.warned_of_rise = False
         final = stage.schedule.final_learning_rate
         self.final_factor = FINAL if final is None else final / arguments.learning_rate
@@ -203,6 +203,8 @@ class _StageTrainer(Trainer):
         """Train on a micro-batch, and show its loss to the guard."""
         loss: Tensor = super().training_step(*args, **kwargs)
         self.guard.add(loss)
+        if self.accelerator.sync_gradients:
+            self.guard.end_step()
         return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -327,8 +329,7 @@ class _StageTrainer(Trainer):
                 where=self.args.output_dir,
                 mend=_MEND_DIVERGED,
             )
-        if self.is_world_process_zero():
-            self._warn_of_rise()
+        self._warn_of_rise()
         journal = self.training.journal
         if tables and journal is not None and self.is_world_process_zero():
             journal.append(self.state.global_step, tables)
@@ -336,7 +337,7 @@ class _StageTrainer(Trainer):
 
     def _warn_of_rise(self) -> None:
         problem = self.guard.find_problem()
-        if problem is not None and not self.warned_of_rise:
+        if problem is not None and not self.warned_of_rise and self.is_world_process_zero():
             logger.warning("step %d: %s", self.state.global_step, problem)
             self.warned_of_rise = True
 

@@ -125,6 +125,8 @@ def _find_unreadable(run: Run, backbone: Backbone, workers: int) -> dict[int, st
         "max_length": encoder.max_length,
         "tokenizer": identity["tokenizer"],
         "chat_template": identity["chat_template"],
+        "processor": identity.get("processor", {}),
+        "max_pixels_per_image": run.recipe.data.max_pixels_per_image,
     }
     path = run.recipe.output / f"unreadable-{run.role}.json"
     known = from_main_process(_read(path, settings))

@@ -79,6 +79,7 @@ def _stage(
             collate=_NumberedBatches(TokenBatches(encoder_for(backbone, run.recipe.data))),
             order=remaining_order(run, "verbalization", backbone, schedule.workers),
             callbacks=(_PoorTaps(folder),),
+            learning_rate=fresh_rate(decoder.hidden_size, samples_per_step(schedule)),
             autocast=backbone.autocast,
         )
 
@@ -87,7 +88,6 @@ def _stage(
         folder=folder,
         result=folder,
         schedule=schedule,
-        learning_rate=fresh_rate(decoder.hidden_size, samples_per_step(schedule)),
         settings={
             **run.settings(),
             **backbone.identity(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from typing import Final
@@ -22,7 +23,9 @@ class Notices:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._said = torch.zeros(_SLOTS, dtype=torch.uint8).share_memory_()
+        self._said = torch.zeros(_SLOTS, dtype=torch.uint8)
+        with contextlib.suppress(RuntimeError):  # no shared memory: each worker warns then
+            self._said.share_memory_()
 
     def warn(self, topic: str, message: str, *arguments: object) -> None:
         """Log a warning unless one on the same topic was logged."""

@@ -132,5 +132,5 @@ def _validate_sizes(fields: Mapping[str, Any], context: RowContext) -> None:
     if sized:
         raise context.error(
             f"an image part sets {', '.join(sized)}, which is not read",
-            mend="Take it out. Sizes are set once, in the processor's own files",
+            mend="Take it out. Sizes are set once, in teacher.processor and student.processor",
         )
