@@ -117,7 +117,7 @@ def interact_online(recipe: Recipe, callbacks: Sequence[TrainerCallback]) -> Pat
         schedule=settings,
         settings={**run.settings(), "interaction": settings.decisive()},
         start=lambda: _start(run, student),
-        save=lambda module: save_model(module.learned(), student.name, folder / "model"),
+        save=lambda module: save_model(module.learned(), run.recipe.student, folder / "model"),
     )
     return run_stage(run, stage)
 
