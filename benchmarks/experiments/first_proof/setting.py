@@ -166,6 +166,7 @@ class Setting:
                 "cache": {"path": str(self.folder / plan.cache), "k": k, "m": m},
                 "interaction": {
                     **self._schedule(steps["interaction"], plan.rates.interaction),
+                    "verbalizer_learning_rate": plan.rates.interaction,  # the rival's, too
                     **plan.interaction,
                 },
                 "finetuning": self._schedule(steps["finetuning"], plan.rates.finetuning),
