@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vlsi_cache.errors import DataError, StageError
 from vlsi_cache.recipe import Recipe, Schedule
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
+from vlsi_cache.training.checkpoints import last_checkpoint
 
 
 class Numbers:
@@ -150,6 +151,23 @@ def test_only_own_checkpoints_are_resumed_from_and_deleted(run: Run, tmp_path: P
     found = {path.name for path in tmp_path.glob("checkpoint-*")}
     assert found == {"checkpoint-best", "checkpoint-3", "checkpoint-1-old", "checkpoint-9"}
     assert (tmp_path / "checkpoint-3" / "notes.txt").read_text() == "mine"
+
+
+def test_a_checkpoint_with_a_file_of_the_users_is_resumed_from_and_kept(
+    run: Run, tmp_path: Path
+) -> None:
+    stage = _stage(tmp_path, _collate)
+    stage = replace(stage, schedule=Schedule(steps=3, batch_size=2, save_every=1))
+
+    def fail(module: Weight) -> None:
+        raise DataError("the result cannot be saved")
+
+    with pytest.raises(DataError):
+        run_stage(run, replace(stage, save=fail))
+    (tmp_path / "checkpoint-3" / "scores.json").write_text("{}")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+    run_stage(run, stage)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
 
 
 def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:

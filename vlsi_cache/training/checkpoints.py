@@ -38,8 +38,11 @@ _NUM_KEPT: Final = 2
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the whole checkpoint of the latest step, if there is one."""
-    return next((path for path in _own_checkpoints(folder) if _is_whole(path)), None)
+    """Return the whole checkpoint of the latest step, if there is one.
+
+    It may hold files of the user's beside the stage's own. Such a checkpoint is never deleted.
+    """
+    return next((path for path in _numbered(folder) if _is_whole(path)), None)
 
 
 def remove_torn_checkpoints(folder: Path) -> None:
@@ -117,14 +120,18 @@ def _move(partial: Path, folder: Path) -> None:
 
 def _own_checkpoints(folder: Path) -> list[Path]:
     """Return the stage's own checkpoints, the latest first."""
-    found = [path for path in folder.glob("checkpoint-*") if _is_own(path)]
+    return [path for path in _numbered(folder) if _is_own(path)]
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """Return the folders that are named like a checkpoint, the latest first."""
+    found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    found = [path for path in found if path.is_dir() and not path.is_symlink()]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)
 
 
 def _is_own(path: Path) -> bool:
     """Report whether the Trainer alone has written here: what the user puts there is kept."""
-    if not _NAME.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
-        return False
     try:
         return all(file.is_file() and _FILES.fullmatch(file.name) for file in path.iterdir())
     except FileNotFoundError:  # another process has removed it
