@@ -31,6 +31,7 @@ _LINES_IN_A_LOG = 10
         "split": "data.split",
         "limit": "data.limit",
         "max_length": "data.max_length",
+        "on_error": "data.on_error",
     }
 )
 @click.option("--teacher", metavar="MODEL", help="from_pretrained name or folder of the teacher.")
@@ -39,6 +40,7 @@ _LINES_IN_A_LOG = 10
 @click.option("--split", help="Split of a datasets source.  [default: train]")
 @click.option("--limit", type=int, help="Number of first samples to read.")
 @click.option("--max-length", type=int, help="Most tokens of one conversation.")
+@click.option("--on-error", help="stop, or skip: samples that fail are left out of a run.")
 @click.option("--images", is_flag=True, help="Decode pictures. Otherwise only sizes are read.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(recipe: Recipe, images: bool, as_json: bool) -> None:
@@ -58,7 +60,7 @@ def command(recipe: Recipe, images: bool, as_json: bool) -> None:
         from rich.console import Console
 
         Console(soft_wrap=True).print(check_table(report))
-    if report.failures:
+    if report.would_end_a_run:
         raise SystemExit(1)
 
 

@@ -150,6 +150,27 @@ def test_the_terminal_marks_what_is_learned_and_ends_with_what_would_fail(
     assert "\x1b[" not in result.stdout
 
 
+def test_rows_that_a_run_would_skip_are_no_reason_to_fail(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    data = write(_row("What?", "red", id="good", sytem="x"), "{not json")
+    result = _run("--teacher", models["text"], "--data", data, "--on-error", "skip")
+    assert result.exit_code == 0
+    assert "1 failure, which data.on_error: skip leaves out:" in result.stdout
+    assert "sytem (perhaps system)" in result.stdout
+    assert _run("--teacher", models["text"], "--data", data).exit_code == 1
+
+
+def test_a_path_beside_other_files_is_not_sought_on_the_hub(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    result = _run("--teacher", models["text"], "--data", "data/trian")
+    assert result.exit_code == 1
+    assert "data/trian: there is no such data file or folder" in result.output
+
+
 def test_a_templates_refusals_are_found(
     models: dict[str, Path], write: Callable[..., Path]
 ) -> None:

@@ -33,6 +33,7 @@ __all__ = ["check_data"]
 logger = logging.getLogger(__name__)
 
 _SHOWN_SAMPLES = 3
+_OTHER_TOKENS = "teacher and student have other response tokens"
 
 
 def check_data(
@@ -61,7 +62,8 @@ def check_data(
     names = " and ".join(f"{one.checked.role} {one.checked.name}" for one in subjects)
     logger.info("checking %s: %d rows for %s", data.source, len(data), names)
     take_changed_samples()
-    check = _Check(list(subjects), decode_images, find_model_failures(subjects))
+    failures = find_model_failures(subjects)
+    check = _Check(list(subjects), decode_images, failures, skips=recipe.skips_failures)
     for index in range(len(data)):
         check.read(data, index)
         if on_progress is not None:
@@ -77,6 +79,8 @@ class _Check:
     """The models that can still encode."""
     decode_images: bool
     failures: list[CheckFailure]
+    skips: bool = False
+    """Whether a run leaves out samples that fail."""
     num_sound: int = 0
     num_tokens: int = 0
     num_learned: int = 0
@@ -135,8 +139,8 @@ class _Check:
                 CheckFailure(
                     sample=printable(conversation.sample_id),
                     where=conversation.origin,
-                    kind="teacher and student have other response tokens",
-                    why=f"teacher and student have other response tokens; expected the teacher's "
+                    kind=_OTHER_TOKENS,
+                    why=f"{_OTHER_TOKENS}; expected the teacher's "
                     f"{len(first)}; found {len(second)}. Give both the same chat template.",
                 )
             )
@@ -168,4 +172,14 @@ class _Check:
             columns_not_read=data.columns_not_read(),
             samples=self.samples,
             failures=self.failures,
+            would_end_a_run=self._would_end_a_run(),
         )
+
+    def _would_end_a_run(self) -> bool:
+        """Report whether a failure stops a run: any without ``skip``, and some with it."""
+        if not self.failures:
+            return False
+        if not self.skips or not self.num_sound:
+            return True
+        # a cache of other tokens is refused, and so is a model
+        return any(one.sample is None or one.kind == _OTHER_TOKENS for one in self.failures)

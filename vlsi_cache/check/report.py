@@ -77,3 +77,5 @@ class CheckReport(ReportModel):
     """The first sound samples."""
     failures: list[CheckFailure]
     """All that would fail, in the order of rows."""
+    would_end_a_run: bool
+    """Whether a failure would stop a run. With ``skip``, samples that fail do not."""

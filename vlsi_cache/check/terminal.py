@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlsi_cache.check.report import CheckFailure, CheckReport, LearnedSample
+from vlsi_cache.data.reading.nearmiss import with_near_miss
 
 __all__ = ["check_table"]
 
@@ -60,7 +61,7 @@ def _counts(report: CheckReport) -> Table:
         ("rows", f"{report.rows:,}, {report.sound_rows:,} of them sound"),
         ("tokens", f"{report.tokens:,}, {report.response_tokens:,} of them learned"),
         ("longest", f"{report.longest:,} tokens"),
-        ("columns not read", ", ".join(report.columns_not_read) or "none"),
+        ("columns not read", ", ".join(map(with_near_miss, report.columns_not_read)) or "none"),
         ("pictures", "decoded" if report.images_decoded else "sizes read, not decoded"),
     ]
     if report.changed_samples:
@@ -78,7 +79,10 @@ def _failures(report: CheckReport) -> Iterator[RenderableType]:
     kinds = [list(alike) for _, alike in groupby(ordered, key=lambda failure: failure.kind)]
     kinds.sort(key=len, reverse=True)
     noun = "1 failure" if len(report.failures) == 1 else f"{len(report.failures):,} failures"
-    yield Text(f"{noun}:", style="bold red")
+    if report.would_end_a_run:
+        yield Text(f"{noun}:", style="bold red")
+    else:
+        yield Text(f"{noun}, which data.on_error: skip leaves out:", style="yellow")
     for alike in kinds[:_MOST_KINDS]:
         yield from _kind(alike)
     if len(kinds) > _MOST_KINDS:

@@ -18,6 +18,7 @@ from vlsi_cache.data.conversation import Conversation
 from vlsi_cache.data.images import missing_image
 from vlsi_cache.data.reading.context import Notes, ReadSettings, RowContext
 from vlsi_cache.data.reading.names import Repetitions, find_repetitions, name_digest
+from vlsi_cache.data.reading.nearmiss import with_near_miss
 from vlsi_cache.data.reading.rows import KNOWN_COLUMNS, RESERVED_VARIABLES, parse_row
 from vlsi_cache.data.reading.rowsource import RowSource
 from vlsi_cache.data.reading.sources import describe_section, open_section
@@ -210,7 +211,8 @@ class ConversationDataset(Sequence[Conversation]):
                 self[self._repetitions.first()].sample_id,
             )
         if self._notes.unread:
-            logger.warning("columns not read: %s", ", ".join(self.columns_not_read()))
+            names = map(with_near_miss, self.columns_not_read())
+            logger.warning("columns not read: %s", ", ".join(names))
         if self._notes.filled:
             logger.warning(
                 "%s hold null. The template reads it. If a table filled it in, write the values as "

@@ -139,7 +139,8 @@ def _open_one(name: str, source: SourceSection, origin: str | None) -> RowSource
         return ArrowRows(table, Path(base).name, Path(base))
     # Anything else that does not exist and does not look like a hub name is a slip.
     is_hub_name = _HUB_NAME.fullmatch(name) and len(name) <= _MOST_NAME_CHARACTERS
-    if not is_hub_name or path.suffix.lower() in _SLIPS:
+    is_beside_files = "/" in name and _exists(path.parent)
+    if not is_hub_name or path.suffix.lower() in _SLIPS or is_beside_files:
         raise DataError(
             "there is no such data file or folder",
             where=(name if len(name) <= _MOST_NAME_CHARACTERS else excerpt(name)) or "data",

@@ -13,7 +13,7 @@ from vlsi_cache.data.reading.parts import Part, read_content
 from vlsi_cache.data.reading.tools import CALL_KEYS, called_tools, tool_calls
 from vlsi_cache.errors import excerpt
 
-__all__ = ["RawTurn", "Turn", "read_turn"]
+__all__ = ["KNOWN_FIELDS", "RawTurn", "Turn", "read_turn"]
 
 _ROLES: Final = {
     "system": "system",
@@ -47,7 +47,7 @@ _THOUGHT_PARTS: Final = ("thinking", "reasoning")
 _WEIGHT_KEYS: Final = ("weight", "train", "loss")
 _NAME_KEYS: Final = ("name", "tool_call_id")
 _PLAIN_KEYS: Final = {*_ROLE_KEYS, *_CONTENT_KEYS}
-_KNOWN: Final = frozenset(
+KNOWN_FIELDS: Final = frozenset(
     (*_ROLE_KEYS, *_CONTENT_KEYS, *_THOUGHT_KEYS, *_WEIGHT_KEYS, *_NAME_KEYS, *CALL_KEYS)
 )
 
@@ -104,7 +104,7 @@ def read_turn(raw: RawTurn, context: RowContext) -> Turn:
     if turn.keys() <= _PLAIN_KEYS and isinstance(content, str) and known not in _CALLERS:
         return Turn(role, [TextPart(content)], learned=raw.learned or role != "assistant")
     validate_turn_media(turn, role, context)
-    context.note_unread(turn, _KNOWN, raw.path)
+    context.note_unread(turn, KNOWN_FIELDS, raw.path)
     calls = tool_calls(turn, raw.path, context)
     if known in _CALLERS:
         calls += called_tools(content, f"{name}'s turn", context)
