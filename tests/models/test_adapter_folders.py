@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from support.families import tiny_model
-from support.processors import text_tokenizer
+from support.processors import image_processor_for, text_tokenizer
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import load_config, load_model, load_processor
 
@@ -117,3 +117,21 @@ def test_an_adapter_that_changes_no_weights_is_refused(adapter: Path, tmp_path: 
     peft.get_peft_model(tiny_model("llama"), config).save_pretrained(tmp_path / "prompt")
     change(tmp_path / "prompt", base_model_name_or_path=str(tmp_path / "base"))
     assert "an adapter of kind PROMPT_TUNING cannot be merged" in refusal(tmp_path / "prompt")
+
+
+def test_the_processor_of_an_image_model_is_its_bases_where_an_adapter_has_a_tokenizer_alone(
+    tmp_path: Path,
+) -> None:
+    base = tiny_model("qwen2_vl")
+    base.save_pretrained(tmp_path / "base")
+    processor: Any = image_processor_for("qwen2_vl")
+    processor.save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(r=2, target_modules=["down_proj"])
+    adapted = peft.get_peft_model(base, config)
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapted.save_pretrained(tmp_path / "adapter")
+    processor.tokenizer.save_pretrained(tmp_path / "adapter")
+    found = load_processor(str(tmp_path / "adapter"))
+    assert isinstance(found, type(processor))
+    processor.save_pretrained(tmp_path / "adapter")
+    assert isinstance(load_processor(str(tmp_path / "adapter")), type(processor))

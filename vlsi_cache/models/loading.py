@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 _CONFIG = "config.json"
 _TOKENIZER = "tokenizer_config.json"
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 _HUB_SECONDS = 10.0
 
 
@@ -174,11 +175,18 @@ def load_processor(
 
 
 def _processor_source(name: str, revision: str | None) -> tuple[str, str | None]:
-    """Return the folder of an adapter, if its tokenizer lies there, or its base."""
+    """Return where the processor lies: in the folder, or with the base of the adapter in it.
+
+    Trainers save the tokenizer alone beside an adapter. An image model needs more than that.
+    """
     folder = _find(name, revision)
-    if folder is not None and (folder / _TOKENIZER).is_file():
+    base, base_revision = _base_of(name, revision)
+    if folder is None or base == name:
         return name, revision
-    return _base_of(name, revision)
+    sees = type(load_config(base, revision=base_revision)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    needed = _PROCESSORS if sees else (_TOKENIZER,)
+    is_whole = any((folder / file).is_file() for file in needed)
+    return (name, revision) if is_whole else (base, base_revision)
 
 
 def _no_model(folder: Path, name: str) -> ModelError:
