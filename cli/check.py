@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vlsi_cache.cli.options import errors_in_one_line, log_to, recipe_flags
+from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
+from vlsi_cache.cli.terminal import log_to
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe

@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 import click
 
 from vlsi_cache.cli.next_step import Given, remember_given
-from vlsi_cache.cli.terminal import log_to
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.interruption import Interrupted
 from vlsi_cache.recipe import Recipe, load_recipe
 
-__all__ = ["errors_in_one_line", "log_to", "recipe_flags", "taps_list"]
+__all__ = ["errors_in_one_line", "recipe_flags", "taps_list"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -6,11 +6,32 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from vlsi_cache.data.images import ImageRef
 
-__all__ = ["Conversation", "ImagePart", "Message", "TextPart", "message_images"]
+__all__ = [
+    "RESERVED_VARIABLES",
+    "Conversation",
+    "ImagePart",
+    "Message",
+    "TextPart",
+    "message_images",
+]
+
+RESERVED_VARIABLES: Final = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversations",
+        "messages",
+        "return_assistant_tokens_mask",
+        "tokenize",
+        "tools",
+    }
+)
+"""Variables that the renderer itself gives to a template."""
 
 
 @dataclass(frozen=True, slots=True)

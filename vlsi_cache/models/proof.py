@@ -43,14 +43,7 @@ def validate_passes(
     """
     model = decoder.model
     first, second = trace.logits
-    if not _agree(first[:NUM_SHARED], second[:NUM_SHARED]):
-        raise unbindable(
-            model,
-            "a later token changes the logits of an earlier position",
-            "a causal model, in which a position reads itself and earlier ones",
-            found=_difference(first[:NUM_SHARED], second[:NUM_SHARED]),
-            mend="Use a decoder-only model with causal attention",
-        )
+    _validate_causality(decoder, first[:NUM_SHARED], second[:NUM_SHARED])
     inputs = padded_row(model, trace.inputs)
     positions = inputs["attention_mask"].flatten().nonzero().flatten()
     states, features, entered = _run(decoder, inputs, positions, graph=graph)
@@ -65,15 +58,32 @@ def validate_passes(
             "head(final features) equal to the model's logits",
             found=_difference(whole, first),
         )
-    if not _agree(cut, first[:NUM_SHARED]):
+    _validate_padding(decoder, cut, first[:NUM_SHARED])
+    return states, features
+
+
+def _validate_causality(decoder: Decoder, first: Tensor, second: Tensor) -> None:
+    """Refuse logits of the same tokens that differ by what follows them."""
+    if not _agree(first, second):
         raise unbindable(
-            model,
+            decoder.model,
+            "a later token changes the logits of an earlier position",
+            "a causal model, in which a position reads itself and earlier ones",
+            found=_difference(first, second),
+            mend="Use a decoder-only model with causal attention",
+        )
+
+
+def _validate_padding(decoder: Decoder, padded: Tensor, whole: Tensor) -> None:
+    """Refuse logits of the same tokens that differ by the padding behind them."""
+    if not _agree(padded, whole):
+        raise unbindable(
+            decoder.model,
             "padding on the right changes the logits of the tokens before it",
             "logits that do not depend on padding",
-            found=_difference(cut, first[:NUM_SHARED]),
+            found=_difference(padded, whole),
             mend="Use a model that takes padded batches",
         )
-    return states, features
 
 
 def validate_gradients(decoder: Decoder, states: Mapping[int, TapState], features: Tensor) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for
 from vlsi_cache.models import (
@@ -20,7 +21,7 @@ from vlsi_cache.models import (
 )
 from vlsi_cache.objectives import linear_cross_entropy
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import FinetuningSection, Schedule
+from vlsi_cache.recipe import FinetuningSection, ModelSection, Schedule
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
 from vlsi_cache.training.checkpoints import save_model
 from vlsi_cache.training.first_step import first_step_rate, spread
@@ -97,14 +98,6 @@ def finetune(run: Run, source: Path | None = None) -> Path:
         section = section.model_copy(update={"model": str(source), "revision": None})
     student = load_backbone(section, "student", run.device, trains=True)
     original = load_config(str(recipe.student.model), revision=recipe.student.revision)
-
-    def save(module: Finetuning) -> None:
-        dtype = saved_dtype(section.dtype, original.dtype)
-        module.model.to(dtype=dtype)  # type: ignore[call-arg]
-        original.dtype = dtype
-        module.model.config = original
-        save_model(module.model, section, recipe.student_path)
-
     stage = Stage(
         name="finetuning",
         folder=recipe.output / "finetuning",
@@ -116,9 +109,20 @@ def finetune(run: Run, source: Path | None = None) -> Path:
             "finetuning": recipe.finetuning.decisive(),
         },
         start=lambda: _start(run, student),
-        save=save,
+        save=lambda module: _save(module, original, section, recipe.student_path),
     )
     return run_stage(run, stage)
+
+
+def _save(
+    module: Finetuning, original: PreTrainedConfig, section: ModelSection, folder: Path
+) -> None:
+    """Save the student under the config and in the dtype of the model that it began as."""
+    dtype = saved_dtype(section.dtype, original.dtype)
+    module.model.to(dtype=dtype)  # type: ignore[call-arg]
+    original.dtype = dtype
+    module.model.config = original
+    save_model(module.model, section, folder)
 
 
 def _start(run: Run, student: Backbone) -> Training[Finetuning]:

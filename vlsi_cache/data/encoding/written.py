@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from vlsi_cache.data.conversation import Conversation, Message
+from vlsi_cache.data.conversation import RESERVED_VARIABLES, Conversation, Message
 from vlsi_cache.data.encoding.marks import MarkedConversation, Marks
 from vlsi_cache.data.encoding.notices import Notices
 from vlsi_cache.data.encoding.template import ChatTemplate
@@ -15,17 +15,6 @@ from vlsi_cache.errors import DataError, excerpt
 __all__ = ["WrittenWhole"]
 
 Offsets = Mapping[str, Sequence[int]]
-_GIVEN = frozenset(
-    {
-        "add_generation_prompt",
-        "chat_template",
-        "continue_final_message",
-        "conversations",
-        "messages",
-        "return_assistant_tokens_mask",
-        "tools",
-    }
-)
 _THOUGHT = re.compile(r"think|thought|reason", re.IGNORECASE)
 
 
@@ -85,7 +74,7 @@ class WrittenWhole:
                         expected='{"type": "function", "function": {"name": …, "arguments": {…}}}',
                         found=excerpt(repr(call)),
                     )
-        taken = sorted(_GIVEN & set(conversation.template_variables))
+        taken = sorted(RESERVED_VARIABLES & set(conversation.template_variables))
         if taken:
             raise DataError(
                 "variables of the chat template have names that are taken",

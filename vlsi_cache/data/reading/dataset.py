@@ -14,12 +14,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from vlsi_cache.data.conversation import Conversation
+from vlsi_cache.data.conversation import RESERVED_VARIABLES, Conversation
 from vlsi_cache.data.images import missing_image
 from vlsi_cache.data.reading.context import Notes, ReadSettings, RowContext
 from vlsi_cache.data.reading.names import Repetitions, find_repetitions, name_digest
 from vlsi_cache.data.reading.nearmiss import with_near_miss
-from vlsi_cache.data.reading.rows import KNOWN_COLUMNS, RESERVED_VARIABLES, parse_row
+from vlsi_cache.data.reading.rows import KNOWN_COLUMNS, parse_row
 from vlsi_cache.data.reading.rowsource import RowSource
 from vlsi_cache.data.reading.sources import describe_section, open_section
 from vlsi_cache.errors import DataError, RecipeError

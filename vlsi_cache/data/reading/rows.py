@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from vlsi_cache.data.conversation import Conversation, ImagePart, Message
+from vlsi_cache.data.conversation import RESERVED_VARIABLES, Conversation, ImagePart, Message
 from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.forms import FORM_COLUMNS, Form, find_form
 from vlsi_cache.data.reading.media import MEDIA_COLUMNS, validate_row_media
@@ -15,7 +15,7 @@ from vlsi_cache.data.reading.tools import tool_schemas
 from vlsi_cache.data.reading.turns import read_turn
 from vlsi_cache.errors import excerpt
 
-__all__ = ["KNOWN_COLUMNS", "RESERVED_VARIABLES", "parse_row"]
+__all__ = ["KNOWN_COLUMNS", "parse_row"]
 
 _TOOLS: Final = ("tools", "functions")
 _VARIABLES: Final = "chat_template_kwargs"
@@ -23,19 +23,6 @@ KNOWN_COLUMNS: Final = frozenset(
     {"id", _VARIABLES, *_TOOLS, *IMAGE_COLUMNS, *MEDIA_COLUMNS, *FORM_COLUMNS}
 )
 """Columns that are read, at least in some form of row."""
-RESERVED_VARIABLES: Final = frozenset(
-    {
-        "add_generation_prompt",
-        "chat_template",
-        "continue_final_message",
-        "conversations",
-        "messages",
-        "return_assistant_tokens_mask",
-        "tokenize",
-        "tools",
-    }
-)
-"""Variables that the renderer itself gives to a template."""
 
 
 def parse_row(row: object, number: int, context: RowContext) -> Conversation:
