@@ -27,6 +27,7 @@ from vlsi_cache.verbalizer import (
     load_verbalizers,
     save_verbalizers,
 )
+from vlsi_cache.verbalizer.ridge import TapMoments
 
 __all__ = [
     "Reading",
