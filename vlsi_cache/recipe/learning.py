@@ -137,3 +137,13 @@ class FinetuningSection(Schedule):
 
     train_vision_tower: bool = True
     """Also train the parts outside the decoder: vision tower and projector."""
+    record_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of KL(teacher ‖ student) at the output, beside cross-entropy's 1. Above 0 the stage
+    reads the cache, by `interaction.tail`. By default it learns labels alone, as in the paper."""
+
+    def decisive(self) -> dict[str, object]:
+        """The settings that decide the trained weights. A default that came later is left out."""
+        found = Schedule.decisive(self)
+        if not self.record_weight:
+            del found["record_weight"]
+        return found

@@ -48,10 +48,10 @@ def _validate_cache(recipe: Recipe) -> None:
 
 def _validate_student(recipe: Recipe) -> None:
     preview = preview_model(recipe.student, "student")
-    if recipe.stages == ["finetuning"]:
-        return
-    reads_taps = "interaction" not in recipe.stages or recipe.interaction.inner != "none"
-    taps = preview_taps(recipe, "student", preview) if reads_taps else ()
+    taps: tuple[int, ...] | None = None
+    if recipe.stages != ["finetuning"]:
+        reads_taps = "interaction" not in recipe.stages or recipe.interaction.inner != "none"
+        taps = preview_taps(recipe, "student", preview) if reads_taps else ()
     cache = _cache_so_far(recipe) if _can_open(recipe) else None
     if cache is not None:
         _validate_fit(recipe, preview, taps, cache)
@@ -67,7 +67,7 @@ def _validate_fit(
 
 def _cache_so_far(recipe: Recipe) -> Cache | None:
     """Open the cache of stage two, unless it is to be followed and has not begun."""
-    if "interaction" not in recipe.stages:
+    if not recipe.reads_cache:
         return None
     if recipe.interaction.follow and not is_begun(recipe.cache_path):
         return None
@@ -76,7 +76,7 @@ def _cache_so_far(recipe: Recipe) -> Cache | None:
 
 def _can_open(recipe: Recipe) -> bool:
     """Report whether there is a cache to compare with; another check says what is wrong if not."""
-    return "interaction" in recipe.stages and is_begun(recipe.cache_path)
+    return recipe.reads_cache and is_begun(recipe.cache_path)
 
 
 def _validate_stages(recipe: Recipe) -> None:
