@@ -41,10 +41,8 @@ class Size:
     steps: tuple[tuple[str, int], ...] = (
         ("ridge", 1),
         ("ridge", 15),
-        ("ridge", 60),
         ("logit_lens", 15),
         ("logit_lens", 60),
-        ("logit_lens", 240),
     )
 
 
