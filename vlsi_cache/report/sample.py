@@ -4,11 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vlsi_cache.jsonmodels import ReportModel
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import Cache, SampleRecord
 
-__all__ = ["SampleView", "TapGuess", "TokenView", "sample_view"]
+__all__ = [
+    "Entry",
+    "Picture",
+    "SampleView",
+    "TapGuess",
+    "TokenView",
+    "TurnView",
+    "sample_view",
+]
+
+
+class Entry(ReportModel):
+    """One of the tokens that a tap's record holds at one response token."""
+
+    token_id: int
+    """The token."""
+    text: str
+    """Text of that token."""
+    weight: float
+    """Its probability. Where only draws are recorded, its share of the draws. The token of a draw
+    beside most likely ones has its share of their remaining probability."""
 
 
 class TapGuess(ReportModel):
@@ -26,6 +49,8 @@ class TapGuess(ReportModel):
     """Entropy of the tap's whole distribution."""
     label_log_prob_nats: float
     """Log-probability of the token that the data holds."""
+    entries: tuple[Entry, ...] = ()
+    """The tokens that the record holds, each once, the greatest weight first."""
 
 
 class TokenView(ReportModel):
@@ -37,6 +62,26 @@ class TokenView(ReportModel):
     """Text of that token."""
     guesses: tuple[TapGuess, ...]
     """One guess per tap, the model's own output last."""
+
+
+class Picture(ReportModel):
+    """A small copy of an image."""
+
+    width: int
+    """Width of the image itself, in pixels."""
+    height: int
+    """Height of the image itself, in pixels."""
+    jpeg_base64: str
+    """The small copy, as JPEG in base64."""
+
+
+class TurnView(ReportModel):
+    """One turn of a conversation."""
+
+    role: str
+    """Whose turn it is."""
+    parts: tuple[str | Picture, ...]
+    """Texts and images, in the order in which they are read."""
 
 
 class SampleView(ReportModel):
@@ -52,15 +97,25 @@ class SampleView(ReportModel):
     """The response tokens, in order."""
     failure: str | None = None
     """Why the teacher could not read the sample, which then has no tokens."""
+    only_draws: bool = False
+    """Whether only draws are recorded, so that each probability is a share of them."""
+    conversation: tuple[TurnView, ...] | None = None
+    """The turns of the conversation; null if the data was not read."""
 
 
-def sample_view(cache: Cache, sample_id: str, decode: Callable[[int], str]) -> SampleView:
+def sample_view(
+    cache: Cache,
+    sample_id: str | int,
+    decode: Callable[[int], str],
+    conversation: tuple[TurnView, ...] | None = None,
+) -> SampleView:
     """Turn one sample's record into words.
 
     Args:
         cache: the cache.
-        sample_id: name of the sample.
+        sample_id: name, key or index of the sample.
         decode: function from a token id to its text.
+        conversation: its turns, if the data is there.
 
     Raises:
         CacheError: no published shard holds the sample, or its shard is damaged.
@@ -75,6 +130,8 @@ def sample_view(cache: Cache, sample_id: str, decode: Callable[[int], str]) -> S
             for position in range(len(record.response_ids))
         ),
         failure=record.failure,
+        only_draws=cache.manifest.sampling.k == 0,
+        conversation=conversation,
     )
 
 
@@ -84,6 +141,7 @@ def _token(
     here = record.distribution[position]
     token_id = int(record.response_ids[position])
     ids, probabilities = here.most_likely()
+    weights = here.weights()
     return TokenView(
         token_id=token_id,
         text=decode(token_id),
@@ -95,7 +153,22 @@ def _token(
                 probability=float(probabilities[row]),
                 entropy_nats=float(here.entropy[row]),
                 label_log_prob_nats=float(here.label_log_prob[row]),
+                entries=_entries(here.token_ids[row], weights[row], decode),
             )
             for row, tap in enumerate(manifest.taps)
         ),
+    )
+
+
+def _entries(
+    ids: NDArray[np.int32], weights: NDArray[np.float32], decode: Callable[[int], str]
+) -> tuple[Entry, ...]:
+    unique, places = np.unique(ids, return_inverse=True)
+    totals = np.bincount(places, weights=weights)
+    return tuple(
+        Entry(token_id=token_id, text=decode(token_id), weight=weight)
+        for _, token_id, weight in sorted(
+            (-weight, token_id, weight)
+            for token_id, weight in zip(unique.tolist(), totals.tolist(), strict=True)
+        )
     )

@@ -13,7 +13,7 @@ from rich.text import Text
 from vlsi_cache.errors import printable
 from vlsi_cache.manifest import OUTPUT_TAP, Sampling
 from vlsi_cache.report.sample import SampleView, TapGuess
-from vlsi_cache.store.cache.statistics import CacheSummary
+from vlsi_cache.store.cache.summary import CacheSummary
 
 __all__ = ["bytes_text", "sample_table", "summary_table"]
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -30,7 +31,8 @@ from vlsi_cache.store.cache.folder import (
 from vlsi_cache.store.cache.lru import RecentlyUsed
 from vlsi_cache.store.cache.sealing import fetch_processor
 from vlsi_cache.store.cache.seals import CacheIndex, ShardSeal
-from vlsi_cache.store.cache.statistics import CacheSummary, summarize_cache
+from vlsi_cache.store.cache.statistics import summarize_cache
+from vlsi_cache.store.cache.summary import CacheSummary
 from vlsi_cache.store.cache.verification.damage import Verification
 from vlsi_cache.store.cache.verification.verify import verify_cache
 from vlsi_cache.store.places.keys import INDEX_FILE, shard_key
@@ -39,7 +41,7 @@ from vlsi_cache.store.shards.arrays import Array, parse_distribution
 from vlsi_cache.store.shards.header import ShardHeader
 from vlsi_cache.store.shards.layout import CHUNK_TOKENS, token_arrays
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
-from vlsi_cache.store.shards.shard import OpenShard
+from vlsi_cache.store.shards.shard import OpenShard, read_array_bytes
 
 __all__ = ["DECODED_BYTES", "Cache", "ShardOutline", "open_cache"]
 
@@ -125,7 +127,7 @@ class Cache:
         if not isinstance(key, str | int):
             kind = type(key).__name__
             raise TypeError(f"a cache is asked by index, key or name of one sample, not by {kind}")
-        sample_index = self._index_of(key) if isinstance(key, str) else key
+        sample_index = self.index_of(key) if isinstance(key, str) else key
         if -len(self) <= sample_index < 0:
             sample_index += len(self)
         shard_index = self.manifest.shard_of(sample_index)
@@ -237,6 +239,23 @@ class Cache:
         failed = tuple(first + failure.row for failure in header.failures)
         return ShardOutline(header.num_tokens, failed)
 
+    def index_of(self, key: str) -> int:
+        """Find the index in the dataset of the first sample with this key or name.
+
+        Raises:
+            CacheError: no published shard holds it.
+        """
+        found = self._find(key)
+        if found is None:
+            missing = len(self.missing_shards())
+            raise CacheError(
+                f"no sample {key!r}",
+                where=self.path,
+                found=f"{len(self)} samples, {missing} shards not written yet" if missing else None,
+                mend=f"Sample ids look like {self._example_ids()}",
+            )
+        return found
+
     def statistics(self) -> CacheSummary:
         """Return what ``vlsi-cache inspect`` shows: sizes, and means per tap. Reads all shards.
 
@@ -267,20 +286,19 @@ class Cache:
         """Return the bytes of manifest, index, seals and published shards."""
         return measure_bytes(self._folder)
 
+    def array_bytes(self) -> dict[str, int]:
+        """Return array → its bytes on disk, in all published shards together.
+
+        Raises:
+            CacheError: a shard is damaged.
+        """
+        totals: Counter[str] = Counter()
+        for shard_index in self._present():
+            totals.update(read_array_bytes(self._folder.address(shard_index)))
+        return dict(totals)
+
     def __reduce__(self) -> tuple[object, ...]:
         return open_cache, (self.path,)
-
-    def _index_of(self, key: str) -> int:
-        found = self._find(key)
-        if found is None:
-            missing = len(self.missing_shards())
-            raise CacheError(
-                f"no sample {key!r}",
-                where=self.path,
-                found=f"{len(self)} samples, {missing} shards not written yet" if missing else None,
-                mend=f"Sample ids look like {self._example_ids()}",
-            )
-        return found
 
     def _find(self, key: str) -> int | None:
         """Find the index of a sample. Keys and names are read once."""

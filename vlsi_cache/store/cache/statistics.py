@@ -1,152 +1,24 @@
-"""Statistics of a cache, tap by tap, in one pass over its shards."""
+"""Statistics of a cache, tap by tap, in one pass over its shards or over samples of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vlsi_cache.jsonmodels import PathText, ReportModel
 from vlsi_cache.manifest import CacheManifest, Sampling, TeacherIdentity, TokenizerIdentity
+from vlsi_cache.store.cache.summary import CacheSummary, TapErrors, TapSummary
+from vlsi_cache.store.cache.tally import MEASURES, Tally
 from vlsi_cache.store.shards.layout import token_bytes
-from vlsi_cache.store.shards.records import ShardRecord
+from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
 
-__all__ = ["CacheSummary", "TapSummary", "summarize_cache"]
-
-Floats = NDArray[np.float64]
+__all__ = ["choose_samples", "summarize_cache"]
 
 _BF16_BYTES: Final = 2
-
-
-class TapSummary(ReportModel):
-    """Means of one tap over all response tokens that are recorded."""
-
-    tap: int
-    """0-based decoder block index; -1 is the model's own output."""
-    entropy_nats: float
-    """Entropy of the whole distribution."""
-    captured_mass: float | None
-    """Probability of the k most likely tokens together; null where k is 0."""
-    label_log_prob_nats: float
-    """Log-probability of the token that the data holds."""
-    agreement_with_final: float
-    """Fraction of tokens whose most likely token is also the final output's."""
-    agreement_with_label: float
-    """Fraction of tokens whose most likely token is the one that the data holds."""
-    label_in_record: float
-    """Fraction of tokens for which the data's token is among the k + m that are recorded."""
-
-
-class CacheSummary(ReportModel):
-    """Statistics of the published shards of a cache, complete or not."""
-
-    path: PathText
-    """Folder of the cache."""
-    complete: bool
-    """Whether every shard is written."""
-    num_shards: int
-    """Shards of the complete cache."""
-    num_shards_present: int
-    """Shards that are written."""
-    missing_shards: tuple[int, ...]
-    """Shards that are not written yet, ascending."""
-    indexed: bool
-    """Whether there is an index, which the last writer of a cache publishes."""
-    num_samples: int
-    """Samples in the shards that are written."""
-    num_samples_total: int
-    """Samples of the complete cache."""
-    failures: dict[str, str]
-    """Name of each sample that could not be read → reason. Such samples have no tokens."""
-    num_tokens: int
-    """Response tokens."""
-    bytes_total: int
-    """Bytes on disk, without the processor's copy."""
-    bytes_per_token_tap: float | None
-    """Bytes on disk per response token and tap; null without tokens."""
-    compression_ratio: float | None
-    """The arrays' uncompressed bytes over the bytes on disk; null without tokens."""
-    dense_ratio: float | None
-    """Bytes of the same distributions as dense bfloat16 logits over the bytes on disk; null
-    without tokens."""
-    teacher: TeacherIdentity
-    """The model that was recorded."""
-    tokenizer: TokenizerIdentity
-    """The teacher's tokenizer."""
-    dataset: str
-    """Path or name of the conversations."""
-    sampling: Sampling
-    """What is kept of each distribution: k, m, seed."""
-    num_parts: int
-    """Caches that were merged into it; 0 if it is not merged."""
-    samples_per_shard: int
-    """Samples of every shard but the last; in a merged cache, the most."""
-    batch_size: int
-    """Samples per forward pass of the teacher."""
-    dtype: str
-    """The teacher's parameter type."""
-    taps: tuple[TapSummary, ...]
-    """One entry per tap, the final output last; empty without tokens."""
-
-
-@dataclass(slots=True)
-class _Sums:
-    """Running sums over tokens, ``[L]`` each."""
-
-    entropy: Floats
-    mass: Floats
-    label_log_prob: Floats
-    agreement: Floats
-    label_on_top: Floats
-    label_in_record: Floats
-    num_tokens: int = 0
-    num_samples: int = 0
-    num_shards: int = 0
-    failures: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def zero(cls, num_taps: int) -> _Sums:
-        zeros = np.zeros((6, num_taps))
-        return cls(zeros[0], zeros[1], zeros[2], zeros[3], zeros[4], zeros[5])
-
-    def add(self, record: ShardRecord) -> None:
-        distribution, labels = record.distribution, record.response_ids
-        ids = distribution.token_ids
-        (top, _), label = distribution.most_likely(), labels[:, None]
-        self.entropy += distribution.entropy.sum(0, dtype=np.float64)
-        self.mass += distribution.captured_mass().sum(0, dtype=np.float64)
-        self.label_log_prob += distribution.label_log_prob.sum(0, dtype=np.float64)
-        self.agreement += (top == top[:, -1:]).sum(0)
-        self.label_on_top += (top == label).sum(0)
-        self.label_in_record += (ids == label[..., None]).any(-1).sum(0)
-        self.num_tokens += record.num_tokens
-        self.num_samples += len(record)
-        self.num_shards += 1
-        self.failures |= {record.sample_ids[row]: why for row, why in record.failures.items()}
-
-    def taps(self, manifest: CacheManifest) -> tuple[TapSummary, ...]:
-        if not self.num_tokens:
-            return ()
-        k = manifest.sampling.k
-        return tuple(self.tap(row, tap, k) for row, tap in enumerate(manifest.taps))
-
-    def tap(self, row: int, tap: int, k: int) -> TapSummary:
-        def mean(sums: Floats) -> float:
-            return float(sums[row]) / self.num_tokens
-
-        return TapSummary(
-            tap=tap,
-            entropy_nats=mean(self.entropy),
-            captured_mass=mean(self.mass) if k else None,
-            label_log_prob_nats=mean(self.label_log_prob),
-            agreement_with_final=mean(self.agreement),
-            agreement_with_label=mean(self.label_on_top),
-            label_in_record=mean(self.label_in_record),
-        )
+_BATCH: Final = 64
+"""Samples that are counted together, if some are chosen."""
 
 
 class RecordedShards(Protocol):
@@ -159,53 +31,192 @@ class RecordedShards(Protocol):
     def is_indexed(self) -> bool:
         """Whether there is an index."""
 
+    @property
+    def num_tokens(self) -> int:
+        """Response tokens of the published shards."""
+
+    def __getitem__(self, key: int | str) -> SampleRecord:
+        """Read a sample's record."""
+
     def missing_shards(self) -> list[int]:
         """Find the shards that are not published yet."""
 
     def iter_shards(self) -> Iterator[ShardRecord]:
         """Yield every published shard, in order."""
 
+    def failures(self) -> dict[int, str]:
+        """Return index → reason of the samples that could not be read."""
+
     def size_bytes(self) -> int:
         """Return the bytes on disk."""
 
+    def array_bytes(self) -> dict[str, int]:
+        """Return array → bytes on disk."""
 
-def summarize_cache(cache: RecordedShards) -> CacheSummary:
-    """Read every published shard once, one at a time.
+
+def summarize_cache(cache: RecordedShards, *, max_samples: int | None = None) -> CacheSummary:
+    """Read every published shard once, one at a time. Or read some samples of them.
 
     Args:
         cache: an open cache.
+        max_samples: most samples to read, at least 2. They are chosen at random, always the same
+            ones, and the means get standard errors.
 
     Raises:
         CacheError: a shard is damaged.
+        ValueError: ``max_samples`` is less than 2, which gives no standard error.
     """
-    manifest = cache.manifest
-    sums = _Sums.zero(len(manifest.taps))
-    missing = cache.missing_shards()
-    for record in cache.iter_shards():
-        sums.add(record)
-    complete = sums.num_shards == manifest.num_shards
+    if max_samples is not None and max_samples < 2:
+        raise ValueError(f"max_samples is {max_samples}, and a standard error needs 2")
+    manifest, missing = cache.manifest, cache.missing_shards()
+    total = _count_samples(manifest, missing)
+    tally = Tally(len(manifest.taps))
+    if max_samples is None or max_samples >= total:
+        for record in cache.iter_shards():
+            tally.add(record)
+        # a growing cache may have gained shards since its missing ones were found
+        missing = [] if tally.num_shards == manifest.num_shards else missing
+        arrays = cache.array_bytes()
+        rest = {"other": cache.size_bytes() - sum(arrays.values())}
+        return _summary(cache, tally, missing, bytes_by_array={**arrays, **rest})
+    for records in _batched(cache, choose_samples(manifest, missing, max_samples)):
+        tally.add(ShardRecord.join(records))
+    return _summary(cache, tally, missing, num_samples_total=total)
+
+
+def choose_samples(manifest: CacheManifest, missing: Sequence[int], count: int) -> list[int]:
+    """Choose published samples at random, always the same ones.
+
+    Args:
+        manifest: manifest of the cache.
+        missing: shards that are not published.
+        count: samples to choose. All are returned if there are no more.
+
+    Returns:
+        Their indices in the order in which they were chosen.
+    """
+    ranges = _published(manifest, missing)
+    ends = np.cumsum([len(samples) for samples in ranges])
+    total = int(ends[-1]) if ranges else 0
+    chosen = np.random.default_rng(0).choice(total, min(count, total), replace=False)
+    shards = np.searchsorted(ends, chosen, side="right")
+    return [
+        ranges[shard].stop - int(ends[shard]) + int(number)
+        for shard, number in zip(shards.tolist(), chosen.tolist(), strict=True)
+    ]
+
+
+def _published(manifest: CacheManifest, missing: Sequence[int]) -> list[range]:
+    absent = set(missing)
+    return [
+        manifest.shard_range(shard) for shard in range(manifest.num_shards) if shard not in absent
+    ]
+
+
+def _count_samples(manifest: CacheManifest, missing: Sequence[int]) -> int:
+    return sum(map(len, _published(manifest, missing)))
+
+
+def _batched(cache: RecordedShards, indices: Sequence[int]) -> Iterator[list[SampleRecord]]:
+    ascending = sorted(indices)  # neighbours lie in one chunk, which is decoded once
+    for first in range(0, len(ascending), _BATCH):
+        yield [cache[index] for index in ascending[first : first + _BATCH]]
+
+
+def _summary(
+    cache: RecordedShards,
+    tally: Tally,
+    missing: Sequence[int],
+    *,
+    bytes_by_array: Mapping[str, int] | None = None,
+    num_samples_total: int | None = None,
+) -> CacheSummary:
+    """Summarize a tally of all samples, or of some among ``num_samples_total``."""
+    manifest, some = cache.manifest, num_samples_total is not None
+    num_tokens = cache.num_tokens if some else tally.num_tokens
+    found = bool(tally.num_tokens)
     return CacheSummary(
         path=str(cache.path),
-        complete=complete,
+        complete=not missing,
         num_shards=manifest.num_shards,
-        num_shards_present=sums.num_shards,
-        missing_shards=() if complete else tuple(missing),
+        num_shards_present=manifest.num_shards - len(missing) if some else tally.num_shards,
+        missing_shards=tuple(missing),
         indexed=cache.is_indexed,
-        num_samples=sums.num_samples,
+        num_samples=tally.num_samples if num_samples_total is None else num_samples_total,
         num_samples_total=manifest.dataset.num_samples,
-        failures=sums.failures,
-        num_tokens=sums.num_tokens,
-        **_sizes(manifest, sums.num_tokens, cache.size_bytes()),
-        teacher=manifest.teacher,
-        tokenizer=manifest.tokenizer,
-        dataset=manifest.dataset.source,
-        sampling=manifest.sampling,
-        num_parts=len(manifest.parts),
-        samples_per_shard=manifest.samples_per_shard,
-        batch_size=manifest.batch_size,
-        dtype=manifest.dtype,
-        taps=sums.taps(manifest),
+        failures=_named_failures(cache) if some else tally.failures,
+        num_tokens=num_tokens,
+        num_samples_read=tally.num_samples if some else None,
+        num_tokens_read=tally.num_tokens if some else None,
+        **_sizes(manifest, num_tokens, cache.size_bytes()),
+        bytes_by_array=dict(bytes_by_array or {}),
+        **_settings(manifest),
+        taps=_taps(tally, manifest, num_samples_total) if found else (),
+        lengths=tally.lengths() if found else None,
+        most_certain=tally.most_certain(),
+        least_certain=tally.least_certain(),
     )
+
+
+def _named_failures(cache: RecordedShards) -> dict[str, str]:
+    return {cache[index].sample_id: reason for index, reason in cache.failures().items()}
+
+
+class _Settings(TypedDict):
+    teacher: TeacherIdentity
+    tokenizer: TokenizerIdentity
+    dataset: str
+    sampling: Sampling
+    num_parts: int
+    samples_per_shard: int
+    batch_size: int
+    dtype: str
+
+
+def _settings(manifest: CacheManifest) -> _Settings:
+    return {
+        "teacher": manifest.teacher,
+        "tokenizer": manifest.tokenizer,
+        "dataset": manifest.dataset.source,
+        "sampling": manifest.sampling,
+        "num_parts": len(manifest.parts),
+        "samples_per_shard": manifest.samples_per_shard,
+        "batch_size": manifest.batch_size,
+        "dtype": manifest.dtype,
+    }
+
+
+def _taps(
+    tally: Tally, manifest: CacheManifest, num_samples_total: int | None
+) -> tuple[TapSummary, ...]:
+    """Return the figures of each tap, with standard errors if only some samples were read."""
+    lacking = () if manifest.sampling.k else ("captured_mass",)
+
+    def tap_summary(row: int, tap: int) -> TapSummary:
+        means = {measure: tally.mean(measure, row) for measure in MEASURES}
+        errors = None
+        if num_samples_total is not None:
+            errors = TapErrors.model_validate(
+                {
+                    measure: tally.standard_error(measure, row, num_samples_total)
+                    for measure in MEASURES
+                }
+                | dict.fromkeys(lacking)
+            )
+        return TapSummary.model_validate(
+            {
+                "tap": tap,
+                **means,
+                **dict.fromkeys(lacking),
+                "entropy_quantiles": tally.entropy_quantiles(row),
+                "label_log_prob_quantiles": tally.label_log_prob_quantiles(row),
+                "agreement_quantiles": tally.agreement_quantiles(row),
+                "agreement_with_taps": tally.agreement_with_taps(row),
+                "standard_errors": errors,
+            }
+        )
+
+    return tuple(tap_summary(row, tap) for row, tap in enumerate(manifest.taps))
 
 
 class _Sizes(TypedDict):

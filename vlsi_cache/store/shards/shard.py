@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ from vlsi_cache.store.shards.header import ShardHeader, parse_header, validate_h
 from vlsi_cache.store.shards.layout import CHUNK_TOKENS, ArrayLayout, shard_layout, token_arrays
 from vlsi_cache.store.shards.records import ShardRecord
 
-__all__ = ["OpenShard", "read_sized_header"]
+__all__ = ["OpenShard", "read_array_bytes", "read_sized_header"]
 
 
 def read_sized_header(address: ShardAddress) -> tuple[ShardHeader, int]:
@@ -40,6 +41,21 @@ def read_sized_header(address: ShardAddress) -> tuple[ShardHeader, int]:
         header = parse_header(archive)
         validate_header(header, address)
         return header, archive.num_bytes
+
+
+def read_array_bytes(address: ShardAddress) -> dict[str, int]:
+    """Return array → its bytes in a published shard, with its own metadata.
+
+    Raises:
+        CacheError: the shard is missing, or its file is damaged.
+    """
+    archive = _open_archive(address)
+    sizes: Counter[str] = Counter()
+    for name in archive.names:
+        array, inside, _ = name.partition("/")
+        if inside:
+            sizes[array] += archive.size(name) or 0
+    return dict(sizes)
 
 
 class OpenShard:
