@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlsi_cache.errors import printable
-from vlsi_cache.report.terminal import bytes_text
+from vlsi_cache.report.words import bytes_text
 from vlsi_cache.store import Verification
 
 __all__ = ["verification_table"]

@@ -117,12 +117,14 @@ class Tally:
 
     def entropy_quantiles(self, row: int) -> Quantiles:
         """Return quantiles over tokens. Entropies are stored in steps, so they are exact."""
-        return _quantiles(self._entropies[row], np.arange(CODE_HOLE) * ENTROPY_STEP)
+        return _quantiles(
+            self._entropies[row], np.arange(CODE_HOLE, dtype=np.float64) * ENTROPY_STEP
+        )
 
     def label_log_prob_quantiles(self, row: int) -> Quantiles:
         """Return quantiles over tokens. The values are stored in steps, so they are exact."""
         counts = self._label_log_probs[row, ::-1]
-        return _quantiles(counts, np.arange(CODE_HOLE)[::-1] * -LABEL_STEP + 0.0)
+        return _quantiles(counts, np.arange(CODE_HOLE, dtype=np.float64)[::-1] * -LABEL_STEP + 0.0)
 
     def agreement_quantiles(self, row: int) -> Quantiles:
         """Return quantiles over samples, to a thousandth."""
