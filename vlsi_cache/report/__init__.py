@@ -1,7 +1,7 @@
 """Reports on a cache, as JSON or as terminal tables."""
 
 from vlsi_cache.report.rendering import json_text
-from vlsi_cache.report.sample import SampleView, TapGuess, TokenView, sample_view
+from vlsi_cache.report.sample import SampleView, SampleViews, TapGuess, TokenView, sample_view
 from vlsi_cache.report.terminal import sample_table, summary_table
 from vlsi_cache.report.verification import verification_table
 from vlsi_cache.store.cache.statistics import summarize_cache
@@ -10,6 +10,7 @@ from vlsi_cache.store.cache.summary import CacheSummary, TapSummary
 __all__ = [
     "CacheSummary",
     "SampleView",
+    "SampleViews",
     "TapGuess",
     "TapSummary",
     "TokenView",

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import RootModel
 
 from vlsi_cache.jsonmodels import ReportModel
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import Cache, SampleRecord
+from vlsi_cache.store.cache.statistics import choose_samples
 
 __all__ = [
     "Entry",
     "Picture",
     "SampleView",
+    "SampleViews",
     "TapGuess",
     "TokenView",
     "TurnView",
+    "random_samples",
     "sample_view",
 ]
+
+_HANDFUL: Final = 4
+_CANDIDATES: Final = 64
+"""Samples among which those with tokens are found."""
 
 
 class Entry(ReportModel):
@@ -101,6 +111,21 @@ class SampleView(ReportModel):
     """Whether only draws are recorded, so that each probability is a share of them."""
     conversation: tuple[TurnView, ...] | None = None
     """The turns of the conversation; null if the data was not read."""
+
+
+class SampleViews(RootModel[tuple[SampleView, ...]]):
+    """Several samples of a cache."""
+
+
+def random_samples(cache: Cache) -> list[int]:
+    """Choose up to four samples with tokens at random, always the same ones. Return indices.
+
+    Raises:
+        CacheError: a shard is damaged.
+    """
+    chosen = choose_samples(cache.manifest, cache.missing_shards(), _CANDIDATES)
+    spoken = (index for index in chosen if len(cache[index].response_ids))
+    return sorted(itertools.islice(spoken, _HANDFUL))
 
 
 def sample_view(
