@@ -14,7 +14,7 @@ __all__ = ["Grid", "GridCell", "GridRow", "Limits", "Turn", "make_grid"]
 
 _WORD: Final = 24
 """Most characters of a token in a page."""
-_ENTRIES: Final = 12
+_ENTRIES: Final = 24
 """Most tokens that are named for a cell."""
 
 
