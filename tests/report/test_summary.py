@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from support.archives import chunk_of, read_entries, shard_file, write_entries
-from support.caches import make_cache, make_manifest, make_record
+from support.caches import make_cache, make_manifest, make_record, write_part
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import CacheError
 from vlsi_cache.report import CacheSummary, summarize_cache
+from vlsi_cache.store import Cache, SampleRecord, ShardRecord, create_cache, open_cache
+from vlsi_cache.store.cache.statistics import choose_samples
+from vlsi_cache.store.cache.tally import Tally
 
 
 def test_statistics_are_means_over_all_response_tokens(tmp_path: Path) -> None:
@@ -104,3 +109,170 @@ def test_json_holds_the_settings_and_reads_back_equal(tmp_path: Path) -> None:
 def test_one_tap_alone_agrees_with_itself(tmp_path: Path) -> None:
     summary = summarize_cache(make_cache(tmp_path, make_manifest(taps=(-1,), m=0)))
     assert [tap.agreement_with_final for tap in summary.taps] == [1.0]
+
+
+def stored(cache: Cache) -> tuple[list[SampleRecord], SparseDistribution]:
+    """The records as they are read back, and all their tokens together."""
+    records = list(cache)
+    return records, SparseDistribution.concatenate([record.distribution for record in records])
+
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def test_quantiles_are_those_of_the_stored_values(tmp_path: Path) -> None:
+    manifest = make_manifest(num_samples=40, samples_per_shard=15)
+    cache = make_cache(tmp_path, manifest)
+    records, joined = stored(cache)
+    top = [record.distribution.most_likely()[0] for record in records]
+    agreements = np.stack([(ids == ids[:, -1:]).mean(0) for ids in top])
+    for row, tap in enumerate(summarize_cache(cache).taps):
+        for found, values, tolerance in (
+            (tap.entropy_quantiles, joined.entropy[:, row], 0),
+            (tap.label_log_prob_quantiles, joined.label_log_prob[:, row], 0),
+            (tap.agreement_quantiles, agreements[:, row], 0.0005),
+        ):
+            wanted = np.quantile(values, LEVELS, method="inverted_cdf")
+            assert found is not None
+            np.testing.assert_allclose(
+                list(found.model_dump().values()), wanted, rtol=0, atol=tolerance
+            )
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_the_agreement_of_two_taps_is_the_share_of_tokens_with_one_top(
+    tmp_path: Path, k: int
+) -> None:
+    cache = make_cache(tmp_path, make_manifest(k=k, m=7))
+    top = stored(cache)[1].most_likely()[0]
+    summary = summarize_cache(cache)
+    for row, tap in enumerate(summary.taps):
+        assert tap.agreement_with_taps == pytest.approx((top == top[:, [row]]).mean(0))
+        assert tap.agreement_with_taps[-1] == pytest.approx(tap.agreement_with_final)
+
+
+def test_lengths_are_of_the_samples_with_tokens(tmp_path: Path) -> None:
+    manifest = make_manifest(num_samples=60, samples_per_shard=60)
+    records = [make_record(manifest, index, num_tokens=index * 3) for index in range(60)]
+    create_cache(tmp_path, manifest).write_shard(0, records)
+    found = summarize_cache(open_cache(tmp_path)).lengths
+    assert found is not None
+    counts = np.arange(1, 60) * 3
+    assert (found.shortest, found.longest, found.mean) == (3, 177, counts.mean())
+    wanted = np.quantile(counts, LEVELS, method="inverted_cdf")
+    assert list(found.quantiles.model_dump().values()) == wanted.tolist()
+    assert len(found.bins) <= 24
+    assert sum(bin_.num_samples for bin_ in found.bins) == 59
+    for before, after in itertools.pairwise(found.bins):
+        assert after.first == before.last + 1
+    for bin_ in found.bins:
+        inside = (counts >= bin_.first) & (counts <= bin_.last)
+        assert bin_.num_samples == inside.sum()
+
+
+def test_the_most_and_the_least_certain_samples_are_those_of_the_outputs_entropy(
+    tmp_path: Path,
+) -> None:
+    cache = make_cache(tmp_path, make_manifest(num_samples=30, samples_per_shard=7))
+    records, _ = stored(cache)
+    means = np.array(
+        [record.distribution.entropy[:, -1].astype(float).mean() for record in records]
+    )
+    ordered = [records[index] for index in np.argsort(means, kind="stable")]
+    summary = summarize_cache(cache)
+    names = [record.sample_id for record in ordered]
+    assert [figures.sample_id for figures in summary.most_certain] == names[:8]
+    # among equals, the first comes first
+    names = [f"sample-{index}" for index in np.argsort(-means, kind="stable")]
+    assert [figures.sample_id for figures in summary.least_certain] == names[:8]
+    first, record = summary.most_certain[0], ordered[0]
+    assert first.key == record.key
+    assert first.num_tokens == len(record.response_ids)
+    assert first.entropy_nats == pytest.approx(record.distribution.entropy[:, -1].mean())
+    assert first.label_log_prob_nats == pytest.approx(
+        record.distribution.label_log_prob[:, -1].mean()
+    )
+    right = record.distribution.token_ids[:, -1, 0] == record.response_ids
+    assert first.agreement_with_label == pytest.approx(right.mean())
+
+
+def test_the_bytes_of_the_arrays_are_those_of_the_files(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    summary = summarize_cache(cache)
+    assert sum(summary.bytes_by_array.values()) == summary.bytes_total
+    assert list(summary.bytes_by_array)[-1] == "other"
+    sizes: Counter[str] = Counter()
+    for shard in range(3):
+        for name, content in read_entries(shard_file(tmp_path, shard)).items():
+            sizes[name.partition("/")[0]] += len(content)
+    del sizes["zarr.json"]
+    assert {**summary.bytes_by_array, "other": 0} == {**sizes, "other": 0}
+
+
+def test_some_samples_give_means_with_the_standard_errors_of_a_ratio(tmp_path: Path) -> None:
+    manifest = make_manifest(num_samples=50, samples_per_shard=20)
+    cache = make_cache(tmp_path, manifest, shards=[0, 2])
+    summary = summarize_cache(cache, max_samples=11)
+    chosen = choose_samples(manifest, [1], 11)
+    assert len(set(chosen)) == 11
+    assert set(chosen) <= {*range(20), *range(40, 50)}
+    records = [cache[index] for index in chosen]
+    counts = np.array([len(record.response_ids) for record in records])
+    assert (summary.num_samples, summary.num_samples_read) == (30, 11)
+    assert (summary.num_tokens, summary.num_tokens_read) == (cache.num_tokens, counts.sum())
+    assert summary.bytes_total == cache.size_bytes()
+    assert summary.missing_shards == (1,)
+    sums = np.stack([record.distribution.entropy.sum(0) for record in records])
+    means = sums.sum(0) / counts.sum()
+    residuals = sums - means * counts[:, None]
+    variances = (1 - 11 / 30) * 11 / 10 * (residuals**2).sum(0) / counts.sum() ** 2
+    for row, tap in enumerate(summary.taps):
+        assert tap.entropy_nats == pytest.approx(means[row])
+        assert tap.standard_errors is not None
+        assert tap.standard_errors.entropy_nats == pytest.approx(variances[row] ** 0.5)
+    assert summary.taps[-1].standard_errors is not None
+    assert summary.taps[-1].standard_errors.agreement_with_final == 0
+    assert summarize_cache(cache, max_samples=11) == summary
+    assert CacheSummary.model_validate_json(summary.model_dump_json()) == summary
+
+
+def test_standard_errors_are_the_spread_of_the_means(tmp_path: Path) -> None:
+    """Over many choices, the means spread as the errors say."""
+    manifest = make_manifest(num_samples=80, samples_per_shard=80)
+    cache = make_cache(tmp_path, manifest)
+    records = list(cache)
+    generator = np.random.default_rng(1)
+    means, errors = [], []
+    for _ in range(400):
+        tally = Tally(3)
+        chosen = generator.choice(80, 25, replace=False)
+        tally.add(ShardRecord.join([records[index] for index in chosen]))
+        means.append(tally.mean("entropy_nats", 2))
+        errors.append(tally.standard_error("entropy_nats", 2, 80))
+    assert np.mean(errors) == pytest.approx(np.std(means), rel=0.12)
+    assert np.mean(means) == pytest.approx(
+        summarize_cache(cache).taps[2].entropy_nats, abs=3 * np.std(means) / 20
+    )
+
+
+def test_as_many_samples_as_there_are_give_no_errors(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    assert summarize_cache(cache, max_samples=5) == summarize_cache(cache)
+    with pytest.raises(ValueError, match="max_samples is 1"):
+        summarize_cache(cache, max_samples=1)
+
+
+def test_some_samples_of_a_cache_name_all_its_failures(tmp_path: Path) -> None:
+    path = write_part(tmp_path / "part", range(8))
+    summary = summarize_cache(open_cache(path), max_samples=3)
+    assert summary.failures == {"sample-6": "image is broken"}
+
+
+def test_a_report_of_before_is_still_read(tmp_path: Path) -> None:
+    report = summarize_cache(make_cache(tmp_path)).model_dump()
+    for name in ("bytes_by_array", "lengths", "most_certain", "least_certain"):
+        del report[name]
+    for tap in report["taps"]:
+        for name in ("entropy_quantiles", "agreement_with_taps", "standard_errors"):
+            del tap[name]
+    assert CacheSummary.model_validate(report).lengths is None

@@ -35,6 +35,7 @@ class Browser:
     Attributes:
         messages: Console messages, errors and refusals, as text.
         requests: Addresses that the page asked for.
+        refusals: Why the browser sent no request, such as ``csp``, for each that it refused.
     """
 
     def __init__(self, reading: int, writing: int) -> None:
@@ -44,6 +45,7 @@ class Browser:
         self._session: str | None = None
         self.messages: list[str] = []
         self.requests: list[str] = []
+        self.refusals: list[str] = []
         self._events: list[str] = []
 
     def attach(self) -> None:
@@ -70,9 +72,18 @@ class Browser:
     def load(self, path: Path) -> None:
         """Load a page from disk, whole."""
         self.requests.clear()
+        self.refusals.clear()
+        self.messages.clear()
         self._events.clear()
         self.call("Page.navigate", url=path.as_uri())
-        while "Page.loadEventFired" not in self._events:
+        self.wait_for("Page.loadEventFired")
+        # what the page says late is heard too
+        drawn = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.call("Runtime.evaluate", expression=f"{drawn}.then(() => 1)", awaitPromise=True)
+
+    def wait_for(self, event: str) -> None:
+        """Wait until the protocol has reported an event since the page was loaded."""
+        while event not in self._events:
             self._receive()
 
     def evaluate(self, expression: str) -> Any:
@@ -134,6 +145,8 @@ class Browser:
         self._events.append(event)
         if event == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
+        elif event == "Network.loadingFailed":
+            self.refusals.append(params.get("blockedReason", "failed"))
         elif event in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
             self.messages.append(json.dumps(params))
 
