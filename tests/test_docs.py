@@ -465,7 +465,8 @@ def test_every_picture_is_shown_and_describes_itself(path: Path) -> None:
     root = ElementTree.parse(path).getroot()
     described = [root.findtext(f"{SVG}{name}") for name in ("title", "desc")]
     assert all(described), "people who cannot see it read its title and its description"
-    assert f"](docs/images/{path.name})" in README.read_text(encoding="utf-8")
+    shown = "".join(page.read_text(encoding="utf-8") for page in (README, *DOCS.glob("*.md")))
+    assert f"images/{path.name})" in shown
 
 
 def test_the_sample_that_is_shown_has_the_form_of_a_real_one(

@@ -92,6 +92,9 @@ def test_a_wheel_installs_the_same_command(tmp_path: Path) -> None:
     assert built == expected
     assert (target / "vlsi_cache" / "py.typed").is_file()
     assert (target / "vlsi_cache" / "schemas" / "recipe.json").is_file()
+    templates = Path("report", "page", "templates")
+    for path in (ROOT / "vlsi_cache" / templates).iterdir():
+        assert (target / "vlsi_cache" / templates / path.name).is_file()
     code = "from vlsi_cache.cli.main import main; main()"
     shown = subprocess.run(
         [sys.executable, "-c", code, "--version"],

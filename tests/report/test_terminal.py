@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from vlsi_cache.report import (
     summarize_cache,
     summary_table,
 )
+from vlsi_cache.report.sample import Picture, TurnView
 from vlsi_cache.report.terminal import _FEW_CAPTION
 from vlsi_cache.store import open_cache
 
@@ -103,6 +105,37 @@ def test_many_taps_share_a_cell_that_joins_runs_of_taps_that_agree(tmp_path: Pat
     assert max(map(len, lines)) <= 80
     assert "2–18 " in lines[2]
     assert "22–output " in lines[2]
+
+
+def test_the_conversation_comes_first_and_pictures_are_named(tmp_path: Path) -> None:
+    turns = (
+        TurnView(
+            role="user", parts=(Picture(width=640, height=480, jpeg_base64=""), "Why?\x1b[2J")
+        ),
+        TurnView(role="assistant", parts=("[red]" * 1000,)),
+    )
+    lines = render(sample_table(sample_view(make_cache(tmp_path), "sample-1", decode, turns)))
+    assert lines[0] == "user: [image of 640 × 480 pixels] Why?\\x1b[2J"
+    assert "".join(lines).count("[red]") >= 400
+    assert "sample sample-1" in lines
+
+
+def test_a_likelier_token_has_a_darker_ground_where_there_is_colour(tmp_path: Path) -> None:
+    view = sample_view(make_cache(tmp_path), "sample-1", decode)
+    guess = view.tokens[0].guesses[0]
+    tokens = tuple(
+        view.tokens[0].model_copy(
+            update={"guesses": (guess.model_copy(update={"probability": probability}),) * 3}
+        )
+        for probability in (0.1, 0.3, 0.95, 1.0)
+    )
+    table = sample_table(view.model_copy(update={"tokens": tokens}))
+    console = Console(width=80, color_system="truecolor", force_terminal=True)
+    with console.capture() as capture:
+        console.print(table)
+    grounds = [re.findall(r"48;2;(\d+;\d+;\d+)", line) for line in capture.get().splitlines()[2:6]]
+    assert grounds == [[], ["63;111;159"] * 3, ["9;63;123"] * 3, ["9;63;123"] * 3]
+    assert "\x1b" not in "".join(render(table))
 
 
 def test_whitespace_and_markup_in_tokens_are_shown_as_they_are(tmp_path: Path) -> None:

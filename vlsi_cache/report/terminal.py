@@ -11,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from vlsi_cache.errors import printable
-from vlsi_cache.report.sample import SampleView, TapGuess
+from vlsi_cache.report.sample import Picture, SampleView, TapGuess, TurnView
 from vlsi_cache.report.words import (
     MOST_OF_NAME,
     lacking_text,
     setting_rows,
     tap_name,
+    visible_text,
     visible_token,
 )
 from vlsi_cache.store.cache.summary import CacheSummary, TapErrors
@@ -24,6 +25,8 @@ from vlsi_cache.store.cache.summary import CacheSummary, TapErrors
 __all__ = ["sample_table", "summary_table"]
 
 _FEW_TAPS = 5
+_MOST_OF_TURN = 2000
+"""Most characters of a text of a conversation that are shown."""
 _SHADES = ("", "white on #3f6f9f", "white on #2d5f93", "white on #1b4f87", "white on #093f7b")
 """Styles of a token by its probability, in steps of a fifth."""
 _FEW_CAPTION = (
@@ -47,7 +50,8 @@ def sample_table(view: SampleView) -> RenderableType:
     """A row per response token, with the most likely token of each tap.
 
     Few taps get a column each. Many would not fit (a 72B teacher has 21), so a run of taps that
-    agree is written once. A sample that failed has only its reason.
+    agree is written once. A sample that failed has only its reason. The turns of the conversation
+    come first, if the data was read.
     """
     if view.failure is not None:
         name, failure = printable(view.sample_id, MOST_OF_NAME), printable(view.failure)
@@ -70,7 +74,19 @@ def sample_table(view: SampleView) -> RenderableType:
         cells = [_guess(run, token.token_id, named=not few) for run in runs]
         columns = cells if few else [Columns(cells, padding=(0, 2))]
         table.add_row(Text(visible_token(token.text)), *columns)
-    return table
+    return table if view.conversation is None else Group(*map(_turn, view.conversation), table)
+
+
+def _turn(turn: TurnView) -> Text:
+    text = Text()
+    text.append(f"{printable(turn.role, MOST_OF_NAME)}: ", style="dim")
+    for part in turn.parts:
+        if isinstance(part, Picture):
+            text.append(f"[image of {part.width} × {part.height} pixels] ", style="dim")
+        else:
+            text.append(visible_text(part[:_MOST_OF_TURN]))
+            text.append(" …" if len(part) > _MOST_OF_TURN else "")
+    return text
 
 
 def _settings(summary: CacheSummary) -> Table:

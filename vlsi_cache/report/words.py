@@ -14,6 +14,7 @@ __all__ = [
     "lacking_text",
     "setting_rows",
     "tap_name",
+    "visible_text",
     "visible_token",
 ]
 
@@ -32,6 +33,14 @@ def visible_token(text: str, most: int = MOST_OF_NAME) -> str:
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
     more = " …" if len(text) > most else ""
     return (shown.replace(" ", "␣") or "(nothing)") + more
+
+
+def visible_text(text: str) -> str:
+    """Return a text with its lines and tabs, and every other control character as an escape."""
+    return "\n".join(
+        "\t".join(printable(piece, len(piece)) for piece in line.split("\t"))
+        for line in text.split("\n")
+    )
 
 
 def bytes_text(count: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from vlsi_cache.errors import printable
 from vlsi_cache.report.sample import Picture, SampleView, TapGuess, TurnView
-from vlsi_cache.report.words import MOST_OF_NAME, tap_name, visible_token
+from vlsi_cache.report.words import MOST_OF_NAME, tap_name, visible_text, visible_token
 
 __all__ = ["Grid", "GridCell", "GridRow", "Limits", "Turn", "make_grid"]
 
@@ -144,15 +144,9 @@ def _turns(conversation: tuple[TurnView, ...], limits: Limits) -> Iterator[Turn]
                     texts.append("[an image that is not shown]")
                 pictures -= 1
             elif characters > 0:
-                texts.append(_lines(part[:characters]) + ("" if len(part) <= characters else " …"))
+                texts.append(
+                    visible_text(part[:characters]) + ("" if len(part) <= characters else " …")
+                )
                 characters -= len(part)
         if texts or shown:
             yield Turn(printable(turn.role, _WORD), tuple(texts), tuple(shown))
-
-
-def _lines(text: str) -> str:
-    """Return a text with its lines and tabs, and every other control character as an escape."""
-    return "\n".join(
-        "\t".join(printable(piece, len(piece)) for piece in line.split("\t"))
-        for line in text.split("\n")
-    )
