@@ -14,7 +14,7 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import CacheError
 from vlsi_cache.report import CacheSummary, summarize_cache
 from vlsi_cache.store import Cache, SampleRecord, ShardRecord, create_cache, open_cache
-from vlsi_cache.store.cache.statistics import choose_samples
+from vlsi_cache.store.cache.statistics import choose_groups, choose_samples
 from vlsi_cache.store.cache.tally import Tally
 
 
@@ -236,23 +236,48 @@ def test_some_samples_give_means_with_the_standard_errors_of_a_ratio(tmp_path: P
     assert CacheSummary.model_validate_json(summary.model_dump_json()) == summary
 
 
-def test_standard_errors_are_the_spread_of_the_means(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1, 4])
+def test_standard_errors_are_the_spread_of_the_means(tmp_path: Path, size: int) -> None:
     """Over many choices, the means spread as the errors say."""
-    manifest = make_manifest(num_samples=80, samples_per_shard=80)
+    manifest = make_manifest(num_samples=160, samples_per_shard=160)
     cache = make_cache(tmp_path, manifest)
     records = list(cache)
     generator = np.random.default_rng(1)
     means, errors = [], []
     for _ in range(400):
         tally = Tally(3)
-        chosen = generator.choice(80, 25, replace=False)
-        tally.add(ShardRecord.join([records[index] for index in chosen]))
+        for group in generator.choice(160 // size, 25, replace=False):
+            tally.add(ShardRecord.join(records[group * size : (group + 1) * size]))
         means.append(tally.mean("entropy_nats", 2))
-        errors.append(tally.standard_error("entropy_nats", 2, 80))
+        errors.append(tally.standard_error("entropy_nats", 2, 160 // size))
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.12)
     assert np.mean(means) == pytest.approx(
         summarize_cache(cache).taps[2].entropy_nats, abs=3 * np.std(means) / 20
     )
+
+
+def test_many_samples_are_chosen_in_groups_of_neighbours(tmp_path: Path) -> None:
+    manifest = make_manifest(num_samples=50, samples_per_shard=20)
+    groups = choose_groups(manifest, [1], 12, 4)
+    assert len(groups) == 3
+    assert groups == sorted(groups)
+    published = [*range(20), *range(40, 50)]
+    for group in groups:
+        first = published.index(group[0])
+        assert first % 4 == 0
+        assert group == published[first : first + 4]
+    assert len(choose_groups(manifest, [1], 100, 4)) == 8  # the last one has two samples
+    assert choose_groups(manifest, [0, 1, 2], 100, 4) == []
+
+
+def test_a_sampled_summary_takes_at_most_so_many_samples(tmp_path: Path) -> None:
+    manifest = make_manifest(num_samples=400, samples_per_shard=400, taps=(-1,))
+    cache = make_cache(tmp_path, manifest)
+    summary = summarize_cache(cache, max_samples=200)
+    assert summary.num_samples_read in (198, 199, 200)  # groups of three
+    tap, whole = summary.taps[0], summarize_cache(cache).taps[0]
+    assert tap.standard_errors is not None
+    assert abs(tap.entropy_nats - whole.entropy_nats) < 4 * tap.standard_errors.entropy_nats
 
 
 def test_as_many_samples_as_there_are_give_no_errors(tmp_path: Path) -> None:

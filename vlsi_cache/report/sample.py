@@ -124,6 +124,7 @@ def random_samples(cache: Cache) -> list[int]:
         CacheError: a shard is damaged.
     """
     chosen = choose_samples(cache.manifest, cache.missing_shards(), _CANDIDATES)
+    np.random.default_rng(1).shuffle(chosen)
     spoken = (index for index in chosen if len(cache[index].response_ids))
     return sorted(itertools.islice(spoken, _HANDFUL))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypedDict
 
@@ -14,11 +15,13 @@ from vlsi_cache.store.cache.tally import MEASURES, Tally
 from vlsi_cache.store.shards.layout import token_bytes
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
 
-__all__ = ["choose_samples", "summarize_cache"]
+__all__ = ["choose_groups", "choose_samples", "summarize_cache"]
 
 _BF16_BYTES: Final = 2
-_BATCH: Final = 64
-"""Samples that are counted together, if some are chosen."""
+_GROUP: Final = 16
+"""Most neighbours that are chosen together. They mostly lie in one chunk, which is decoded once."""
+_GROUPS: Final = 64
+"""Groups that a standard error should be able to count. Fewer samples make groups smaller."""
 
 
 class RecordedShards(Protocol):
@@ -60,7 +63,7 @@ def summarize_cache(cache: RecordedShards, *, max_samples: int | None = None) ->
     Args:
         cache: an open cache.
         max_samples: most samples to read, at least 2. They are chosen at random, always the same
-            ones, and the means get standard errors.
+            ones, from 128 on in groups of neighbours. The means get standard errors.
 
     Raises:
         CacheError: a shard is damaged.
@@ -75,13 +78,15 @@ def summarize_cache(cache: RecordedShards, *, max_samples: int | None = None) ->
         for record in cache.iter_shards():
             tally.add(record)
         # a growing cache may have gained shards since its missing ones were found
-        missing = [] if tally.num_shards == manifest.num_shards else missing
+        missing = [] if tally.num_added == manifest.num_shards else missing
         arrays = cache.array_bytes()
         rest = {"other": cache.size_bytes() - sum(arrays.values())}
         return _summary(cache, tally, missing, bytes_by_array={**arrays, **rest})
-    for records in _batched(cache, choose_samples(manifest, missing, max_samples)):
-        tally.add(ShardRecord.join(records))
-    return _summary(cache, tally, missing, num_samples_total=total)
+    size = max(1, min(_GROUP, max_samples // _GROUPS))
+    for group in choose_groups(manifest, missing, max_samples, size):
+        tally.add(ShardRecord.join([cache[index] for index in group]))
+    chosen = _Chosen(num_samples_total=total, num_groups_total=-(-total // size))
+    return _summary(cache, tally, missing, chosen=chosen)
 
 
 def choose_samples(manifest: CacheManifest, missing: Sequence[int], count: int) -> list[int]:
@@ -93,17 +98,51 @@ def choose_samples(manifest: CacheManifest, missing: Sequence[int], count: int) 
         count: samples to choose. All are returned if there are no more.
 
     Returns:
-        Their indices in the order in which they were chosen.
+        Their indices, ascending.
+    """
+    return [index for group in choose_groups(manifest, missing, count, 1) for index in group]
+
+
+def choose_groups(
+    manifest: CacheManifest, missing: Sequence[int], count: int, size: int
+) -> list[list[int]]:
+    """Choose groups of neighbouring published samples at random, always the same ones.
+
+    Args:
+        manifest: manifest of the cache.
+        missing: shards that are not published.
+        count: most samples to choose.
+        size: samples of a group. The last group of a cache may be smaller.
+
+    Returns:
+        The indices of each group, ascending.
     """
     ranges = _published(manifest, missing)
-    ends = np.cumsum([len(samples) for samples in ranges])
+    ends = np.cumsum([len(samples) for samples in ranges], dtype=np.int64)
     total = int(ends[-1]) if ranges else 0
-    chosen = np.random.default_rng(0).choice(total, min(count, total), replace=False)
-    shards = np.searchsorted(ends, chosen, side="right")
-    return [
-        ranges[shard].stop - int(ends[shard]) + int(number)
-        for shard, number in zip(shards.tolist(), chosen.tolist(), strict=True)
-    ]
+    num_groups = -(-total // size)
+    chosen = np.random.default_rng(0).choice(
+        num_groups, min(count // size, num_groups), replace=False
+    )
+    groups = []
+    for group in np.sort(chosen).tolist():
+        numbers = np.arange(group * size, min((group + 1) * size, total))
+        shards = np.searchsorted(ends, numbers, side="right").tolist()
+        groups.append(
+            [
+                ranges[shard].stop - int(ends[shard]) + number
+                for shard, number in zip(shards, numbers.tolist(), strict=True)
+            ]
+        )
+    return groups
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What the samples that were read were chosen among."""
+
+    num_samples_total: int
+    num_groups_total: int
 
 
 def _published(manifest: CacheManifest, missing: Sequence[int]) -> list[range]:
@@ -117,32 +156,26 @@ def _count_samples(manifest: CacheManifest, missing: Sequence[int]) -> int:
     return sum(map(len, _published(manifest, missing)))
 
 
-def _batched(cache: RecordedShards, indices: Sequence[int]) -> Iterator[list[SampleRecord]]:
-    ascending = sorted(indices)  # neighbours lie in one chunk, which is decoded once
-    for first in range(0, len(ascending), _BATCH):
-        yield [cache[index] for index in ascending[first : first + _BATCH]]
-
-
 def _summary(
     cache: RecordedShards,
     tally: Tally,
     missing: Sequence[int],
     *,
     bytes_by_array: Mapping[str, int] | None = None,
-    num_samples_total: int | None = None,
+    chosen: _Chosen | None = None,
 ) -> CacheSummary:
-    """Summarize a tally of all samples, or of some among ``num_samples_total``."""
-    manifest, some = cache.manifest, num_samples_total is not None
+    """Summarize a tally of all samples, or of those that were chosen."""
+    manifest, some = cache.manifest, chosen is not None
     num_tokens = cache.num_tokens if some else tally.num_tokens
     found = bool(tally.num_tokens)
     return CacheSummary(
         path=str(cache.path),
         complete=not missing,
         num_shards=manifest.num_shards,
-        num_shards_present=manifest.num_shards - len(missing) if some else tally.num_shards,
+        num_shards_present=manifest.num_shards - len(missing) if some else tally.num_added,
         missing_shards=tuple(missing),
         indexed=cache.is_indexed,
-        num_samples=tally.num_samples if num_samples_total is None else num_samples_total,
+        num_samples=tally.num_samples if chosen is None else chosen.num_samples_total,
         num_samples_total=manifest.dataset.num_samples,
         failures=_named_failures(cache) if some else tally.failures,
         num_tokens=num_tokens,
@@ -151,7 +184,7 @@ def _summary(
         **_sizes(manifest, num_tokens, cache.size_bytes()),
         bytes_by_array=dict(bytes_by_array or {}),
         **_settings(manifest),
-        taps=_taps(tally, manifest, num_samples_total) if found else (),
+        taps=_taps(tally, manifest, chosen) if found else (),
         lengths=tally.lengths() if found else None,
         most_certain=tally.most_certain(),
         least_certain=tally.least_certain(),
@@ -186,19 +219,17 @@ def _settings(manifest: CacheManifest) -> _Settings:
     }
 
 
-def _taps(
-    tally: Tally, manifest: CacheManifest, num_samples_total: int | None
-) -> tuple[TapSummary, ...]:
+def _taps(tally: Tally, manifest: CacheManifest, chosen: _Chosen | None) -> tuple[TapSummary, ...]:
     """Return the figures of each tap, with standard errors if only some samples were read."""
     lacking = () if manifest.sampling.k else ("captured_mass",)
 
     def tap_summary(row: int, tap: int) -> TapSummary:
         means = {measure: tally.mean(measure, row) for measure in MEASURES}
         errors = None
-        if num_samples_total is not None:
+        if chosen is not None:
             errors = TapErrors.model_validate(
                 {
-                    measure: tally.standard_error(measure, row, num_samples_total)
+                    measure: tally.standard_error(measure, row, chosen.num_groups_total)
                     for measure in MEASURES
                 }
                 | dict.fromkeys(lacking)

@@ -46,7 +46,7 @@ _FRACTIONS: Final = 1000
 
 
 class Tally:
-    """Sums, squares and counts that grow by one shard at a time.
+    """Sums, squares and counts that grow by one shard, or by one group of samples.
 
     Args:
         num_taps: taps of a record, L.
@@ -56,7 +56,7 @@ class Tally:
         self.num_taps = num_taps
         self.num_samples = 0
         self.num_tokens = 0
-        self.num_shards = 0
+        self.num_added = 0
         self.failures: dict[str, str] = {}
         self._sums = np.zeros((len(MEASURES), num_taps))
         self._squares = np.zeros((len(MEASURES), num_taps))
@@ -71,7 +71,7 @@ class Tally:
         self._uncertain: list[tuple[float, int, SampleFigures]] = []
 
     def add(self, record: ShardRecord) -> None:
-        """Count the samples of a shard."""
+        """Count the samples of a shard, or of a group of samples that were chosen together."""
         rows = np.flatnonzero(np.diff(record.offsets))
         if len(rows):
             top = record.distribution.most_likely()[0]
@@ -86,32 +86,33 @@ class Tally:
             self._name(record, rows, sums[..., -1])
         self.num_tokens += record.num_tokens
         self.num_samples += len(record)
-        self.num_shards += 1
+        self.num_added += 1
         self.failures |= {record.sample_ids[row]: why for row, why in record.failures.items()}
 
     def mean(self, measure: Measure, row: int) -> float:
         """Return a mean over tokens."""
         return float(self._sums[MEASURES.index(measure), row]) / self.num_tokens
 
-    def standard_error(self, measure: Measure, row: int, num_samples_total: int) -> float:
-        """Return the standard error of a mean over at least 2 samples, chosen at random.
+    def standard_error(self, measure: Measure, row: int, num_groups_total: int) -> float:
+        """Return the standard error of a mean over at least 2 groups, chosen at random.
 
-        The tokens of a sample are alike, so that samples are counted and not tokens. The mean is a
-        ratio: the sum over the chosen samples, over the sum of their lengths.
+        Each ``add`` was a group. The tokens of a sample are alike, and so are neighbours, so that
+        groups are counted and not tokens. The mean is a ratio: the sum over the chosen groups, over
+        the sum of their lengths.
 
         Args:
             measure: the figure.
             row: the tap's place.
-            num_samples_total: samples among which those counted were chosen.
+            num_groups_total: groups among which those counted were chosen.
         """
-        number, count = MEASURES.index(measure), self.num_samples
+        number, count = MEASURES.index(measure), self.num_added
         ratio = self.mean(measure, row)
         deviations = (
             self._squares[number, row]
             - 2 * ratio * self._products[number, row]
             + ratio**2 * self._square_lengths
         )
-        remaining = 1 - count / num_samples_total
+        remaining = 1 - count / num_groups_total
         variance = max(deviations, 0.0) * remaining * count / (count - 1)
         return float(np.sqrt(variance) / self.num_tokens)
 
@@ -156,10 +157,11 @@ class Tally:
 
     def _add_sums(self, sums: Floats, lengths: Counts) -> None:
         """Add sums over the tokens of each sample, ``[measures, samples, taps]``."""
-        self._sums += sums.sum(1)
-        self._squares += (sums**2).sum(1)
-        self._products += (sums * lengths[:, None]).sum(1)
-        self._square_lengths += float((lengths.astype(np.float64) ** 2).sum())
+        together, length = sums.sum(1), float(lengths.sum())
+        self._sums += together
+        self._squares += together**2
+        self._products += together * length
+        self._square_lengths += length**2
         self._lengths.update(lengths.tolist())
         agreements = sums[MEASURES.index("agreement_with_final")] / lengths[:, None]
         self._agreements += _count(agreements * _FRACTIONS, _FRACTIONS + 1)
