@@ -27,7 +27,10 @@ __all__ = [
 WIDTH: Final = 360
 HEIGHT: Final = 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 6, 10, 34
-_MOST_LABELS: Final = 10
+_ROOM: Final = 10
+"""Taps up to which each has room for its name."""
+_MOST_LABELS: Final = 7
+"""Names of more taps than that."""
 _MOST_VALUES: Final = 10
 """Taps up to which a matrix has room for its values."""
 _QUANTILES: Final = ("5 %", "25 %", "50 %", "75 %", "95 %")
@@ -211,7 +214,7 @@ def length_plot(lengths: Lengths) -> Histogram:
         f"{bin_.first:,}" if bin_.first == bin_.last else f"{bin_.first:,}–{bin_.last:,}"
         for bin_ in lengths.bins
     ]
-    labels = _sparse([f"{bin_.first:,}" for bin_ in lengths.bins], most=6)
+    labels = _sparse([f"{bin_.first:,}" for bin_ in lengths.bins])
     return Histogram(
         bars=tuple(
             Bar(
@@ -313,8 +316,8 @@ def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
     return [index * step + 0.0 for index in range(first, max(last, first + 1) + 1)]
 
 
-def _sparse(names: Sequence[str], most: int = _MOST_LABELS) -> list[str]:
+def _sparse(names: Sequence[str]) -> list[str]:
     """Empty the names that have no room. The last one stays."""
-    every = -(-len(names) // most)
+    every = 1 if len(names) <= _ROOM else -(-len(names) // _MOST_LABELS)
     last = len(names) - 1
     return [name if (last - index) % every == 0 else "" for index, name in enumerate(names)]
