@@ -17,8 +17,9 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from vlsi_cache.data.conversation import Conversation
+from vlsi_cache.data.conversation import Conversation, Message, TextPart
 from vlsi_cache.data.encoding.endings import TurnEnding
+from vlsi_cache.data.encoding.forms import PROBE
 from vlsi_cache.data.encoding.mixing import interleave
 from vlsi_cache.data.encoding.notices import Notices
 from vlsi_cache.data.encoding.processing import ProcessorCall
@@ -71,6 +72,8 @@ class BatchEncoder:
     def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Tensor]:
         """Encode a batch, without the turns after a conversation's last learned answer.
 
+        Where only the next turn's marker stops that answer (GLM), the marker stays.
+
         Returns:
             The inputs of the model's forward (``input_ids`` and ``attention_mask`` ``[B, T]``
             int64, ``pixel_values`` …), and ``response_mask`` ``[B, T]`` bool: the assistant's
@@ -87,7 +90,10 @@ class BatchEncoder:
             self._prepared(conversation, name)
             for conversation, name in zip(conversations, names, strict=True)
         ]
-        rendered = [self._render(one, name) for one, name in zip(pruned, names, strict=True)]
+        rendered = [
+            self._render(one, name, _following(whole, len(one.messages)))
+            for whole, one, name in zip(conversations, pruned, names, strict=True)
+        ]
         images = [
             [image.load(where=name) for image in one.images]
             for one, name in zip(pruned, names, strict=True)
@@ -144,7 +150,9 @@ class BatchEncoder:
         kept = conversation.messages[: learned[-1] + 1]
         return self._sanitize(replace(conversation, messages=kept), where=where)
 
-    def _render(self, conversation: Conversation, where: str) -> RenderedConversation:
+    def _render(
+        self, conversation: Conversation, where: str, following: Message | None
+    ) -> RenderedConversation:
         num_images = len(conversation.images)
         if num_images and not self._call.sees_images:
             raise DataError(
@@ -156,7 +164,7 @@ class BatchEncoder:
         if not conversation.templated:
             text = "".join(message.text for message in conversation.messages)
             return RenderedConversation(text, ((0, len(text)),), is_plain=True)
-        rendered = self._find_responses(conversation, where=where)
+        rendered = self._find_responses(conversation, where=where, following=following)
         token = self._template.image_token
         if token is not None and rendered.text.count(token) != num_images:
             raise DataError(
@@ -247,6 +255,13 @@ class BatchEncoder:
         blanks = [blanks_after(rendered.text, span) for span in rendered.responses]
         spans = shifted(rendered.responses, replacements)
         return tokens_in_spans(spans, blanks, offsets) & not_first
+
+
+def _following(conversation: Conversation, count: int) -> Message | None:
+    """The turn after the first ``count``, with other words: they are not part of the sample."""
+    if count >= len(conversation.messages):
+        return None
+    return replace(conversation.messages[count], parts=(TextPart(PROBE["user"]),))
 
 
 def _nothing_learned(where: str) -> DataError:
