@@ -83,8 +83,13 @@ def recipe_flags(flags: Mapping[str, str]) -> Callable[[F], F]:
                 for name, value in given.items()
                 if value is not None
             ]
-            recipe: Recipe = load_recipe(recipe_path, [*assignments, *overrides])
             by_key = {flags[name]: value for name, value in given.items() if value is not None}
+            typed = {
+                flags[name]: f"--{name.replace('_', '-')}"
+                for name, value in given.items()
+                if value is not None
+            }
+            recipe: Recipe = load_recipe(recipe_path, [*assignments, *overrides], flags=typed)
             remember_given(Given(recipe_path, assignments, by_key))
             return function(*args, recipe=recipe, **kwargs)
 

@@ -56,7 +56,7 @@ class Phase:
         self._done = self._before = done
         self._began = time.monotonic()
         before = f", {done:,} of them done before" if done else ""
-        logger.info("%s (%s %s%s)", self.what, f"{total:,}", self.unit, before)
+        logger.info("%s (%s%s)", self.what, self._size(total), before)
 
     def advance(self, count: int = 1) -> None:
         """Count what is done."""
@@ -86,10 +86,13 @@ class Phase:
         count = f"{self._done:,} of {self.total:,} {self.unit}"
         return f"{self.what}: " + "  ".join(filter(None, (count, self.detail, self.pace())))
 
+    def _size(self, total: int) -> str:
+        return f"{total:,} {self.unit.removesuffix('s') if total == 1 else self.unit}"
+
     def _begin(self) -> None:
         _active.append(self)
         if self.total is not None:
-            logger.info("%s (%s %s)", self.what, f"{self.total:,}", self.unit)
+            logger.info("%s (%s)", self.what, self._size(self.total))
         elif not self.unit:
             logger.info("%s", self.what)
         threading.Thread(target=self._report, name="vlsi-cache phase", daemon=True).start()

@@ -7,24 +7,31 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
-from vlsi_cache.errors import RecipeError
+from vlsi_cache.errors import RecipeError, counted
 from vlsi_cache.recipe.recipe import Recipe
 from vlsi_cache.recipe.section import Contradiction, Section
 
 __all__ = ["apply_overrides", "load_recipe", "recipe_from_mapping"]
 
 
-def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    flags: Mapping[str, str] = MappingProxyType({}),
+) -> Recipe:
     """Read a recipe file and apply overrides to it.
 
     Args:
         path: YAML file. None starts from the defaults.
         overrides: ``dotted.key=value`` with the value in YAML. A later one wins.
+        flags: the flag that gave a key's value, by the dotted key. Errors name it.
 
     Raises:
         RecipeError: the file cannot be read or is not a mapping. Or a field is unknown, of the
@@ -33,11 +40,19 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     raw: dict[str, Any] = {}
     if path is not None:
         raw = _read_yaml(path)
-    return recipe_from_mapping(apply_overrides(raw, overrides), where=path or "flags")
+    merged = apply_overrides(raw, overrides)
+    return recipe_from_mapping(merged, where=path or "flags", flags=flags)
 
 
-def recipe_from_mapping(raw: Mapping[str, Any], *, where: object) -> Recipe:
+def recipe_from_mapping(
+    raw: Mapping[str, Any], *, where: object, flags: Mapping[str, str] = MappingProxyType({})
+) -> Recipe:
     """Validate a nested mapping as a recipe.
+
+    Args:
+        raw: the mapping.
+        where: its name in errors.
+        flags: the flag that gave a key's value, by the dotted key.
 
     Raises:
         RecipeError: there are problems. The error names each with its path.
@@ -57,15 +72,27 @@ def recipe_from_mapping(raw: Mapping[str, Any], *, where: object) -> Recipe:
                 _remove(pruned, keys)
     problems += recipe.contradictions()
     if problems:
-        by_path = dict(problems)
-        listing = "; ".join(f"{path}: {problem}" for path, problem in by_path.items())
-        noun = "1 problem" if len(by_path) == 1 else f"{len(by_path)} problems"
-        raise RecipeError(
-            f"recipe has {noun}: {listing}",
-            where=where,
-            mend=f"Every key is described in {files('vlsi_cache.schemas') / 'recipe.json'}",
-        )
+        raise _all_problems(dict(problems), where, flags)
     return recipe
+
+
+def _all_problems(
+    by_path: Mapping[str, str], where: object, flags: Mapping[str, str]
+) -> RecipeError:
+    typed = {path: _flag_of(path, flags) for path in by_path}
+    listing = "; ".join(f"{typed[path] or path}: {problem}" for path, problem in by_path.items())
+    if all(typed.values()):  # who typed flags need not know the recipe
+        return RecipeError(listing, mend="See --help")
+    return RecipeError(
+        f"recipe has {counted(len(by_path), 'problem')}: {listing}",
+        where=where,
+        mend=f"Every key is described in {files('vlsi_cache.schemas') / 'recipe.json'}",
+    )
+
+
+def _flag_of(path: str, flags: Mapping[str, str]) -> str | None:
+    """Return the flag that gave the value at a path, or a part of it."""
+    return next((flag for key, flag in flags.items() if f"{path}.".startswith(f"{key}.")), None)
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

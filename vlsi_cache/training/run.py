@@ -13,8 +13,8 @@ from transformers import TrainerCallback
 
 from vlsi_cache.data import ConversationDataset, load_data
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import Recipe, warn_idle_settings
-from vlsi_cache.training.preflight import validate_launch, validate_output, validate_together
+from vlsi_cache.recipe import Recipe, validate_together, warn_idle_settings
+from vlsi_cache.training.preflight import validate_launch, validate_output
 from vlsi_cache.training.processes import resolve_device
 
 __all__ = ["Run", "begin_run"]

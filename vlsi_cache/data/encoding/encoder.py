@@ -57,13 +57,19 @@ class BatchEncoder:
         self, processor: ProcessorMixin | PreTrainedTokenizerBase, *, max_length: int | None
     ) -> None:
         self.max_length = max_length
-        self._call = ProcessorCall(processor)
+        # Who has a limit gets an error that names it, and needs no warning beside it.
+        self._call = ProcessorCall(processor, warns_of_length=max_length is None)
         self._tokenizer = tokenizer_of(self._call.processor)
         # Made here rather than with the sanitizer, so that all loader workers share them.
         self._notices = Notices(logger)
         self._changed = CHANGED.shared()
         if has_template(self._call.processor):
             _ = self._template  # plain texts need none, but one that is there has to be sound
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the model takes images."""
+        return self._call.sees_images
 
     def word(self, token_id: int) -> str:
         """The text of one token."""

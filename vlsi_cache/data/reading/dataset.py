@@ -24,7 +24,7 @@ from vlsi_cache.data.reading.rowsource import RowSource
 from vlsi_cache.data.reading.sources import describe_section, open_section
 from vlsi_cache.errors import DataError, RecipeError
 from vlsi_cache.phases import tracked
-from vlsi_cache.recipe import DataSection
+from vlsi_cache.recipe import DataSection, validate_data_named
 
 __all__ = ["ConversationDataset", "load_conversations", "load_data"]
 
@@ -64,13 +64,7 @@ def load_data(section: DataSection) -> ConversationDataset:
         RecipeError: no data is named, or a setting names something that is not there.
         DataError: the data cannot be read.
     """
-    if section.path is None and not section.sources:
-        raise RecipeError(
-            "no data is named",
-            where="data.path",
-            expected="a JSON or JSONL file, a datasets folder or a hub name",
-            mend="Give --data PATH, or set data.path in the recipe",
-        )
+    validate_data_named(section)
     for columns in (section.columns, *(source.columns for source in section.sources)):
         unknown = {name for name in (columns or {}).values() if name is not None} - KNOWN_COLUMNS
         if unknown:
@@ -156,6 +150,11 @@ class ConversationDataset(Sequence[Conversation]):
             if name == conversation.sample_id
             else replace(conversation, sample_id=name)
         )
+
+    @property
+    def num_beyond_limit(self) -> int:
+        """Number of rows that the limit leaves out."""
+        return len(self._rows) - self._length
 
     def columns_not_read(self) -> list[str]:
         """Names of the fields that hold something, and that nothing reads.
