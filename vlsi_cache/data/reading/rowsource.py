@@ -7,17 +7,23 @@ million). One row at a time is decoded, and an error can name its line.
 
 from __future__ import annotations
 
+import codecs
 import os
 import weakref
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from vlsi_cache.data.reading.compression import is_compressed, unpack
 from vlsi_cache.data.reading.json_offsets import find_rows
+from vlsi_cache.data.reading.jsonproblems import not_json
 from vlsi_cache.data.reading.strictjson import parse_row_json
-from vlsi_cache.errors import DataError, excerpt, first_line
+from vlsi_cache.errors import DataError, first_line
 
 __all__ = ["JsonRows", "RowSource"]
+
+
+_MOST_BEFORE: Final = 1 << 16
+"""Bytes before a row in which the beginning of its line is sought, for an error's column."""
 
 
 class RowSource(Protocol):
@@ -93,12 +99,14 @@ class JsonRows:
         try:
             return parse_row_json(text.decode())
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"line is not JSON ({error})",
-                where=self.origin(index),
-                found=excerpt(text.decode(errors="replace")),
-                mend="Write one JSON object per line",
-            ) from error
+            place = int(self._offsets.lines[index]), self._column(start)
+            raise not_json("line", self._name, text, error, place) from error
+
+    def _column(self, start: int) -> int:
+        """The column of a row's first byte. The line before it is short: a bracket, or a mark."""
+        before = self._read(max(0, start - _MOST_BEFORE), min(start, _MOST_BEFORE))
+        line = before.rpartition(b"\n")[2].removeprefix(codecs.BOM_UTF8)
+        return 1 + len(line.decode(errors="replace"))
 
     def _read(self, start: int, num_bytes: int) -> bytes:
         if self._descriptor is None:
