@@ -7,13 +7,14 @@ level ``LIVE``, below INFO, it also logs its state every second, for a line that
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-__all__ = ["LIVE", "Phase", "current_phase", "duration", "phase", "tracked"]
+__all__ = ["LIVE", "Phase", "current_phase", "duration", "phase", "speaks_for_all", "tracked"]
 
 T = TypeVar("T")
 
@@ -142,6 +143,11 @@ def tracked(items: Iterable[T], what: str, *, total: int, unit: str) -> Iterator
         for item in items:
             yield item
             one.advance()
+
+
+def speaks_for_all() -> bool:
+    """Report whether this process logs what all processes of a run find alike: the first one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def current_phase() -> Phase | None:

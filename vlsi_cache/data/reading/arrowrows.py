@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from vlsi_cache.data.reading.strictjson import parse_row_json
 from vlsi_cache.errors import DataError, first_line
+from vlsi_cache.phases import speaks_for_all
 
 __all__ = ["ArrowRows"]
 
@@ -92,7 +93,7 @@ def _kind_name(kind: Any) -> str:
 def _warn_filled(schema: Any, name: str) -> None:
     """Say that null in some fields cannot be distinguished from a field that is not there."""
     found = sorted({path for field in schema for path in _find_open(field)})
-    if found:
+    if found and speaks_for_all():
         logger.warning(
             "%s stores %s as columns. Keys that hold null are left out, because every row has the "
             "keys of all others. JSON text in their place is exact",

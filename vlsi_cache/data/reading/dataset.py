@@ -22,8 +22,8 @@ from vlsi_cache.data.reading.nearmiss import with_near_miss
 from vlsi_cache.data.reading.rows import KNOWN_COLUMNS, parse_row
 from vlsi_cache.data.reading.rowsource import RowSource
 from vlsi_cache.data.reading.sources import describe_section, open_section
-from vlsi_cache.errors import DataError, RecipeError
-from vlsi_cache.phases import tracked
+from vlsi_cache.errors import DataError, RecipeError, counted
+from vlsi_cache.phases import speaks_for_all, tracked
 from vlsi_cache.recipe import DataSection, validate_data_named
 
 __all__ = ["ConversationDataset", "load_conversations", "load_data"]
@@ -201,12 +201,16 @@ class ConversationDataset(Sequence[Conversation]):
         return conversation.sample_id
 
     def _report_notes(self) -> None:
-        """Log what ``validate`` found that is no error."""
+        """Log what ``validate`` found that is no error, once for all processes of a run."""
+        if not speaks_for_all():
+            return
         if self._repetitions:
+            have = "has" if len(self._repetitions) == 1 else "have"
             logger.warning(
-                "%s: %d samples have the id of another; they are numbered, such as %s",
+                "%s: %s %s the id of another; they are numbered, such as %s",
                 self.source,
-                len(self._repetitions),
+                counted(len(self._repetitions), "sample"),
+                have,
                 self[self._repetitions.first()].sample_id,
             )
         if self._notes.unread:

@@ -13,6 +13,7 @@ from vlsi_cache.data.reading.forms import find_form
 from vlsi_cache.data.reading.jsonproblems import not_json
 from vlsi_cache.data.reading.strictjson import parse_row_json
 from vlsi_cache.errors import DataError
+from vlsi_cache.phases import speaks_for_all
 
 __all__ = ["find_wrapped"]
 
@@ -60,7 +61,7 @@ def find_wrapped(text: str, start: int, name: str) -> int | None:
 
 
 def _say(name: str, key: str, others: list[str]) -> None:
-    if others:
+    if others and speaks_for_all():
         logger.warning(
             "%s: the rows are read from its key %s; not read: %s", name, key, ", ".join(others)
         )
