@@ -88,7 +88,9 @@ def test_the_first_line_comes_before_the_slow_imports(tmp_path: Path) -> None:
         "main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "dump-teacher"], capture_output=True, text=True
+        [sys.executable, "-c", code, "dump-teacher", "--data", __file__, "--teacher", "."],
+        capture_output=True,
+        text=True,
     )
     assert done.stderr == "before: []\n"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from vlsi_cache.data.reading.stamps import Stamps, are_settled, settled_stamps
 from vlsi_cache.data.reading.strictjson import parse_row_json
 from vlsi_cache.errors import DataError, first_line
 from vlsi_cache.phases import speaks_for_all
@@ -39,10 +40,22 @@ class ArrowRows:
         self._dataset = dataset.with_format("arrow")
         self._name = name
         self._folder = folder
+        names = [str(Path(file["filename"]).absolute()) for file in dataset.cache_files]
+        stamps = settled_stamps(names)
+        self._files = dict(zip(names, stamps[:, None], strict=True))
+        self._was_settled = are_settled(stamps)
         _warn_filled(self._dataset[:1].schema, name)
 
     def __len__(self) -> int:
         return len(self._dataset)
+
+    def files(self) -> dict[str, Stamps]:
+        """The files of the table, unless it lies in memory."""
+        return self._files
+
+    def is_current(self) -> bool:
+        """Whether a change since they were opened would show in their stamps."""
+        return self._was_settled
 
     def folder(self, index: int) -> Path:
         """Folder that relative image paths start from."""

@@ -10,7 +10,10 @@ from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.turns import RawTurn
 from vlsi_cache.errors import excerpt
 
-__all__ = ["FORM_COLUMNS", "Form", "find_form"]
+__all__ = ["FORM_COLUMNS", "NO_FORM", "Form", "find_form"]
+
+NO_FORM: Final = "row is not a conversation"
+"""The problem of a row that has none of the forms, not even in part."""
 
 _TURN_COLUMNS: Final = ("messages", "conversations", "conversation", "dialog", "dialogue")
 _LLAVA_COLUMNS: Final = ("conversations", "conversation")
@@ -62,7 +65,7 @@ def find_form(row: Mapping[str, Any], context: RowContext) -> Form:
     if {"role", "content"} <= row.keys() or {"from", "value"} <= row.keys():
         hint = 'Put the turns of a conversation into a list: {"messages": [ … ]}'
     raise context.error(
-        "row is not a conversation",
+        NO_FORM,
         expected="a field messages (role, content) or conversations (from, value), or another "
         "form of docs/data.md",
         found="fields " + (", ".join(map(str, row)) or "none"),

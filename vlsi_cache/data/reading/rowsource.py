@@ -13,9 +13,12 @@ import weakref
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import numpy as np
+
 from vlsi_cache.data.reading.compression import is_compressed, unpack
 from vlsi_cache.data.reading.json_offsets import find_rows
 from vlsi_cache.data.reading.jsonproblems import not_json
+from vlsi_cache.data.reading.stamps import Stamps, are_settled, settled_stamps, stamps_of
 from vlsi_cache.data.reading.strictjson import parse_row_json
 from vlsi_cache.errors import DataError, first_line
 
@@ -30,6 +33,18 @@ class RowSource(Protocol):
     """Rows by number. It pickles, so that spawned loader workers can read."""
 
     def __len__(self) -> int: ...
+
+    def files(self) -> dict[str, Stamps]:
+        """Files that hold the rows, with their stamps from before they were read.
+
+        Empty if the rows lie elsewhere.
+        """
+
+    def is_current(self) -> bool:
+        """Whether what is known of the files since they were opened still holds.
+
+        A file that changes twice within a moment has the same stamp.
+        """
 
     def folder(self, index: int) -> Path:
         """Folder that a row's relative image paths start from."""
@@ -62,6 +77,11 @@ class JsonRows:
         self._name = name or path.name
         self._folder = path.parent
         self._descriptor: int | None = None
+        given = str(path.absolute())
+        # An unpacked copy cannot be compared with its file later.
+        stamps = settled_stamps if is_compressed(path) else stamps_of
+        self._files = {given: stamps([given])}
+        self._was_settled = are_settled(self._files[given])
         try:
             self._path = path
             if is_compressed(path):
@@ -79,6 +99,17 @@ class JsonRows:
 
     def __len__(self) -> int:
         return len(self._offsets.starts)
+
+    def files(self) -> dict[str, Stamps]:
+        """The file."""
+        return self._files
+
+    def is_current(self) -> bool:
+        """Whether the rows are where they were found."""
+        if self._was_settled or str(self._path.absolute()) not in self._files:
+            return self._was_settled  # an unpacked file does not change
+        found = find_rows(self._path, self._name)
+        return all(map(np.array_equal, found, self._offsets))
 
     def folder(self, index: int) -> Path:
         """The file's own folder."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlsi_cache.data.reading.context import RowContext, is_given
-from vlsi_cache.data.reading.forms import find_form
+from vlsi_cache.data.reading.forms import NO_FORM, find_form
 from vlsi_cache.data.reading.jsonproblems import not_json
 from vlsi_cache.data.reading.strictjson import parse_row_json
 from vlsi_cache.errors import DataError
@@ -43,7 +43,7 @@ def find_wrapped(text: str, start: int, name: str) -> int | None:
         value = parse_row_json(text[start:])
     except (ValueError, RecursionError) as error:
         raise not_json("file", name, text, error) from error
-    if not isinstance(value, Mapping) or _is_row(value):
+    if not isinstance(value, Mapping) or _is_row(value, sound=False):
         return None
     keys = _keys_of_rows(value)
     if len(keys) > 1:
@@ -84,12 +84,17 @@ def _keys_of_rows(value: Mapping[str, Any]) -> list[str]:
     return [key for key in lists if _is_row(value[key][0])] or lists
 
 
-def _is_row(value: Mapping[str, Any]) -> bool:
-    """Whether an object has one of the forms of rows, and turns in it that are turns."""
+def _is_row(value: Mapping[str, Any], *, sound: bool = True) -> bool:
+    """Whether an object has one of the forms of rows, with turns that are turns.
+
+    Args:
+        value: the object.
+        sound: whether a form that is not sound is none.
+    """
     try:
         form = find_form(value, RowContext(Path(), ""))
-    except DataError:
-        return False
+    except DataError as error:
+        return not sound and error.what != NO_FORM
     return any(not turn.fields.keys().isdisjoint(_INNER) for turn in form.turns)
 
 
