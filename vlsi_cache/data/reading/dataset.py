@@ -29,7 +29,7 @@ from vlsi_cache.data.reading.rows import KNOWN_COLUMNS, parse_row
 from vlsi_cache.data.reading.rowsource import RowSource
 from vlsi_cache.data.reading.sources import describe_section, open_section
 from vlsi_cache.data.reading.stamps import Stamps, are_settled, settled_stamps, stamps_of
-from vlsi_cache.errors import DataError, RecipeError, counted
+from vlsi_cache.errors import DataError, RecipeError
 from vlsi_cache.phases import speaks_for_all, tracked
 from vlsi_cache.recipe import DataSection, validate_data_named
 
@@ -278,12 +278,12 @@ class ConversationDataset(Sequence[Conversation]):
         if not speaks_for_all():
             return
         if self._repetitions:
-            have = "has" if len(self._repetitions) == 1 else "have"
+            is_one = len(self._repetitions) == 1
             logger.warning(
-                "%s: %s %s the id of another; they are numbered, such as %s",
+                "%s: %s the id of another; %s numbered, such as %s",
                 self.source,
-                counted(len(self._repetitions), "sample"),
-                have,
+                "1 sample has" if is_one else f"{len(self._repetitions):,} samples have",
+                "it is" if is_one else "they are",
                 self[self._repetitions.first()].sample_id,
             )
         if self._notes.unread:
