@@ -29,7 +29,7 @@ from vlsi_cache.data.encoding.spans import blanks_after, shifted, tokens_in_span
 from vlsi_cache.data.encoding.tally import CHANGED
 from vlsi_cache.data.encoding.template import ChatTemplate, has_template
 from vlsi_cache.data.encoding.text import any_of
-from vlsi_cache.errors import DataError, ModelError
+from vlsi_cache.errors import DataError, ModelError, counted
 from vlsi_cache.models import tokenizer_of
 
 __all__ = ["BatchEncoder"]
@@ -164,7 +164,7 @@ class BatchEncoder:
             raise DataError(
                 "sample has images, but the model reads text only",
                 where=where,
-                found=f"{num_images} images and {type(self._call.processor).__name__}",
+                found=f"{counted(num_images, 'image')} and {type(self._call.processor).__name__}",
                 mend="Choose an image-text-to-text model, or data without images",
             )
         if not conversation.templated:

@@ -171,7 +171,8 @@ class ResponseFinder:
         prompt = self._text_of(history, add_generation_prompt=True)
         if prompt is not None and text.startswith(prompt) and len(prompt) <= answer.last:
             return len(prompt)
-        bare = self._text_of(history)
+        # Before its first turn, a template may write a system message that no history has.
+        bare = self._text_of(history) if history.messages else None
         if prompt is not None and bare is not None and text.startswith(bare):
             start = len(bare)
             self._warn_of_departure(text[start:], answer, conversation)

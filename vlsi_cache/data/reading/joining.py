@@ -10,7 +10,7 @@ import numpy as np
 
 from vlsi_cache.data.reading.rowsource import RowSource
 from vlsi_cache.data.reading.stamps import Stamps
-from vlsi_cache.errors import DataError
+from vlsi_cache.errors import DataError, counted
 
 __all__ = ["AdaptedRows", "JoinedRows", "MixedRows"]
 
@@ -86,7 +86,7 @@ class MixedRows(JoinedRows):
                 raise DataError(
                     "a source of the mixture gives no row",
                     where=f"{name}, {source.origin(0)}",
-                    found=f"{size:,} rows with weight {weight:g}",
+                    found=f"{counted(size, 'row')} with weight {weight:g}",
                     mend="Raise its weight, or leave it out",
                 )
             taken.append(_taken(size, count))

@@ -50,7 +50,7 @@ def not_json(
         f"{_WHAT[kind]} ({_reason(error)}{at})",
         where=f"{name}:{line}",
         found=_shown(text, len(before), "line" if kind == "line" else "file"),
-        mend=_advice(text, before) or _MEND[kind],
+        mend=_advice(text, before, error) or _MEND[kind],
     )
 
 
@@ -75,11 +75,17 @@ def _reason(error: Exception) -> str:
         return error.msg
     if isinstance(error, UnicodeDecodeError):
         return f"{error.encoding!r} codec: {error.reason}"
+    if "integer string conversion" in str(error):
+        return "a number has too many digits"
     return str(error)
 
 
-def _advice(text: str, before: str) -> str | None:
+def _advice(text: str, before: str, error: Exception) -> str | None:
     """What mends a slip that is known by its look."""
+    if isinstance(error, UnicodeDecodeError):
+        return "Save the file as UTF-8"
+    if not isinstance(error, json.JSONDecodeError):
+        return "Mend the row, or drop it"
     rest = text[len(before) :].strip()
     if rest == "," and before.rstrip().endswith(("}", "]")):
         return "Take the comma at the end of the line out: no commas stand between lines"

@@ -12,6 +12,7 @@ from vlsi_cache.data.reading.context import RowContext
 from vlsi_cache.data.reading.imagefields import image_ref, names_image
 from vlsi_cache.data.reading.parts import IMAGE_TAG, OpenImage, split_tags
 from vlsi_cache.data.reading.turns import Turn
+from vlsi_cache.errors import counted
 
 __all__ = ["IMAGE_COLUMNS", "place_images"]
 
@@ -69,7 +70,7 @@ def _validate_number(
     if len(opened) != len(filled):
         raise context.error(
             "placeholders and images differ in number",
-            expected=f"{len(opened)} images, one for each {IMAGE_TAG} tag or image part",
+            expected=f"{counted(len(opened), 'image')}, one for each {IMAGE_TAG} tag or image part",
             found=f"{len(filled)} in the row's image fields{_elsewhere(opened, row)}",
             mend="Give every image its placeholder and every placeholder its image",
         )
@@ -114,7 +115,7 @@ def _by_index(
     if unused:
         raise context.error(
             "no image part names some of the row's images",
-            found=f"{len(images)} images, without a part for index {unused[0]}",
+            found=f"{counted(len(images), 'image')}, without a part for index {unused[0]}",
             mend="Give every image its placeholder and every placeholder its image",
         )
     return chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from vlsi_cache.data.reading.arrowrows import ArrowRows
 from vlsi_cache.data.reading.compression import COMPRESSIONS, is_compressed
@@ -30,6 +31,19 @@ from vlsi_cache.recipe import (
 )
 
 __all__ = ["describe_section", "open_section"]
+
+
+_CONVERSIONS: Final = {
+    ".csv": "Convert it: datasets.Dataset.from_csv(FILE).to_json('rows.jsonl')",
+    ".tsv": "Convert it: datasets.Dataset.from_csv(FILE, sep='\\t').to_json('rows.jsonl')",
+    ".arrow": "Give the folder that save_to_disk wrote. Or convert it: "
+    "datasets.Dataset.from_file(FILE).to_json('rows.jsonl')",
+    ".tar": "Unpack it, and write its rows into one file of JSON Lines, with the images' paths",
+    ".zip": "Unpack it, and give what is inside",
+    "": "Name it .jsonl if it holds JSON",
+    "other": "Convert it, such as with datasets' load_dataset and to_json",
+}
+"""What to do with files that are not read, by their suffix."""
 
 
 def open_section(section: DataSection) -> RowSource:
@@ -139,7 +153,7 @@ def _open_file(path: Path, origin: str | None) -> RowSource:
         where=path,
         expected=f"{DATA_FORMS}. JSON may be compressed ({', '.join(COMPRESSIONS)})",
         found="".join(path.suffixes[-2:]) or "no suffix",
-        mend="Convert it, such as with datasets' load_dataset and to_json",
+        mend=_CONVERSIONS.get(suffix, _CONVERSIONS["other"]),
     )
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlsi_cache.data.reading.context import RowContext, is_given
-from vlsi_cache.data.reading.forms import NO_FORM, find_form
-from vlsi_cache.data.reading.jsonproblems import not_json
+from vlsi_cache.data.reading.forms import FORM_COLUMNS, NO_FORM, TURN_COLUMNS, find_form
 from vlsi_cache.data.reading.strictjson import parse_row_json
 from vlsi_cache.errors import DataError
 from vlsi_cache.phases import speaks_for_all
@@ -41,8 +40,8 @@ def find_wrapped(text: str, start: int, name: str) -> int | None:
     """
     try:
         value = parse_row_json(text[start:])
-    except (ValueError, RecursionError) as error:
-        raise not_json("file", name, text, error) from error
+    except (ValueError, RecursionError):
+        return None  # as a row, it is refused when it is read
     if not isinstance(value, Mapping) or _is_row(value, sound=False):
         return None
     keys = _keys_of_rows(value)
@@ -81,7 +80,10 @@ def _keys_of_rows(value: Mapping[str, Any]) -> list[str]:
         and isinstance(items[0], Mapping)
         and items[0].keys().isdisjoint(_INNER)
     ]
-    return [key for key in lists if _is_row(value[key][0])] or lists
+    rows = [key for key in lists if _is_row(value[key][0])]
+    # Under a name of turns there may be turns with other keys, such as speaker and text.
+    rows = [key for key in rows if key not in TURN_COLUMNS or "text" not in value[key][0]]
+    return rows or [key for key in lists if key not in FORM_COLUMNS]
 
 
 def _is_row(value: Mapping[str, Any], *, sound: bool = True) -> bool:
@@ -100,8 +102,8 @@ def _is_row(value: Mapping[str, Any], *, sound: bool = True) -> bool:
 
 def _validate_no_table(value: Mapping[str, Any], name: str) -> None:
     """Refuse an object whose values are the rows."""
-    first = next(iter(value.values()), None)
-    if len(value) > 1 and isinstance(first, Mapping) and _is_row(first):
+    rows = [item for item in value.values() if isinstance(item, Mapping) and _is_row(item)]
+    if 1 < len(rows) == len(value):
         raise DataError(
             "a file with one object holds a row under each key",
             where=name,
