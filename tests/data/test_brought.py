@@ -81,7 +81,7 @@ def test_schemas_of_tools_have_the_name_that_templates_read(key: str, write_rows
     ("row", "problem"),
     [
         ({"text": "hi", "role": "prompter", "parent_id": None}, "role, which belongs to a turn"),
-        ({"conversation": [{"speaker": "u", "text": "a"}]}, "names no role.*keys speaker, text"),
+        ({"conversation": [{"speaker": "u", "text": "a"}]}, "unknown role.*keys speaker, text"),
         ({"conversation": [{"human": "a", "assistant": "b"}]}, "keys human, assistant"),
         ({"messages": [USER, {**ANSWER, "mask": 1}]}, "a turn has mask, which nothing reads"),
         ({"messages": [USER, {**ANSWER, "train_detail": [{"begin": 0}]}]}, "has train_detail"),
