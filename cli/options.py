@@ -15,7 +15,7 @@ from vlsi_cache.cli.next_step import Given, remember_given
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.interruption import Interrupted
 from vlsi_cache.phases import speaks_for_all
-from vlsi_cache.recipe import Recipe, load_recipe
+from vlsi_cache.recipe import Recipe, RecipeProblemsError, load_recipe
 
 __all__ = ["errors_in_one_line", "recipe_flags", "taps_list"]
 
@@ -89,7 +89,10 @@ def recipe_flags(flags: Mapping[str, str]) -> Callable[[F], F]:
                 for name, value in given.items()
                 if value is not None
             }
-            recipe: Recipe = load_recipe(recipe_path, [*assignments, *overrides], flags=typed)
+            try:
+                recipe: Recipe = load_recipe(recipe_path, [*assignments, *overrides])
+            except RecipeProblemsError as error:
+                raise error.naming(typed) from None
             remember_given(Given(recipe_path, assignments, by_key))
             return function(*args, recipe=recipe, **kwargs)
 

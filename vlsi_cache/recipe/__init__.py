@@ -22,7 +22,12 @@ from vlsi_cache.recipe.learning import (
     MatchingSection,
     MatchingStrategy,
 )
-from vlsi_cache.recipe.load import apply_overrides, load_recipe, recipe_from_mapping
+from vlsi_cache.recipe.load import (
+    RecipeProblemsError,
+    apply_overrides,
+    load_recipe,
+    recipe_from_mapping,
+)
 from vlsi_cache.recipe.models import ModelSection, VerbalizationSection, VerbalizerSection
 from vlsi_cache.recipe.recipe import Recipe, StageName
 from vlsi_cache.recipe.schedule import Schedule
@@ -41,6 +46,7 @@ __all__ = [
     "MatchingStrategy",
     "ModelSection",
     "Recipe",
+    "RecipeProblemsError",
     "Role",
     "Schedule",
     "Section",

@@ -17,21 +17,50 @@ from vlsi_cache.errors import RecipeError, counted
 from vlsi_cache.recipe.recipe import Recipe
 from vlsi_cache.recipe.section import Contradiction, Section
 
-__all__ = ["apply_overrides", "load_recipe", "recipe_from_mapping"]
+__all__ = ["RecipeProblemsError", "apply_overrides", "load_recipe", "recipe_from_mapping"]
 
 
-def load_recipe(
-    path: Path | None,
-    overrides: Sequence[str] = (),
-    *,
-    flags: Mapping[str, str] = MappingProxyType({}),
-) -> Recipe:
+class RecipeProblemsError(RecipeError):
+    """Fields of a recipe are unknown, unsound or contradict one another.
+
+    Args:
+        problems: the problem of each field, by its path.
+        origin: name of the recipe.
+        flags: the flag that gave a key's value, by the dotted key. The error names it.
+    """
+
+    def __init__(
+        self,
+        problems: Mapping[str, str],
+        origin: object,
+        flags: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.problems = problems
+        self.origin = origin
+        typed = {path: _flag_of(path, flags) for path in problems}
+        listing = "; ".join(
+            f"{typed[path] or path}: {problem}" for path, problem in problems.items()
+        )
+        if all(typed.values()):  # who typed flags need not know the recipe
+            super().__init__(listing, mend="See --help")
+            return
+        super().__init__(
+            f"recipe has {counted(len(problems), 'problem')}: {listing}",
+            where=origin,
+            mend=f"Every key is described in {files('vlsi_cache.schemas') / 'recipe.json'}",
+        )
+
+    def naming(self, flags: Mapping[str, str]) -> RecipeProblemsError:
+        """Return the same error in the words of who typed flags."""
+        return RecipeProblemsError(self.problems, self.origin, flags)
+
+
+def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply overrides to it.
 
     Args:
         path: YAML file. None starts from the defaults.
         overrides: ``dotted.key=value`` with the value in YAML. A later one wins.
-        flags: the flag that gave a key's value, by the dotted key. Errors name it.
 
     Raises:
         RecipeError: the file cannot be read or is not a mapping. Or a field is unknown, of the
@@ -40,19 +69,11 @@ def load_recipe(
     raw: dict[str, Any] = {}
     if path is not None:
         raw = _read_yaml(path)
-    merged = apply_overrides(raw, overrides)
-    return recipe_from_mapping(merged, where=path or "flags", flags=flags)
+    return recipe_from_mapping(apply_overrides(raw, overrides), where=path or "flags")
 
 
-def recipe_from_mapping(
-    raw: Mapping[str, Any], *, where: object, flags: Mapping[str, str] = MappingProxyType({})
-) -> Recipe:
+def recipe_from_mapping(raw: Mapping[str, Any], *, where: object) -> Recipe:
     """Validate a nested mapping as a recipe.
-
-    Args:
-        raw: the mapping.
-        where: its name in errors.
-        flags: the flag that gave a key's value, by the dotted key.
 
     Raises:
         RecipeError: there are problems. The error names each with its path.
@@ -72,22 +93,8 @@ def recipe_from_mapping(
                 _remove(pruned, keys)
     problems += recipe.contradictions()
     if problems:
-        raise _all_problems(dict(problems), where, flags)
+        raise RecipeProblemsError(dict(problems), where)
     return recipe
-
-
-def _all_problems(
-    by_path: Mapping[str, str], where: object, flags: Mapping[str, str]
-) -> RecipeError:
-    typed = {path: _flag_of(path, flags) for path in by_path}
-    listing = "; ".join(f"{typed[path] or path}: {problem}" for path, problem in by_path.items())
-    if all(typed.values()):  # who typed flags need not know the recipe
-        return RecipeError(listing, mend="See --help")
-    return RecipeError(
-        f"recipe has {counted(len(by_path), 'problem')}: {listing}",
-        where=where,
-        mend=f"Every key is described in {files('vlsi_cache.schemas') / 'recipe.json'}",
-    )
 
 
 def _flag_of(path: str, flags: Mapping[str, str]) -> str | None:
