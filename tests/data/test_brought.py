@@ -92,6 +92,9 @@ def test_schemas_of_tools_have_the_name_that_templates_read(key: str, write_rows
         ({"chosen": "\n\nHuman: a", "rejected": "b"}, "Split it into prompt and chosen"),
         (json.dumps(json.dumps({"messages": []})), "decode it once more"),
         ('{"messages": [], "id": ' + "9" * 5000 + "}", "a number has too many digits"),
+        ({"prompt": "a", "completion": "b", "label": False}, "marks the completion as one not to"),
+        ('{"messages": ' + "[" * 4000 + "]" * 4000 + "}", "it is nested too deeply"),
+        ({"messages": [["a"]]}, "messages is not a list of turns; expected \\[{"),
         ("null", "row is not a JSON object; found null"),
     ],
 )
@@ -100,6 +103,16 @@ def test_what_is_not_read_is_refused_in_words_that_help(
 ) -> None:
     with pytest.raises(DataError, match=f"train.jsonl:1: .*{problem}"):
         _read(row, write_rows)
+
+
+@pytest.mark.parametrize("tag", ["<image_1>", "<image 1>", "<|image_1|>", "<ImageHere>"])
+def test_places_in_other_spellings_are_refused(tag: str, write_rows: Any) -> None:
+    row = {"question": f"{tag} What?", "answer": "red", "image": "red.png"}
+    with pytest.raises(DataError, match="a place for an image that is not read"):
+        _read(row, write_rows)
+    assert _said(_read({"question": tag, "answer": "red"}, write_rows))[0] == ("user", tag)
+    mended = {**row, "question": "<image> What?"}
+    assert len(_read(mended, write_rows).images) == 1
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])

@@ -165,6 +165,11 @@ def _begins_with(turns: Sequence[RawTurn], prompt: Sequence[RawTurn]) -> bool:
 def _pair(row: Mapping[str, Any], context: RowContext) -> Form | None:
     for question, answer in _PAIRS:
         if is_given(row.get(question)) and row.get(answer) is not None:
+            if row.get("label") is False and answer == "completion":
+                raise context.error(
+                    "label is false, which marks the completion as one not to learn",
+                    mend="Drop the row, or leave the mark out with data.columns: {label: null}",
+                )
             return _joined(row, question, answer, context)
     return None
 
@@ -245,7 +250,8 @@ def _turns(value: object, name: str, context: RowContext) -> Sequence[Mapping[st
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise context.error(
             f"{name} is not a list of turns",
-            expected='text, or [{"role": …, "content": …}, …]',
+            expected=("" if name in TURN_COLUMNS else "text, or ")
+            + '[{"role": …, "content": …}, …]',
             found=excerpt(repr(turns)),
         )
     if not turns:

@@ -75,6 +75,8 @@ def _reason(error: Exception) -> str:
         return error.msg
     if isinstance(error, UnicodeDecodeError):
         return f"{error.encoding!r} codec: {error.reason}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     if "integer string conversion" in str(error):
         return "a number has too many digits"
     return str(error)
