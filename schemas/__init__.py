@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parent
 def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.check import CheckReport
     from vlsi_cache.demo.table import DemoSummary
+    from vlsi_cache.evaluation import Evaluation
     from vlsi_cache.manifest import CacheManifest
     from vlsi_cache.recipe import Recipe
     from vlsi_cache.report import CacheSummary, SampleView
@@ -27,8 +28,8 @@ def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.store.cache.seals import CacheIndex, ProcessorSeal, ShardSeal
     from vlsi_cache.student.arrivals import ArrivalLine
     from vlsi_cache.student.journal import JournalLine
-    from vlsi_cache.training.folder import StageRecord
-    from vlsi_cache.training.unreadable import UnreadableSamples
+    from vlsi_cache.training.folders.stage_folder import StageRecord
+    from vlsi_cache.training.left_out import UnreadableSamples
     from vlsi_cache.verbalizer import VerbalizerConfig
 
     return {
@@ -44,6 +45,7 @@ def _models() -> dict[str, type[BaseModel]]:
         "inspect-sample": SampleView,
         "verify": Verification,
         "check": CheckReport,
+        "evaluate": Evaluation,
         "matching": JournalLine,
         "arrivals": ArrivalLine,
         "demo": DemoSummary,

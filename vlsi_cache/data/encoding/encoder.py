@@ -71,6 +71,12 @@ class BatchEncoder:
         """Whether the model takes images."""
         return self._call.sees_images
 
+    @property
+    def processor(self) -> ProcessorMixin | PreTrainedTokenizerBase:
+        """The processor that encodes."""
+        found: ProcessorMixin | PreTrainedTokenizerBase = self._call.processor
+        return found
+
     def word(self, token_id: int) -> str:
         """The text of one token."""
         return str(self._tokenizer.decode([token_id]))
