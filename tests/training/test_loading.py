@@ -70,7 +70,10 @@ def test_passes_keep_the_bound_and_a_step_is_what_it_is_without_pieces(
         folder = tmp_path / str(bound)
         folder.mkdir()
         schedule = {
-            **{"epochs": 2, "batch_size": 4, "gradient_accumulation": 2, "workers": 1},
+            "epochs": 2,
+            "batch_size": 4,
+            "gradient_accumulation": 2,
+            "workers": 1,
             "batch_tokens": bound,
         }
         assert server.run(folder, num_ranks, 26, schedule=schedule) == [0] * num_ranks
