@@ -95,16 +95,20 @@ class Greedy(Weight):
 
 
 @pytest.mark.parametrize(
-    ("bound", "mend"), [(None, "give it batch_tokens, or a smaller batch_size"), (1000, "Lower")]
+    ("bound", "mend"),
+    [(None, "set gradient_checkpointing: true. To begin"), (1000, "true or lower batch_tokens")],
 )
-def test_a_step_without_memory_is_one_line_that_says_what_mends_it(
+def test_a_stage_without_memory_is_one_line_that_says_what_mends_it(
     run: Run, tmp_path: Path, bound: int | None, mend: str
 ) -> None:
     schedule = Schedule(steps=3, batch_size=1, batch_tokens=bound)
     run = replace(run, lengths=[np.ones(8, np.int64)])
-    stage = _stage(tmp_path, _collate)
-    stage = replace(stage, schedule=schedule, start=lambda: Training(Greedy(), Numbers(), _collate))
-    with pytest.raises(StageError, match=rf"out of memory at step 2 of numbers.*{mend}"):
+    stage = replace(
+        _stage(tmp_path, _collate),
+        schedule=schedule,
+        start=lambda: Training(Greedy(), Numbers(), _collate),
+    )
+    with pytest.raises(StageError, match=rf"out of memory in numbers; found .*{mend}"):
         run_stage(run, stage)
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from vlsi_cache.errors import StageError, first_line
+from vlsi_cache.errors import StageError
 from vlsi_cache.interruption import stop_if_asked
 from vlsi_cache.phases import phase
 from vlsi_cache.training.folders.checkpoints import last_checkpoint, whole_checkpoint
@@ -44,7 +44,6 @@ from vlsi_cache.training.samples.loader import (
     or_raise,
     quiet_forks,
 )
-from vlsi_cache.training.samples.memory import is_out_of_memory
 from vlsi_cache.training.samples.order import Indices, ProcessSlice, plain_order
 from vlsi_cache.training.stage import Stage, Training
 
@@ -104,33 +103,10 @@ def _train_on(stage: Stage[Any], training: Training[Any], trainer: Trainer) -> N
     ):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except (MemoryError, RuntimeError) as error:
+        except RuntimeError:
             # A SIGTERM to the whole job has ended the workers, and no step can end without them.
             stop_if_asked(f"between two steps of {stage.name}")
-            if is_out_of_memory(error):
-                raise _out_of_memory(stage, trainer.state.global_step, error) from error
             raise
-
-
-def _out_of_memory(stage: Stage[Any], step: int, error: BaseException) -> StageError:
-    """Return the error of a step that the memory does not hold.
-
-    The step is not tried again in smaller pieces: other processes may be waiting in it, and its
-    gradients may be half added.
-    """
-    if stage.schedule.batch_tokens is not None:
-        mend = "Lower batch_tokens of this stage, or set its gradient_checkpointing: true"
-    else:
-        mend = (
-            "Set gradient_checkpointing: true of this stage. Or delete its folder, and give it "
-            "batch_tokens, or a smaller batch_size and as much more gradient_accumulation"
-        )
-    return StageError(
-        f"out of memory at step {step + 1:,} of {stage.name}",
-        where=stage.folder,
-        found=first_line(error) if isinstance(error, RuntimeError) else "MemoryError",
-        mend=f"{mend}; then run again, which goes on from the last checkpoint",
-    )
 
 
 def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> TrainingArguments:
