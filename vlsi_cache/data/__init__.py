@@ -16,11 +16,13 @@ from vlsi_cache.data.encoding.tally import report_changed_samples, take_changed_
 from vlsi_cache.data.images import ImageRef
 from vlsi_cache.data.lengths import rough_length
 from vlsi_cache.data.reading.dataset import ConversationDataset, load_conversations, load_data
+from vlsi_cache.data.reading.remembered import DataFindings
 
 __all__ = [
     "BatchEncoder",
     "Conversation",
     "ConversationDataset",
+    "DataFindings",
     "ImagePart",
     "ImageRef",
     "IndexedConversations",
