@@ -34,6 +34,7 @@ PROMISED: dict[str, set[str]] = {
     "student_step": {
         "time_over_plain",
         "memory_over_plain",
+        "output_time_over_plain",
         "online_time_over_ours",
         "online_memory_over_ours",
         "arithmetic_ratio",

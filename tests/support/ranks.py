@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ from vlsi_cache.training.loop.trainer import train
 from vlsi_cache.training.processes import resolve_device
 from vlsi_cache.training.samples.order import GroupOrder, SampleOrder
 
-__all__ = ["RankServer", "seen"]
+__all__ = ["RankServer", "length_of", "seen"]
 
 
 class Numbers:
@@ -44,8 +45,16 @@ class Numbers:
         return index
 
 
-def collate(samples: Sequence[int]) -> dict[str, Tensor]:
-    return {"labels": torch.tensor(samples)}
+def length_of(sample: int) -> int:
+    """How many tokens a sample has."""
+    return 1 + sample * 5 % 7
+
+
+def collate(samples: Sequence[int]) -> dict[str, Any]:
+    lengths = torch.tensor([[length_of(sample)] for sample in samples])
+    attention = (torch.arange(int(lengths.max())) < lengths).long()
+    inputs = {"input_ids": torch.zeros_like(attention), "attention_mask": attention}
+    return {"labels": torch.tensor(samples), "inputs": inputs}
 
 
 class Line(StageModule):
@@ -58,7 +67,9 @@ class Line(StageModule):
         self.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.log, self.left = log, kill_after
 
-    def forward(self, labels: Tensor, num_items_in_batch: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, labels: Tensor, num_items_in_batch: Tensor, inputs: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         self.left = None if self.left is None else self.left - 1
@@ -95,7 +106,8 @@ def train_line(task: Mapping[str, Any], rank: int) -> None:
         start=lambda: training,
         save=lambda _: None,
     )
-    train(Run(Recipe(seed=3), device, numbers), stage, training)
+    lengths = np.array([length_of(sample) for sample in range(len(numbers))])
+    train(Run(Recipe(seed=3), device, numbers, lengths=[lengths]), stage, training)
     if rank == 0:
         (folder / "weight.json").write_text(json.dumps(module.weight.item()), encoding="utf-8")
 

@@ -29,11 +29,13 @@ from vlsi_cache.training.folders.writing import (
 )
 from vlsi_cache.training.loop.guard import LossGuard
 from vlsi_cache.training.loop.metrics import MetricLines
+from vlsi_cache.training.loop.pieces import align_pieces, num_tokens, pieces_of, without_sync
 from vlsi_cache.training.loop.rates import FINAL, WARMUP, rate_factor
 from vlsi_cache.training.loop.stopping import Checkpointer
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import on_main_process
 from vlsi_cache.training.run import Run
+from vlsi_cache.training.samples.lengths import sample_lengths
 from vlsi_cache.training.samples.loader import (
     BatchReader,
     BatchSampler,
@@ -42,7 +44,7 @@ from vlsi_cache.training.samples.loader import (
     or_raise,
     quiet_forks,
 )
-from vlsi_cache.training.samples.order import ProcessSlice, plain_order
+from vlsi_cache.training.samples.order import Indices, ProcessSlice, plain_order
 from vlsi_cache.training.stage import Stage, Training
 
 __all__ = ["train"]
@@ -69,7 +71,9 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     checkpointer = Checkpointer(stage.schedule.save_every_minutes)
     with phase(stage.name, unit="steps") as steps:
         arguments = _arguments(run, stage, training)
-        trainer = _StageTrainer(stage, training, arguments, [MetricLines(steps), checkpointer])
+        lengths = None if stage.schedule.batch_tokens is None else sample_lengths(run)
+        callbacks = [MetricLines(steps), checkpointer]
+        trainer = _StageTrainer(stage, training, arguments, callbacks, lengths)
         _train_on(stage, training, trainer)
         if checkpointer.stopped_by is not None:
             where = f"step {trainer.state.global_step:,} of {trainer.state.max_steps:,}"
@@ -149,8 +153,11 @@ class _StageTrainer(Trainer):
         training: Training[Any],
         arguments: TrainingArguments,
         callbacks: Sequence[TrainerCallback],
+        lengths: Indices | None = None,
     ) -> None:
         self.training = training
+        self.batch_tokens = stage.schedule.batch_tokens
+        self.lengths = lengths
         self.guard = LossGuard()
         self.warned_of_rise = False
         final = stage.schedule.final_learning_rate
@@ -178,9 +185,10 @@ class _StageTrainer(Trainer):
             batch_size=self.args.per_device_train_batch_size,
             rank=self.args.process_index,
             num_ranks=self.args.world_size,
+            lengths=self.lengths,
         )
         return make_loader(
-            BatchReader(self.training.dataset, self.training.collate),
+            BatchReader(self.training.dataset, self.training.collate, self.batch_tokens),
             BatchSampler(self.order, process),
             workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
@@ -201,9 +209,17 @@ class _StageTrainer(Trainer):
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
         return loss * float(weight)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Train on a micro-batch, and show its loss to the guard."""
-        loss: Tensor = super().training_step(*args, **kwargs)
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Train on a micro-batch, piece by piece, and show its loss to the guard."""
+        *pieces, last = pieces_of(inputs)
+        losses: list[Tensor] = []
+        for piece in pieces:
+            with without_sync(self.accelerator, model):
+                losses.append(super().training_step(model, piece, *args, **kwargs))
+        losses.append(super().training_step(model, last, *args, **kwargs))
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         self.guard.add(loss)
         if self.accelerator.sync_gradients:
             self.guard.end_step()
@@ -246,8 +262,10 @@ class _StageTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Count the response tokens of the accumulated batches of all processes."""
         batches = [or_raise(batch) for batch in batch_samples]
-        count = torch.tensor(sum(len(batch["labels"]) * batch["weight"] for batch in batches))
+        count = torch.tensor(sum(map(num_tokens, batches)))
         if self.args.world_size > 1:
+            if self.batch_tokens is not None:
+                align_pieces(batches, self.accelerator, device)
             count = self.accelerator.gather(count.to(device)).sum()
         return count.to(device).clamp(min=1)  # all batches may have weight 0
 
