@@ -16,6 +16,7 @@ PROOF = "experiments/first_proof/run"
 PROMISED: dict[str, set[str]] = {
     "cache_size": set(),
     PROOF: set(),
+    "stage_one": {"teacher_ridge_1_core_minutes", "teacher_ridge_1_mean_nats"},
     "dump_overhead": {"overhead_ratio", "decode_over_consumption"},
     "loader": {"data_wait_fraction", "decode_over_consumption"},
     "cache_scale": {
