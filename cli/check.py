@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ from vlsi_cache.cli.terminal import log_to
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
 
-__all__ = ["command"]
+__all__ = ["command", "progress_of"]
 
 logger = logging.getLogger("vlsi_cache.cli.check")
 
@@ -53,7 +54,7 @@ def command(recipe: Recipe, images: bool, as_json: bool) -> None:
     from vlsi_cache.check import check_data, check_table
 
     log_to("stderr")
-    with _progress() as show:
+    with progress_of("check", "checked") as show:
         report = check_data(recipe, decode_images=images, on_progress=show)
     if as_json:
         click.echo(report.model_dump_json(indent=2))
@@ -66,13 +67,18 @@ def command(recipe: Recipe, images: bool, as_json: bool) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, and a few lines in a log."""
+def progress_of(command: str, verb: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of rows on a terminal, and a few lines in a log.
+
+    Args:
+        command: name of the command that reads them.
+        verb: what it has done with them.
+    """
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _log_line
+        yield partial(_log_line, verb)
         return
     from rich.progress import (
         BarColumn,
@@ -83,7 +89,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     )
 
     columns = (
-        TextColumn("check"),
+        TextColumn(command),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("rows"),
@@ -91,10 +97,10 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         TextColumn("remaining"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("check", total=None)
+        task = bar.add_task(command, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _log_line(done: int, total: int) -> None:
+def _log_line(verb: str, done: int, total: int) -> None:
     if done * _LINES_IN_A_LOG // total > (done - 1) * _LINES_IN_A_LOG // total:
-        logger.info("checked %d of %d rows", done, total)
+        logger.info("%s %d of %d rows", verb, done, total)

@@ -21,6 +21,7 @@ def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.check import CheckReport
     from vlsi_cache.demo.table import DemoSummary
     from vlsi_cache.manifest import CacheManifest
+    from vlsi_cache.plan import Plan
     from vlsi_cache.recipe import Recipe
     from vlsi_cache.report import CacheSummary, SampleView
     from vlsi_cache.store import Verification
@@ -44,6 +45,7 @@ def _models() -> dict[str, type[BaseModel]]:
         "inspect-sample": SampleView,
         "verify": Verification,
         "check": CheckReport,
+        "plan": Plan,
         "matching": JournalLine,
         "arrivals": ArrivalLine,
         "demo": DemoSummary,
