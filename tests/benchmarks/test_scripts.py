@@ -124,13 +124,6 @@ def test_parts_that_fail_leave_their_errors_and_the_result_is_written(tmp_path: 
     assert json.loads(written.read_text(encoding="utf-8")) == result
 
 
-def test_an_unknown_part_is_refused_by_name() -> None:
-    command = [sys.executable, str(FOLDER / "gpu.py"), "--parts", "objective,lader"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 2
-    assert "found 'objective,lader'" in done.stderr
-
-
 def _assert_every_arm(arms: list[dict[str, Any]]) -> None:
     assert [arm["name"] for arm in arms] == [
         "fine-tuning",

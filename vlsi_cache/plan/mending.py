@@ -15,7 +15,15 @@ from vlsi_cache.plan.sketch import Sketch
 from vlsi_cache.plan.steps import StageName
 from vlsi_cache.recipe import Recipe
 
-__all__ = ["NAMED_KEYS", "batch_path", "changed_recipe", "find_mends", "has_key", "rehearse_stage"]
+__all__ = [
+    "NAMED_KEYS",
+    "SPREADS",
+    "batch_path",
+    "changed_recipe",
+    "find_mends",
+    "has_key",
+    "rehearse_stage",
+]
 
 _SECTIONS: Final = {
     "teacher-verbalization": "teacher.verbalization",
@@ -156,7 +164,7 @@ def _smaller(recipe: Recipe, stage: StageName) -> Iterator[Change]:
 
 def _spreads(stage: StageName, now: Rehearsed, limit: float) -> Iterator[Mend]:
     """Yield ways to spread a model over devices, where the recipe has the key for it."""
-    for key, stages, value in _SPREADS:
+    for key, stages, value in SPREADS:
         if stage not in stages or not has_key(key):
             continue
         for count in (2, 4, 8, 16, 32, _MOST_DEVICES):
@@ -167,7 +175,7 @@ def _spreads(stage: StageName, now: Rehearsed, limit: float) -> Iterator[Mend]:
                 break
 
 
-_SPREADS: Final[tuple[tuple[str, tuple[str, ...], str], ...]] = (
+SPREADS: Final[tuple[tuple[str, tuple[str, ...], str], ...]] = (
     ("teacher.device_map", ("teacher-verbalization", "teacher-pass"), "auto"),
     ("teacher.tensor_parallel", ("teacher-verbalization", "teacher-pass"), "{}"),
 )
