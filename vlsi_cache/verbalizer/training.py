@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
@@ -16,15 +17,24 @@ from vlsi_cache.data import Conversation, IndexedConversations, TokenBatches, en
 from vlsi_cache.models import Backbone, Decoder, Head, resolve_taps, run_backbone
 from vlsi_cache.objectives import candidate_divergences, dense_divergence, label_targets
 from vlsi_cache.recipe import ModelSection
-from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
-from vlsi_cache.training.rates import fresh_rate, samples_per_step
-from vlsi_cache.training.unreadable import remaining_order
+from vlsi_cache.training import (
+    Run,
+    Stage,
+    StageModule,
+    Training,
+    fresh_rate,
+    last_checkpoint,
+    plain_order,
+    run_stage,
+    samples_per_step,
+)
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
 from vlsi_cache.verbalizer.checkpoint import (
     VERBALIZERS_FILE,
     load_verbalizers,
     save_verbalizers,
 )
+from vlsi_cache.verbalizer.ridge import start_by_ridge
 from vlsi_cache.verbalizer.soundness import SoundSamples
 
 __all__ = ["Verbalization", "early_settings", "obtain_verbalizers"]
@@ -58,7 +68,7 @@ def obtain_verbalizers(
 def early_settings(section: ModelSection) -> dict[str, Any]:
     """Return the settings of stage one that the recipe alone decides."""
     return {
-        "verbalizer": section.verbalizer.model_dump(),
+        "verbalizer": section.verbalizer.identity(),
         "verbalization": section.verbalization.decisive(),
     }
 
@@ -72,12 +82,23 @@ def _stage(
 
     def start() -> Training[Verbalization]:
         bank = build_verbalizers(decoder, taps, section.verbalizer, seed=run.recipe.seed)
+        samples = IndexedConversations(run.data)
+        collate = TokenBatches(encoder_for(backbone, run.recipe.data))
+        order = plain_order(len(run.data), run.left_out.indices)
+        if section.verbalizer.starts_by_ridge and last_checkpoint(folder) is None:
+            start_by_ridge(
+                bank,
+                backbone,
+                lambda indices: collate([samples[index] for index in indices]),
+                np.concatenate(order.groups),
+                schedule.batch_size,
+            )
         target, sound = schedule.target, SoundSamples(run)
         return Training(
             module=Verbalization(decoder, bank, backbone.vocab_size, target, sound=sound),
-            dataset=IndexedConversations(run.data),
-            collate=_NumberedBatches(TokenBatches(encoder_for(backbone, run.recipe.data))),
-            order=remaining_order(run, "verbalization", backbone, schedule.workers),
+            dataset=samples,
+            collate=_NumberedBatches(collate),
+            order=order,
             callbacks=(_PoorTaps(folder),),
             learning_rate=fresh_rate(decoder.hidden_size, samples_per_step(schedule)),
             autocast=backbone.autocast,
