@@ -14,12 +14,14 @@ from support.peaks import peak_bytes
 from support.processors import text_tokenizer
 from vlsi_cache import dump_teacher, train_student
 from vlsi_cache.models import load_backbone
-from vlsi_cache.plan import Plan, plan_run
+from vlsi_cache.plan import Machines, Plan, plan_run
+from vlsi_cache.plan.progress import is_finished, num_recorded, opened_cache, stages_of
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
 from vlsi_cache.training import begin_run
 from vlsi_cache.verbalizer import obtain_verbalizers
 
 BATCH = 4
+HIDDEN = 384
 
 
 def _save(folder: Path, num_blocks: int) -> str:
@@ -27,7 +29,7 @@ def _save(folder: Path, num_blocks: int) -> str:
     tokenizer = text_tokenizer("chatml")
     config = LlamaConfig(
         vocab_size=len(tokenizer) + 5,
-        hidden_size=384,
+        hidden_size=HIDDEN,
         intermediate_size=1152,
         num_hidden_layers=num_blocks,
         num_attention_heads=8,
@@ -73,7 +75,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.fixture(scope="module")
 def plan(recipe: Recipe) -> Plan:
-    return plan_run(recipe)
+    return plan_run(recipe, Machines(operations_per_second=1e9))
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +118,26 @@ def test_the_parts_of_a_stage_make_up_its_memory(plan: Plan) -> None:
         assert stage.optimizer_bytes == 8 * stage.trained_parameters
 
 
-def test_a_finished_run_is_planned_as_done(
-    recipe: Recipe, plan: Plan, peaks: dict[str, int]
-) -> None:
-    assert not any(stage.done for stage in plan.stages)
-    assert plan.samples_recorded == 0
-    later = plan_run(recipe)
-    assert all(stage.done for stage in later.stages)
-    assert later.samples_recorded == later.samples == 8
-    assert later.cache_bytes_measured
-    assert later.fits
+def test_a_whole_run_is_planned_in_order_with_its_verbalizers(plan: Plan) -> None:
+    assert [stage.name for stage in plan.stages] == [
+        "teacher-verbalization",
+        "teacher-pass",
+        "student-verbalization",
+        "interaction",
+        "finetuning",
+    ]
+    # three D × D maps at each tap, and one more for the closed form
+    assert plan.verbalizer_parameters.teacher == 2 * 4 * HIDDEN**2
+    assert plan.verbalizer_parameters.student == 2 * 4 * HIDDEN**2
+    for stage in plan.stages:
+        assert not stage.done
+        assert stage.fits
+        assert stage.seconds == pytest.approx(stage.operations / 1e9)
+
+
+def test_the_stages_of_a_finished_run_are_done(recipe: Recipe, peaks: dict[str, int]) -> None:
+    cache = opened_cache(recipe)
+    assert all(is_finished(recipe, stage, cache) for stage in stages_of(recipe))
+    assert num_recorded(cache) == 8
+    elsewhere = recipe.model_copy(update={"output": recipe.output / "elsewhere"})
+    assert not any(is_finished(elsewhere, stage, None) for stage in stages_of(elsewhere))

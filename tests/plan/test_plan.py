@@ -18,7 +18,9 @@ from vlsi_cache.cli.main import cli
 from vlsi_cache.errors import RecipeError
 from vlsi_cache.plan import Machines, Plan, plan_run
 from vlsi_cache.plan.formulae import USABLE, bytes_per_token_and_tap
-from vlsi_cache.plan.mending import NAMED_KEYS, SPREADS, has_key
+from vlsi_cache.plan.mending import NAMED_KEYS, has_key
+from vlsi_cache.plan.rehearsal import Rehearsed
+from vlsi_cache.plan.spreading import SPREADS, spreads
 from vlsi_cache.recipe import CacheSection, Recipe
 from vlsi_cache.teacher import Partition
 
@@ -38,18 +40,6 @@ def _run(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """A whole run on a model that sees."""
-    return make_recipe(tmp_path_factory.mktemp("images"), images=True)
-
-
-@pytest.fixture(scope="module")
-def whole(images: Recipe) -> Plan:
-    """Its plan."""
-    return plan_run(images, Machines(operations_per_second=1e9))
-
-
-@pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A run of one stage, interaction at the output alone, on text."""
     made = make_recipe(tmp_path_factory.mktemp("small"), interaction={"inner": "none"})
@@ -57,13 +47,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return made.model_copy(update={"teacher": teacher, "stages": ["interaction"]})
 
 
-def test_counts_are_those_of_a_check(images: Recipe, whole: Plan) -> None:
-    report = check_data(images)
-    assert (whole.samples, whole.rows_read) == (report.rows, report.rows)
-    assert whole.tokens == report.tokens
-    assert whole.response_tokens == report.response_tokens
-    assert whole.longest == report.longest
-    assert whole.notes == []
+def test_counts_are_those_of_a_check(tmp_path: Path) -> None:
+    made = make_recipe(tmp_path, images=True, interaction={"inner": "none"})
+    recipe = made.model_copy(update={"teacher": Recipe().teacher, "stages": ["interaction"]})
+    plan, report = plan_run(recipe), check_data(recipe)
+    assert (plan.samples, plan.rows_read) == (report.rows, report.rows)
+    assert plan.tokens == report.tokens
+    assert plan.response_tokens == report.response_tokens
+    assert plan.longest == report.longest
+    assert plan.notes == []
+    assert plan.stages[0].working_bytes > 0
 
 
 def test_some_rows_stand_for_all(small: Recipe) -> None:
@@ -73,41 +66,32 @@ def test_some_rows_stand_for_all(small: Recipe) -> None:
     assert plan.notes == ["tokens are extrapolated from 5 of 12 rows, evenly spread over the data"]
 
 
-def test_the_stages_of_a_whole_run_are_planned_in_order(whole: Plan) -> None:
-    assert [stage.name for stage in whole.stages] == [
-        "teacher-verbalization",
-        "teacher-pass",
-        "student-verbalization",
-        "interaction",
-        "finetuning",
-    ]
-    # three D × D maps at each tap, of hidden size 32
-    assert whole.verbalizer_parameters.teacher == 3 * 3 * 32 * 32
-    assert whole.verbalizer_parameters.student == 2 * 3 * 32 * 32
-    for stage in whole.stages:
-        assert stage.fits
-        assert stage.seconds == pytest.approx(stage.operations / 1e9)
-
-
-@pytest.mark.parametrize(("k", "m"), [(0, 14), (4, 4)])
-def test_the_size_of_a_cache_is_foretold(k: int, m: int, tmp_path: Path) -> None:
+def _teacher_alone(folder: Path, k: int, m: int, start: str) -> Recipe:
     settings = {"samples_per_shard": 100, "batch_size": 50, "k": k, "m": m}
-    recipe = make_recipe(tmp_path, num_samples=200, cache=settings)
-    teacher = recipe.teacher.model_copy(
-        update={"verbalization": recipe.teacher.verbalization.model_copy(update={"steps": 1})}
-    )
-    recipe = recipe.model_copy(update={"student": Recipe().student, "teacher": teacher})
+    made = make_recipe(folder, num_samples=200, cache=settings)
+    verbalizer = made.teacher.verbalizer.model_copy(update={"start": start})
+    teacher = made.teacher.model_copy(update={"verbalizer": verbalizer})
+    return made.model_copy(update={"student": Recipe().student, "teacher": teacher})
+
+
+@pytest.mark.parametrize(("k", "m", "start"), [(0, 14, "logit_lens"), (4, 4, "ridge")])
+def test_the_size_of_a_cache_is_foretold(k: int, m: int, start: str, tmp_path: Path) -> None:
+    recipe = _teacher_alone(tmp_path, k, m, start)
     planned = plan_run(recipe)
     assert not planned.cache_bytes_measured
-    dump_teacher(recipe, partition=Partition(1, 2))
-    half = plan_run(recipe)
-    assert half.cache_bytes_measured
-    assert half.samples_recorded == 100
-    assert [stage.done for stage in half.stages] == [True, False]
     dump_teacher(recipe)
-    size = _folder_bytes(recipe.cache_path)
-    assert planned.cache_bytes == pytest.approx(size, rel=0.15)
-    assert half.cache_bytes == pytest.approx(size, rel=0.05)
+    assert planned.cache_bytes == pytest.approx(_folder_bytes(recipe.cache_path), rel=0.15)
+
+
+def test_a_cache_that_is_half_made_foretells_its_own_size(tmp_path: Path) -> None:
+    recipe = _teacher_alone(tmp_path, 0, 14, "ridge")
+    dump_teacher(recipe, partition=Partition(1, 2))
+    plan = plan_run(recipe)
+    assert plan.cache_bytes_measured
+    assert plan.samples_recorded == 100
+    assert [stage.done for stage in plan.stages] == [True, False]
+    dump_teacher(recipe)
+    assert plan.cache_bytes == pytest.approx(_folder_bytes(recipe.cache_path), rel=0.05)
 
 
 def test_the_sizes_of_records_are_those_that_were_measured() -> None:
@@ -159,8 +143,26 @@ def test_mends_name_keys_that_the_recipe_has() -> None:
     assert [key for key in NAMED_KEYS if not has_key(key)] == []
     assert not has_key("teacher.nonsense")
     assert not has_key("seed.nonsense")
-    # the others are named only where the recipe has them
-    assert {key.split(".")[0] for key, *_ in SPREADS} <= {"teacher", "student"}
+
+
+def test_a_stage_is_spread_by_what_is_there_alone() -> None:
+    found = Rehearsed(
+        weights=100, blocks=80, added=20, gradients=20, optimizer=40, working=4, operations=0.0,
+        num_trained=5,
+    )  # fmt: skip
+    known = dict(spreads("teacher-verbalization", found, 65, 4, lambda key: True))
+    assert known == {
+        "teacher.verbalization.taps_at_once: 1": 100 + 80 // 4 + 4,
+        "teacher.device_map: auto, over 4 devices": 180 // 4 + 4,
+        "teacher.tensor_parallel: 64, over 64 devices": round(80 / 64 + 100 + 4),
+        "teacher.tensor_parallel: 4, teacher.verbalization.taps_at_once: 1, over 4 devices": 64,
+    }
+    assert dict(spreads("teacher-verbalization", found, 65, 4, lambda key: False)) == {}
+    # each way is named where its keys are in the recipe's schema
+    keys = {key for needs, *_ in SPREADS for key in needs if not key.startswith("vlsi_cache.")}
+    named = dict(spreads("teacher-verbalization", found, 65, 4, has_key))
+    text = " ".join(named)
+    assert {key for key in keys if f"{key}:" in text} == {key for key in keys if has_key(key)}
 
 
 def test_devices_divide_the_time_and_add_buckets(small: Recipe) -> None:
@@ -214,12 +216,12 @@ def test_json_has_what_is_promised_and_the_exit_status_says_what_fits(
     small: Recipe, tmp_path: Path
 ) -> None:
     path = _written(small, tmp_path)
-    result = _run("--recipe", path, "--memory", "1MB", "--rows", 3, "--json")
+    result = _run("--recipe", path, "--memory", "100kB", "--rows", 3, "--json")
     assert result.exit_code == 1
     Plan.model_validate_json(result.stdout)
     plan: dict[str, Any] = json.loads(result.stdout)
     assert plan["fits"] is False
-    assert plan["memory_bytes"] == 10**6
+    assert plan["memory_bytes"] == 10**5
     assert {"samples", "response_tokens", "cache_bytes", "stages"} <= plan.keys()
     assert {"name", "device_bytes", "seconds"} <= plan["stages"][0].keys()
 

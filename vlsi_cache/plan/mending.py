@@ -12,12 +12,12 @@ from vlsi_cache.plan.reading import Lengths
 from vlsi_cache.plan.rehearsal import Rehearsed, Setting, rehearse
 from vlsi_cache.plan.report import Mend
 from vlsi_cache.plan.sketch import Sketch
+from vlsi_cache.plan.spreading import spreads
 from vlsi_cache.plan.steps import StageName
 from vlsi_cache.recipe import Recipe
 
 __all__ = [
     "NAMED_KEYS",
-    "SPREADS",
     "batch_path",
     "changed_recipe",
     "find_mends",
@@ -42,7 +42,6 @@ NAMED_KEYS: Final = (
     "student.dtype",
 )
 """Recipe keys that a mend may name."""
-_MOST_DEVICES: Final = 64
 
 Change = dict[str, Any]
 
@@ -74,7 +73,8 @@ def find_mends(
         tried.append(Mend(setting=text, device_bytes=found.peak, fits=found.peak <= limit))
         if tried[-1].fits:
             break
-    tried += _spreads(stage, now, limit)
+    ways = spreads(stage, now, limit, setting.num_teacher_taps, has_key)
+    tried += [Mend(setting=text, device_bytes=size, fits=size <= limit) for text, size in ways]
     fitting = [mend for mend in tried if mend.fits]
     return fitting or sorted(tried, key=lambda mend: mend.device_bytes)[:1]
 
@@ -160,26 +160,6 @@ def _smaller(recipe: Recipe, stage: StageName) -> Iterator[Change]:
             change[accumulation] = _get(recipe, accumulation) * -(-size // smaller)
         yield change
         smaller //= 2
-
-
-def _spreads(stage: StageName, now: Rehearsed, limit: float) -> Iterator[Mend]:
-    """Yield ways to spread a model over devices, where the recipe has the key for it."""
-    for key, stages, value in SPREADS:
-        if stage not in stages or not has_key(key):
-            continue
-        for count in (2, 4, 8, 16, 32, _MOST_DEVICES):
-            each = round(now.static / count) + now.working
-            if each <= limit or count == _MOST_DEVICES:
-                text = f"{key}: {value.format(count)}, over {count} devices"
-                yield Mend(setting=text, device_bytes=each, fits=each <= limit)
-                break
-
-
-SPREADS: Final[tuple[tuple[str, tuple[str, ...], str], ...]] = (
-    ("teacher.device_map", ("teacher-verbalization", "teacher-pass"), "auto"),
-    ("teacher.tensor_parallel", ("teacher-verbalization", "teacher-pass"), "{}"),
-)
-"""Key, the stages that it spreads, and its value for a number of devices."""
 
 
 def _get(recipe: Recipe, path: str) -> Any:

@@ -46,6 +46,8 @@ class Rehearsed:
 
     weights: int
     """Bytes of the model."""
+    blocks: int
+    """Bytes of its decoder blocks, which are among the weights."""
     added: int
     """Bytes of verbalizers and adapters."""
     gradients: int
@@ -101,6 +103,7 @@ def rehearse(
         trains = trains_weights(recipe, stage)
         backbone = sketch.build(setting.device, trains=trains)
         weights = tensor_bytes(_all_tensors(backbone.decoder.model))
+        blocks = tensor_bytes(backbone.decoder.blocks.parameters())
         step = make_step(recipe, stage, backbone, setting.num_teacher_taps)
         static = meter.live
         states = [torch.empty_like(one) for one in step.trained for _ in range(2)]
@@ -124,7 +127,14 @@ def rehearse(
     ]
     working = max(peak - static - gradients - optimizer, 0) + vision + tiles[0] - tiles[1]
     return Rehearsed(
-        weights, static - weights, gradients + buckets, optimizer, working, operations, trained
+        weights=weights,
+        blocks=blocks,
+        added=static - weights,
+        gradients=gradients + buckets,
+        optimizer=optimizer,
+        working=working,
+        operations=operations,
+        num_trained=trained,
     )
 
 

@@ -96,7 +96,7 @@ def make_step(
         num_teacher_taps: taps of the teacher, without the output.
     """
     if stage == "finetuning":
-        return _finetuning(recipe, backbone)
+        return _finetuning(recipe, backbone, num_teacher_taps)
     if stage == "teacher-pass":
         return _teacher_pass(recipe, backbone)
     if stage == "interaction":
@@ -139,7 +139,7 @@ def _teacher_pass(recipe: Recipe, backbone: Backbone) -> StageStep:
 
 
 def _interaction(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> StageStep:
-    settings = _without_draws(recipe.interaction)
+    settings = _without_numbers(recipe.interaction)
     device = backbone.device
     if settings.inner == "none":
         bank = build_verbalizers(backbone.decoder, (), recipe.student.verbalizer, seed=0)
@@ -149,10 +149,18 @@ def _interaction(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> S
     module = Interaction(backbone, bank, settings, teacher_taps=range(count), seed=0)
     if settings.gradient_checkpointing:
         backbone.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
-    entries = recipe.cache.k + recipe.cache.m if settings.tail == "sample" else recipe.cache.k
+    return _trained(module, backbone, _record(recipe, count, device))
+
+
+def _record(
+    recipe: Recipe, num_teacher_taps: int, device: torch.device
+) -> Callable[[Batch], dict[str, Any]]:
+    """What a step reads of the cache, ``[N, L, S]``."""
+    k, m = recipe.cache.k, recipe.cache.m
+    entries = k + m if recipe.interaction.tail == "sample" else k
 
     def targets(batch: Batch) -> dict[str, Any]:
-        shape = (batch.num_responses, count + 1, max(entries, 1))
+        shape = (batch.num_responses, num_teacher_taps + 1, max(entries, 1))
         return {
             "targets": SparseTargets(
                 torch.zeros(shape, dtype=torch.long, device=device),
@@ -161,25 +169,29 @@ def _interaction(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> S
             )
         }
 
-    return _trained(module, backbone, targets)
+    return targets
 
 
-def _without_draws(settings: InteractionSection) -> InteractionSection:
-    """Match fixed pairs where taps would be drawn: fake tensors know no generator.
+def _without_numbers(settings: InteractionSection) -> InteractionSection:
+    """Replace what decides by numbers, which fake tensors do not have, by what takes as much.
 
-    Both have one teacher tap for a student tap, and so the same memory and arithmetic.
+    Fixed pairs have one teacher tap for a student tap, as drawn ones do.
     """
-    if settings.matching.strategy in ("expected", "shortest"):
-        return settings
-    matching = settings.matching.model_copy(update={"strategy": "uniform"})
-    return settings.model_copy(update={"matching": matching})
+    update: dict[str, Any] = {}
+    if settings.matching.strategy not in ("expected", "shortest"):
+        update["matching"] = settings.matching.model_copy(update={"strategy": "uniform"})
+    if settings.output_target is not None:
+        update["output_target"] = settings.output_target.model_copy(update={"tap": 0})
+    return settings.model_copy(update=update)
 
 
-def _finetuning(recipe: Recipe, backbone: Backbone) -> StageStep:
+def _finetuning(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> StageStep:
     module = Finetuning(backbone, recipe.finetuning)
+    reads = recipe.finetuning.record_weight > 0
+    more = _record(recipe, num_teacher_taps, backbone.device) if reads else None
     if recipe.finetuning.gradient_checkpointing:
         backbone.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
-    return _trained(module, backbone)
+    return _trained(module, backbone, more)
 
 
 def _trained(
