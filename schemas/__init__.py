@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parent
 def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.check import CheckReport
     from vlsi_cache.demo.table import DemoSummary
+    from vlsi_cache.evaluation import Evaluation
     from vlsi_cache.manifest import CacheManifest
     from vlsi_cache.plan import Plan
     from vlsi_cache.recipe import Recipe
@@ -46,6 +47,7 @@ def _models() -> dict[str, type[BaseModel]]:
         "verify": Verification,
         "check": CheckReport,
         "plan": Plan,
+        "evaluate": Evaluation,
         "matching": JournalLine,
         "arrivals": ArrivalLine,
         "demo": DemoSummary,
