@@ -20,7 +20,7 @@ from vlsi_cache.plan import Machines, Plan, plan_run
 from vlsi_cache.plan.formulae import USABLE, bytes_per_token_and_tap
 from vlsi_cache.plan.mending import NAMED_KEYS, has_key
 from vlsi_cache.plan.rehearsal import Rehearsed
-from vlsi_cache.plan.spreading import SPREADS, spreads
+from vlsi_cache.plan.spreading import SPREADS, as_recipe_spreads, spreads
 from vlsi_cache.recipe import CacheSection, Recipe
 from vlsi_cache.teacher import Partition
 
@@ -145,22 +145,46 @@ def test_mends_name_keys_that_the_recipe_has() -> None:
     assert not has_key("seed.nonsense")
 
 
+FOUND = Rehearsed(
+    weights=100,
+    blocks=80,
+    added=20,
+    gradients=20,
+    optimizer=40,
+    working=4,
+    operations=0.0,
+    num_trained=5,
+)
+
+
+def test_a_recipe_that_spreads_its_teacher_is_planned_so() -> None:
+    def planned(devices: int, **keys: Any) -> Rehearsed:
+        schedule = Recipe().teacher.verbalization.model_copy(
+            update={"taps_at_once": keys.pop("taps_at_once", None)}
+        )
+        teacher = Recipe().teacher.model_copy(update={"verbalization": schedule, **keys})
+        recipe = Recipe().model_copy(update={"teacher": teacher})
+        return as_recipe_spreads(FOUND, recipe, "teacher-verbalization", devices, 4)
+
+    assert planned(4) == FOUND
+    assert planned(4, device_map="auto").peak == 180 // 4 + 4
+    assert planned(4, tensor_parallel=4).peak == 80 // 4 + 20 + 80 + 4
+    assert planned(1, taps_at_once=1).peak == 100 + 80 // 4 + 4
+    assert planned(1, taps_at_once=4) == FOUND
+
+
 def test_a_stage_is_spread_by_what_is_there_alone() -> None:
-    found = Rehearsed(
-        weights=100, blocks=80, added=20, gradients=20, optimizer=40, working=4, operations=0.0,
-        num_trained=5,
-    )  # fmt: skip
-    known = dict(spreads("teacher-verbalization", found, 65, 4, lambda key: True))
+    known = dict(spreads("teacher-verbalization", FOUND, 65, 4, lambda key: True))
     assert known == {
         "teacher.verbalization.taps_at_once: 1": 100 + 80 // 4 + 4,
         "teacher.device_map: auto, over 4 devices": 180 // 4 + 4,
         "teacher.tensor_parallel: 64, over 64 devices": round(80 / 64 + 100 + 4),
         "teacher.tensor_parallel: 4, teacher.verbalization.taps_at_once: 1, over 4 devices": 64,
     }
-    assert dict(spreads("teacher-verbalization", found, 65, 4, lambda key: False)) == {}
+    assert dict(spreads("teacher-verbalization", FOUND, 65, 4, lambda key: False)) == {}
     # each way is named where its keys are in the recipe's schema
     keys = {key for needs, *_ in SPREADS for key in needs if not key.startswith("vlsi_cache.")}
-    named = dict(spreads("teacher-verbalization", found, 65, 4, has_key))
+    named = dict(spreads("teacher-verbalization", FOUND, 65, 4, has_key))
     text = " ".join(named)
     assert {key for key in keys if f"{key}:" in text} == {key for key in keys if has_key(key)}
 

@@ -12,7 +12,7 @@ from vlsi_cache.plan.reading import Lengths
 from vlsi_cache.plan.rehearsal import Rehearsed, Setting, rehearse
 from vlsi_cache.plan.report import Mend
 from vlsi_cache.plan.sketch import Sketch
-from vlsi_cache.plan.spreading import spreads
+from vlsi_cache.plan.spreading import as_recipe_spreads, spreads
 from vlsi_cache.plan.steps import StageName
 from vlsi_cache.recipe import Recipe
 
@@ -94,7 +94,10 @@ def rehearse_stage(
     size = _get(setting.recipe, batch_path(stage))
     patches = lengths.patches(size, sketch.pixels_per_patch) if sketch.pixels_per_patch else 0
     usual = lengths.usual(size) if counts else None
-    return rehearse(setting, stage, sketch, lengths.heaviest(size), usual, patches)
+    found = rehearse(setting, stage, sketch, lengths.heaviest(size), usual, patches)
+    section = setting.recipe.teacher if sketch.role == "teacher" else setting.recipe.student
+    num_taps = len(section.taps or ())
+    return as_recipe_spreads(found, setting.recipe, stage, setting.num_processes, num_taps)
 
 
 def batch_path(stage: StageName) -> str:

@@ -24,6 +24,7 @@ from vlsi_cache.plan.reading import Lengths, read_lengths
 from vlsi_cache.plan.rehearsal import Rehearsed, Setting
 from vlsi_cache.plan.report import Plan, PlannedStage, VerbalizerParameters
 from vlsi_cache.plan.sketch import Sketch, read_sketch
+from vlsi_cache.plan.spreading import is_mapped
 from vlsi_cache.plan.steps import StageName, schedule_of
 from vlsi_cache.plan.verbalizers import (
     count_verbalizers,
@@ -193,7 +194,9 @@ class _Planner:
                 device = torch.accelerator.current_accelerator(check_available=True) or device
             usual = self.lengths.usual(self._batch_size(name))
             rate = probe_rate(self.setting, name, sketch, usual, device)
-        return None if rate is None else operations / rate / self.machines.devices
+        takes_turns = name.startswith("teacher") and is_mapped(self.recipe)
+        at_work = 1 if takes_turns else self.machines.devices
+        return None if rate is None else operations / rate / at_work
 
     def _cache_bytes(self, num_tokens: int) -> tuple[int, bool]:
         """Return the size of the whole cache, and whether it follows from its own shards."""

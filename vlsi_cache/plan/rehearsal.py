@@ -117,7 +117,7 @@ def rehearse(
         vision = vision_bytes(backbone, patches, keeps_all=stage == "finetuning")
         gradients, optimizer = gradient_bytes(step.trained), optimizer_bytes(step.trained)
         trained = sum(one.numel() for one in step.trained)
-        buckets = bucket_bytes(step.trained, setting.num_processes)
+        buckets = bucket_bytes(step.trained, _num_senders(setting, stage))
         del states, step, backbone
     gc.collect()  # hooks and modules refer to one another
     num_taps = setting.num_teacher_taps + 1 if stage == "teacher-pass" else 0
@@ -144,6 +144,12 @@ def _run_peak(recipe: Recipe, stage: StageName, step: StageStep, batch: Batch) -
     step.run(batch)
     if schedule is not None and schedule.gradient_accumulation > 1:
         step.run(batch)
+
+
+def _num_senders(setting: Setting, stage: StageName) -> int:
+    """Return the processes that send one another gradients. A mapped teacher has one process."""
+    is_mapped = getattr(setting.recipe.teacher, "device_map", None) is not None
+    return 1 if is_mapped and stage.startswith("teacher") else setting.num_processes
 
 
 def _count(step: StageStep, batch: Batch) -> float:

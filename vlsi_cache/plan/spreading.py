@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Final
 
 from vlsi_cache.plan.rehearsal import Rehearsed
 from vlsi_cache.plan.steps import StageName
+from vlsi_cache.recipe import Recipe
 
-__all__ = ["SPREADS", "Spread", "spread_bytes", "spreads"]
+__all__ = [
+    "SPREADS",
+    "Spread",
+    "as_recipe_spreads",
+    "is_mapped",
+    "spread_bytes",
+    "spreads",
+]
 
 _COUNTS: Final = (2, 4, 8, 16, 32, 64)
 _SHARDING: Final = "vlsi_cache.training.sharding"
@@ -104,6 +113,43 @@ def spreads(
         count = next((count for count in counts if sizes[count] <= limit), counts[-1])
         over = f", over {count} devices" if count > 1 else ""
         yield text.format(count) + over, sizes[count]
+
+
+def as_recipe_spreads(
+    found: Rehearsed, recipe: Recipe, stage: StageName, devices: int, num_taps: int
+) -> Rehearsed:
+    """Return what each device holds of a stage that the recipe itself spreads.
+
+    Args:
+        found: the stage on one device.
+        recipe: the recipe. A key that it does not have counts as not set.
+        stage: name of the stage.
+        devices: devices of the run.
+        num_taps: taps that train.
+    """
+    if "verbalization" in stage:
+        section = recipe.teacher if stage.startswith("teacher") else recipe.student
+        at_once = getattr(section.verbalization, "taps_at_once", None)
+        if at_once is not None and at_once < num_taps:
+            found = _scaled(found, at_once / num_taps, ("added", "gradients", "optimizer"))
+    if stage not in _TEACHER:
+        return found
+    count = getattr(recipe.teacher, "tensor_parallel", 1)
+    if count > 1:
+        spread = found.blocks // count
+        return replace(found, weights=found.weights - found.blocks + spread, blocks=spread)
+    if is_mapped(recipe) and devices > 1:
+        return _scaled(found, 1 / devices, ("weights", "blocks", "added", "gradients", "optimizer"))
+    return found
+
+
+def is_mapped(recipe: Recipe) -> bool:
+    """Report whether one process spreads the teacher over its devices, which take turns."""
+    return getattr(recipe.teacher, "device_map", None) is not None
+
+
+def _scaled(found: Rehearsed, factor: float, names: tuple[str, ...]) -> Rehearsed:
+    return replace(found, **{name: round(getattr(found, name) * factor) for name in names})
 
 
 def _is_there(need: str, has_key: Callable[[str], bool]) -> bool:
