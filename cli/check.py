@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -17,7 +18,7 @@ from vlsi_cache.recipe import named_models, validate_named
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
 
-__all__ = ["command"]
+__all__ = ["command", "progress_of"]
 
 logger = logging.getLogger("vlsi_cache.cli.check")
 
@@ -67,7 +68,7 @@ def command(recipe: Recipe, taps: list[int] | None, images: bool, as_json: bool)
     from vlsi_cache.check import check_data, check_table
 
     hide_other_progress_bars()
-    with _progress() as show:
+    with progress_of("check", "checked") as show:
         report = check_data(recipe, decode_images=images, on_progress=show)
     if as_json:
         click.echo(report.model_dump_json(indent=2))
@@ -92,13 +93,18 @@ def _with_taps(recipe: Recipe, taps: list[int]) -> Recipe:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, and a few lines in a log."""
+def progress_of(command: str, verb: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of rows on a terminal, and a few lines in a log.
+
+    Args:
+        command: name of the command that reads them.
+        verb: what it has done with them.
+    """
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _log_line
+        yield partial(_log_line, verb)
         return
     from rich.progress import (
         BarColumn,
@@ -109,7 +115,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     )
 
     columns = (
-        TextColumn("check"),
+        TextColumn(command),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("rows"),
@@ -117,11 +123,11 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         TextColumn("remaining"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("check", total=None)
+        task = bar.add_task(command, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _log_line(done: int, total: int) -> None:
+def _log_line(verb: str, done: int, total: int) -> None:
     lines = _LINES_IN_A_LOG if total > _FEW_ROWS else 1
     if done * lines // total > (done - 1) * lines // total:
-        logger.info("checked %s of %s", f"{done:,}", counted(total, "row"))
+        logger.info("%s %s of %s", verb, f"{done:,}", counted(total, "row"))

@@ -51,11 +51,12 @@ def errors_in_one_line(function: F) -> F:
     return guarded  # type: ignore[return-value]
 
 
-def recipe_flags(flags: Mapping[str, str]) -> Callable[[F], F]:
+def recipe_flags(flags: Mapping[str, str], *, is_argument: bool = False) -> Callable[[F], F]:
     """Add ``--recipe`` and ``--set``, and give the command a validated ``recipe``.
 
     Args:
         flags: dotted recipe key by the parameter name of each flag that overrides it.
+        is_argument: whether the recipe may also stand alone, without ``--recipe``.
     """
 
     def decorate(function: F) -> F:
@@ -77,6 +78,10 @@ def recipe_flags(flags: Mapping[str, str]) -> Callable[[F], F]:
         def with_recipe(
             *args: Any, recipe_path: Path | None, assignments: tuple[str, ...], **kwargs: Any
         ) -> Any:
+            alone: Path | None = kwargs.pop("recipe_alone", None)
+            if alone is not None and recipe_path is not None:
+                raise click.UsageError("the recipe is given twice: alone, and by --recipe")
+            recipe_path = alone or recipe_path
             given = {name: kwargs.pop(name) for name in flags}
             overrides = [
                 f"{flags[name]}={json.dumps(value)}"
@@ -96,7 +101,12 @@ def recipe_flags(flags: Mapping[str, str]) -> Callable[[F], F]:
             remember_given(Given(recipe_path, assignments, by_key))
             return function(*args, recipe=recipe, **kwargs)
 
-        return with_recipe  # type: ignore[return-value]
+        decorated: Any = with_recipe
+        if is_argument:
+            kind = click.Path(path_type=Path)
+            alone = click.argument("recipe_alone", metavar="[RECIPE]", required=False, type=kind)
+            decorated = alone(with_recipe)
+        return decorated  # type: ignore[no-any-return]
 
     return decorate
 

@@ -20,7 +20,7 @@ from vlsi_cache.sampling.draws import Drawn
 from vlsi_cache.sampling.sparsify import Kept, draw, sparsify
 from vlsi_cache.sampling.vocabulary_order import vocabulary_order
 
-__all__ = ["PendingRecord", "TapRecorder"]
+__all__ = ["PendingRecord", "TapRecorder", "chunk_elements"]
 
 _CPU_ELEMENTS: Final = 1 << 26
 """Logits of all taps alive at once: 256 MiB in float32, and 0.4 GB with the buffers of eight taps.
@@ -133,9 +133,8 @@ class TapRecorder:
             labels: ``[N]`` long, the tokens that the data holds.
             uniforms: ``[N, L]`` in [0, 1), in float64 where the device has it.
         """
-        num_elements = _CPU_ELEMENTS if labels.device.type == "cpu" else _DEVICE_ELEMENTS
         # One product with the head serves all taps of a chunk, so the head is read once per chunk.
-        size = max(1, num_elements // (self._head.num_rows * len(features)))
+        size = max(1, chunk_elements(labels.device) // (self._head.num_rows * len(features)))
         record_chunk: Callable[[Tensor, Tensor, Tensor], Kept] = self._separate_taps
         if self._order is not None:
             shape = (min(size, len(labels)), self._head.num_rows)
@@ -183,6 +182,11 @@ class TapRecorder:
         # The order of draws means nothing. Ascending ids make equal draws equal records.
         ids = order.tokens[drawn.token_ids].sort(-1).values
         return Kept(ids, drawn.top_log_probs, drawn.entropy, drawn.label_log_prob)
+
+
+def chunk_elements(device: torch.device) -> int:
+    """Logits of all taps that the recorder keeps alive at once on a device."""
+    return _CPU_ELEMENTS if device.type == "cpu" else _DEVICE_ELEMENTS
 
 
 def _stacked(taps: Sequence[Kept]) -> Kept:
