@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from vlsi_cache.errors import ModelError
+from vlsi_cache.models.devices import stored_weights
 
 __all__ = [
     "PINNED_DAY",
@@ -33,10 +34,11 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
 
     The hash does not depend on the device. Copies of one checkpoint in float32 and bfloat16 agree,
     because rounding to bfloat16 comes before hashing. A sample of the values keeps it cheap for
-    72 B parameters. Training moves all weights, so the sample shows it.
+    72 B parameters. Training moves all weights, so the sample shows it. Processes that hold the
+    model together must all ask for it.
     """
     digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
+    for name, weight in stored_weights(model):
         digest.update(f"{name} {tuple(weight.shape)}\n".encode())
         digest.update(_sampled_bytes(weight))
     return digest.hexdigest()

@@ -10,13 +10,20 @@ from vlsi_cache.recipe.learning import (
     MatchingStrategy,
 )
 from vlsi_cache.recipe.load import apply_overrides, load_recipe, recipe_from_mapping
-from vlsi_cache.recipe.models import ModelSection, VerbalizationSection, VerbalizerSection
+from vlsi_cache.recipe.models import (
+    AUTOMATIC,
+    ModelSection,
+    TeacherSection,
+    VerbalizationSection,
+    VerbalizerSection,
+)
 from vlsi_cache.recipe.recipe import Recipe, StageName
 from vlsi_cache.recipe.schedule import Schedule
 from vlsi_cache.recipe.section import Section
 from vlsi_cache.recipe.sources import CacheSection, DataSection, SourceSection
 
 __all__ = [
+    "AUTOMATIC",
     "CacheSection",
     "Comparison",
     "DataSection",
@@ -31,6 +38,7 @@ __all__ = [
     "Section",
     "SourceSection",
     "StageName",
+    "TeacherSection",
     "VerbalizationSection",
     "VerbalizerSection",
     "apply_overrides",

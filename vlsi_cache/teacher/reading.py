@@ -12,9 +12,10 @@ import torch
 
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import StageError
-from vlsi_cache.models import Backbone, run_backbone
+from vlsi_cache.models import Backbone, is_split, run_backbone
 from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.store import SampleRecord
+from vlsi_cache.training.processes import gathered, own_tokens
 from vlsi_cache.verbalizer import VerbalizerBank
 
 __all__ = ["TeacherPass", "record_uniforms"]
@@ -40,18 +41,22 @@ class TeacherPass:
         """Return the distributions of every tap, then of the final output, ``[N, L_t + 1]``.
 
         Args:
-            batch: a batch of ``TokenBatches``, on the backbone's device.
+            batch: a batch of ``TokenBatches``, on the backbone's device. Processes that hold one
+                teacher together read the same batch. Each records a slice of its tokens, and all
+                return the whole.
             uniforms: ``[N, L_t + 1]`` float64 in [0, 1), one random number per token and tap.
         """
         decoder = self.backbone.decoder
         positions = batch["positions"]
         labels = batch["labels"]
+        own = own_tokens(len(labels)) if is_split(decoder.model) else slice(None)
         # Apple's devices have no float64; the others lose nothing to rounding in long sums
         sums = torch.float32 if labels.device.type == "mps" else torch.float64
         dice = torch.from_numpy(uniforms).to(dtype=sums, device=labels.device)
-        states, final = run_backbone(decoder, self.bank.taps, batch["inputs"], positions)
-        reads = [decoder.features(hidden) for hidden in self.bank(states, positions).values()]
-        return self.recorder.record([*reads, final], labels, dice)
+        states, final = run_backbone(decoder, self.bank.taps, batch["inputs"], positions[own])
+        reads = [decoder.features(read) for read in self.bank(states, positions[own]).values()]
+        record = self.recorder.record([*reads, final], labels[own], dice[own])
+        return record if own == slice(None) else SparseDistribution.concatenate(gathered([record]))
 
     def records(
         self, batch: Mapping[str, Any], keys: Sequence[tuple[str, str]]
