@@ -27,8 +27,8 @@ def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.store.cache.seals import CacheIndex, ProcessorSeal, ShardSeal
     from vlsi_cache.student.arrivals import ArrivalLine
     from vlsi_cache.student.journal import JournalLine
-    from vlsi_cache.training.folder import StageRecord
-    from vlsi_cache.training.unreadable import UnreadableSamples
+    from vlsi_cache.training.folders.stage_folder import StageRecord
+    from vlsi_cache.training.left_out import UnreadableSamples
     from vlsi_cache.verbalizer import VerbalizerConfig
 
     return {

@@ -29,8 +29,8 @@ from vlsi_cache.student import train_student
 from vlsi_cache.student.arrivals import ArrivalOrder, recorded_order
 from vlsi_cache.student.opening import wait_for_cache
 from vlsi_cache.teacher import dump_teacher
-from vlsi_cache.training.loader import BatchSampler
-from vlsi_cache.training.sample_order import ProcessSlice, slice_batches
+from vlsi_cache.training.samples.loader import BatchSampler
+from vlsi_cache.training.samples.order import ProcessSlice, slice_batches
 
 
 def _arrivals(path: Path) -> list[list[int]]:

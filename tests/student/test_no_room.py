@@ -20,7 +20,7 @@ from vlsi_cache.errors import StageError
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.student import train_student
 from vlsi_cache.teacher import dump_teacher
-from vlsi_cache.training.checkpoints import save_model
+from vlsi_cache.training.folders.checkpoints import save_model
 
 # a limit of the process on the size of a file stands in for a full disk: writing fails half way,
 # as it does there, and it needs no rights to set and to lift

@@ -24,9 +24,9 @@ from vlsi_cache.recipe import InteractionSection, Recipe, Schedule
 from vlsi_cache.store import open_cache
 from vlsi_cache.student.arrivals import recorded_order
 from vlsi_cache.training import Run, Stage, StageModule, Training
+from vlsi_cache.training.loop.trainer import train
 from vlsi_cache.training.processes import resolve_device
-from vlsi_cache.training.sample_order import GroupOrder, SampleOrder
-from vlsi_cache.training.trainer import train
+from vlsi_cache.training.samples.order import GroupOrder, SampleOrder
 
 __all__ = ["RankServer", "seen"]
 

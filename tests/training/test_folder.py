@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vlsi_cache.errors import DataError, StageError
 from vlsi_cache.recipe import Recipe, Schedule
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
-from vlsi_cache.training.checkpoints import last_checkpoint
+from vlsi_cache.training.folders.checkpoints import last_checkpoint
 
 
 class Numbers:

@@ -26,8 +26,8 @@ from vlsi_cache.student import cache_order as grouping
 from vlsi_cache.student.cache_order import cache_order
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.teacher import dump_teacher
-from vlsi_cache.training.loader import BatchReader, BatchSampler, make_loader
-from vlsi_cache.training.sample_order import ProcessSlice, slice_batches
+from vlsi_cache.training.samples.loader import BatchReader, BatchSampler, make_loader
+from vlsi_cache.training.samples.order import ProcessSlice, slice_batches
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsi_cache.training.sample_order import (
+from vlsi_cache.training.samples.order import (
     GroupOrder,
     Indices,
     Parcel,

@@ -14,8 +14,8 @@ import torch
 from support.runs import make_recipe
 from vlsi_cache import dump_teacher, train_student
 from vlsi_cache.recipe import Schedule
-from vlsi_cache.training.guard import LossGuard, find_rise
-from vlsi_cache.training.rates import (
+from vlsi_cache.training.loop.guard import LossGuard, find_rise
+from vlsi_cache.training.loop.rates import (
     adapter_rate,
     finetuning_rate,
     fresh_rate,

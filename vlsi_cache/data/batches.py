@@ -16,13 +16,20 @@ from transformers import PreTrainedConfig
 from vlsi_cache.data.conversation import Conversation
 from vlsi_cache.data.encoding.encoder import BatchEncoder
 from vlsi_cache.data.reading.dataset import ConversationDataset
-from vlsi_cache.models import Backbone, context_length, text_config
-from vlsi_cache.recipe import DataSection
+from vlsi_cache.models import (
+    Backbone,
+    context_length,
+    load_config,
+    load_processor_of,
+    text_config,
+)
+from vlsi_cache.recipe import DataSection, ModelSection
 
 __all__ = [
     "IndexedConversations",
     "TokenBatches",
     "encoder_for",
+    "encoder_of",
     "length_limit",
     "model_inputs",
     "response_ids",
@@ -99,6 +106,21 @@ def encoder_for(backbone: Backbone, section: DataSection) -> BatchEncoder:
     """
     limit = length_limit(text_config(backbone.decoder.model), section)
     return BatchEncoder(backbone.processor, max_length=limit)
+
+
+def encoder_of(model: ModelSection, section: DataSection) -> BatchEncoder:
+    """Make the same encoder as ``encoder_for``, before the model is loaded.
+
+    Args:
+        model: the recipe's ``teacher`` or ``student``.
+        section: the recipe's ``data``.
+
+    Raises:
+        ModelError: the configuration or the processor cannot be loaded.
+    """
+    config = load_config(model.model or "", revision=model.revision)
+    limit = length_limit(config.get_text_config(decoder=True), section)
+    return BatchEncoder(load_processor_of(model), max_length=limit)
 
 
 def length_limit(config: PreTrainedConfig, section: DataSection) -> int | None:

@@ -15,8 +15,7 @@ from vlsi_cache.demo.muon import MuonWithAdamW
 from vlsi_cache.models import load_backbone
 from vlsi_cache.recipe import FinetuningSection, ModelSection, Recipe, Schedule
 from vlsi_cache.student.finetuning import Finetuning
-from vlsi_cache.training import Run, Stage, Training, run_stage
-from vlsi_cache.training.checkpoints import save_model
+from vlsi_cache.training import Run, Stage, Training, run_stage, save_model
 
 __all__ = ["train_from_scratch"]
 

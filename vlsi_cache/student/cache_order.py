@@ -10,7 +10,7 @@ import numpy as np
 
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import CHUNK_TOKENS, DECODED_BYTES, Cache, token_bytes
-from vlsi_cache.training.sample_order import GroupOrder, Indices
+from vlsi_cache.training import GroupOrder, Indices
 
 __all__ = ["GroupSize", "cache_order", "group_size", "shard_groups"]
 

@@ -1,31 +1,108 @@
-"""Whether a student fits a cache, before any stage begins."""
+"""Whether a training can begin: what is known before the data is read, and the student's fit."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from vlsi_cache.data import IndexedConversations, encoder_for
-from vlsi_cache.errors import CacheMismatchError, DataError
+from vlsi_cache.errors import CacheError, CacheMismatchError, DataError
 from vlsi_cache.matching import validate_reach
-from vlsi_cache.models import Backbone, resolve_taps, tokenizer_of, vocabulary_hash
-from vlsi_cache.recipe import InteractionSection, ModelSection
-from vlsi_cache.store import Cache
+from vlsi_cache.models import (
+    Backbone,
+    ModelPreview,
+    preview_model,
+    resolve_taps,
+    tokenizer_of,
+    vocabulary_hash,
+)
+from vlsi_cache.recipe import InteractionSection, ModelSection, Recipe
+from vlsi_cache.store import Cache, is_begun, open_cache, validate_recorded
 from vlsi_cache.student.cached_batches import CachedBatches
-from vlsi_cache.training import Run
-from vlsi_cache.training.folder import StageFolder
+from vlsi_cache.training import Run, StageFolder
+from vlsi_cache.verbalizer import preview_taps
 
-__all__ = [
-    "validate_later_stages",
-    "validate_student",
-    "validate_tap_numbers",
-    "validate_vocabulary",
-]
+__all__ = ["training_checks", "validate_contents", "validate_student"]
 
 logger = logging.getLogger(__name__)
 
 _FIRST_SAMPLES: Final = 4
 """Samples that are compared before any stage begins. All others are when their batch comes up."""
+
+
+def training_checks(recipe: Recipe) -> list[Callable[[], object]]:
+    """Return the cheap checks of a training, each of which raises what is wrong."""
+    return [
+        lambda: _validate_cache(recipe),
+        lambda: _validate_student(recipe),
+        lambda: _validate_stages(recipe),
+    ]
+
+
+def _validate_cache(recipe: Recipe) -> None:
+    cache = _cache_so_far(recipe)
+    if cache is not None:
+        validate_contents(cache, recipe.interaction)
+
+
+def _validate_student(recipe: Recipe) -> None:
+    preview = preview_model(recipe.student, "student")
+    if recipe.stages == ["finetuning"]:
+        return
+    reads_taps = "interaction" not in recipe.stages or recipe.interaction.inner != "none"
+    taps = preview_taps(recipe, "student", preview) if reads_taps else ()
+    cache = _cache_so_far(recipe) if _can_open(recipe) else None
+    if cache is not None:
+        _validate_fit(recipe, preview, taps, cache)
+
+
+def _validate_fit(
+    recipe: Recipe, preview: ModelPreview, taps: tuple[int, ...] | None, cache: Cache
+) -> None:
+    _validate_vocabulary(cache, preview.name, preview.vocabulary, preview.vocab_size)
+    if taps is not None:
+        _validate_tap_numbers(len(taps), cache, recipe.interaction)
+
+
+def _cache_so_far(recipe: Recipe) -> Cache | None:
+    """Open the cache of stage two, unless it is to be followed and has not begun."""
+    if "interaction" not in recipe.stages:
+        return None
+    if recipe.interaction.follow and not is_begun(recipe.cache_path):
+        return None
+    return open_cache(recipe.cache_path)
+
+
+def _can_open(recipe: Recipe) -> bool:
+    """Report whether there is a cache to compare with; another check says what is wrong if not."""
+    return "interaction" in recipe.stages and is_begun(recipe.cache_path)
+
+
+def _validate_stages(recipe: Recipe) -> None:
+    """Refuse folders of stages two and three that were made with other settings."""
+    stages = {
+        "interaction": (recipe.interaction, recipe.output / "interaction" / "model"),
+        "finetuning": (recipe.finetuning, recipe.student_path),
+    }
+    for name, (section, result) in stages.items():
+        if name in recipe.stages:
+            known = {name: section.decisive(), "seed": recipe.seed}
+            folder = StageFolder(recipe.output / name, known, result / "config.json")
+            folder.validate_known_settings()
+
+
+def validate_contents(cache: Cache, settings: InteractionSection) -> None:
+    """Refuse a cache that lacks what stage two reads.
+
+    Raises:
+        CacheError: it is incomplete and not to be followed, or no sample of it could be read.
+        CacheMismatchError: it lacks what ``tail`` reads.
+    """
+    if not settings.follow:
+        _validate_complete(cache)
+        validate_recorded(cache)
+    _validate_tail(cache, settings)
 
 
 def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
@@ -37,7 +114,7 @@ def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
     """
     settings = run.recipe.interaction
     vocabulary = vocabulary_hash(tokenizer_of(student.processor))
-    validate_vocabulary(cache, student.name, vocabulary, student.vocab_size)
+    _validate_vocabulary(cache, student.name, vocabulary, student.vocab_size)
     _validate_taps(cache, student, run.recipe.student, settings)
     batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
     samples = IndexedConversations(run.data)
@@ -50,28 +127,6 @@ def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
                     raise
 
 
-def validate_later_stages(run: Run, student: Backbone, cache: Cache) -> None:
-    """Refuse folders of later stages before the first one trains, as far as is known.
-
-    Raises:
-        StageError: one holds a stage made with other settings.
-    """
-    recipe = run.recipe
-    interaction: dict[str, object] = {
-        **student.identity(),
-        "cache": cache.manifest.model_dump(mode="json"),
-        "interaction": recipe.interaction.decisive(),
-    }
-    known = [("interaction", interaction, recipe.output / "interaction" / "model")]
-    if "finetuning" in recipe.stages:
-        finetuning: dict[str, object] = {"finetuning": recipe.finetuning.decisive()}
-        known.append(("finetuning", finetuning, recipe.student_path))
-    for name, settings, result in known:
-        settings = {**run.settings(), **settings}
-        folder = StageFolder(recipe.output / name, settings, result / "config.json")
-        folder.validate_known_settings()
-
-
 def _validate_taps(
     cache: Cache, student: Backbone, section: ModelSection, settings: InteractionSection
 ) -> None:
@@ -79,7 +134,7 @@ def _validate_taps(
     if settings.inner in ("ce", "none") or section.verbalizers is not None:
         return  # nothing to match, or taps that are known when the named verbalizers are loaded
     taps = resolve_taps(section.taps, student.decoder.num_blocks, where=student.name)
-    validate_tap_numbers(len(taps), cache, settings)
+    _validate_tap_numbers(len(taps), cache, settings)
     num_teacher = len(cache.manifest.taps) - 1
     if settings.matching.search_range and num_teacher == len(taps):
         logger.warning(
@@ -89,7 +144,7 @@ def _validate_taps(
         )
 
 
-def validate_tap_numbers(num_taps: int, cache: Cache, settings: InteractionSection) -> None:
+def _validate_tap_numbers(num_taps: int, cache: Cache, settings: InteractionSection) -> None:
     """Refuse more student taps than can be matched.
 
     Raises:
@@ -99,7 +154,7 @@ def validate_tap_numbers(num_taps: int, cache: Cache, settings: InteractionSecti
         validate_reach(num_taps, len(cache.manifest.taps) - 1, settings.matching)
 
 
-def validate_vocabulary(cache: Cache, name: str, found: str, vocab_size: int) -> None:
+def _validate_vocabulary(cache: Cache, name: str, found: str, vocab_size: int) -> None:
     """Refuse a student of another vocabulary.
 
     Args:
@@ -128,4 +183,29 @@ def validate_vocabulary(cache: Cache, name: str, found: str, vocab_size: int) ->
             expected=f"at least {identity.vocab_size}",
             found=vocab_size,
             mend="Resize the student's embeddings to its tokenizer",
+        )
+
+
+def _validate_complete(cache: Cache) -> None:
+    missing = cache.missing_shards()
+    if missing:
+        raise CacheError(
+            f"cache is incomplete: {len(missing)} of {cache.manifest.num_shards} shards missing",
+            where=cache.path,
+            mend="Run dump-teacher again with the same settings; it goes on where it stopped. "
+            "Or train while it runs, with --follow",
+        )
+
+
+def _validate_tail(cache: Cache, settings: InteractionSection) -> None:
+    """Refuse a tail that reads entries which the record does not have."""
+    sampling = cache.manifest.sampling
+    if settings.tail != "sample" and not sampling.k:
+        raise CacheMismatchError(
+            f"interaction.tail is {settings.tail}, and the cache holds draws alone",
+            where=cache.path,
+            expected="the most likely tokens, k ≥ 1",
+            found=f"k = 0, m = {sampling.m}",
+            mend="Set interaction.tail: sample, with inner and output forward, ce or none; or "
+            "dump the teacher into a new cache with cache.k: 16",
         )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 from torch import Tensor
@@ -20,19 +19,19 @@ from vlsi_cache.models import (
     saved_dtype,
 )
 from vlsi_cache.objectives import linear_cross_entropy
-from vlsi_cache.phases import phase
-from vlsi_cache.recipe import FinetuningSection, ModelSection, Schedule
-from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
-from vlsi_cache.training.checkpoints import save_model
-from vlsi_cache.training.first_step import first_step_rate, spread
-from vlsi_cache.training.rates import samples_per_step
-from vlsi_cache.training.sample_order import GroupOrder
-from vlsi_cache.training.unreadable import remaining_order
+from vlsi_cache.recipe import FinetuningSection, ModelSection
+from vlsi_cache.training import (
+    Run,
+    Stage,
+    StageModule,
+    Training,
+    first_step_rate,
+    plain_order,
+    run_stage,
+    save_model,
+)
 
 __all__ = ["Finetuning", "finetune"]
-
-_MOST_MEASURED: Final = 64
-"""Most samples whose gradient gives the default learning rate."""
 
 
 class Finetuning(StageModule):
@@ -132,44 +131,24 @@ def _start(run: Run, student: Backbone) -> Training[Finetuning]:
         student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
     samples = IndexedConversations(run.data)
     collate = TokenBatches(encoder_for(student, run.recipe.data))
-    order = remaining_order(run, "finetuning", student, settings.workers)
-    batches = _first_step(samples, collate, order, settings)
+    order = plain_order(len(run.data), run.left_out.indices)
+    rate = first_step_rate(
+        module,
+        student.decoder.blocks.parameters(),
+        lambda indices: collate([samples[index] for index in indices]),
+        np.concatenate(order.groups),
+        settings,
+        autocast=student.autocast,
+    )
     return Training(
         module=module,
         dataset=samples,
         collate=collate,
         order=order,
-        learning_rate=_default_rate(run, student, module, batches),
+        learning_rate=rate,
         callbacks=run.callbacks,
         autocast=student.autocast,
     )
-
-
-def _first_step(
-    samples: IndexedConversations, collate: TokenBatches, order: GroupOrder, settings: Schedule
-) -> Iterator[dict[str, Any]]:
-    """Yield the batches of one optimizer step, from samples all over the data."""
-    count = min(samples_per_step(settings), _MOST_MEASURED)
-    chosen = spread(np.concatenate(order.groups), count)
-    for start in range(0, len(chosen), settings.batch_size):
-        yield collate([samples[index] for index in chosen[start : start + settings.batch_size]])
-
-
-def _default_rate(
-    run: Run, student: Backbone, module: Finetuning, batches: Iterator[dict[str, Any]]
-) -> float:
-    """Measure the rate that suits the student, unless the recipe names one."""
-    settings = run.recipe.finetuning
-    if settings.learning_rate is not None:
-        return settings.learning_rate
-    with phase("finetuning: measuring the gradient, for the learning rate"):
-        return first_step_rate(
-            module,
-            student.decoder.blocks.parameters(),
-            list(batches),
-            student.device,
-            autocast=student.autocast,
-        )
 
 
 def _freeze_outside_decoder(decoder: Decoder) -> None:

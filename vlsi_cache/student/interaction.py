@@ -8,22 +8,12 @@ from accelerate import PartialState
 
 from vlsi_cache.data import IndexedConversations, encoder_for
 from vlsi_cache.models import Backbone
-from vlsi_cache.recipe import InteractionSection
 from vlsi_cache.store import Cache
 from vlsi_cache.student.arrivals import recorded_order
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
-from vlsi_cache.training import Run, Stage, Training, run_stage
-from vlsi_cache.training.checkpoints import save_model
-from vlsi_cache.training.rates import (
-    TRAINED,
-    adapter_rate,
-    finetuning_rate,
-    fresh_rate,
-    samples_per_step,
-)
-from vlsi_cache.training.unreadable import find_left_out
+from vlsi_cache.training import Run, Stage, Training, interaction_rates, run_stage, save_model
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
 __all__ = ["interact"]
@@ -76,33 +66,18 @@ def _start(
     module = Interaction(student, bank, settings, teacher_taps=teacher_taps, seed=seed, rank=rank)
     if settings.gradient_checkpointing:
         student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
-    left_out = find_left_out(run, "interaction", student, settings.workers)
+    decoder = student.decoder
+    rate, verbalizer_rate = interaction_rates(settings, decoder.hidden_size, decoder.num_weights)
     batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
     return Training(
         module=module,
         dataset=IndexedConversations(run.data),
         collate=batches,
-        order=recorded_order(cache, settings, folder, left_out.unreadable),
+        order=recorded_order(cache, settings, folder, run.left_out.unreadable),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
         callbacks=run.callbacks,
-        learning_rate=_rate(student, settings),
-        other_rates={"bank.": _verbalizer_rate(student, settings)},
+        learning_rate=rate,
+        other_rates={"bank.": verbalizer_rate},
         autocast=student.autocast,
         start_method=batches.start_method,
     )
-
-
-def _rate(student: Backbone, settings: InteractionSection) -> float:
-    """Return the default rate of what moves the student: adapters, or the blocks' own weights."""
-    decoder, samples = student.decoder, samples_per_step(settings)
-    if settings.lora is None:
-        return finetuning_rate(decoder.num_weights, samples)
-    scale = settings.lora.alpha / settings.lora.rank
-    return adapter_rate(decoder.hidden_size, scale, samples)
-
-
-def _verbalizer_rate(student: Backbone, settings: InteractionSection) -> float:
-    """Return the rate of verbalizers that stage one has trained already."""
-    if settings.verbalizer_learning_rate is not None:
-        return settings.verbalizer_learning_rate
-    return TRAINED * fresh_rate(student.decoder.hidden_size, samples_per_step(settings))

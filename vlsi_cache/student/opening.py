@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from vlsi_cache.errors import CacheError, CacheMismatchError
-from vlsi_cache.recipe import InteractionSection
-from vlsi_cache.store import Cache, is_begun, open_cache, validate_recorded
+from vlsi_cache.store import Cache, is_begun, open_cache
+from vlsi_cache.student.checks import validate_contents
 from vlsi_cache.training import Run
 from vlsi_cache.training.processes import from_main_process
 
 __all__ = [
     "open_matching_cache",
     "recorded_failures",
-    "validate_contents",
     "wait_for_cache",
 ]
 
@@ -49,19 +48,6 @@ def open_matching_cache(run: Run) -> Cache:
             cache.manifest.sampling.k,
         )
     return cache
-
-
-def validate_contents(cache: Cache, settings: InteractionSection) -> None:
-    """Refuse a cache that lacks what stage two reads.
-
-    Raises:
-        CacheError: it is incomplete and not to be followed, or no sample of it could be read.
-        CacheMismatchError: it lacks what ``tail`` reads.
-    """
-    if not settings.follow:
-        _validate_complete(cache)
-        validate_recorded(cache)
-    _validate_tail(cache, settings)
 
 
 def recorded_failures(run: Run, cache: Cache | None) -> dict[int, str]:
@@ -126,28 +112,3 @@ def _first_change(cache: Cache, run: Run) -> str:
             failed = f", and was recorded as failed: {reason}" if reason else ""
             return f": sample {sample_id!r} has changed since the dump{failed}"
     return ""
-
-
-def _validate_complete(cache: Cache) -> None:
-    missing = cache.missing_shards()
-    if missing:
-        raise CacheError(
-            f"cache is incomplete: {len(missing)} of {cache.manifest.num_shards} shards missing",
-            where=cache.path,
-            mend="Run dump-teacher again with the same settings; it goes on where it stopped. "
-            "Or train while it runs, with --follow",
-        )
-
-
-def _validate_tail(cache: Cache, settings: InteractionSection) -> None:
-    """Refuse a tail that reads entries which the record does not have."""
-    sampling = cache.manifest.sampling
-    if settings.tail != "sample" and not sampling.k:
-        raise CacheMismatchError(
-            f"interaction.tail is {settings.tail}, and the cache holds draws alone",
-            where=cache.path,
-            expected="the most likely tokens, k ≥ 1",
-            found=f"k = 0, m = {sampling.m}",
-            mend="Set interaction.tail: sample, with inner and output forward, ce or none; or "
-            "dump the teacher into a new cache with cache.k: 16",
-        )

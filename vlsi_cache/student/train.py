@@ -13,13 +13,11 @@ from vlsi_cache.data import report_changed_samples
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import Cache, open_cache
-from vlsi_cache.student.checks import validate_later_stages, validate_student
-from vlsi_cache.student.early import training_checks
+from vlsi_cache.student.checks import training_checks, validate_student
 from vlsi_cache.student.finetuning import finetune
 from vlsi_cache.student.interaction import interact
 from vlsi_cache.student.opening import open_matching_cache, recorded_failures
-from vlsi_cache.training import Run, begin_run
-from vlsi_cache.training.quiet import without_other_bars
+from vlsi_cache.training import Run, begin_run, find_left_out, without_other_bars
 from vlsi_cache.verbalizer import build_verbalizers, obtain_verbalizers
 
 __all__ = ["train_student"]
@@ -54,7 +52,7 @@ def _run_stages(run: Run) -> Path:
     stages = set(recipe.stages)
     result = None
     cache = open_matching_cache(run) if "interaction" in stages else None
-    run = replace(run, failed=recorded_failures(run, cache))
+    run = _leave_out(run, cache)
     if cache is not None:
         result = _distil(run, cache)
     elif "verbalization" in stages:
@@ -62,10 +60,18 @@ def _run_stages(run: Run) -> Path:
     if "finetuning" in stages:
         gc.collect()  # the adapted student's hooks and modules refer to one another
         if cache is not None and recipe.interaction.follow:  # its failures are all known only now
-            run = replace(run, failed=recorded_failures(run, open_cache(recipe.cache_path)))
+            run = _leave_out(run, open_cache(recipe.cache_path))
         result = finetune(run, result if "interaction" in stages else None)
     assert result is not None  # a recipe names at least one stage
     return result
+
+
+def _leave_out(run: Run, cache: Cache | None) -> Run:
+    recipe = run.recipe
+    sections = recipe.student.verbalization, recipe.interaction, recipe.finetuning
+    workers = max(section.workers for section in sections)
+    found = find_left_out(run, recipe.student, recorded_failures(run, cache), workers)
+    return replace(run, left_out=found)
 
 
 def _distil(run: Run, cache: Cache) -> Path:
@@ -73,7 +79,6 @@ def _distil(run: Run, cache: Cache) -> Path:
     recipe = run.recipe
     student = _load_student(run)
     validate_student(run, student, cache)
-    validate_later_stages(run, student, cache)
     if recipe.interaction.inner == "none":
         bank = build_verbalizers(student.decoder, (), recipe.student.verbalizer, seed=recipe.seed)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from vlsi_cache.data import report_changed_samples
@@ -17,9 +18,8 @@ from vlsi_cache.teacher.filling import DumpProgress, fill_cache
 from vlsi_cache.teacher.identity import begin_dump, validate_cache_folder
 from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
-from vlsi_cache.training import Run, begin_run
+from vlsi_cache.training import Run, begin_run, find_left_out, without_other_bars
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
-from vlsi_cache.training.quiet import without_other_bars
 from vlsi_cache.verbalizer import obtain_verbalizers
 
 __all__ = ["dump_teacher"]
@@ -63,6 +63,9 @@ def dump_teacher(
 def _begin(run: Run, teacher: Backbone) -> tuple[TeacherPass, CacheWriter]:
     """Obtain the verbalizers, and begin the cache under their fingerprint."""
     recipe = run.recipe
+    if recipe.teacher.verbalizers is None:
+        workers = recipe.teacher.verbalization.workers
+        run = replace(run, left_out=find_left_out(run, recipe.teacher, {}, workers))
     with tempfile.TemporaryDirectory() as folder:
         # saved before its use: a tokenizer remembers how it padded, and would save that too
         teacher.processor.save_pretrained(folder)

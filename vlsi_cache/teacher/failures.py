@@ -14,7 +14,7 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import DataError
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import SampleRecord
-from vlsi_cache.training.unreadable import reason_of, too_many_in_a_row
+from vlsi_cache.training import reason_of, too_many_in_a_row
 
 __all__ = ["Failures", "KeyedBatch", "KeyedBatches", "failed_record"]
 

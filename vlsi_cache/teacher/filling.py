@@ -21,10 +21,8 @@ from vlsi_cache.teacher.failures import (
 )
 from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
-from vlsi_cache.training import Run
-from vlsi_cache.training.loader import make_loader, or_raise
+from vlsi_cache.training import Run, make_loader, or_raise, reason_of
 from vlsi_cache.training.processes import slice_of
-from vlsi_cache.training.unreadable import reason_of
 
 __all__ = ["DumpProgress", "fill_cache"]
 

@@ -1,8 +1,52 @@
 """The engine: trains a module through one stage; knows no teacher, student or cache."""
 
 from vlsi_cache.training.engine import run_stage
+from vlsi_cache.training.folders.checkpoints import save_model
+from vlsi_cache.training.folders.stage_folder import StageFolder
+from vlsi_cache.training.left_out import find_left_out, reason_of, too_many_in_a_row
+from vlsi_cache.training.loop.rates import (
+    first_step_rate,
+    fresh_rate,
+    interaction_rates,
+    samples_per_step,
+)
 from vlsi_cache.training.module import StageModule
-from vlsi_cache.training.run import Run, begin_run
+from vlsi_cache.training.quiet import without_other_bars
+from vlsi_cache.training.run import LeftOut, Run, begin_run
+from vlsi_cache.training.samples.loader import make_loader, or_raise
+from vlsi_cache.training.samples.order import (
+    GroupOrder,
+    Indices,
+    Parcel,
+    SampleOrder,
+    plain_order,
+)
 from vlsi_cache.training.stage import Journal, Stage, Training
 
-__all__ = ["Journal", "Run", "Stage", "StageModule", "Training", "begin_run", "run_stage"]
+__all__ = [
+    "GroupOrder",
+    "Indices",
+    "Journal",
+    "LeftOut",
+    "Parcel",
+    "Run",
+    "SampleOrder",
+    "Stage",
+    "StageFolder",
+    "StageModule",
+    "Training",
+    "begin_run",
+    "find_left_out",
+    "first_step_rate",
+    "fresh_rate",
+    "interaction_rates",
+    "make_loader",
+    "or_raise",
+    "plain_order",
+    "reason_of",
+    "run_stage",
+    "samples_per_step",
+    "save_model",
+    "too_many_in_a_row",
+    "without_other_bars",
+]

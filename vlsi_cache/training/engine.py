@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from vlsi_cache.interruption import finishing_steps, stop_if_asked
 from vlsi_cache.phases import phase
-from vlsi_cache.training.folder import StageFolder, one_job_at_a_time
+from vlsi_cache.training.folders.stage_folder import StageFolder, one_job_at_a_time
+from vlsi_cache.training.loop.trainer import train
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.run import Run
 from vlsi_cache.training.stage import Stage
-from vlsi_cache.training.trainer import train
 
 __all__ = ["run_stage"]
 
@@ -50,6 +50,7 @@ def run_stage(run: Run, stage: Stage[M]) -> Path:
 
 
 def _make(run: Run, stage: Stage[Any], folder: StageFolder) -> None:
+    run.report_left_out(stage.name)
     with phase(f"{stage.name}: preparing"):
         training = stage.start()
     with finishing_steps():

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from vlsi_cache.errors import RecipeError, StageError, VlsiCacheError, first_line
-from vlsi_cache.training.writing import plain_write_errors
+from vlsi_cache.training.folders.writing import plain_write_errors
 
 __all__ = [
     "from_main_process",

@@ -17,9 +17,38 @@ from vlsi_cache.recipe import Recipe, warn_idle_settings
 from vlsi_cache.training.preflight import validate_launch, validate_output, validate_together
 from vlsi_cache.training.processes import resolve_device
 
-__all__ = ["Run", "begin_run"]
+__all__ = ["LeftOut", "Run", "begin_run"]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """The samples that every stage leaves out."""
+
+    failed: Mapping[int, str] = field(default_factory=dict)
+    """Index → reason, where the cache records a failure."""
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+    """Index → reason, where the command's own model cannot read the sample."""
+
+    @property
+    def indices(self) -> list[int]:
+        """All of them, ascending."""
+        return sorted({*self.failed, *self.unreadable})
+
+    def reasons(self, role: str) -> str:
+        """Return how many failed where, with the first reason.
+
+        Args:
+            role: the model that the command works on.
+        """
+        clauses = []
+        if self.failed:
+            clauses.append(f"{len(self.failed)} failed when the teacher was dumped")
+        if self.unreadable:
+            reason = next(iter(self.unreadable.values()))
+            clauses.append(f"{len(self.unreadable)} cannot be read by the {role}: {reason}")
+        return ", and ".join(clauses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +65,22 @@ class Run:
     """The caller's own callbacks, for the Trainer of each stage that takes them."""
     role: Literal["teacher", "student"] = "student"
     """The model that the command works on."""
-    failed: Mapping[int, str] = field(default_factory=dict)
-    """Index → reason of the samples that the cache records as failed. Every stage leaves them
-    out."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """The samples that no stage learns from."""
     reminders: list[str] = field(default_factory=list)
     """Warnings that the command repeats at its end, where they are not scrolled away."""
+
+    def report_left_out(self, stage: str) -> None:
+        """Log how many samples a stage leaves out, on the main process."""
+        left_out = self.left_out
+        if left_out.indices and PartialState().is_main_process:
+            logger.warning(
+                "%s leaves out %d of %d samples, of which %s",
+                stage,
+                len(left_out.indices),
+                len(self.data),
+                left_out.reasons(self.role),
+            )
 
     def remind(self) -> None:
         """Log the reminders, on the main process."""

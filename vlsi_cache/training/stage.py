@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from vlsi_cache.recipe import Schedule
-from vlsi_cache.training.loader import SizedDataset
 from vlsi_cache.training.module import StageModule
-from vlsi_cache.training.sample_order import SampleOrder
+from vlsi_cache.training.samples.loader import SizedDataset
+from vlsi_cache.training.samples.order import SampleOrder
 
 __all__ = ["Journal", "Stage", "Training"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from vlsi_cache.models import ModelPreview
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.training.folder import StageFolder
+from vlsi_cache.training import StageFolder
 from vlsi_cache.verbalizer.checkpoint import VERBALIZERS_FILE, read_config
 from vlsi_cache.verbalizer.training import early_settings
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.models import TapState
-from vlsi_cache.training import Run
-from vlsi_cache.training.unreadable import too_many_in_a_row
+from vlsi_cache.training import Run, too_many_in_a_row
 
 __all__ = ["SoundSamples"]
 

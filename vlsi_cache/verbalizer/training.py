@@ -16,9 +16,16 @@ from vlsi_cache.data import Conversation, IndexedConversations, TokenBatches, en
 from vlsi_cache.models import Backbone, Decoder, Head, resolve_taps, run_backbone
 from vlsi_cache.objectives import candidate_divergences, dense_divergence, label_targets
 from vlsi_cache.recipe import ModelSection
-from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
-from vlsi_cache.training.rates import fresh_rate, samples_per_step
-from vlsi_cache.training.unreadable import remaining_order
+from vlsi_cache.training import (
+    Run,
+    Stage,
+    StageModule,
+    Training,
+    fresh_rate,
+    plain_order,
+    run_stage,
+    samples_per_step,
+)
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
 from vlsi_cache.verbalizer.checkpoint import (
     VERBALIZERS_FILE,
@@ -77,7 +84,7 @@ def _stage(
             module=Verbalization(decoder, bank, backbone.vocab_size, target, sound=sound),
             dataset=IndexedConversations(run.data),
             collate=_NumberedBatches(TokenBatches(encoder_for(backbone, run.recipe.data))),
-            order=remaining_order(run, "verbalization", backbone, schedule.workers),
+            order=plain_order(len(run.data), run.left_out.indices),
             callbacks=(_PoorTaps(folder),),
             learning_rate=fresh_rate(decoder.hidden_size, samples_per_step(schedule)),
             autocast=backbone.autocast,

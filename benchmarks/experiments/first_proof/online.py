@@ -21,7 +21,7 @@ from vlsi_cache.recipe import Recipe
 from vlsi_cache.student.cache_order import cache_order
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.training import Run, Stage, Training, run_stage
-from vlsi_cache.training.checkpoints import save_model
+from vlsi_cache.training.folders.checkpoints import save_model
 from vlsi_cache.verbalizer import VerbalizerBank, build_verbalizers, load_verbalizers
 
 __all__ = ["interact_online"]

@@ -64,6 +64,12 @@ class BatchEncoder:
         if has_template(self._call.processor):
             _ = self._template  # plain texts need none, but one that is there has to be sound
 
+    @property
+    def processor(self) -> ProcessorMixin | PreTrainedTokenizerBase:
+        """The processor that encodes."""
+        found: ProcessorMixin | PreTrainedTokenizerBase = self._call.processor
+        return found
+
     def word(self, token_id: int) -> str:
         """The text of one token."""
         return str(self._tokenizer.decode([token_id]))

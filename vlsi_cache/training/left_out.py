@@ -1,4 +1,4 @@
-"""Samples that a model cannot read: found once, before the first stage that leaves them out."""
+"""Samples that every stage leaves out: found once, before the first stage."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from vlsi_cache.data import BatchEncoder, ConversationDataset, TokenBatches, encoder_for
+from vlsi_cache.data import BatchEncoder, ConversationDataset, TokenBatches, encoder_of
 from vlsi_cache.errors import DataError, StageError, VlsiCacheError
 from vlsi_cache.files import write_whole
-from vlsi_cache.models import Backbone
-from vlsi_cache.training.loader import make_loader, or_raise, quiet_forks
+from vlsi_cache.models import chat_template_hash, tokenizer_of, vocabulary_hash
+from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training.processes import (
     from_main_process,
     gathered,
@@ -24,15 +24,13 @@ from vlsi_cache.training.processes import (
     on_main_process,
     slice_of,
 )
-from vlsi_cache.training.run import Run
-from vlsi_cache.training.sample_order import GroupOrder, plain_order
+from vlsi_cache.training.run import LeftOut, Run
+from vlsi_cache.training.samples.loader import make_loader, or_raise, quiet_forks
 
 __all__ = [
-    "LeftOut",
     "UnreadableSamples",
     "find_left_out",
     "reason_of",
-    "remaining_order",
     "too_many_in_a_row",
 ]
 
@@ -53,79 +51,44 @@ class UnreadableSamples(BaseModel):
     """Index of each sample that the model cannot read → why."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """The samples that a stage leaves out."""
-
-    failed: Mapping[int, str]
-    """Index → reason, where the cache records a failure."""
-    unreadable: Mapping[int, str]
-    """Index → reason, where the stage's own model cannot read the sample."""
-
-    @property
-    def indices(self) -> list[int]:
-        """All of them, ascending."""
-        return sorted({*self.failed, *self.unreadable})
-
-
-def remaining_order(run: Run, stage: str, backbone: Backbone, workers: int) -> GroupOrder:
-    """Return the order of the samples that a stage learns from; see ``find_left_out``."""
-    return plain_order(len(run.data), find_left_out(run, stage, backbone, workers).indices)
-
-
-def find_left_out(run: Run, stage: str, backbone: Backbone, workers: int) -> LeftOut:
-    """Find the samples that a stage leaves out. Log once how many there are.
+def find_left_out(
+    run: Run, section: ModelSection, failed: Mapping[int, str], workers: int
+) -> LeftOut:
+    """Find the samples that all stages of a command leave out.
 
     They are the samples that the cache records as failed. With ``skip``, they are also the samples
     that the model cannot read. Every sample is then encoded once.
 
     Args:
         run: what all stages share.
-        stage: name of the stage, for the log.
-        backbone: the model that reads the samples.
+        section: the recipe's ``teacher`` or ``student``: the model that reads the samples.
+        failed: index → reason of the samples that the cache records as failed.
         workers: processes that look for samples to leave out.
 
     Raises:
         StageError: no sample remains, or too many in a row cannot be read.
     """
-    unreadable = _find_unreadable(run, backbone, workers) if run.recipe.skips_failures else {}
-    found = LeftOut(run.failed, unreadable)
-    num_left_out, total = len(found.indices), len(run.data)
-    if num_left_out == total:
+    unreadable = _find_unreadable(run, section, workers) if run.recipe.skips_failures else {}
+    found = LeftOut(failed, unreadable)
+    if len(found.indices) == len(run.data):
         raise StageError(
-            f"none of the {total:,} samples can be read",
+            f"none of the {len(run.data):,} samples can be read",
             where=run.data.source,
-            found=next(iter((unreadable or run.failed).values())),
+            found=next(iter((unreadable or failed).values())),
             mend="Mend the data, and dump the teacher again into a new folder",
-        )
-    if num_left_out and is_main_process():
-        logger.warning(
-            "%s leaves out %d of %d samples%s", stage, num_left_out, total, _why(found, run.role)
         )
     return found
 
 
-def _why(found: LeftOut, role: str) -> str:
-    """Return how many failed where, with the first reason."""
-    clauses = []
-    if found.failed:
-        clauses.append(f"{len(found.failed)} failed when the teacher was dumped")
-    if found.unreadable:
-        reason = next(iter(found.unreadable.values()))
-        clauses.append(f"{len(found.unreadable)} cannot be read by the {role}: {reason}")
-    return ", of which " + ", and ".join(clauses)
-
-
-def _find_unreadable(run: Run, backbone: Backbone, workers: int) -> dict[int, str]:
+def _find_unreadable(run: Run, section: ModelSection, workers: int) -> dict[int, str]:
     """Return index → reason of the samples that the model cannot read."""
-    encoder = encoder_for(backbone, run.recipe.data)
-    identity = backbone.identity()
+    encoder = encoder_of(section, run.recipe.data)
     settings = {
         "data": run.fingerprint(),
         "max_length": encoder.max_length,
-        "tokenizer": identity["tokenizer"],
-        "chat_template": identity["chat_template"],
-        "processor": identity.get("processor", {}),
+        "tokenizer": vocabulary_hash(tokenizer_of(encoder.processor)),
+        "chat_template": chat_template_hash(encoder.processor),
+        "processor": section.processor,
         "max_pixels_per_image": run.recipe.data.max_pixels_per_image,
     }
     path = run.recipe.output / f"unreadable-{run.role}.json"

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from vlsi_cache.differences import find_differences
 from vlsi_cache.errors import StageError
 from vlsi_cache.files import write_whole
-from vlsi_cache.training.checkpoints import discard_checkpoints, remove_torn_checkpoints
+from vlsi_cache.training.folders.checkpoints import discard_checkpoints, remove_torn_checkpoints
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
 
 __all__ = ["StageFolder", "StageRecord", "one_job_at_a_time"]

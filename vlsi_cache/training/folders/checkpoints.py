@@ -14,7 +14,7 @@ from typing import Any, Final
 from vlsi_cache.errors import StageError
 from vlsi_cache.models import load_processor_of
 from vlsi_cache.recipe import ModelSection
-from vlsi_cache.training.writing import plain_write_errors
+from vlsi_cache.training.folders.writing import plain_write_errors
 
 __all__ = [
     "discard_checkpoints",

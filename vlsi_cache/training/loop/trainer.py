@@ -21,9 +21,20 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from vlsi_cache.errors import StageError
 from vlsi_cache.interruption import stop_if_asked
 from vlsi_cache.phases import phase
-from vlsi_cache.training.checkpoints import last_checkpoint, whole_checkpoint
-from vlsi_cache.training.guard import LossGuard
-from vlsi_cache.training.loader import (
+from vlsi_cache.training.folders.checkpoints import last_checkpoint, whole_checkpoint
+from vlsi_cache.training.folders.writing import (
+    plain_read_errors,
+    plain_write_errors,
+    quiet_event_writer,
+)
+from vlsi_cache.training.loop.guard import LossGuard
+from vlsi_cache.training.loop.metrics import MetricLines
+from vlsi_cache.training.loop.rates import FINAL, WARMUP, rate_factor
+from vlsi_cache.training.loop.stopping import Checkpointer
+from vlsi_cache.training.module import StageModule
+from vlsi_cache.training.processes import on_main_process
+from vlsi_cache.training.run import Run
+from vlsi_cache.training.samples.loader import (
     BatchReader,
     BatchSampler,
     EpochSetter,
@@ -31,19 +42,8 @@ from vlsi_cache.training.loader import (
     or_raise,
     quiet_forks,
 )
-from vlsi_cache.training.metrics import MetricLines
-from vlsi_cache.training.module import StageModule
-from vlsi_cache.training.processes import on_main_process
-from vlsi_cache.training.rates import FINAL, WARMUP, rate_factor
-from vlsi_cache.training.run import Run
-from vlsi_cache.training.sample_order import ProcessSlice, plain_order
+from vlsi_cache.training.samples.order import ProcessSlice, plain_order
 from vlsi_cache.training.stage import Stage, Training
-from vlsi_cache.training.stopping import Checkpointer
-from vlsi_cache.training.writing import (
-    plain_read_errors,
-    plain_write_errors,
-    quiet_event_writer,
-)
 
 __all__ = ["train"]
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import TrainerCallback
 
 from vlsi_cache.errors import VlsiCacheError
-from vlsi_cache.training.sample_order import ProcessSlice, SampleOrder, slice_batches
+from vlsi_cache.training.samples.order import ProcessSlice, SampleOrder, slice_batches
 
 __all__ = [
     "BatchReader",

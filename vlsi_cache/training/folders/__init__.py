@@ -1,0 +1,1 @@
+"""What a stage keeps on disk: its settings, its checkpoints and its result."""

@@ -1,0 +1,1 @@
+"""The Trainer's loop: its arguments, metrics, learning rates, guards and stops."""
