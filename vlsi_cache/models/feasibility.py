@@ -117,7 +117,7 @@ def _validate_devices(teacher: TeacherSection, skeleton: PreTrainedModel | None)
 
 
 def _validate_device(device: int | str, where: str) -> None:
-    accelerator = torch.accelerator.current_accelerator()
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     count = torch.accelerator.device_count() if accelerator is not None else 0
     kind = "none" if accelerator is None else accelerator.type
     if device in ("cpu", "disk"):

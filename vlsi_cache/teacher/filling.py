@@ -6,11 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vlsi_cache.data import TokenBatches, encoder_for
 from vlsi_cache.errors import StageError
 from vlsi_cache.interruption import finishing_steps, stop_if_asked
 from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.models import is_split
 from vlsi_cache.phases import Phase, phase
 from vlsi_cache.store import CacheWriter, SampleRecord
 from vlsi_cache.teacher.failures import (
@@ -21,8 +23,8 @@ from vlsi_cache.teacher.failures import (
 )
 from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
+from vlsi_cache.teacher.team import Team
 from vlsi_cache.training import Run, make_loader, or_raise, reason_of
-from vlsi_cache.training.processes import slice_of
 
 __all__ = ["DumpProgress", "fill_cache"]
 
@@ -71,14 +73,15 @@ def fill_cache(
         DataError, StageError: a sample cannot be read, or too many in a row.
         Interrupted: a stop was asked for; whole shards are there.
     """
-    missing = slice_of(partition.select(writer.missing_shards()))
+    team = Team(is_split(teacher.backbone.decoder.model))
+    missing = team.shards(partition.select(writer.missing_shards()))
     total = sum(len(writer.manifest.shard_range(shard)) for shard in missing)
     if not missing:
         logger.info("teacher pass: no shard is missing, nothing to do")
         return
     with phase("teacher pass", total=total, unit="samples") as samples, finishing_steps():
         try:
-            _fill(run, teacher, writer, missing, _Watch(samples, on_progress, total))
+            _fill(run, teacher, writer, missing, _Watch(samples, on_progress, total, team))
         except RuntimeError:
             # A SIGTERM to the whole job has ended the workers too.
             stop_if_asked("between two batches of the teacher pass")
@@ -93,11 +96,17 @@ class _Watch:
         samples: the phase that is reported.
         on_progress: called after each batch.
         total: samples to read.
+        team: the processes that stop together.
     """
 
     def __init__(
-        self, samples: Phase, on_progress: Callable[[DumpProgress], None], total: int
+        self,
+        samples: Phase,
+        on_progress: Callable[[DumpProgress], None],
+        total: int,
+        team: Team,
     ) -> None:
+        self.team = team
         self.samples = samples
         self.on_progress = on_progress
         self.progress = DumpProgress(0, total, 0)
@@ -126,7 +135,7 @@ class _Watch:
         """
         progress = self.progress
         where = f"at sample {progress.num_samples:,} of {progress.total_samples:,}"
-        stop_if_asked(f"{where}, of which whole shards keep {self.kept:,}")
+        self.team.stop_if_asked(f"{where}, of which whole shards keep {self.kept:,}")
 
 
 def _fill(
@@ -135,7 +144,7 @@ def _fill(
     failures = Failures(run.recipe.cache.max_failures_in_a_row)
     for shard in missing:
         samples = writer.manifest.shard_range(shard)
-        if writer.has_shard(shard):  # another writer published it meanwhile
+        if watch.team.agreed(writer.has_shard(shard)):  # another writer published it meanwhile
             watch.leave_out(len(samples))
             continue
         records: list[SampleRecord] = []
@@ -146,7 +155,7 @@ def _fill(
             watch.after(new)
             if len(records) < len(samples):
                 watch.stop_if_asked()
-        writer.write_shard(shard, records)
+        watch.team.write(partial(writer.write_shard, shard, records))
         watch.kept = watch.progress.num_samples
         watch.stop_if_asked()
 

@@ -75,6 +75,7 @@ def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifes
             model_type=model.config.model_type,
             weights_fingerprint=teacher.fingerprint,
             revision=run.recipe.teacher.revision,
+            loading=dict(teacher.loading),
         ),
         verbalizers_fingerprint=verbalizers_fingerprint(bank),
         tokenizer=TokenizerIdentity(

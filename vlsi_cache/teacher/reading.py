@@ -15,7 +15,7 @@ from vlsi_cache.errors import StageError
 from vlsi_cache.models import Backbone, is_split, run_backbone
 from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.store import SampleRecord
-from vlsi_cache.training.processes import gathered, own_tokens
+from vlsi_cache.training.processes import gathered, own_part
 from vlsi_cache.verbalizer import VerbalizerBank
 
 __all__ = ["TeacherPass", "record_uniforms"]
@@ -49,7 +49,7 @@ class TeacherPass:
         decoder = self.backbone.decoder
         positions = batch["positions"]
         labels = batch["labels"]
-        own = own_tokens(len(labels)) if is_split(decoder.model) else slice(None)
+        own = own_part(len(labels)) if is_split(decoder.model) else slice(None)
         # Apple's devices have no float64; the others lose nothing to rounding in long sums
         sums = torch.float32 if labels.device.type == "mps" else torch.float64
         dice = torch.from_numpy(uniforms).to(dtype=sums, device=labels.device)

@@ -47,8 +47,8 @@ class VerbalizerBank(nn.Module):
         return {tap: self._read(tap, states[tap], positions) for tap in self.taps}
 
     @property
-    def hf_device_map(self) -> dict[str, torch.device]:
-        """Device of each tap's verbalizers, by the name that transformers and accelerate read."""
+    def devices(self) -> dict[str, torch.device]:
+        """Device of each tap's verbalizers."""
         return {name: device_of(stack) for name, stack in self.layers.items()}
 
     def _read(self, tap: int, state: TapState, positions: Tensor) -> Tensor:

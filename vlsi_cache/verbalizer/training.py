@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate import PartialState
 from transformers import TrainerCallback
 
 from vlsi_cache.data import Conversation, IndexedConversations, TokenBatches, encoder_for
-from vlsi_cache.models import Backbone, Decoder, Head, resolve_taps, run_backbone
-from vlsi_cache.objectives import candidate_divergences, dense_divergence, label_targets
-from vlsi_cache.recipe import ModelSection
+from vlsi_cache.models import (
+    Backbone,
+    Decoder,
+    is_split,
+    resolve_taps,
+)
+from vlsi_cache.recipe import ModelSection, Schedule
 from vlsi_cache.training import (
     Run,
     Stage,
-    StageModule,
     Training,
     fresh_rate,
     plain_order,
@@ -33,13 +36,11 @@ from vlsi_cache.verbalizer.checkpoint import (
     save_verbalizers,
 )
 from vlsi_cache.verbalizer.soundness import SoundSamples
+from vlsi_cache.verbalizer.verbalization import FREQUENCIES, Verbalization
 
-__all__ = ["Verbalization", "early_settings", "obtain_verbalizers"]
+__all__ = ["early_settings", "obtain_verbalizers"]
 
 logger = logging.getLogger(__name__)
-
-_FREQUENCIES = "frequencies"
-"""The metric beside the taps': the loss of knowing the tokens' frequencies alone."""
 
 
 def obtain_verbalizers(
@@ -70,6 +71,12 @@ def early_settings(section: ModelSection) -> dict[str, Any]:
     }
 
 
+def _samples_per_step(schedule: Schedule, decoder: Decoder) -> int:
+    """Count the samples of a step: processes that hold one model together read the same ones."""
+    samples = samples_per_step(schedule)
+    return samples // PartialState().num_processes if is_split(decoder.model) else samples
+
+
 def _stage(
     run: Run, section: ModelSection, backbone: Backbone, folder: Path
 ) -> Stage[Verbalization]:
@@ -86,8 +93,9 @@ def _stage(
             collate=_NumberedBatches(TokenBatches(encoder_for(backbone, run.recipe.data))),
             order=plain_order(len(run.data), run.left_out.indices),
             callbacks=(_PoorTaps(folder),),
-            learning_rate=fresh_rate(decoder.hidden_size, samples_per_step(schedule)),
+            learning_rate=fresh_rate(decoder.hidden_size, _samples_per_step(schedule, decoder)),
             autocast=backbone.autocast,
+            shares_batches=is_split(decoder.model),
         )
 
     return Stage(
@@ -107,105 +115,6 @@ def _stage(
     )
 
 
-class Verbalization(StageModule):
-    """The loss of every tap, from one forward of a frozen backbone.
-
-    Args:
-        decoder: the backbone. It is not registered, so that neither checkpoints nor DDP see it.
-        bank: the verbalizers, which train.
-        vocab_size: rows of the head that are real tokens.
-        target: what each tap learns: ``label``, or ``final``, the model's own output.
-        sound: leaves out samples whose states are not finite; all are learned from if None.
-    """
-
-    accepts_loss_kwargs = True
-
-    def __init__(
-        self,
-        decoder: Decoder,
-        bank: VerbalizerBank,
-        vocab_size: int,
-        target: str,
-        *,
-        sound: SoundSamples | None = None,
-    ) -> None:
-        super().__init__()
-        self.decoder = decoder
-        self.bank = bank
-        self.vocab_size = vocab_size
-        self.target = target
-        self.sound = sound
-        self._label_counts = torch.zeros(vocab_size, dtype=torch.long)  # no buffer: DDP sends those
-
-    def _by_frequency(self, labels: Tensor) -> Tensor:
-        """Return the mean nats of these labels, 0-d, under the frequencies of the labels before.
-
-        The counts are this process's since it began, so the value rises again after a resumption.
-        They are interpolated with the uniform distribution, whose weight is the number of different
-        tokens counted (Witten and Bell, 1991).
-        """
-        self._label_counts = counts = self._label_counts.to(labels.device)
-        num_kinds = (counts > 0).sum().clamp(min=1)
-        frequencies = (counts[labels] + num_kinds / self.vocab_size) / (counts.sum() + num_kinds)
-        counts.index_add_(0, labels, torch.ones_like(labels))
-        return -frequencies.log().mean()
-
-    def forward(
-        self,
-        inputs: Mapping[str, Tensor],
-        positions: Tensor,
-        labels: Tensor,
-        token_samples: Tensor,
-        sample_indices: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> dict[str, Tensor]:
-        """Return the sum over taps of the mean loss over response tokens, nats.
-
-        Args:
-            inputs: the backbone's own inputs.
-            positions: ``[N]`` long, flat positions that predict the response tokens.
-            labels: ``[N]`` long, the response tokens.
-            token_samples: ``[N]`` long, each token's row of the batch.
-            sample_indices: ``[B]`` long, each row's index in the dataset.
-            num_items_in_batch: response tokens of the whole accumulated batch; N by default.
-        """
-        decoder = self.decoder
-        with torch.no_grad():
-            states, final = run_backbone(decoder, self.bank.taps, inputs, positions)
-        known = None
-        if self.sound is not None and sample_indices is not None:
-            known = self.sound.blank(states, final, positions, token_samples, sample_indices)
-        hidden = self.bank(states, positions)
-        head = decoder.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
-        count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        loss = torch.zeros((), device=labels.device)
-        if self.target == "label":
-            self.observe(_FREQUENCIES, self._by_frequency(labels))
-        for tap, read in hidden.items():
-            per_token = self._tap_loss(decoder.features(read), head, labels, final)
-            total, mean = _over_sound(per_token, known)
-            self.observe(f"tap_{tap}", mean)
-            loss = loss + total / count
-        return {"loss": loss}
-
-    def collect(self) -> dict[str, tuple[Tensor, int]]:
-        """Return sums and counts of what was observed since the last call.
-
-        Raises:
-            StageError: a sample's states are not finite, and it is not to be skipped.
-        """
-        if self.sound is not None:
-            self.sound.validate()
-        return super().collect()
-
-    def _tap_loss(self, features: Tensor, head: Head, labels: Tensor, final: Tensor) -> Tensor:
-        """Return the loss of every token, ``[N]`` nats."""
-        if self.target == "final":
-            return dense_divergence(features, head, final, head)
-        found = candidate_divergences(features, head, label_targets(labels))
-        return found.matched(torch.zeros_like(labels))
-
-
 @dataclass(frozen=True, slots=True)
 class _NumberedBatches:
     """Batches with the index of each sample in the dataset."""
@@ -215,15 +124,6 @@ class _NumberedBatches:
     def __call__(self, items: Sequence[tuple[int, Conversation]]) -> dict[str, Any]:
         numbers = torch.tensor([index for index, _ in items])
         return {**self.tokens(items), "sample_indices": numbers}
-
-
-def _over_sound(per_token: Tensor, sound: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return sum and mean of the sound tokens' losses; the sum is scaled up to all tokens."""
-    if sound is None:
-        return per_token.sum(), per_token.mean()
-    kept = torch.where(sound, per_token, 0.0)
-    num_kept = sound.sum().clamp(min=1)
-    return kept.sum() * (len(sound) / num_kept), kept.sum() / num_kept
 
 
 class _PoorTaps(TrainerCallback):
@@ -239,7 +139,7 @@ class _PoorTaps(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
         """Keep the last line of metrics."""
-        if _FREQUENCIES in logs:
+        if FREQUENCIES in logs:
             self.means = logs
 
     def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
@@ -248,7 +148,7 @@ class _PoorTaps(TrainerCallback):
             return
         if state.global_step < state.max_steps:
             return  # interrupted, and not at the end
-        chance = self.means[_FREQUENCIES]
+        chance = self.means[FREQUENCIES]
         poor = [
             f"{name.removeprefix('tap_')} ({mean:.2f})"
             for name, mean in self.means.items()

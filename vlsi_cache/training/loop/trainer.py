@@ -176,8 +176,8 @@ class _StageTrainer(Trainer):
         process = ProcessSlice(
             seed=self.args.seed,
             batch_size=self.args.per_device_train_batch_size,
-            rank=self.args.process_index,
-            num_ranks=self.args.world_size,
+            rank=0 if self.training.shares_batches else self.args.process_index,
+            num_ranks=1 if self.training.shares_batches else self.args.world_size,
         )
         return make_loader(
             BatchReader(self.training.dataset, self.training.collate),
@@ -245,7 +245,7 @@ class _StageTrainer(Trainer):
         """Count the response tokens of the accumulated batches of all processes."""
         batches = [or_raise(batch) for batch in batch_samples]
         count = torch.tensor(sum(len(batch["labels"]) * batch["weight"] for batch in batches))
-        if self.args.world_size > 1:
+        if self.args.world_size > 1 and not self.training.shares_batches:
             count = self.accelerator.gather(count.to(device)).sum()
         return count.to(device).clamp(min=1)  # all batches may have weight 0
 
