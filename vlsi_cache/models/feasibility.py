@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -114,6 +116,20 @@ def _validate_devices(teacher: TeacherSection, skeleton: PreTrainedModel | None)
             found=", ".join((unknown or homeless)[:3]),
             mend="Name modules as model.named_modules() does, or write auto",
         )
+    _validate_apart(places)
+
+
+def _validate_apart(places: Mapping[str, int | str]) -> None:
+    """Refuse an offloaded part that holds another, or lies in one: accelerate loads neither."""
+    for outer, inner in permutations(places, 2):
+        differ = places[outer] != places[inner] and "disk" in (places[outer], places[inner])
+        if differ and (not outer or inner.startswith(f"{outer}.")):
+            raise ModelError(
+                "the device map names a part inside a part, one of them offloaded",
+                where="teacher.device_map",
+                found=f"{inner} inside {outer or 'the whole'}",
+                mend="Name the parts of the outer one in its place",
+            )
 
 
 def _validate_device(device: int | str, where: str) -> None:
