@@ -120,15 +120,16 @@ def load_backbone(
         fingerprint=weights_fingerprint(model),
         autocast=uses_autocast(section.dtype, device),
         processor_options=section.processor,
-        loading=loading_identity(section) | _quantization(model),
+        loading=loading_identity(section) | _quantization(model, section),
         dtype=section.dtype
         if section.dtype == "bfloat16"
         else str(model.dtype).removeprefix("torch."),
     )
 
 
-def _quantization(model: PreTrainedModel) -> dict[str, Any]:
-    found = quantization_of(model.config)
+def _quantization(model: PreTrainedModel, section: ModelSection) -> dict[str, Any]:
+    # Where weights are turned back on loading, the model forgets what its checkpoint was.
+    found = quantization_of(model.config) or quantization_of(load_config_of(section))
     return {"quantization": found} if found else {}
 
 
