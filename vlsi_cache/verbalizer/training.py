@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from vlsi_cache.verbalizer.checkpoint import (
     load_verbalizers,
     save_verbalizers,
 )
+from vlsi_cache.verbalizer.groups import train_in_groups
 from vlsi_cache.verbalizer.soundness import SoundSamples
 from vlsi_cache.verbalizer.verbalization import FREQUENCIES, Verbalization
 
@@ -59,7 +61,7 @@ def obtain_verbalizers(
         StageError: the folder holds verbalizers made with other settings.
     """
     if section.verbalizers is None:
-        folder = run_stage(run, _stage(run, section, backbone, folder))
+        folder = _train(run, section, backbone, folder)
     return load_verbalizers(folder, backbone.decoder, fingerprint=backbone.fingerprint)
 
 
@@ -77,15 +79,61 @@ def _samples_per_step(schedule: Schedule, decoder: Decoder) -> int:
     return samples // PartialState().num_processes if is_split(decoder.model) else samples
 
 
-def _stage(
-    run: Run, section: ModelSection, backbone: Backbone, folder: Path
-) -> Stage[Verbalization]:
-    decoder = backbone.decoder
-    schedule = section.verbalization
-    taps = resolve_taps(section.taps, decoder.num_blocks, where=backbone.name)
+def _train(run: Run, section: ModelSection, backbone: Backbone, folder: Path) -> Path:
+    """Train all taps at once, or group after group."""
+    taps = resolve_taps(section.taps, backbone.decoder.num_blocks, where=backbone.name)
+    plan = _Plan(run, section, backbone, taps)
+    size = section.verbalization.taps_at_once or len(taps)
+    if size >= len(taps):
+        return run_stage(run, plan.stage(taps, folder))
+    groups = [taps[start : start + size] for start in range(0, len(taps), size)]
+    stages = [partial(plan.group_stage, group) for group in groups]
+    return train_in_groups(run, backbone, folder, plan.settings(taps), stages)
 
-    def start() -> Training[Verbalization]:
-        bank = build_verbalizers(decoder, taps, section.verbalizer, seed=run.recipe.seed)
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Makes the stages that train the taps of one model."""
+
+    run: Run
+    section: ModelSection
+    backbone: Backbone
+    taps: tuple[int, ...]
+
+    def settings(self, taps: Sequence[int]) -> dict[str, Any]:
+        """Return everything that the verbalizers of some taps depend on."""
+        found = {
+            **self.run.settings(),
+            **self.backbone.identity(),
+            "taps": list(taps),
+            **early_settings(self.section),
+        }
+        # the first weights follow from one seed, in the order of all taps
+        return found if tuple(taps) == self.taps else {**found, "among": list(self.taps)}
+
+    def group_stage(self, taps: Sequence[int], folder: Path) -> Stage[Verbalization]:
+        """Return the stage of a group of taps, inside the whole stage's folder."""
+        return self.stage(taps, folder / f"taps-{taps[0]}-{taps[-1]}")
+
+    def stage(self, taps: Sequence[int], folder: Path) -> Stage[Verbalization]:
+        """Return the stage that trains some taps together."""
+        return Stage(
+            name="verbalization",
+            folder=folder,
+            result=folder,
+            schedule=self.section.verbalization,
+            settings=self.settings(taps),
+            start=lambda: self._start(taps, folder),
+            save=lambda module: save_verbalizers(module.bank, folder, self.backbone),
+            config=VERBALIZERS_FILE,
+        )
+
+    def _start(self, taps: Sequence[int], folder: Path) -> Training[Verbalization]:
+        run, backbone, schedule = self.run, self.backbone, self.section.verbalization
+        decoder = backbone.decoder
+        bank = build_verbalizers(
+            decoder, taps, self.section.verbalizer, seed=run.recipe.seed, among=self.taps
+        )
         target, sound = schedule.target, SoundSamples(run)
         return Training(
             module=Verbalization(decoder, bank, backbone.vocab_size, target, sound=sound),
@@ -97,22 +145,6 @@ def _stage(
             autocast=backbone.autocast,
             shares_batches=is_split(decoder.model),
         )
-
-    return Stage(
-        name="verbalization",
-        folder=folder,
-        result=folder,
-        schedule=schedule,
-        settings={
-            **run.settings(),
-            **backbone.identity(),
-            "taps": list(taps),
-            **early_settings(section),
-        },
-        start=start,
-        save=lambda module: save_verbalizers(module.bank, folder, backbone),
-        config=VERBALIZERS_FILE,
-    )
 
 
 @dataclass(frozen=True, slots=True)
