@@ -21,6 +21,8 @@ class StageModule(nn.Module):
         self.batches_seen = 0
         self.batch_weight = 1
         """1, or 0 for a batch that only keeps this process in step with the others."""
+        self.progress = 0.0
+        """Part of the stage's steps that are done, from 0 to 1."""
         self._observed: dict[str, tuple[Tensor, int]] = {}
 
     def observe(self, name: str, value: Tensor) -> None:

@@ -71,8 +71,12 @@ def train_in_groups(
 
 
 def _joined(banks: Sequence[VerbalizerBank]) -> VerbalizerBank:
-    layers: dict[int, Any] = {tap: bank.layers[str(tap)] for bank in banks for tap in bank.taps}
-    return VerbalizerBank(layers, banks[0].settings)
+    layers: dict[int, Any] = {}
+    linear: dict[int, Any] = {}
+    for bank in banks:
+        layers |= {int(tap): part for tap, part in bank.layers.items()}
+        linear |= {int(tap): part for tap, part in bank.linear.items()}
+    return VerbalizerBank(layers, banks[0].settings, linear)
 
 
 def _remove_groups(folder: Path) -> None:

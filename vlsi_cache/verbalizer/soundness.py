@@ -61,8 +61,7 @@ class SoundSamples:
         """
         finite = _finite(final).to(positions.device)
         for state in states.values():
-            read = state.hidden.flatten(0, 1)[positions.to(state.hidden.device)]
-            finite &= _finite(read).to(positions.device)
+            finite &= _finite(state.at(positions)).to(positions.device)
         broken = torch.zeros_like(sample_indices).index_add_(0, token_samples, (~finite).long()) > 0
         self._found.append(torch.where(broken, sample_indices, -1))
         for state in states.values():

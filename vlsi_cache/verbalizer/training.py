@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import TrainerCallback
@@ -26,6 +27,7 @@ from vlsi_cache.training import (
     Stage,
     Training,
     fresh_rate,
+    last_checkpoint,
     plain_order,
     run_stage,
     samples_per_step,
@@ -37,6 +39,7 @@ from vlsi_cache.verbalizer.checkpoint import (
     save_verbalizers,
 )
 from vlsi_cache.verbalizer.groups import train_in_groups
+from vlsi_cache.verbalizer.ridge import start_by_ridge
 from vlsi_cache.verbalizer.soundness import SoundSamples
 from vlsi_cache.verbalizer.verbalization import FREQUENCIES, Verbalization
 
@@ -68,7 +71,7 @@ def obtain_verbalizers(
 def early_settings(section: ModelSection) -> dict[str, Any]:
     """Return the settings of stage one that the recipe alone decides."""
     return {
-        "verbalizer": section.verbalizer.model_dump(),
+        "verbalizer": section.verbalizer.identity(),
         "verbalization": section.verbalization.decisive(),
     }
 
@@ -134,12 +137,23 @@ class _Plan:
         bank = build_verbalizers(
             decoder, taps, self.section.verbalizer, seed=run.recipe.seed, among=self.taps
         )
+        samples = IndexedConversations(run.data)
+        collate = TokenBatches(encoder_for(backbone, run.recipe.data))
+        order = plain_order(len(run.data), run.left_out.indices)
+        if self.section.verbalizer.starts_by_ridge and last_checkpoint(folder) is None:
+            start_by_ridge(
+                bank,
+                backbone,
+                lambda indices: collate([samples[index] for index in indices]),
+                np.concatenate(order.groups),
+                schedule.batch_size,
+            )
         target, sound = schedule.target, SoundSamples(run)
         return Training(
             module=Verbalization(decoder, bank, backbone.vocab_size, target, sound=sound),
-            dataset=IndexedConversations(run.data),
-            collate=_NumberedBatches(TokenBatches(encoder_for(backbone, run.recipe.data))),
-            order=plain_order(len(run.data), run.left_out.indices),
+            dataset=samples,
+            collate=_NumberedBatches(collate),
+            order=order,
             callbacks=(_PoorTaps(folder),),
             learning_rate=fresh_rate(decoder.hidden_size, _samples_per_step(schedule, decoder)),
             autocast=backbone.autocast,

@@ -1,0 +1,173 @@
+"""The closed-form start of stage one: ridge regression from each tap to the model's last state.
+
+The linear map that is nearest to the last state, in least squares, is known without training. It
+reads a tap far better than the logit lens does, and costs one pass over some of the data. Belrose
+et al. (Eliciting Latent Predictions from Transformers with the Tuned Lens, 2023) train the same map
+by gradient; Jump to Conclusions (Din et al., 2023) fits it as here.
+
+Shapes: N response tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce, send_to_device
+from torch import Tensor
+
+from vlsi_cache.models import Backbone, is_split, run_backbone
+from vlsi_cache.phases import phase
+from vlsi_cache.training.processes import own_part
+from vlsi_cache.verbalizer.bank import VerbalizerBank
+
+__all__ = ["TapMoments", "start_by_ridge"]
+
+logger = logging.getLogger(__name__)
+
+_TOKENS_PER_DIMENSION: Final = 16
+"""Response tokens that are read, by D. Twice as many bring 0.05 nats at most (docs/results.md)."""
+_RIDGE: Final = 1e-2
+"""Penalty on the distance from the identity, by the mean of the second moments' diagonal."""
+
+
+class TapMoments:
+    """Second moments of one tap, summed over tokens: 2 D² numbers in float32.
+
+    Args:
+        size: D.
+        device: where the sums are.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.own = torch.zeros(size, size, device=device)
+        """``Σ h hᵀ``, ``[D, D]``."""
+        self.cross = torch.zeros(size, size, device=device)
+        """``Σ h yᵀ``, ``[D, D]``, where y is the last state."""
+
+    def add(self, state: Tensor, last: Tensor) -> None:
+        """Add tokens.
+
+        Args:
+            state: ``[N, D]`` the tap's states.
+            last: ``[N, D]`` the last block's states.
+        """
+        state, last = state.float(), last.to(state.device, torch.float32)
+        self.own += state.T @ state
+        self.cross += state.T @ last
+
+    def change(self, penalty: float = _RIDGE) -> Tensor:
+        """Return ``Δ`` ``[D, D]``, for which ``h + Δ h`` is nearest to the last state.
+
+        It minimises ``Σ ‖h + Δ h − y‖² + λ ‖Δ‖²``. With few tokens it stays near 0, which is the
+        logit lens.
+
+        Args:
+            penalty: λ by the mean of the diagonal of ``own``.
+        """
+        own = self.own.double()
+        weight = penalty * float(own.diagonal().mean())
+        damped = own + weight * torch.eye(len(own), dtype=own.dtype, device=own.device)
+        solved: Tensor = torch.linalg.solve(damped, self.cross.double() - own)
+        return solved.T.float()
+
+
+@torch.no_grad()
+def start_by_ridge(
+    bank: VerbalizerBank,
+    backbone: Backbone,
+    collate: Callable[[list[int]], dict[str, Any]],
+    indices: np.ndarray[Any, Any],
+    batch_size: int,
+) -> None:
+    """Set each verbalizer's linear map to the ridge regression towards the model's last state.
+
+    Every process reads its slice of the samples, as many batches as the others. Processes that hold
+    one model together read the same, and each adds a part of the tokens.
+
+    Args:
+        bank: the untrained verbalizers.
+        backbone: the frozen model.
+        collate: indices of samples → a batch with ``inputs`` and ``positions``.
+        indices: the samples to choose from.
+        batch_size: samples per forward pass.
+    """
+    decoder = backbone.decoder
+    size, last_block = decoder.hidden_size, decoder.num_blocks - 1
+    # beside the block that each reads, like the verbalizers
+    moments = {
+        tap: TapMoments(size, bank.devices[str(tap)]) for tap in bank.taps if tap != last_block
+    }
+    num_tokens = 0
+    shared = is_split(decoder.model)
+    batches = _Batches(collate, indices, batch_size, shared)
+    with phase("reading states, for the verbalizers' closed-form start"):
+        for batch in batches.until(_TOKENS_PER_DIMENSION * size):
+            inputs, positions = batch["inputs"], batch["positions"]
+            positions = positions[own_part(len(positions))] if shared else positions
+            inputs, positions = send_to_device((inputs, positions), backbone.device)
+            states, _ = run_backbone(decoder, (*moments, last_block), inputs, positions)
+            read = {tap: state.at(positions) for tap, state in states.items()}
+            finite = torch.ones_like(positions, dtype=torch.bool)
+            for each in read.values():
+                finite &= torch.isfinite(each).all(1).to(finite.device)
+            num_tokens += int(finite.sum())
+            for tap, found in moments.items():
+                found.add(_kept(read[tap], finite), _kept(read[last_block], finite))
+    with phase("solving for the verbalizers' closed-form start"):
+        for tap, found in moments.items():
+            found.own, found.cross = reduce(found.own, "sum"), reduce(found.cross, "sum")
+            bank.linear_change(tap).copy_(found.change())
+    logger.info("verbalizers begin at the closed form, fitted to %s tokens", f"{num_tokens:,}")
+
+
+def _kept(read: Tensor, finite: Tensor) -> Tensor:
+    kept: Tensor = read[finite.to(read.device)]
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Batches:
+    """Batches from all over the data, as many for each process."""
+
+    collate: Callable[[list[int]], dict[str, Any]]
+    indices: np.ndarray[Any, Any]
+    batch_size: int
+    is_shared: bool
+    """Whether all processes read the same."""
+
+    def until(self, num_tokens: int) -> Iterator[dict[str, Any]]:
+        """Yield batches until about so many tokens were read by all processes together."""
+        own = self._own()
+        num_batches = math.ceil(len(own) / self.batch_size)
+        number = 0
+        while number < num_batches:
+            chosen = own[number * self.batch_size : (number + 1) * self.batch_size]
+            batch = self.collate([int(index) for index in chosen])
+            if number == 0:
+                per_round = max(self._per_round(len(batch["labels"])), 1)
+                num_batches = min(num_batches, max(1, math.ceil(num_tokens / per_round)))
+            yield batch
+            number += 1
+
+    def _own(self) -> np.ndarray[Any, Any]:
+        state = PartialState()
+        order = np.random.default_rng(0).permutation(self.indices)
+        if self.is_shared:
+            return order
+        # as many for each process, since a sharded model's forward waits for all of them
+        each = max(1, len(order) // state.num_processes)
+        return np.resize(order[state.process_index * each :], each) if len(order) else order
+
+    def _per_round(self, num_tokens: int) -> int:
+        """Count the tokens of one batch of every process."""
+        if self.is_shared:
+            return num_tokens
+        found = torch.tensor(num_tokens, device=PartialState().device)
+        return int(reduce(found, "sum"))
