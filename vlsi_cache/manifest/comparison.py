@@ -32,7 +32,6 @@ _MEANINGS: Final = {
     "parts": "one of the two is a merged cache",
     "samples_per_shard": "the shards have other sizes",
     "taps": "the teacher is read at other layers",
-    "teacher.loading": "the teacher is quantised otherwise, or runs on other kernels",
     "teacher.revision": "the teacher is another version on the hub",
     "teacher.model_type": "the teacher has another architecture",
     "teacher.weights_fingerprint": "the teacher has other weights",
