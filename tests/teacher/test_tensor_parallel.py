@@ -148,3 +148,18 @@ def test_what_the_processes_cannot_have_is_said_in_one_line(
     assert "several jobs, each with its own --partition I/N" in four
     mapped = _task(recipe, run, 1, device_map="auto") | {"num_ranks": 2}
     assert "over the devices of one process; found 2 processes" in _said(server, mapped)
+
+
+def test_a_quantised_teacher_is_another_one_in_two_processes(
+    server: RankServer, tmp_path: Path
+) -> None:
+    """Each quantises its own part of a matrix, with scales of its own."""
+    recipe = make_recipe(tmp_path, num_samples=3)
+    int8 = {"quantization": {"quant_method": "torchao", "quant_type": "Int8WeightOnlyConfig"}}
+    task = _task(recipe, tmp_path / "two", 2, **int8)
+    assert server.run(**task) == [0, 0]
+    assert server.run(**task) == [0, 0]
+    manifest = open_cache(tmp_path / "two" / "cache").manifest
+    assert manifest.teacher.loading["quantization"]["quant_method"] == "torchao"
+    alone = _said(server, _task(recipe, tmp_path / "two", 1, **int8))
+    assert "weights is" in alone

@@ -50,8 +50,10 @@ class Verbalization(StageModule):
         self.vocab_size = vocab_size
         self.target = target
         self.sound = sound
-        if len(set(bank.devices.values())) > 1:
-            self.hf_device_map = bank.devices  # keeps the Trainer from moving all to one device
+        places = {**bank.devices, "head": decoder.head.weight.device}
+        state = PartialState()
+        if state.num_processes == 1 and set(places.values()) != {state.device}:
+            self.hf_device_map = places  # keeps the Trainer from moving all to one device
         self._label_counts = torch.zeros(vocab_size, dtype=torch.long)  # no buffer: DDP sends those
 
     def _by_frequency(self, labels: Tensor) -> Tensor:
@@ -94,6 +96,8 @@ class Verbalization(StageModule):
             known = self.sound.blank(states, final, positions, token_samples, sample_indices)
             known = known.to(decoder.head.weight.device)
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
+        if isinstance(count, Tensor):
+            count = count.to(decoder.head.weight.device)
         if self.target == "label":
             self.observe(FREQUENCIES, self._by_frequency(labels))
         device, part = labels.device, None
