@@ -101,7 +101,7 @@ def log_places(model: PreTrainedModel) -> None:
     listing = ", ".join(f"{count} on {place}" for place, count in counts.items())
     if counts:
         logger.info("parts of the model: %s", listing)
-    if len(counts) > 1 and counts.keys() & {"cpu", "disk"}:
+    if "disk" in counts or ("cpu" in counts and len(counts) > 1):
         logger.warning("parts of the model are offloaded, and are fetched for every batch")
 
 
