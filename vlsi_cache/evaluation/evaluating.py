@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vlsi_cache.data import Conversation, IndexedConversations, encoder_for
 from vlsi_cache.errors import DataError, StageError
-from vlsi_cache.evaluation.answers import Answerer, answer_figures
+from vlsi_cache.evaluation.answers import Answer, Answerer, answer_figures
 from vlsi_cache.evaluation.reading import Figures, Reader
 from vlsi_cache.evaluation.report import Evaluation
 from vlsi_cache.models import Backbone, load_backbone
@@ -48,16 +48,20 @@ def evaluate_model(
     encoder = encoder_for(model, recipe.data)
     reader = Reader(model, _verbalizers(recipe, model), encoder, cache)
     answerer = Answerer(model, encoder, max_new_tokens) if max_new_tokens else None
-    found, answers, num_read = Figures(model.name), [], 0
+    found, answers = Figures(), []
     with phase("evaluating", total=len(run.data), unit="samples") as progress:
-        for items in _batches(run, batch_size):
-            readable = _readable(run, reader, items)
-            num_read += len(readable)
-            if readable:
-                found.add(reader(readable))
-                if answerer is not None:
-                    answers += answerer([conversation for _, conversation in readable])
-            progress.advance(len(items))
+        for indices in _batches(run, batch_size):
+            items = _readable(run, reader, indices)
+            if items:
+                found.add(reader(items))
+                answers += answerer([one for _, one in items]) if answerer else []
+            progress.advance(len(indices))
+    run.remind()
+    return _evaluation(run, model, found, answers)
+
+
+def _evaluation(run: Run, model: Backbone, found: Figures, answers: list[Answer]) -> Evaluation:
+    num_read = found.num_samples
     if not num_read:
         raise StageError(
             "no sample could be evaluated",

@@ -134,9 +134,12 @@ def _by_sample(per_token: dict[str, Tensor], samples: Tensor, count: int) -> Bat
 class Figures:
     """The figures of all batches so far."""
 
-    where: str
-    """Name of the model, for errors."""
     _batches: list[BatchFigures] = field(default_factory=list)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all batches."""
+        return sum(len(batch.tokens) for batch in self._batches)
 
     def add(self, batch: BatchFigures) -> None:
         """Add a batch."""

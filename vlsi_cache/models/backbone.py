@@ -25,11 +25,10 @@ from vlsi_cache.models.identity import (
 )
 from vlsi_cache.models.loading import load_model
 from vlsi_cache.models.precision import frozen_dtype, trained_dtype, uses_autocast
-from vlsi_cache.models.preview import model_name
 from vlsi_cache.models.processors import load_processor_of
 from vlsi_cache.models.quantization import quantization_of
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import ModelSection, TeacherSection
+from vlsi_cache.recipe import ModelSection, TeacherSection, model_name
 
 __all__ = ["Backbone", "load_backbone"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 
 from vlsi_cache.errors import ModelError, first_line
 from vlsi_cache.models.adapters import find_adapter
+from vlsi_cache.recipe import validate_model_folder
 
 __all__ = [
     "CONFIG_FILE",
@@ -44,17 +44,9 @@ def find_folder(name: str, revision: str | None = None) -> Path | None:
                 mend="Leave the revision out, or give the name on the Hugging Face hub",
             )
         return path
-    # A hub name is "model" or "owner/model". Anything else that is not a folder is a slip.
-    looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or path.exists()
     if name.endswith(".gguf"):
         raise _gguf_error(name, path.name)
-    if looks_local or not name:
-        raise ModelError(
-            "there is no such model folder",
-            where=name or "model",
-            found="a file" if path.is_file() else None,
-            mend="Give the folder that save_pretrained wrote, or a name on the Hugging Face hub",
-        )
+    validate_model_folder(name)
     if try_to_load_from_cache(name, CONFIG_FILE, revision=revision) is None:
         _validate_on_hub(name, revision)
     return None
