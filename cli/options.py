@@ -17,7 +17,7 @@ from vlsi_cache.interruption import Interrupted
 from vlsi_cache.phases import speaks_for_all
 from vlsi_cache.recipe import Recipe, RecipeProblemsError, load_recipe
 
-__all__ = ["errors_in_one_line", "recipe_flags", "taps_list"]
+__all__ = ["by_device", "device_map", "errors_in_one_line", "recipe_flags", "taps_list"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,3 +121,18 @@ def taps_list(_context: click.Context, _parameter: click.Parameter, value: str |
         raise click.BadParameter(
             f"expected block indices such as 2,6,10, found {value!r}"
         ) from None
+
+
+def by_device(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    """Read ``0=70GiB,cpu=200GiB`` as a mapping."""
+    if value is None:
+        return None
+    pairs = [part.partition("=") for part in value.split(",")]
+    if not all(equals and size for _, equals, size in pairs):
+        raise click.BadParameter(f"expected pairs such as 0=70GiB,cpu=200GiB, found {value!r}")
+    return {name: size for name, _, size in pairs}
+
+
+def device_map(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """Read a name such as ``auto`` as it is, and ``model=0,lm_head=1`` as a mapping."""
+    return by_device(context, parameter, value) if "=" in (value or "") else value

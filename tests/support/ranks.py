@@ -1,4 +1,6 @@
-"""Training on several real processes that tell which samples they saw; run as a script.
+"""Training and dumping on several real processes; run as a script.
+
+A training tells which samples each process saw.
 
 Reads one JSON object per line, runs it on as many processes, and prints their exit codes. Starts
 with everything imported, and forks: processes cost milliseconds, not seconds.
@@ -21,12 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlsi_cache.recipe import InteractionSection, Recipe, Schedule
+from vlsi_cache.errors import VlsiCacheError
+from vlsi_cache.interruption import Interrupted, ask_to_stop
+from vlsi_cache.recipe import InteractionSection, Recipe, Schedule, recipe_from_mapping
 from vlsi_cache.store import open_cache
 from vlsi_cache.student.arrivals import recorded_order
+from vlsi_cache.teacher import DumpProgress, dump_teacher
 from vlsi_cache.training import Run, Stage, StageModule, Training
 from vlsi_cache.training.loop.trainer import train
-from vlsi_cache.training.processes import resolve_device
+from vlsi_cache.training.processes import leave_together, resolve_device
 from vlsi_cache.training.samples.order import GroupOrder, SampleOrder
 
 __all__ = ["RankServer", "length_of", "seen"]
@@ -120,6 +125,24 @@ def _order(task: Mapping[str, Any], folder: Path) -> SampleOrder:
     return GroupOrder([samples[start : start + 3] for start in range(0, len(samples), 3)], 2)
 
 
+def dump(task: Mapping[str, Any], rank: int) -> None:
+    """Dump a recipe's teacher; the error of each process goes to a file of its own."""
+    folder = Path(task["folder"])
+
+    def watch(progress: DumpProgress) -> None:
+        if rank == task.get("killed") and progress.num_samples >= task["after"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == task.get("stopped") and progress.num_samples >= task["after"]:
+            ask_to_stop(signal.SIGTERM, "here")
+
+    try:
+        dump_teacher(recipe_from_mapping(task["dump"], where="test"), watch)
+    except (VlsiCacheError, Interrupted) as error:
+        (folder / f"error-{rank}.txt").write_text(str(error), encoding="utf-8")
+        os._exit(1)
+    leave_together()
+
+
 def serve() -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
@@ -142,7 +165,7 @@ def _fork(task: Mapping[str, Any], rank: int, port: int) -> int:
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             os.environ.update({name: str(value) for name, value in (place | address).items()})
             os.environ["ACCELERATE_USE_CPU"] = "true"
-        train_line(task, rank)
+        (dump if "dump" in task else train_line)(task, rank)
         os._exit(0)
     except BaseException:
         traceback.print_exc()

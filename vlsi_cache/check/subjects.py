@@ -9,7 +9,7 @@ from vlsi_cache.check.report import CheckedModel, CheckFailure, LearnedRun
 from vlsi_cache.data import BatchEncoder, length_limit
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.models import (
-    load_config,
+    load_config_of,
     load_processor_of,
     resolve_taps,
     tokenizer_of,
@@ -100,7 +100,7 @@ def failure_of(error: VlsiCacheError, *, sample: str | None) -> CheckFailure:
 
 def _open(role: str, section: ModelSection, recipe: Recipe) -> Subject:
     processor = load_processor_of(section)
-    config = load_config(section.model or "", revision=section.revision)
+    config = load_config_of(section)
     text = config.get_text_config(decoder=True)
     limit = length_limit(text, recipe.data)
     return Subject(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vlsi_cache.models.configs import load_config_of
+from vlsi_cache.models.feasibility import validate_loading
 from vlsi_cache.models.identity import tokenizer_of, vocabulary_hash, vocabulary_size
-from vlsi_cache.models.loading import load_config, load_processor_of, validate_files
+from vlsi_cache.models.loading import loader_of, validate_files
+from vlsi_cache.models.processors import load_processor_of
 from vlsi_cache.models.taps import resolve_taps
 from vlsi_cache.recipe import ModelSection, model_name
 
@@ -46,11 +49,13 @@ def preview_model(section: ModelSection, role: str) -> ModelPreview:
 
     Raises:
         RecipeError: no model is named.
-        ModelError: there is no such model, or it lacks a configuration, weights or a tokenizer.
+        ModelError: there is no such model, or it lacks a configuration, weights or a tokenizer. Or
+            the section asks for devices, kernels or packages that are not here.
     """
     name = model_name(section, role)
-    config = load_config(name, revision=section.revision)
+    config = load_config_of(section)
     validate_files(name, config, revision=section.revision)
+    validate_loading(section, config, loader_of(config, name))
     num_blocks = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
     tokenizer = tokenizer_of(load_processor_of(section))
     return ModelPreview(

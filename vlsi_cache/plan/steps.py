@@ -129,7 +129,7 @@ def _teacher_pass(recipe: Recipe, backbone: Backbone) -> StageStep:
     def run(batch: Batch) -> None:
         uniforms = np.full((batch.num_responses, len(bank.taps) + 1), 0.5)
         try:
-            reader.read(batch.tensors(head.weight.device), uniforms)
+            reader.begin(batch.tensors(head.weight.device), uniforms)()
         except RuntimeError as error:
             # A rehearsal ends where the record leaves torch: it has no numbers to give.
             if ".numpy()" not in str(error):

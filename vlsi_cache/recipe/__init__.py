@@ -28,13 +28,20 @@ from vlsi_cache.recipe.load import (
     load_recipe,
     recipe_from_mapping,
 )
-from vlsi_cache.recipe.models import ModelSection, VerbalizationSection, VerbalizerSection
+from vlsi_cache.recipe.models import (
+    AUTOMATIC,
+    ModelSection,
+    TeacherSection,
+    VerbalizationSection,
+    VerbalizerSection,
+)
 from vlsi_cache.recipe.recipe import Recipe, StageName
 from vlsi_cache.recipe.schedule import Schedule
 from vlsi_cache.recipe.section import Section
 from vlsi_cache.recipe.sources import CacheSection, DataSection, SourceSection
 
 __all__ = [
+    "AUTOMATIC",
     "DATA_FORMS",
     "CacheSection",
     "Comparison",
@@ -52,6 +59,7 @@ __all__ = [
     "Section",
     "SourceSection",
     "StageName",
+    "TeacherSection",
     "VerbalizationSection",
     "VerbalizerSection",
     "apply_overrides",

@@ -15,7 +15,7 @@ from vlsi_cache.models import (
     Backbone,
     Decoder,
     load_backbone,
-    load_config,
+    load_config_of,
     run_backbone,
     saved_dtype,
 )
@@ -122,7 +122,7 @@ def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -
     if source is not None:
         section = section.model_copy(update={"model": str(source), "revision": None})
     student = load_backbone(section, "student", run.device, trains=True)
-    original = load_config(str(recipe.student.model), revision=recipe.student.revision)
+    original = load_config_of(recipe.student)
     stage = Stage(
         name="finetuning",
         folder=recipe.output / "finetuning",

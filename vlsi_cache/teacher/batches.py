@@ -47,7 +47,8 @@ class ShardBatches(Sampler[list[int]]):
         writer: knows the shards.
         shards: indices of the shards.
         batch_size: most samples of a batch.
-        on_published: called with the number of samples of a shard that is left out.
+        is_published: called with whether a shard is there, and its number of samples. It decides
+            whether the shard is left out.
     """
 
     def __init__(
@@ -56,19 +57,18 @@ class ShardBatches(Sampler[list[int]]):
         writer: CacheWriter,
         shards: Sequence[int],
         batch_size: int,
-        on_published: Callable[[int], None],
+        is_published: Callable[[bool, int], bool],
     ) -> None:
         self.data = data
         self.writer = writer
         self.shards = shards
         self.batch_size = batch_size
-        self.on_published = on_published
+        self.is_published = is_published
 
     def __iter__(self) -> Iterator[list[int]]:
         for shard in self.shards:
             samples = self.writer.manifest.shard_range(shard)
-            if self.writer.has_shard(shard):
-                self.on_published(len(samples))
+            if self.is_published(self.writer.has_shard(shard), len(samples)):
                 continue
             ordered = sorted(samples, key=self._length)
             for start in range(0, len(ordered), self.batch_size):

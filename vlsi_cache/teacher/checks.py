@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+from accelerate import PartialState
+
 from vlsi_cache.errors import RecipeError
 from vlsi_cache.manifest import MAX_POOL, MAX_TOP, OUTPUT_TAP, Sampling
 from vlsi_cache.models import preview_model
@@ -16,7 +19,11 @@ __all__ = ["dump_checks", "validate_entries"]
 
 def dump_checks(recipe: Recipe) -> list[Callable[[], object]]:
     """Return the cheap checks of a dump, each of which raises what is wrong."""
-    return [lambda: _validate_teacher(recipe), lambda: _validate_cache_settings(recipe)]
+    return [
+        lambda: _validate_launch(recipe),
+        lambda: _validate_teacher(recipe),
+        lambda: _validate_cache_settings(recipe),
+    ]
 
 
 def validate_entries(recipe: Recipe, where: str, *, vocab_size: int, num_taps: int) -> None:
@@ -50,6 +57,40 @@ def validate_entries(recipe: Recipe, where: str, *, vocab_size: int, num_taps: i
                 found=f"cache.{name} {each} at {num_taps} taps",
                 mend=f"Lower cache.{name}, or name fewer teacher.taps",
             )
+
+
+def _validate_launch(recipe: Recipe) -> None:
+    """Refuse another number of processes than the teacher is meant for."""
+    found, wanted = PartialState().num_processes, recipe.teacher.tensor_parallel
+    if recipe.teacher.device_map is not None and found > 1:
+        raise RecipeError(
+            "a device map spreads the teacher over the devices of one process",
+            where="teacher.device_map",
+            found=f"{found} processes",
+            mend="Start one process. Or start torchrun, with teacher.tensor_parallel in its place",
+        )
+    if wanted > 1 and found != wanted:
+        raise RecipeError(
+            "another number of processes was started than holds the teacher together",
+            where="teacher.tensor_parallel",
+            expected=f"{wanted} processes",
+            found=found,
+            mend=f"Start torchrun --nproc-per-node {wanted}. For more at once, start several jobs, "
+            "each with its own --partition I/N",
+        )
+    if wanted > 1 and PartialState().device.type != _accelerator():
+        raise RecipeError(
+            "tensor parallelism runs on the accelerator, where there is one",
+            where="device",
+            expected=f"auto or {_accelerator()}",
+            found=recipe.device,
+            mend="Leave the device out, or hide the accelerator",
+        )
+
+
+def _accelerator() -> str:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if found is None else found.type
 
 
 def _validate_teacher(recipe: Recipe) -> None:

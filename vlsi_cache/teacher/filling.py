@@ -6,10 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vlsi_cache.data import TokenBatches, encoder_for
-from vlsi_cache.interruption import finishing_steps, requested_signal, stop_if_asked
+from vlsi_cache.interruption import finishing_steps, stop_if_asked
 from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.models import is_split
 from vlsi_cache.phases import Phase, phase
 from vlsi_cache.store import CacheWriter, SampleRecord
 from vlsi_cache.teacher.batches import KeyedBatches, ShardBatches
@@ -18,8 +20,8 @@ from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.passes import Indexed, Passes
 from vlsi_cache.teacher.publishing import Publisher
 from vlsi_cache.teacher.reading import TeacherPass
+from vlsi_cache.teacher.team import Team
 from vlsi_cache.training import Run, TokenBound, make_loader, or_raise
-from vlsi_cache.training.processes import slice_of
 
 __all__ = ["DumpProgress", "fill_cache"]
 
@@ -69,14 +71,15 @@ def fill_cache(
         DataError, StageError: a sample cannot be read, or too many in a row.
         Interrupted: a stop was asked for; whole shards are there.
     """
-    missing = slice_of(partition.select(writer.missing_shards()))
+    team = Team(is_split(teacher.backbone.decoder.model))
+    missing = team.shards(partition.select(writer.missing_shards()))
     total = sum(len(writer.manifest.shard_range(shard)) for shard in missing)
     if not missing:
         logger.info("teacher pass: no shard is missing, nothing to do")
         return
     with phase("teacher pass", total=total, unit="samples") as samples, finishing_steps():
         try:
-            _fill(run, teacher, writer, missing, _Watch(samples, on_progress, total))
+            _fill(run, teacher, writer, missing, _Watch(samples, on_progress, total, team))
         except RuntimeError:
             # A SIGTERM to the whole job has ended the workers too.
             stop_if_asked("between two batches of the teacher pass")
@@ -91,22 +94,31 @@ class _Watch:
         samples: the phase that is reported.
         on_progress: called after each batch.
         total: samples to read.
+        team: the processes that stop together.
     """
 
     def __init__(
-        self, samples: Phase, on_progress: Callable[[DumpProgress], None], total: int
+        self,
+        samples: Phase,
+        on_progress: Callable[[DumpProgress], None],
+        total: int,
+        team: Team,
     ) -> None:
+        self.team = team
         self.samples = samples
         self.on_progress = on_progress
         self.progress = DumpProgress(0, total, 0)
         self.kept = 0
         self._began = time.monotonic()
 
-    def leave_out(self, num_samples: int) -> None:
-        """Count no longer what another writer has published."""
+    def is_published(self, has_shard: bool, num_samples: int) -> bool:
+        """Report whether another writer has published a shard, and count it no longer if so."""
+        if not self.team.agreed(has_shard):
+            return False
         total = self.progress.total_samples - num_samples
         self.progress = replace(self.progress, total_samples=total)
         self.samples.total = total
+        return True
 
     def keep(self, num_samples: int) -> None:
         """Count the samples of a published shard."""
@@ -128,7 +140,7 @@ class _Watch:
         """
         progress = self.progress
         where = f"at sample {progress.num_samples:,} of {progress.total_samples:,}"
-        stop_if_asked(f"{where}, of which whole shards keep {self.kept:,}")
+        self.team.stop_if_asked(f"{where}, of which whole shards keep {self.kept:,}")
 
 
 def _fill(
@@ -141,22 +153,23 @@ def _fill(
     passes = Passes(teacher, read, writer.manifest)
     loader = make_loader(
         read,
-        ShardBatches(run.data, writer, missing, settings.batch_size, watch.leave_out),
+        ShardBatches(run.data, writer, missing, settings.batch_size, watch.is_published),
         workers=settings.workers,
         pin_memory=run.device.type == "cuda",
     )
     failures = Failures(settings.max_failures_in_a_row)
     with Publisher(writer, watch.keep) as publisher:
-        shards = _Shards(writer.manifest, failures, publisher)
+        shards = _Shards(writer.manifest, failures, publisher, watch.team)
         for records in passes.run(batch for batches in loader for batch in or_raise(batches)):
             shards.add(records)
             watch.after(records)
-            publisher.raise_problem()
-            if requested_signal():
+            watch.team.write(publisher.raise_problem)
+            if watch.team.requested_signal():
                 for begun in passes.drain():
                     shards.add(begun)
-                publisher.wait()
+                watch.team.write(publisher.wait)
                 watch.stop_if_asked()
+        watch.team.write(publisher.wait)
 
 
 class _Shards:
@@ -166,9 +179,13 @@ class _Shards:
         manifest: the cache's.
         failures: counts samples that failed.
         publisher: takes whole shards.
+        team: the processes of which one writes.
     """
 
-    def __init__(self, manifest: CacheManifest, failures: Failures, publisher: Publisher) -> None:
+    def __init__(
+        self, manifest: CacheManifest, failures: Failures, publisher: Publisher, team: Team
+    ) -> None:
+        self.team = team
         self.manifest = manifest
         self.failures = failures
         self.publisher = publisher
@@ -190,4 +207,4 @@ class _Shards:
         self._records.clear()
         for record in ordered:
             self.failures.add(record)
-        self.publisher.submit(shard, ordered)
+        self.team.write(partial(self.publisher.submit, shard, ordered))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.models import is_split
 from vlsi_cache.store import SampleRecord
 from vlsi_cache.teacher.batches import KeyedBatch, KeyedBatches
 from vlsi_cache.teacher.failures import failed_record
@@ -101,7 +102,17 @@ class Passes:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            if is_split(self.teacher.backbone.decoder.model):  # the others have read this batch
+                raise self._cannot_halve() from error
         return None
+
+    def _cannot_halve(self) -> StageError:
+        return StageError(
+            "out of memory, and processes that hold one teacher together cannot halve a batch",
+            where=str(self.teacher.backbone.device),
+            mend="Lower cache.batch_size or cache.batch_tokens, then run the same command again. "
+            "It goes on where it stopped",
+        )
 
     def _warn(self, batch: KeyedBatch, tokens: int) -> None:
         if self._has_warned:

@@ -12,9 +12,10 @@ import torch
 
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import StageError
-from vlsi_cache.models import Backbone, run_backbone
-from vlsi_cache.sampling import PendingRecord, TapRecorder
+from vlsi_cache.models import Backbone, is_split, run_backbone
+from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.store import SampleRecord
+from vlsi_cache.training.processes import gathered, own_part
 from vlsi_cache.verbalizer import VerbalizerBank
 
 __all__ = ["TeacherPass", "record_uniforms"]
@@ -36,25 +37,33 @@ class TeacherPass:
     """Seed of the draws."""
 
     @torch.no_grad()
-    def begin(self, batch: Mapping[str, Any], uniforms: Floats) -> PendingRecord:
+    def begin(self, batch: Mapping[str, Any], uniforms: Floats) -> Callable[[], SparseDistribution]:
         """Begin to read the distributions of every tap, then of the output, ``[N, L_t + 1]``.
 
+        The returned function waits for them.
+
         Args:
-            batch: a batch of ``TokenBatches``, on the backbone's device.
+            batch: a batch of ``TokenBatches``, on the backbone's device. Processes that hold one
+                teacher together read the same batch. Each records a slice of its tokens, and all
+                return the whole.
             uniforms: ``[N, L_t + 1]`` float64 in [0, 1), one random number per token and tap.
         """
         decoder = self.backbone.decoder
         positions = batch["positions"]
         labels = batch["labels"]
+        own = own_part(len(labels)) if is_split(decoder.model) else slice(None)
         # Apple's devices have no float64; the others lose nothing to rounding in long sums
         sums = torch.float32 if labels.device.type == "mps" else torch.float64
         dice = torch.from_numpy(uniforms).to(sums)
         if labels.device.type == "cuda":
             dice = dice.pin_memory()  # a copy from other memory would wait for the batch before
-        dice = dice.to(labels.device, non_blocking=True)
-        states, final = run_backbone(decoder, self.bank.taps, batch["inputs"], positions)
-        reads = [decoder.features(hidden) for hidden in self.bank(states, positions).values()]
-        return self.recorder.begin([*reads, final], labels, dice)
+        dice = dice[own].to(labels.device, non_blocking=True)
+        states, final = run_backbone(decoder, self.bank.taps, batch["inputs"], positions[own])
+        reads = [decoder.features(read) for read in self.bank(states, positions[own]).values()]
+        pending = self.recorder.begin([*reads, final], labels[own], dice)
+        if own == slice(None):
+            return pending.result
+        return lambda: SparseDistribution.concatenate(gathered([pending.result()]))
 
     def begin_records(
         self, batch: Mapping[str, Any], keys: Sequence[tuple[str, str]]
@@ -77,7 +86,7 @@ class TeacherPass:
         )
         pending = self.begin(_to_device(batch, self.backbone.device), uniforms)
         labels = batch["labels"].int().numpy()
-        return lambda: self._records(pending.result(), labels, list(zip(keys, counts, strict=True)))
+        return lambda: self._records(pending(), labels, list(zip(keys, counts, strict=True)))
 
     def _records(
         self,

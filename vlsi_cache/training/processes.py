@@ -20,6 +20,7 @@ __all__ = [
     "is_main_process",
     "leave_together",
     "on_main_process",
+    "own_part",
     "resolve_device",
     "slice_of",
     "wait_for_everyone",
@@ -124,6 +125,16 @@ def leave_together() -> None:
     """
     wait_for_everyone()
     PartialState().destroy_process_group()
+
+
+def own_part(num_items: int) -> slice:
+    """Return this process's part of what all processes have, for each to do a part of it."""
+    state = PartialState()
+    start, end = (
+        num_items * number // state.num_processes
+        for number in (state.process_index, state.process_index + 1)
+    )
+    return slice(start, end)
 
 
 def slice_of(items: list[int]) -> list[int]:

@@ -55,6 +55,8 @@ class Training(Generic[M]):
     """The stage's and the caller's; their ``model`` is the module."""
     autocast: bool = False
     """Whether the forward runs in bfloat16 autocast."""
+    shares_batches: bool = False
+    """Whether all processes read the same batches, and each computes a part of the loss."""
     start_method: str | None = None
     """How workers start; Python's default if None."""
 

@@ -183,8 +183,8 @@ class _StageTrainer(Trainer):
         process = ProcessSlice(
             seed=self.args.seed,
             batch_size=self.args.per_device_train_batch_size,
-            rank=self.args.process_index,
-            num_ranks=self.args.world_size,
+            rank=0 if self.training.shares_batches else self.args.process_index,
+            num_ranks=1 if self.training.shares_batches else self.args.world_size,
             lengths=self.lengths,
         )
         return make_loader(
@@ -263,7 +263,7 @@ class _StageTrainer(Trainer):
         """Count the response tokens of the accumulated batches of all processes."""
         batches = [or_raise(batch) for batch in batch_samples]
         count = torch.tensor(sum(map(num_tokens, batches)))
-        if self.args.world_size > 1:
+        if self.args.world_size > 1 and not self.training.shares_batches:
             if self.batch_tokens is not None:
                 align_pieces(batches, self.accelerator, device)
             count = self.accelerator.gather(count.to(device)).sum()
