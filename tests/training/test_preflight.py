@@ -12,7 +12,7 @@ from vlsi_cache.errors import RecipeError, StageError, VlsiCacheError
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
 from vlsi_cache.student import train_student
 from vlsi_cache.teacher import dump_teacher
-from vlsi_cache.training.preflight import validate_launch
+from vlsi_cache.training.launch import validate_launch
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from vlsi_cache.models.lora import (
     lora_reach,
 )
 from vlsi_cache.models.passes import run_backbone
-from vlsi_cache.models.precision import saved_dtype
+from vlsi_cache.models.precision import saved_dtype, uses_autocast
 from vlsi_cache.models.preview import ModelPreview, preview_model
 from vlsi_cache.models.taps import (
     TapCapture,
@@ -70,6 +70,7 @@ __all__ = [
     "saved_dtype",
     "text_config",
     "tokenizer_of",
+    "uses_autocast",
     "vocabulary_hash",
     "vocabulary_size",
     "weights_fingerprint",

@@ -73,7 +73,7 @@ class Finetuning(StageModule):
         decoder = self.decoder
         _, features = run_backbone(decoder, (), inputs, positions)
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        loss = linear_cross_entropy(features, decoder.head.real_rows(self.vocab_size), labels)
+        loss = linear_cross_entropy(features, self.head.real_rows(self.vocab_size), labels)
         return {"loss": loss / count}
 
 
@@ -95,7 +95,7 @@ def finetune(run: Run, source: Path | None = None) -> Path:
     section = recipe.student
     if source is not None:
         section = section.model_copy(update={"model": str(source), "revision": None})
-    student = load_backbone(section, "student", run.device, trains=True)
+    student = load_backbone(section, "student", run.device, trains=True, place=run.place)
     original = load_config(str(recipe.student.model), revision=recipe.student.revision)
     stage = Stage(
         name="finetuning",
@@ -132,20 +132,23 @@ def _start(run: Run, student: Backbone) -> Training[Finetuning]:
     samples = IndexedConversations(run.data)
     collate = TokenBatches(encoder_for(student, run.recipe.data))
     order = plain_order(len(run.data), run.left_out.indices)
-    rate = first_step_rate(
-        module,
-        student.decoder.blocks.parameters(),
-        lambda indices: collate([samples[index] for index in indices]),
-        np.concatenate(order.groups),
-        settings,
-        autocast=student.autocast,
-    )
+
+    def measure() -> float:
+        return first_step_rate(
+            module,
+            student.decoder.blocks.parameters(),
+            lambda indices: collate([samples[index] for index in indices]),
+            np.concatenate(order.groups),
+            settings,
+            autocast=student.autocast,
+        )
+
     return Training(
         module=module,
         dataset=samples,
         collate=collate,
         order=order,
-        learning_rate=rate,
+        learning_rate=measure,
         callbacks=run.callbacks,
         autocast=student.autocast,
     )

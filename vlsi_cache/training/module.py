@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vlsi_cache.errors import VlsiCacheError
+from vlsi_cache.models import Decoder, Head
+
 __all__ = ["StageModule"]
 
 
@@ -16,12 +19,16 @@ class StageModule(nn.Module):
     unbroken run.
     """
 
+    decoder: Decoder
+    """View of the model inside."""
+
     def __init__(self) -> None:
         super().__init__()
         self.batches_seen = 0
         self.batch_weight = 1
         """1, or 0 for a batch that only keeps this process in step with the others."""
         self._observed: dict[str, tuple[Tensor, int]] = {}
+        self._head_places: dict[str, tuple[nn.Module, str]] = {}
 
     def observe(self, name: str, value: Tensor) -> None:
         """Add a value to the running mean of ``name``, without waiting for the device.
@@ -34,8 +41,58 @@ class StageModule(nn.Module):
             total = total + value
         self._observed[name] = (total, count + self.batch_weight)
 
+    def find_problem(self) -> VlsiCacheError | None:
+        """Return what the forward has found wrong since the last call, for all to stop together."""
+        return None
+
     def collect(self) -> dict[str, tuple[Tensor, int]]:
         """Return sums and counts of what was observed since the last call."""
         observed = self._observed
         self._observed = {}
         return observed
+
+    @property
+    def head(self) -> Head:
+        """The decoder's head. While weights are sharded, those that the forward has gathered."""
+        head = self.decoder.head
+        if not self._head_places:
+            return head
+        found = {name: getattr(part, own) for name, (part, own) in self._head_places.items()}
+        return Head(found["weight"], found.get("bias"), head.transform)
+
+    def units(self) -> list[nn.Module]:
+        """Return the modules whose weights are gathered one after another.
+
+        They are the decoder's blocks, and what else the model calls indivisible: a tower's blocks.
+        """
+        model, blocks = self.decoder.model, list(self.decoder.blocks)
+        inside = {id(part) for block in blocks for part in block.modules()}
+        names = set(getattr(model, "_no_split_modules", None) or ())
+        for part in model.modules():
+            if type(part).__name__ in names and id(part) not in inside:
+                if not any(id(below) in inside for below in part.modules()):
+                    blocks.append(part)
+                inside.update(id(below) for below in part.modules())
+        return blocks
+
+    def begin_sharding(self) -> None:
+        """Note where the head's weights are kept: sharding puts others into their places."""
+        head = self.decoder.head
+        for name, value in (("weight", head.weight), ("bias", head.bias)):
+            for part in self.modules():
+                for own, parameter in part.named_parameters(recurse=False):
+                    if parameter is value:
+                        self._head_places[name] = (part, own)
+
+    def release(self) -> None:
+        """Let go of what is not part of the result, before it is put together."""
+
+    def end_sharding(self, device: torch.device) -> None:
+        """Follow the weights to their device.
+
+        The decoder's own head still names the weights from before. They are emptied, so that
+        nobody reads them, and their memory is free.
+        """
+        for value in (self.decoder.head.weight, self.decoder.head.bias):
+            if value is not None:
+                value.data = value.data.new_empty(0, *value.shape[1:])

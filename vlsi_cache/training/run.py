@@ -14,8 +14,10 @@ from transformers import TrainerCallback
 from vlsi_cache.data import ConversationDataset, load_data
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe, warn_idle_settings
-from vlsi_cache.training.preflight import validate_launch, validate_output, validate_together
+from vlsi_cache.training.launch import asked_sharding, validate_launch, validate_precision
+from vlsi_cache.training.preflight import validate_output, validate_together
 from vlsi_cache.training.processes import resolve_device
+from vlsi_cache.training.sharding import Sharding
 
 __all__ = ["LeftOut", "Run", "begin_run"]
 
@@ -67,8 +69,15 @@ class Run:
     """The model that the command works on."""
     left_out: LeftOut = field(default_factory=LeftOut)
     """The samples that no stage learns from."""
+    sharding: Sharding | None = None
+    """How weights are sharded over the processes; each process holds all of them if None."""
     reminders: list[str] = field(default_factory=list)
     """Warnings that the command repeats at its end, where they are not scrolled away."""
+
+    @property
+    def place(self) -> torch.device:
+        """Where models are loaded: one that is to be sharded may be too large for the device."""
+        return self.device if self.sharding is None else torch.device("cpu")
 
     def report_left_out(self, stage: str) -> None:
         """Log how many samples a stage leaves out, on the main process."""
@@ -123,11 +132,18 @@ def begin_run(
     warn_idle_settings(recipe, role)
     validate_launch()
     devices: list[torch.device] = []
+    shardings: list[Sharding | None] = []
     opened: list[ConversationDataset] = []
+
+    def join() -> None:
+        devices.append(resolve_device(recipe.device))
+        validate_precision(recipe, role, devices[0])
+        shardings.append(asked_sharding(recipe, role, devices[0]))
+
     with phase("checking settings, folders and models"):
         validate_together(
             [
-                lambda: devices.append(resolve_device(recipe.device)),
+                join,
                 lambda: opened.append(load_data(recipe.data)),
                 lambda: validate_output(recipe.output),
                 *checks,
@@ -136,4 +152,4 @@ def begin_run(
     data = opened[0]
     # with skip, a row that is not sound fails later, like one that cannot be encoded
     data.validate(skip=recipe.skips_failures)
-    return Run(recipe, devices[0], data, callbacks, role)
+    return Run(recipe, devices[0], data, callbacks, role, sharding=shardings[0])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from vlsi_cache.data import Conversation, IndexedConversations, TokenBatches, encoder_for
@@ -34,7 +34,7 @@ from vlsi_cache.verbalizer.checkpoint import (
 )
 from vlsi_cache.verbalizer.soundness import SoundSamples
 
-__all__ = ["Verbalization", "early_settings", "obtain_verbalizers"]
+__all__ = ["Verbalization", "early_settings", "find_verbalizers", "obtain_verbalizers"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,19 @@ def obtain_verbalizers(
         ModelError: named verbalizers are unusable, or taps are out of range.
         StageError: the folder holds verbalizers made with other settings.
     """
-    if section.verbalizers is None:
-        folder = run_stage(run, _stage(run, section, backbone, folder))
+    folder = find_verbalizers(run, section, backbone, folder)
     return load_verbalizers(folder, backbone.decoder, fingerprint=backbone.fingerprint)
+
+
+def find_verbalizers(run: Run, section: ModelSection, backbone: Backbone, folder: Path) -> Path:
+    """Return the folder of the verbalizers, which are trained unless they are there.
+
+    The arguments and errors are those of ``obtain_verbalizers``, which reads them as well. A model
+    that is sharded to train them cannot take them in.
+    """
+    if section.verbalizers is not None:
+        return section.verbalizers
+    return run_stage(run, _stage(run, section, backbone, folder))
 
 
 def early_settings(section: ModelSection) -> dict[str, Any]:
@@ -176,7 +186,7 @@ class Verbalization(StageModule):
         if self.sound is not None and sample_indices is not None:
             known = self.sound.blank(states, final, positions, token_samples, sample_indices)
         hidden = self.bank(states, positions)
-        head = decoder.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
+        head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         loss = torch.zeros((), device=labels.device)
         if self.target == "label":
@@ -187,6 +197,25 @@ class Verbalization(StageModule):
             self.observe(f"tap_{tap}", mean)
             loss = loss + total / count
         return {"loss": loss}
+
+    def train(self, mode: bool = True) -> Verbalization:
+        """Set the mode of the verbalizers. The frozen backbone reads without dropout."""
+        super().train(mode)
+        self.decoder.model.eval()
+        return self
+
+    def units(self) -> list[nn.Module]:
+        """Return the modules whose weights are gathered one after another."""
+        return [*super().units(), *self.bank.units()]
+
+    def begin_sharding(self) -> None:
+        """Take in the backbone, whose weights are sharded with the verbalizers'."""
+        self.backbone = self.decoder.model
+        super().begin_sharding()
+
+    def release(self) -> None:
+        """Let go of the backbone, which has not changed."""
+        del self.backbone
 
     def collect(self) -> dict[str, tuple[Tensor, int]]:
         """Return sums and counts of what was observed since the last call.

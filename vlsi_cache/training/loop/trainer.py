@@ -11,47 +11,41 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from vlsi_cache.errors import StageError
+from vlsi_cache.errors import StageError, VlsiCacheError
 from vlsi_cache.interruption import stop_if_asked
 from vlsi_cache.phases import phase
-from vlsi_cache.training.folders.checkpoints import last_checkpoint, whole_checkpoint
-from vlsi_cache.training.folders.writing import (
-    plain_read_errors,
-    plain_write_errors,
-    quiet_event_writer,
-)
+from vlsi_cache.training.folders.checkpoints import last_checkpoint
+from vlsi_cache.training.folders.writing import plain_write_errors, quiet_event_writer
 from vlsi_cache.training.loop.guard import LossGuard
 from vlsi_cache.training.loop.metrics import MetricLines
 from vlsi_cache.training.loop.rates import FINAL, WARMUP, rate_factor
+from vlsi_cache.training.loop.saving import MEND_DIVERGED, SavingTrainer
 from vlsi_cache.training.loop.stopping import Checkpointer
-from vlsi_cache.training.module import StageModule
-from vlsi_cache.training.processes import on_main_process
+from vlsi_cache.training.processes import gathered_numbers, on_main_process, raise_together
 from vlsi_cache.training.run import Run
 from vlsi_cache.training.samples.loader import (
     BatchReader,
     BatchSampler,
     EpochSetter,
     make_loader,
-    or_raise,
     quiet_forks,
 )
 from vlsi_cache.training.samples.order import ProcessSlice, plain_order
+from vlsi_cache.training.sharding import is_sharded, whole
 from vlsi_cache.training.stage import Stage, Training
 
 __all__ = ["train"]
 
 logger = logging.getLogger(__name__)
 
-_MEND_DIVERGED = "Delete this folder, then lower the stage's learning_rate or raise warmup_steps"
-_WEIGHTS = "model.safetensors"
-_BATCHES_SEEN = "batches_seen"
+_PROBLEM = -1
+"""In place of a process's number of tokens: something is wrong there."""
 
 
 def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
@@ -84,7 +78,7 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
         )
 
 
-def _train_on(stage: Stage[Any], training: Training[Any], trainer: Trainer) -> None:
+def _train_on(stage: Stage[Any], training: Training[Any], trainer: SavingTrainer) -> None:
     checkpoint = last_checkpoint(stage.folder)
     if checkpoint is not None:
         logger.info("%s: going on from %s", stage.name, checkpoint.name)
@@ -116,7 +110,7 @@ def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> Training
         output_dir=str(stage.folder),
         per_device_train_batch_size=schedule.batch_size,
         gradient_accumulation_steps=schedule.gradient_accumulation,
-        learning_rate=schedule.learning_rate or training.learning_rate,
+        learning_rate=schedule.learning_rate or training.rate(),
         warmup_steps=WARMUP if schedule.warmup_steps is None else schedule.warmup_steps,
         weight_decay=schedule.weight_decay,
         max_grad_norm=schedule.max_grad_norm,
@@ -140,8 +134,8 @@ def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> Training
     return arguments
 
 
-class _StageTrainer(Trainer):
-    """Saves and restores trainable parameters only: a frozen 72B backbone is not written again."""
+class _StageTrainer(SavingTrainer):
+    """Trains a stage's module on its batches, with its metrics and rates."""
 
     def __init__(
         self,
@@ -156,6 +150,7 @@ class _StageTrainer(Trainer):
         final = stage.schedule.final_learning_rate
         self.final_factor = FINAL if final is None else final / arguments.learning_rate
         self.order = training.order or plain_order(len(training.dataset))
+        self.sharded = is_sharded(training.module)
         super().__init__(
             model=training.module,
             args=arguments,
@@ -164,6 +159,9 @@ class _StageTrainer(Trainer):
             callbacks=[*callbacks, EpochSetter(), *training.callbacks],
             optimizers=(training.optimizer, None),
         )
+        # It neither wraps nor moves a sharded module. Its own checkpoints of one would not do, and
+        # it says so, unless it learns of it only here.
+        self.is_distributed_loading_by_transformers = self.sharded
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
 
@@ -210,6 +208,7 @@ class _StageTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Give parameters with rates of their own groups of their own."""
         optimizer = super().create_optimizer(model)
+        _split_scalars(optimizer)
         for prefix, rate in self.training.other_rates.items():
             named = self._module().named_parameters()
             own = {id(value) for name, value in named if name.startswith(prefix)}
@@ -242,77 +241,29 @@ class _StageTrainer(Trainer):
         return send_to_device(data, self.args.device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        """Count the response tokens of the accumulated batches of all processes."""
-        batches = [or_raise(batch) for batch in batch_samples]
-        count = torch.tensor(sum(len(batch["labels"]) * batch["weight"] for batch in batches))
-        if self.args.world_size > 1:
-            count = self.accelerator.gather(count.to(device)).sum()
-        return count.to(device).clamp(min=1)  # all batches may have weight 0
+        """Count the response tokens of the accumulated batches of all processes.
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        # the Trainer's own limit would also delete what the user put there
-        with whole_checkpoint(Path(str(self.args.output_dir)), self.state.global_step):
-            super()._save_checkpoint(model, trial)
+        What is wrong in one process is raised in all of them, before any waits for its gradients.
+        """
+        problem = next(
+            (batch for batch in batch_samples if isinstance(batch, VlsiCacheError)), None
+        )
+        problem = problem or self._module().find_problem()
+        sound = [] if problem is not None else batch_samples
+        count = sum(len(batch["labels"]) * int(batch["weight"]) for batch in sound)
+        count = _PROBLEM if problem is not None else count
+        counts = gathered_numbers(count)
+        if _PROBLEM in counts:
+            raise_together(problem)
+        return torch.tensor(max(sum(counts), 1), device=device)  # all may have weight 0
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with plain_read_errors(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm: Any = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        return whole(norm)
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with plain_read_errors(checkpoint):
-            super()._load_rng_state(checkpoint)
-
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
-    ) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {
-            name: parameter.detach().contiguous().cpu()
-            for name, parameter in self._trainable().items()
-        }
-        state[_BATCHES_SEEN] = torch.tensor(self._module().batches_seen)
-        save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        with plain_read_errors(resume_from_checkpoint):
-            saved = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
-        trainable = self._trainable()
-        self._module().batches_seen = int(saved.pop(_BATCHES_SEEN, torch.tensor(0)))
-        if saved.keys() != trainable.keys():
-            raise StageError(
-                "checkpoint holds other parameters than this stage trains",
-                where=resume_from_checkpoint,
-                mend="Delete the stage's folder to train it again",
-            )
-        with torch.no_grad():
-            for name, parameter in trainable.items():
-                parameter.copy_(saved[name])
-
-    def _trainable(self) -> dict[str, nn.Parameter]:
-        parameters = self._module().named_parameters()
-        return {name: value for name, value in parameters if value.requires_grad}
-
-    def _module(self) -> StageModule:
-        module = self.accelerator.unwrap_model(self.model)
-        assert isinstance(module, StageModule)
-        return module
-
-    def validate_parameters(self) -> None:
-        """Refuse trained parameters that are NaN or infinite."""
-        broken = [
-            name for name, value in self._trainable().items() if not torch.isfinite(value).all()
-        ]
-        if broken:
-            raise StageError(
-                f"{len(broken)} of the trained parameters are not finite ({broken[0]} …)",
-                where=self.args.output_dir,
-                mend=_MEND_DIVERGED,
-            )
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm: Any = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        return whole(norm)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the observed metrics to the line, and the tables to the journal."""
@@ -327,13 +278,19 @@ class _StageTrainer(Trainer):
             raise StageError(
                 f"loss is {loss} at step {self.state.global_step}",
                 where=self.args.output_dir,
-                mend=_MEND_DIVERGED,
+                mend=MEND_DIVERGED,
             )
         self._warn_of_rise()
-        journal = self.training.journal
-        if tables and journal is not None and self.is_world_process_zero():
-            journal.append(self.state.global_step, tables)
-        super().log(logs, start_time)
+        problem: StageError | None = None
+        try:
+            with plain_write_errors(Path(str(self.args.output_dir))):
+                journal = self.training.journal
+                if tables and journal is not None and self.is_world_process_zero():
+                    journal.append(self.state.global_step, tables)
+                super().log(logs, start_time)
+        except StageError as error:
+            problem = error
+        raise_together(problem)
 
     def _warn_of_rise(self) -> None:
         problem = self.guard.find_problem()
@@ -344,7 +301,23 @@ class _StageTrainer(Trainer):
     def _observed_means(self) -> dict[str, Tensor]:
         """Return the means over all processes' batches since the last call."""
         means = {}
-        for name, (total, count) in self._module().collect().items():
+        observed: dict[str, tuple[Tensor, int]] = {}
+        problem: VlsiCacheError | None = None
+        try:
+            observed = self._module().collect()
+        except VlsiCacheError as error:
+            problem = error
+        raise_together(problem)
+        for name, (total, count) in observed.items():
             whole = self.accelerator.reduce(total, reduction="sum")
             means[name] = whole / self.accelerator.reduce(torch.tensor(count, device=total.device))
         return means
+
+
+def _split_scalars(optimizer: torch.optim.Optimizer) -> None:
+    """Give scalars groups of their own: a fused step takes no mixture with sharded tensors."""
+    for group in list(optimizer.param_groups):
+        scalars = [value for value in group["params"] if value.ndim == 0]
+        if scalars and len(scalars) < len(group["params"]):
+            group["params"] = [value for value in group["params"] if value.ndim]
+            optimizer.add_param_group({**group, "params": scalars})
