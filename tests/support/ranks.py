@@ -1,4 +1,4 @@
-"""Training on several real processes that tell which samples they saw; run as a script.
+"""Training on several real processes, as lines or whole students; run as a script.
 
 Reads one JSON object per line, runs it on as many processes, and prints their exit codes. Starts
 with everything imported, and forks: processes cost milliseconds, not seconds.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -20,27 +21,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transformers import TrainerCallback
+
+from vlsi_cache.errors import DataError, StageError, VlsiCacheError
 from vlsi_cache.recipe import InteractionSection, Recipe, Schedule
 from vlsi_cache.store import open_cache
+from vlsi_cache.student import train_student
 from vlsi_cache.student.arrivals import recorded_order
 from vlsi_cache.training import Run, Stage, StageModule, Training
 from vlsi_cache.training.loop.trainer import train
 from vlsi_cache.training.processes import resolve_device
 from vlsi_cache.training.samples.order import GroupOrder, SampleOrder
 
-__all__ = ["RankServer", "seen"]
+__all__ = ["RankServer", "errors", "seen"]
 
 
 class Numbers:
-    """Samples that are their index."""
+    """Samples that are their index. One may be damaged."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, damaged: int | None) -> None:
+        self.count, self.damaged = count, damaged
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> int:
+        if index == self.damaged:
+            raise DataError("the sample is damaged", where=f"sample {index}")
         return index
 
 
@@ -53,10 +60,14 @@ class Line(StageModule):
 
     accepts_loss_kwargs = True
 
-    def __init__(self, log: Path, kill_after: int | None) -> None:
+    def __init__(self, log: Path, kill_after: int | None, problem: StageError | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.log, self.left = log, kill_after
+        self.problem = problem
+
+    def find_problem(self) -> StageError | None:
+        return self.problem
 
     def forward(self, labels: Tensor, num_items_in_batch: Tensor) -> dict[str, Tensor]:
         if self.left == 0:
@@ -71,14 +82,18 @@ def train_line(task: Mapping[str, Any], rank: int) -> None:
     folder = Path(task["folder"])
     device = resolve_device("cpu")
     log = folder / f"seen-{rank}-of-{task['num_ranks']}.jsonl"
-    module = Line(log, task.get("kill_after"))
+    chosen = rank in task.get("ranks", range(task["num_ranks"]))
+    problem = StageError("not finite here") if chosen and task.get("problem") else None
+    module = Line(log, task.get("kill_after") if chosen else None, problem)
+    if chosen and "file_bytes" in task:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (task["file_bytes"], resource.RLIM_INFINITY))
     rates = {
         "learning_rate": 1e-3,
         "final_learning_rate": 1e-3,
         "warmup_steps": 0,
         "max_grad_norm": 0,
     }
-    numbers: Any = Numbers(task["num_samples"])
+    numbers: Any = Numbers(task["num_samples"], task.get("damaged"))
     training = Training(
         module,
         numbers,
@@ -108,6 +123,22 @@ def _order(task: Mapping[str, Any], folder: Path) -> SampleOrder:
     return GroupOrder([samples[start : start + 3] for start in range(0, len(samples), 3)], 2)
 
 
+class Kill(TrainerCallback):
+    """Kills the process when a stage is about to take a step."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        self.stage, self.step = stage, step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if Path(args.output_dir).name == self.stage and state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_whole(task: Mapping[str, Any]) -> None:
+    recipe = Recipe.model_validate(task["recipe"])
+    train_student(recipe, [Kill(*task["kill"])] if "kill" in task else [])
+
+
 def serve() -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
@@ -130,8 +161,16 @@ def _fork(task: Mapping[str, Any], rank: int, port: int) -> int:
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             os.environ.update({name: str(value) for name, value in (place | address).items()})
             os.environ["ACCELERATE_USE_CPU"] = "true"
-        train_line(task, rank)
+        os.environ.update(task.get("env", {}))
+        if "recipe" in task:
+            train_whole(task)
+        else:
+            train_line(task, rank)
         os._exit(0)
+    except VlsiCacheError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        (Path(task["folder"]) / f"error-{rank}.txt").write_text(str(error), encoding="utf-8")
+        os._exit(error.exit_code)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
@@ -150,7 +189,7 @@ class RankServer:
             bufsize=1,
         )
 
-    def run(self, folder: Path, num_ranks: int, num_samples: int, **task: Any) -> list[int]:
+    def run(self, folder: Path, num_ranks: int, num_samples: int = 0, **task: Any) -> list[int]:
         """Exit codes of the processes, negative if they were killed."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -161,6 +200,11 @@ class RankServer:
 
     def close(self) -> None:
         self._process.communicate()
+
+
+def errors(folder: Path, num_ranks: int) -> list[str]:
+    """What each process could not mend."""
+    return [(folder / f"error-{rank}.txt").read_text("utf-8") for rank in range(num_ranks)]
 
 
 def seen(folder: Path, num_ranks: int) -> list[list[list[int]]]:

@@ -20,6 +20,7 @@ __all__ = [
     "from_main_process",
     "gathered",
     "gathered_numbers",
+    "has_lost_others",
     "is_main_process",
     "leave_together",
     "on_main_process",
@@ -132,6 +133,12 @@ def raise_together(problem: VlsiCacheError | None) -> None:
         return
     found = gathered([problem])
     raise problem or next(other for other in found if other is not None)
+
+
+def has_lost_others(error: RuntimeError) -> bool:
+    """Report whether an error says that another process has ended."""
+    sent = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+    return sent and PartialState().num_processes > 1
 
 
 def from_main_process(value: T) -> T:

@@ -27,7 +27,12 @@ from vlsi_cache.training.loop.metrics import MetricLines
 from vlsi_cache.training.loop.rates import FINAL, WARMUP, rate_factor
 from vlsi_cache.training.loop.saving import MEND_DIVERGED, SavingTrainer
 from vlsi_cache.training.loop.stopping import Checkpointer
-from vlsi_cache.training.processes import gathered_numbers, on_main_process, raise_together
+from vlsi_cache.training.processes import (
+    gathered_numbers,
+    has_lost_others,
+    on_main_process,
+    raise_together,
+)
 from vlsi_cache.training.run import Run
 from vlsi_cache.training.samples.loader import (
     BatchReader,
@@ -93,10 +98,17 @@ def _train_on(stage: Stage[Any], training: Training[Any], trainer: SavingTrainer
     ):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except RuntimeError:
+        except RuntimeError as error:
             # A SIGTERM to the whole job has ended the workers, and no step can end without them.
             stop_if_asked(f"between two steps of {stage.name}")
-            raise
+            if not has_lost_others(error):
+                raise
+            raise StageError(
+                "another process has ended, and this one cannot go on alone",
+                where=stage.folder,
+                mend="Its own message says why. Mend that, then run the same command again. It "
+                "goes on from the last checkpoint",
+            ) from error
 
 
 def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> TrainingArguments:

@@ -1,0 +1,93 @@
+"""A student whose weights are sharded over processes, on real gloo: it is the one that one makes."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from support.ranks import RankServer, errors
+from support.runs import make_recipe
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.teacher import dump_teacher
+
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+RESULTS = (
+    "student-verbalizers/verbalizers.safetensors",
+    "interaction/model/model.safetensors",
+    "student/model.safetensors",
+)
+# all samples are in each step, and each matches for itself: any number of processes does the same
+MATCHING = {"strategy": "expected", "granularity": "sample"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RankServer]:
+    server = RankServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("sharded")
+    interaction = {"matching": MATCHING, "save_every": 1, "steps": 2}
+    finetuning = {"learning_rate": 1e-3, "save_every": 1}
+    recipe = make_recipe(folder, num_samples=4, interaction=interaction, finetuning=finetuning)
+    dump_teacher(recipe)
+    return recipe
+
+
+def _raw(recipe: Recipe, output: Path, **changes: Any) -> dict[str, Any]:
+    raw: dict[str, Any] = json.loads(recipe.model_dump_json())
+    raw["cache"]["path"] = str(recipe.cache_path)
+    raw["output"] = str(output)
+    for section, change in changes.items():
+        raw[section] |= change
+    return raw
+
+
+def _run(
+    server: RankServer, raw: dict[str, Any], num_ranks: int, env: dict[str, str], **task: Any
+) -> list[int]:
+    output = Path(raw["output"])
+    output.mkdir(exist_ok=True)
+    return server.run(output, num_ranks, recipe=raw, env=env, **task)
+
+
+def _compare(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    for name in RESULTS:
+        expected, found = load_file(one / name), load_file(other / name)
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            assert found[key].dtype == value.dtype
+            torch.testing.assert_close(
+                found[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
+            )
+
+
+@pytest.fixture(scope="module")
+def alone(server: RankServer, dumped: Recipe) -> Path:
+    """What one process makes."""
+    raw = _raw(dumped, dumped.output.with_name("alone"))
+    assert _run(server, raw, 1, {}) == [0]
+    return Path(raw["output"])
+
+
+def test_a_sharded_student_is_one_processs_and_goes_on_with_any_number(
+    server: RankServer, dumped: Recipe, alone: Path, tmp_path: Path
+) -> None:
+    raw = _raw(dumped, tmp_path / "run")
+    dies = [-signal.SIGKILL]
+    assert _run(server, raw, 2, FSDP, kill=["interaction", 1]) == dies * 2
+    assert _run(server, raw, 3, FSDP, kill=["finetuning", 1]) == dies * 3
+    assert _run(server, raw, 2, {}, kill=["finetuning", 2]) == dies * 2  # each holds all weights
+    assert _run(server, raw, 2, FSDP) == [0, 0]
+    _compare(alone, Path(raw["output"]))
+    assert not list(Path(raw["output"]).rglob("checkpoint-*"))
