@@ -48,6 +48,8 @@ def _raw(recipe: Recipe, output: Path, **changes: Any) -> dict[str, Any]:
     raw: dict[str, Any] = json.loads(recipe.model_dump_json())
     raw["cache"]["path"] = str(recipe.cache_path)
     raw["output"] = str(output)
+    for schedule in (raw["student"]["verbalization"], raw["interaction"], raw["finetuning"]):
+        schedule["workers"] = 0
     for section, change in changes.items():
         raw[section] |= change
     return raw
@@ -91,3 +93,25 @@ def test_a_sharded_student_is_one_processs_and_goes_on_with_any_number(
     assert _run(server, raw, 2, FSDP) == [0, 0]
     _compare(alone, Path(raw["output"]))
     assert not list(Path(raw["output"]).rglob("checkpoint-*"))
+
+
+def test_towers_ties_scalars_and_measured_rates_are_one_processs(
+    server: RankServer, tmp_path: Path
+) -> None:
+    """Blocks that train themselves, verbalizers that copy them, activations computed twice."""
+    again = {"gradient_checkpointing": True}
+    recipe = make_recipe(
+        tmp_path,
+        images=True,
+        num_samples=4,
+        interaction={"matching": MATCHING, "lora": None, "learning_rate": 1e-4, **again},
+        finetuning={"learning_rate": None, "final_learning_rate": None, **again},
+    )
+    dump_teacher(recipe)
+    structure = {"verbalizer": {**recipe.student.verbalizer.model_dump(), "structure": "decoder"}}
+    one, many = (
+        _raw(recipe, tmp_path / name, student=structure | {"taps": [0]}) for name in ("one", "many")
+    )
+    assert _run(server, one, 1, {}) == [0]
+    assert _run(server, many, 2, FSDP | {"FSDP_RESHARD_AFTER_FORWARD": "false"}) == [0, 0]
+    _compare(Path(one["output"]), Path(many["output"]))

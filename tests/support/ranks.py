@@ -6,6 +6,7 @@ with everything imported, and forks: processes cost milliseconds, not seconds.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,9 @@ def train_whole(task: Mapping[str, Any]) -> None:
 
 def serve() -> None:
     torch.set_num_threads(1)
+    for late in ("torch.utils.tensorboard", "transformers.models.llama.modeling_llama"):
+        import_module(late)
+    gc.freeze()  # a collection in a child would copy all that was imported
     for line in sys.stdin:
         task = json.loads(line)
         with socket.socket() as free:
