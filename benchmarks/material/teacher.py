@@ -27,6 +27,7 @@ from vlsi_cache.verbalizer import (
     load_verbalizers,
     save_verbalizers,
 )
+from vlsi_cache.verbalizer.ridge import TapMoments
 
 __all__ = [
     "Reading",
@@ -155,8 +156,6 @@ def linear_verbalizers(
 ) -> VerbalizerBank:
     """Fit one linear map per tap: least squares towards the last state, then cross-entropy.
 
-    From the logit lens, where the product starts, the same takes hours on two cores.
-
     Args:
         backbone: The model whose taps are read.
         batches: What `encoded_batches` returns.
@@ -170,7 +169,10 @@ def linear_verbalizers(
     bank = build_verbalizers(decoder, training.taps, VerbalizerSection(structure="mlp"), seed=0)
     for tap, state in zip(training.taps, read, strict=True):
         (verbalizer,) = bank.layers[str(tap)]
-        _start(verbalizer.map.weight, state, last)
+        moments = TapMoments(decoder.hidden_size, state.device)
+        moments.add(state, last)
+        with torch.no_grad():
+            verbalizer.map.weight.copy_(moments.change(penalty=1e-3))
         optimizer = torch.optim.Adam([verbalizer.map.weight], lr=training.learning_rate)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, training.steps)
         for _ in range(training.steps):
@@ -194,14 +196,6 @@ def _states(decoder: Decoder, blocks: Sequence[int], batches: list[dict[str, Any
         states, _ = run_backbone(decoder, blocks, batch["inputs"], positions)
         hidden.append([states[block].hidden.flatten(0, 1)[positions] for block in blocks])
     return [torch.cat(parts) for parts in zip(*hidden, strict=True)]
-
-
-@torch.no_grad()
-def _start(weight: Tensor, state: Tensor, last: Tensor) -> None:
-    gram = (state.T @ state).double()
-    ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    best = torch.linalg.solve(gram + ridge, (state.T @ last).double()).float()
-    weight.copy_((best - torch.eye(len(gram))).T)
 
 
 def made_up_teacher(

@@ -10,7 +10,43 @@ from torch import Tensor
 
 from support.heads import make_head
 from vlsi_cache.models import Head
-from vlsi_cache.objectives import linear_cross_entropy, reference_cross_entropy, tiles
+from vlsi_cache.objectives import (
+    linear_cross_entropy,
+    linear_soft_cross_entropy,
+    reference_cross_entropy,
+    reference_soft_cross_entropy,
+    tiles,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    num_tokens=st.integers(0, 9),
+    entries=st.integers(1, 6),
+    softcap=st.sampled_from([None, 2.0]),
+    chunk=st.sampled_from([1, 64, 1 << 24]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_weighted_targets_are_the_references(
+    num_tokens: int, entries: int, softcap: float | None, chunk: int, dtype: torch.dtype
+) -> None:
+    """An id may come twice, weights may have any sum and any sign, and 0 counts nothing."""
+    head = make_head(11, 5, bias=True, softcap=softcap, scale=1.0, dtype=dtype)
+    features = torch.randn(num_tokens, 5, dtype=dtype)
+    ids = torch.randint(8, (num_tokens, entries))
+    weights = torch.randn(num_tokens, entries).relu() - 0.1
+    sources = [value.requires_grad_() for value in (features, head.weight, head.bias)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "_CHUNK_ELEMENTS", chunk)
+        value, log_probs = linear_soft_cross_entropy(features, head.real_rows(9), ids, weights)
+        ours = torch.autograd.grad(value, sources)
+    exact = [source.detach().double().requires_grad_() for source in sources]
+    plain = Head(exact[1], exact[2], head.transform).real_rows(9)
+    expected, wanted = reference_soft_cross_entropy(exact[0], plain, ids, weights)
+    torch.testing.assert_close(value.double(), expected.double(), atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(log_probs.double(), wanted.double(), atol=2e-5, rtol=2e-5)
+    for found, reference in zip(ours, torch.autograd.grad(expected, exact), strict=True):
+        torch.testing.assert_close(found.double(), reference, atol=2e-5, rtol=2e-5)
 
 
 @settings(deadline=None, max_examples=60)

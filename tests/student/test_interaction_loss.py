@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vlsi_cache.models import Backbone, bind_decoder
+from vlsi_cache.models import Backbone, bind_decoder, run_backbone
 from vlsi_cache.objectives import SparseTargets
 from vlsi_cache.recipe import InteractionSection, VerbalizerSection
 from vlsi_cache.student.interaction_loss import Interaction
@@ -133,3 +133,98 @@ def test_metrics_are_exact_under_autocast() -> None:
     assert metrics["match_tap_0"].item() == 9.0  # the 2nd and the 5th of the teacher's five taps
     assert metrics["match_tap_2"].item() == 77.0
     assert metrics["kl_output"].dtype == torch.float32
+
+
+def _metrics(module: Interaction) -> dict[str, float]:
+    return {
+        name: float(total) / count
+        for name, (total, count) in module.collect().items()
+        if total.ndim == 0
+    }
+
+
+def _taps(means: dict[str, float]) -> float:
+    return sum(value for name, value in means.items() if name.startswith("kl_tap"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "progress", "weight"),
+    [
+        ({}, 0.5, 0.25),
+        ({"inner_weight_of": "all"}, 0.5, 0.125),
+        ({"inner_schedule": {"until": 0.4}}, 0.0, 0.25),
+        ({"inner_schedule": {"until": 0.4}}, 0.1, 0.1875),
+        ({"inner_schedule": {"until": 0.4, "end": 0.2}}, 0.9, 0.05),
+        ({"inner_schedule": {"until": 0.4}}, 0.4, 0.0),
+    ],
+)
+def test_the_taps_weight_follows_its_settings(
+    settings: dict[str, Any], progress: float, weight: float
+) -> None:
+    module = _interaction({"strategy": "uniform"}, **settings)
+    module.progress = progress
+    loss = float(module(**_batch([4, 3]))["loss"].detach())
+    means = _metrics(module)
+    assert ("kl_tap_0" in means) == (weight > 0)
+    assert loss == pytest.approx(means["kl_output"] + weight * _taps(means), rel=1e-5)
+
+
+def test_taps_may_learn_the_output_without_being_matched() -> None:
+    module = _interaction({}, inner_target="output")
+    batch = _batch([4, 3])
+    module(**batch)
+    means = _metrics(module)
+    assert not any(name.startswith("match") for name in means)
+    states, _ = run_backbone(module.decoder, (0, 2), batch["inputs"], batch["positions"])
+    read = module.decoder.features(module.bank(states, batch["positions"])[2])
+    log_q = module.decoder.head.logits(read).log_softmax(-1).detach()
+    wanted, weights, entropy = (value[:, -1] for value in batch["targets"])
+    expected = (-(weights * log_q.gather(1, wanted)).sum(1) - entropy).mean()
+    assert means["kl_tap_2"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_output_may_learn_from_a_tap_or_a_mixture() -> None:
+    losses = {}
+    batch = _batch([4, 3])
+    for name, target in (
+        ("output", None),
+        ("tap", {"tap": 27}),
+        ("mixture", {"tap": 27, "share": 0.25}),
+    ):
+        module = _interaction({}, inner="none", output_target=target)
+        losses[name] = float(module(**batch)["loss"].detach())
+    moved = batch["targets"].candidates(torch.tensor([0, 1, 2, 3, 4, 2]))
+    module = _interaction({}, inner="none")
+    assert losses["tap"] == pytest.approx(
+        float(module(**{**batch, "targets": moved})["loss"].detach()), rel=1e-5
+    )
+    mixed = 0.25 * losses["tap"] + 0.75 * losses["output"]
+    assert losses["mixture"] == pytest.approx(mixed, rel=1e-5)
+
+
+def test_gradients_of_taps_and_output_are_compared(caplog: pytest.LogCaptureFixture) -> None:
+    """Where a tap is the output itself and learns the same, both gradients are one."""
+    module = _interaction({}, gradients_every=2, inner_target="output", inner_weight=0.5)
+    for _ in range(3):
+        module(**_batch([4, 3]))["loss"].backward()
+    found = module.collect()
+    assert found["gradient_cosine"][1] == 2  # of three micro-batches, the first and the third
+    assert -1 <= float(found["gradient_cosine"][0]) / 2 <= 1
+    assert float(found["gradient_output"][0]) > 0
+    assert float(found["gradient_taps"][0]) > 0
+    plain = _interaction({}, inner_target="output", inner_weight=0.5)
+    for _ in range(3):
+        plain(**_batch([4, 3]))["loss"].backward()
+    for measured, other in zip(module.parameters(), plain.parameters(), strict=True):
+        assert (measured.grad is None) == (other.grad is None)
+        if measured.grad is not None:
+            torch.testing.assert_close(measured.grad, other.grad)
+    assert "gradient_cosine" not in plain.collect()
+
+
+def test_gradients_that_oppose_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    module = _interaction({}, gradients_every=1)
+    for _ in range(2):
+        module.observe("gradient_cosine", torch.tensor(-0.5))
+        module.collect()
+    assert caplog.text.count("opposes the output's (cosine -0.50)") == 1

@@ -1,4 +1,4 @@
-"""A student whose weights are sharded over processes, on real gloo: it is the one that one makes."""
+"""A student whose weights are sharded over processes, on real gloo: it is one process's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from support.ranks import RankServer, errors
+from support.ranks import RankServer
 from support.runs import make_recipe
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.teacher import dump_teacher
@@ -63,7 +64,9 @@ def _run(
     return server.run(output, num_ranks, recipe=raw, env=env, **task)
 
 
-def _compare(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+def _compare(one: Path, other: Path) -> None:
+    """Compare all weights. Adam turns a rounding of a small gradient into a part of its rate."""
+    tolerance = 2e-4  # the rates are up to 1e-2
     for name in RESULTS:
         expected, found = load_file(one / name), load_file(other / name)
         assert expected.keys() == found.keys()
@@ -72,6 +75,11 @@ def _compare(one: Path, other: Path, tolerance: float = 1e-5) -> None:
             torch.testing.assert_close(
                 found[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
             )
+
+
+def _metric(stage: Path, name: str) -> list[float]:
+    events = EventAccumulator(str(stage / "tensorboard")).Reload()
+    return [event.value for event in events.Scalars(f"train/{name}")]
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +123,8 @@ def test_towers_ties_scalars_and_measured_rates_are_one_processs(
     assert _run(server, one, 1, {}) == [0]
     assert _run(server, many, 2, FSDP | {"FSDP_RESHARD_AFTER_FORWARD": "false"}) == [0, 0]
     _compare(Path(one["output"]), Path(many["output"]))
+    # Adam's steps do not show how large its gradients are
+    for stage in ("student-verbalizers", "interaction", "finetuning"):
+        for name in ("loss", "grad_norm"):
+            expected, found = (_metric(Path(raw["output"]) / stage, name) for raw in (one, many))
+            assert found == pytest.approx(expected, rel=1e-3), (stage, name)

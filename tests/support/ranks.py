@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
 from transformers import TrainerCallback
 
 from vlsi_cache.errors import DataError, StageError, VlsiCacheError
@@ -188,6 +187,7 @@ class RankServer:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "support.ranks"],
             cwd=Path(__file__).parents[1],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -36,10 +36,13 @@ _PACKAGES: Final = (
     *("zarr", "numcodecs", "numpy", "pillow"),
 )
 
+_LENS: Final = {"verbalizer": {"start": "logit_lens"}}
 _RUNS: Final[dict[str, dict[str, Any]]] = {
-    "text": {"images": False},
+    "text": {"images": False, "teacher": _LENS, "student": _LENS},
     "images": {
         "images": True,
+        "teacher": _LENS,
+        "student": _LENS,
         "cache": {"samples_per_shard": 5, "batch_size": 2, "k": 4, "m": 4},
         "interaction": {"matching": {"granularity": "sample"}},
     },

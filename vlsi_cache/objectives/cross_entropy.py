@@ -4,7 +4,10 @@ For logits z = W h and q = softmax(z), the loss of a token with label y is ``log
 Its gradient by the logits is ``q − e_y``, which is known as soon as the token's logits are. So each
 chunk makes its three products in one go: the logits, and the gradients of features and head.
 
-Shape suffixes: N tokens, D hidden size, V vocabulary.
+A target may be any weights on a few tokens. The gradient is then ``Σ_e w_e (q − e_id)``, for no
+product more. Labels and a teacher's sparse record are learnt together in this way.
+
+Shape suffixes: N tokens, D hidden size, V vocabulary, S entries of a target.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from torch import Tensor
 from vlsi_cache.models import Head
 from vlsi_cache.objectives import tiles
 
-__all__ = ["linear_cross_entropy"]
+__all__ = ["linear_cross_entropy", "linear_soft_cross_entropy"]
 
 
 def linear_cross_entropy(features: Tensor, head: Head, labels: Tensor) -> Tensor:
@@ -29,6 +32,23 @@ def linear_cross_entropy(features: Tensor, head: Head, labels: Tensor) -> Tensor
         head: trainable head without padded rows.
         labels: ``[N]`` long.
     """
+    return linear_soft_cross_entropy(features, head, labels[:, None])[0]
+
+
+def linear_soft_cross_entropy(
+    features: Tensor, head: Head, token_ids: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sum over tokens and entries of ``−weight · log q``. Gradients reach features *and* head.
+
+    Args:
+        features: ``[N, D]`` hidden states after the final norm.
+        head: trainable head without padded rows.
+        token_ids: ``[N, S]`` long, the entries of each target. An id may come twice.
+        weights: ``[N, S]``, constants of any sum; 1 for the one entry of a label if None.
+
+    Returns:
+        The sum in nats, 0-d, and log q at the entries ``[N, S]``, nats, without a graph.
+    """
     head = head.to_autocast()  # outside the function below, so that autograd undoes the cast
     sources = (features, head.weight, head.bias)
     # Under no_grad nothing is wanted, although the sources still require gradients.
@@ -37,9 +57,11 @@ def linear_cross_entropy(features: Tensor, head: Head, labels: Tensor) -> Tensor
         for source in sources
     ]
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        total, gradients = _loss_and_gradients(features, head, labels, wanted)
+        total, log_probs, gradients = _loss_and_gradients(
+            features, head, token_ids, weights, wanted
+        )
     result: Tensor = _KnownGradients.apply(total, gradients, *sources)
-    return result
+    return result, log_probs
 
 
 class _KnownGradients(torch.autograd.Function):
@@ -67,9 +89,13 @@ class _KnownGradients(torch.autograd.Function):
 
 
 def _loss_and_gradients(
-    features_ND: Tensor, head: Head, labels_N: Tensor, wanted: Sequence[bool]
-) -> tuple[Tensor, list[Tensor | None]]:
-    """The loss, and the gradients of features, weight and bias as far as they are wanted."""
+    features_ND: Tensor,
+    head: Head,
+    ids_NS: Tensor,
+    given_NS: Tensor | None,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """The loss, log q at the ids, and as far as wanted the gradients of features, weight, bias."""
     dtype = tiles.accumulator(head.weight.dtype)
     operand = tiles.operand_dtype(head.weight)
     sources = (features_ND, head.weight, head.bias)
@@ -78,6 +104,8 @@ def _loss_and_gradients(
         for source, want in zip(sources, wanted, strict=True)
     ]
     total = torch.zeros((), dtype=dtype, device=features_ND.device)
+    log_probs_NS = torch.zeros_like(ids_NS, dtype=dtype)
+    weights_NS = torch.ones_like(log_probs_NS) if given_NS is None else given_NS.to(dtype)
     for part in tiles.chunks(len(features_ND), tiles.chunk_tokens(head.num_rows)):
         logits_NV = tiles.wide_product(features_ND[part], head.weight.T, operand)
         if head.bias is not None:
@@ -85,20 +113,22 @@ def _loss_and_gradients(
         logits_NV = head.transform.apply(logits_NV)
         # The slope follows from the logits, which the next lines overwrite.
         slopes_NV = None if head.transform.is_identity else head.transform.derivative(logits_NV)
-        label_N1 = labels_N[part, None]
-        chosen_N = logits_NV.gather(1, label_N1)[:, 0]
+        chosen_NS = logits_NV.gather(1, ids_NS[part])
         # log Σ exp z = max + log Σ exp(z − max), whose exponentials cannot overflow.
         highest_N1 = logits_NV.amax(1, keepdim=True)
         error_NV = logits_NV.sub_(highest_N1).exp_()
         mass_N1 = error_NV.sum(1, keepdim=True)
-        total += ((highest_N1 + mass_N1.log())[:, 0] - chosen_N).sum()
-        # In place, exp(z − max) turns into q, and q into q − e_y: one plane [N, V] serves for all.
+        log_probs_NS[part] = chosen_NS - (highest_N1 + mass_N1.log())
+        total -= (weights_NS[part] * log_probs_NS[part]).sum()
+        # In place, exp(z − max) turns into the gradient: one plane [N, V] serves for all.
         error_NV /= mass_N1
-        error_NV.scatter_add_(1, label_N1, torch.full_like(mass_N1, -1.0))
+        if given_NS is not None:
+            error_NV *= weights_NS[part].sum(1, keepdim=True)
+        error_NV.scatter_add_(1, ids_NS[part], -weights_NS[part])
         if slopes_NV is not None:
             error_NV *= slopes_NV  # chain rule through the logit transform
         _add_gradients(gradients, part, features_ND[part], head.weight, error_NV)
-    return total, gradients
+    return total, log_probs_NS, gradients
 
 
 def _add_gradients(

@@ -10,7 +10,11 @@ from vlsi_cache.models import Head
 from vlsi_cache.objectives.divergences import FORWARD, Divergence
 from vlsi_cache.objectives.targets import SparseTargets
 
-__all__ = ["reference_cross_entropy", "reference_divergences"]
+__all__ = [
+    "reference_cross_entropy",
+    "reference_divergences",
+    "reference_soft_cross_entropy",
+]
 
 
 def reference_divergences(
@@ -61,3 +65,18 @@ def reference_cross_entropy(features: Tensor, head: Head, labels: Tensor) -> Ten
         labels: ``[N]`` long.
     """
     return F.cross_entropy(head.logits(features).float(), labels, reduction="sum")
+
+
+def reference_soft_cross_entropy(
+    features: Tensor, head: Head, token_ids: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sum of ``−weight · log q`` in nats, 0-d, and log q ``[N, S]``.
+
+    Args:
+        features: ``[N, D]`` hidden states after the final norm.
+        head: head without padded rows.
+        token_ids: ``[N, S]`` long.
+        weights: ``[N, S]``.
+    """
+    log_probs = head.logits(features).float().log_softmax(-1).gather(1, token_ids)
+    return -(weights * log_probs).sum(), log_probs

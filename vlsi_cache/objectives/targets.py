@@ -33,8 +33,8 @@ class SparseTargets(NamedTuple):
         """Select one candidate, as ``C = 1``. Negative indices count from the end."""
         return self.candidates(slice(index, index + 1 or None))
 
-    def candidates(self, which: slice) -> SparseTargets:
-        """Select some of the candidates."""
+    def candidates(self, which: slice | Tensor) -> SparseTargets:
+        """Select some of the candidates, by a slice or by their indices."""
         return SparseTargets(
             self.token_ids[:, which], self.weights[:, which], self.entropy[:, which]
         )

@@ -53,9 +53,9 @@ def _of_interaction(section: InteractionSection) -> list[str]:
     matching = section.matching
     path = "interaction.matching"
     found = []
-    if section.inner in ("ce", "none"):
+    if not section.matches_taps:
         names = [*MatchingSection.model_fields]
-        found += _changed(matching, path, names, f"interaction.inner is {section.inner}")
+        found += _changed(matching, path, names, _unmatched(section))
     elif matching.strategy not in _WITH_TEMPERATURE:
         names = ["adaptive_temperature", "temperature"]
         found += _changed(matching, path, names, f"{matching.strategy} has none")
@@ -69,7 +69,8 @@ def _of_interaction(section: InteractionSection) -> list[str]:
         reason = f"{path}.adaptive_temperature is false"
         found += _changed(matching, path, ["temperature"], reason)
     if section.inner == "none":
-        found += _changed(section, "interaction", ["inner_weight"], "interaction.inner is none")
+        names = ["inner_weight", "inner_weight_of", "inner_schedule", "inner_target"]
+        found += _changed(section, "interaction", names, "interaction.inner is none")
     if {section.inner, section.output} <= {"ce", "none"}:
         reason = "neither inner nor output reads the teacher's distributions"
         found += _changed(section, "interaction", ["tail"], reason)
@@ -80,6 +81,13 @@ def _of_interaction(section: InteractionSection) -> list[str]:
         names = ["follow_timeout_seconds"]
         found += _changed(section, "interaction", names, "interaction.follow is false")
     return found
+
+
+def _unmatched(section: InteractionSection) -> str:
+    """Return why no taps are matched."""
+    if section.inner in ("ce", "none"):
+        return f"interaction.inner is {section.inner}"
+    return "interaction.inner_target is output"
 
 
 def _changed(section: Section, path: str, names: list[str], reason: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -18,11 +18,19 @@ __all__ = [
     "MatchingStrategy",
 ]
 
+NonNegativeFloat = Annotated[float, Field(ge=0)]
 Comparison = Literal["forward", "reverse", "js", "skewed", "l2", "ce", "none"]
 """The comparison of the student's distribution with the teacher's, or with the labels (`ce`)."""
 MatchingStrategy = Literal[
     "random", "uniform", "bottom-1", "bottom-3", "multinomial", "expected", "shortest"
 ]
+
+
+_LATER: Final = (
+    *("inner_weight_of", "inner_schedule", "inner_target"),
+    *("output_target", "verbalizer_max_grad_norm"),
+)
+"""Settings of stage two that came when there were caches and runs already."""
 
 
 class MatchingSection(Section):
@@ -73,6 +81,25 @@ class LoraSection(Section):
     experts with their adapters merged, and every expert has its own adapter of the given rank."""
 
 
+class WeightSchedule(Section):
+    """How the weight of the taps falls while stage two goes on."""
+
+    until: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Part of the stage in which the weight falls in a straight line, from `inner_weight`. A third
+    or less is where published curves turn (Al-Rfou, 2019; HASTE, 2025)."""
+    end: NonNegativeFloat = 0.0
+    """The weight from there on, by `inner_weight`. At 0 the taps are not computed any more."""
+
+
+class OutputTarget(Section):
+    """A teacher tap that the student's output learns from, beside or in place of the output."""
+
+    tap: NonNegative
+    """Block of the teacher. The cache has to hold it."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Its share of the mixture. The rest is the teacher's output."""
+
+
 class InteractionSection(Schedule):
     """Stage two: learning from the cache."""
 
@@ -93,8 +120,24 @@ class InteractionSection(Schedule):
     inner_weight: Annotated[float, Field(gt=0)] = 0.25
     """Weight of every student tap's loss in the sum. The output's loss has the weight 1. The paper
     has 1 for all. With three taps, 0.25 ended nearer to labels and teacher (docs/results.md)."""
+    inner_weight_of: Literal["each", "all"] = "each"
+    """`each`: every tap has `inner_weight`, as in the paper. `all`: the taps share it equally, so
+    that more taps weigh no more together."""
+    inner_schedule: WeightSchedule | None = None
+    """Let the taps' weight fall. `null`: it stays, as in the paper."""
+    inner_target: Literal["matched", "output"] = "matched"
+    """`matched`: each tap learns from the teacher tap that it is matched with. `output`: it learns
+    the teacher's output, which suits early exits (LEAP, 2026). Then no teacher taps are read."""
     output: Comparison = "forward"
     """The same at the model's output."""
+    output_target: OutputTarget | None = None
+    """A teacher tap for the output to learn from. `null`: the teacher's output, as in the paper."""
+    gradients_every: Positive | None = None
+    """Every so many steps, log the norms of the gradients that the taps and the output send to the
+    student, and the cosine between them. Each costs another backward pass."""
+    verbalizer_max_grad_norm: NonNegativeFloat | None = None
+    """Clip the verbalizers' gradients to a norm of their own. `null`: one norm, `max_grad_norm`,
+    covers all, as in transformers."""
     tail: Literal["sample", "bucket", "renormalize"] = "sample"
     """Stand-in for the teacher's tokens beyond its k most likely. `sample`: the drawn tokens,
     unbiased. `bucket`: one bin of all others, a lower bound. `renormalize`: nothing, with the k
@@ -107,9 +150,17 @@ class InteractionSection(Schedule):
     """Adapters on every linear map of the decoder blocks. `null`: no adapters, and the blocks' own
     weights train. They train in float32, and each needs a gradient and the optimizer's state."""
 
+    @property
+    def matches_taps(self) -> bool:
+        """Whether student taps are matched with teacher taps."""
+        return self.inner not in ("ce", "none") and self.inner_target == "matched"
+
     def decisive(self) -> dict[str, object]:
         """The settings that decide the trained weights. A default that came later is left out."""
         found = Schedule.decisive(self)
+        for name in _LATER:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del found[name]
         lora = found["lora"]
         if isinstance(lora, dict) and lora["experts"]:
             del lora["experts"]
@@ -123,13 +174,19 @@ class InteractionSection(Schedule):
             kind = getattr(self, name)
             if kind in ("reverse", "js", "skewed", "l2") and self.tail != "bucket":
                 found.append((f"{path}.{name}", f"{kind} needs tail: bucket, not {self.tail}"))
+        if self.output_target is not None and self.output in ("ce", "none"):
+            found.append((f"{path}.output_target", f"has no effect: output is {self.output}"))
+        schedule = self.inner_schedule
+        if self.output == "none" and schedule is not None and not schedule.end:
+            found.append((f"{path}.inner_schedule.end", "0 needs an output loss, which is none"))
         if self.inner == self.output == "none":
             found.append((f"{path}.output", "is none like inner: then there is nothing to learn"))
         return found
 
     def _indecisive(self) -> set[str]:
         # The order of the samples is recorded by itself, so the way it came about does not count.
-        return super()._indecisive() | {"follow", "follow_timeout_seconds"}
+        following = {"follow", "follow_timeout_seconds"}
+        return super()._indecisive() | following | {"gradients_every"}
 
 
 class FinetuningSection(Schedule):
@@ -137,3 +194,13 @@ class FinetuningSection(Schedule):
 
     train_vision_tower: bool = True
     """Also train the parts outside the decoder: vision tower and projector."""
+    record_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of KL(teacher ‖ student) at the output, beside cross-entropy's 1. Above 0 the stage
+    reads the cache, by `interaction.tail`. By default it learns labels alone, as in the paper."""
+
+    def decisive(self) -> dict[str, object]:
+        """The settings that decide the trained weights. A default that came later is left out."""
+        found = Schedule.decisive(self)
+        if not self.record_weight:
+            del found["record_weight"]
+        return found

@@ -22,6 +22,19 @@ class VerbalizerSection(Section):
     """The structure once, or stacked twice."""
     residual: bool = True
     """Add the structure to the tap, so that an untrained verbalizer is the logit lens."""
+    start: Literal["ridge", "logit_lens"] = "ridge"
+    """`ridge`: each begins as the linear map that is nearest to the model's last state, known in
+    closed form. One more D×D map holds it, which trains like the others. `logit_lens`: it begins as
+    the identity (docs/results.md). Without `residual` neither holds."""
+
+    @property
+    def starts_by_ridge(self) -> bool:
+        """Whether training begins at the closed form."""
+        return self.residual and self.start == "ridge"
+
+    def identity(self) -> dict[str, object]:
+        """The settings as JSON values. The start that verbalizers had before is left out."""
+        return self.model_dump(exclude={"start"} if self.start == "logit_lens" else None)
 
 
 class VerbalizationSection(Schedule):

@@ -62,6 +62,12 @@ class Recipe(Section):
         return self.output / "student"
 
     @property
+    def reads_cache(self) -> bool:
+        """Whether a stage of the student learns from the cache."""
+        recorded = "finetuning" in self.stages and self.finetuning.record_weight > 0
+        return "interaction" in self.stages or recorded
+
+    @property
     def skips_failures(self) -> bool:
         """Whether samples that cannot be read are left out."""
         return "skip" in (self.data.on_error, self.cache.on_error)
@@ -73,6 +79,8 @@ class Recipe(Section):
         found += self.cache.contradictions("cache")
         found += self.interaction.contradictions("interaction")
         found += self.finetuning.contradictions("finetuning")
+        if self.finetuning.record_weight and self.interaction.tail == "bucket":
+            found.append(("finetuning.record_weight", "cannot use interaction.tail: bucket"))
         if self.student.dtype == "float16":
             found.append(("student.dtype", "float16 cannot be trained; use bfloat16 or float32"))
         if len(set(self.stages)) != len(self.stages):

@@ -48,10 +48,10 @@ def _validate_cache(recipe: Recipe) -> None:
 
 def _validate_student(recipe: Recipe) -> None:
     preview = preview_model(recipe.student, "student")
-    if recipe.stages == ["finetuning"]:
-        return
-    reads_taps = "interaction" not in recipe.stages or recipe.interaction.inner != "none"
-    taps = preview_taps(recipe, "student", preview) if reads_taps else ()
+    taps: tuple[int, ...] | None = None
+    if recipe.stages != ["finetuning"]:
+        reads_taps = "interaction" not in recipe.stages or recipe.interaction.inner != "none"
+        taps = preview_taps(recipe, "student", preview) if reads_taps else ()
     cache = _cache_so_far(recipe) if _can_open(recipe) else None
     if cache is not None:
         _validate_fit(recipe, preview, taps, cache)
@@ -67,7 +67,7 @@ def _validate_fit(
 
 def _cache_so_far(recipe: Recipe) -> Cache | None:
     """Open the cache of stage two, unless it is to be followed and has not begun."""
-    if "interaction" not in recipe.stages:
+    if not recipe.reads_cache:
         return None
     if recipe.interaction.follow and not is_begun(recipe.cache_path):
         return None
@@ -76,7 +76,7 @@ def _cache_so_far(recipe: Recipe) -> Cache | None:
 
 def _can_open(recipe: Recipe) -> bool:
     """Report whether there is a cache to compare with; another check says what is wrong if not."""
-    return "interaction" in recipe.stages and is_begun(recipe.cache_path)
+    return recipe.reads_cache and is_begun(recipe.cache_path)
 
 
 def _validate_stages(recipe: Recipe) -> None:
@@ -103,6 +103,15 @@ def validate_contents(cache: Cache, settings: InteractionSection) -> None:
         _validate_complete(cache)
         validate_recorded(cache)
     _validate_tail(cache, settings)
+    target = settings.output_target
+    if target is not None and target.tap not in cache.manifest.taps[:-1]:
+        raise CacheMismatchError(
+            f"interaction.output_target.tap is {target.tap}, and the cache does not hold it",
+            where=cache.path,
+            expected=f"one of {', '.join(map(str, cache.manifest.taps[:-1]))}",
+            found=target.tap,
+            mend="Name a tap of the cache, or dump the teacher with it (teacher.taps)",
+        )
 
 
 def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
@@ -131,7 +140,7 @@ def _validate_taps(
     cache: Cache, student: Backbone, section: ModelSection, settings: InteractionSection
 ) -> None:
     """Refuse taps that cannot be matched."""
-    if settings.inner in ("ce", "none") or section.verbalizers is not None:
+    if not settings.matches_taps or section.verbalizers is not None:
         return  # nothing to match, or taps that are known when the named verbalizers are loaded
     taps = resolve_taps(section.taps, student.decoder.num_blocks, where=student.name)
     _validate_tap_numbers(len(taps), cache, settings)
@@ -150,7 +159,7 @@ def _validate_tap_numbers(num_taps: int, cache: Cache, settings: InteractionSect
     Raises:
         StageError: there are too few teacher taps.
     """
-    if settings.inner not in ("ce", "none"):
+    if settings.matches_taps:
         validate_reach(num_taps, len(cache.manifest.taps) - 1, settings.matching)
 
 

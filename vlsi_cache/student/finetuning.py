@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -18,8 +19,15 @@ from vlsi_cache.models import (
     run_backbone,
     saved_dtype,
 )
-from vlsi_cache.objectives import linear_cross_entropy
+from vlsi_cache.objectives import (
+    SparseTargets,
+    linear_cross_entropy,
+    linear_soft_cross_entropy,
+)
 from vlsi_cache.recipe import FinetuningSection, ModelSection
+from vlsi_cache.store import Cache
+from vlsi_cache.student.cache_order import cache_order
+from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.training import (
     Run,
     Stage,
@@ -35,17 +43,18 @@ __all__ = ["Finetuning", "finetune"]
 
 
 class Finetuning(StageModule):
-    """Cross-entropy of the student's own output.
+    """Cross-entropy of the student's own output, and its divergence from the teacher's if asked.
 
     Args:
         student: the student.
-        settings: which parts train.
+        settings: which parts train, and how much the teacher's record counts.
     """
 
     accepts_loss_kwargs = True
 
     def __init__(self, student: Backbone, settings: FinetuningSection) -> None:
         super().__init__()
+        self.record_weight = settings.record_weight
         self.model = student.decoder.model
         self.decoder = student.decoder
         self.vocab_size = student.vocab_size
@@ -59,30 +68,46 @@ class Finetuning(StageModule):
         positions: Tensor,
         labels: Tensor,
         token_samples: Tensor,
+        targets: SparseTargets | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        """Return the mean cross-entropy over response tokens, nats.
+        """Return the mean loss over response tokens, nats.
 
         Args:
             inputs: the student's own inputs.
             positions: ``[N]`` long, flat positions that predict the response tokens.
             labels: ``[N]`` long, the response tokens.
             token_samples: unused; every batch has it.
+            targets: ``[N, L_t + 1, S]``, the teacher's record, its final output last.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
-        decoder = self.decoder
-        _, features = run_backbone(decoder, (), inputs, positions)
+        _, features = run_backbone(self.decoder, (), inputs, positions)
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        loss = linear_cross_entropy(features, self.head.real_rows(self.vocab_size), labels)
-        return {"loss": loss / count}
+        head = self.head.real_rows(self.vocab_size)
+        if targets is None:
+            return {"loss": self.with_unused(linear_cross_entropy(features, head, labels) / count)}
+        ids, weights, entropy = (value[:, -1] for value in targets)
+        weights = self.record_weight * weights
+        loss, log_probs = linear_soft_cross_entropy(
+            features,
+            head,
+            torch.cat([labels[:, None], ids], 1),
+            torch.cat([torch.ones_like(weights[:, :1]), weights], 1),
+        )
+        known = self.record_weight * entropy
+        self.observe("cross_entropy", -log_probs[:, 0].mean())
+        divergence = -(weights * log_probs[:, 1:]).sum(1) - known
+        self.observe("kl_output", divergence.mean() / self.record_weight)
+        return {"loss": self.with_unused((loss - known.sum()) / count)}
 
 
-def finetune(run: Run, source: Path | None = None) -> Path:
+def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -> Path:
     """Train the whole student and save it under its own architecture.
 
     Args:
         run: what all stages share.
         source: folder of the merged student after interaction; the recipe's student if None.
+        cache: the complete record of the same data, if the student goes on learning from it.
 
     Returns:
         Folder of the finished student.
@@ -106,8 +131,9 @@ def finetune(run: Run, source: Path | None = None) -> Path:
             **run.settings(),
             **student.identity(),
             "finetuning": recipe.finetuning.decisive(),
+            **({} if cache is None else {"cache": cache.manifest.model_dump(mode="json")}),
         },
-        start=lambda: _start(run, student),
+        start=lambda: _start(run, student, cache),
         save=lambda module: _save(module, original, section, recipe.student_path),
     )
     return run_stage(run, stage)
@@ -124,14 +150,18 @@ def _save(
     save_model(module.model, section, folder)
 
 
-def _start(run: Run, student: Backbone) -> Training[Finetuning]:
+def _start(run: Run, student: Backbone, cache: Cache | None) -> Training[Finetuning]:
     settings = run.recipe.finetuning
     module = Finetuning(student, settings)
     if settings.gradient_checkpointing:
         student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
     samples = IndexedConversations(run.data)
-    collate = TokenBatches(encoder_for(student, run.recipe.data))
+    encoder = encoder_for(student, run.recipe.data)
+    collate: TokenBatches | CachedBatches = TokenBatches(encoder)
     order = plain_order(len(run.data), run.left_out.indices)
+    if cache is not None:
+        collate = CachedBatches(encoder, cache, run.recipe.interaction.tail)
+        order = cache_order(cache, run.left_out.indices)
 
     def measure() -> float:
         return first_step_rate(

@@ -5,6 +5,7 @@ Shape suffixes: N response tokens of the batch, B samples, C = L_t teacher taps,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -30,6 +31,8 @@ from vlsi_cache.training import StageModule
 from vlsi_cache.verbalizer import VerbalizerBank
 
 __all__ = ["Interaction"]
+
+logger = logging.getLogger(__name__)
 
 
 class Interaction(StageModule):
@@ -58,7 +61,7 @@ class Interaction(StageModule):
     ) -> None:
         super().__init__()
         self.settings = settings
-        if _reads_teacher(settings.inner):
+        if settings.matches_taps:
             validate_reach(len(bank.taps), len(teacher_taps), settings.matching)
         self.adapted = _learning(student.decoder, settings.lora, seed)
         self.bank = bank.requires_grad_(True)
@@ -68,6 +71,7 @@ class Interaction(StageModule):
         self.seed, self.rank = seed, rank
         self.generator = torch.Generator(device=student.device)
         self._unsound: Tensor | None = None
+        self._warned_of_opposing = False
 
     def forward(
         self,
@@ -93,16 +97,47 @@ class Interaction(StageModule):
         self.seed_draws()
         head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
         states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
-        reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
         output = self._output_loss(final, head, targets, labels)
-        num_samples = len(inputs["input_ids"])
-        inner = self._inner_losses(reads, head, targets, labels, token_samples, num_samples)
+        weight, inner = self._inner_weight(), {}
+        if weight or PartialState().num_processes > 1:  # they step together, so all or none compute
+            reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
+            num_samples = len(inputs["input_ids"])
+            inner = self._inner_losses(reads, head, targets, labels, token_samples, num_samples)
         for name, loss in (output | inner).items():
             self.observe(name, loss.mean())
         sums = [loss.sum() for loss in output.values()]
-        sums += [loss.sum() * self.settings.inner_weight for loss in inner.values()]
+        weighted = [loss.sum() * weight for loss in inner.values()]
+        if self._measures_gradients() and sums and weighted:
+            self._observe_gradients(torch.stack(sums).sum(), torch.stack(weighted).sum())
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        return {"loss": torch.stack(sums).sum() / count}
+        return {"loss": torch.stack(sums + weighted).sum() / count}
+
+    def _inner_weight(self) -> float:
+        """Return the weight of every tap's loss at this point of the stage."""
+        settings, schedule = self.settings, self.settings.inner_schedule
+        weight = settings.inner_weight
+        if settings.inner_weight_of == "all":
+            weight /= max(len(self.bank.taps), 1)
+        if schedule is None:
+            return weight
+        fallen = min(self.progress / schedule.until, 1.0)
+        return weight * (1 + fallen * (schedule.end - 1))
+
+    def _measures_gradients(self) -> bool:
+        """Report whether this micro-batch is the first of a step whose gradients are measured."""
+        every = self.settings.gradients_every
+        if every is None or PartialState().num_processes > 1 or self.is_sharded:
+            return False
+        return (self.batches_seen - 1) % (every * self.settings.gradient_accumulation) == 0
+
+    def _observe_gradients(self, output: Tensor, taps: Tensor) -> None:
+        """Observe the norms of both gradients at the student, and the cosine between them."""
+        trained = [value for value in self.adapted.parameters() if value.requires_grad]
+        found = [_flat_gradient(loss, trained) for loss in (output, taps)]
+        cosine = torch.nn.functional.cosine_similarity(found[0], found[1], dim=0)
+        self.observe("gradient_output", found[0].norm())
+        self.observe("gradient_taps", found[1].norm())
+        self.observe("gradient_cosine", cosine)
 
     def _output_loss(
         self, final: Tensor, head: Head, targets: SparseTargets, labels: Tensor
@@ -111,9 +146,15 @@ class Interaction(StageModule):
         comparison = self.settings.output
         if comparison == "none":
             return {}
+        name, target = f"{_metric(comparison)}_output", self.settings.output_target
+        if target is not None and _reads_teacher(comparison):
+            number = self.teacher_taps.tolist().index(target.tap)
+            both = targets.candidates(torch.tensor([number, -1], device=labels.device))
+            shares = both.weights.new_tensor([target.share, 1 - target.share])
+            return {name: self._compare(final, head, both, comparison).expected(shares)}
         wanted = targets.candidate(-1) if _reads_teacher(comparison) else label_targets(labels)
         found = self._compare(final, head, wanted, comparison)
-        return {f"{_metric(comparison)}_output": found.matched(torch.zeros_like(labels))}
+        return {name: found.matched(torch.zeros_like(labels))}
 
     def _inner_losses(
         self,
@@ -128,13 +169,13 @@ class Interaction(StageModule):
         comparison = self.settings.inner
         if comparison == "none":
             return {}
-        if _reads_teacher(comparison):
+        if self.settings.matches_taps:
             wanted = targets.candidates(slice(-1))
             compared = [self._compare(read, head, wanted, comparison) for read in reads]
             losses = self._matched(compared, token_samples, num_samples)
         else:
-            hard = label_targets(labels)
-            compared = [self._compare(read, head, hard, comparison) for read in reads]
+            wanted = targets.candidate(-1) if _reads_teacher(comparison) else label_targets(labels)
+            compared = [self._compare(read, head, wanted, comparison) for read in reads]
             losses = [found.matched(torch.zeros_like(labels)) for found in compared]
         names = [f"{_metric(comparison)}_tap_{tap}" for tap in self.bank.taps]
         return dict(zip(names, losses, strict=True))
@@ -192,7 +233,16 @@ class Interaction(StageModule):
             StageError: a divergence of the last batch is NaN or infinite.
         """
         self._validate_divergences()
-        return super().collect()
+        observed = super().collect()
+        total, count = observed.get("gradient_cosine", (torch.zeros(()), 1))
+        if float(total) < 0 and not self._warned_of_opposing:
+            self._warned_of_opposing = True
+            logger.warning(
+                "the taps' gradient opposes the output's (cosine %.2f). Lower "
+                "interaction.inner_weight, or let it fall by interaction.inner_schedule",
+                float(total) / count,
+            )
+        return observed
 
     def learned(self) -> nn.Module:
         """Return the student's own model, the adapters merged into its weights, in float32."""
@@ -245,6 +295,16 @@ class Interaction(StageModule):
             self.observe("choice", match.choice.reshape(-1, width).mean(0))
             weighted = match.temperature * match.choice
             self.observe("weighted_temperature", weighted.reshape(-1, width).mean(0))
+
+
+def _flat_gradient(loss: Tensor, trained: Sequence[Tensor]) -> Tensor:
+    """Return the gradient of a loss by all these weights, laid flat; its graph stays."""
+    found = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
+    parts = [
+        torch.zeros_like(weight) if part is None else part
+        for weight, part in zip(trained, found, strict=True)
+    ]
+    return torch.cat([part.flatten().float() for part in parts])
 
 
 def _learning(decoder: Decoder, lora: LoraSection | None, seed: int) -> nn.Module:

@@ -53,17 +53,19 @@ def _run_stages(run: Run) -> Path:
     recipe = run.recipe
     stages = set(recipe.stages)
     result = None
-    cache = open_matching_cache(run) if "interaction" in stages else None
+    cache = open_matching_cache(run) if recipe.reads_cache else None
     run = _leave_out(run, cache)
-    if cache is not None:
+    if cache is not None and "interaction" in stages:
         result = _distil(run, cache)
     elif "verbalization" in stages:
         result = _verbalize(run)
     if "finetuning" in stages:
         gc.collect()  # the adapted student's hooks and modules refer to one another
         if cache is not None and recipe.interaction.follow:  # its failures are all known only now
-            run = _leave_out(run, open_cache(recipe.cache_path))
-        result = finetune(run, result if "interaction" in stages else None)
+            cache = open_cache(recipe.cache_path)
+            run = _leave_out(run, cache)
+        source = result if "interaction" in stages else None
+        result = finetune(run, source, cache if recipe.finetuning.record_weight else None)
     assert result is not None  # a recipe names at least one stage
     return result
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from vlsi_cache.interruption import finishing_steps, stop_if_asked
 from vlsi_cache.phases import phase
+from vlsi_cache.training.folders.checkpoints import last_checkpoint
 from vlsi_cache.training.folders.stage_folder import StageFolder, one_job_at_a_time
 from vlsi_cache.training.loop.trainer import train
 from vlsi_cache.training.module import StageModule
@@ -57,6 +58,8 @@ def _make(run: Run, stage: Stage[Any], folder: StageFolder) -> None:
         training = stage.start()
         if run.sharding is not None:
             shard(training.module, run.sharding, run.device, autocast=training.autocast)
+        if training.begin is not None and last_checkpoint(stage.folder) is None:
+            training.begin()
     with finishing_steps():
         train(run, stage, training)
         with phase(f"{stage.name}: saving {stage.result}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vlsi_cache.errors import VlsiCacheError
 from vlsi_cache.models import Decoder, Head
@@ -27,6 +28,8 @@ class StageModule(nn.Module):
         self.batches_seen = 0
         self.batch_weight = 1
         """1, or 0 for a batch that only keeps this process in step with the others."""
+        self.progress = 0.0
+        """Part of the stage's steps that are done, from 0 to 1."""
         self._observed: dict[str, tuple[Tensor, int]] = {}
         self._head_places: dict[str, tuple[nn.Module, str]] = {}
 
@@ -55,25 +58,39 @@ class StageModule(nn.Module):
     def head(self) -> Head:
         """The decoder's head. While weights are sharded, those that the forward has gathered."""
         head = self.decoder.head
-        if not self._head_places:
+        if not self.is_sharded:
             return head
         found = {name: getattr(part, own) for name, (part, own) in self._head_places.items()}
         return Head(found["weight"], found.get("bias"), head.transform)
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a slice of the weights."""
+        return bool(self._head_places)
+
     def units(self) -> list[nn.Module]:
         """Return the modules whose weights are gathered one after another.
 
-        They are the decoder's blocks, and what else the model calls indivisible: a tower's blocks.
+        Every process must run all of them in each step. A tower runs only where there are images,
+        so it is gathered with what lies outside the units.
         """
-        model, blocks = self.decoder.model, list(self.decoder.blocks)
-        inside = {id(part) for block in blocks for part in block.modules()}
-        names = set(getattr(model, "_no_split_modules", None) or ())
-        for part in model.modules():
-            if type(part).__name__ in names and id(part) not in inside:
-                if not any(id(below) in inside for below in part.modules()):
-                    blocks.append(part)
-                inside.update(id(below) for below in part.modules())
-        return blocks
+        return list(self.decoder.blocks)
+
+    def with_unused(self, loss: Tensor) -> Tensor:
+        """Give a tower that no image of this batch has reached a gradient of 0.
+
+        Processes that share its weights put their gradients together, and all must have one.
+        """
+        if not self.is_sharded:
+            return loss
+        used = {id(value) for value in self.decoder.body.parameters()}
+        used |= {id(value) for value in (self.head.weight, self.head.bias)}
+        for value in self.parameters():
+            # at this moment the units' weights are slices, and all others are gathered
+            gathered = value.requires_grad and not isinstance(value, DTensor)
+            if gathered and id(value) not in used:
+                loss = loss + 0.0 * value.flatten()[0]
+        return loss
 
     def begin_sharding(self) -> None:
         """Note where the head's weights are kept: sharding puts others into their places."""

@@ -131,8 +131,17 @@ def raise_together(problem: VlsiCacheError | None) -> None:
     """
     if not any(gathered_numbers(int(problem is not None))):
         return
-    found = gathered([problem])
-    raise problem or next(other for other in found if other is not None)
+    found = next(other for other in gathered([problem]) if other is not None)
+    if problem is not None:
+        raise problem
+    # made again from its parts: what was sent has the whole sentence as its problem
+    raise type(found)(
+        found.what,
+        where=found.where,
+        expected=found.expected,
+        found=found.found,
+        mend=found.mend,
+    )
 
 
 def has_lost_others(error: RuntimeError) -> bool:

@@ -50,6 +50,8 @@ class Training(Generic[M]):
     function measures it, on the module as it trains."""
     other_rates: Mapping[str, float] = field(default_factory=dict)
     """Peak learning rate of the parameters whose names begin so, where it is not the stage's."""
+    begin: Callable[[], None] | None = None
+    """Sets the module's first weights, unless there is a checkpoint."""
     journal: Journal | None = None
     """Where observed tables go."""
     callbacks: Sequence[TrainerCallback] = ()

@@ -21,12 +21,19 @@ class VerbalizerBank(nn.Module):
     Args:
         layers: one or two structures for each tap.
         settings: the structure that they were built with.
+        linear: a linear map of each tap's state, which is added to what its structures read.
     """
 
-    def __init__(self, layers: Mapping[int, nn.ModuleList], settings: VerbalizerSection) -> None:
+    def __init__(
+        self,
+        layers: Mapping[int, nn.ModuleList],
+        settings: VerbalizerSection,
+        linear: Mapping[int, nn.Linear] | None = None,
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.layers = nn.ModuleDict({str(tap): stack for tap, stack in layers.items()})
+        self.linear = nn.ModuleDict({str(tap): part for tap, part in (linear or {}).items()})
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -35,7 +42,8 @@ class VerbalizerBank(nn.Module):
 
     def units(self) -> list[nn.Module]:
         """Return the structures, which run one after another."""
-        return [layer for tap in self.taps for layer in self.layers[str(tap)].children()]
+        layers = [layer for tap in self.taps for layer in self.layers[str(tap)].children()]
+        return [*layers, *self.linear.values()]
 
     def forward(self, states: Mapping[int, TapState], positions: Tensor) -> dict[int, Tensor]:
         """Return verbalized hidden states, before the backbone's final norm.
@@ -49,8 +57,18 @@ class VerbalizerBank(nn.Module):
         """
         return {tap: self._read(tap, states[tap], positions) for tap in self.taps}
 
+    def linear_change(self, tap: int) -> Tensor:
+        """Return the ``[D, D]`` weight of a linear map that is added to a tap's reading.
+
+        With ``structure: mlp`` it is the structure itself.
+        """
+        holder = self.linear[str(tap)] if self.linear else self.layers[str(tap)][0].map  # type: ignore[index]
+        assert isinstance(holder, nn.Linear)
+        return holder.weight
+
     def _read(self, tap: int, state: TapState, positions: Tensor) -> Tensor:
         stack = self.layers[str(tap)]
+        tapped = state.hidden
         assert isinstance(stack, nn.ModuleList)
         everywhere = None
         for layer in list(stack)[:-1]:
@@ -59,7 +77,12 @@ class VerbalizerBank(nn.Module):
             hidden = layer(state, everywhere, residual=self.settings.residual)
             state = dataclasses.replace(state, hidden=hidden.view_as(state.hidden))
         read: Tensor = stack[-1](state, positions, residual=self.settings.residual)
-        return read
+        if not self.linear:
+            return read
+        change = self.linear[str(tap)]
+        assert isinstance(change, nn.Linear)
+        own = tapped.flatten(0, 1)[positions].to(change.weight.dtype)
+        return read + change(own).to(read.dtype)  # type: ignore[no-any-return]
 
 
 def build_verbalizers(
@@ -68,6 +91,7 @@ def build_verbalizers(
     """Build new verbalizers on the backbone's device, in float32.
 
     With ``residual`` each starts as the identity, so that it reads its tap as the logit lens does.
+    Where they are to have a closed-form start, ``start_by_ridge`` sets it later.
 
     Args:
         decoder: the backbone that they read.
@@ -81,8 +105,20 @@ def build_verbalizers(
             tap: nn.ModuleList(_build(decoder, tap, settings) for _ in range(settings.depth))
             for tap in taps
         }
-    bank = VerbalizerBank(layers, settings)
+        linear = {tap: _zero_map(decoder.hidden_size) for tap in taps if _needs_linear(settings)}
+    bank = VerbalizerBank(layers, settings, linear)
     return bank.to(device=decoder.head.weight.device, dtype=torch.float32)
+
+
+def _needs_linear(settings: VerbalizerSection) -> bool:
+    """Report whether a closed-form start needs a map beside the structures."""
+    return settings.starts_by_ridge and (settings.structure, settings.depth) != ("mlp", 1)
+
+
+def _zero_map(size: int) -> nn.Linear:
+    zero = nn.Linear(size, size, bias=False)
+    nn.init.zeros_(zero.weight)
+    return zero
 
 
 def _build(decoder: Decoder, tap: int, settings: VerbalizerSection) -> nn.Module:

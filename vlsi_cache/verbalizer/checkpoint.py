@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -44,6 +44,12 @@ class VerbalizerConfig(BaseModel):
     verbalizer: VerbalizerSection
     """Structure."""
 
+    @field_validator("verbalizer", mode="before")
+    @classmethod
+    def _start_of_before(cls, value: object) -> object:
+        """Verbalizers that name no start were made when there was one alone."""
+        return {"start": "logit_lens", **value} if isinstance(value, dict) else value
+
 
 def save_verbalizers(bank: VerbalizerBank, folder: Path, backbone: Backbone) -> None:
     """Write the bank's weights, then its config: a folder with a config is whole.
@@ -63,7 +69,10 @@ def save_verbalizers(bank: VerbalizerBank, folder: Path, backbone: Backbone) -> 
         taps=list(bank.taps),
         verbalizer=bank.settings,
     )
-    write_whole(folder / VERBALIZERS_FILE, config.model_dump_json(indent=2) + "\n")
+    # what began as the logit lens stays readable for versions that know nothing else
+    unnamed = {"verbalizer": {"start"}} if bank.settings.start == "logit_lens" else None
+    described = config.model_dump_json(indent=2, exclude=unnamed)
+    write_whole(folder / VERBALIZERS_FILE, described + "\n")
 
 
 def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> VerbalizerBank:

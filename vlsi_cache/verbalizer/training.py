@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import TrainerCallback
 
 from vlsi_cache.data import Conversation, IndexedConversations, TokenBatches, encoder_for
-from vlsi_cache.models import Backbone, Decoder, Head, resolve_taps, run_backbone
+from vlsi_cache.models import Backbone, Decoder, Head, TapState, resolve_taps, run_backbone
 from vlsi_cache.objectives import candidate_divergences, dense_divergence, label_targets
 from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training import (
@@ -32,6 +34,7 @@ from vlsi_cache.verbalizer.checkpoint import (
     load_verbalizers,
     save_verbalizers,
 )
+from vlsi_cache.verbalizer.ridge import start_by_ridge
 from vlsi_cache.verbalizer.soundness import SoundSamples
 
 __all__ = ["Verbalization", "early_settings", "find_verbalizers", "obtain_verbalizers"]
@@ -75,7 +78,7 @@ def find_verbalizers(run: Run, section: ModelSection, backbone: Backbone, folder
 def early_settings(section: ModelSection) -> dict[str, Any]:
     """Return the settings of stage one that the recipe alone decides."""
     return {
-        "verbalizer": section.verbalizer.model_dump(),
+        "verbalizer": section.verbalizer.identity(),
         "verbalization": section.verbalization.decisive(),
     }
 
@@ -89,12 +92,28 @@ def _stage(
 
     def start() -> Training[Verbalization]:
         bank = build_verbalizers(decoder, taps, section.verbalizer, seed=run.recipe.seed)
+        samples = IndexedConversations(run.data)
+        collate = TokenBatches(encoder_for(backbone, run.recipe.data))
+        order = plain_order(len(run.data), run.left_out.indices)
         target, sound = schedule.target, SoundSamples(run)
+        module = Verbalization(decoder, bank, backbone.vocab_size, target, sound=sound)
+
+        def begin() -> None:
+            start_by_ridge(
+                bank,
+                backbone,
+                lambda indices: collate([samples[index] for index in indices]),
+                np.concatenate(order.groups),
+                schedule.batch_size,
+                module.read,
+            )
+
         return Training(
-            module=Verbalization(decoder, bank, backbone.vocab_size, target, sound=sound),
-            dataset=IndexedConversations(run.data),
-            collate=_NumberedBatches(TokenBatches(encoder_for(backbone, run.recipe.data))),
-            order=plain_order(len(run.data), run.left_out.indices),
+            module=module,
+            begin=begin if section.verbalizer.starts_by_ridge else None,
+            dataset=samples,
+            collate=_NumberedBatches(collate),
+            order=order,
             callbacks=(_PoorTaps(folder),),
             learning_rate=fresh_rate(decoder.hidden_size, samples_per_step(schedule)),
             autocast=backbone.autocast,
@@ -198,6 +217,12 @@ class Verbalization(StageModule):
             loss = loss + total / count
         return {"loss": loss}
 
+    def read(
+        self, taps: Sequence[int], inputs: Mapping[str, Tensor], positions: Tensor
+    ) -> tuple[dict[int, TapState], Tensor]:
+        """Run the backbone alone, as ``run_backbone`` does."""
+        return run_backbone(self.decoder, taps, inputs, positions)
+
     def train(self, mode: bool = True) -> Verbalization:
         """Set the mode of the verbalizers. The frozen backbone reads without dropout."""
         super().train(mode)
@@ -212,6 +237,11 @@ class Verbalization(StageModule):
         """Take in the backbone, whose weights are sharded with the verbalizers'."""
         self.backbone = self.decoder.model
         super().begin_sharding()
+
+    def end_sharding(self, device: torch.device) -> None:
+        """Follow the weights to their device."""
+        super().end_sharding(device)
+        register_fsdp_forward_method(self, "read")  # it gathers weights, as the forward does
 
     def release(self) -> None:
         """Let go of the backbone, which has not changed."""

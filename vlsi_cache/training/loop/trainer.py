@@ -205,7 +205,9 @@ class _StageTrainer(SavingTrainer):
         A batch of weight 0 runs too, since the other processes wait for its gradients.
         """
         weight = inputs.pop("weight")
-        self._module().batch_weight = weight
+        module = self._module()
+        module.batch_weight = weight
+        module.progress = self.state.global_step / max(self.state.max_steps, 1)
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
         return loss * float(weight)
 
