@@ -110,6 +110,20 @@ def test_what_is_wrong_in_one_process_ends_all_with_the_same_line(
     assert message in said[0]
 
 
+def test_epochs_go_on_with_another_number_of_processes(server: RankServer, tmp_path: Path) -> None:
+    """Killed after 16 of 24 steps, by one process: two have 4 of 12 steps before them."""
+    schedule = {"epochs": 2, "batch_size": 2, "save_every": 2, "workers": 0}
+    died = server.run(tmp_path, 1, 24, schedule=schedule, kill_after=16)
+    assert died == [-signal.SIGKILL]
+    assert (tmp_path / "checkpoint-16").is_dir()
+    assert server.run(tmp_path, 2, 24, schedule=schedule) == [0, 0]
+    assert [len(batches) for batches in seen(tmp_path, 2)] == [4, 4]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-10",
+        "checkpoint-12",
+    ]
+
+
 def test_a_process_that_is_killed_leaves_no_other_waiting(
     server: RankServer, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
 from vlsi_cache.errors import StageError
@@ -95,6 +96,18 @@ class SavingTrainer(Trainer):
                 self._load_slices(Path(checkpoint))
             else:
                 super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._set_rates(int(checkpoint.rsplit("-", 1)[1]))
+
+    def _set_rates(self, step: int) -> None:
+        """Go on with the rates of a step, if the checkpoint's was counted in another way."""
+        scheduler, optimizer = self.lr_scheduler, self.optimizer
+        if not isinstance(scheduler, LambdaLR) or optimizer is None or scheduler.last_epoch == step:
+            return
+        scheduler.last_epoch = step
+        rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, (peak, factor) in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = peak * factor(step)
 
     def _load_slices(self, checkpoint: Path) -> None:
         """Read this process's slices of the optimizer's state."""

@@ -20,7 +20,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from vlsi_cache.errors import StageError, VlsiCacheError
 from vlsi_cache.interruption import stop_if_asked
 from vlsi_cache.phases import phase
-from vlsi_cache.training.folders.checkpoints import last_checkpoint
+from vlsi_cache.training.folders.checkpoints import (
+    epochs_of,
+    last_checkpoint,
+    processes_of,
+    renumber,
+)
 from vlsi_cache.training.folders.writing import plain_write_errors, quiet_event_writer
 from vlsi_cache.training.loop.guard import LossGuard
 from vlsi_cache.training.loop.metrics import MetricLines
@@ -28,6 +33,7 @@ from vlsi_cache.training.loop.rates import FINAL, WARMUP, rate_factor
 from vlsi_cache.training.loop.saving import MEND_DIVERGED, SavingTrainer
 from vlsi_cache.training.loop.stopping import Checkpointer
 from vlsi_cache.training.processes import (
+    from_main_process,
     gathered_numbers,
     has_lost_others,
     on_main_process,
@@ -83,10 +89,12 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
         )
 
 
-def _train_on(stage: Stage[Any], training: Training[Any], trainer: SavingTrainer) -> None:
-    checkpoint = last_checkpoint(stage.folder)
+def _train_on(stage: Stage[Any], training: Training[Any], trainer: _StageTrainer) -> None:
+    checkpoint = from_main_process(last_checkpoint(stage.folder))
     if checkpoint is not None:
-        logger.info("%s: going on from %s", stage.name, checkpoint.name)
+        checkpoint = trainer.recount(checkpoint)
+        if trainer.is_world_process_zero():
+            logger.info("%s: going on from %s", stage.name, checkpoint.name)
     journal = training.journal
     if journal is not None:
         step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
@@ -183,19 +191,39 @@ class _StageTrainer(SavingTrainer):
         The loader is not handed to accelerate, which would fill the last batches with samples that
         other processes have. It would also forget the epoch where it skips batches to resume.
         """
-        process = ProcessSlice(
+        return make_loader(
+            BatchReader(self.training.dataset, self.training.collate),
+            BatchSampler(self.order, self._slice()),
+            workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            start_method=self.training.start_method,
+        )
+
+    def _slice(self) -> ProcessSlice:
+        return ProcessSlice(
             seed=self.args.seed,
             batch_size=self.args.per_device_train_batch_size,
             rank=self.args.process_index,
             num_ranks=self.args.world_size,
         )
-        return make_loader(
-            BatchReader(self.training.dataset, self.training.collate),
-            BatchSampler(self.order, process),
-            workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            start_method=self.training.start_method,
-        )
+
+    def recount(self, checkpoint: Path) -> Path:
+        """Return a checkpoint whose step counts what these processes would have trained.
+
+        Where epochs are counted, the samples of a step follow from the number of processes.
+        """
+        before, now = processes_of(checkpoint), self.args.world_size
+        if before == now:
+            return checkpoint
+        if self.is_world_process_zero():
+            logger.info("%s was made by %d processes, and %d go on", checkpoint.name, before, now)
+        if self.args.max_steps > 0:
+            return checkpoint
+        num_batches = self._slice().num_batches(self.order.num_samples)
+        per_epoch = -(-num_batches // self.args.gradient_accumulation_steps)
+        step = max(int(epochs_of(checkpoint) * per_epoch + 1e-6), 1)
+        on_main_process(lambda: renumber(checkpoint, step))
+        return checkpoint.with_name(f"checkpoint-{step}")
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
