@@ -11,6 +11,7 @@ from vlsi_cache.cli.next_step import next_command
 from vlsi_cache.cli.options import errors_in_one_line, recipe_flags, taps_list
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
+from vlsi_cache.recipe import validate_named
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -78,6 +79,8 @@ def command(recipe: Recipe, partition: str | None) -> None:
     goes on where it stopped.
     """
     log_to("stdout")
+    if partition is None:  # which is read by what takes seconds to import
+        validate_named(recipe, ["teacher"])
     with stopping_on_signals():
         import_libraries()
         from vlsi_cache.teacher import Partition, dump_teacher

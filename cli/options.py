@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ import click
 from vlsi_cache.cli.next_step import Given, remember_given
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.interruption import Interrupted
-from vlsi_cache.recipe import Recipe, load_recipe
+from vlsi_cache.phases import speaks_for_all
+from vlsi_cache.recipe import Recipe, RecipeProblemsError, load_recipe
 
 __all__ = ["errors_in_one_line", "recipe_flags", "taps_list"]
 
@@ -41,7 +41,7 @@ def errors_in_one_line(function: F) -> F:
             click.echo(f"error: {printable(str(error.filename))}: {error.strerror}", err=True)
             raise SystemExit(1) from None
         except Interrupted as interruption:
-            if os.environ.get("RANK", "0") == "0":  # all processes stop, and one says so
+            if speaks_for_all():  # all processes stop, and one says so
                 click.echo(str(interruption), err=True)
             raise SystemExit(interruption.exit_code) from None
         except KeyboardInterrupt:
@@ -83,8 +83,16 @@ def recipe_flags(flags: Mapping[str, str]) -> Callable[[F], F]:
                 for name, value in given.items()
                 if value is not None
             ]
-            recipe: Recipe = load_recipe(recipe_path, [*assignments, *overrides])
             by_key = {flags[name]: value for name, value in given.items() if value is not None}
+            typed = {
+                flags[name]: f"--{name.replace('_', '-')}"
+                for name, value in given.items()
+                if value is not None
+            }
+            try:
+                recipe: Recipe = load_recipe(recipe_path, [*assignments, *overrides])
+            except RecipeProblemsError as error:
+                raise error.naming(typed) from None
             remember_given(Given(recipe_path, assignments, by_key))
             return function(*args, recipe=recipe, **kwargs)
 

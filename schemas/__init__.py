@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parent
 def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.check import CheckReport
     from vlsi_cache.demo.table import DemoSummary
+    from vlsi_cache.evaluation import Evaluation
     from vlsi_cache.manifest import CacheManifest
     from vlsi_cache.recipe import Recipe
     from vlsi_cache.report import CacheSummary, SampleView
@@ -44,6 +45,7 @@ def _models() -> dict[str, type[BaseModel]]:
         "inspect-sample": SampleView,
         "verify": Verification,
         "check": CheckReport,
+        "evaluate": Evaluation,
         "matching": JournalLine,
         "arrivals": ArrivalLine,
         "demo": DemoSummary,

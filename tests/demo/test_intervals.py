@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsi_cache.demo.scores.intervals import difference_interval, wilson_interval
+from vlsi_cache.evaluation.intervals import difference_interval, wilson_interval
 
 
 @pytest.mark.parametrize(

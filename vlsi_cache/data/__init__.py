@@ -15,11 +15,13 @@ from vlsi_cache.data.encoding.encoder import BatchEncoder
 from vlsi_cache.data.encoding.tally import report_changed_samples, take_changed_samples
 from vlsi_cache.data.images import ImageRef
 from vlsi_cache.data.reading.dataset import ConversationDataset, load_conversations, load_data
+from vlsi_cache.data.reading.remembered import DataFindings
 
 __all__ = [
     "BatchEncoder",
     "Conversation",
     "ConversationDataset",
+    "DataFindings",
     "ImagePart",
     "ImageRef",
     "IndexedConversations",

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vlsi_cache.demo.scores.intervals import Interval, difference_interval
+from vlsi_cache.evaluation.intervals import Interval, difference_interval
 
 __all__ = [
     "DemoAccuracy",

@@ -21,9 +21,8 @@ from vlsi_cache.models.identity import (
 )
 from vlsi_cache.models.loading import load_config, load_model, load_processor_of
 from vlsi_cache.models.precision import frozen_dtype, trained_dtype, uses_autocast
-from vlsi_cache.models.preview import model_name
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import ModelSection
+from vlsi_cache.recipe import ModelSection, model_name
 
 __all__ = ["Backbone", "load_backbone"]
 

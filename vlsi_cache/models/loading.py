@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ from transformers import (
 from vlsi_cache.errors import ModelError, first_line
 from vlsi_cache.models.adapters import find_adapter, merge_adapter, weights_beside
 from vlsi_cache.models.options import current_options, validate_options
-from vlsi_cache.recipe import ModelSection
+from vlsi_cache.recipe import ModelSection, validate_model_folder
 
 __all__ = [
     "load_config",
@@ -274,17 +273,9 @@ def _find(name: str, revision: str | None = None) -> Path | None:
                 mend="Leave the revision out, or give the name on the Hugging Face hub",
             )
         return path
-    # A hub name is "model" or "owner/model". Anything else that is not a folder is a slip.
-    looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or path.exists()
     if name.endswith(".gguf"):
         raise _gguf_error(name, path.name)
-    if looks_local or not name:
-        raise ModelError(
-            "there is no such model folder",
-            where=name or "model",
-            found="a file" if path.is_file() else None,
-            mend="Give the folder that save_pretrained wrote, or a name on the Hugging Face hub",
-        )
+    validate_model_folder(name)
     if try_to_load_from_cache(name, _CONFIG, revision=revision) is None:
         _validate_on_hub(name, revision)
     return None

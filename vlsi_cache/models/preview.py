@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlsi_cache.errors import RecipeError
 from vlsi_cache.models.identity import tokenizer_of, vocabulary_hash, vocabulary_size
 from vlsi_cache.models.loading import load_config, load_processor_of, validate_files
 from vlsi_cache.models.taps import resolve_taps
-from vlsi_cache.recipe import ModelSection
+from vlsi_cache.recipe import ModelSection, model_name
 
-__all__ = ["ModelPreview", "model_name", "preview_model"]
+__all__ = ["ModelPreview", "preview_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +35,6 @@ class ModelPreview:
         if self.num_blocks is None:
             return None
         return resolve_taps(taps, self.num_blocks, where=self.name)
-
-
-def model_name(section: ModelSection, role: str) -> str:
-    """Return the name of a section's model.
-
-    Raises:
-        RecipeError: no model is named.
-    """
-    if section.model is None:
-        raise RecipeError(
-            "no model is named",
-            where=f"{role}.model",
-            expected="a from_pretrained name or folder",
-            mend=f"Give --{role} MODEL, or set {role}.model in the recipe",
-        )
-    return section.model
 
 
 def preview_model(section: ModelSection, role: str) -> ModelPreview:

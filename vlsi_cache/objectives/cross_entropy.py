@@ -114,14 +114,10 @@ def _loss_and_gradients(
         # The slope follows from the logits, which the next lines overwrite.
         slopes_NV = None if head.transform.is_identity else head.transform.derivative(logits_NV)
         chosen_NS = logits_NV.gather(1, ids_NS[part])
-        # log Σ exp z = max + log Σ exp(z − max), whose exponentials cannot overflow.
-        highest_N1 = logits_NV.amax(1, keepdim=True)
-        error_NV = logits_NV.sub_(highest_N1).exp_()
-        mass_N1 = error_NV.sum(1, keepdim=True)
-        log_probs_NS[part] = chosen_NS - (highest_N1 + mass_N1.log())
+        probs_NV, log_mass_N1 = _softmax_in_place(logits_NV)
+        log_probs_NS[part] = chosen_NS - log_mass_N1
         total -= (weights_NS[part] * log_probs_NS[part]).sum()
-        # In place, exp(z − max) turns into the gradient: one plane [N, V] serves for all.
-        error_NV /= mass_N1
+        error_NV = probs_NV  # turned into the gradient in place: one plane [N, V] serves for all
         if given_NS is not None:
             error_NV *= weights_NS[part].sum(1, keepdim=True)
         error_NV.scatter_add_(1, ids_NS[part], -weights_NS[part])
@@ -129,6 +125,16 @@ def _loss_and_gradients(
             error_NV *= slopes_NV  # chain rule through the logit transform
         _add_gradients(gradients, part, features_ND[part], head.weight, error_NV)
     return total, log_probs_NS, gradients
+
+
+def _softmax_in_place(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn logits into probabilities, in their own memory; return them and ``log Σ exp z``."""
+    # log Σ exp z = max + log Σ exp(z − max), whose exponentials cannot overflow
+    highest_N1 = logits_NV.amax(1, keepdim=True)
+    probs_NV = logits_NV.sub_(highest_N1).exp_()
+    mass_N1 = probs_NV.sum(1, keepdim=True)
+    probs_NV /= mass_N1
+    return probs_NV, highest_N1 + mass_N1.log()
 
 
 def _add_gradients(

@@ -14,6 +14,7 @@ from vlsi_cache.training import Run
 from vlsi_cache.training.processes import from_main_process
 
 __all__ = [
+    "open_cache_of",
     "open_matching_cache",
     "recorded_failures",
     "wait_for_cache",
@@ -40,7 +41,7 @@ def open_matching_cache(run: Run) -> Cache:
     else:
         cache = open_cache(run.recipe.cache_path)
     validate_contents(cache, settings)
-    _validate_data(cache, run)
+    validate_data(cache, run)
     if settings.tail == "sample" and not cache.manifest.sampling.m:
         logger.warning(
             "the cache holds the %d most likely tokens and no draws. Scaled to sum to 1, they are "
@@ -86,7 +87,24 @@ def wait_for_cache(path: str | Path, timeout_seconds: float) -> Cache:
     return open_cache(path)
 
 
-def _validate_data(cache: Cache, run: Run) -> None:
+def open_cache_of(run: Run) -> Cache:
+    """Open the recipe's cache to compare a model with it; it may be incomplete.
+
+    Raises:
+        CacheError: there is no cache.
+        CacheMismatchError: the cache was made for other data.
+    """
+    cache = open_cache(run.recipe.cache_path)
+    validate_data(cache, run)
+    return cache
+
+
+def validate_data(cache: Cache, run: Run) -> None:
+    """Refuse a cache of other data.
+
+    Raises:
+        CacheMismatchError: it was made for other data.
+    """
     identity, data = cache.manifest.dataset, run.data
     if identity.fingerprint != run.fingerprint():
         raise CacheMismatchError(

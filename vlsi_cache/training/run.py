@@ -11,12 +11,12 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from vlsi_cache.data import ConversationDataset, load_data
+from vlsi_cache.data import ConversationDataset, DataFindings, load_data
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import Recipe, warn_idle_settings
+from vlsi_cache.recipe import Recipe, validate_together, warn_idle_settings
 from vlsi_cache.training.launch import asked_sharding, validate_launch, validate_precision
-from vlsi_cache.training.preflight import validate_output, validate_together
-from vlsi_cache.training.processes import resolve_device
+from vlsi_cache.training.preflight import validate_output
+from vlsi_cache.training.processes import from_main_process, on_main_process, resolve_device
 from vlsi_cache.training.sharding import Sharding
 
 __all__ = ["LeftOut", "Run", "begin_run"]
@@ -151,5 +151,9 @@ def begin_run(
         )
     data = opened[0]
     # with skip, a row that is not sound fails later, like one that cannot be encoded
-    data.validate(skip=recipe.skips_failures)
+    found: list[DataFindings | None] = [None]
+    on_main_process(lambda: found.insert(0, data.prepare(skip=recipe.skips_failures)))
+    shared = from_main_process(found[0])
+    assert shared is not None  # or the main process has raised, and so have all
+    data.adopt(shared)
     return Run(recipe, devices[0], data, callbacks, role, sharding=shardings[0])

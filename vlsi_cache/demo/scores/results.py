@@ -8,7 +8,6 @@ import logging
 from vlsi_cache.demo.dataset import answer_floor, load_questions
 from vlsi_cache.demo.plan import Demo
 from vlsi_cache.demo.progress import remember, remembered
-from vlsi_cache.demo.scores.intervals import wilson_interval
 from vlsi_cache.demo.scores.scoring import count_right_answers, held_out_divergence
 from vlsi_cache.demo.table import (
     DemoAccuracy,
@@ -17,6 +16,7 @@ from vlsi_cache.demo.table import (
     DemoPaths,
     DemoSummary,
 )
+from vlsi_cache.evaluation.intervals import wilson_interval
 
 __all__ = ["score_models", "summarize"]
 

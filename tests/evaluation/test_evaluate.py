@@ -1,0 +1,184 @@
+"""Evaluation: losses, divergence, layers and answers, against plain transformers."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from support.runs import make_recipe
+from vlsi_cache.errors import CacheMismatchError, DataError, StageError
+from vlsi_cache.evaluation import Evaluation, evaluate_model, evaluation_table
+from vlsi_cache.evaluation.answers import Answer, answer_figures, normalised
+from vlsi_cache.recipe import Recipe, recipe_from_mapping
+from vlsi_cache.student import train_student
+from vlsi_cache.teacher import dump_teacher
+
+
+def _changed(recipe: Recipe, **changes: Any) -> Recipe:
+    raw = recipe.model_dump(mode="json")
+    for name, change in changes.items():
+        raw[name] = {**raw[name], **change} if isinstance(change, dict) else change
+    return recipe_from_mapping(raw, where="test")
+
+
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    recipe = make_recipe(tmp_path_factory.mktemp("evaluation"))
+    dump_teacher(recipe)
+    return _changed(recipe, cache={"path": str(recipe.cache_path)})
+
+
+def _reference(recipe: Recipe) -> tuple[float, float, int]:
+    """Label loss and KL(teacher ‖ student) per response token, by plain transformers.
+
+    Rows of the head that are no tokens, which pad it for hardware, count nothing.
+    """
+    loaded = [
+        AutoModelForCausalLM.from_pretrained(section.model, dtype=torch.float32).eval()
+        for section in (recipe.teacher, recipe.student)
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(recipe.student.model)
+    loss = divergence = 0.0
+    count = 0
+    for line in Path(str(recipe.data.path)).read_text(encoding="utf-8").splitlines():
+        messages = json.loads(line)["messages"]
+        answers = [turn for turn, one in enumerate(messages) if one["role"] == "assistant"]
+        for turn in answers:
+            prompt, whole = (
+                tokenizer.apply_chat_template(some, add_generation_prompt=ask, return_dict=True)[
+                    "input_ids"
+                ]
+                for some, ask in ((messages[:turn], True), (messages[: turn + 1], False))
+            )
+            whole = whole[: whole.index(tokenizer.eos_token_id, len(prompt)) + 1]
+            ids = torch.tensor([whole])
+            with torch.no_grad():
+                log_p, log_q = (
+                    model(ids).logits[0, len(prompt) - 1 : -1, : len(tokenizer)].log_softmax(-1)
+                    for model in loaded
+                )
+            labels = ids[0, len(prompt) :]
+            loss -= float(log_q.gather(1, labels[:, None]).sum())
+            divergence += float((log_p.exp() * (log_p - log_q)).sum())
+            count += len(labels)
+    return loss / count, divergence / count, count
+
+
+def test_loss_and_divergence_are_those_of_plain_transformers(dumped: Recipe) -> None:
+    found = evaluate_model(dumped, with_cache=True, batch_size=5)
+    loss, divergence, count = _reference(dumped)
+    assert found.num_response_tokens == count
+    assert found.loss_nats == pytest.approx(loss, rel=1e-4)
+    assert found.divergence_nats is not None
+    assert found.divergence_interval is not None
+    # drawn tokens give an estimate: it is off by chance, which the interval shows
+    width = found.divergence_interval[1] - found.divergence_nats
+    assert abs(found.divergence_nats - divergence) < 3 * width + 0.02
+    assert found.taps == []
+    assert found.accuracy is None
+
+
+def test_layers_are_compared_with_the_output(dumped: Recipe, tmp_path: Path) -> None:
+    recipe = _changed(dumped, output=str(tmp_path), stages=["verbalization"])
+    folder = train_student(recipe)
+    found = evaluate_model(_changed(recipe, student={"taps": None, "verbalizers": str(folder)}))
+    assert [tap.tap for tap in found.taps] == [0, 2]
+    for tap in found.taps:
+        assert 0 < tap.acceptance <= 1
+        assert 0 <= tap.agreement <= 1
+        assert tap.loss_nats > 0
+    assert "acceptance" in _printed(found)
+
+
+def _printed(found: Evaluation) -> str:
+    from rich.console import Console
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(evaluation_table(found))
+    return console.export_text()
+
+
+def test_answers_are_those_of_plain_generation(dumped: Recipe) -> None:
+    found = evaluate_model(dumped, max_new_tokens=6, batch_size=4)
+    model = AutoModelForCausalLM.from_pretrained(dumped.student.model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(dumped.student.model)
+    answers = []
+    for line in Path(str(dumped.data.path)).read_text(encoding="utf-8").splitlines():
+        messages = json.loads(line)["messages"]
+        ids = tokenizer.apply_chat_template(
+            messages[:-1], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        given = model.generate(
+            **ids, do_sample=False, max_new_tokens=6, eos_token_id=tokenizer.eos_token_id
+        )
+        text = tokenizer.decode(given[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+        answers.append(Answer(text, messages[-1]["content"]))
+    assert found.answers == answer_figures(answers)
+    assert found.answers["all"].count == 12
+
+
+def test_pictures_are_part_of_the_question(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, images=True, num_samples=4)
+    found = evaluate_model(recipe, max_new_tokens=3, batch_size=3)
+    assert found.answers["all"].count == found.num_samples == 4
+
+
+def test_answers_are_compared_without_case_marks_and_articles() -> None:
+    assert normalised("The  Red, one!") == "red one"
+    found = answer_figures(
+        [
+            Answer("Yes.", "yes"),
+            Answer("no", "Yes"),
+            Answer("about 12", "12"),
+            Answer("A red one", "the red one"),
+            Answer("It is unred one", "red one"),
+        ]
+    )
+    assert {name: (one.count, one.accuracy, one.contains) for name, one in found.items()} == {
+        "all": (5, 0.4, 0.6),
+        "yes/no": (2, 0.5, 0.5),
+        "number": (1, 0.0, 1.0),
+        "other": (2, 0.5, 0.5),
+    }
+
+
+def test_bad_input_is_named(dumped: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(CacheMismatchError, match="other data"):
+        evaluate_model(_changed(dumped, data={"limit": 5}), with_cache=True)
+    rows = Path(str(dumped.data.path)).read_text(encoding="utf-8").splitlines()
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join([rows[0], '{"messages": 3}', rows[1]]), encoding="utf-8")
+    broken = _changed(dumped, data={"path": str(path)})
+    with pytest.raises(DataError, match=r"data\.jsonl"):
+        evaluate_model(broken)
+    found = evaluate_model(_changed(broken, data={"on_error": "skip"}))
+    assert (found.num_samples, found.num_left_out) == (2, 1)
+    short = _changed(dumped, data={"on_error": "skip", "max_length": 2})
+    with pytest.raises(StageError, match="no sample could be evaluated"):
+        evaluate_model(short)
+
+
+def test_the_command_prints_one_json_object(dumped: Recipe) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "vlsi_cache.cli", "evaluate", str(dumped.student.model)),
+            *("--data", str(dumped.data.path), "--cache", str(dumped.cache_path)),
+            *("--generate", "3", "--device", "cpu", "--json"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["loss_nats"] > 0
+    assert found["divergence_nats"] is not None
+    assert 0 <= found["accuracy"] <= 1

@@ -1,0 +1,183 @@
+"""Answers by greedy generation, and their comparison with the recorded ones."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import send_to_device
+from torch import Tensor
+from transformers import GenerationConfig
+
+from vlsi_cache.data import BatchEncoder, Conversation
+from vlsi_cache.evaluation.intervals import wilson_interval
+from vlsi_cache.evaluation.report import AnswerFigures
+from vlsi_cache.models import Backbone, tokenizer_of
+
+__all__ = ["Answer", "Answerer", "answer_figures", "normalised"]
+
+_ARTICLES: Final = re.compile(r"\b(a|an|the)\b")
+_MARKS: Final = str.maketrans("", "", string.punctuation)
+_NUMBER: Final = re.compile(r"[-+]?[\d.,]*\d")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A generated answer, and the recorded one."""
+
+    given: str
+    """What the model says."""
+    recorded: str
+    """What the data has."""
+
+
+class Answerer:
+    """Answers conversations up to their last learned turn, by greedy generation.
+
+    Args:
+        model: the model.
+        encoder: its encoder, which also says where the answer begins.
+        max_new_tokens: longest answer.
+    """
+
+    def __init__(self, model: Backbone, encoder: BatchEncoder, max_new_tokens: int) -> None:
+        self._model: Any = model.decoder.model
+        self._device = model.device
+        self._encoder = encoder
+        self._tokenizer: Any = tokenizer_of(encoder.processor)
+        self._max_new_tokens = max_new_tokens
+
+    @torch.no_grad()
+    def __call__(self, conversations: Sequence[Conversation]) -> list[Answer]:
+        """Answer those whose last learned turn has text."""
+        asked = [one for one in conversations if one.templated and _recorded(one)]
+        prompts, ends = [], set()
+        for conversation in asked:
+            batch = self._encoder([conversation])
+            start, end = _last_run(batch.pop("response_mask")[0])
+            ends.add(int(batch["input_ids"][0, end - 1]))
+            prompts.append(_cut(batch, start))
+        given = [text for group in _groups(prompts) for text in self._generate(group, ends)]
+        return [
+            Answer(text, _recorded(conversation))
+            for text, conversation in zip(given, asked, strict=True)
+        ]
+
+    def _generate(self, prompts: Sequence[Mapping[str, Tensor]], ends: set[int]) -> list[str]:
+        inputs = _padded(prompts, self._tokenizer.pad_token_id)
+        length = inputs["input_ids"].shape[1]
+        generated = self._model.generate(
+            **send_to_device(inputs, self._device),
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=self._max_new_tokens,
+                pad_token_id=self._tokenizer.pad_token_id,
+                eos_token_id=sorted(self._stops() | self._special(ends)),
+            ),
+        )
+        found: list[str] = self._tokenizer.batch_decode(
+            generated[:, length:], skip_special_tokens=True
+        )
+        return found
+
+    def _stops(self) -> set[int]:
+        """Return the tokens at which the checkpoint itself stops."""
+        named = self._model.generation_config.eos_token_id
+        found = {named} if isinstance(named, int) else set(named or ())
+        own = self._tokenizer.eos_token_id
+        return found if own is None else found | {own}
+
+    def _special(self, ends: set[int]) -> set[int]:
+        """Return the last tokens of the recorded turns that are special: they end a turn."""
+        added = self._tokenizer.added_tokens_decoder
+        return {end for end in ends if end in added and added[end].special}
+
+
+def _recorded(conversation: Conversation) -> str:
+    learned = [one for one in conversation.messages if one.role == "assistant" and one.learned]
+    return learned[-1].text.strip() if learned else ""
+
+
+def _last_run(mask: Tensor) -> tuple[int, int]:
+    """Return where the last run of learned tokens begins and ends."""
+    (learned,) = mask.nonzero(as_tuple=True)
+    breaks = (learned.diff() > 1).nonzero()
+    first = int(breaks[-1]) + 1 if len(breaks) else 0
+    return int(learned[first]), int(learned[-1]) + 1
+
+
+def _cut(batch: Mapping[str, Tensor], start: int) -> dict[str, Tensor]:
+    """Return one sample's inputs before a position."""
+    length = batch["input_ids"].shape[1]
+    return {
+        name: value[:, :start] if value.shape[:2] == (1, length) else value
+        for name, value in batch.items()
+    }
+
+
+def _groups(prompts: Sequence[dict[str, Tensor]]) -> list[list[dict[str, Tensor]]]:
+    """Return neighbours that fit into one batch: text alone, or one by one with pictures."""
+    groups: list[list[dict[str, Tensor]]] = []
+    for prompt in prompts:
+        length = prompt["input_ids"].shape[1]
+        is_text = all(value.shape[:2] == (1, length) for value in prompt.values())
+        if groups and is_text and _is_text(groups[-1][0]):
+            groups[-1].append(prompt)
+        else:
+            groups.append([prompt])
+    return groups
+
+
+def _is_text(prompt: Mapping[str, Tensor]) -> bool:
+    length = prompt["input_ids"].shape[1]
+    return all(value.shape[:2] == (1, length) for value in prompt.values())
+
+
+def _padded(prompts: Sequence[Mapping[str, Tensor]], pad: int) -> dict[str, Tensor]:
+    """Join prompts, padded on their left, where generation does not see it."""
+    if len(prompts) == 1:
+        return dict(prompts[0])
+    longest = max(prompt["input_ids"].shape[1] for prompt in prompts)
+
+    def joined(name: str) -> Tensor:
+        value = pad if name == "input_ids" else 0
+        parts = [prompt[name] for prompt in prompts]
+        return torch.cat([F.pad(part, (longest - part.shape[1], 0), value=value) for part in parts])
+
+    return {name: joined(name) for name in prompts[0]}
+
+
+def normalised(text: str) -> str:
+    """Return a text without case, punctuation, articles and extra spaces (SQuAD, 2016)."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_MARKS)).split())
+
+
+def answer_figures(answers: Sequence[Answer]) -> dict[str, AnswerFigures]:
+    """Return the figures of all answers, and of each category that occurs."""
+    by_name: dict[str, list[Answer]] = {"all": [], "yes/no": [], "number": [], "other": []}
+    for answer in answers:
+        by_name["all"].append(answer)
+        by_name[_category(answer.recorded)].append(answer)
+    return {name: _figures(some) for name, some in by_name.items() if some}
+
+
+def _category(recorded: str) -> str:
+    if normalised(recorded) in ("yes", "no"):
+        return "yes/no"
+    return "number" if _NUMBER.fullmatch(recorded.strip()) else "other"
+
+
+def _figures(answers: Sequence[Answer]) -> AnswerFigures:
+    right = sum(normalised(one.given) == normalised(one.recorded) for one in answers)
+    within = sum(f" {normalised(one.recorded)} " in f" {normalised(one.given)} " for one in answers)
+    return AnswerFigures(
+        count=len(answers),
+        accuracy=right / len(answers),
+        accuracy_interval=wilson_interval(right, len(answers)),
+        contains=within / len(answers),
+    )

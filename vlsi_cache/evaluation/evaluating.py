@@ -1,0 +1,109 @@
+"""``evaluate_model``: load, read every held-out conversation, answer the questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlsi_cache.data import Conversation, IndexedConversations, encoder_for
+from vlsi_cache.errors import DataError, StageError
+from vlsi_cache.evaluation.answers import Answer, Answerer, answer_figures
+from vlsi_cache.evaluation.reading import Figures, Reader
+from vlsi_cache.evaluation.report import Evaluation
+from vlsi_cache.models import Backbone, load_backbone
+from vlsi_cache.phases import phase
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.student.opening import open_cache_of
+from vlsi_cache.training import Run, begin_run, reason_of
+from vlsi_cache.verbalizer import VerbalizerBank, load_verbalizers
+
+__all__ = ["evaluate_model"]
+
+Items = list[tuple[int, Conversation]]
+
+
+def evaluate_model(
+    recipe: Recipe,
+    *,
+    with_cache: bool = False,
+    max_new_tokens: int = 0,
+    batch_size: int = 8,
+) -> Evaluation:
+    """Evaluate ``student.model`` on the recipe's data.
+
+    Args:
+        recipe: ``student.model``, ``student.verbalizers``, ``data``, ``cache.path`` and ``device``
+            are read.
+        with_cache: whether the divergence to the cache is measured. The cache has to hold this
+            data.
+        max_new_tokens: longest generated answer. 0 generates none.
+        batch_size: conversations per forward pass.
+
+    Raises:
+        VlsiCacheError: whatever the user can mend; see the exception tree.
+    """
+    run = begin_run(recipe, "student")
+    cache = open_cache_of(run) if with_cache else None
+    model = load_backbone(recipe.student, "student", run.device)
+    encoder = encoder_for(model, recipe.data)
+    reader = Reader(model, _verbalizers(recipe, model), encoder, cache)
+    answerer = Answerer(model, encoder, max_new_tokens) if max_new_tokens else None
+    found, answers = Figures(), []
+    with phase("evaluating", total=len(run.data), unit="samples") as progress:
+        for indices in _batches(run, batch_size):
+            items = _readable(run, reader, indices)
+            if items:
+                found.add(reader(items))
+                answers += answerer([one for _, one in items]) if answerer else []
+            progress.advance(len(indices))
+    run.remind()
+    return _evaluation(run, model, found, answers)
+
+
+def _evaluation(run: Run, model: Backbone, found: Figures, answers: list[Answer]) -> Evaluation:
+    num_read = found.num_samples
+    if not num_read:
+        raise StageError(
+            "no sample could be evaluated",
+            where=run.data.source,
+            mend="Run vlsi-cache check on the same data, which names the reason of each",
+        )
+    figures = answer_figures(answers)
+    return Evaluation(
+        model=model.name,
+        data=run.data.source,
+        num_samples=num_read,
+        num_left_out=len(run.data) - num_read,
+        accuracy=figures["all"].accuracy if figures else None,
+        answers=figures,
+        **found.summary(),
+    )
+
+
+def _verbalizers(recipe: Recipe, model: Backbone) -> VerbalizerBank | None:
+    folder: Path | None = recipe.student.verbalizers
+    if folder is None:
+        return None
+    return load_verbalizers(folder, model.decoder, fingerprint=model.fingerprint)
+
+
+def _batches(run: Run, batch_size: int) -> Iterator[list[int]]:
+    for start in range(0, len(run.data), batch_size):
+        yield list(range(start, min(start + batch_size, len(run.data))))
+
+
+def _readable(run: Run, reader: Reader, indices: list[int]) -> Items:
+    """Return the samples that can be read. The others are left out with ``skip``."""
+    samples, found = IndexedConversations(run.data), []
+    for index in indices:
+        try:
+            item = samples[index]
+            if run.recipe.skips_failures:
+                reader.validate(item)
+        except DataError as error:
+            if not run.recipe.skips_failures:
+                raise
+            run.reminders.append(f"sample {index} is left out: {reason_of(error)}")
+            continue
+        found.append(item)
+    return found

@@ -1,0 +1,58 @@
+"""An evaluation for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vlsi_cache.evaluation.report import Evaluation
+
+__all__ = ["evaluation_table"]
+
+
+def evaluation_table(found: Evaluation) -> RenderableType:
+    """Render an evaluation: counts, losses, the layers, and the answers."""
+    return Group(*_parts(found))
+
+
+def _parts(found: Evaluation) -> Iterator[RenderableType]:
+    yield Text(f"{found.model} on {found.data}")
+    left_out = f", {found.num_left_out:,} left out" if found.num_left_out else ""
+    yield Text(
+        f"{found.num_samples:,} samples{left_out}, {found.num_response_tokens:,} response tokens"
+    )
+    table = Table("figure", "nats per token", "95 % interval")
+    table.add_row("label loss", f"{found.loss_nats:.4f}", _span(found.loss_interval))
+    if found.divergence_nats is not None and found.divergence_interval is not None:
+        figures = f"{found.divergence_nats:.4f}", _span(found.divergence_interval)
+        table.add_row("KL to the teacher", *figures)
+    yield table
+    if found.taps:
+        layers = Table("layer", "label loss", "agrees with the output", "acceptance")
+        for tap in found.taps:
+            layers.add_row(
+                str(tap.tap),
+                f"{tap.loss_nats:.4f}",
+                f"{tap.agreement:.1%}",
+                f"{tap.acceptance:.3f}",
+            )
+        yield layers
+    if found.answers:
+        answers = Table("answers", "questions", "accuracy", "95 % interval", "contained")
+        for name, one in found.answers.items():
+            low, high = one.accuracy_interval
+            answers.add_row(
+                name,
+                f"{one.count:,}",
+                f"{one.accuracy:.1%}",
+                f"{low:.1%} – {high:.1%}",
+                f"{one.contains:.1%}",
+            )
+        yield answers
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.4f} – {interval[1]:.4f}"
