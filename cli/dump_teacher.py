@@ -36,6 +36,7 @@ __all__ = ["command"]
         "m": "cache.m",
         "dtype": "teacher.dtype",
         "batch_size": "cache.batch_size",
+        "batch_tokens": "cache.batch_tokens",
         "samples_per_shard": "cache.samples_per_shard",
         "on_error": "cache.on_error",
         "device": "device",
@@ -61,7 +62,8 @@ __all__ = ["command"]
 @click.option("-k", "--k", type=int, help="Most likely tokens kept.  [default: 0]")
 @click.option("-m", "--m", type=int, help="Tokens drawn from the rest.  [default: 14]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
-@click.option("--batch-size", type=int, help="Samples per forward pass.  [default: 8]")
+@click.option("--batch-size", type=int, help="Most samples per forward pass.  [default: 8]")
+@click.option("--batch-tokens", type=int, help="Most tokens per forward pass, padding included.")
 @click.option("--samples-per-shard", type=int, help="Samples per shard.  [default: 512]")
 @click.option("--on-error", help="stop, or skip a sample that cannot be read.  [default: stop]")
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto]")

@@ -16,6 +16,7 @@ PROOF = "experiments/first_proof/run"
 PROMISED: dict[str, set[str]] = {
     "cache_size": set(),
     PROOF: set(),
+    "stage_one": {"teacher_ridge_1_core_minutes", "teacher_ridge_1_mean_nats"},
     "dump_overhead": {"overhead_ratio", "decode_over_consumption"},
     "loader": {"data_wait_fraction", "decode_over_consumption"},
     "cache_scale": {
@@ -34,6 +35,7 @@ PROMISED: dict[str, set[str]] = {
     "student_step": {
         "time_over_plain",
         "memory_over_plain",
+        "output_time_over_plain",
         "online_time_over_ours",
         "online_memory_over_ours",
         "arithmetic_ratio",

@@ -20,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -34,7 +35,7 @@ from vlsi_cache.training.loop.trainer import train
 from vlsi_cache.training.processes import resolve_device
 from vlsi_cache.training.samples.order import GroupOrder, SampleOrder
 
-__all__ = ["RankServer", "errors", "seen"]
+__all__ = ["RankServer", "errors", "length_of", "seen"]
 
 
 class Numbers:
@@ -52,8 +53,16 @@ class Numbers:
         return index
 
 
-def collate(samples: Sequence[int]) -> dict[str, Tensor]:
-    return {"labels": torch.tensor(samples)}
+def length_of(sample: int) -> int:
+    """How many tokens a sample has."""
+    return 1 + sample * 5 % 7
+
+
+def collate(samples: Sequence[int]) -> dict[str, Any]:
+    lengths = torch.tensor([[length_of(sample)] for sample in samples])
+    attention = (torch.arange(int(lengths.max())) < lengths).long()
+    inputs = {"input_ids": torch.zeros_like(attention), "attention_mask": attention}
+    return {"labels": torch.tensor(samples), "inputs": inputs}
 
 
 class Line(StageModule):
@@ -70,7 +79,9 @@ class Line(StageModule):
     def find_problem(self) -> StageError | None:
         return self.problem
 
-    def forward(self, labels: Tensor, num_items_in_batch: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, labels: Tensor, num_items_in_batch: Tensor, inputs: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         self.left = None if self.left is None else self.left - 1
@@ -111,7 +122,8 @@ def train_line(task: Mapping[str, Any], rank: int) -> None:
         start=lambda: training,
         save=lambda _: None,
     )
-    train(Run(Recipe(seed=3), device, numbers), stage, training)
+    lengths = np.array([length_of(sample) for sample in range(len(numbers))])
+    train(Run(Recipe(seed=3), device, numbers, lengths=[lengths]), stage, training)
     if rank == 0:
         (folder / "weight.json").write_text(json.dumps(module.weight.item()), encoding="utf-8")
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from support.caches import make_manifest, make_record
-from support.ranks import RankServer, errors, seen
+from support.ranks import RankServer, errors, length_of, seen
 from support.runs import make_recipe
 from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.models import load_backbone
@@ -58,6 +58,32 @@ def test_processes_divide_an_epoch_without_overlap_or_loss(
     assert batch_size == 1 or orders[0] != orders[1]
     found = json.loads((tmp_path / "weight.json").read_text())
     assert found == pytest.approx(weight), "every sample weighs alike, and spares nothing"
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_passes_keep_the_bound_and_a_step_is_what_it_is_without_pieces(
+    server: RankServer, tmp_path: Path, num_ranks: int
+) -> None:
+    """Each step takes the same samples, however many passes it takes in each process."""
+    found = {}
+    for bound in (9, 1000):
+        folder = tmp_path / str(bound)
+        folder.mkdir()
+        schedule = {
+            "epochs": 2,
+            "batch_size": 4,
+            "gradient_accumulation": 2,
+            "workers": 1,
+            "batch_tokens": bound,
+        }
+        assert server.run(folder, num_ranks, 26, schedule=schedule) == [0] * num_ranks
+        ranks = seen(folder, num_ranks)
+        assert len({len(passes) for passes in ranks}) == 1, "nobody waits for a pass"
+        for part in (passes for passes in ranks for passes in passes):
+            assert len(part) * max(map(length_of, part)) <= bound
+        assert {i for passes in ranks for part in passes for i in part} == set(range(26))
+        found[bound] = json.loads((folder / "weight.json").read_text())
+    assert found[9] == pytest.approx(found[1000]), "all pieces weigh, and spares nothing"
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])

@@ -67,7 +67,7 @@ class CachePart(StoredModel):
     samples_per_shard: PositiveCount
     """Samples of each of the part's shards but the last."""
     batch_size: PositiveCount
-    """Samples per forward pass of the teacher."""
+    """Most samples per forward pass of the run that began the part, for people."""
 
     @property
     def cut(self) -> Cut:

@@ -62,7 +62,6 @@ def _validate_cache_settings(recipe: Recipe) -> None:
     known: dict[str, object] = {
         "sampling": Sampling(k=recipe.cache.k, m=recipe.cache.m, seed=recipe.seed),
         "samples_per_shard": recipe.cache.samples_per_shard,
-        "batch_size": recipe.cache.batch_size,
         "processor_options": recipe.teacher.processor,
     }
     if recipe.teacher.taps is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import StageError
 from vlsi_cache.models import Backbone, run_backbone
-from vlsi_cache.sampling import TapRecorder
+from vlsi_cache.sampling import PendingRecord, TapRecorder
 from vlsi_cache.store import SampleRecord
 from vlsi_cache.verbalizer import VerbalizerBank
 
@@ -36,8 +36,8 @@ class TeacherPass:
     """Seed of the draws."""
 
     @torch.no_grad()
-    def read(self, batch: Mapping[str, Any], uniforms: Floats) -> SparseDistribution:
-        """Return the distributions of every tap, then of the final output, ``[N, L_t + 1]``.
+    def begin(self, batch: Mapping[str, Any], uniforms: Floats) -> PendingRecord:
+        """Begin to read the distributions of every tap, then of the output, ``[N, L_t + 1]``.
 
         Args:
             batch: a batch of ``TokenBatches``, on the backbone's device.
@@ -48,15 +48,21 @@ class TeacherPass:
         labels = batch["labels"]
         # Apple's devices have no float64; the others lose nothing to rounding in long sums
         sums = torch.float32 if labels.device.type == "mps" else torch.float64
-        dice = torch.from_numpy(uniforms).to(dtype=sums, device=labels.device)
+        dice = torch.from_numpy(uniforms).to(sums)
+        if labels.device.type == "cuda":
+            dice = dice.pin_memory()  # a copy from other memory would wait for the batch before
+        dice = dice.to(labels.device, non_blocking=True)
         states, final = run_backbone(decoder, self.bank.taps, batch["inputs"], positions)
         reads = [decoder.features(hidden) for hidden in self.bank(states, positions).values()]
-        return self.recorder.record([*reads, final], labels, dice)
+        return self.recorder.begin([*reads, final], labels, dice)
 
-    def records(
+    def begin_records(
         self, batch: Mapping[str, Any], keys: Sequence[tuple[str, str]]
-    ) -> list[SampleRecord | StageError]:
-        """Return each sample's record, or the error that says which tap is not finite.
+    ) -> Callable[[], list[SampleRecord | StageError]]:
+        """Begin to read a batch, without waiting for an accelerator.
+
+        The returned function waits. It gives each sample's record, or the error that says which tap
+        is not finite.
 
         Args:
             batch: a batch of ``TokenBatches``.
@@ -69,11 +75,19 @@ class TeacherPass:
                 for (_, key), count in zip(keys, counts, strict=True)
             ]
         )
-        distribution = self.read(_to_device(batch, self.backbone.device), uniforms)
+        pending = self.begin(_to_device(batch, self.backbone.device), uniforms)
         labels = batch["labels"].int().numpy()
+        return lambda: self._records(pending.result(), labels, list(zip(keys, counts, strict=True)))
+
+    def _records(
+        self,
+        distribution: SparseDistribution,
+        labels: np.ndarray[Any, Any],
+        samples: Sequence[tuple[tuple[str, str], int]],
+    ) -> list[SampleRecord | StageError]:
         records: list[SampleRecord | StageError] = []
         start = 0
-        for (sample_id, key), count in zip(keys, counts, strict=True):
+        for (sample_id, key), count in samples:
             own = slice(start, start + int(count))
             error = self._find_error(distribution.entropy[own], sample_id)
             records.append(error or SampleRecord(sample_id, key, labels[own], distribution[own]))
@@ -107,6 +121,8 @@ def record_uniforms(seed: int, key: str, num_tokens: int, num_taps: int) -> Floa
 
 def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {
-        name: _to_device(value, device) if isinstance(value, Mapping) else value.to(device)
+        name: _to_device(value, device)
+        if isinstance(value, Mapping)
+        else value.to(device, non_blocking=True)
         for name, value in batch.items()
     }

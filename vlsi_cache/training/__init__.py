@@ -13,7 +13,9 @@ from vlsi_cache.training.loop.rates import (
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.quiet import without_other_bars
 from vlsi_cache.training.run import LeftOut, Run, begin_run
+from vlsi_cache.training.samples.budget import collate_pieces, padded_tokens, row_lengths
 from vlsi_cache.training.samples.loader import make_loader, or_raise
+from vlsi_cache.training.samples.memory import TokenBound, is_out_of_memory, release_memory
 from vlsi_cache.training.samples.order import (
     GroupOrder,
     Indices,
@@ -34,16 +36,22 @@ __all__ = [
     "Stage",
     "StageFolder",
     "StageModule",
+    "TokenBound",
     "Training",
     "begin_run",
+    "collate_pieces",
     "find_left_out",
     "first_step_rate",
     "fresh_rate",
     "interaction_rates",
+    "is_out_of_memory",
     "make_loader",
     "or_raise",
+    "padded_tokens",
     "plain_order",
     "reason_of",
+    "release_memory",
+    "row_lengths",
     "run_stage",
     "samples_per_step",
     "save_model",

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from vlsi_cache.data import ConversationDataset, DataFindings, load_data
@@ -73,6 +75,8 @@ class Run:
     """How weights are sharded over the processes; each process holds all of them if None."""
     reminders: list[str] = field(default_factory=list)
     """Warnings that the command repeats at its end, where they are not scrolled away."""
+    lengths: list[NDArray[np.int64]] = field(default_factory=list)
+    """About how many tokens each sample has, once ``sample_lengths`` has measured it."""
 
     @property
     def place(self) -> torch.device:

@@ -30,6 +30,7 @@ from vlsi_cache.phases import phase
 from vlsi_cache.recipe import InteractionSection, Schedule
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import from_main_process
+from vlsi_cache.training.samples.budget import collate_pieces
 from vlsi_cache.training.sharding import whole
 
 __all__ = [
@@ -166,7 +167,11 @@ def first_step_rate(
         return settings.learning_rate
     chosen = _spread(indices, min(samples_per_step(settings), _MOST_MEASURED))
     size = settings.batch_size
-    batches = [collate(chosen[start : start + size]) for start in range(0, len(chosen), size)]
+    batches = [
+        batch
+        for start in range(0, len(chosen), size)
+        for _, batch in collate_pieces(collate, chosen[start : start + size], settings.batch_tokens)
+    ]
     with phase("measuring the gradient, for the learning rate"):
         return _measured_rate(module, list(measured), batches, autocast=autocast)
 

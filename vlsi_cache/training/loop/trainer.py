@@ -29,6 +29,7 @@ from vlsi_cache.training.folders.checkpoints import (
 from vlsi_cache.training.folders.writing import plain_write_errors, quiet_event_writer
 from vlsi_cache.training.loop.guard import LossGuard
 from vlsi_cache.training.loop.metrics import MetricLines
+from vlsi_cache.training.loop.pieces import align_pieces, num_tokens, pieces_of, without_sync
 from vlsi_cache.training.loop.rates import FINAL, WARMUP, rate_factor
 from vlsi_cache.training.loop.saving import MEND_DIVERGED, SavingTrainer
 from vlsi_cache.training.loop.stopping import Checkpointer
@@ -40,6 +41,7 @@ from vlsi_cache.training.processes import (
     raise_together,
 )
 from vlsi_cache.training.run import Run
+from vlsi_cache.training.samples.lengths import sample_lengths
 from vlsi_cache.training.samples.loader import (
     BatchReader,
     BatchSampler,
@@ -47,7 +49,7 @@ from vlsi_cache.training.samples.loader import (
     make_loader,
     quiet_forks,
 )
-from vlsi_cache.training.samples.order import ProcessSlice, plain_order
+from vlsi_cache.training.samples.order import Indices, ProcessSlice, plain_order
 from vlsi_cache.training.sharding import is_sharded, whole
 from vlsi_cache.training.stage import Stage, Training
 
@@ -74,7 +76,9 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     checkpointer = Checkpointer(stage.schedule.save_every_minutes)
     with phase(stage.name, unit="steps") as steps:
         arguments = _arguments(run, stage, training)
-        trainer = _StageTrainer(stage, training, arguments, [MetricLines(steps), checkpointer])
+        lengths = None if stage.schedule.batch_tokens is None else sample_lengths(run)
+        callbacks = [MetricLines(steps), checkpointer]
+        trainer = _StageTrainer(stage, training, arguments, callbacks, lengths)
         _train_on(stage, training, trainer)
         if checkpointer.stopped_by is not None:
             where = f"step {trainer.state.global_step:,} of {trainer.state.max_steps:,}"
@@ -163,8 +167,11 @@ class _StageTrainer(SavingTrainer):
         training: Training[Any],
         arguments: TrainingArguments,
         callbacks: Sequence[TrainerCallback],
+        lengths: Indices | None = None,
     ) -> None:
         self.training = training
+        self.batch_tokens = stage.schedule.batch_tokens
+        self.lengths = lengths
         self.guard = LossGuard()
         self.warned_of_rise = False
         final = stage.schedule.final_learning_rate
@@ -192,7 +199,7 @@ class _StageTrainer(SavingTrainer):
         other processes have. It would also forget the epoch where it skips batches to resume.
         """
         return make_loader(
-            BatchReader(self.training.dataset, self.training.collate),
+            BatchReader(self.training.dataset, self.training.collate, self.batch_tokens),
             BatchSampler(self.order, self._slice()),
             workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
@@ -205,6 +212,7 @@ class _StageTrainer(SavingTrainer):
             batch_size=self.args.per_device_train_batch_size,
             rank=self.args.process_index,
             num_ranks=self.args.world_size,
+            lengths=self.lengths,
         )
 
     def recount(self, checkpoint: Path) -> Path:
@@ -212,7 +220,11 @@ class _StageTrainer(SavingTrainer):
 
         Where epochs are counted, the samples of a step follow from the number of processes.
         """
-        before, now = processes_of(checkpoint), self.args.world_size
+        # the main process alone reads: it may have renamed the checkpoint before another looks
+        known = (0, 0.0)
+        if self.is_world_process_zero():
+            known = processes_of(checkpoint), epochs_of(checkpoint)
+        (before, epochs), now = from_main_process(known), self.args.world_size
         if before == now:
             return checkpoint
         if self.is_world_process_zero():
@@ -221,7 +233,7 @@ class _StageTrainer(SavingTrainer):
             return checkpoint
         num_batches = self._slice().num_batches(self.order.num_samples)
         per_epoch = -(-num_batches // self.args.gradient_accumulation_steps)
-        step = max(int(epochs_of(checkpoint) * per_epoch + 1e-6), 1)
+        step = max(int(epochs * per_epoch + 1e-6), 1)
         on_main_process(lambda: renumber(checkpoint, step))
         return checkpoint.with_name(f"checkpoint-{step}")
 
@@ -239,9 +251,17 @@ class _StageTrainer(SavingTrainer):
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
         return loss * float(weight)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Train on a micro-batch, and show its loss to the guard."""
-        loss: Tensor = super().training_step(*args, **kwargs)
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Train on a micro-batch, piece by piece, and show its loss to the guard."""
+        *pieces, last = pieces_of(inputs)
+        losses: list[Tensor] = []
+        for piece in pieces:
+            with without_sync(self.accelerator, model):
+                losses.append(super().training_step(model, piece, *args, **kwargs))
+        losses.append(super().training_step(model, last, *args, **kwargs))
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         self.guard.add(loss)
         if self.accelerator.sync_gradients:
             self.guard.end_step()
@@ -291,12 +311,12 @@ class _StageTrainer(SavingTrainer):
             (batch for batch in batch_samples if isinstance(batch, VlsiCacheError)), None
         )
         problem = problem or self._module().find_problem()
-        sound = [] if problem is not None else batch_samples
-        count = sum(len(batch["labels"]) * int(batch["weight"]) for batch in sound)
-        count = _PROBLEM if problem is not None else count
-        counts = gathered_numbers(count)
+        count = sum(map(num_tokens, batch_samples)) if problem is None else _PROBLEM
+        counts = gathered_numbers(int(count))
         if _PROBLEM in counts:
             raise_together(problem)
+        if self.args.world_size > 1 and self.batch_tokens is not None:
+            align_pieces(batch_samples, self.accelerator, device)
         return torch.tensor(max(sum(counts), 1), device=device)  # all may have weight 0
 
     def _clip_grad_norm(self, model: Any) -> Any:
