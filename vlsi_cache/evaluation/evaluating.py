@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlsi_cache.data import Conversation, IndexedConversations, encoder_for
-from vlsi_cache.errors import DataError, StageError
+from vlsi_cache.errors import DataError, RecipeError, StageError
 from vlsi_cache.evaluation.answers import Answer, Answerer, answer_figures
 from vlsi_cache.evaluation.reading import Figures, Reader
 from vlsi_cache.evaluation.report import Evaluation
@@ -43,6 +43,12 @@ def evaluate_model(
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
     run = begin_run(recipe, "student")
+    if run.sharding is not None:
+        raise RecipeError(
+            "FSDP is for training, and evaluate reads with a whole model",
+            where="environment",
+            mend="Start evaluate without FSDP",
+        )
     cache = open_cache_of(run) if with_cache else None
     model = load_backbone(recipe.student, "student", run.device)
     encoder = encoder_for(model, recipe.data)

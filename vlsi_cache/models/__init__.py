@@ -27,7 +27,7 @@ from vlsi_cache.models.lora import (
 )
 from vlsi_cache.models.parallel import is_split
 from vlsi_cache.models.passes import run_backbone
-from vlsi_cache.models.precision import saved_dtype
+from vlsi_cache.models.precision import saved_dtype, uses_autocast
 from vlsi_cache.models.preview import ModelPreview, preview_model
 from vlsi_cache.models.processors import load_processor, load_processor_of
 from vlsi_cache.models.taps import (
@@ -72,6 +72,7 @@ __all__ = [
     "saved_dtype",
     "text_config",
     "tokenizer_of",
+    "uses_autocast",
     "vocabulary_hash",
     "vocabulary_size",
     "weights_fingerprint",

@@ -81,7 +81,12 @@ class Backbone:
 
 
 def load_backbone(
-    section: ModelSection, role: str, device: torch.device, *, trains: bool = False
+    section: ModelSection,
+    role: str,
+    device: torch.device,
+    *,
+    trains: bool = False,
+    place: torch.device | None = None,
 ) -> Backbone:
     """Load a model with its processor, and bind its decoder.
 
@@ -90,6 +95,7 @@ def load_backbone(
         role: name of the section, for errors.
         device: device of the model.
         trains: whether the model's own weights will train, which decides their dtype.
+        place: where the model lies until it is sharded; on its device if None.
 
     Raises:
         RecipeError: no model is named.
@@ -102,7 +108,11 @@ def load_backbone(
     dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
     with phase(f"loading the {role} {name}"):
         model = load_model(
-            name, dtype=dtype, device=device, revision=section.revision, section=section
+            name,
+            dtype=dtype,
+            device=place or device,
+            revision=section.revision,
+            section=section,
         )
         processor = load_processor_of(section)
     with phase(f"binding the {role}: blocks, norm, head"):

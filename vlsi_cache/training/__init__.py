@@ -1,7 +1,7 @@
 """The engine: trains a module through one stage; knows no teacher, student or cache."""
 
 from vlsi_cache.training.engine import run_stage
-from vlsi_cache.training.folders.checkpoints import last_checkpoint, save_model
+from vlsi_cache.training.folders.checkpoints import save_model
 from vlsi_cache.training.folders.stage_folder import StageFolder
 from vlsi_cache.training.left_out import find_left_out, reason_of, too_many_in_a_row
 from vlsi_cache.training.loop.rates import (
@@ -45,7 +45,6 @@ __all__ = [
     "fresh_rate",
     "interaction_rates",
     "is_out_of_memory",
-    "last_checkpoint",
     "make_loader",
     "or_raise",
     "padded_tokens",

@@ -16,8 +16,10 @@ from transformers import TrainerCallback
 from vlsi_cache.data import ConversationDataset, DataFindings, load_data
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe, validate_together, warn_idle_settings
-from vlsi_cache.training.preflight import validate_launch, validate_output
+from vlsi_cache.training.launch import asked_sharding, validate_launch, validate_precision
+from vlsi_cache.training.preflight import validate_output
 from vlsi_cache.training.processes import from_main_process, on_main_process, resolve_device
+from vlsi_cache.training.sharding import Sharding
 
 __all__ = ["LeftOut", "Run", "begin_run"]
 
@@ -69,10 +71,17 @@ class Run:
     """The model that the command works on."""
     left_out: LeftOut = field(default_factory=LeftOut)
     """The samples that no stage learns from."""
+    sharding: Sharding | None = None
+    """How weights are sharded over the processes; each process holds all of them if None."""
     reminders: list[str] = field(default_factory=list)
     """Warnings that the command repeats at its end, where they are not scrolled away."""
     lengths: list[NDArray[np.int64]] = field(default_factory=list)
     """About how many tokens each sample has, once ``sample_lengths`` has measured it."""
+
+    @property
+    def place(self) -> torch.device:
+        """Where models are loaded: one that is to be sharded may be too large for the device."""
+        return self.device if self.sharding is None else torch.device("cpu")
 
     def report_left_out(self, stage: str) -> None:
         """Log how many samples a stage leaves out, on the main process."""
@@ -127,11 +136,18 @@ def begin_run(
     warn_idle_settings(recipe, role)
     validate_launch()
     devices: list[torch.device] = []
+    shardings: list[Sharding | None] = []
     opened: list[ConversationDataset] = []
+
+    def join() -> None:
+        devices.append(resolve_device(recipe.device))
+        validate_precision(recipe, role, devices[0])
+        shardings.append(asked_sharding(recipe, role, devices[0]))
+
     with phase("checking settings, folders and models"):
         validate_together(
             [
-                lambda: devices.append(resolve_device(recipe.device)),
+                join,
                 lambda: opened.append(load_data(recipe.data)),
                 lambda: validate_output(recipe.output),
                 *checks,
@@ -144,4 +160,4 @@ def begin_run(
     shared = from_main_process(found[0])
     assert shared is not None  # or the main process has raised, and so have all
     data.adopt(shared)
-    return Run(recipe, devices[0], data, callbacks, role)
+    return Run(recipe, devices[0], data, callbacks, role, sharding=shardings[0])

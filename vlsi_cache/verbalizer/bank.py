@@ -41,6 +41,11 @@ class VerbalizerBank(nn.Module):
         """Block indices of the taps, ascending."""
         return tuple(sorted(int(tap) for tap in self.layers))
 
+    def units(self) -> list[nn.Module]:
+        """Return the structures, which run one after another."""
+        layers = [layer for tap in self.taps for layer in self.layers[str(tap)].children()]
+        return [*layers, *self.linear.values()]
+
     def forward(self, states: Mapping[int, TapState], positions: Tensor) -> dict[int, Tensor]:
         """Return verbalized hidden states, before the backbone's final norm.
 

@@ -14,6 +14,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -22,9 +23,10 @@ from accelerate import PartialState
 from accelerate.utils import reduce, send_to_device
 from torch import Tensor
 
-from vlsi_cache.models import Backbone, is_split, run_backbone
+from vlsi_cache.models import Backbone, TapState, is_split, run_backbone
 from vlsi_cache.phases import phase
 from vlsi_cache.training.processes import own_part
+from vlsi_cache.training.sharding import like
 from vlsi_cache.verbalizer.bank import VerbalizerBank
 
 __all__ = ["TapMoments", "start_by_ridge"]
@@ -85,6 +87,7 @@ def start_by_ridge(
     collate: Callable[[list[int]], dict[str, Any]],
     indices: np.ndarray[Any, Any],
     batch_size: int,
+    read: Callable[..., tuple[dict[int, TapState], Tensor]] | None = None,
 ) -> None:
     """Set each verbalizer's linear map to the ridge regression towards the model's last state.
 
@@ -97,8 +100,10 @@ def start_by_ridge(
         collate: indices of samples → a batch with ``inputs`` and ``positions``.
         indices: the samples to choose from.
         batch_size: samples per forward pass.
+        read: ``run_backbone`` of a model whose weights are sharded; the plain one if None.
     """
     decoder = backbone.decoder
+    read = read or partial(run_backbone, decoder)
     size, last_block = decoder.hidden_size, decoder.num_blocks - 1
     # beside the block that each reads, like the verbalizers
     moments = {
@@ -112,18 +117,19 @@ def start_by_ridge(
             inputs, positions = batch["inputs"], batch["positions"]
             positions = positions[own_part(len(positions))] if shared else positions
             inputs, positions = send_to_device((inputs, positions), backbone.device)
-            states, _ = run_backbone(decoder, (*moments, last_block), inputs, positions)
-            read = {tap: state.at(positions) for tap, state in states.items()}
+            states, _ = read((*moments, last_block), inputs, positions)
+            own = {tap: state.at(positions) for tap, state in states.items()}
             finite = torch.ones_like(positions, dtype=torch.bool)
-            for each in read.values():
+            for each in own.values():
                 finite &= torch.isfinite(each).all(1).to(finite.device)
             num_tokens += int(finite.sum())
             for tap, found in moments.items():
-                found.add(_kept(read[tap], finite), _kept(read[last_block], finite))
+                found.add(_kept(own[tap], finite), _kept(own[last_block], finite))
     with phase("solving for the verbalizers' closed-form start"):
         for tap, found in moments.items():
             found.own, found.cross = reduce(found.own, "sum"), reduce(found.cross, "sum")
-            bank.linear_change(tap).copy_(found.change())
+            change = bank.linear_change(tap)
+            change.copy_(like(found.change(), change))
     logger.info("verbalizers begin at the closed form, fitted to %s tokens", f"{num_tokens:,}")
 
 

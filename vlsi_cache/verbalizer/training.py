@@ -15,6 +15,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from vlsi_cache.data import Conversation, IndexedConversations, TokenBatches, encoder_for
+from vlsi_cache.errors import StageError
 from vlsi_cache.models import (
     Backbone,
     Decoder,
@@ -27,7 +28,6 @@ from vlsi_cache.training import (
     Stage,
     Training,
     fresh_rate,
-    last_checkpoint,
     plain_order,
     run_stage,
     samples_per_step,
@@ -43,7 +43,7 @@ from vlsi_cache.verbalizer.ridge import start_by_ridge
 from vlsi_cache.verbalizer.soundness import SoundSamples
 from vlsi_cache.verbalizer.verbalization import FREQUENCIES, Verbalization
 
-__all__ = ["early_settings", "obtain_verbalizers"]
+__all__ = ["early_settings", "find_verbalizers", "obtain_verbalizers"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +63,19 @@ def obtain_verbalizers(
         ModelError: named verbalizers are unusable, or taps are out of range.
         StageError: the folder holds verbalizers made with other settings.
     """
-    if section.verbalizers is None:
-        folder = _train(run, section, backbone, folder)
+    folder = find_verbalizers(run, section, backbone, folder)
     return load_verbalizers(folder, backbone.decoder, fingerprint=backbone.fingerprint)
+
+
+def find_verbalizers(run: Run, section: ModelSection, backbone: Backbone, folder: Path) -> Path:
+    """Return the folder of the verbalizers, which are trained unless they are there.
+
+    The arguments and errors are those of ``obtain_verbalizers``, which reads them as well. A model
+    that is sharded to train them cannot take them in.
+    """
+    if section.verbalizers is not None:
+        return section.verbalizers
+    return _train(run, section, backbone, folder)
 
 
 def early_settings(section: ModelSection) -> dict[str, Any]:
@@ -89,6 +99,12 @@ def _train(run: Run, section: ModelSection, backbone: Backbone, folder: Path) ->
     size = section.verbalization.taps_at_once or len(taps)
     if size >= len(taps):
         return run_stage(run, plan.stage(taps, folder))
+    if run.sharding is not None:
+        raise StageError(
+            "taps_at_once trains one group after another, which a sharded model cannot",
+            where=f"{run.role}.verbalization.taps_at_once",
+            mend="Leave it out: FSDP slices the verbalizers too",
+        )
     groups = [taps[start : start + size] for start in range(0, len(taps), size)]
     stages = [partial(plan.group_stage, group) for group in groups]
     return train_in_groups(run, backbone, folder, plan.settings(taps), stages)
@@ -140,17 +156,22 @@ class _Plan:
         samples = IndexedConversations(run.data)
         collate = TokenBatches(encoder_for(backbone, run.recipe.data))
         order = plain_order(len(run.data), run.left_out.indices)
-        if self.section.verbalizer.starts_by_ridge and last_checkpoint(folder) is None:
+        target, sound = schedule.target, SoundSamples(run)
+        module = Verbalization(decoder, bank, backbone.vocab_size, target, sound=sound)
+
+        def begin() -> None:
             start_by_ridge(
                 bank,
                 backbone,
                 lambda indices: collate([samples[index] for index in indices]),
                 np.concatenate(order.groups),
                 schedule.batch_size,
+                module.read,
             )
-        target, sound = schedule.target, SoundSamples(run)
+
         return Training(
-            module=Verbalization(decoder, bank, backbone.vocab_size, target, sound=sound),
+            module=module,
+            begin=begin if self.section.verbalizer.starts_by_ridge else None,
             dataset=samples,
             collate=_NumberedBatches(collate),
             order=order,

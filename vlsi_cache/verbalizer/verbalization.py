@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 
-from vlsi_cache.models import Decoder, Head, is_split, run_backbone
+from vlsi_cache.models import Decoder, Head, TapState, is_split, run_backbone
 from vlsi_cache.objectives import candidate_divergences, dense_divergence, label_targets
 from vlsi_cache.training import StageModule
 from vlsi_cache.training.processes import own_part
@@ -94,20 +95,20 @@ class Verbalization(StageModule):
         known = None
         if self.sound is not None and sample_indices is not None:
             known = self.sound.blank(states, final, positions, token_samples, sample_indices)
-            known = known.to(decoder.head.weight.device)
+            known = known.to(self.head.weight.device)
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         if isinstance(count, Tensor):
-            count = count.to(decoder.head.weight.device)
+            count = count.to(self.head.weight.device)
         if self.target == "label":
             self.observe(FREQUENCIES, self._by_frequency(labels))
         device, part = labels.device, None
-        labels = labels.to(decoder.head.weight.device)
+        labels = labels.to(self.head.weight.device)
         if is_split(decoder.model):
             own = own_part(len(labels))
             part = _Part.of(labels, known, own)
             positions, labels, final = positions[own], labels[own], final[own]
         hidden = self.bank(states, positions)
-        head = decoder.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
+        head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
         loss = torch.zeros((), device=head.weight.device)
         for tap, read in hidden.items():
             per_token = self._tap_loss(decoder.features(read), head, labels, final)
@@ -115,6 +116,36 @@ class Verbalization(StageModule):
             self.observe(f"tap_{tap}", mean)
             loss = loss + total / count
         return {"loss": loss.to(device)}
+
+    def read(
+        self, taps: Sequence[int], inputs: Mapping[str, Tensor], positions: Tensor
+    ) -> tuple[dict[int, TapState], Tensor]:
+        """Run the backbone alone, as ``run_backbone`` does."""
+        return run_backbone(self.decoder, taps, inputs, positions)
+
+    def train(self, mode: bool = True) -> Verbalization:
+        """Set the mode of the verbalizers. The frozen backbone reads without dropout."""
+        super().train(mode)
+        self.decoder.model.eval()
+        return self
+
+    def units(self) -> list[nn.Module]:
+        """Return the modules whose weights are gathered one after another."""
+        return [*super().units(), *self.bank.units()]
+
+    def begin_sharding(self) -> None:
+        """Take in the backbone, whose weights are sharded with the verbalizers'."""
+        self.backbone = self.decoder.model
+        super().begin_sharding()
+
+    def end_sharding(self, device: torch.device) -> None:
+        """Follow the weights to their device."""
+        super().end_sharding(device)
+        register_fsdp_forward_method(self, "read")  # it gathers weights, as the forward does
+
+    def release(self) -> None:
+        """Let go of the backbone, which has not changed."""
+        del self.backbone
 
     def collect(self) -> dict[str, tuple[Tensor, int]]:
         """Return sums and counts of what was observed since the last call.

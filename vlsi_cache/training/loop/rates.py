@@ -31,6 +31,7 @@ from vlsi_cache.recipe import InteractionSection, Schedule
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import from_main_process
 from vlsi_cache.training.samples.budget import collate_pieces
+from vlsi_cache.training.sharding import whole
 
 __all__ = [
     "FINAL",
@@ -182,7 +183,7 @@ def _measured_rate(
     *,
     autocast: bool,
 ) -> float:
-    device = measured[0].device
+    device = PartialState().device
     count = sum(len(batch["labels"]) for batch in batches)
     total = 0.0
     for batch in batches:
@@ -192,7 +193,7 @@ def _measured_rate(
         loss.backward()
         total += float(loss.detach())
     gradients = [parameter.grad for parameter in measured if parameter.grad is not None]
-    norm = sum(float(gradient.abs().sum(dtype=torch.float32)) for gradient in gradients)
+    norm = sum(float(whole(gradient.abs().sum(dtype=torch.float32))) for gradient in gradients)
     module.zero_grad(set_to_none=True)
     module.collect()  # what the forward observed is no step's
     rate = min(total / norm, _HIGHEST) if norm > 0 else _HIGHEST
