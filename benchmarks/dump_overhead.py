@@ -135,7 +135,7 @@ class Passes:
         writer = create_cache(self.folder / "unused", self.manifest)
         shards = writer.missing_shards()
         sampler = ShardBatches(
-            self.data, writer, shards, self.shape.batch_size, on_published=lambda _: None
+            self.data, writer, shards, self.shape.batch_size, lambda is_there, _: is_there
         )
         return [batch.inputs for indices in sampler for batch in read(indices) if batch.inputs]
 

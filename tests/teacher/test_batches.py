@@ -97,7 +97,7 @@ def _batches(recipe: Recipe, bound: TokenBound, batch_size: int) -> list[list[tu
     (Path(recipe.cache_path) / "index.json").unlink(missing_ok=True)
     for path in (Path(recipe.cache_path) / "shards").iterdir():
         path.unlink()
-    sampler = ShardBatches(data, writer, shards, batch_size, lambda _: None)
+    sampler = ShardBatches(data, writer, shards, batch_size, lambda is_there, _: is_there)
     found = []
     for indices in sampler:
         for batch in read(indices):

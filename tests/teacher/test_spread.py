@@ -142,7 +142,7 @@ def test_what_cannot_be_had_is_said_before_anything_is_loaded(
     ("teacher", "said"),
     [
         ({"max_memory": {0: "1GiB"}}, "teacher.max_memory: needs device_map: auto, balanced"),
-        ({"max_memory": {0: 5}, "device_map": {"": 0}}, "--max-memory: needs device_map"),
+        ({"max_memory": {0: 5}, "device_map": {"": 0}}, "teacher.max_memory: needs device_map"),
         ({"device_map": "auto", "tensor_parallel": 2}, "device_map: contradicts tensor_parallel"),
         ({"device_map": -1}, "teacher.device_map"),
         ({"tensor_parallel": 0}, "teacher.tensor_parallel"),
@@ -175,7 +175,7 @@ def test_flags_say_where_parts_lie(tmp_path: Path) -> None:
     arguments += [str(recipe.data.path), "--output", str(tmp_path / "run"), "--device", "cpu"]
     flags = ["--device-map", "model=cpu,lm_head=9", "--max-memory", "0=1GiB"]
     result = CliRunner().invoke(cli, [*arguments, *flags])
-    assert "teacher.max_memory: needs device_map" in result.stderr
+    assert "--max-memory: needs device_map" in result.stderr
     result = CliRunner().invoke(cli, [*arguments, *flags[:2]])
     assert "teacher.device_map: there is no such device" in result.stderr
     result = CliRunner().invoke(cli, [*arguments, "--device-map", "auto", "--max-memory", "0"])

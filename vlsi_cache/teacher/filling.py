@@ -140,7 +140,8 @@ class _Watch:
         """
         progress = self.progress
         where = f"at sample {progress.num_samples:,} of {progress.total_samples:,}"
-        self.team.stop_if_asked(f"{where}, of which whole shards keep {self.kept:,}")
+        kept = self.team.agreed(self.kept)  # one of them publishes
+        self.team.stop_if_asked(f"{where}, of which whole shards keep {kept:,}")
 
 
 def _fill(
