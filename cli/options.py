@@ -60,20 +60,8 @@ def recipe_flags(flags: Mapping[str, str], *, is_argument: bool = False) -> Call
     """
 
     def decorate(function: F) -> F:
-        @click.option(
-            "-r",
-            "--recipe",
-            "recipe_path",
-            type=click.Path(path_type=Path),
-            help="YAML recipe of the whole run. Flags override it.",
-        )
-        @click.option(
-            "--set",
-            "assignments",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Override any recipe key, e.g. --set interaction.lora.rank=32. Repeatable.",
-        )
+        @_recipe_option
+        @_set_option
         @functools.wraps(function)
         def with_recipe(
             *args: Any, recipe_path: Path | None, assignments: tuple[str, ...], **kwargs: Any
@@ -81,24 +69,9 @@ def recipe_flags(flags: Mapping[str, str], *, is_argument: bool = False) -> Call
             alone: Path | None = kwargs.pop("recipe_alone", None)
             if alone is not None and recipe_path is not None:
                 raise click.UsageError("the recipe is given twice: alone, and by --recipe")
-            recipe_path = alone or recipe_path
             given = {name: kwargs.pop(name) for name in flags}
-            overrides = [
-                f"{flags[name]}={json.dumps(value)}"
-                for name, value in given.items()
-                if value is not None
-            ]
-            by_key = {flags[name]: value for name, value in given.items() if value is not None}
-            typed = {
-                flags[name]: f"--{name.replace('_', '-')}"
-                for name, value in given.items()
-                if value is not None
-            }
-            try:
-                recipe: Recipe = load_recipe(recipe_path, [*assignments, *overrides])
-            except RecipeProblemsError as error:
-                raise error.naming(typed) from None
-            remember_given(Given(recipe_path, assignments, by_key))
+            typed = {name: value for name, value in given.items() if value is not None}
+            recipe = _load(flags, alone or recipe_path, assignments, typed)
             return function(*args, recipe=recipe, **kwargs)
 
         decorated: Any = with_recipe
@@ -109,6 +82,40 @@ def recipe_flags(flags: Mapping[str, str], *, is_argument: bool = False) -> Call
         return decorated  # type: ignore[no-any-return]
 
     return decorate
+
+
+_recipe_option = click.option(
+    "-r",
+    "--recipe",
+    "recipe_path",
+    type=click.Path(path_type=Path),
+    help="YAML recipe of the whole run. Flags override it.",
+)
+_set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override any recipe key, e.g. --set interaction.lora.rank=32. Repeatable.",
+)
+
+
+def _load(
+    flags: Mapping[str, str],
+    path: Path | None,
+    assignments: tuple[str, ...],
+    typed: Mapping[str, Any],
+) -> Recipe:
+    """Load the recipe with what was typed. Errors name the flags, and the next command has them."""
+    overrides = [f"{flags[name]}={json.dumps(value)}" for name, value in typed.items()]
+    try:
+        recipe = load_recipe(path, [*assignments, *overrides])
+    except RecipeProblemsError as error:
+        names = {flags[name]: f"--{name.replace('_', '-')}" for name in typed}
+        raise error.naming(names) from None
+    by_key = {flags[name]: value for name, value in typed.items()}
+    remember_given(Given(path, assignments, by_key))
+    return recipe
 
 
 def taps_list(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:

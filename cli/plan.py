@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -84,31 +84,23 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     help="Most rows to read, evenly spread over the data.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(
-    recipe: Recipe,
-    devices: int,
-    memory: int | None,
-    throughput: float | None,
-    probe: bool,
-    rows: int,
-    as_json: bool,
-) -> None:
+def command(recipe: Recipe, rows: int, as_json: bool, **given: Any) -> None:
     """Say what a run will take, before hours are spent.
 
     Counts samples, tokens and the cache's bytes, and rehearses every stage without its weights: the
     memory of each device, what does not fit, and which setting mends it. Exits with 1 if a stage
     does not fit.
     """
-    if probe and throughput is not None:
+    throughput: float | None = given["throughput"]
+    if given["probe"] and throughput is not None:
         raise click.UsageError("--probe contradicts --throughput: give one of the two")
     from vlsi_cache.plan import Machines, plan_run, plan_table
 
     log_to("stderr")
     rate = None if throughput is None else throughput * 1e12
+    machines = Machines(given["devices"], given["memory"], rate, given["probe"])
     with progress_of("plan", "read") as show:
-        plan = plan_run(
-            recipe, Machines(devices, memory, rate, probe), most_rows=rows, on_progress=show
-        )
+        plan = plan_run(recipe, machines, most_rows=rows, on_progress=show)
     if as_json:
         click.echo(plan.model_dump_json(indent=2))
     else:

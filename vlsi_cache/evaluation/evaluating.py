@@ -54,6 +54,15 @@ def evaluate_model(
     encoder = encoder_for(model, recipe.data)
     reader = Reader(model, _verbalizers(recipe, model), encoder, cache)
     answerer = Answerer(model, encoder, max_new_tokens) if max_new_tokens else None
+    found, answers = _read(run, reader, answerer, batch_size)
+    run.remind()
+    return _evaluation(run, model, found, answers)
+
+
+def _read(
+    run: Run, reader: Reader, answerer: Answerer | None, batch_size: int
+) -> tuple[Figures, list[Answer]]:
+    """Read every sample, and answer its question if asked."""
     found, answers = Figures(), []
     with phase("evaluating", total=len(run.data), unit="samples") as progress:
         for indices in _batches(run, batch_size):
@@ -62,8 +71,7 @@ def evaluate_model(
                 found.add(reader(items))
                 answers += answerer([one for _, one in items]) if answerer else []
             progress.advance(len(indices))
-    run.remind()
-    return _evaluation(run, model, found, answers)
+    return found, answers
 
 
 def _evaluation(run: Run, model: Backbone, found: Figures, answers: list[Answer]) -> Evaluation:

@@ -98,42 +98,47 @@ def load_backbone(
         place: where the model lies until it is sharded; on its device if None.
 
     Raises:
-        RecipeError: no model is named.
-        ModelError: the model cannot be loaded or bound.
+        RecipeError, ModelError: no model is named, or it cannot be loaded or bound.
     """
     name = model_name(section, role)
     learns = trains or role == "student"  # whole, or its adapters
-    if learns:
-        _validate_not_quantised(section)
-    dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
+    _validate_not_quantised(section, learns=learns)
     with phase(f"loading the {role} {name}"):
-        model = load_model(
-            name,
-            dtype=dtype,
-            device=place or device,
-            revision=section.revision,
-            section=section,
-        )
+        dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
+        model = _loaded(section, dtype, place or device)
         processor = load_processor_of(section)
-    with phase(f"binding the {role}: blocks, norm, head"):
-        decoder = bind_decoder(model, learns=learns)
-        if isinstance(section, TeacherSection) and section.compile:
-            compile_blocks(decoder)
-            decoder = bind_decoder(model, learns=learns)  # proves what will run
+    decoder = _bound(model, section, role, learns=learns)
     model.eval().requires_grad_(False)
     return Backbone(
-        name=name,
-        processor=processor,
-        decoder=decoder,
+        name,
+        processor,
+        decoder,
         vocab_size=min(vocabulary_size(tokenizer_of(processor)), len(decoder.head.weight)),
         fingerprint=weights_fingerprint(model),
         autocast=uses_autocast(section.dtype, device),
         processor_options=section.processor,
         loading=loading_identity(section) | _quantization(model, section),
-        dtype=section.dtype
-        if section.dtype == "bfloat16"
-        else str(model.dtype).removeprefix("torch."),
+        dtype=_dtype_name(model, section),
     )
+
+
+def _loaded(section: ModelSection, dtype: str, device: torch.device) -> PreTrainedModel:
+    name, revision = section.model or "", section.revision
+    return load_model(name, dtype=dtype, device=device, revision=revision, section=section)
+
+
+def _bound(model: PreTrainedModel, section: ModelSection, role: str, *, learns: bool) -> Decoder:
+    with phase(f"binding the {role}: blocks, norm, head"):
+        decoder = bind_decoder(model, learns=learns)
+        if isinstance(section, TeacherSection) and section.compile:
+            compile_blocks(decoder)
+            decoder = bind_decoder(model, learns=learns)  # proves what will run
+    return decoder
+
+
+def _dtype_name(model: PreTrainedModel, section: ModelSection) -> str:
+    own = str(model.dtype).removeprefix("torch.")
+    return section.dtype if section.dtype == "bfloat16" else own
 
 
 def _quantization(model: PreTrainedModel, section: ModelSection) -> dict[str, Any]:
@@ -142,8 +147,8 @@ def _quantization(model: PreTrainedModel, section: ModelSection) -> dict[str, An
     return {"quantization": found} if found else {}
 
 
-def _validate_not_quantised(section: ModelSection) -> None:
-    fields = quantization_of(load_config_of(section))
+def _validate_not_quantised(section: ModelSection, *, learns: bool) -> None:
+    fields = quantization_of(load_config_of(section)) if learns else None
     if not fields:
         return
     raise ModelError(

@@ -68,16 +68,28 @@ def load_model(
     with model_errors(name, "the model cannot be made with these settings"):
         loader = loader_of(config, name)
         arguments = loading_arguments(section, config, loader, torch.device(device))
-    base, base_revision = base_of(name, revision)
-    folder = find_folder(base, base_revision)
-    if folder is not None:
-        validate_safetensors(folder, base)
+    base, base_revision = _sound_base(name, revision)
     with weights_beside(adapter, name) as source:
         arguments |= {"dtype": dtype, "revision": base_revision}
         model: Any = _load_weights(source, base, config, arguments)
     model.config.name_or_path = name
     if adapter is not None:
         model = _merged(model, adapter)
+    return _placed(model, arguments, device)
+
+
+def _sound_base(name: str, revision: str | None) -> tuple[str, str | None]:
+    """Return the model that holds the weights, and its revision; its files are looked at first."""
+    base, base_revision = base_of(name, revision)
+    folder = find_folder(base, base_revision)
+    if folder is not None:
+        validate_safetensors(folder, base)
+    return base, base_revision
+
+
+def _placed(
+    model: Any, arguments: Mapping[str, Any], device: torch.device | str
+) -> PreTrainedModel:
     if is_placed(arguments):
         bring_head_back(model)
         log_places(model)

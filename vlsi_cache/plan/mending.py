@@ -13,7 +13,7 @@ from vlsi_cache.plan.rehearsal import Rehearsed, Setting, rehearse
 from vlsi_cache.plan.report import Mend
 from vlsi_cache.plan.sketch import Sketch
 from vlsi_cache.plan.spreading import as_recipe_spreads, spreads
-from vlsi_cache.plan.steps import StageName
+from vlsi_cache.plan.steps import PlannedStageName
 from vlsi_cache.recipe import Recipe
 
 __all__ = [
@@ -48,7 +48,7 @@ Change = dict[str, Any]
 
 def find_mends(
     setting: Setting,
-    stage: StageName,
+    stage: PlannedStageName,
     sketch: Sketch,
     lengths: Lengths,
     now: Rehearsed,
@@ -80,7 +80,12 @@ def find_mends(
 
 
 def rehearse_stage(
-    setting: Setting, stage: StageName, sketch: Sketch, lengths: Lengths, *, counts: bool = True
+    setting: Setting,
+    stage: PlannedStageName,
+    sketch: Sketch,
+    lengths: Lengths,
+    *,
+    counts: bool = True,
 ) -> Rehearsed:
     """Rehearse a stage with the batches that its recipe and the data give.
 
@@ -100,7 +105,7 @@ def rehearse_stage(
     return as_recipe_spreads(found, setting.recipe, stage, setting.num_processes, num_taps)
 
 
-def batch_path(stage: StageName) -> str:
+def batch_path(stage: PlannedStageName) -> str:
     """Return the recipe key of a stage's batch size."""
     return f"{_SECTIONS[stage]}.batch_size"
 
@@ -124,7 +129,7 @@ def has_key(path: str) -> bool:
     return True
 
 
-def _changes(recipe: Recipe, stage: StageName, *, fits_one: bool) -> Iterator[Change]:
+def _changes(recipe: Recipe, stage: PlannedStageName, *, fits_one: bool) -> Iterator[Change]:
     """Yield what may be changed, from what costs nothing to what costs time or accuracy.
 
     Args:
@@ -151,7 +156,7 @@ def _changes(recipe: Recipe, stage: StageName, *, fits_one: bool) -> Iterator[Ch
         yield from ({**lighter, **smaller} for smaller in _smaller(recipe, stage))
 
 
-def _smaller(recipe: Recipe, stage: StageName) -> Iterator[Change]:
+def _smaller(recipe: Recipe, stage: PlannedStageName) -> Iterator[Change]:
     """Yield smaller batches, with as many more to an optimizer step."""
     path = batch_path(stage)
     size = _get(recipe, path)

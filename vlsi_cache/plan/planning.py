@@ -25,7 +25,7 @@ from vlsi_cache.plan.rehearsal import Rehearsed, Setting
 from vlsi_cache.plan.report import Plan, PlannedStage, VerbalizerParameters
 from vlsi_cache.plan.sketch import Sketch, read_sketch
 from vlsi_cache.plan.spreading import is_mapped
-from vlsi_cache.plan.steps import StageName, schedule_of
+from vlsi_cache.plan.steps import PlannedStageName, schedule_of
 from vlsi_cache.plan.verbalizers import (
     count_verbalizers,
     planned_taps,
@@ -140,7 +140,7 @@ class _Planner:
             notes=self.notes,
         )
 
-    def _stage(self, name: StageName) -> PlannedStage:
+    def _stage(self, name: PlannedStageName) -> PlannedStage:
         role = "teacher" if name.startswith("teacher") else "student"
         sketch = self.sketches[role]
         with phase(f"rehearsing {name}"):
@@ -169,12 +169,12 @@ class _Planner:
             mends=mends,
         )
 
-    def _batch_size(self, name: StageName) -> int:
+    def _batch_size(self, name: PlannedStageName) -> int:
         schedule = schedule_of(self.recipe, name)
         size = self.recipe.cache.batch_size if schedule is None else schedule.batch_size
         return min(size, self.lengths.num_rows)
 
-    def _length(self, name: StageName) -> tuple[float, int | None]:
+    def _length(self, name: PlannedStageName) -> tuple[float, int | None]:
         """Return the samples that a stage reads, and its optimizer steps."""
         rows = self.lengths.num_rows
         schedule = schedule_of(self.recipe, name)
@@ -186,7 +186,7 @@ class _Planner:
         samples = rows * (schedule.epochs or 1.0)
         return samples, max(ceil(samples / per_step), 1)
 
-    def _seconds(self, name: StageName, sketch: Sketch, operations: float) -> float | None:
+    def _seconds(self, name: PlannedStageName, sketch: Sketch, operations: float) -> float | None:
         rate = self.machines.operations_per_second
         if self.machines.probe:
             device = torch.device("cpu")

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vlsi_cache.phases import phase
 from vlsi_cache.plan.rehearsal import Setting, trains_weights
 from vlsi_cache.plan.sketch import Sketch
-from vlsi_cache.plan.steps import Batch, StageName, make_step
+from vlsi_cache.plan.steps import Batch, PlannedStageName, make_step
 
 __all__ = ["probe_rate"]
 
@@ -23,7 +23,7 @@ _ROUNDS: Final = 3
 
 
 def probe_rate(
-    setting: Setting, stage: StageName, sketch: Sketch, batch: Batch, device: torch.device
+    setting: Setting, stage: PlannedStageName, sketch: Sketch, batch: Batch, device: torch.device
 ) -> float:
     """Run a stage's step on a model of two blocks and random weights, and time it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlsi_cache.plan.steps import StageName
+from vlsi_cache.plan.steps import PlannedStageName
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import Cache, is_begun, open_cache
 from vlsi_cache.training.folders.stage_folder import StageRecord
@@ -12,9 +12,9 @@ from vlsi_cache.training.folders.stage_folder import StageRecord
 __all__ = ["is_finished", "num_recorded", "opened_cache", "stages_of"]
 
 
-def stages_of(recipe: Recipe) -> list[StageName]:
+def stages_of(recipe: Recipe) -> list[PlannedStageName]:
     """Return the stages that the recipe's commands run, in order. Those that are done count too."""
-    found: list[StageName] = []
+    found: list[PlannedStageName] = []
     if recipe.teacher.model is not None:
         if recipe.teacher.verbalizers is None:
             found.append("teacher-verbalization")
@@ -48,7 +48,7 @@ def num_recorded(cache: Cache | None) -> int:
     return len(cache) - missing
 
 
-def is_finished(recipe: Recipe, stage: StageName, cache: Cache | None) -> bool:
+def is_finished(recipe: Recipe, stage: PlannedStageName, cache: Cache | None) -> bool:
     """Report whether the output folder holds a stage's result."""
     if stage == "teacher-pass":
         return cache is not None and cache.is_complete

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vlsi_cache.models import Backbone
 from vlsi_cache.plan.formulae import (
     bucket_bytes,
     gradient_bytes,
@@ -19,7 +20,7 @@ from vlsi_cache.plan.formulae import (
 )
 from vlsi_cache.plan.meter import AllocationMeter
 from vlsi_cache.plan.sketch import Sketch
-from vlsi_cache.plan.steps import Batch, StageName, StageStep, make_step, schedule_of
+from vlsi_cache.plan.steps import Batch, PlannedStageName, StageStep, make_step, schedule_of
 from vlsi_cache.plan.world import rehearsing
 from vlsi_cache.recipe import Recipe
 
@@ -72,14 +73,14 @@ class Rehearsed:
         return self.static + self.working
 
 
-def trains_weights(recipe: Recipe, stage: StageName) -> bool:
+def trains_weights(recipe: Recipe, stage: PlannedStageName) -> bool:
     """Report whether the model's own weights train, and not only what is added to it."""
     return stage == "finetuning" or (stage == "interaction" and recipe.interaction.lora is None)
 
 
 def rehearse(
     setting: Setting,
-    stage: StageName,
+    stage: PlannedStageName,
     sketch: Sketch,
     heaviest: Batch,
     usual: Batch | None,
@@ -98,47 +99,61 @@ def rehearse(
     Raises:
         ModelError: the model cannot be built from its configuration.
     """
-    recipe = setting.recipe
     with rehearsing(), AllocationMeter() as meter:
-        trains = trains_weights(recipe, stage)
-        backbone = sketch.build(setting.device, trains=trains)
-        weights = tensor_bytes(_all_tensors(backbone.decoder.model))
-        blocks = tensor_bytes(backbone.decoder.blocks.parameters())
-        step = make_step(recipe, stage, backbone, setting.num_teacher_taps)
-        static = meter.live
-        states = [torch.empty_like(one) for one in step.trained for _ in range(2)]
-        meter.lower()
-        _run_peak(recipe, stage, step, heaviest)
-        peak = meter.peak
-        for parameter in step.trained:
-            parameter.grad = None
-        operations = _count(step, usual) if usual is not None else 0.0
-        rows = backbone.head.num_rows
+        backbone = sketch.build(setting.device, trains=trains_weights(setting.recipe, stage))
+        found, step = _one_step(setting, stage, backbone, meter, heaviest)
         vision = vision_bytes(backbone, patches, keeps_all=stage == "finetuning")
-        gradients, optimizer = gradient_bytes(step.trained), optimizer_bytes(step.trained)
-        trained = sum(one.numel() for one in step.trained)
-        buckets = bucket_bytes(step.trained, _num_senders(setting, stage))
-        del states, step, backbone
+        operations = _count(step, usual) if usual is not None else 0.0
+        del step, backbone
     gc.collect()  # hooks and modules refer to one another
-    num_taps = setting.num_teacher_taps + 1 if stage == "teacher-pass" else 0
-    tiles = [
-        tile_bytes(heaviest.num_responses, num_taps, rows, device)
-        for device in (setting.device, torch.device("cpu"))
-    ]
-    working = max(peak - static - gradients - optimizer, 0) + vision + tiles[0] - tiles[1]
-    return Rehearsed(
+    return replace(found, working=found.working + vision, operations=operations)
+
+
+def _one_step(
+    setting: Setting,
+    stage: PlannedStageName,
+    backbone: Backbone,
+    meter: AllocationMeter,
+    batch: Batch,
+) -> tuple[Rehearsed, StageStep]:
+    """Run the step at the batch that decides the peak."""
+    weights = tensor_bytes(_all_tensors(backbone.decoder.model))
+    step = make_step(setting.recipe, stage, backbone, setting.num_teacher_taps)
+    trained, static = step.trained, meter.live
+    states = [torch.empty_like(one) for one in trained for _ in range(2)]
+    meter.lower()
+    _run_peak(setting.recipe, stage, step, batch)
+    peak = meter.peak
+    for parameter in trained:
+        parameter.grad = None
+    gradients, optimizer = gradient_bytes(trained), optimizer_bytes(trained)
+    del states
+    working = max(peak - static - gradients - optimizer, 0)
+    working += _further_tiles(setting, stage, batch.num_responses, backbone.head.num_rows)
+    found = Rehearsed(
         weights=weights,
-        blocks=blocks,
+        blocks=tensor_bytes(backbone.decoder.blocks.parameters()),
         added=static - weights,
-        gradients=gradients + buckets,
+        gradients=gradients + bucket_bytes(trained, _num_senders(setting, stage)),
         optimizer=optimizer,
         working=working,
-        operations=operations,
-        num_trained=trained,
+        operations=0.0,
+        num_trained=sum(one.numel() for one in trained),
     )
+    return found, step
 
 
-def _run_peak(recipe: Recipe, stage: StageName, step: StageStep, batch: Batch) -> None:
+def _further_tiles(setting: Setting, stage: PlannedStageName, num_responses: int, rows: int) -> int:
+    """Return how many more bytes the tiles of a pass take on the run's device than on a CPU."""
+    num_taps = setting.num_teacher_taps + 1 if stage == "teacher-pass" else 0
+    own, here = (
+        tile_bytes(num_responses, num_taps, rows, device)
+        for device in (setting.device, torch.device("cpu"))
+    )
+    return own - here
+
+
+def _run_peak(recipe: Recipe, stage: PlannedStageName, step: StageStep, batch: Batch) -> None:
     """Run a batch, or two where gradients of the first remain during the second."""
     schedule = schedule_of(recipe, stage)
     step.run(batch)
@@ -146,7 +161,7 @@ def _run_peak(recipe: Recipe, stage: StageName, step: StageStep, batch: Batch) -
         step.run(batch)
 
 
-def _num_senders(setting: Setting, stage: StageName) -> int:
+def _num_senders(setting: Setting, stage: PlannedStageName) -> int:
     """Return the processes that send one another gradients. A mapped teacher has one process."""
     is_mapped = getattr(setting.recipe.teacher, "device_map", None) is not None
     return 1 if is_mapped and stage.startswith("teacher") else setting.num_processes

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from vlsi_cache.plan.rehearsal import Rehearsed
-from vlsi_cache.plan.steps import StageName
+from vlsi_cache.plan.steps import PlannedStageName
 from vlsi_cache.recipe import Recipe
 
 __all__ = [
@@ -90,7 +90,7 @@ def spread_bytes(found: Rehearsed, spread: Spread, count: int, num_taps: int) ->
 
 
 def spreads(
-    stage: StageName,
+    stage: PlannedStageName,
     found: Rehearsed,
     limit: float,
     num_taps: int,
@@ -116,7 +116,7 @@ def spreads(
 
 
 def as_recipe_spreads(
-    found: Rehearsed, recipe: Recipe, stage: StageName, devices: int, num_taps: int
+    found: Rehearsed, recipe: Recipe, stage: PlannedStageName, devices: int, num_taps: int
 ) -> Rehearsed:
     """Return what each device holds of a stage that the recipe itself spreads.
 

@@ -23,12 +23,12 @@ from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import StageModule
 from vlsi_cache.verbalizer import Verbalization, VerbalizerBank, build_verbalizers
 
-__all__ = ["STAGES", "Batch", "StageName", "StageStep", "make_step", "schedule_of"]
+__all__ = ["STAGES", "Batch", "PlannedStageName", "StageStep", "make_step", "schedule_of"]
 
-StageName = Literal[
+PlannedStageName = Literal[
     "teacher-verbalization", "teacher-pass", "student-verbalization", "interaction", "finetuning"
 ]
-STAGES: Final[tuple[StageName, ...]] = (
+STAGES: Final[tuple[PlannedStageName, ...]] = (
     "teacher-verbalization",
     "teacher-pass",
     "student-verbalization",
@@ -72,7 +72,7 @@ class StageStep:
     """The parameters that train."""
 
 
-def schedule_of(recipe: Recipe, stage: StageName) -> Schedule | None:
+def schedule_of(recipe: Recipe, stage: PlannedStageName) -> Schedule | None:
     """Return the schedule of a stage. The teacher pass has none."""
     if stage == "teacher-pass":
         return None
@@ -85,7 +85,7 @@ def schedule_of(recipe: Recipe, stage: StageName) -> Schedule | None:
 
 
 def make_step(
-    recipe: Recipe, stage: StageName, backbone: Backbone, num_teacher_taps: int
+    recipe: Recipe, stage: PlannedStageName, backbone: Backbone, num_teacher_taps: int
 ) -> StageStep:
     """Build what a stage runs, as the stage itself does.
 

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from vlsi_cache.errors import RecipeError
 from vlsi_cache.models import uses_autocast
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.training.sharding import ASKED, Sharding
+from vlsi_cache.training.sharding import ASKED, FsdpOptions
 
 __all__ = ["asked_sharding", "validate_launch", "validate_precision"]
 
@@ -94,7 +94,7 @@ def validate_precision(
 
 def asked_sharding(
     recipe: Recipe, role: Literal["teacher", "student"], device: torch.device
-) -> Sharding | None:
+) -> FsdpOptions | None:
     """Return how the launcher asks for weights to be sharded, or None.
 
     Args:
@@ -111,7 +111,7 @@ def asked_sharding(
     problem = _problem(given, role) or _recomputation(given, recipe)
     if problem is not None:
         raise problem
-    sharding = Sharding(
+    sharding = FsdpOptions(
         reshard=given.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() not in ("false", "0"),
         offload=_is_set(given, "FSDP_OFFLOAD_PARAMS") and device.type != "cpu",
     )
@@ -179,7 +179,7 @@ def _recomputation(given: Mapping[str, str], recipe: Recipe) -> RecipeError | No
     )
 
 
-def _say(given: Mapping[str, str], sharding: Sharding, device: torch.device) -> None:
+def _say(given: Mapping[str, str], sharding: FsdpOptions, device: torch.device) -> None:
     logger.info(
         "FSDP2: %d processes share the student's weights%s",
         PartialState().num_processes,

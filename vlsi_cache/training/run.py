@@ -19,7 +19,7 @@ from vlsi_cache.recipe import Recipe, validate_together, warn_idle_settings
 from vlsi_cache.training.launch import asked_sharding, validate_launch, validate_precision
 from vlsi_cache.training.preflight import validate_output
 from vlsi_cache.training.processes import from_main_process, on_main_process, resolve_device
-from vlsi_cache.training.sharding import Sharding
+from vlsi_cache.training.sharding import FsdpOptions
 
 __all__ = ["LeftOut", "Run", "begin_run"]
 
@@ -71,7 +71,7 @@ class Run:
     """The model that the command works on."""
     left_out: LeftOut = field(default_factory=LeftOut)
     """The samples that no stage learns from."""
-    sharding: Sharding | None = None
+    sharding: FsdpOptions | None = None
     """How weights are sharded over the processes; each process holds all of them if None."""
     reminders: list[str] = field(default_factory=list)
     """Warnings that the command repeats at its end, where they are not scrolled away."""
@@ -135,29 +135,27 @@ def begin_run(
     """
     warn_idle_settings(recipe, role)
     validate_launch()
-    devices: list[torch.device] = []
-    shardings: list[Sharding | None] = []
+    joined: list[tuple[torch.device, FsdpOptions | None]] = []
     opened: list[ConversationDataset] = []
 
     def join() -> None:
-        devices.append(resolve_device(recipe.device))
-        validate_precision(recipe, role, devices[0])
-        shardings.append(asked_sharding(recipe, role, devices[0]))
+        device = resolve_device(recipe.device)
+        validate_precision(recipe, role, device)
+        joined.append((device, asked_sharding(recipe, role, device)))
 
     with phase("checking settings, folders and models"):
-        validate_together(
-            [
-                join,
-                lambda: opened.append(load_data(recipe.data)),
-                lambda: validate_output(recipe.output),
-                *checks,
-            ]
-        )
-    data = opened[0]
+        checks = [lambda: validate_output(recipe.output), *checks]
+        validate_together([join, lambda: opened.append(load_data(recipe.data)), *checks])
+    (device, sharding), data = joined[0], opened[0]
+    _prepare(data, skip=recipe.skips_failures)
+    return Run(recipe, device, data, callbacks, role, sharding=sharding)
+
+
+def _prepare(data: ConversationDataset, *, skip: bool) -> None:
+    """Validate the data in the main process, for all of them."""
     # with skip, a row that is not sound fails later, like one that cannot be encoded
     found: list[DataFindings | None] = [None]
-    on_main_process(lambda: found.insert(0, data.prepare(skip=recipe.skips_failures)))
+    on_main_process(lambda: found.insert(0, data.prepare(skip=skip)))
     shared = from_main_process(found[0])
     assert shared is not None  # or the main process has raised, and so have all
     data.adopt(shared)
-    return Run(recipe, devices[0], data, callbacks, role, sharding=shardings[0])

@@ -31,7 +31,7 @@ from vlsi_cache.training.module import StageModule
 
 __all__ = [
     "ASKED",
-    "Sharding",
+    "FsdpOptions",
     "gather",
     "hidden_from_libraries",
     "is_sharded",
@@ -46,7 +46,7 @@ ASKED: Final = "ACCELERATE_USE_FSDP"
 
 
 @dataclass(frozen=True, slots=True)
-class Sharding:
+class FsdpOptions:
     """How weights are sharded."""
 
     reshard: bool = True
@@ -67,7 +67,7 @@ def hidden_from_libraries() -> Iterator[None]:
 
 
 def shard(
-    module: StageModule, sharding: Sharding, device: torch.device, *, autocast: bool = False
+    module: StageModule, sharding: FsdpOptions, device: torch.device, *, autocast: bool = False
 ) -> None:
     """Shard a stage's module in place, over all processes.
 
@@ -88,17 +88,10 @@ def shard(
         # a scalar has nothing to slice
         "ignored_params": {value for value in module.parameters() if value.ndim == 0},
     }
-    # Float32 slices are the masters. What lies outside the units keeps its dtype, so that the
-    # blocks read what they would read in one process.
-    narrow = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if autocast else None,
-        reduce_dtype=torch.float32 if autocast else None,
-        cast_forward_inputs=False,
-    )
     try:
         for unit in module.units():
             options_of_unit = {**options, "reshard_after_forward": sharding.reshard}
-            fully_shard(unit, mp_policy=narrow, **options_of_unit)
+            fully_shard(unit, mp_policy=_precision(autocast=autocast), **options_of_unit)
         fully_shard(module, **options)
     except (NotImplementedError, RuntimeError, ValueError) as error:
         raise StageError(
@@ -112,6 +105,19 @@ def shard(
     for parameter in options["ignored_params"]:
         parameter.data = parameter.data.to(device)
     module.end_sharding(device)
+
+
+def _precision(*, autocast: bool) -> MixedPrecisionPolicy:
+    """Return the dtype in which a unit's weights are gathered. Float32 slices are the masters.
+
+    What lies outside the units keeps its dtype, so that the blocks read what they would read in one
+    process.
+    """
+    return MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if autocast else None,
+        reduce_dtype=torch.float32 if autocast else None,
+        cast_forward_inputs=False,
+    )
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,7 @@ def train_in_groups(
     whole.validate_settings()
     with one_job_at_a_time(folder):
         if whole.enter():
-            banks = []
-            for number, make in enumerate(stages, 1):
-                logger.info("verbalization: group %d of %d", number, len(stages))
-                trained = run_stage(run, make(folder))
-                fingerprint = backbone.fingerprint
-                banks.append(load_verbalizers(trained, backbone.decoder, fingerprint=fingerprint))
-            joined = _joined(banks)
+            joined = _joined(_trained(run, backbone, [make(folder) for make in stages]))
             whole.finish(lambda: save_verbalizers(joined, folder, backbone))
         else:
             logger.info("verbalization: finished before, nothing to do (%s)", folder)
@@ -70,13 +64,24 @@ def train_in_groups(
     return folder
 
 
-def _joined(banks: Sequence[VerbalizerBank]) -> VerbalizerBank:
+def _trained(
+    run: Run, backbone: Backbone, stages: Sequence[Stage[Any]]
+) -> Iterator[VerbalizerBank]:
+    """Train group after group, and yield their verbalizers."""
+    for number, stage in enumerate(stages, 1):
+        logger.info("verbalization: group %d of %d", number, len(stages))
+        folder = run_stage(run, stage)
+        yield load_verbalizers(folder, backbone.decoder, fingerprint=backbone.fingerprint)
+
+
+def _joined(banks: Iterable[VerbalizerBank]) -> VerbalizerBank:
     layers: dict[int, Any] = {}
     linear: dict[int, Any] = {}
     for bank in banks:
+        settings = bank.settings
         layers |= {int(tap): part for tap, part in bank.layers.items()}
         linear |= {int(tap): part for tap, part in bank.linear.items()}
-    return VerbalizerBank(layers, banks[0].settings, linear)
+    return VerbalizerBank(layers, settings, linear)
 
 
 def _remove_groups(folder: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -105,12 +105,10 @@ def start_by_ridge(
     decoder = backbone.decoder
     read = read or partial(run_backbone, decoder)
     size, last_block = decoder.hidden_size, decoder.num_blocks - 1
+    taps = [tap for tap in bank.taps if tap != last_block]
     # beside the block that each reads, like the verbalizers
-    moments = {
-        tap: TapMoments(size, bank.devices[str(tap)]) for tap in bank.taps if tap != last_block
-    }
-    num_tokens = 0
-    shared = is_split(decoder.model)
+    moments = {tap: TapMoments(size, bank.devices[str(tap)]) for tap in taps}
+    num_tokens, shared = 0, is_split(decoder.model)
     batches = _Batches(collate, indices, batch_size, shared)
     with phase("reading states, for the verbalizers' closed-form start"):
         for batch in batches.until(_TOKENS_PER_DIMENSION * size):
@@ -119,18 +117,28 @@ def start_by_ridge(
             inputs, positions = send_to_device((inputs, positions), backbone.device)
             states, _ = read((*moments, last_block), inputs, positions)
             own = {tap: state.at(positions) for tap, state in states.items()}
-            finite = torch.ones_like(positions, dtype=torch.bool)
-            for each in own.values():
-                finite &= torch.isfinite(each).all(1).to(finite.device)
-            num_tokens += int(finite.sum())
-            for tap, found in moments.items():
-                found.add(_kept(own[tap], finite), _kept(own[last_block], finite))
+            num_tokens += _add_finite(moments, own, own[last_block])
     with phase("solving for the verbalizers' closed-form start"):
-        for tap, found in moments.items():
-            found.own, found.cross = reduce(found.own, "sum"), reduce(found.cross, "sum")
-            change = bank.linear_change(tap)
-            change.copy_(like(found.change(), change))
+        _solve(moments, bank)
     logger.info("verbalizers begin at the closed form, fitted to %s tokens", f"{num_tokens:,}")
+
+
+def _solve(moments: Mapping[int, TapMoments], bank: VerbalizerBank) -> None:
+    """Set the maps of the bank, from the moments of all processes."""
+    for tap, found in moments.items():
+        found.own, found.cross = reduce(found.own, "sum"), reduce(found.cross, "sum")
+        change = bank.linear_change(tap)
+        change.copy_(like(found.change(), change))
+
+
+def _add_finite(moments: Mapping[int, TapMoments], own: Mapping[int, Tensor], last: Tensor) -> int:
+    """Add the tokens whose states are finite at every tap, and return how many they are."""
+    finite = torch.ones(len(last), dtype=torch.bool, device=last.device)
+    for each in own.values():
+        finite &= torch.isfinite(each).all(1).to(finite.device)
+    for tap, found in moments.items():
+        found.add(_kept(own[tap], finite), _kept(last, finite))
+    return int(finite.sum())
 
 
 def _kept(read: Tensor, finite: Tensor) -> Tensor:

@@ -107,15 +107,31 @@ class Verbalization(StageModule):
             own = own_part(len(labels))
             part = _Part.of(labels, known, own)
             positions, labels, final = positions[own], labels[own], final[own]
-        hidden = self.bank(states, positions)
+        reads = {tap: decoder.features(read) for tap, read in self.bank(states, positions).items()}
+        losses = self._losses(reads, labels, final)
+        return {"loss": self._summed(losses, part, known, count).to(device)}
+
+    def _losses(
+        self, reads: Mapping[int, Tensor], labels: Tensor, final: Tensor
+    ) -> dict[int, Tensor]:
+        """Return each tap's loss of every token, ``[N]`` nats."""
         head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
-        loss = torch.zeros((), device=head.weight.device)
-        for tap, read in hidden.items():
-            per_token = self._tap_loss(decoder.features(read), head, labels, final)
+        return {tap: self._tap_loss(read, head, labels, final) for tap, read in reads.items()}
+
+    def _summed(
+        self,
+        losses: Mapping[int, Tensor],
+        part: _Part | None,
+        known: Tensor | None,
+        count: Tensor | int,
+    ) -> Tensor:
+        """Return the sum over taps of their mean losses, and observe each."""
+        loss = torch.zeros((), device=self.head.weight.device)
+        for tap, per_token in losses.items():
             total, mean = part.over(per_token) if part else _over_sound(per_token, known)
             self.observe(f"tap_{tap}", mean)
             loss = loss + total / count
-        return {"loss": loss.to(device)}
+        return loss
 
     def read(
         self, taps: Sequence[int], inputs: Mapping[str, Tensor], positions: Tensor

@@ -10,8 +10,9 @@ template puts them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vlsi_cache.data.conversation import Conversation, Message, TextPart
 from vlsi_cache.data.encoding.endings import TurnEnding
@@ -95,18 +96,13 @@ class ResponseFinder:
         previous = 0
         for answer in answers:
             if conversation.messages[answer.index].learned:
-                own = _tags_of(answer, answers, tags)
-                if not tags:
-                    own = [(self._start(conversation, answer, previous, text), answer.last)]
-                elif own:
-                    start = self._start(conversation, answer, previous, text)
-                    own[0] = (max(own[0][0], min(start, own[0][1])), own[0][1])
-                if not own:
-                    self._notices.warn(
-                        "untagged", "%s: the chat template's tags leave an answer out", where
-                    )
-                else:
+                start = partial(self._start, conversation, answer, previous, text)
+                own = _spans_of(answer, answers, tags, start)
+                if own:
                     own[-1] = (own[-1][0], self._end(marked, answer, text, own[-1][1], where))
+                else:
+                    warning = "%s: the chat template's tags leave an answer out"
+                    self._notices.warn("untagged", warning, where)
                 spans += own
             previous = answer.last
         return RenderedConversation(text, tuple(span for span in spans if span[0] < span[1]))
@@ -289,6 +285,18 @@ class ResponseFinder:
 
     def _closing(self, tail: str) -> int:
         return self._ending.find(tail, "")[0]
+
+
+def _spans_of(
+    answer: _Answer, answers: Sequence[_Answer], tags: Sequence[Span], start: Callable[[], int]
+) -> list[Span]:
+    """An answer's spans: the template's tags in it, or all of it where there are no tags at all."""
+    if not tags:
+        return [(start(), answer.last)]
+    own = _tags_of(answer, answers, tags)
+    if own:
+        own[0] = (max(own[0][0], min(start(), own[0][1])), own[0][1])
+    return own
 
 
 def _tags_of(answer: _Answer, answers: Sequence[_Answer], tags: Sequence[Span]) -> list[Span]:
