@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 OUT    ?= vlsi-cache-demo
 TREE   := build/tree
 
-.PHONY: demo test lint types suite tree schemas golden clean
+.PHONY: demo test lint types suite tree schemas golden bench-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vlsi-cache demo --out $(OUT)
@@ -35,6 +35,11 @@ tree:
 
 schemas: $(VENV)/.installed
 	$(BIN)/python -m vlsi_cache.schemas
+
+# under 8 minutes on one H100; PARTS=objective,student,dump,verbalization,loader selects some
+PARTS ?= objective,student,dump,verbalization,loader
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python benchmarks/gpu.py --parts $(PARTS)
 
 # the golden cache of this version of the format: only while the version is not released
 golden: $(VENV)/.installed

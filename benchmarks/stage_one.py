@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,13 @@ def measure(size: Size) -> dict[str, Any]:
             for name, model in models.items()
             for start, steps in size.steps
         ]
-    return {"rows": rows}
+    named = {f"{row['model']}_{row['start']}_{row['steps']}": row for row in rows}
+    figures = {
+        f"{name}_{figure}": row[figure]
+        for name, row in named.items()
+        for figure in ("core_minutes", "mean_nats")
+    }
+    return {"size": asdict(size), "rows": rows, **figures}
 
 
 def _models(size: Size, folder: Path) -> dict[str, Path]:

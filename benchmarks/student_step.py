@@ -5,6 +5,7 @@ the objective differs. A step is forward, backward and AdamW.
 
 - plain: cross-entropy at the output, with logits kept
 - cached: 7 taps and the output against the record
+- output: the output alone against the record (``inner: none``)
 - online: 7 taps and the output against the dense distributions of a resident teacher of the same
   size, all pairs compared, as Algorithm 1 needs them
 
@@ -15,6 +16,9 @@ Operations, counted per response token (V vocabulary, D hidden size, T tokens of
 - LoRA: 2 per weight forward, 4 backward
 - head, frozen: 2·V·D forward, 2·V·D backward, at the output and again at each tap
 - verbalizers: 3·D² weights per tap, 2 forward, 4 backward
+
+Stage one is measured too, with all taps and with one. The difference is the cost of the taps beyond
+the first. It stands beside their operations, both over those of the frozen forward.
 """
 
 from __future__ import annotations
@@ -43,6 +47,7 @@ from vlsi_cache.objectives import SparseTargets
 from vlsi_cache.recipe import CacheSection, InteractionSection, VerbalizerSection
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.verbalizer import VerbalizerBank, build_verbalizers
+from vlsi_cache.verbalizer.training import Verbalization
 
 SETTINGS = InteractionSection()
 
@@ -146,7 +151,16 @@ def plain(size: Size, device: torch.device) -> Callable[[], object]:
 
 def cached(size: Size, device: torch.device) -> Callable[[], object]:
     """Train as ``train-student`` does in stage two."""
-    student = build_student(size, device, size.taps)
+    return _learning(size, device, size.taps)
+
+
+def output_only(size: Size, device: torch.device) -> Callable[[], object]:
+    """Train as ``train-student`` does in stage two with ``inner: none``."""
+    return _learning(size, device, ())
+
+
+def _learning(size: Size, device: torch.device, taps: Sequence[int]) -> Callable[[], object]:
+    student = build_student(size, device, taps)
     batch = Batch(size, device)
 
     def loss() -> Tensor:
@@ -192,6 +206,48 @@ def online(size: Size, device: torch.device) -> Callable[[], object]:
     return trained(student, loss)
 
 
+def verbalization(size: Size, device: torch.device, taps: Sequence[int]) -> Callable[[], object]:
+    """Train the verbalizers of some taps, as stage one does."""
+    backbone = build_backbone(size, device, seed=0)
+    bank = build_verbalizers(backbone.decoder, taps, VerbalizerSection(), seed=0).train()
+    module = Verbalization(backbone.decoder, bank, size.vocabulary, "label")
+    batch = Batch(size, device)
+
+    def loss() -> Tensor:
+        samples = torch.zeros_like(batch.labels)
+        return module(batch.inputs, batch.positions, batch.labels, samples)["loss"]
+
+    return trained(bank, loss)
+
+
+def frozen(size: Size, device: torch.device) -> Callable[[], object]:
+    """Run the frozen forward of stage one alone."""
+    decoder = build_backbone(size, device, seed=0).decoder
+    batch = Batch(size, device)
+
+    @torch.no_grad()
+    def run() -> None:
+        run_backbone(decoder, size.taps, batch.inputs, batch.positions)
+
+    return run
+
+
+def stage_one(size: Size, device: torch.device, rounds: int) -> dict[str, float]:
+    """Measure one more tap in stage one, over the frozen forward, in time and in operations."""
+    steps = {
+        "frozen": frozen(size, device),
+        "one": verbalization(size, device, size.taps[:1]),
+        "all": verbalization(size, device, size.taps),
+    }
+    taken = median_seconds(steps, rounds, device)
+    each = (taken["all"] - taken["one"]) / (len(size.taps) - 1)
+    tap = operations(size, 1) - operations(size, 0)
+    return {
+        "tap_time_over_forward": each / taken["frozen"],
+        "tap_operations_over_forward": tap / forward_operations(size),
+    }
+
+
 def dense_log_probs(decoder: Any, bank: VerbalizerBank, batch: Batch) -> list[Tensor]:
     """Return log-probabilities ``[N, V]`` of every tap and, last, of the output."""
     states, final = run_backbone(decoder, bank.taps, batch.inputs, batch.positions)
@@ -207,7 +263,7 @@ def mean_product(left: Tensor, right: Tensor) -> Tensor:
     return torch.dot(left.flatten(), right.flatten()) / len(left)
 
 
-CONTENDERS = {"plain": plain, "cached": cached, "online": online}
+CONTENDERS = {"plain": plain, "cached": cached, "output": output_only, "online": online}
 
 
 def operations(size: Size, num_taps: int) -> int:
@@ -221,6 +277,14 @@ def operations(size: Size, num_taps: int) -> int:
     lora = 6 * size.blocks * SETTINGS.lora.rank * sum(rows + columns for rows, columns in maps)
     head = 4 * size.vocabulary * size.hidden * (num_taps + 1)
     return blocks + attention + lora + head + 18 * size.hidden**2 * num_taps
+
+
+def forward_operations(size: Size) -> int:
+    """Count operations per token of the frozen forward, as far as the last block."""
+    head_size = size.hidden // size.heads
+    key_value = size.key_value_heads * head_size
+    weights = 2 * size.hidden**2 + 2 * size.hidden * key_value + 3 * size.hidden * size.expansion
+    return size.blocks * (2 * weights + 4 * size.tokens * size.hidden)
 
 
 def peak_bytes(name: str, size: Size, device_name: str) -> int:
@@ -250,6 +314,9 @@ def measure(size: Size, device: torch.device, rounds: int) -> dict[str, Any]:
     time_over_plain = seconds["cached"] / seconds["plain"]
     return {
         "time_over_plain": time_over_plain,
+        "output_time_over_plain": seconds["output"] / seconds["plain"],
+        "output_memory_over_plain": peaks["output"] / peaks["plain"],
+        "stage_one": stage_one(size, device, rounds),
         "memory_over_plain": peaks["cached"] / peaks["plain"],
         "online_time_over_ours": seconds["online"] / seconds["cached"],
         "online_memory_over_ours": peaks["online"] / peaks["cached"],
@@ -284,7 +351,12 @@ def tables(result: dict[str, Any]) -> list[PrintedTable]:
         ],
     )
     ratios = figures("cached", result, ("arithmetic_ratio", "time_over_arithmetic"))
-    return [measured, ratios, by_candidates]
+    taps = figures(
+        "one more tap in stage one, over its frozen forward",
+        result["stage_one"],
+        ("tap_time_over_forward", "tap_operations_over_forward"),
+    )
+    return [measured, ratios, by_candidates, taps]
 
 
 main = benchmark(measure, tables, full=Size(), quick=QUICK)

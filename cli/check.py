@@ -5,21 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
-from vlsi_cache.cli.terminal import log_to
+from vlsi_cache.cli.options import errors_in_one_line, recipe_flags, taps_list
+from vlsi_cache.cli.terminal import hide_other_progress_bars, log_to
+from vlsi_cache.errors import RecipeError, counted
+from vlsi_cache.recipe import named_models, validate_named
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
 
-__all__ = ["command"]
+__all__ = ["command", "progress_of"]
 
 logger = logging.getLogger("vlsi_cache.cli.check")
 
 _LINES_IN_A_LOG = 10
+_FEW_ROWS = 20
+"""So many are read at once, and a line at the end is enough."""
 
 
 @click.command("check")
@@ -41,19 +46,29 @@ _LINES_IN_A_LOG = 10
 @click.option("--split", help="Split of a datasets source.  [default: train]")
 @click.option("--limit", type=int, help="Number of first samples to read.")
 @click.option("--max-length", type=int, help="Most tokens of one conversation.")
+@click.option(
+    "--taps",
+    callback=taps_list,
+    metavar="I,J,…",
+    help="Decoder blocks to read, of the teacher or else of the student.",
+)
 @click.option("--on-error", help="stop, or skip: samples that fail are left out of a run.")
 @click.option("--images", is_flag=True, help="Decode pictures. Otherwise only sizes are read.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(recipe: Recipe, images: bool, as_json: bool) -> None:
+def command(recipe: Recipe, taps: list[int] | None, images: bool, as_json: bool) -> None:
     """Say what would fail, and what is learned, before hours are spent.
 
     Reads every row, renders and tokenizes it for the teacher, the student or both, and goes on past
     rows that fail. No weights are loaded. Exits with 1 if anything would fail.
     """
+    log_to("stderr")
+    validate_named(recipe, list(named_models(recipe)))
+    if taps is not None:
+        recipe = _with_taps(recipe, taps)
     from vlsi_cache.check import check_data, check_table
 
-    log_to("stderr")
-    with _progress() as show:
+    hide_other_progress_bars()
+    with progress_of("check", "checked") as show:
         report = check_data(recipe, decode_images=images, on_progress=show)
     if as_json:
         click.echo(report.model_dump_json(indent=2))
@@ -65,14 +80,31 @@ def command(recipe: Recipe, images: bool, as_json: bool) -> None:
         raise SystemExit(1)
 
 
+def _with_taps(recipe: Recipe, taps: list[int]) -> Recipe:
+    """Return the recipe with the taps of the teacher, or of the student if it names no teacher."""
+    role = next(iter(named_models(recipe)))
+    section = (recipe.teacher if role == "teacher" else recipe.student).model_copy(
+        update={"taps": taps}
+    )
+    problems = section.contradictions(role)
+    if problems:
+        raise RecipeError("; ".join(f"--taps: {problem}" for _, problem in problems))
+    return recipe.model_copy(update={role: section})
+
+
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, and a few lines in a log."""
+def progress_of(command: str, verb: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of rows on a terminal, and a few lines in a log.
+
+    Args:
+        command: name of the command that reads them.
+        verb: what it has done with them.
+    """
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _log_line
+        yield partial(_log_line, verb)
         return
     from rich.progress import (
         BarColumn,
@@ -83,7 +115,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     )
 
     columns = (
-        TextColumn("check"),
+        TextColumn(command),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("rows"),
@@ -91,10 +123,11 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         TextColumn("remaining"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("check", total=None)
+        task = bar.add_task(command, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _log_line(done: int, total: int) -> None:
-    if done * _LINES_IN_A_LOG // total > (done - 1) * _LINES_IN_A_LOG // total:
-        logger.info("checked %d of %d rows", done, total)
+def _log_line(verb: str, done: int, total: int) -> None:
+    lines = _LINES_IN_A_LOG if total > _FEW_ROWS else 1
+    if done * lines // total > (done - 1) * lines // total:
+        logger.info("%s %s of %s", verb, f"{done:,}", counted(total, "row"))

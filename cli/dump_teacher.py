@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from vlsi_cache.cli.next_step import next_command
-from vlsi_cache.cli.options import errors_in_one_line, recipe_flags, taps_list
+from vlsi_cache.cli.options import (
+    by_device,
+    device_map,
+    errors_in_one_line,
+    recipe_flags,
+    taps_list,
+)
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
+from vlsi_cache.recipe import validate_named
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -34,7 +41,11 @@ __all__ = ["command"]
         "k": "cache.k",
         "m": "cache.m",
         "dtype": "teacher.dtype",
+        "device_map": "teacher.device_map",
+        "max_memory": "teacher.max_memory",
+        "tensor_parallel": "teacher.tensor_parallel",
         "batch_size": "cache.batch_size",
+        "batch_tokens": "cache.batch_tokens",
         "samples_per_shard": "cache.samples_per_shard",
         "on_error": "cache.on_error",
         "device": "device",
@@ -60,7 +71,23 @@ __all__ = ["command"]
 @click.option("-k", "--k", type=int, help="Most likely tokens kept.  [default: 0]")
 @click.option("-m", "--m", type=int, help="Tokens drawn from the rest.  [default: 14]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
-@click.option("--batch-size", type=int, help="Samples per forward pass.  [default: 8]")
+@click.option(
+    "--device-map",
+    callback=device_map,
+    metavar="MAP",
+    help="Spread the teacher over devices: auto, or PART=DEVICE,…  [default: one device]",
+)
+@click.option(
+    "--max-memory",
+    callback=by_device,
+    metavar="0=SIZE,…",
+    help="Most memory of each device under --device-map auto.  [default: all that is free]",
+)
+@click.option(
+    "--tensor-parallel", type=int, help="Processes that hold the teacher together.  [default: 1]"
+)
+@click.option("--batch-size", type=int, help="Most samples per forward pass.  [default: 8]")
+@click.option("--batch-tokens", type=int, help="Most tokens per forward pass, padding included.")
 @click.option("--samples-per-shard", type=int, help="Samples per shard.  [default: 512]")
 @click.option("--on-error", help="stop, or skip a sample that cannot be read.  [default: stop]")
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
@@ -78,6 +105,8 @@ def command(recipe: Recipe, partition: str | None) -> None:
     goes on where it stopped.
     """
     log_to("stdout")
+    if partition is None:  # which is read by what takes seconds to import
+        validate_named(recipe, ["teacher"])
     with stopping_on_signals():
         import_libraries()
         from vlsi_cache.teacher import Partition, dump_teacher

@@ -12,6 +12,7 @@ __all__ = ["COMMANDS", "cli", "main"]
 
 COMMANDS = {
     "check": "vlsi_cache.cli.check",
+    "plan": "vlsi_cache.cli.plan",
     "dump-teacher": "vlsi_cache.cli.dump_teacher",
     "train-student": "vlsi_cache.cli.train_student",
     "evaluate": "vlsi_cache.cli.evaluate",
@@ -51,6 +52,7 @@ def cli() -> None:
 
     \b
     vlsi-cache check          says what would fail, before hours are spent
+    vlsi-cache plan           says what a run will take
     vlsi-cache dump-teacher   reads the teacher once, and writes a cache
     vlsi-cache train-student  trains the student from the cache alone
     vlsi-cache evaluate       measures a model on held-out conversations

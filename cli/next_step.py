@@ -29,6 +29,8 @@ _OWN: Final = {
     "student.model": "--student",
     "student.taps": "--taps",
     "student.dtype": "--dtype",
+    "interaction.follow": "--follow",
+    "interaction.follow_timeout_seconds": "--follow-timeout",
     "student.verbalization.steps": "--verbalization-steps",
     "interaction.steps": "--interaction-steps",
     "finetuning.steps": "--finetuning-steps",
@@ -70,7 +72,9 @@ def next_command(name: str, more: Mapping[str, str]) -> str:
         words += [flag, value]
     for key, flag in (_SHARED | _OWN).items():
         found = given.flags.get(key)
-        if found is not None:
+        if found is True:
+            words.append(flag)
+        elif found is not None:
             words += [flag, ",".join(map(str, found)) if isinstance(found, list) else str(found)]
     return shlex.join(words)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,9 +14,10 @@ import click
 from vlsi_cache.cli.next_step import Given, remember_given
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.interruption import Interrupted
-from vlsi_cache.recipe import Recipe, load_recipe
+from vlsi_cache.phases import speaks_for_all
+from vlsi_cache.recipe import Recipe, RecipeProblemsError, load_recipe
 
-__all__ = ["errors_in_one_line", "recipe_flags", "taps_list"]
+__all__ = ["by_device", "device_map", "errors_in_one_line", "recipe_flags", "taps_list"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,7 +41,7 @@ def errors_in_one_line(function: F) -> F:
             click.echo(f"error: {printable(str(error.filename))}: {error.strerror}", err=True)
             raise SystemExit(1) from None
         except Interrupted as interruption:
-            if os.environ.get("RANK", "0") == "0":  # all processes stop, and one says so
+            if speaks_for_all():  # all processes stop, and one says so
                 click.echo(str(interruption), err=True)
             raise SystemExit(interruption.exit_code) from None
         except KeyboardInterrupt:
@@ -51,46 +51,71 @@ def errors_in_one_line(function: F) -> F:
     return guarded  # type: ignore[return-value]
 
 
-def recipe_flags(flags: Mapping[str, str]) -> Callable[[F], F]:
+def recipe_flags(flags: Mapping[str, str], *, is_argument: bool = False) -> Callable[[F], F]:
     """Add ``--recipe`` and ``--set``, and give the command a validated ``recipe``.
 
     Args:
         flags: dotted recipe key by the parameter name of each flag that overrides it.
+        is_argument: whether the recipe may also stand alone, without ``--recipe``.
     """
 
     def decorate(function: F) -> F:
-        @click.option(
-            "-r",
-            "--recipe",
-            "recipe_path",
-            type=click.Path(path_type=Path),
-            help="YAML recipe of the whole run. Flags override it.",
-        )
-        @click.option(
-            "--set",
-            "assignments",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Override any recipe key, e.g. --set interaction.lora.rank=32. Repeatable.",
-        )
+        @_recipe_option
+        @_set_option
         @functools.wraps(function)
         def with_recipe(
             *args: Any, recipe_path: Path | None, assignments: tuple[str, ...], **kwargs: Any
         ) -> Any:
+            alone: Path | None = kwargs.pop("recipe_alone", None)
+            if alone is not None and recipe_path is not None:
+                raise click.UsageError("the recipe is given twice: alone, and by --recipe")
             given = {name: kwargs.pop(name) for name in flags}
-            overrides = [
-                f"{flags[name]}={json.dumps(value)}"
-                for name, value in given.items()
-                if value is not None
-            ]
-            recipe: Recipe = load_recipe(recipe_path, [*assignments, *overrides])
-            by_key = {flags[name]: value for name, value in given.items() if value is not None}
-            remember_given(Given(recipe_path, assignments, by_key))
+            typed = {name: value for name, value in given.items() if value is not None}
+            recipe = _load(flags, alone or recipe_path, assignments, typed)
             return function(*args, recipe=recipe, **kwargs)
 
-        return with_recipe  # type: ignore[return-value]
+        decorated: Any = with_recipe
+        if is_argument:
+            kind = click.Path(path_type=Path)
+            alone = click.argument("recipe_alone", metavar="[RECIPE]", required=False, type=kind)
+            decorated = alone(with_recipe)
+        return decorated  # type: ignore[no-any-return]
 
     return decorate
+
+
+_recipe_option = click.option(
+    "-r",
+    "--recipe",
+    "recipe_path",
+    type=click.Path(path_type=Path),
+    help="YAML recipe of the whole run. Flags override it.",
+)
+_set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override any recipe key, e.g. --set interaction.lora.rank=32. Repeatable.",
+)
+
+
+def _load(
+    flags: Mapping[str, str],
+    path: Path | None,
+    assignments: tuple[str, ...],
+    typed: Mapping[str, Any],
+) -> Recipe:
+    """Load the recipe with what was typed. Errors name the flags, and the next command has them."""
+    overrides = [f"{flags[name]}={json.dumps(value)}" for name, value in typed.items()]
+    try:
+        recipe = load_recipe(path, [*assignments, *overrides])
+    except RecipeProblemsError as error:
+        names = {flags[name]: f"--{name.replace('_', '-')}" for name in typed}
+        raise error.naming(names) from None
+    by_key = {flags[name]: value for name, value in typed.items()}
+    remember_given(Given(path, assignments, by_key))
+    return recipe
 
 
 def taps_list(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
@@ -103,3 +128,18 @@ def taps_list(_context: click.Context, _parameter: click.Parameter, value: str |
         raise click.BadParameter(
             f"expected block indices such as 2,6,10, found {value!r}"
         ) from None
+
+
+def by_device(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    """Read ``0=70GiB,cpu=200GiB`` as a mapping."""
+    if value is None:
+        return None
+    pairs = [part.partition("=") for part in value.split(",")]
+    if not all(equals and size for _, equals, size in pairs):
+        raise click.BadParameter(f"expected pairs such as 0=70GiB,cpu=200GiB, found {value!r}")
+    return {name: size for name, _, size in pairs}
+
+
+def device_map(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """Read a name such as ``auto`` as it is, and ``model=0,lm_head=1`` as a mapping."""
+    return by_device(context, parameter, value) if "=" in (value or "") else value

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from vlsi_cache.phases import LIVE, phase
+from vlsi_cache.phases import LIVE, phase, speaks_for_all
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -26,13 +26,15 @@ def log_to(stream: Literal["stdout", "stderr"]) -> None:
     root = logging.getLogger("vlsi_cache")
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if terminal is None else LIVE)
-    if os.environ.get("RANK", "0") != "0":
-        root.setLevel(logging.WARNING)  # the main process speaks for all
+    if not speaks_for_all():
+        root.setLevel(logging.WARNING)
     root.propagate = False
 
 
 def import_libraries() -> None:
     """Import what takes seconds, after the first line is on the screen."""
+    # torchao registers enumerations in a way that torch calls deprecated: nothing a user can mend
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     with phase("importing torch and transformers"):
         import vlsi_cache.student
         import vlsi_cache.teacher  # noqa: F401 (for its own imports)

@@ -22,6 +22,7 @@ def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.demo.table import DemoSummary
     from vlsi_cache.evaluation import Evaluation
     from vlsi_cache.manifest import CacheManifest
+    from vlsi_cache.plan import Plan
     from vlsi_cache.recipe import Recipe
     from vlsi_cache.report import CacheSummary, SampleView
     from vlsi_cache.store import Verification
@@ -45,6 +46,7 @@ def _models() -> dict[str, type[BaseModel]]:
         "inspect-sample": SampleView,
         "verify": Verification,
         "check": CheckReport,
+        "plan": Plan,
         "evaluate": Evaluation,
         "matching": JournalLine,
         "arrivals": ArrivalLine,

@@ -20,6 +20,14 @@ settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands remember what they read in a folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLSI_CACHE_HOME", str(tmp_path_factory.mktemp("remembered")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Tiny models gain nothing from threads, and lose much where cores are shared."""
     torch.set_num_threads(1)

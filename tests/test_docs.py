@@ -482,6 +482,21 @@ def test_the_sample_that_is_shown_has_the_form_of_a_real_one(
     assert " ".join(_FEW_CAPTION.split()) in " ".join(real.split())
 
 
+def test_the_plan_that_is_shown_has_the_form_of_a_real_one(recipe: str, tmp_path: Path) -> None:
+    (shown,) = console_blocks(" plan ")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe, encoding="utf-8")
+    line, _, output = shown.text.partition("\n")
+    real = run("plan", path, *shlex.split(line)[4:])
+    counts, stages, *_ = stripped(output).split("\n\n")
+    for text in (counts, stages.partition("teacher-verbalization does not")[0]):
+        labels = [words.split("  ")[0].partition(", GB")[0] for words in text.splitlines()]
+        assert all(any(label in row for row in real.splitlines()) for label in labels), labels
+    heading = stages.splitlines()[0].partition("GB")[2].split()
+    assert heading == ["weights", "added", "training", "working", "in", "all", "time"]
+    assert " ".join(heading) in " ".join(real.split())
+
+
 def test_the_demos_table_follows_its_marker() -> None:
     document = DEMO.read_text(encoding="utf-8")
     assert document.count(DEMO_MARKER) == 1

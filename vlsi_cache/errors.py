@@ -18,6 +18,7 @@ __all__ = [
     "RecipeError",
     "StageError",
     "VlsiCacheError",
+    "counted",
     "excerpt",
     "first_line",
     "printable",
@@ -121,6 +122,11 @@ def _escape(character: str) -> str:
 
 def _in_one_line(text: str) -> str:
     return printable(" ".join(text.split()))
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number with what it counts, such as ``1 sample`` and ``2,000 samples``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 _EXCERPT_CHARACTERS: Final = 60

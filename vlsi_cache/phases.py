@@ -7,13 +7,14 @@ level ``LIVE``, below INFO, it also logs its state every second, for a line that
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-__all__ = ["LIVE", "Phase", "current_phase", "duration", "phase", "tracked"]
+__all__ = ["LIVE", "Phase", "current_phase", "duration", "phase", "speaks_for_all", "tracked"]
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ class Phase:
         self._done = self._before = done
         self._began = time.monotonic()
         before = f", {done:,} of them done before" if done else ""
-        logger.info("%s (%s %s%s)", self.what, f"{total:,}", self.unit, before)
+        logger.info("%s (%s%s)", self.what, self._size(total), before)
 
     def advance(self, count: int = 1) -> None:
         """Count what is done."""
@@ -86,10 +87,13 @@ class Phase:
         count = f"{self._done:,} of {self.total:,} {self.unit}"
         return f"{self.what}: " + "  ".join(filter(None, (count, self.detail, self.pace())))
 
+    def _size(self, total: int) -> str:
+        return f"{total:,} {self.unit.removesuffix('s') if total == 1 else self.unit}"
+
     def _begin(self) -> None:
         _active.append(self)
         if self.total is not None:
-            logger.info("%s (%s %s)", self.what, f"{self.total:,}", self.unit)
+            logger.info("%s (%s)", self.what, self._size(self.total))
         elif not self.unit:
             logger.info("%s", self.what)
         threading.Thread(target=self._report, name="vlsi-cache phase", daemon=True).start()
@@ -139,6 +143,11 @@ def tracked(items: Iterable[T], what: str, *, total: int, unit: str) -> Iterator
         for item in items:
             yield item
             one.advance()
+
+
+def speaks_for_all() -> bool:
+    """Report whether this process logs what all processes of a run find alike: the first one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def current_phase() -> Phase | None:

@@ -16,7 +16,9 @@ PROOF = "experiments/first_proof/run"
 PROMISED: dict[str, set[str]] = {
     "cache_size": set(),
     PROOF: set(),
+    "stage_one": {"teacher_ridge_1_core_minutes", "teacher_ridge_1_mean_nats"},
     "dump_overhead": {"overhead_ratio", "decode_over_consumption"},
+    "gpu": set(),
     "loader": {"data_wait_fraction", "decode_over_consumption"},
     "cache_scale": {
         "open_seconds",
@@ -24,6 +26,7 @@ PROMISED: dict[str, set[str]] = {
         "peak_over_index_bytes",
         "most_over_least_seconds_per_token",
     },
+    "second_start": {"first_over_second", "first_over_rest", "seconds_per_million_rows"},
     "objective": {
         "time_over_autograd",
         "memory_over_autograd",
@@ -33,6 +36,7 @@ PROMISED: dict[str, set[str]] = {
     "student_step": {
         "time_over_plain",
         "memory_over_plain",
+        "output_time_over_plain",
         "online_time_over_ours",
         "online_memory_over_ours",
         "arithmetic_ratio",
@@ -59,6 +63,8 @@ def test_a_quick_run_gives_every_figure(name: str) -> None:
         _assert_sound_rows(result["rows"])
     if name == PROOF:
         _assert_every_arm(result["arms"])
+    if name == "gpu":
+        _assert_every_part(result)
     if name == "objective":
         assert result["gradient_difference"] < 1e-4
         for rival in result["rivals"]:
@@ -76,6 +82,49 @@ def test_the_page_of_results_has_what_the_runs_gave() -> None:
     _, tables = page.split("run.py --table --markdown -->\n")
     printed = tables.split("<!-- end -->")[0]
     assert printed.strip() == done.stdout.strip(), "print them again, in between"
+
+
+def _assert_every_part(result: dict[str, Any]) -> None:
+    assert result["errors"] == {}
+    assert [(row["vocab"], row["candidates"]) for row in result["objective"]] == [
+        (512, 1),
+        (512, 4),
+        (640, 1),
+        (640, 4),
+    ]
+    for row in result["objective"]:
+        assert row["time_over_floor"] > 0
+        assert row["peak_bytes"] is None  # a CPU offers none
+        for error in ("error_of_values", "error_of_gradients", "error_of_cross_entropy"):
+            assert row[error] < 1e-5, error
+    assert result["dump"]["tokens"] == 4 * 25  # each answer, and the end of its turn
+    dump, verbalization = result["dump"], result["verbalization"]
+    loader, steps = result["loader"], result["student_step"]
+    ratios = [dump["over_bare"], dump["over_verbalized"], verbalization["over_forward"]]
+    ratios += [row["over_cross_entropy"] for row in steps]
+    assert all(0 < ratio < math.inf for ratio in ratios)
+    assert 0 <= loader["wait_fraction"] < 1
+    assert [row["name"] for row in steps] == [
+        "tiny, output only",
+        "tiny, 2 taps",
+        "tiny, fine-tuning",
+    ]
+    assert {"torch", "transformers", "liger-kernel"} <= result["versions"].keys()
+    judged = {one["goal"]: one["met"] for one in result["goals"]}
+    assert len(judged) == 10
+    assert judged["objective, 512 tokens, 1 candidate: peak bytes"] is None
+
+
+def test_parts_that_fail_leave_their_errors_and_the_result_is_written(tmp_path: Path) -> None:
+    command = [sys.executable, str(FOLDER / "gpu.py"), "--json", "--device", "meta"]
+    command += ["--parts", "objective,dump", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
+    assert result["errors"].keys() == {"objective", "dump"}
+    assert result["goals"] == []
+    (written,) = tmp_path.glob("*.json")
+    assert json.loads(written.read_text(encoding="utf-8")) == result
 
 
 def _assert_every_arm(arms: list[dict[str, Any]]) -> None:

@@ -198,6 +198,49 @@ def test_taps_that_are_not_blocks_are_found_without_weights(
     assert "from 0 to 3; found 9" in failure["why"]
 
 
+def test_taps_of_a_flag_are_the_teachers_or_else_the_students(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    data = write(_row("What?", "red"))
+    for role in ("teacher", "student"):
+        report = _json(f"--{role}", models["text"], "--data", data, "--taps", "1,9", code=1)
+        assert [failure["where"] for failure in report["failures"]] == [f"{role}.taps"]
+        assert _run(f"--{role}", models["text"], "--data", data, "--taps", "1,3").exit_code == 0
+    twice = _run("--teacher", models["text"], "--data", data, "--taps", "1,1")
+    assert twice.exit_code == 2
+    assert "error: --taps: names a block twice" in twice.stderr
+
+
+def test_samples_are_shown_from_all_parts_and_the_rest_of_the_rows_is_counted(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    rows = [_row("What?", "red", id=f"row-{number}") for number in range(12)]
+    rows[4] = _row("What?", "", id="row-4")
+    data = write(*rows)
+    arguments = ("--teacher", models["text"], "--data", data, "--on-error", "skip")
+    report = _json(*arguments, "--limit", 9, code=0)
+    assert [sample["sample"] for sample in report["samples"]] == ["row-0", "row-3", "row-6"]
+    assert report["rows_not_read"] == 3
+    shown = _run(*arguments, "--limit", 11)
+    assert "11, 10 of them sound; 1 more row not read (data.limit)" in shown.stdout
+    assert "checked 11 of 11 rows" in shown.stderr
+    assert shown.stderr.count("checked ") == 1
+    # The parts of 12 rows begin at 0, 4 and 8, and row 4 is not sound.
+    whole = _json(*arguments, code=0)
+    assert [sample["sample"] for sample in whole["samples"]] == ["row-0", "row-5", "row-8"]
+    few = _json("--teacher", models["text"], "--data", write(*rows[3:5], rows[0]), code=1)
+    assert [sample["sample"] for sample in few["samples"]] == ["row-3", "row-0"]
+
+
+def test_a_text_model_says_first_that_it_sees_no_images(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    data = write(_row("<image>What?", "red", image="absent.png"))
+    report = _json("--teacher", models["text"], "--data", data, code=1)
+    (failure,) = report["failures"]
+    assert "the model reads text only" in failure["why"]
+
+
 def test_teacher_and_student_must_learn_the_same_tokens(
     models: dict[str, Path], write: Callable[..., Path]
 ) -> None:

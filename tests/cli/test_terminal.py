@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from support.runs import make_recipe
 from vlsi_cache.cli.main import cli
+from vlsi_cache.cli.next_step import Given, next_command, remember_given
 
 SCRIPT = """
 import logging, time
@@ -88,7 +90,9 @@ def test_the_first_line_comes_before_the_slow_imports(tmp_path: Path) -> None:
         "main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "dump-teacher"], capture_output=True, text=True
+        [sys.executable, "-c", code, "dump-teacher", "--data", __file__, "--teacher", "."],
+        capture_output=True,
+        text=True,
     )
     assert done.stderr == "before: []\n"
 
@@ -123,6 +127,22 @@ def test_each_command_ends_with_the_next_and_a_second_run_has_nothing_to_do(
     assert "each  learning_rate" in trained.stdout, "stage one's loss is a sum over taps"
     again = CliRunner().invoke(cli, ["train-student", *given, "--student", student])
     assert again.stdout.count("nothing to do") == 3
+
+
+def test_the_next_command_has_the_flags_that_were_typed() -> None:
+    flags = {
+        "data.path": "a b.jsonl",
+        "interaction.follow": True,
+        "interaction.follow_timeout_seconds": 60.0,
+        "student.taps": [1, 3],
+        "data.max_length": None,
+    }
+    with click.Context(cli):
+        remember_given(Given(Path("r.yaml"), ("seed=1",), flags))
+        assert next_command("train-student", {}) == (
+            "vlsi-cache train-student --recipe r.yaml --set seed=1 --data 'a b.jsonl' --taps 1,3 "
+            "--follow --follow-timeout 60.0"
+        )
 
 
 def test_a_misspelt_command_names_the_right_one() -> None:

@@ -268,3 +268,15 @@ def test_a_processor_that_rewrites_the_text_is_refused(mixed: ConversationDatase
     encoder = BatchEncoder(paligemma_processor(), max_length=None)
     with pytest.raises(ModelError, match="rewrites the chat template's text"):
         encoder([mixed[1]])
+
+
+@pytest.mark.parametrize("limit", [512, None])
+def test_transformers_warns_of_lengths_only_where_there_is_no_limit(
+    limit: int | None, chat: Any, write_rows: Any
+) -> None:
+    tokenizer: Any = copy.deepcopy(text_tokenizer("chatml"))
+    tokenizer.model_max_length = 4
+    dataset = load_conversations(write_rows([chat("What is this?", "It is red.")]))
+    BatchEncoder(tokenizer, max_length=limit)(dataset[:])
+    warned = "sequence-length-is-longer-than-the-specified-maximum"
+    assert tokenizer.deprecation_warnings.get(warned, False) == (limit is None)

@@ -276,7 +276,8 @@ def test_a_turn_that_is_not_learned_is_given(kind: str) -> None:
     half = conversation(
         first, turn("assistant", "It is red.", learned=False), *rest[1:], turn("user", "And?")
     )
-    assert learned(kind, half) == _PLAIN[kind][1:]
+    stop = "<|user|>" if kind == "glm4.5" else ""
+    assert learned(kind, half) == [_PLAIN[kind][1] + stop]
     assert "It is red." in text_of(family_tokenizer(kind), half).replace("  ", " ")
 
 

@@ -65,6 +65,8 @@ def test_what_is_learned_is_what_generation_would_have_to_produce(
         Conversation("w", history[: end + 1], "w", sample.tools), where="w"
     )[0]
     rest = whole[len(_agreed(prompt, whole)) :]
+    if kind == "glm4.5" and end + 1 < len(history):  # the next role stops the turn
+        rest += {"user": "<|user|>", "tool": "<|observation|>"}[history[end + 1].role]
     produced = tokenizer.decode(ids[first : last + 1])
     assert _spaceless(produced) in _spaceless(rest)
     assert _spaceless(rest).startswith(_spaceless(produced))

@@ -79,7 +79,30 @@ def test_all_rows_of_a_file_are_read(layout: str, rows: list[str], folder: Path)
         ('{0}\n{"messages": [{"role"', "rows.json:2: line is not JSON"),
         ("{0}\n{0}\0\n", "rows.json:2: line is not JSON"),
         ("{0}\n[{0}]\n", "rows.json:2: row is not a JSON object"),
-        ('{\n  "messages": []\n}\n', "rows.json:1: line is not JSON"),
+        ('{\n  "messages": []\n}\n', "rows.json:1: messages is empty"),
+        ('{0}\n{"id": 1 "a"}\n', r"rows.json:2: .*',' delimiter at line 2, column 10\)"),
+        (
+            '[{0},\n {"id": 1 "a"}]',
+            r"rows.json:2: .*',' delimiter at line 2, column 11\)",
+        ),
+        (
+            '[{0},\n {"a": 1, "a": 2}]',
+            "rows.json:2: .*the key 'a' is given twice",
+        ),
+        (
+            '{\n "id": 1,\n "b" 2\n}\n',
+            r"rows.json:3: .*':' delimiter at line 3, column 6",
+        ),
+        ("{0},\n{0},\n", "rows.json:1: .*column .*Take the comma at the end of the line out"),
+        ("{0}\n{'messages': []}\n", "rows.json:2: .*with json.dumps"),
+        (
+            '{0}\n{"messages": [],}\n',
+            "rows.json:2: .*Take the comma before the closing",
+        ),
+        ('{\n"train": [{0}],\n"test": [{0}]\n}', r"lists in train, test\. .*jq -c '\.train\[\]'"),
+        ('{"images": [{"id": 1}], "labels": [{"id": 2}]}', "lists in images, labels"),
+        ('{"a": {0}, "b": {0}}', r"a row under each key; found 2 keys\. .*jq -c '\.\[\]'"),
+        ('{"data": [{0}, {"id": 1 "a"}]}', "rows.json:1: line is not JSON .*column 109"),
         ('{0}\n{"a": ' + "[" * 100_000, "rows.json:2: line is not JSON"),
         ("[{0}, " + "[" * 100_000, "rows.json:1: file is not a JSON array"),
         ('{"id": "a", "id": "b"}\n', "the key 'id' is given twice"),
@@ -93,6 +116,50 @@ def test_what_is_not_read_is_refused_with_its_line(
     with pytest.raises(DataError, match=problem) as caught:
         load_conversations(folder / "rows.json").validate()
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("layout", "key"),
+    [
+        ('{"data": [{0}, {1}, {2}, {3}]}', "data"),
+        (
+            '{\n  "version": "1.0",\n  "conversations": [\n{0},\n{1},{2},{3}\n]\n}\n',
+            "conversations",
+        ),
+        ('{"n": {"data": [1]}, "train": [{0}, {1}, {2}, {3}], "tags": [{"text": 1}]}', "train"),
+        ('\ufeff {"data" : [ {0}, {1}, {2}, {3} ] } ', "data"),
+    ],
+)
+def test_the_list_inside_a_files_only_object_is_read(
+    layout: str, key: str, rows: list[str], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "rows.json"
+    for number, row in enumerate(rows):
+        layout = layout.replace(f"{{{number}}}", row)
+    path.write_text(layout, encoding="utf-8")
+    with caplog.at_level("INFO"):
+        assert texts(path) == ["a", "b", "c", "d"]
+    assert f"rows.json: the rows are read from its key {key}" in caplog.text
+    for other in ("version", "n, tags"):
+        assert (f"not read: {other}\n" in caplog.text) == (f'"{other[0]}' in layout)
+
+
+def test_objects_may_go_over_many_lines(rows: list[str], folder: Path) -> None:
+    path = folder / "rows.json"
+    whole = [json.dumps(json.loads(row), indent=2) for row in rows]
+    path.write_text("\n".join(whole), encoding="utf-8")
+    assert texts(path) == ["a", "b", "c", "d"]
+    assert load_conversations(path)[1].origin == f"rows.json:{whole[0].count(chr(10)) + 2}"
+    path.write_text(whole[2], encoding="utf-8")
+    assert texts(path) == ["c"]
+
+
+def test_a_broken_first_line_costs_no_other(rows: list[str], folder: Path) -> None:
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(['{"messages": [', *rows]), encoding="utf-8")
+    dataset = load_conversations(path)
+    assert len(dataset) == 5
+    assert dataset[4].messages[0].text == "d"
 
 
 def test_a_key_that_repeats_its_value_loses_nothing(rows: list[str], folder: Path) -> None:

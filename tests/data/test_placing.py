@@ -95,7 +95,7 @@ def test_images_without_a_place_stand_before_the_first_question(write_rows: Any)
         (asked("<image>\nq", picture="red.png"), "holds <image>.*images in picture"),
         (asked("<image>\nq", pics=["red.png"]), "holds <image>.*images in pics"),
         (asked([{"type": "text", "text": "<image>\nq"}]), "the user's text holds <image>"),
-        (llava("<image>\nq", picture="red.png"), "expected 1 images.*found 0.*images in picture"),
+        (llava("<image>\nq", picture="red.png"), "expected 1 image,.*found 0.*images in picture"),
         ({"question": "<image> q", "answer": "a"}, "the user's text holds <image>"),
         (asked("Picture 1: <img>red.png</img>\nq"), "a text names an image in <img>"),
         (asked("<video>\nq", videos=["a.mp4"]), "row has videos, and nothing reads it"),

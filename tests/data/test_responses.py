@@ -104,7 +104,10 @@ def test_a_question_that_repeats_the_answer_is_not_a_response(kind: str, talk: T
 @pytest.mark.parametrize("kind", TEXT_TOKENIZERS)
 def test_an_unanswered_last_question_is_left_out(kind: str, talk: Talk) -> None:
     open_ended = talk("What?", "It is red.", "Which?", "4 blue", "And?")
-    assert responses(kind, open_ended) == EXPECTED[kind]
+    # The stop that the next role's marker writes stays.
+    stop = "<|user|>" if kind == "glm" else ""
+    first, last = EXPECTED[kind]
+    assert responses(kind, open_ended) == [first, last + stop]
 
 
 def test_thoughts_of_earlier_answers_are_gone_and_the_last_are_kept(talk: Talk) -> None:

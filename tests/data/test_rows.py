@@ -172,7 +172,7 @@ def test_a_key_depends_on_content_and_not_on_id_or_position(folder: Path, write_
             answered([{"type": "image", "path": "a"}], images=["red.png"]),
             "expected 0 images.*found 1",
         ),
-        (answered([{"type": "image"}]), "expected 1 images.*found 0"),
+        (answered([{"type": "image"}]), "expected 1 image,.*found 0"),
         (
             {
                 "conversations": [
@@ -180,7 +180,7 @@ def test_a_key_depends_on_content_and_not_on_id_or_position(folder: Path, write_
                     {"from": "gpt", "value": "a"},
                 ]
             },
-            "expected 1 images.*found 0",
+            "expected 1 image,.*found 0",
         ),
         (answered([{"type": "image", "name": "red.png"}]), "image part names no image.*keys name"),
         (answered("<image>", images=[3]), "image field names no image.*found 3"),

@@ -286,6 +286,25 @@ def test_gradient_checkpointing_and_accumulation_change_no_result(
             torch.testing.assert_close(value, plain[key], atol=5e-4, rtol=1e-3)
 
 
+def test_a_bound_on_passes_changes_no_result_but_to_rounding(
+    dumped: Recipe, tmp_path: Path
+) -> None:
+    """Passes in pieces, against the same grouped samples in whole micro-batches."""
+    uniform = {"matching": dumped.interaction.matching.model_copy(update={"strategy": "uniform"})}
+
+    def trained(bound: int) -> dict[str, torch.Tensor]:
+        recipe = _with(dumped, "interaction", batch_tokens=bound, **uniform)
+        recipe = _with(recipe, "finetuning", batch_tokens=bound)
+        verbalization = recipe.student.verbalization.model_copy(update={"batch_tokens": bound})
+        recipe = _with(recipe, "student", verbalization=verbalization)
+        recipe = _with(recipe, "cache", path=dumped.cache_path)
+        return _weights(train_student(recipe.model_copy(update={"output": tmp_path / str(bound)})))
+
+    whole = trained(100_000)
+    for key, value in trained(100).items():
+        torch.testing.assert_close(value, whole[key], atol=5e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("stage", ["interaction", "finetuning"])
 def test_a_diverged_stage_is_an_error_and_no_student(
     stage: str, dumped: Recipe, tmp_path: Path

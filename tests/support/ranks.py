@@ -1,4 +1,4 @@
-"""Training on several real processes that tell which samples they saw; run as a script.
+"""Training and dumping on several real processes, as lines or whole students; run as a script.
 
 Reads one JSON object per line, runs it on as many processes, and prints their exit codes. Starts
 with everything imported, and forks: processes cost milliseconds, not seconds.
@@ -6,46 +6,65 @@ with everything imported, and forks: processes cost milliseconds, not seconds.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
-from vlsi_cache.recipe import InteractionSection, Recipe, Schedule
+from vlsi_cache.errors import DataError, StageError, VlsiCacheError
+from vlsi_cache.interruption import Interrupted, ask_to_stop
+from vlsi_cache.recipe import InteractionSection, Recipe, Schedule, recipe_from_mapping
 from vlsi_cache.store import open_cache
+from vlsi_cache.student import train_student
 from vlsi_cache.student.arrivals import recorded_order
+from vlsi_cache.teacher import DumpProgress, dump_teacher
 from vlsi_cache.training import Run, Stage, StageModule, Training
 from vlsi_cache.training.loop.trainer import train
-from vlsi_cache.training.processes import resolve_device
+from vlsi_cache.training.processes import leave_together, resolve_device
 from vlsi_cache.training.samples.order import GroupOrder, SampleOrder
 
-__all__ = ["RankServer", "seen"]
+__all__ = ["RankServer", "errors", "length_of", "seen"]
 
 
 class Numbers:
-    """Samples that are their index."""
+    """Samples that are their index. One may be damaged."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, damaged: int | None) -> None:
+        self.count, self.damaged = count, damaged
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> int:
+        if index == self.damaged:
+            raise DataError("the sample is damaged", where=f"sample {index}")
         return index
 
 
-def collate(samples: Sequence[int]) -> dict[str, Tensor]:
-    return {"labels": torch.tensor(samples)}
+def length_of(sample: int) -> int:
+    """How many tokens a sample has."""
+    return 1 + sample * 5 % 7
+
+
+def collate(samples: Sequence[int]) -> dict[str, Any]:
+    lengths = torch.tensor([[length_of(sample)] for sample in samples])
+    attention = (torch.arange(int(lengths.max())) < lengths).long()
+    inputs = {"input_ids": torch.zeros_like(attention), "attention_mask": attention}
+    return {"labels": torch.tensor(samples), "inputs": inputs}
 
 
 class Line(StageModule):
@@ -53,12 +72,18 @@ class Line(StageModule):
 
     accepts_loss_kwargs = True
 
-    def __init__(self, log: Path, kill_after: int | None) -> None:
+    def __init__(self, log: Path, kill_after: int | None, problem: StageError | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.log, self.left = log, kill_after
+        self.problem = problem
 
-    def forward(self, labels: Tensor, num_items_in_batch: Tensor) -> dict[str, Tensor]:
+    def find_problem(self) -> StageError | None:
+        return self.problem
+
+    def forward(
+        self, labels: Tensor, num_items_in_batch: Tensor, inputs: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         self.left = None if self.left is None else self.left - 1
@@ -71,14 +96,18 @@ def train_line(task: Mapping[str, Any], rank: int) -> None:
     folder = Path(task["folder"])
     device = resolve_device("cpu")
     log = folder / f"seen-{rank}-of-{task['num_ranks']}.jsonl"
-    module = Line(log, task.get("kill_after"))
+    chosen = rank in task.get("ranks", range(task["num_ranks"]))
+    problem = StageError("not finite here") if chosen and task.get("problem") else None
+    module = Line(log, task.get("kill_after") if chosen else None, problem)
+    if chosen and "file_bytes" in task:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (task["file_bytes"], resource.RLIM_INFINITY))
     rates = {
         "learning_rate": 1e-3,
         "final_learning_rate": 1e-3,
         "warmup_steps": 0,
         "max_grad_norm": 0,
     }
-    numbers: Any = Numbers(task["num_samples"])
+    numbers: Any = Numbers(task["num_samples"], task.get("damaged"))
     training = Training(
         module,
         numbers,
@@ -95,7 +124,8 @@ def train_line(task: Mapping[str, Any], rank: int) -> None:
         start=lambda: training,
         save=lambda _: None,
     )
-    train(Run(Recipe(seed=3), device, numbers), stage, training)
+    lengths = np.array([length_of(sample) for sample in range(len(numbers))])
+    train(Run(Recipe(seed=3), device, numbers, lengths=[lengths]), stage, training)
     if rank == 0:
         (folder / "weight.json").write_text(json.dumps(module.weight.item()), encoding="utf-8")
 
@@ -108,8 +138,45 @@ def _order(task: Mapping[str, Any], folder: Path) -> SampleOrder:
     return GroupOrder([samples[start : start + 3] for start in range(0, len(samples), 3)], 2)
 
 
+def dump(task: Mapping[str, Any], rank: int) -> None:
+    """Dump a recipe's teacher; the error of each process goes to a file of its own."""
+    folder = Path(task["folder"])
+
+    def watch(progress: DumpProgress) -> None:
+        if rank == task.get("killed") and progress.num_samples >= task["after"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == task.get("stopped") and progress.num_samples >= task["after"]:
+            ask_to_stop(signal.SIGTERM, "here")
+
+    try:
+        dump_teacher(recipe_from_mapping(task["dump"], where="test"), watch)
+    except (VlsiCacheError, Interrupted) as error:
+        (folder / f"error-{rank}.txt").write_text(str(error), encoding="utf-8")
+        os._exit(1)
+    leave_together()
+
+
+class Kill(TrainerCallback):
+    """Kills the process when a stage is about to take a step."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        self.stage, self.step = stage, step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if Path(args.output_dir).name == self.stage and state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_whole(task: Mapping[str, Any]) -> None:
+    recipe = Recipe.model_validate(task["recipe"])
+    train_student(recipe, [Kill(*task["kill"])] if "kill" in task else [])
+
+
 def serve() -> None:
     torch.set_num_threads(1)
+    for late in ("torch.utils.tensorboard", "transformers.models.llama.modeling_llama"):
+        import_module(late)
+    gc.freeze()  # a collection in a child would copy all that was imported
     for line in sys.stdin:
         task = json.loads(line)
         with socket.socket() as free:
@@ -130,8 +197,16 @@ def _fork(task: Mapping[str, Any], rank: int, port: int) -> int:
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             os.environ.update({name: str(value) for name, value in (place | address).items()})
             os.environ["ACCELERATE_USE_CPU"] = "true"
-        train_line(task, rank)
+        os.environ.update(task.get("env", {}))
+        if "recipe" in task:
+            train_whole(task)
+        else:
+            (dump if "dump" in task else train_line)(task, rank)
         os._exit(0)
+    except VlsiCacheError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        (Path(task["folder"]) / f"error-{rank}.txt").write_text(str(error), encoding="utf-8")
+        os._exit(error.exit_code)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
@@ -144,13 +219,14 @@ class RankServer:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "support.ranks"],
             cwd=Path(__file__).parents[1],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
         )
 
-    def run(self, folder: Path, num_ranks: int, num_samples: int, **task: Any) -> list[int]:
+    def run(self, folder: Path, num_ranks: int, num_samples: int = 0, **task: Any) -> list[int]:
         """Exit codes of the processes, negative if they were killed."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -161,6 +237,11 @@ class RankServer:
 
     def close(self) -> None:
         self._process.communicate()
+
+
+def errors(folder: Path, num_ranks: int) -> list[str]:
+    """What each process could not mend."""
+    return [(folder / f"error-{rank}.txt").read_text("utf-8") for rank in range(num_ranks)]
 
 
 def seen(folder: Path, num_ranks: int) -> list[list[list[int]]]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -79,6 +80,36 @@ def test_a_stage_that_failed_in_a_worker_can_be_run_again_at_once(run: Run, tmp_
     assert run_stage(run, _stage(tmp_path, _collate)) == tmp_path
     assert "in _refuse" in "".join(caught.value.__notes__), "the worker's own traceback is kept"
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+class Greedy(Weight):
+    """Its second step asks for more memory than any machine has."""
+
+    num_steps = 0
+
+    def forward(self, labels: Tensor, num_items_in_batch: Tensor) -> dict[str, Tensor]:
+        self.num_steps += 1
+        if self.num_steps == 2:
+            torch.empty(2**50)
+        return super().forward(labels, num_items_in_batch)
+
+
+@pytest.mark.parametrize(
+    ("bound", "mend"),
+    [(None, "set gradient_checkpointing: true. To begin"), (1000, "true or lower batch_tokens")],
+)
+def test_a_stage_without_memory_is_one_line_that_says_what_mends_it(
+    run: Run, tmp_path: Path, bound: int | None, mend: str
+) -> None:
+    schedule = Schedule(steps=3, batch_size=1, batch_tokens=bound)
+    run = replace(run, lengths=[np.ones(8, np.int64)])
+    stage = replace(
+        _stage(tmp_path, _collate),
+        schedule=schedule,
+        start=lambda: Training(Greedy(), Numbers(), _collate),
+    )
+    with pytest.raises(StageError, match=rf"out of memory in numbers; found .*{mend}"):
+        run_stage(run, stage)
 
 
 def test_other_settings_are_refused(run: Run, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from support.caches import make_manifest, make_record
-from support.ranks import RankServer, seen
+from support.ranks import RankServer, errors, length_of, seen
 from support.runs import make_recipe
 from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.models import load_backbone
@@ -60,6 +60,32 @@ def test_processes_divide_an_epoch_without_overlap_or_loss(
     assert found == pytest.approx(weight), "every sample weighs alike, and spares nothing"
 
 
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_passes_keep_the_bound_and_a_step_is_what_it_is_without_pieces(
+    server: RankServer, tmp_path: Path, num_ranks: int
+) -> None:
+    """Each step takes the same samples, however many passes it takes in each process."""
+    found = {}
+    for bound in (9, 1000):
+        folder = tmp_path / str(bound)
+        folder.mkdir()
+        schedule = {
+            "epochs": 2,
+            "batch_size": 4,
+            "gradient_accumulation": 2,
+            "workers": 1,
+            "batch_tokens": bound,
+        }
+        assert server.run(folder, num_ranks, 26, schedule=schedule) == [0] * num_ranks
+        ranks = seen(folder, num_ranks)
+        assert len({len(passes) for passes in ranks}) == 1, "nobody waits for a pass"
+        for part in (passes for passes in ranks for passes in passes):
+            assert len(part) * max(map(length_of, part)) <= bound
+        assert {i for passes in ranks for part in passes for i in part} == set(range(26))
+        found[bound] = json.loads((folder / "weight.json").read_text())
+    assert found[9] == pytest.approx(found[1000]), "all pieces weigh, and spares nothing"
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_killed_processes_go_on_with_the_batches_of_an_unbroken_run(
     server: RankServer, tmp_path: Path, num_ranks: int
@@ -89,6 +115,65 @@ def test_killed_processes_go_on_with_the_batches_of_an_unbroken_run(
         assert parts[11 + 7 :] == whole[before:]
     weights = [(folder / "weight.json").read_text() for folder in (unbroken, broken)]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("task", "codes", "message"),
+    [
+        ({"damaged": 5}, [1, 1], "sample 5: the sample is damaged"),
+        ({"problem": True, "ranks": [1]}, [1, 1], "not finite here"),
+        ({"file_bytes": 1500, "ranks": [0]}, [1, 1], "no room for the file"),
+    ],
+    ids=["sample", "loss", "disk"],
+)
+def test_what_is_wrong_in_one_process_ends_all_with_the_same_line(
+    server: RankServer, tmp_path: Path, task: dict[str, Any], codes: list[int], message: str
+) -> None:
+    schedule = {"steps": 40, "batch_size": 2, "save_every": 1, "workers": 0}
+    assert server.run(tmp_path, 2, 12, schedule=schedule, **task) == codes
+    said = errors(tmp_path, 2)
+    assert said[0] == said[1]
+    assert message in said[0]
+
+
+def test_epochs_go_on_with_another_number_of_processes(server: RankServer, tmp_path: Path) -> None:
+    """Killed after 16 of 24 steps, by one process: two have 4 of 12 steps before them."""
+    schedule = {"epochs": 2, "batch_size": 2, "save_every": 2, "workers": 0}
+    died = server.run(tmp_path, 1, 24, schedule=schedule, kill_after=16)
+    assert died == [-signal.SIGKILL]
+    assert (tmp_path / "checkpoint-16").is_dir()
+    assert server.run(tmp_path, 2, 24, schedule=schedule) == [0, 0]
+    assert [len(batches) for batches in seen(tmp_path, 2)] == [4, 4]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-10",
+        "checkpoint-12",
+    ]
+
+
+def test_a_process_that_is_killed_leaves_no_other_waiting(
+    server: RankServer, tmp_path: Path
+) -> None:
+    schedule = {"steps": 40, "batch_size": 2, "workers": 0}
+    codes = server.run(tmp_path, 2, 12, schedule=schedule, kill_after=3, ranks=[1])
+    assert codes == [1, -signal.SIGKILL]
+    assert "another process has ended" in (tmp_path / "error-0.txt").read_text()
+
+
+def test_a_sample_meets_other_processes_in_other_epochs(server: RankServer, tmp_path: Path) -> None:
+    schedule = {"epochs": 6, "batch_size": 2, "workers": 0}
+    assert server.run(tmp_path, 2, 24, schedule=schedule) == [0, 0]
+    ranks = seen(tmp_path, 2)
+    met: dict[int, set[int]] = {}
+    for epoch in range(6):
+        each = [
+            [sample for batch in batches[epoch * 6 : (epoch + 1) * 6] for sample in batch]
+            for batches in ranks
+        ]
+        assert sorted(each[0] + each[1]) == list(range(24)), "every sample once"
+        for rank, samples in enumerate(each):
+            for sample in samples:
+                met.setdefault(sample, set()).add(rank)
+    assert sum(len(each) == 2 for each in met.values()) >= 20
 
 
 def test_each_chunk_is_decoded_about_once_per_epoch(

@@ -157,3 +157,32 @@ def test_batches_of_one_may_run_short(num_samples: int) -> None:
     ranks = all_ranks(plain_order(num_samples), ProcessSlice(0, 1, 0, 3))
     assert sorted(map(len, ranks), reverse=True)[0] == -(-num_samples // 3)
     assert sum(map(len, ranks)) == num_samples
+
+
+@given(sizes, shares, st.integers(1, 4), st.integers(0, 3))
+def test_grouped_by_length_every_sample_still_goes_to_one_process_once(
+    sizes: list[int], share: ProcessSlice, window: int, epoch: int
+) -> None:
+    order = GroupOrder(blocks_of(sizes), window)
+    grouped = replace(share, lengths=np.arange(sum(sizes)) * 7 % 11)
+    ranks, plain = all_ranks(order, grouped, epoch), all_ranks(order, share, epoch)
+    assert sorted(flat([flat(batches) for batches in ranks])) == list(range(sum(sizes)))
+    assert [list(map(len, batches)) for batches in ranks] == [
+        list(map(len, batches)) for batches in plain
+    ]
+    assert ranks == all_ranks(order, grouped, epoch)
+    for ours, theirs in zip(ranks, plain, strict=True):
+        assert sorted(flat(ours)) == sorted(flat(theirs)), "the slice stays what it is"
+
+
+def test_samples_of_like_length_share_batches_which_come_in_any_order() -> None:
+    lengths = np.random.default_rng(0).integers(10, 1000, 2003)
+    share = ProcessSlice(0, 8, lengths=lengths)
+    epochs = [all_ranks(plain_order(2003), share, epoch)[0] for epoch in (0, 1)]
+    for batches in epochs:
+        padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+        assert padded < 1.03 * lengths.sum()
+        longest = np.array([lengths[batch].max() for batch in batches])
+        assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.15
+    together = [{frozenset(pair) for b in batches for pair in pairwise(b)} for batches in epochs]
+    assert len(together[0] & together[1]) < 0.15 * len(together[0]), "other company every epoch"

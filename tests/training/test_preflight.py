@@ -12,7 +12,6 @@ from vlsi_cache.errors import RecipeError, StageError, VlsiCacheError
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
 from vlsi_cache.student import train_student
 from vlsi_cache.teacher import dump_teacher
-from vlsi_cache.training.preflight import validate_launch
 
 
 @pytest.fixture(scope="module")
@@ -105,21 +104,3 @@ def test_all_problems_are_named_at_once(recipe: Recipe, tmp_path: Path) -> None:
     assert isinstance(nothing, RecipeError)
     assert "data.path" in str(nothing)
     assert "teacher.model" in str(nothing)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [{"LOCAL_RANK": "0"}, {"WORLD_SIZE": "2", "RANK": "1"}, {"LOCAL_RANK": "0", "RANK": "0"}],
-)
-def test_half_of_a_launchers_environment_is_refused(
-    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(RecipeError, match="half a launcher's"):
-        validate_launch()
-
-
-def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    validate_launch()

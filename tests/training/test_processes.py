@@ -34,7 +34,12 @@ def _launch(*arguments: object) -> str:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
         [*launcher, "--nproc_per_node", "2", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "ACCELERATE_USE_CPU": "true",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        },
         capture_output=True,
         text=True,
         timeout=300,
@@ -88,6 +93,56 @@ def test_all_processes_stop_where_the_main_one_fails(tmp_path: Path) -> None:
         "DataError student: the disk is on fire",
         "StageError student: the main process stopped: the disk is on fire",
     ]
+
+
+SHARES_THE_READING = """
+import logging, os, sys
+sys.stdout = open(f"{sys.argv[2]}-{os.environ['RANK']}.txt", "w")  # apart, as lines may mix
+from support.processors import text_tokenizer
+from vlsi_cache.cli.terminal import log_to
+from vlsi_cache.data import BatchEncoder, report_changed_samples
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.training import begin_run
+from vlsi_cache.training.processes import is_main_process, leave_together
+
+log_to("stdout")
+recipe = Recipe(
+    data={"path": sys.argv[1]}, output=sys.argv[2], device="cpu",
+    interaction={"matching": {"strategy": "uniform", "temperature": 2.0}},
+)
+run = begin_run(recipe, "student")
+encoder = BatchEncoder(text_tokenizer("chatml"), max_length=None)
+logging.getLogger("vlsi_cache.data.encoding").setLevel(logging.ERROR)
+encoder([run.data[0]] if is_main_process() else run.data[:2])
+logging.getLogger("vlsi_cache.data.encoding").setLevel(logging.INFO)
+report_changed_samples()
+print([sample.sample_id for sample in run.data], run.fingerprint(), flush=True)
+leave_together()
+"""
+
+
+def test_one_process_reads_the_data_and_speaks_for_all(tmp_path: Path) -> None:
+    script, data = tmp_path / "reads.py", tmp_path / "rows.jsonl"
+    script.write_text(SHARES_THE_READING, encoding="utf-8")
+    rows = [{"id": "a", "mood": 1, "prompt": "<|im_end|>", "completion": c} for c in "xy"]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    _launch(script, data, tmp_path / "run")
+    first, second = ((tmp_path / f"run-{rank}.txt").read_text().splitlines() for rank in (0, 1))
+    assert len(second) == 1
+    assert second[0].startswith("['a', 'a#2'] ")
+    assert first[-1] == second[0]
+    assert sorted(first[:-1]) == sorted(
+        [
+            "2 processes on cpu",
+            "2 samples spell control tokens; a space was put into each of them",
+            f"{data}: 1 sample has the id of another; it is numbered, such as a#2",
+            "checking settings, folders and models",
+            "columns not read: mood",
+            "fingerprinting the data (2 rows)",
+            "interaction.matching.temperature has no effect: uniform has none",
+            "reading and validating the data (2 rows)",
+        ]
+    )
 
 
 def test_two_processes_fill_one_cache_and_train_one_student(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for, loa
 from vlsi_cache.models import load_backbone
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
 from vlsi_cache.student import train_student
-from vlsi_cache.verbalizer import build_verbalizers
-from vlsi_cache.verbalizer.training import Verbalization
+from vlsi_cache.verbalizer import Verbalization, build_verbalizers
 
 
 def _verbalized(folder: Path, **schedule: Any) -> Recipe:

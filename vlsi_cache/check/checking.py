@@ -25,7 +25,7 @@ from vlsi_cache.data import (
     take_changed_samples,
 )
 from vlsi_cache.data.images import missing_image
-from vlsi_cache.errors import DataError, ModelError, printable
+from vlsi_cache.errors import DataError, ModelError, counted, printable
 from vlsi_cache.recipe import Recipe
 
 __all__ = ["check_data"]
@@ -33,6 +33,7 @@ __all__ = ["check_data"]
 logger = logging.getLogger(__name__)
 
 _SHOWN_SAMPLES = 3
+"""Samples that are shown: the first sound one of each third of the rows."""
 _OTHER_TOKENS = "teacher and student have other response tokens"
 
 
@@ -60,7 +61,7 @@ def check_data(
     subjects = open_subjects(recipe)
     data = load_data(recipe.data)
     names = " and ".join(f"{one.checked.role} {one.checked.name}" for one in subjects)
-    logger.info("checking %s: %d rows for %s", data.source, len(data), names)
+    logger.info("checking %s: %s for %s", data.source, counted(len(data), "row"), names)
     take_changed_samples()
     failures = find_model_failures(subjects)
     check = _Check(list(subjects), decode_images, failures, skips=recipe.skips_failures)
@@ -85,7 +86,10 @@ class _Check:
     num_tokens: int = 0
     num_learned: int = 0
     longest: int = 0
-    samples: list[LearnedSample] = field(default_factory=list)
+    samples: list[tuple[bool, LearnedSample]] = field(default_factory=list)
+    """Samples that may be shown, each with whether it is the first of its third."""
+    thirds: set[int] = field(default_factory=set)
+    """Thirds of the rows that have a sound one."""
     agree: bool = field(init=False)
     """Whether the models have one vocabulary, so that their tokens are comparable."""
 
@@ -100,17 +104,22 @@ class _Check:
         except DataError as error:
             self.failures.append(failure_of(error, sample=error.where))
             return
-        for image in conversation.images:
-            if not image.exists():
-                missing = missing_image(image, conversation.origin)
-                self.failures.append(failure_of(missing, sample=conversation.sample_id))
+        # Who reads text only has no use for the advice to bring the images.
+        if not self.subjects or any(subject.encoder.sees_images for subject in self.subjects):
+            self._find_missing_images(conversation)
         if len(self.failures) > before:
             return
         encoded = self._encode(conversation)
         if len(self.failures) == before and encoded:
             self._compare(conversation, encoded)
         if len(self.failures) == before and encoded:
-            self._count(conversation, encoded[0])
+            self._count(_third(index, len(data)), conversation, encoded[0])
+
+    def _find_missing_images(self, conversation: Conversation) -> None:
+        for image in conversation.images:
+            if not image.exists():
+                missing = missing_image(image, conversation.origin)
+                self.failures.append(failure_of(missing, sample=conversation.sample_id))
 
     def _encode(self, conversation: Conversation) -> list[tuple[Subject, dict[str, Tensor]]]:
         shown = conversation if self.decode_images else with_blank_pictures(conversation)
@@ -141,21 +150,32 @@ class _Check:
                     where=conversation.origin,
                     kind=_OTHER_TOKENS,
                     why=f"{_OTHER_TOKENS}; expected the teacher's "
-                    f"{len(first)}; found {len(second)}. Give both the same chat template.",
+                    f"{len(first):,}; found {len(second):,}. Give both the same chat template.",
                 )
             )
 
-    def _count(self, conversation: Conversation, first: tuple[Subject, dict[str, Tensor]]) -> None:
+    def _count(
+        self, third: int, conversation: Conversation, first: tuple[Subject, dict[str, Tensor]]
+    ) -> None:
+        """Count a sound row, and keep it if it is to be shown.
+
+        Args:
+            third: the third of the rows in which it lies.
+            conversation: the row.
+            first: what the first model reads of it.
+        """
         subject, batch = first
         learned = batch["response_mask"][0].tolist()
         self.num_sound += 1
         self.num_tokens += len(learned)
         self.num_learned += sum(learned)
         self.longest = max(self.longest, len(learned))
-        if len(self.samples) < _SHOWN_SAMPLES:
+        is_first = third not in self.thirds
+        if is_first or len(self.samples) < _SHOWN_SAMPLES:
+            self.thirds.add(third)
             runs = subject.runs(batch["input_ids"][0].tolist(), learned)
             name = printable(conversation.sample_id)
-            self.samples.append(LearnedSample(sample=name, runs=runs))
+            self.samples.append((is_first, LearnedSample(sample=name, runs=runs)))
 
     def report(self, data: ConversationDataset, models: list[CheckedModel]) -> CheckReport:
         """Return what was found."""
@@ -163,6 +183,7 @@ class _Check:
             data=data.source,
             models=models,
             rows=len(data),
+            rows_not_read=data.num_beyond_limit,
             sound_rows=self.num_sound,
             tokens=self.num_tokens,
             response_tokens=self.num_learned,
@@ -170,7 +191,7 @@ class _Check:
             changed_samples=take_changed_samples(),
             images_decoded=self.decode_images,
             columns_not_read=data.columns_not_read(),
-            samples=self.samples,
+            samples=_chosen(self.samples),
             failures=self.failures,
             would_end_a_run=self._would_end_a_run(),
         )
@@ -183,3 +204,19 @@ class _Check:
             return True
         # a cache of other tokens is refused, and so is a model
         return any(one.sample is None or one.kind == _OTHER_TOKENS for one in self.failures)
+
+
+def _third(index: int, total: int) -> int:
+    """The third of the rows in which one lies. Each begins as early as it can."""
+    return sum(index >= total * third // _SHOWN_SAMPLES for third in range(1, _SHOWN_SAMPLES))
+
+
+def _chosen(samples: list[tuple[bool, LearnedSample]]) -> list[LearnedSample]:
+    """The first sound sample of each third. Others stand in where a third has none."""
+    num_others = _SHOWN_SAMPLES - sum(is_first for is_first, _ in samples)
+    chosen = []
+    for is_first, sample in samples:
+        if is_first or num_others > 0:
+            chosen.append(sample)
+            num_others -= not is_first
+    return chosen

@@ -59,6 +59,8 @@ class CheckReport(ReportModel):
     """The models."""
     rows: int
     """Number of rows that were read."""
+    rows_not_read: int
+    """Number of rows after them, which `data.limit` leaves out."""
     sound_rows: int
     """Number of rows without a failure."""
     tokens: int
@@ -74,7 +76,7 @@ class CheckReport(ReportModel):
     columns_not_read: list[str]
     """Columns of the rows that nothing reads."""
     samples: list[LearnedSample]
-    """The first sound samples."""
+    """Sound samples from different parts of the data."""
     failures: list[CheckFailure]
     """All that would fail, in the order of rows."""
     would_end_a_run: bool

@@ -7,15 +7,15 @@ from typing import Any
 
 from vlsi_cache.check.report import CheckedModel, CheckFailure, LearnedRun
 from vlsi_cache.data import BatchEncoder, length_limit
-from vlsi_cache.errors import RecipeError, VlsiCacheError, printable
+from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.models import (
-    load_config,
+    load_config_of,
     load_processor_of,
     resolve_taps,
     tokenizer_of,
     vocabulary_hash,
 )
-from vlsi_cache.recipe import ModelSection, Recipe
+from vlsi_cache.recipe import ModelSection, Recipe, named_models
 
 __all__ = ["Subject", "failure_of", "find_model_failures", "open_subjects"]
 
@@ -57,16 +57,7 @@ def open_subjects(recipe: Recipe) -> list[Subject]:
         RecipeError: no model is named.
         ModelError: a processor or a configuration cannot be loaded.
     """
-    sections = {"teacher": recipe.teacher, "student": recipe.student}
-    named = {role: section for role, section in sections.items() if section.model is not None}
-    if not named:
-        raise RecipeError(
-            "no model is named",
-            where="teacher.model and student.model",
-            expected="at least one of them, for its processor",
-            mend="Give --teacher MODEL or --student MODEL, or set them in the recipe",
-        )
-    return [_open(role, section, recipe) for role, section in named.items()]
+    return [_open(role, section, recipe) for role, section in named_models(recipe).items()]
 
 
 def find_model_failures(subjects: list[Subject]) -> list[CheckFailure]:
@@ -109,7 +100,7 @@ def failure_of(error: VlsiCacheError, *, sample: str | None) -> CheckFailure:
 
 def _open(role: str, section: ModelSection, recipe: Recipe) -> Subject:
     processor = load_processor_of(section)
-    config = load_config(section.model or "", revision=section.revision)
+    config = load_config_of(section)
     text = config.get_text_config(decoder=True)
     limit = length_limit(text, recipe.data)
     return Subject(

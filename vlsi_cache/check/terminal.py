@@ -11,6 +11,7 @@ from rich.text import Text
 
 from vlsi_cache.check.report import CheckFailure, CheckReport, LearnedSample
 from vlsi_cache.data.reading.nearmiss import with_near_miss
+from vlsi_cache.errors import counted
 
 __all__ = ["check_table"]
 
@@ -55,20 +56,33 @@ def _counts(report: CheckReport) -> Table:
     table.add_column(overflow="fold")
     rows = [("data", report.data)]
     for model in report.models:
-        limit = "no limit" if model.max_length is None else f"at most {model.max_length:,} tokens"
+        limit = (
+            "no limit"
+            if model.max_length is None
+            else f"at most {counted(model.max_length, 'token')}"
+        )
         rows.append((model.role, f"{model.name}, {limit}"))
     rows += [
-        ("rows", f"{report.rows:,}, {report.sound_rows:,} of them sound"),
+        ("rows", f"{report.rows:,}, {report.sound_rows:,} of them sound{_beyond(report)}"),
         ("tokens", f"{report.tokens:,}, {report.response_tokens:,} of them learned"),
-        ("longest", f"{report.longest:,} tokens"),
+        ("longest", counted(report.longest, "token")),
         ("columns not read", ", ".join(map(with_near_miss, report.columns_not_read)) or "none"),
         ("pictures", "decoded" if report.images_decoded else "sizes read, not decoded"),
     ]
     if report.changed_samples:
-        rows.append(("control tokens", f"spelt in {report.changed_samples:,} samples, and broken"))
+        rows.append(
+            ("control tokens", f"spelt in {counted(report.changed_samples, 'sample')}, and broken")
+        )
     for name, value in rows:
         table.add_row(name, Text(value))
     return table
+
+
+def _beyond(report: CheckReport) -> str:
+    """What the limit leaves out."""
+    if not report.rows_not_read:
+        return ""
+    return f"; {counted(report.rows_not_read, 'more row')} not read (data.limit)"
 
 
 def _failures(report: CheckReport) -> Iterator[RenderableType]:
@@ -78,7 +92,7 @@ def _failures(report: CheckReport) -> Iterator[RenderableType]:
     ordered = sorted(report.failures, key=lambda failure: failure.kind)
     kinds = [list(alike) for _, alike in groupby(ordered, key=lambda failure: failure.kind)]
     kinds.sort(key=len, reverse=True)
-    noun = "1 failure" if len(report.failures) == 1 else f"{len(report.failures):,} failures"
+    noun = counted(len(report.failures), "failure")
     if report.would_end_a_run:
         yield Text(f"{noun}:", style="bold red")
     else:
@@ -86,7 +100,8 @@ def _failures(report: CheckReport) -> Iterator[RenderableType]:
     for alike in kinds[:_MOST_KINDS]:
         yield from _kind(alike)
     if len(kinds) > _MOST_KINDS:
-        yield Text(f"and {len(kinds) - _MOST_KINDS} more kinds; --json lists all")
+        more = counted(len(kinds) - _MOST_KINDS, "more kind")
+        yield Text(f"and {more}; --json lists all")
 
 
 def _kind(alike: list[CheckFailure]) -> Iterator[RenderableType]:

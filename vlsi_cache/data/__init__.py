@@ -14,12 +14,15 @@ from vlsi_cache.data.conversation import Conversation, ImagePart, Message, TextP
 from vlsi_cache.data.encoding.encoder import BatchEncoder
 from vlsi_cache.data.encoding.tally import report_changed_samples, take_changed_samples
 from vlsi_cache.data.images import ImageRef
+from vlsi_cache.data.lengths import rough_length
 from vlsi_cache.data.reading.dataset import ConversationDataset, load_conversations, load_data
+from vlsi_cache.data.reading.remembered import DataFindings
 
 __all__ = [
     "BatchEncoder",
     "Conversation",
     "ConversationDataset",
+    "DataFindings",
     "ImagePart",
     "ImageRef",
     "IndexedConversations",
@@ -35,5 +38,6 @@ __all__ = [
     "report_changed_samples",
     "response_ids",
     "response_positions",
+    "rough_length",
     "take_changed_samples",
 ]

@@ -19,7 +19,7 @@ from vlsi_cache.data.reading.dataset import ConversationDataset
 from vlsi_cache.models import (
     Backbone,
     context_length,
-    load_config,
+    load_config_of,
     load_processor_of,
     text_config,
 )
@@ -118,7 +118,7 @@ def encoder_of(model: ModelSection, section: DataSection) -> BatchEncoder:
     Raises:
         ModelError: the configuration or the processor cannot be loaded.
     """
-    config = load_config(model.model or "", revision=model.revision)
+    config = load_config_of(model)
     limit = length_limit(config.get_text_config(decoder=True), section)
     return BatchEncoder(load_processor_of(model), max_length=limit)
 

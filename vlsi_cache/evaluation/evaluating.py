@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlsi_cache.data import Conversation, IndexedConversations, encoder_for
-from vlsi_cache.errors import DataError, StageError
+from vlsi_cache.errors import DataError, RecipeError, StageError
 from vlsi_cache.evaluation.answers import Answer, Answerer, answer_figures
 from vlsi_cache.evaluation.reading import Figures, Reader
 from vlsi_cache.evaluation.report import Evaluation
@@ -43,11 +43,26 @@ def evaluate_model(
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
     run = begin_run(recipe, "student")
+    if run.sharding is not None:
+        raise RecipeError(
+            "FSDP is for training, and evaluate reads with a whole model",
+            where="environment",
+            mend="Start evaluate without FSDP",
+        )
     cache = open_cache_of(run) if with_cache else None
     model = load_backbone(recipe.student, "student", run.device)
     encoder = encoder_for(model, recipe.data)
     reader = Reader(model, _verbalizers(recipe, model), encoder, cache)
     answerer = Answerer(model, encoder, max_new_tokens) if max_new_tokens else None
+    found, answers = _read(run, reader, answerer, batch_size)
+    run.remind()
+    return _evaluation(run, model, found, answers)
+
+
+def _read(
+    run: Run, reader: Reader, answerer: Answerer | None, batch_size: int
+) -> tuple[Figures, list[Answer]]:
+    """Read every sample, and answer its question if asked."""
     found, answers = Figures(), []
     with phase("evaluating", total=len(run.data), unit="samples") as progress:
         for indices in _batches(run, batch_size):
@@ -56,8 +71,7 @@ def evaluate_model(
                 found.add(reader(items))
                 answers += answerer([one for _, one in items]) if answerer else []
             progress.advance(len(indices))
-    run.remind()
-    return _evaluation(run, model, found, answers)
+    return found, answers
 
 
 def _evaluation(run: Run, model: Backbone, found: Figures, answers: list[Answer]) -> Evaluation:

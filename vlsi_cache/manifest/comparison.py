@@ -14,15 +14,16 @@ _FOR_PEOPLE: Final[dict[str, Any]] = {
     "teacher": {"name"},
     "tokenizer": {"name"},
     "dataset": {"source"},
-    "parts": {"__all__": {"dataset": {"source"}}},
+    "batch_size": True,
+    "parts": {"__all__": {"dataset": {"source"}, "batch_size": True}},
 }
-"""Fields that are not compared: a moved model folder is the same model, as its fingerprint says."""
+"""Fields that are not compared. A moved model folder is the same model, as its fingerprint says. A
+record does not depend on the batch that its sample was in, but for its last bits."""
 
-_OF_PART: Final = frozenset({"batch_size", "dataset", "parts", "samples_per_shard"})
+_OF_PART: Final = frozenset({"dataset", "parts", "samples_per_shard"})
 """Fields in which the parts of a merged cache may differ."""
 
 _MEANINGS: Final = {
-    "batch_size": "padding may change a result's last bits",
     "chat_template_hash": "the chat template renders other conversations",
     "dataset.fingerprint": "other conversations, or other images",
     "dataset.num_samples": "the data is longer or shorter; see data.limit",
@@ -45,7 +46,7 @@ _MEANINGS: Final = {
 def find_manifest_differences(recorded: CacheManifest, wanted: CacheManifest) -> list[Difference]:
     """Find the differences that make this cache another than the wanted one.
 
-    Names, sources and the library's version are not compared.
+    Names, sources, the library's version and the batch size are not compared.
 
     Returns:
         The differences. If there are none, a run may go on with this cache.
@@ -56,7 +57,7 @@ def find_manifest_differences(recorded: CacheManifest, wanted: CacheManifest) ->
 def find_kind_differences(manifest: CacheManifest, first: CacheManifest) -> list[Difference]:
     """Find the differences that keep two caches from being merged.
 
-    Their samples, shards and batches may differ.
+    Their samples and shards may differ.
     """
     own, others = (
         {name: value for name, value in _content(compared).items() if name not in _OF_PART}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from vlsi_cache.jsonmodels import StoredModel
@@ -22,6 +24,8 @@ class TeacherIdentity(StoredModel):
     """SHA-256 over the weights (`vlsi_cache.models.weights_fingerprint`)."""
     revision: str | None = Field(default=None, exclude_if=lambda revision: revision is None)
     """Branch, tag or commit on the hub. Teachers without one leave the field out."""
+    loading: dict[str, Any] = Field(default={}, exclude_if=lambda loading: not loading)
+    """Kernels and quantisation that take the place of the default. Most teachers leave it out."""
 
 
 class TokenizerIdentity(StoredModel):
@@ -67,7 +71,7 @@ class CachePart(StoredModel):
     samples_per_shard: PositiveCount
     """Samples of each of the part's shards but the last."""
     batch_size: PositiveCount
-    """Samples per forward pass of the teacher."""
+    """Most samples per forward pass of the run that began the part, for people."""
 
     @property
     def cut(self) -> Cut:

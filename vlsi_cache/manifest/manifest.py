@@ -57,7 +57,8 @@ class CacheManifest(StoredModel):
     samples_per_shard: PositiveCount
     """Samples of every shard but the last, which may hold fewer."""
     batch_size: PositiveCount
-    """Samples per forward pass of the teacher. Padding may change the last bits of a result."""
+    """Most samples per forward pass of the run that began the cache, for people. A record does not
+    depend on it, but for its last bits."""
     dtype: str
     """The teacher's parameter type, such as `bfloat16`."""
     parts: tuple[CachePart, ...] = Field(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from vlsi_cache.models.backbone import Backbone, load_backbone
 from vlsi_cache.models.binding import bind_decoder
+from vlsi_cache.models.configs import load_config, load_config_of, text_config
 from vlsi_cache.models.context import context_length
 from vlsi_cache.models.decoder import Decoder
+from vlsi_cache.models.devices import device_of, is_plain
 from vlsi_cache.models.head import Head, LogitTransform
 from vlsi_cache.models.identity import (
     chat_template_hash,
@@ -14,13 +16,7 @@ from vlsi_cache.models.identity import (
     vocabulary_size,
     weights_fingerprint,
 )
-from vlsi_cache.models.loading import (
-    load_config,
-    load_model,
-    load_processor,
-    load_processor_of,
-    text_config,
-)
+from vlsi_cache.models.loading import load_model
 from vlsi_cache.models.lora import (
     LoraReach,
     adapt,
@@ -29,9 +25,11 @@ from vlsi_cache.models.lora import (
     lora_config,
     lora_reach,
 )
+from vlsi_cache.models.parallel import is_split
 from vlsi_cache.models.passes import run_backbone
-from vlsi_cache.models.precision import saved_dtype
+from vlsi_cache.models.precision import saved_dtype, uses_autocast
 from vlsi_cache.models.preview import ModelPreview, preview_model
+from vlsi_cache.models.processors import load_processor, load_processor_of
 from vlsi_cache.models.taps import (
     TapCapture,
     TapState,
@@ -55,10 +53,14 @@ __all__ = [
     "chat_template_hash",
     "context_length",
     "default_taps",
+    "device_of",
     "expert_names",
+    "is_plain",
+    "is_split",
     "linear_names",
     "load_backbone",
     "load_config",
+    "load_config_of",
     "load_model",
     "load_processor",
     "load_processor_of",
@@ -70,6 +72,7 @@ __all__ = [
     "saved_dtype",
     "text_config",
     "tokenizer_of",
+    "uses_autocast",
     "vocabulary_hash",
     "vocabulary_size",
     "weights_fingerprint",

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from vlsi_cache.errors import ModelError
+from vlsi_cache.models.arguments import loading_identity
 from vlsi_cache.models.binding import bind_decoder
+from vlsi_cache.models.compiling import compile_blocks
+from vlsi_cache.models.configs import load_config_of
 from vlsi_cache.models.decoder import Decoder
 from vlsi_cache.models.head import Head
 from vlsi_cache.models.identity import (
@@ -19,11 +23,12 @@ from vlsi_cache.models.identity import (
     vocabulary_size,
     weights_fingerprint,
 )
-from vlsi_cache.models.loading import load_config, load_model, load_processor_of
+from vlsi_cache.models.loading import load_model
 from vlsi_cache.models.precision import frozen_dtype, trained_dtype, uses_autocast
-from vlsi_cache.models.preview import model_name
+from vlsi_cache.models.processors import load_processor_of
+from vlsi_cache.models.quantization import quantization_of
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import ModelSection
+from vlsi_cache.recipe import ModelSection, TeacherSection, model_name
 
 __all__ = ["Backbone", "load_backbone"]
 
@@ -46,6 +51,8 @@ class Backbone:
     """Whether forwards that train run in bfloat16 autocast."""
     processor_options: Mapping[str, Any] = field(default_factory=dict)
     """The recipe's options of the processor."""
+    loading: Mapping[str, Any] = field(default_factory=dict)
+    """Kernels and quantisation, where they are not the default: they change the numbers."""
     dtype: str = "float32"
     """Dtype of the weights, or `bfloat16` where float32 weights train to be saved in it."""
 
@@ -62,8 +69,10 @@ class Backbone:
     def identity(self) -> dict[str, Any]:
         """Everything of the model that a stage's result depends on."""
         options = {"processor": dict(self.processor_options)} if self.processor_options else {}
+        loading = {"loading": dict(self.loading)} if self.loading else {}
         return {
             **options,
+            **loading,
             "weights": self.fingerprint,
             "dtype": self.dtype,
             "tokenizer": vocabulary_hash(tokenizer_of(self.processor)),
@@ -72,7 +81,12 @@ class Backbone:
 
 
 def load_backbone(
-    section: ModelSection, role: str, device: torch.device, *, trains: bool = False
+    section: ModelSection,
+    role: str,
+    device: torch.device,
+    *,
+    trains: bool = False,
+    place: torch.device | None = None,
 ) -> Backbone:
     """Load a model with its processor, and bind its decoder.
 
@@ -81,42 +95,62 @@ def load_backbone(
         role: name of the section, for errors.
         device: device of the model.
         trains: whether the model's own weights will train, which decides their dtype.
+        place: where the model lies until it is sharded; on its device if None.
 
     Raises:
-        RecipeError: no model is named.
-        ModelError: the model cannot be loaded or bound.
+        RecipeError, ModelError: no model is named, or it cannot be loaded or bound.
     """
     name = model_name(section, role)
     learns = trains or role == "student"  # whole, or its adapters
-    if learns:
-        _validate_not_quantised(section)
-    dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
+    _validate_not_quantised(section, learns=learns)
     with phase(f"loading the {role} {name}"):
-        model = load_model(name, dtype=dtype, device=device, revision=section.revision)
+        dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
+        model = _loaded(section, dtype, place or device)
         processor = load_processor_of(section)
-    with phase(f"binding the {role}: blocks, norm, head"):
-        decoder = bind_decoder(model, learns=learns)
+    decoder = _bound(model, section, role, learns=learns)
     model.eval().requires_grad_(False)
     return Backbone(
-        name=name,
-        processor=processor,
-        decoder=decoder,
+        name,
+        processor,
+        decoder,
         vocab_size=min(vocabulary_size(tokenizer_of(processor)), len(decoder.head.weight)),
         fingerprint=weights_fingerprint(model),
         autocast=uses_autocast(section.dtype, device),
         processor_options=section.processor,
-        dtype=section.dtype
-        if section.dtype == "bfloat16"
-        else str(model.dtype).removeprefix("torch."),
+        loading=loading_identity(section) | _quantization(model, section),
+        dtype=_dtype_name(model, section),
     )
 
 
-def _validate_not_quantised(section: ModelSection) -> None:
-    config = load_config(section.model or "", revision=section.revision)
-    quantised = getattr(config, "quantization_config", None)
-    if quantised is None:
+def _loaded(section: ModelSection, dtype: str, device: torch.device) -> PreTrainedModel:
+    name, revision = section.model or "", section.revision
+    return load_model(name, dtype=dtype, device=device, revision=revision, section=section)
+
+
+def _bound(model: PreTrainedModel, section: ModelSection, role: str, *, learns: bool) -> Decoder:
+    with phase(f"binding the {role}: blocks, norm, head"):
+        decoder = bind_decoder(model, learns=learns)
+        if isinstance(section, TeacherSection) and section.compile:
+            compile_blocks(decoder)
+            decoder = bind_decoder(model, learns=learns)  # proves what will run
+    return decoder
+
+
+def _dtype_name(model: PreTrainedModel, section: ModelSection) -> str:
+    own = str(model.dtype).removeprefix("torch.")
+    return section.dtype if section.dtype == "bfloat16" else own
+
+
+def _quantization(model: PreTrainedModel, section: ModelSection) -> dict[str, Any]:
+    # Where weights are turned back on loading, the model forgets what its checkpoint was.
+    found = quantization_of(model.config) or quantization_of(load_config_of(section))
+    return {"quantization": found} if found else {}
+
+
+def _validate_not_quantised(section: ModelSection, *, learns: bool) -> None:
+    fields = quantization_of(load_config_of(section)) if learns else None
+    if not fields:
         return
-    fields = quantised if isinstance(quantised, dict) else quantised.to_dict()
     raise ModelError(
         "a quantised student cannot be trained",
         where=section.model,

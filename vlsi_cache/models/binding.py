@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vlsi_cache.models.configs import text_config
 from vlsi_cache.models.decoder import Decoder
-from vlsi_cache.models.loading import text_config
 from vlsi_cache.models.norm_and_head import find_norm_and_head
 from vlsi_cache.models.proof import validate_gradients, validate_passes
 from vlsi_cache.models.trace import trace_blocks, unbindable, undisturbed

@@ -6,10 +6,13 @@ Shape suffixes: B batch, T sequence, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vlsi_cache.models.devices import device_of
 from vlsi_cache.models.head import Head
 
 __all__ = ["Decoder"]
@@ -50,6 +53,12 @@ class Decoder:
         return self.head.weight.shape[1]
 
     @property
+    def input_device(self) -> torch.device:
+        """Device that the model's inputs go to: the embedding's."""
+        untyped: Any = self.model
+        return device_of(untyped.get_input_embeddings())
+
+    @property
     def has_final_norm(self) -> bool:
         """Whether the family has a norm after its last block."""
         return not isinstance(self.final_norm, nn.Identity)
@@ -69,6 +78,6 @@ class Decoder:
         return any(part is self.final_norm for part in self.backbone.modules())
 
     def features(self, hidden: Tensor) -> Tensor:
-        """Apply the final norm to a hidden state, [*, D] to [*, D]."""
-        features: Tensor = self.final_norm(hidden)
-        return features
+        """Apply the final norm to a hidden state, [*, D] to [*, D] on the head's device."""
+        features: Tensor = self.final_norm(hidden.to(device_of(self.final_norm, hidden.device)))
+        return features.to(self.head.weight.device)

@@ -94,7 +94,8 @@ class Head:
 
     def raw(self, features: Tensor) -> Tensor:
         """The product before the transform, [*, V], from final features [*, D]."""
-        return F.linear(features.to(self.weight.dtype), self.weight, self.bias)
+        features = features.to(self.weight.device, self.weight.dtype)
+        return F.linear(features, self.weight, self.bias)
 
     def logits(self, features: Tensor) -> Tensor:
         """The model's logits [*, V] in the head's dtype, from final features [*, D]."""

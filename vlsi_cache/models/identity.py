@@ -8,10 +8,14 @@ import re
 from typing import Final
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from vlsi_cache.errors import ModelError
+from vlsi_cache.models.devices import stored_weights
+from vlsi_cache.models.parallel import is_split
+from vlsi_cache.models.quantization import quantization_of
 
 __all__ = [
     "PINNED_DAY",
@@ -33,12 +37,17 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
 
     The hash does not depend on the device. Copies of one checkpoint in float32 and bfloat16 agree,
     because rounding to bfloat16 comes before hashing. A sample of the values keeps it cheap for
-    72 B parameters. Training moves all weights, so the sample shows it.
+    72 B parameters. Training moves all weights, so the sample shows it. Processes that hold the
+    model together must all ask for it. If it is quantised, the hash is that of their number, too.
     """
     digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
+    for name, weight in stored_weights(model):
         digest.update(f"{name} {tuple(weight.shape)}\n".encode())
         digest.update(_sampled_bytes(weight))
+    if is_split(model) and quantization_of(model.config):
+        # Each process quantises its own part, with scales of its own: other weights than whole ones
+        parts = gather_object([digest.hexdigest()])
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
     return digest.hexdigest()
 
 

@@ -1,55 +1,39 @@
-"""Loading models and processors. Every error is one line."""
+"""Loading models. Every error is one line."""
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
 )
 
-from vlsi_cache.errors import ModelError, first_line
-from vlsi_cache.models.adapters import find_adapter, merge_adapter, weights_beside
-from vlsi_cache.models.options import current_options, validate_options
+from vlsi_cache.errors import ModelError
+from vlsi_cache.models.adapters import Adapter, find_adapter, merge_adapter, weights_beside
+from vlsi_cache.models.arguments import is_placed, loading_arguments
+from vlsi_cache.models.configs import load_config
+from vlsi_cache.models.devices import bring_head_back, is_plain, log_places
+from vlsi_cache.models.sources import (
+    base_of,
+    find_folder,
+    model_errors,
+    validate_safetensors,
+)
 from vlsi_cache.recipe import ModelSection
 
-__all__ = [
-    "load_config",
-    "load_model",
-    "load_processor",
-    "load_processor_of",
-    "text_config",
-    "validate_files",
-]
+__all__ = ["load_model", "loader_of", "validate_files"]
 
 logger = logging.getLogger(__name__)
 
-_CONFIG = "config.json"
-_TOKENIZER = "tokenizer_config.json"
-_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
-_HUB_SECONDS = 10.0
-
-
-def text_config(model: PreTrainedModel) -> PreTrainedConfig:
-    """The configuration of the model's language side. For a text model, it is the whole one."""
-    return model.config.get_text_config(decoder=True)
+_REMOTE = "transformers_modules."
 
 
 def load_model(
@@ -58,6 +42,7 @@ def load_model(
     dtype: str = "auto",
     device: torch.device | str = "cpu",
     revision: str | None = None,
+    section: ModelSection | None = None,
 ) -> PreTrainedModel:
     """Load an image-text-to-text model, or a causal language model if it sees no images.
 
@@ -69,6 +54,7 @@ def load_model(
         dtype: a floating dtype of torch by name (`bfloat16`), or `auto` for the checkpoint's own.
         device: device of the whole model.
         revision: branch, tag or commit on the hub.
+        section: the recipe's ``teacher`` or ``student``, for kernels, places and quantisation.
 
     Raises:
         ModelError: there is no such folder or name, or no configuration in it. The model is of
@@ -76,46 +62,41 @@ def load_model(
             unknown.
     """
     _validate_dtype(dtype, name)
-    adapter = find_adapter(_find(name, revision))
-    config = load_config(name, revision=revision)
-    base, base_revision = _base_of(name, revision)
-    folder = _find(base, base_revision)
-    if folder is not None:
-        _validate_safetensors(folder, base)
+    section = section or ModelSection()
+    adapter = find_adapter(find_folder(name, revision))
+    config = load_config(name, revision=revision, trust=section.trust_remote_code)
+    with model_errors(name, "the model cannot be made with these settings"):
+        loader = loader_of(config, name)
+        arguments = loading_arguments(section, config, loader, torch.device(device))
+    base, base_revision = _sound_base(name, revision)
     with weights_beside(adapter, name) as source:
-        model: Any = _load_weights(source, base, config, dtype, base_revision)
+        arguments |= {"dtype": dtype, "revision": base_revision}
+        model: Any = _load_weights(source, base, config, arguments)
     model.config.name_or_path = name
     if adapter is not None:
-        model = merge_adapter(model, adapter)
-    placed: PreTrainedModel = model.to(device).eval()
+        model = _merged(model, adapter)
+    return _placed(model, arguments, device)
+
+
+def _sound_base(name: str, revision: str | None) -> tuple[str, str | None]:
+    """Return the model that holds the weights, and its revision; its files are looked at first."""
+    base, base_revision = base_of(name, revision)
+    folder = find_folder(base, base_revision)
+    if folder is not None:
+        validate_safetensors(folder, base)
+    return base, base_revision
+
+
+def _placed(
+    model: Any, arguments: Mapping[str, Any], device: torch.device | str
+) -> PreTrainedModel:
+    if is_placed(arguments):
+        bring_head_back(model)
+        log_places(model)
+    else:
+        model = model.to(device)
+    placed: PreTrainedModel = model.eval()
     return placed
-
-
-def load_config(name: str, *, revision: str | None = None) -> PreTrainedConfig:
-    """Load a model's configuration. An adapter has that of its base.
-
-    Args:
-        name: a folder, or a name on the Hugging Face hub.
-        revision: branch, tag or commit on the hub.
-
-    Raises:
-        ModelError: there is no such folder or name, or no configuration in it.
-    """
-    base, revision = _base_of(name, revision)
-    folder = _find(base, revision)
-    if folder is not None and not (folder / _CONFIG).is_file():
-        raise _no_model(folder, base)
-    with _model_errors(base, "the model's configuration cannot be read"):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            base, trust_remote_code=False, revision=revision
-        )
-    return config
-
-
-def _base_of(name: str, revision: str | None) -> tuple[str, str | None]:
-    """Return the model whose weights are read, and its revision: an adapter's base, or itself."""
-    adapter = find_adapter(_find(name, revision))
-    return (name, revision) if adapter is None else (adapter.base, None)
 
 
 def validate_files(name: str, config: PreTrainedConfig, *, revision: str | None = None) -> None:
@@ -124,110 +105,38 @@ def validate_files(name: str, config: PreTrainedConfig, *, revision: str | None 
     Raises:
         ModelError: as in ``load_model``.
     """
-    base, revision = _base_of(name, revision)
-    folder = _find(base, revision)
+    base, revision = base_of(name, revision)
+    folder = find_folder(base, revision)
     if folder is not None:
-        _validate_safetensors(folder, base)
-    _loader(config, base)
+        validate_safetensors(folder, base)
+    loader_of(config, base)
 
 
-def load_processor_of(section: ModelSection) -> ProcessorMixin | PreTrainedTokenizerBase:
-    """Load the processor that a recipe's ``teacher`` or ``student`` names, with its options.
-
-    Raises:
-        ModelError: as `load_processor`.
-    """
-    return load_processor(section.model or "", revision=section.revision, options=section.processor)
-
-
-def load_processor(
-    name: str, *, revision: str | None = None, options: Mapping[str, Any] | None = None
-) -> ProcessorMixin | PreTrainedTokenizerBase:
-    """Load the processor of an image model, or the tokenizer of a text model.
-
-    Args:
-        name: a folder, or a name on the Hugging Face hub.
-        revision: branch, tag or commit on the hub.
-        options: settings of the processor that take the place of the saved ones.
-
-    Raises:
-        ModelError: there is no such folder or name, or neither a processor nor a tokenizer in it.
-            The processor does not know an option, or refuses its value.
-    """
-    name, revision = _processor_source(name, revision)
-    with _model_errors(name, "the processor cannot be loaded"):
-        load: Any = AutoProcessor.from_pretrained
-        processor = load(name, trust_remote_code=False, revision=revision)
-    if options:
-        validate_options(processor, options, where=name)
-        current = current_options(processor, options)
-        with _model_errors(name, "the processor refuses the options"):
-            processor = load(name, trust_remote_code=False, revision=revision, **current)
-    if not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
+def _merged(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
+    if not is_plain(model):
         raise ModelError(
-            "no processor or tokenizer was found",
-            where=name,
-            expected="a processor with a tokenizer, or a tokenizer",
-            found=type(processor).__name__,
-            mend="Save the processor beside the model with save_pretrained",
+            "an adapter is merged into whole, unquantised weights alone",
+            where=adapter.folder,
+            found="a base that is quantised, offloaded, or spread over processes or devices",
+            mend="Merge it first: merge_and_unload() of peft, then save_pretrained",
         )
-    return processor
-
-
-def _processor_source(name: str, revision: str | None) -> tuple[str, str | None]:
-    """Return where the processor lies: in the folder, or with the base of the adapter in it.
-
-    Trainers save the tokenizer alone beside an adapter. An image model needs more than that.
-    """
-    folder = _find(name, revision)
-    base, base_revision = _base_of(name, revision)
-    if folder is None or base == name:
-        return name, revision
-    sees = type(load_config(base, revision=base_revision)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    needed = _PROCESSORS if sees else (_TOKENIZER,)
-    is_whole = any((folder / file).is_file() for file in needed)
-    return (name, revision) if is_whole else (base, base_revision)
-
-
-def _no_model(folder: Path, name: str) -> ModelError:
-    quantised = sorted(path.name for path in folder.glob("*.gguf"))
-    if quantised:
-        return _gguf_error(name, quantised[0])
-    return ModelError(
-        "the folder holds no model",
-        where=name,
-        expected=_CONFIG,
-        mend="Give the folder that save_pretrained wrote",
-    )
-
-
-def _gguf_error(name: str, file: str) -> ModelError:
-    return ModelError(
-        "GGUF files are not read",
-        where=name,
-        expected="a folder with config.json and safetensors weights",
-        found=file,
-        mend="Give the model that it was made from. Or rebuild one, with its tokenizer: "
-        f"AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file={file!r}).save_pretrained(NEW)",
-    )
+    return merge_adapter(model, adapter)
 
 
 def _load_weights(
-    source: str, name: str, config: PreTrainedConfig, dtype: str, revision: str | None
+    source: str, name: str, config: PreTrainedConfig, arguments: Mapping[str, Any]
 ) -> PreTrainedModel:
-    loader = _loader(config, name)
+    loader = loader_of(config, name)
     _return_named_outputs(config)
-    with _model_errors(name, "the model's weights cannot be loaded"):
+    with model_errors(name, "the model's weights cannot be loaded"):
         model, report = loader.from_pretrained(
             source,
             config=config,
-            dtype=dtype,
-            revision=revision,
             use_safetensors=True,
-            trust_remote_code=False,
             # transformers then reports wrong shapes like missing weights, and both are refused.
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **arguments,
         )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(
@@ -249,7 +158,16 @@ def _return_named_outputs(config: PreTrainedConfig) -> None:
             _return_named_outputs(inner)
 
 
-def _loader(config: PreTrainedConfig, name: str) -> Any:
+def loader_of(config: PreTrainedConfig, name: str) -> Any:
+    """Return the automatic class that loads a model.
+
+    Raises:
+        ModelError: the model is of another kind.
+    """
+    own_code = getattr(config, "auto_map", None) or {}
+    for loader in (AutoModelForImageTextToText, AutoModelForCausalLM):
+        if loader.__name__ in own_code and type(config).__module__.startswith(_REMOTE):
+            return loader
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return AutoModelForImageTextToText
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -260,60 +178,6 @@ def _loader(config: PreTrainedConfig, name: str) -> Any:
         found=f"model_type {config.model_type}",
         mend="Give a model that transformers can generate text with",
     )
-
-
-def _find(name: str, revision: str | None = None) -> Path | None:
-    """The folder of a model, or None for a model on the hub or in the hub's local cache."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if revision is not None:
-            raise ModelError(
-                "a folder has no revisions",
-                where=name,
-                found=f"revision {revision}",
-                mend="Leave the revision out, or give the name on the Hugging Face hub",
-            )
-        return path
-    # A hub name is "model" or "owner/model". Anything else that is not a folder is a slip.
-    looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or path.exists()
-    if name.endswith(".gguf"):
-        raise _gguf_error(name, path.name)
-    if looks_local or not name:
-        raise ModelError(
-            "there is no such model folder",
-            where=name or "model",
-            found="a file" if path.is_file() else None,
-            mend="Give the folder that save_pretrained wrote, or a name on the Hugging Face hub",
-        )
-    if try_to_load_from_cache(name, _CONFIG, revision=revision) is None:
-        _validate_on_hub(name, revision)
-    return None
-
-
-def _validate_on_hub(name: str, revision: str | None) -> None:
-    # One request. transformers would ask for file after file, for minutes when offline.
-    try:
-        HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
-    except Exception as error:
-        # Any error, because the hub's client changed its HTTP library and its classes of errors.
-        raise ModelError(
-            "the name is neither a folder nor reachable on the Hugging Face hub",
-            where=name if revision is None else f"{name}, revision {revision}",
-            found=first_line(error),
-            mend="Give an existing folder, or check the name and the network",
-        ) from error
-
-
-def _validate_safetensors(folder: Path, name: str) -> None:
-    if not any(folder.glob("*.safetensors")):
-        others = sorted(path.name for path in folder.glob("*.bin"))
-        raise ModelError(
-            "the folder holds no safetensors weights, and pickled ones are not opened",
-            where=name,
-            expected="model.safetensors, or shards of it",
-            found=", ".join(others[:3]) or None,
-            mend="Save the model with save_pretrained",
-        )
 
 
 def _validate_complete(report: dict[str, Any], name: str) -> None:
@@ -361,16 +225,3 @@ def _validate_dtype(dtype: str, name: str) -> None:
         expected="auto, float32, bfloat16 or float16",
         found=dtype,
     )
-
-
-@contextmanager
-def _model_errors(name: str, what: str) -> Iterator[None]:
-    """Turn errors of transformers and safetensors on bad folders and names into ``ModelError``."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise ModelError(
-            what, where=name, found=error, mend="Copy the checkpoint again: it is damaged"
-        ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError) as error:
-        raise ModelError(what, where=name, found=first_line(error)) from error

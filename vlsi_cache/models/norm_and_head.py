@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vlsi_cache.models.configs import text_config
 from vlsi_cache.models.head import Head, LogitTransform
-from vlsi_cache.models.loading import text_config
 from vlsi_cache.models.trace import Trace, block_output, probe_logits, removing, unbindable
 
 __all__ = ["find_norm_and_head"]

@@ -30,20 +30,26 @@ def run_backbone(
         positions: ``[N]`` long, flat indices into ``B × T``.
 
     Returns:
-        The state of each tap, and the features ``[N, D]`` after the final norm.
+        The state of each tap on its own device, and the features ``[N, D]`` after the final norm
+        on the head's.
     """
     with capture_taps(decoder, taps) as capture, _without_logits(decoder):
-        decoder.backbone(**_cast_floating(decoder, inputs), use_cache=False)
-    return dict(capture.states), capture.features.flatten(0, 1)[positions]
+        decoder.backbone(**_prepared(decoder, inputs), use_cache=False)
+    features = capture.features.flatten(0, 1)
+    read = features[positions.to(features.device)].to(decoder.head.weight.device)
+    return dict(capture.states), read
 
 
-def _cast_floating(decoder: Decoder, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pixels in the model's dtype, whatever the processor gives. Some towers take no other."""
-    dtype = decoder.model.dtype
-    if dtype not in _DTYPES:
-        return dict(inputs)
+def _prepared(decoder: Decoder, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs on the embedding's device, and pixels in the model's dtype.
+
+    The processor gives pixels in its own dtype, and some towers take no other than the model's.
+    """
+    dtype, device = decoder.model.dtype, decoder.input_device
     return {
-        name: value.to(dtype) if value.is_floating_point() else value
+        name: value.to(device, dtype)
+        if value.is_floating_point() and dtype in _DTYPES
+        else value.to(device)
         for name, value in inputs.items()
     }
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlsi_cache.errors import RecipeError
+from vlsi_cache.models.configs import load_config_of
+from vlsi_cache.models.feasibility import validate_loading
 from vlsi_cache.models.identity import tokenizer_of, vocabulary_hash, vocabulary_size
-from vlsi_cache.models.loading import load_config, load_processor_of, validate_files
+from vlsi_cache.models.loading import loader_of, validate_files
+from vlsi_cache.models.processors import load_processor_of
 from vlsi_cache.models.taps import resolve_taps
-from vlsi_cache.recipe import ModelSection
+from vlsi_cache.recipe import ModelSection, model_name
 
-__all__ = ["ModelPreview", "model_name", "preview_model"]
+__all__ = ["ModelPreview", "preview_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +40,6 @@ class ModelPreview:
         return resolve_taps(taps, self.num_blocks, where=self.name)
 
 
-def model_name(section: ModelSection, role: str) -> str:
-    """Return the name of a section's model.
-
-    Raises:
-        RecipeError: no model is named.
-    """
-    if section.model is None:
-        raise RecipeError(
-            "no model is named",
-            where=f"{role}.model",
-            expected="a from_pretrained name or folder",
-            mend=f"Give --{role} MODEL, or set {role}.model in the recipe",
-        )
-    return section.model
-
-
 def preview_model(section: ModelSection, role: str) -> ModelPreview:
     """Read a model's configuration and tokenizer, and refuse what cannot be loaded.
 
@@ -63,11 +49,13 @@ def preview_model(section: ModelSection, role: str) -> ModelPreview:
 
     Raises:
         RecipeError: no model is named.
-        ModelError: there is no such model, or it lacks a configuration, weights or a tokenizer.
+        ModelError: there is no such model, or it lacks a configuration, weights or a tokenizer. Or
+            the section asks for devices, kernels or packages that are not here.
     """
     name = model_name(section, role)
-    config = load_config(name, revision=section.revision)
+    config = load_config_of(section)
     validate_files(name, config, revision=section.revision)
+    validate_loading(section, config, loader_of(config, name))
     num_blocks = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
     tokenizer = tokenizer_of(load_processor_of(section))
     return ModelPreview(

@@ -48,7 +48,8 @@ def validate_passes(
     positions = inputs["attention_mask"].flatten().nonzero().flatten()
     states, features, entered = _run(decoder, inputs, positions, graph=graph)
     _validate_taps(decoder, states, entered)
-    again = decoder.features(states[decoder.num_blocks - 1].hidden.flatten(0, 1)[positions])
+    last = states[decoder.num_blocks - 1].hidden.flatten(0, 1)
+    again = decoder.features(last[positions.to(last.device)])
     logits = decoder.head.logits(features.detach())
     whole, cut = logits[: len(first)], logits[len(first) :]
     if not _agree(again, features) or not _agree(whole, first):

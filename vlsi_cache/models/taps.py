@@ -76,6 +76,11 @@ class TapState:
     """The block's own keyword inputs: masks, positions, rotary embeddings. Key-value caches are
     removed."""
 
+    def at(self, positions: Tensor) -> Tensor:
+        """Return the hidden states [N, D] at flat positions [N] of [B, T], on their device."""
+        read: Tensor = self.hidden.flatten(0, 1)[positions.to(self.hidden.device)]
+        return read
+
     def rerun(self, block: nn.Module) -> Tensor:
         """Run another block of the same kind on this hidden state: its output [B, T, D]."""
         return block_output(block(self.hidden, *self.args, **self.kwargs))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vlsi_cache.errors import ModelError, first_line
-from vlsi_cache.models.loading import text_config
+from vlsi_cache.models.configs import text_config
+from vlsi_cache.models.devices import device_of
 
 __all__ = [
     "Trace",
@@ -133,7 +134,8 @@ def padded_row(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, T
     """The probe with its second row cut to the shared tokens, and padded on the right."""
     ids, mask = inputs["input_ids"].clone(), inputs["attention_mask"].clone()
     found = getattr(text_config(model), "pad_token_id", None)
-    padding: int = found if isinstance(found, int) and 0 <= found < len(_embedded(model)) else 0
+    num_rows = len(_embedding(model).weight)
+    padding: int = found if isinstance(found, int) and 0 <= found < num_rows else 0
     ids[1, NUM_SHARED:] = padding
     mask[1, NUM_SHARED:] = 0
     return inputs | {"input_ids": ids, "attention_mask": mask}
@@ -174,10 +176,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def _embedded(model: PreTrainedModel) -> Tensor:
-    embedding: Any = model.get_input_embeddings()
-    weight: Tensor = embedding.weight
-    return weight
+def _embedding(model: PreTrainedModel) -> Any:
+    return model.get_input_embeddings()
 
 
 def probe_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -187,13 +187,13 @@ def probe_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
         for name, value in config.to_dict().items():
             if name.endswith(("_token_id", "_token_index", "_token_ids")):
                 special.update(value if isinstance(value, list) else [value])
-    ordinary = (token for token in range(len(_embedded(model))) if token not in special)
+    ordinary = (token for token in range(len(_embedding(model).weight)) if token not in special)
     wanted = 2 * NUM_TOKENS - NUM_SHARED
     chosen = [token for token, _ in zip(ordinary, range(wanted), strict=False)]
     if len(chosen) < wanted:
         raise unbindable(model, "has hardly any ordinary tokens", f"{wanted} tokens")
     rows = [chosen[:NUM_TOKENS], chosen[:NUM_SHARED] + chosen[NUM_TOKENS:]]
-    ids = torch.tensor(rows, device=_embedded(model).device)
+    ids = torch.tensor(rows, device=device_of(_embedding(model)))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 

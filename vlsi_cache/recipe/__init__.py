@@ -1,5 +1,18 @@
 """The recipe: one validated description of a whole run."""
 
+from vlsi_cache.recipe.existing import (
+    DATA_FORMS,
+    Role,
+    expand_pattern,
+    is_there,
+    model_name,
+    named_models,
+    validate_data_name,
+    validate_data_named,
+    validate_model_folder,
+    validate_named,
+    validate_together,
+)
 from vlsi_cache.recipe.idle import idle_settings, warn_idle_settings
 from vlsi_cache.recipe.learning import (
     Comparison,
@@ -9,14 +22,27 @@ from vlsi_cache.recipe.learning import (
     MatchingSection,
     MatchingStrategy,
 )
-from vlsi_cache.recipe.load import apply_overrides, load_recipe, recipe_from_mapping
-from vlsi_cache.recipe.models import ModelSection, VerbalizationSection, VerbalizerSection
+from vlsi_cache.recipe.load import (
+    RecipeProblemsError,
+    apply_overrides,
+    load_recipe,
+    recipe_from_mapping,
+)
+from vlsi_cache.recipe.models import (
+    AUTOMATIC,
+    ModelSection,
+    TeacherSection,
+    VerbalizationSection,
+    VerbalizerSection,
+)
 from vlsi_cache.recipe.recipe import Recipe, StageName
 from vlsi_cache.recipe.schedule import Schedule
 from vlsi_cache.recipe.section import Section
 from vlsi_cache.recipe.sources import CacheSection, DataSection, SourceSection
 
 __all__ = [
+    "AUTOMATIC",
+    "DATA_FORMS",
     "CacheSection",
     "Comparison",
     "DataSection",
@@ -27,15 +53,27 @@ __all__ = [
     "MatchingStrategy",
     "ModelSection",
     "Recipe",
+    "RecipeProblemsError",
+    "Role",
     "Schedule",
     "Section",
     "SourceSection",
     "StageName",
+    "TeacherSection",
     "VerbalizationSection",
     "VerbalizerSection",
     "apply_overrides",
+    "expand_pattern",
     "idle_settings",
+    "is_there",
     "load_recipe",
+    "model_name",
+    "named_models",
     "recipe_from_mapping",
+    "validate_data_name",
+    "validate_data_named",
+    "validate_model_folder",
+    "validate_named",
+    "validate_together",
     "warn_idle_settings",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final, Literal
 
+from vlsi_cache.phases import speaks_for_all
 from vlsi_cache.recipe.learning import InteractionSection, MatchingSection
 from vlsi_cache.recipe.recipe import Recipe
 from vlsi_cache.recipe.section import Section
@@ -18,8 +19,8 @@ _WITH_TEMPERATURE: Final = ("multinomial", "expected")
 
 
 def warn_idle_settings(recipe: Recipe, role: Literal["teacher", "student"]) -> None:
-    """Log a warning for each setting that has no effect; see ``idle_settings``."""
-    for setting in idle_settings(recipe, role):
+    """Log a warning for each setting that has no effect, once a run; see ``idle_settings``."""
+    for setting in idle_settings(recipe, role) if speaks_for_all() else ():
         logger.warning("%s", setting)
 
 

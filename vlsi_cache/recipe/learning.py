@@ -54,7 +54,8 @@ class MatchingSection(Section):
     """`paper`: 2/(max−min). `scale_free`: (max−min)/2. Or a fixed number, with or without
     `adaptive_temperature`. Beyond 1e-6 and 1e6, float32 could not divide by it."""
     granularity: Literal["batch", "sample"] = "batch"
-    """One matching per micro-batch, or one per sample."""
+    """One matching per forward pass, or one per sample. A pass is a micro-batch, or a piece of it
+    where `batch_tokens` divides it."""
 
     def contradictions(self, path: str) -> list[Contradiction]:
         """Find `order` without `search_range`, and `shortest` without `order`."""

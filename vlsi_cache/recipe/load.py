@@ -7,16 +7,52 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
-from vlsi_cache.errors import RecipeError
+from vlsi_cache.errors import RecipeError, counted
 from vlsi_cache.recipe.recipe import Recipe
 from vlsi_cache.recipe.section import Contradiction, Section
 
-__all__ = ["apply_overrides", "load_recipe", "recipe_from_mapping"]
+__all__ = ["RecipeProblemsError", "apply_overrides", "load_recipe", "recipe_from_mapping"]
+
+
+class RecipeProblemsError(RecipeError):
+    """Fields of a recipe are unknown, unsound or contradict one another.
+
+    Args:
+        problems: the problem of each field, by its path.
+        origin: name of the recipe.
+        flags: the flag that gave a key's value, by the dotted key. The error names it.
+    """
+
+    def __init__(
+        self,
+        problems: Mapping[str, str],
+        origin: object,
+        flags: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.problems = problems
+        self.origin = origin
+        typed = {path: _flag_of(path, flags) for path in problems}
+        listing = "; ".join(
+            f"{typed[path] or path}: {problem}" for path, problem in problems.items()
+        )
+        if all(typed.values()):  # who typed flags need not know the recipe
+            super().__init__(listing, mend="See --help")
+            return
+        super().__init__(
+            f"recipe has {counted(len(problems), 'problem')}: {listing}",
+            where=origin,
+            mend=f"Every key is described in {files('vlsi_cache.schemas') / 'recipe.json'}",
+        )
+
+    def naming(self, flags: Mapping[str, str]) -> RecipeProblemsError:
+        """Return the same error in the words of who typed flags."""
+        return RecipeProblemsError(self.problems, self.origin, flags)
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
@@ -57,15 +93,13 @@ def recipe_from_mapping(raw: Mapping[str, Any], *, where: object) -> Recipe:
                 _remove(pruned, keys)
     problems += recipe.contradictions()
     if problems:
-        by_path = dict(problems)
-        listing = "; ".join(f"{path}: {problem}" for path, problem in by_path.items())
-        noun = "1 problem" if len(by_path) == 1 else f"{len(by_path)} problems"
-        raise RecipeError(
-            f"recipe has {noun}: {listing}",
-            where=where,
-            mend=f"Every key is described in {files('vlsi_cache.schemas') / 'recipe.json'}",
-        )
+        raise RecipeProblemsError(dict(problems), where)
     return recipe
+
+
+def _flag_of(path: str, flags: Mapping[str, str]) -> str | None:
+    """Return the flag that gave the value at a path, or a part of it."""
+    return next((flag for key, flag in flags.items() if f"{path}.".startswith(f"{key}.")), None)
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

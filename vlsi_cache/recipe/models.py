@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from vlsi_cache.recipe.schedule import Schedule
-from vlsi_cache.recipe.section import Contradiction, Section, UserName, UserPath
+from vlsi_cache.recipe.section import (
+    Contradiction,
+    NonNegative,
+    Positive,
+    Section,
+    UserName,
+    UserPath,
+)
 
-__all__ = ["ModelSection", "VerbalizationSection", "VerbalizerSection"]
+__all__ = ["ModelSection", "TeacherSection", "VerbalizationSection", "VerbalizerSection"]
+
+AUTOMATIC: Final = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Device maps that follow from the memory of the devices."""
+Device = NonNegative | str
+"""A GPU's number, or a device's name. `disk` is one, too."""
 
 
 class VerbalizerSection(Section):
@@ -45,6 +57,19 @@ class VerbalizationSection(Schedule):
     norm would tie them together."""
     target: Literal["label", "final"] = "label"
     """`label`: cross-entropy to the next response token. `final`: KL to the model's own output."""
+    taps_at_once: Positive | None = None
+    """Taps that train together. Fewer take less memory and more passes over the data, and end with
+    the same weights. All taps by default, from one forward."""
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """Find the schedule's contradictions, and groups of taps under a common gradient norm."""
+        found = super().contradictions(path)
+        if self.taps_at_once is not None and self.max_grad_norm:
+            found.append((f"{path}.taps_at_once", "needs max_grad_norm: 0, since a norm ties taps"))
+        return found
+
+    def _indecisive(self) -> set[str]:
+        return super()._indecisive() | {"taps_at_once"}
 
 
 class ModelSection(Section):
@@ -60,6 +85,16 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the weights. `auto` takes the checkpoint's own. Weights that train are float32
     always. With `bfloat16` they run in bfloat16 autocast, and are saved in bfloat16."""
+    attn_implementation: str | None = None
+    """Kernel of the attention, as `from_pretrained` takes it: `eager`, `sdpa`, `flash_attention_2`
+    or a kernel's name on the hub. transformers' own choice by default."""
+    experts_implementation: str | None = None
+    """The same for experts: `eager`, `grouped_mm`, … transformers' own choice by default."""
+    use_kernels: bool = False
+    """Replace layers by kernels from the hub, which the package `kernels` fetches."""
+    trust_remote_code: bool = False
+    """Run the code that comes with the model. Give a `revision` with it, since that code may
+    change. It is never run by default."""
     taps: list[int] | None = None
     """0-based indices of the decoder blocks to read. Every 4th from 2 by default."""
     verbalizers: UserPath | None = None
@@ -78,4 +113,37 @@ class ModelSection(Section):
             found.append((f"{path}.taps", "contradicts verbalizers, which name their own taps"))
         if self.taps is not None and not self.taps:
             found.append((f"{path}.taps", "is empty: name at least one block, or leave it out"))
+        return found
+
+
+class TeacherSection(ModelSection):
+    """The teacher, which may be larger than a device."""
+
+    device_map: str | NonNegative | dict[str, Device] | None = None
+    """Spread over the devices of one process, as `from_pretrained` takes it: `auto`, `balanced`,
+    `balanced_low_0`, `sequential`, or a device for each module's name. One device by default."""
+    max_memory: dict[Device, NonNegative | str] | None = None
+    """Most memory of each device, such as `{0: 70GiB, cpu: 200GiB}`. Needs a `device_map` that
+    leaves a choice. All free memory by default."""
+    tensor_parallel: Positive = 1
+    """Processes that hold one copy of the teacher together. `torchrun` starts as many."""
+    quantization: dict[str, Any] = Field(default={})
+    """Quantisation on loading, as transformers' configurations take it: `{load_in_4bit: true}`, or
+    `{quant_method: torchao, quant_type: Int8WeightOnlyConfig}`. None by default. A checkpoint that
+    is quantised needs nothing here."""
+    compile: bool = False
+    """Compile the forward of each block with `torch.compile`."""
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """Find the model's contradictions, and two ways to spread one teacher."""
+        found = super().contradictions(path)
+        if self.tensor_parallel > 1 and self.device_map is not None:
+            found.append((f"{path}.device_map", "contradicts tensor_parallel: give one of the two"))
+        if self.max_memory is not None and self.device_map not in AUTOMATIC:
+            problem = f"needs device_map: {', '.join(AUTOMATIC)}"
+            found.append((f"{path}.max_memory", problem))
+        copies = self.device_map is not None or self.tensor_parallel > 1 or bool(self.quantization)
+        if copies and self.verbalizers is None and self.verbalizer.structure == "decoder":
+            problem = "decoder copies a block, which must lie whole and unquantised on one device"
+            found.append((f"{path}.verbalizer.structure", problem))
         return found

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vlsi_cache.recipe.learning import FinetuningSection, InteractionSection
-from vlsi_cache.recipe.models import ModelSection
+from vlsi_cache.recipe.models import ModelSection, TeacherSection
 from vlsi_cache.recipe.section import Contradiction, Section, UserPath
 from vlsi_cache.recipe.sources import CacheSection, DataSection
 
@@ -20,7 +20,7 @@ StageName = Literal["verbalization", "interaction", "finetuning"]
 class Recipe(Section):
     """A whole run: its inputs, its outputs, and the training of each stage."""
 
-    teacher: ModelSection = ModelSection()
+    teacher: TeacherSection = TeacherSection()
     """The model that is dumped."""
     student: ModelSection = ModelSection()
     """The model that is trained."""

@@ -19,7 +19,12 @@ class Schedule(Section):
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the data. Excludes `steps`. One pass if neither is given."""
     batch_size: Positive = 8
-    """Samples per device and forward pass."""
+    """Samples per device and micro-batch. An optimizer step takes `gradient_accumulation` of them
+    from every process."""
+    batch_tokens: Positive | None = None
+    """Most tokens of one forward pass, padding included. A larger micro-batch passes in pieces, and
+    a sample that is longer passes alone. Samples of like length then share a micro-batch. Null:
+    every micro-batch is one pass."""
     gradient_accumulation: Positive = 1
     """Forward passes per optimizer step."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
@@ -48,8 +53,12 @@ class Schedule(Section):
     """Compute the backbone's activations again in the backward pass, to save memory."""
 
     def decisive(self) -> dict[str, object]:
-        """The settings that decide the trained weights, as JSON values."""
-        return self.model_dump(mode="json", exclude=self._indecisive())
+        """The settings that decide the trained weights, as JSON values.
+
+        Of the bound on a pass only its presence decides: it orders the samples.
+        """
+        found = self.model_dump(mode="json", exclude=self._indecisive() | {"batch_tokens"})
+        return found if self.batch_tokens is None else {**found, "batch_tokens": "given"}
 
     def _indecisive(self) -> set[str]:
         saving = {"save_every", "save_every_minutes"}

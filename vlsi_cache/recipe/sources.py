@@ -92,7 +92,11 @@ class CacheSection(Section):
     samples_per_shard: Positive = 512
     """Conversations per shard. An interrupted run loses at most the work of one shard."""
     batch_size: Positive = 8
-    """Conversations per forward pass of the teacher."""
+    """Most conversations per forward pass of the teacher. Those of like length share a pass. It
+    changes no record but in its last bits, so a half-made cache goes on with another."""
+    batch_tokens: Positive | None = None
+    """Most tokens of a forward pass of the teacher, padding included. A conversation that is longer
+    passes alone. With it, `batch_size` may be large. Null: no bound but `batch_size`."""
     workers: NonNegative = 0
     """Processes that prepare the teacher's batches."""
     on_error: Literal["stop", "skip"] = "stop"

@@ -1,7 +1,7 @@
 """From dense distributions to a sparse, unbiased record (Sparse Logit Sampling, ACL 2025)."""
 
 from vlsi_cache.sampling.draws import Drawn, coupled_draws, systematic_draws
-from vlsi_cache.sampling.recorder import TapRecorder
+from vlsi_cache.sampling.recorder import PendingRecord, TapRecorder, chunk_elements
 from vlsi_cache.sampling.remembered_order import ORDER_FILE, remembered_order
 from vlsi_cache.sampling.sparsify import sparsify
 from vlsi_cache.sampling.vocabulary_order import vocabulary_order
@@ -9,7 +9,9 @@ from vlsi_cache.sampling.vocabulary_order import vocabulary_order
 __all__ = [
     "ORDER_FILE",
     "Drawn",
+    "PendingRecord",
     "TapRecorder",
+    "chunk_elements",
     "coupled_draws",
     "remembered_order",
     "sparsify",

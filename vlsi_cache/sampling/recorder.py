@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vlsi_cache.distribution import SparseDistribution
@@ -21,7 +20,7 @@ from vlsi_cache.sampling.draws import Drawn
 from vlsi_cache.sampling.sparsify import Kept, draw, sparsify
 from vlsi_cache.sampling.vocabulary_order import vocabulary_order
 
-__all__ = ["TapRecorder"]
+__all__ = ["PendingRecord", "TapRecorder", "chunk_elements"]
 
 _CPU_ELEMENTS: Final = 1 << 26
 """Logits of all taps alive at once: 256 MiB in float32, and 0.4 GB with the buffers of eight taps.
@@ -70,6 +69,27 @@ class _Buffers:
         return probability[:num_tokens], self.scratch[:num_tokens]
 
 
+@dataclass(frozen=True, slots=True)
+class PendingRecord:
+    """A record that may be on its way from the device."""
+
+    parts: Sequence[Tensor]
+    """Ids, top log-probabilities, entropies and label log-probabilities, on the host."""
+    copied: torch.cuda.Event | None = None
+    """Comes when the parts hold their values. None if they do already."""
+
+    def result(self) -> SparseDistribution:
+        """Wait for the record, and return it."""
+        parts = [part.numpy() for part in self.parts]
+        if self.copied is not None:
+            self.copied.synchronize()
+            parts = [part.copy() for part in parts]  # the pinned memory serves the next batch
+        ids, top, entropy, label = parts
+        return SparseDistribution(
+            token_ids=ids, top_log_probs=top, entropy=entropy, label_log_prob=label
+        )
+
+
 class TapRecorder:
     """Makes sparse records of the distributions at a model's taps and its output.
 
@@ -98,20 +118,23 @@ class TapRecorder:
             bias = None if head.bias is None else head.bias[tokens]
             self._head = Head(head.weight[tokens], bias, head.transform)
 
-    @torch.no_grad()
     def record(
         self, features: Sequence[Tensor], labels: Tensor, uniforms: Tensor
     ) -> SparseDistribution:
-        """Record the distributions ``[N, L]``.
+        """Record the distributions ``[N, L]``. See ``begin``."""
+        return self.begin(features, labels, uniforms).result()
+
+    @torch.no_grad()
+    def begin(self, features: Sequence[Tensor], labels: Tensor, uniforms: Tensor) -> PendingRecord:
+        """Begin to record the distributions ``[N, L]``, without waiting for an accelerator.
 
         Args:
             features: L tensors ``[N, D]`` after the final norm, the output's last.
             labels: ``[N]`` long, the tokens that the data holds.
             uniforms: ``[N, L]`` in [0, 1), in float64 where the device has it.
         """
-        num_elements = _CPU_ELEMENTS if labels.device.type == "cpu" else _DEVICE_ELEMENTS
         # One product with the head serves all taps of a chunk, so the head is read once per chunk.
-        size = max(1, num_elements // (self._head.num_rows * len(features)))
+        size = max(1, chunk_elements(labels.device) // (self._head.num_rows * len(features)))
         record_chunk: Callable[[Tensor, Tensor, Tensor], Kept] = self._separate_taps
         if self._order is not None:
             shape = (min(size, len(labels)), self._head.num_rows)
@@ -121,12 +144,14 @@ class TapRecorder:
         for part in chunks(max(len(labels), 1), size):  # no tokens make one empty chunk
             logits = self._head.logits(torch.stack([tap[part] for tap in features])).float()
             parts.append(record_chunk(logits, labels[part], uniforms[part]))
-        # One transfer for all tokens: each would wait for the device.
-        return SparseDistribution(
-            token_ids=_joined([part.token_ids.int() for part in parts]),
-            top_log_probs=_joined([part.top_log_probs for part in parts]),
-            entropy=_joined([part.entropy for part in parts]),
-            label_log_prob=_joined([part.label_log_prob for part in parts]),
+        # One transfer for all tokens: each has its cost.
+        return _to_host(
+            [
+                torch.cat([part.token_ids.int() for part in parts]),
+                torch.cat([part.top_log_probs for part in parts]),
+                torch.cat([part.entropy for part in parts]),
+                torch.cat([part.label_log_prob for part in parts]),
+            ]
         )
 
     def _separate_taps(self, logits: Tensor, labels: Tensor, uniforms: Tensor) -> Kept:
@@ -159,6 +184,11 @@ class TapRecorder:
         return Kept(ids, drawn.top_log_probs, drawn.entropy, drawn.label_log_prob)
 
 
+def chunk_elements(device: torch.device) -> int:
+    """Logits of all taps that the recorder keeps alive at once on a device."""
+    return _CPU_ELEMENTS if device.type == "cpu" else _DEVICE_ELEMENTS
+
+
 def _stacked(taps: Sequence[Kept]) -> Kept:
     return Kept(
         torch.stack([tap.token_ids for tap in taps], 1),
@@ -168,5 +198,15 @@ def _stacked(taps: Sequence[Kept]) -> Kept:
     )
 
 
-def _joined(parts: Sequence[Tensor]) -> NDArray[Any]:
-    return torch.cat(list(parts)).cpu().numpy()
+def _to_host(parts: Sequence[Tensor]) -> PendingRecord:
+    """Begin to copy the parts to the host. CUDA's copies into pinned memory wait for nothing."""
+    device = parts[0].device
+    if device.type != "cuda":
+        return PendingRecord([part.cpu() for part in parts])
+    hosted = []
+    for part in parts:
+        host = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
+        hosted.append(host.copy_(part, non_blocking=True))
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(device))
+    return PendingRecord(hosted, copied)

@@ -15,7 +15,7 @@ from vlsi_cache.models import (
     Backbone,
     Decoder,
     load_backbone,
-    load_config,
+    load_config_of,
     run_backbone,
     saved_dtype,
 )
@@ -81,12 +81,11 @@ class Finetuning(StageModule):
             targets: ``[N, L_t + 1, S]``, the teacher's record, its final output last.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
-        decoder = self.decoder
-        _, features = run_backbone(decoder, (), inputs, positions)
+        _, features = run_backbone(self.decoder, (), inputs, positions)
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        head = decoder.head.real_rows(self.vocab_size)
+        head = self.head.real_rows(self.vocab_size)
         if targets is None:
-            return {"loss": linear_cross_entropy(features, head, labels) / count}
+            return {"loss": self.with_unused(linear_cross_entropy(features, head, labels) / count)}
         ids, weights, entropy = (value[:, -1] for value in targets)
         weights = self.record_weight * weights
         loss, log_probs = linear_soft_cross_entropy(
@@ -99,7 +98,7 @@ class Finetuning(StageModule):
         self.observe("cross_entropy", -log_probs[:, 0].mean())
         divergence = -(weights * log_probs[:, 1:]).sum(1) - known
         self.observe("kl_output", divergence.mean() / self.record_weight)
-        return {"loss": (loss - known.sum()) / count}
+        return {"loss": self.with_unused((loss - known.sum()) / count)}
 
 
 def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -> Path:
@@ -121,8 +120,8 @@ def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -
     section = recipe.student
     if source is not None:
         section = section.model_copy(update={"model": str(source), "revision": None})
-    student = load_backbone(section, "student", run.device, trains=True)
-    original = load_config(str(recipe.student.model), revision=recipe.student.revision)
+    student = load_backbone(section, "student", run.device, trains=True, place=run.place)
+    original = load_config_of(recipe.student)
     stage = Stage(
         name="finetuning",
         folder=recipe.output / "finetuning",
@@ -163,20 +162,23 @@ def _start(run: Run, student: Backbone, cache: Cache | None) -> Training[Finetun
     if cache is not None:
         collate = CachedBatches(encoder, cache, run.recipe.interaction.tail)
         order = cache_order(cache, run.left_out.indices)
-    rate = first_step_rate(
-        module,
-        student.decoder.blocks.parameters(),
-        lambda indices: collate([samples[index] for index in indices]),
-        np.concatenate(order.groups),
-        settings,
-        autocast=student.autocast,
-    )
+
+    def measure() -> float:
+        return first_step_rate(
+            module,
+            student.decoder.blocks.parameters(),
+            lambda indices: collate([samples[index] for index in indices]),
+            np.concatenate(order.groups),
+            settings,
+            autocast=student.autocast,
+        )
+
     return Training(
         module=module,
         dataset=samples,
         collate=collate,
         order=order,
-        learning_rate=rate,
+        learning_rate=measure,
         callbacks=run.callbacks,
         autocast=student.autocast,
     )

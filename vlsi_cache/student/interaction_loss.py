@@ -92,9 +92,10 @@ class Interaction(StageModule):
             targets: ``[N, L_t + 1, S]``, the teacher's taps, its final output last.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
-        self._validate_divergences()
+        if PartialState().num_processes == 1:  # several stop together, between two steps
+            self._validate_divergences()
         self.seed_draws()
-        head = self.decoder.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
+        head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
         states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
         output = self._output_loss(final, head, targets, labels)
         weight, inner = self._inner_weight(), {}
@@ -125,7 +126,7 @@ class Interaction(StageModule):
     def _measures_gradients(self) -> bool:
         """Report whether this micro-batch is the first of a step whose gradients are measured."""
         every = self.settings.gradients_every
-        if every is None or PartialState().num_processes > 1:
+        if every is None or PartialState().num_processes > 1 or self.is_sharded:
             return False
         return (self.batches_seen - 1) % (every * self.settings.gradient_accumulation) == 0
 
@@ -184,23 +185,40 @@ class Interaction(StageModule):
         self.generator.manual_seed(draw_seed(self.seed, self.rank, self.batches_seen))
         self.batches_seen += 1
 
-    def _validate_divergences(self) -> None:
-        """Refuse divergences that cannot be compared: they would match the first teacher tap.
+    def units(self) -> list[nn.Module]:
+        """Return the modules whose weights are gathered one after another."""
+        return [*super().units(), *self.bank.units()]
 
-        On an accelerator the batch before is looked at, so that the device is not waited for.
+    def end_sharding(self, device: torch.device) -> None:
+        """Follow the weights to their device."""
+        super().end_sharding(device)
+        self.teacher_taps = self.teacher_taps.to(device)
+        self.generator = torch.Generator(device=device)
+
+    def _validate_divergences(self) -> None:
+        """Refuse divergences that cannot be compared.
 
         Raises:
             StageError: a divergence is NaN or infinite.
         """
+        problem = self.find_problem()
+        if problem is not None:
+            raise problem
+
+    def find_problem(self) -> StageError | None:
+        """Find divergences that cannot be compared: they would match the first teacher tap.
+
+        On an accelerator the batch before is looked at, so that the device is not waited for.
+        """
         unsound, self._unsound = self._unsound, None
         if unsound is None or not unsound.any():
-            return
+            return None
         named = {
             f"student tap {self.bank.taps[row]} and teacher tap {int(self.teacher_taps[column])}"
             for row, column in unsound.nonzero().tolist()
         }
         step = -(-self.batches_seen // self.settings.gradient_accumulation)
-        raise StageError(
+        return StageError(
             f"divergences are not finite at step {step}, between {', '.join(sorted(named)[:4])}"
             + (f" and {len(named) - 4} more pairs" if len(named) > 4 else ""),
             where="interaction",
@@ -247,8 +265,9 @@ class Interaction(StageModule):
         """Return the loss of every student tap against its teacher taps, each ``[N]`` nats."""
         divergence = torch.stack([found.values for found in compared])  # [L_s, N, L_t]
         means = divergence.mean(1)
-        self._unsound = ~torch.isfinite(means.detach())
-        if means.device.type == "cpu":
+        unsound = ~torch.isfinite(means.detach())
+        self._unsound = unsound if self._unsound is None else self._unsound | unsound
+        if means.device.type == "cpu" and PartialState().num_processes == 1:
             self._validate_divergences()
         matching = self.settings.matching
         if matching.granularity == "sample":

@@ -18,7 +18,8 @@ from vlsi_cache.student.finetuning import finetune
 from vlsi_cache.student.interaction import interact
 from vlsi_cache.student.opening import open_matching_cache, recorded_failures
 from vlsi_cache.training import Run, begin_run, find_left_out, without_other_bars
-from vlsi_cache.verbalizer import build_verbalizers, obtain_verbalizers
+from vlsi_cache.training.sharding import hidden_from_libraries, is_sharded
+from vlsi_cache.verbalizer import build_verbalizers, find_verbalizers, load_verbalizers
 
 __all__ = ["train_student"]
 
@@ -41,7 +42,8 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
     run = begin_run(recipe, "student", callbacks, training_checks(recipe))
-    result = _run_stages(run)
+    with hidden_from_libraries():
+        result = _run_stages(run)
     report_changed_samples()
     run.remind()
     return result
@@ -84,14 +86,20 @@ def _distil(run: Run, cache: Cache) -> Path:
     if recipe.interaction.inner == "none":
         bank = build_verbalizers(student.decoder, (), recipe.student.verbalizer, seed=recipe.seed)
     else:
-        bank = obtain_verbalizers(run, recipe.student, student, recipe.student_verbalizers_path)
+        folder = recipe.student_verbalizers_path
+        folder = find_verbalizers(run, recipe.student, student, folder)
+        if is_sharded(student.decoder.model):  # and cannot get adapters, or verbalizers that copy
+            del student
+            gc.collect()
+            student = _load_student(run)
+        bank = load_verbalizers(folder, student.decoder, fingerprint=student.fingerprint)
     return interact(run, student, bank, cache)
 
 
 def _verbalize(run: Run) -> Path:
     """Run verbalization alone."""
     folder = run.recipe.student_verbalizers_path
-    obtain_verbalizers(run, run.recipe.student, _load_student(run), folder)
+    find_verbalizers(run, run.recipe.student, _load_student(run), folder)
     return folder
 
 
@@ -99,4 +107,4 @@ def _load_student(run: Run) -> Backbone:
     """Load the untouched student in the dtype that interaction needs."""
     recipe = run.recipe
     trains = recipe.interaction.lora is None
-    return load_backbone(recipe.student, "student", run.device, trains=trains)
+    return load_backbone(recipe.student, "student", run.device, trains=trains, place=run.place)

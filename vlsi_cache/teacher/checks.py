@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+from accelerate import PartialState
+
 from vlsi_cache.errors import RecipeError
 from vlsi_cache.manifest import MAX_POOL, MAX_TOP, OUTPUT_TAP, Sampling
 from vlsi_cache.models import preview_model
@@ -16,7 +19,11 @@ __all__ = ["dump_checks", "validate_entries"]
 
 def dump_checks(recipe: Recipe) -> list[Callable[[], object]]:
     """Return the cheap checks of a dump, each of which raises what is wrong."""
-    return [lambda: _validate_teacher(recipe), lambda: _validate_cache_settings(recipe)]
+    return [
+        lambda: _validate_launch(recipe),
+        lambda: _validate_teacher(recipe),
+        lambda: _validate_cache_settings(recipe),
+    ]
 
 
 def validate_entries(recipe: Recipe, where: str, *, vocab_size: int, num_taps: int) -> None:
@@ -52,6 +59,40 @@ def validate_entries(recipe: Recipe, where: str, *, vocab_size: int, num_taps: i
             )
 
 
+def _validate_launch(recipe: Recipe) -> None:
+    """Refuse another number of processes than the teacher is meant for."""
+    found, wanted = PartialState().num_processes, recipe.teacher.tensor_parallel
+    if recipe.teacher.device_map is not None and found > 1:
+        raise RecipeError(
+            "a device map spreads the teacher over the devices of one process",
+            where="teacher.device_map",
+            found=f"{found} processes",
+            mend="Start one process. Or start torchrun, with teacher.tensor_parallel in its place",
+        )
+    if wanted > 1 and found != wanted:
+        raise RecipeError(
+            "another number of processes was started than holds the teacher together",
+            where="teacher.tensor_parallel",
+            expected=f"{wanted} processes",
+            found=found,
+            mend=f"Start torchrun --nproc-per-node {wanted}. For more at once, start several jobs, "
+            "each with its own --partition I/N",
+        )
+    if wanted > 1 and PartialState().device.type != _accelerator():
+        raise RecipeError(
+            "tensor parallelism runs on the accelerator, where there is one",
+            where="device",
+            expected=f"auto or {_accelerator()}",
+            found=recipe.device,
+            mend="Leave the device out, or hide the accelerator",
+        )
+
+
+def _accelerator() -> str:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if found is None else found.type
+
+
 def _validate_teacher(recipe: Recipe) -> None:
     preview = preview_model(recipe.teacher, "teacher")
     num_taps = len(preview_taps(recipe, "teacher", preview) or ()) + 1
@@ -62,7 +103,6 @@ def _validate_cache_settings(recipe: Recipe) -> None:
     known: dict[str, object] = {
         "sampling": Sampling(k=recipe.cache.k, m=recipe.cache.m, seed=recipe.seed),
         "samples_per_shard": recipe.cache.samples_per_shard,
-        "batch_size": recipe.cache.batch_size,
         "processor_options": recipe.teacher.processor,
     }
     if recipe.teacher.taps is not None:

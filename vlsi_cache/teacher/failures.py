@@ -3,71 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from vlsi_cache.data import ConversationDataset, TokenBatches
 from vlsi_cache.distribution import SparseDistribution
-from vlsi_cache.errors import DataError
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import SampleRecord
-from vlsi_cache.training import reason_of, too_many_in_a_row
+from vlsi_cache.training import too_many_in_a_row
 
-__all__ = ["Failures", "KeyedBatch", "KeyedBatches", "failed_record"]
+__all__ = ["Failures", "failed_record"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class KeyedBatch:
-    """A batch of conversations; its tensors leave out those that could not be encoded."""
-
-    keys: list[tuple[str, str]]
-    """Id and content key of every sample."""
-    failures: dict[int, str]
-    """Position of a sample that is left out → why."""
-    inputs: dict[str, Any] | None
-    """The other samples as ``TokenBatches`` gives them; None if there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyedBatches:
-    """Reads and collates samples, and keeps each one's id and content key beside the batch."""
-
-    data: ConversationDataset
-    """The conversations."""
-    collate: TokenBatches
-    """Makes the tensors."""
-    skip: bool
-    """Leave out samples that cannot be encoded, instead of raising."""
-
-    def __call__(self, indices: Sequence[int]) -> KeyedBatch:
-        """Read the samples of these indices.
-
-        Raises:
-            DataError: a sample cannot be encoded, and is not to be skipped.
-        """
-        try:
-            items = [(index, self.data[index]) for index in indices]
-            keys = [(conversation.sample_id, conversation.key()) for _, conversation in items]
-            return KeyedBatch(keys, {}, self.collate(items))
-        except DataError:
-            if not self.skip:
-                raise
-        failures = {}
-        sound = []
-        for position, index in enumerate(indices):
-            try:
-                item = (index, self.data[index])
-                self.collate([item])
-                sound.append(item)
-            except DataError as error:
-                failures[position] = reason_of(error)
-        keys = [self.data.identify(index) for index in indices]
-        return KeyedBatch(keys, failures, self.collate(sound) if sound else None)
 
 
 @dataclass(slots=True)

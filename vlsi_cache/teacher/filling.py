@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vlsi_cache.data import TokenBatches, encoder_for
-from vlsi_cache.errors import StageError
 from vlsi_cache.interruption import finishing_steps, stop_if_asked
 from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.models import is_split
 from vlsi_cache.phases import Phase, phase
 from vlsi_cache.store import CacheWriter, SampleRecord
-from vlsi_cache.teacher.failures import (
-    Failures,
-    KeyedBatch,
-    KeyedBatches,
-    failed_record,
-)
+from vlsi_cache.teacher.batches import KeyedBatches, ShardBatches
+from vlsi_cache.teacher.failures import Failures
 from vlsi_cache.teacher.partition import Partition
+from vlsi_cache.teacher.passes import Indexed, Passes
+from vlsi_cache.teacher.publishing import Publisher
 from vlsi_cache.teacher.reading import TeacherPass
-from vlsi_cache.training import Run, make_loader, or_raise, reason_of
-from vlsi_cache.training.processes import slice_of
+from vlsi_cache.teacher.team import Team
+from vlsi_cache.training import Run, TokenBound, make_loader, or_raise
 
 __all__ = ["DumpProgress", "fill_cache"]
 
@@ -40,12 +39,12 @@ class DumpProgress:
     num_tokens: int
     """Response tokens that it has recorded."""
 
-    def after(self, records: Sequence[SampleRecord]) -> DumpProgress:
+    def after(self, records: Indexed) -> DumpProgress:
         """Return the progress with these records added."""
         return DumpProgress(
             self.num_samples + len(records),
             self.total_samples,
-            self.num_tokens + sum(len(record.response_ids) for record in records),
+            self.num_tokens + sum(len(record.response_ids) for _, record in records),
         )
 
 
@@ -59,6 +58,7 @@ def fill_cache(
     """Write every shard of a partition that is not there yet.
 
     Batches never span shards, so a shard's bytes do not depend on which shards this run writes.
+    Whole shards are packed and published while the teacher reads the next.
 
     Args:
         run: the recipe and its data.
@@ -71,14 +71,15 @@ def fill_cache(
         DataError, StageError: a sample cannot be read, or too many in a row.
         Interrupted: a stop was asked for; whole shards are there.
     """
-    missing = slice_of(partition.select(writer.missing_shards()))
+    team = Team(is_split(teacher.backbone.decoder.model))
+    missing = team.shards(partition.select(writer.missing_shards()))
     total = sum(len(writer.manifest.shard_range(shard)) for shard in missing)
     if not missing:
         logger.info("teacher pass: no shard is missing, nothing to do")
         return
     with phase("teacher pass", total=total, unit="samples") as samples, finishing_steps():
         try:
-            _fill(run, teacher, writer, missing, _Watch(samples, on_progress, total))
+            _fill(run, teacher, writer, missing, _Watch(samples, on_progress, total, team))
         except RuntimeError:
             # A SIGTERM to the whole job has ended the workers too.
             stop_if_asked("between two batches of the teacher pass")
@@ -93,24 +94,37 @@ class _Watch:
         samples: the phase that is reported.
         on_progress: called after each batch.
         total: samples to read.
+        team: the processes that stop together.
     """
 
     def __init__(
-        self, samples: Phase, on_progress: Callable[[DumpProgress], None], total: int
+        self,
+        samples: Phase,
+        on_progress: Callable[[DumpProgress], None],
+        total: int,
+        team: Team,
     ) -> None:
+        self.team = team
         self.samples = samples
         self.on_progress = on_progress
         self.progress = DumpProgress(0, total, 0)
         self.kept = 0
         self._began = time.monotonic()
 
-    def leave_out(self, num_samples: int) -> None:
-        """Count no longer what another writer has published."""
+    def is_published(self, has_shard: bool, num_samples: int) -> bool:
+        """Report whether another writer has published a shard, and count it no longer if so."""
+        if not self.team.agreed(has_shard):
+            return False
         total = self.progress.total_samples - num_samples
         self.progress = replace(self.progress, total_samples=total)
         self.samples.total = total
+        return True
 
-    def after(self, records: Sequence[SampleRecord]) -> None:
+    def keep(self, num_samples: int) -> None:
+        """Count the samples of a published shard."""
+        self.kept += num_samples
+
+    def after(self, records: Indexed) -> None:
         """Report the records of a batch."""
         self.progress = progress = self.progress.after(records)
         self.samples.advance(len(records))
@@ -126,62 +140,72 @@ class _Watch:
         """
         progress = self.progress
         where = f"at sample {progress.num_samples:,} of {progress.total_samples:,}"
-        stop_if_asked(f"{where}, of which whole shards keep {self.kept:,}")
+        kept = self.team.agreed(self.kept)  # one of them publishes
+        self.team.stop_if_asked(f"{where}, of which whole shards keep {kept:,}")
 
 
 def _fill(
     run: Run, teacher: TeacherPass, writer: CacheWriter, missing: Sequence[int], watch: _Watch
 ) -> None:
-    failures = Failures(run.recipe.cache.max_failures_in_a_row)
-    for shard in missing:
-        samples = writer.manifest.shard_range(shard)
-        if writer.has_shard(shard):  # another writer published it meanwhile
-            watch.leave_out(len(samples))
-            continue
-        records: list[SampleRecord] = []
-        for new in _read(run, teacher, samples, writer.manifest):
-            for record in new:
-                failures.add(record)
-            records += new
-            watch.after(new)
-            if len(records) < len(samples):
-                watch.stop_if_asked()
-        writer.write_shard(shard, records)
-        watch.kept = watch.progress.num_samples
-        watch.stop_if_asked()
-
-
-def _read(
-    run: Run, teacher: TeacherPass, samples: range, manifest: CacheManifest
-) -> Iterator[list[SampleRecord]]:
-    """Yield the records of one shard, batch by batch."""
     settings = run.recipe.cache
-    skip = run.recipe.skips_failures
     tokens = TokenBatches(encoder_for(teacher.backbone, run.recipe.data))
-    starts = range(0, len(samples), settings.batch_size)
+    bound = TokenBound(settings.batch_tokens)
+    read = KeyedBatches(run.data, tokens, bound, skip=run.recipe.skips_failures)
+    passes = Passes(teacher, read, writer.manifest)
     loader = make_loader(
-        KeyedBatches(run.data, tokens, skip=skip),
-        [list(samples[start : start + settings.batch_size]) for start in starts],
+        read,
+        ShardBatches(run.data, writer, missing, settings.batch_size, watch.is_published),
         workers=settings.workers,
+        pin_memory=run.device.type == "cuda",
     )
-    for batch in loader:
-        yield _records(teacher, or_raise(batch), manifest, skip=skip)
+    failures = Failures(settings.max_failures_in_a_row)
+    with Publisher(writer, watch.keep) as publisher:
+        shards = _Shards(writer.manifest, failures, publisher, watch.team)
+        for records in passes.run(batch for batches in loader for batch in or_raise(batches)):
+            shards.add(records)
+            watch.after(records)
+            watch.team.write(publisher.raise_problem)
+            if watch.team.requested_signal():
+                for begun in passes.drain():
+                    shards.add(begun)
+                watch.team.write(publisher.wait)
+                watch.stop_if_asked()
+        watch.team.write(publisher.wait)
 
 
-def _records(
-    teacher: TeacherPass, batch: KeyedBatch, manifest: CacheManifest, *, skip: bool
-) -> list[SampleRecord]:
-    """Return one record per sample of a batch, in order; those that failed have no tokens."""
-    sound = [key for position, key in enumerate(batch.keys) if position not in batch.failures]
-    read = iter(teacher.records(batch.inputs, sound) if batch.inputs is not None else ())
-    records = []
-    for position, (sample_id, key) in enumerate(batch.keys):
-        found = batch.failures[position] if position in batch.failures else next(read)
-        if isinstance(found, StageError):
-            if not skip:
-                raise found
-            found = reason_of(found)
-        if isinstance(found, str):
-            found = failed_record(sample_id, key, found, manifest)
-        records.append(found)
-    return records
+class _Shards:
+    """Collects the records of a shard, and hands them on in the order of its samples.
+
+    Args:
+        manifest: the cache's.
+        failures: counts samples that failed.
+        publisher: takes whole shards.
+        team: the processes of which one writes.
+    """
+
+    def __init__(
+        self, manifest: CacheManifest, failures: Failures, publisher: Publisher, team: Team
+    ) -> None:
+        self.team = team
+        self.manifest = manifest
+        self.failures = failures
+        self.publisher = publisher
+        self._records: dict[int, SampleRecord] = {}
+
+    def add(self, records: Indexed) -> None:
+        """Take the records of a batch. Batches never span shards.
+
+        Raises:
+            StageError: too many samples in a row have failed.
+            CacheError: the shard before could not be written.
+        """
+        self._records.update(records)
+        shard = self.manifest.shard_of(records[0][0])
+        samples = self.manifest.shard_range(shard)
+        if len(self._records) < len(samples):
+            return
+        ordered = [self._records[index] for index in samples]
+        self._records.clear()
+        for record in ordered:
+            self.failures.add(record)
+        self.team.write(partial(self.publisher.submit, shard, ordered))

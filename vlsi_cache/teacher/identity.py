@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 
 from vlsi_cache.manifest import (
@@ -63,6 +64,8 @@ def begin_dump(
     recorder = TapRecorder(head, k=settings.k, m=settings.m, order=order)
     with PartialState().main_process_first():  # only one may publish the processor
         writer = create_cache(run.recipe.cache_path, manifest, processor)
+    if teacher.autocast:  # as they were trained; the fingerprint above is of the float32 weights
+        bank = bank.to(torch.bfloat16)
     return TeacherPass(teacher, bank, recorder, run.recipe.seed), writer
 
 
@@ -75,6 +78,7 @@ def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifes
             model_type=model.config.model_type,
             weights_fingerprint=teacher.fingerprint,
             revision=run.recipe.teacher.revision,
+            loading=dict(teacher.loading),
         ),
         verbalizers_fingerprint=verbalizers_fingerprint(bank),
         tokenizer=TokenizerIdentity(

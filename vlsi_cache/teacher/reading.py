@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import StageError
-from vlsi_cache.models import Backbone, run_backbone
+from vlsi_cache.models import Backbone, is_split, run_backbone
 from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.store import SampleRecord
+from vlsi_cache.training.processes import gathered, own_part
 from vlsi_cache.verbalizer import VerbalizerBank
 
 __all__ = ["TeacherPass", "record_uniforms"]
@@ -36,27 +37,41 @@ class TeacherPass:
     """Seed of the draws."""
 
     @torch.no_grad()
-    def read(self, batch: Mapping[str, Any], uniforms: Floats) -> SparseDistribution:
-        """Return the distributions of every tap, then of the final output, ``[N, L_t + 1]``.
+    def begin(self, batch: Mapping[str, Any], uniforms: Floats) -> Callable[[], SparseDistribution]:
+        """Begin to read the distributions of every tap, then of the output, ``[N, L_t + 1]``.
+
+        The returned function waits for them.
 
         Args:
-            batch: a batch of ``TokenBatches``, on the backbone's device.
+            batch: a batch of ``TokenBatches``, on the backbone's device. Processes that hold one
+                teacher together read the same batch. Each records a slice of its tokens, and all
+                return the whole.
             uniforms: ``[N, L_t + 1]`` float64 in [0, 1), one random number per token and tap.
         """
         decoder = self.backbone.decoder
         positions = batch["positions"]
         labels = batch["labels"]
+        own = own_part(len(labels)) if is_split(decoder.model) else slice(None)
         # Apple's devices have no float64; the others lose nothing to rounding in long sums
         sums = torch.float32 if labels.device.type == "mps" else torch.float64
-        dice = torch.from_numpy(uniforms).to(dtype=sums, device=labels.device)
-        states, final = run_backbone(decoder, self.bank.taps, batch["inputs"], positions)
-        reads = [decoder.features(hidden) for hidden in self.bank(states, positions).values()]
-        return self.recorder.record([*reads, final], labels, dice)
+        dice = torch.from_numpy(uniforms).to(sums)
+        if labels.device.type == "cuda":
+            dice = dice.pin_memory()  # a copy from other memory would wait for the batch before
+        dice = dice[own].to(labels.device, non_blocking=True)
+        states, final = run_backbone(decoder, self.bank.taps, batch["inputs"], positions[own])
+        reads = [decoder.features(read) for read in self.bank(states, positions[own]).values()]
+        pending = self.recorder.begin([*reads, final], labels[own], dice)
+        if own == slice(None):
+            return pending.result
+        return lambda: SparseDistribution.concatenate(gathered([pending.result()]))
 
-    def records(
+    def begin_records(
         self, batch: Mapping[str, Any], keys: Sequence[tuple[str, str]]
-    ) -> list[SampleRecord | StageError]:
-        """Return each sample's record, or the error that says which tap is not finite.
+    ) -> Callable[[], list[SampleRecord | StageError]]:
+        """Begin to read a batch, without waiting for an accelerator.
+
+        The returned function waits. It gives each sample's record, or the error that says which tap
+        is not finite.
 
         Args:
             batch: a batch of ``TokenBatches``.
@@ -69,11 +84,19 @@ class TeacherPass:
                 for (_, key), count in zip(keys, counts, strict=True)
             ]
         )
-        distribution = self.read(_to_device(batch, self.backbone.device), uniforms)
+        pending = self.begin(_to_device(batch, self.backbone.device), uniforms)
         labels = batch["labels"].int().numpy()
+        return lambda: self._records(pending(), labels, list(zip(keys, counts, strict=True)))
+
+    def _records(
+        self,
+        distribution: SparseDistribution,
+        labels: np.ndarray[Any, Any],
+        samples: Sequence[tuple[tuple[str, str], int]],
+    ) -> list[SampleRecord | StageError]:
         records: list[SampleRecord | StageError] = []
         start = 0
-        for (sample_id, key), count in zip(keys, counts, strict=True):
+        for (sample_id, key), count in samples:
             own = slice(start, start + int(count))
             error = self._find_error(distribution.entropy[own], sample_id)
             records.append(error or SampleRecord(sample_id, key, labels[own], distribution[own]))
@@ -107,6 +130,8 @@ def record_uniforms(seed: int, key: str, num_tokens: int, num_taps: int) -> Floa
 
 def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {
-        name: _to_device(value, device) if isinstance(value, Mapping) else value.to(device)
+        name: _to_device(value, device)
+        if isinstance(value, Mapping)
+        else value.to(device, non_blocking=True)
         for name, value in batch.items()
     }

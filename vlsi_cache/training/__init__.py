@@ -1,7 +1,7 @@
 """The engine: trains a module through one stage; knows no teacher, student or cache."""
 
 from vlsi_cache.training.engine import run_stage
-from vlsi_cache.training.folders.checkpoints import last_checkpoint, save_model
+from vlsi_cache.training.folders.checkpoints import save_model
 from vlsi_cache.training.folders.stage_folder import StageFolder
 from vlsi_cache.training.left_out import find_left_out, reason_of, too_many_in_a_row
 from vlsi_cache.training.loop.rates import (
@@ -13,7 +13,9 @@ from vlsi_cache.training.loop.rates import (
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.quiet import without_other_bars
 from vlsi_cache.training.run import LeftOut, Run, begin_run
+from vlsi_cache.training.samples.budget import collate_pieces, padded_tokens, row_lengths
 from vlsi_cache.training.samples.loader import make_loader, or_raise
+from vlsi_cache.training.samples.memory import TokenBound, is_out_of_memory, release_memory
 from vlsi_cache.training.samples.order import (
     GroupOrder,
     Indices,
@@ -34,17 +36,22 @@ __all__ = [
     "Stage",
     "StageFolder",
     "StageModule",
+    "TokenBound",
     "Training",
     "begin_run",
+    "collate_pieces",
     "find_left_out",
     "first_step_rate",
     "fresh_rate",
     "interaction_rates",
-    "last_checkpoint",
+    "is_out_of_memory",
     "make_loader",
     "or_raise",
+    "padded_tokens",
     "plain_order",
     "reason_of",
+    "release_memory",
+    "row_lengths",
     "run_stage",
     "samples_per_step",
     "save_model",

@@ -8,10 +8,14 @@ from typing import Any, TypeVar
 
 from vlsi_cache.interruption import finishing_steps, stop_if_asked
 from vlsi_cache.phases import phase
+from vlsi_cache.training.folders.checkpoints import last_checkpoint
 from vlsi_cache.training.folders.stage_folder import StageFolder, one_job_at_a_time
 from vlsi_cache.training.loop.trainer import train
+from vlsi_cache.training.memory_errors import plain_memory_errors
 from vlsi_cache.training.module import StageModule
+from vlsi_cache.training.processes import is_main_process
 from vlsi_cache.training.run import Run
+from vlsi_cache.training.sharding import gather, shard
 from vlsi_cache.training.stage import Stage
 
 __all__ = ["run_stage"]
@@ -35,14 +39,16 @@ def run_stage(run: Run, stage: Stage[M]) -> Path:
         Folder of the result.
 
     Raises:
-        StageError: the folder holds a stage made with other settings, or training diverged.
+        StageError: the folder holds a stage made with other settings, training diverged, or the
+            memory ran out.
         Interrupted: a stop was asked for; a checkpoint is there.
     """
     folder = StageFolder(stage.folder, stage.settings, stage.result / stage.config)
     folder.validate_settings()  # a job with other settings need not wait to be refused
     with one_job_at_a_time(stage.folder):
         if folder.enter():
-            _make(run, stage, folder)
+            with plain_memory_errors(stage):
+                _make(run, stage, folder)
         else:
             logger.info("%s: finished before, nothing to do (%s)", stage.name, stage.result)
         folder.leave()
@@ -53,8 +59,14 @@ def _make(run: Run, stage: Stage[Any], folder: StageFolder) -> None:
     run.report_left_out(stage.name)
     with phase(f"{stage.name}: preparing"):
         training = stage.start()
+        if run.sharding is not None:
+            shard(training.module, run.sharding, run.device, autocast=training.autocast)
+        if training.begin is not None and last_checkpoint(stage.folder) is None:
+            training.begin()
     with finishing_steps():
         train(run, stage, training)
         with phase(f"{stage.name}: saving {stage.result}"):
+            if run.sharding is not None:
+                gather(training.module, keep=is_main_process())
             folder.finish(lambda: stage.save(training.module))
     stop_if_asked(f"after {stage.name}")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from vlsi_cache.errors import VlsiCacheError
+from vlsi_cache.models import Decoder, Head
 
 __all__ = ["StageModule"]
 
@@ -16,6 +20,9 @@ class StageModule(nn.Module):
     unbroken run.
     """
 
+    decoder: Decoder
+    """View of the model inside."""
+
     def __init__(self) -> None:
         super().__init__()
         self.batches_seen = 0
@@ -24,6 +31,7 @@ class StageModule(nn.Module):
         self.progress = 0.0
         """Part of the stage's steps that are done, from 0 to 1."""
         self._observed: dict[str, tuple[Tensor, int]] = {}
+        self._head_places: dict[str, tuple[nn.Module, str]] = {}
 
     def observe(self, name: str, value: Tensor) -> None:
         """Add a value to the running mean of ``name``, without waiting for the device.
@@ -36,8 +44,72 @@ class StageModule(nn.Module):
             total = total + value
         self._observed[name] = (total, count + self.batch_weight)
 
+    def find_problem(self) -> VlsiCacheError | None:
+        """Return what the forward has found wrong since the last call, for all to stop together."""
+        return None
+
     def collect(self) -> dict[str, tuple[Tensor, int]]:
         """Return sums and counts of what was observed since the last call."""
         observed = self._observed
         self._observed = {}
         return observed
+
+    @property
+    def head(self) -> Head:
+        """The decoder's head. While weights are sharded, those that the forward has gathered."""
+        head = self.decoder.head
+        if not self.is_sharded:
+            return head
+        found = {name: getattr(part, own) for name, (part, own) in self._head_places.items()}
+        return Head(found["weight"], found.get("bias"), head.transform)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a slice of the weights."""
+        return bool(self._head_places)
+
+    def units(self) -> list[nn.Module]:
+        """Return the modules whose weights are gathered one after another.
+
+        Every process must run all of them in each step. A tower runs only where there are images,
+        so it is gathered with what lies outside the units.
+        """
+        return list(self.decoder.blocks)
+
+    def with_unused(self, loss: Tensor) -> Tensor:
+        """Give a tower that no image of this batch has reached a gradient of 0.
+
+        Processes that share its weights put their gradients together, and all must have one.
+        """
+        if not self.is_sharded:
+            return loss
+        used = {id(value) for value in self.decoder.body.parameters()}
+        used |= {id(value) for value in (self.head.weight, self.head.bias)}
+        for value in self.parameters():
+            # at this moment the units' weights are slices, and all others are gathered
+            gathered = value.requires_grad and not isinstance(value, DTensor)
+            if gathered and id(value) not in used:
+                loss = loss + 0.0 * value.flatten()[0]
+        return loss
+
+    def begin_sharding(self) -> None:
+        """Note where the head's weights are kept: sharding puts others into their places."""
+        head = self.decoder.head
+        for name, value in (("weight", head.weight), ("bias", head.bias)):
+            for part in self.modules():
+                for own, parameter in part.named_parameters(recurse=False):
+                    if parameter is value:
+                        self._head_places[name] = (part, own)
+
+    def release(self) -> None:
+        """Let go of what is not part of the result, before it is put together."""
+
+    def end_sharding(self, device: torch.device) -> None:
+        """Follow the weights to their device.
+
+        The decoder's own head still names the weights from before. They are emptied, so that
+        nobody reads them, and their memory is free.
+        """
+        for value in (self.decoder.head.weight, self.decoder.head.bias):
+            if value is not None:
+                value.data = value.data.new_empty(0, *value.shape[1:])

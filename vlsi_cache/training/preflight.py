@@ -1,39 +1,13 @@
-"""Cheap checks before anything is loaded, whose problems are reported together."""
+"""Whether results can be written, found out before anything is loaded."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from vlsi_cache.errors import RecipeError, StageError, VlsiCacheError
+from vlsi_cache.errors import StageError
 
-__all__ = ["validate_launch", "validate_output", "validate_together"]
-
-_LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-def validate_together(checks: Iterable[Callable[[], object]]) -> None:
-    """Run all checks, and report the problems of all.
-
-    Raises:
-        VlsiCacheError: a check has failed. With several, the error has the text of each.
-    """
-    found: list[VlsiCacheError] = []
-    for check in checks:
-        try:
-            check()
-        except VlsiCacheError as error:
-            if str(error) not in map(str, found):
-                found.append(error)
-    if len(found) == 1:
-        raise found[0]
-    if found:
-        listing = " ".join(f"({number}) {error}" for number, error in enumerate(found, 1))
-        # A problem outside the recipe decides the exit code.
-        only_recipe = all(isinstance(error, RecipeError) for error in found)
-        kind = RecipeError if only_recipe else StageError
-        raise kind(f"{len(found)} problems: {listing}") from found[0]
+__all__ = ["validate_output"]
 
 
 def validate_output(folder: Path) -> None:
@@ -53,22 +27,3 @@ def validate_output(folder: Path) -> None:
         found="a file" if not nearest.is_dir() else f"no permission to write in {nearest}",
         mend="Choose another --output",
     )
-
-
-def validate_launch() -> None:
-    """Refuse an environment that is half a launcher's.
-
-    Raises:
-        RecipeError: variables of a launch are missing beside others.
-    """
-    given = [name for name in _LAUNCH if name in os.environ]
-    launched = "LOCAL_RANK" in given or os.environ.get("WORLD_SIZE", "1") != "1"
-    missing = [name for name in _LAUNCH if name not in given]
-    if launched and missing:
-        raise RecipeError(
-            "the environment is half a launcher's",
-            where="environment",
-            expected=", ".join(_LAUNCH),
-            found=f"only {', '.join(given)}",
-            mend="Start the command with torchrun or accelerate launch, or unset these variables",
-        )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -17,9 +19,13 @@ from vlsi_cache.training.folders.writing import plain_write_errors
 __all__ = [
     "from_main_process",
     "gathered",
+    "gathered_numbers",
+    "has_lost_others",
     "is_main_process",
     "leave_together",
     "on_main_process",
+    "own_part",
+    "raise_together",
     "resolve_device",
     "slice_of",
     "wait_for_everyone",
@@ -43,8 +49,11 @@ def resolve_device(device: str) -> torch.device:
     Raises:
         RecipeError: the device is not this process's.
     """
-    state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
+    # where there is no accelerator, accelerate would take each launched process for the only one
+    on_cpu = device == "cpu" or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu, timeout=_PATIENCE)
     own = torch.device(state.device)
+    _validate_number(state.num_processes)
     try:
         asked = own if device == "auto" else torch.device(device)
     except RuntimeError as error:
@@ -55,6 +64,19 @@ def resolve_device(device: str) -> torch.device:
         processes = "1 process" if state.num_processes == 1 else f"{state.num_processes} processes"
         logger.info("%s on %s", processes, own.type)
     return own
+
+
+def _validate_number(num_processes: int) -> None:
+    """Refuse to go on alone where others were started: all would write the same files."""
+    launched = os.environ.get("WORLD_SIZE", "1")
+    if launched != str(num_processes):
+        raise RecipeError(
+            "the launched processes have not joined",
+            where="WORLD_SIZE",
+            expected=f"{launched} processes",
+            found=num_processes,
+            mend="Start the command with torchrun or accelerate launch, and leave device: auto",
+        )
 
 
 def _wrong_device(device: str, own: torch.device) -> RecipeError:
@@ -100,6 +122,35 @@ def _as_sent(problem: Exception) -> VlsiCacheError:
     return StageError(f"the main process stopped: {what}", where=where)
 
 
+def raise_together(problem: VlsiCacheError | None) -> None:
+    """Raise what is wrong in any process, in all of them; all of them must call it.
+
+    A process that raised alone would leave the others waiting for it.
+
+    Raises:
+        VlsiCacheError: something is wrong here, or in another process.
+    """
+    if not any(gathered_numbers(int(problem is not None))):
+        return
+    found = next(other for other in gathered([problem]) if other is not None)
+    if problem is not None:
+        raise problem
+    # made again from its parts: what was sent has the whole sentence as its problem
+    raise type(found)(
+        found.what,
+        where=found.where,
+        expected=found.expected,
+        found=found.found,
+        mend=found.mend,
+    )
+
+
+def has_lost_others(error: RuntimeError) -> bool:
+    """Report whether an error says that another process has ended."""
+    sent = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+    return sent and PartialState().num_processes > 1
+
+
 def from_main_process(value: T) -> T:
     """Return the main process's value in every process; all of them must call it."""
     received: T = broadcast_object_list([value], from_process=0)[0]
@@ -109,6 +160,24 @@ def from_main_process(value: T) -> T:
 def gathered(items: Sequence[T]) -> list[T]:
     """Return the items of all processes, in the processes' order; all of them must call it."""
     return list(gather_object(list(items)))
+
+
+def gathered_numbers(number: int) -> list[int]:
+    """Return the numbers of all processes, without waiting for the devices."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return [number]
+    found = [torch.zeros(1, dtype=torch.long) for _ in range(state.num_processes)]
+    torch.distributed.all_gather(found, torch.tensor([number]), group=_host_group())
+    return [int(value) for value in found]
+
+
+@cache
+def _host_group() -> Any:
+    """Return the group that sends from the host's memory: the default one, if it can."""
+    if "gloo" in torch.distributed.get_backend_config():
+        return None
+    return torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 def wait_for_everyone() -> None:
@@ -124,6 +193,16 @@ def leave_together() -> None:
     """
     wait_for_everyone()
     PartialState().destroy_process_group()
+
+
+def own_part(num_items: int) -> slice:
+    """Return this process's part of what all processes have, for each to do a part of it."""
+    state = PartialState()
+    start, end = (
+        num_items * number // state.num_processes
+        for number in (state.process_index, state.process_index + 1)
+    )
+    return slice(start, end)
 
 
 def slice_of(items: list[int]) -> list[int]:

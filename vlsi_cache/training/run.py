@@ -7,15 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 from transformers import TrainerCallback
 
-from vlsi_cache.data import ConversationDataset, load_data
+from vlsi_cache.data import ConversationDataset, DataFindings, load_data
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import Recipe, warn_idle_settings
-from vlsi_cache.training.preflight import validate_launch, validate_output, validate_together
-from vlsi_cache.training.processes import resolve_device
+from vlsi_cache.recipe import Recipe, validate_together, warn_idle_settings
+from vlsi_cache.training.launch import asked_sharding, validate_launch, validate_precision
+from vlsi_cache.training.preflight import validate_output
+from vlsi_cache.training.processes import from_main_process, on_main_process, resolve_device
+from vlsi_cache.training.sharding import FsdpOptions
 
 __all__ = ["LeftOut", "Run", "begin_run"]
 
@@ -67,8 +71,17 @@ class Run:
     """The model that the command works on."""
     left_out: LeftOut = field(default_factory=LeftOut)
     """The samples that no stage learns from."""
+    sharding: FsdpOptions | None = None
+    """How weights are sharded over the processes; each process holds all of them if None."""
     reminders: list[str] = field(default_factory=list)
     """Warnings that the command repeats at its end, where they are not scrolled away."""
+    lengths: list[NDArray[np.int64]] = field(default_factory=list)
+    """About how many tokens each sample has, once ``sample_lengths`` has measured it."""
+
+    @property
+    def place(self) -> torch.device:
+        """Where models are loaded: one that is to be sharded may be too large for the device."""
+        return self.device if self.sharding is None else torch.device("cpu")
 
     def report_left_out(self, stage: str) -> None:
         """Log how many samples a stage leaves out, on the main process."""
@@ -122,18 +135,27 @@ def begin_run(
     """
     warn_idle_settings(recipe, role)
     validate_launch()
-    devices: list[torch.device] = []
+    joined: list[tuple[torch.device, FsdpOptions | None]] = []
     opened: list[ConversationDataset] = []
+
+    def join() -> None:
+        device = resolve_device(recipe.device)
+        validate_precision(recipe, role, device)
+        joined.append((device, asked_sharding(recipe, role, device)))
+
     with phase("checking settings, folders and models"):
-        validate_together(
-            [
-                lambda: devices.append(resolve_device(recipe.device)),
-                lambda: opened.append(load_data(recipe.data)),
-                lambda: validate_output(recipe.output),
-                *checks,
-            ]
-        )
-    data = opened[0]
+        checks = [lambda: validate_output(recipe.output), *checks]
+        validate_together([join, lambda: opened.append(load_data(recipe.data)), *checks])
+    (device, sharding), data = joined[0], opened[0]
+    _prepare(data, skip=recipe.skips_failures)
+    return Run(recipe, device, data, callbacks, role, sharding=sharding)
+
+
+def _prepare(data: ConversationDataset, *, skip: bool) -> None:
+    """Validate the data in the main process, for all of them."""
     # with skip, a row that is not sound fails later, like one that cannot be encoded
-    data.validate(skip=recipe.skips_failures)
-    return Run(recipe, devices[0], data, callbacks, role)
+    found: list[DataFindings | None] = [None]
+    on_main_process(lambda: found.insert(0, data.prepare(skip=skip)))
+    shared = from_main_process(found[0])
+    assert shared is not None  # or the main process has raised, and so have all
+    data.adopt(shared)

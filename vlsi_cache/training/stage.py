@@ -45,18 +45,28 @@ class Training(Generic[M]):
     """The order of the samples; any order if None."""
     optimizer: torch.optim.Optimizer | None = None
     """In place of AdamW; the schedule sets its learning rates."""
-    learning_rate: float = 1e-4
-    """Peak learning rate where the schedule names none. The paper's, unless a stage has a rule."""
+    learning_rate: float | Callable[[], float] = 1e-4
+    """Peak learning rate where the schedule names none. The paper's, unless a stage has a rule. A
+    function measures it, on the module as it trains."""
     other_rates: Mapping[str, float] = field(default_factory=dict)
     """Peak learning rate of the parameters whose names begin so, where it is not the stage's."""
+    begin: Callable[[], None] | None = None
+    """Sets the module's first weights, unless there is a checkpoint."""
     journal: Journal | None = None
     """Where observed tables go."""
     callbacks: Sequence[TrainerCallback] = ()
     """The stage's and the caller's; their ``model`` is the module."""
     autocast: bool = False
     """Whether the forward runs in bfloat16 autocast."""
+    shares_batches: bool = False
+    """Whether all processes read the same batches, and each computes a part of the loss."""
     start_method: str | None = None
     """How workers start; Python's default if None."""
+
+    def rate(self) -> float:
+        """Return the peak learning rate where the schedule names none."""
+        rate = self.learning_rate
+        return rate if isinstance(rate, (int, float)) else rate()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from vlsi_cache.verbalizer.checkpoint import (
 )
 from vlsi_cache.verbalizer.early import preview_taps
 from vlsi_cache.verbalizer.structures import BlockVerbalizer, GatedVerbalizer, LinearVerbalizer
-from vlsi_cache.verbalizer.training import Verbalization, obtain_verbalizers
+from vlsi_cache.verbalizer.training import find_verbalizers, obtain_verbalizers
+from vlsi_cache.verbalizer.verbalization import Verbalization
 
 __all__ = [
     "BlockVerbalizer",
@@ -19,6 +20,7 @@ __all__ = [
     "VerbalizerBank",
     "VerbalizerConfig",
     "build_verbalizers",
+    "find_verbalizers",
     "load_verbalizers",
     "obtain_verbalizers",
     "preview_taps",

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from vlsi_cache.models import Decoder, TapState, text_config
+from vlsi_cache.errors import ModelError
+from vlsi_cache.models import Decoder, TapState, device_of, is_plain, text_config
 from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer.structures import BlockVerbalizer, GatedVerbalizer, LinearVerbalizer
 
@@ -40,6 +41,11 @@ class VerbalizerBank(nn.Module):
         """Block indices of the taps, ascending."""
         return tuple(sorted(int(tap) for tap in self.layers))
 
+    def units(self) -> list[nn.Module]:
+        """Return the structures, which run one after another."""
+        layers = [layer for tap in self.taps for layer in self.layers[str(tap)].children()]
+        return [*layers, *self.linear.values()]
+
     def forward(self, states: Mapping[int, TapState], positions: Tensor) -> dict[int, Tensor]:
         """Return verbalized hidden states, before the backbone's final norm.
 
@@ -52,6 +58,11 @@ class VerbalizerBank(nn.Module):
         """
         return {tap: self._read(tap, states[tap], positions) for tap in self.taps}
 
+    @property
+    def devices(self) -> dict[str, torch.device]:
+        """Device of each tap's verbalizers."""
+        return {name: device_of(stack) for name, stack in self.layers.items()}
+
     def linear_change(self, tap: int) -> Tensor:
         """Return the ``[D, D]`` weight of a linear map that is added to a tap's reading.
 
@@ -62,6 +73,7 @@ class VerbalizerBank(nn.Module):
         return holder.weight
 
     def _read(self, tap: int, state: TapState, positions: Tensor) -> Tensor:
+        positions = positions.to(state.hidden.device)
         stack = self.layers[str(tap)]
         tapped = state.hidden
         assert isinstance(stack, nn.ModuleList)
@@ -81,9 +93,17 @@ class VerbalizerBank(nn.Module):
 
 
 def build_verbalizers(
-    decoder: Decoder, taps: Sequence[int], settings: VerbalizerSection, *, seed: int
+    decoder: Decoder,
+    taps: Sequence[int],
+    settings: VerbalizerSection,
+    *,
+    seed: int,
+    among: Sequence[int] = (),
 ) -> VerbalizerBank:
-    """Build new verbalizers on the backbone's device, in float32.
+    """Build new verbalizers, each beside the block that it reads, in float32.
+
+    A spread model then has its verbalizers spread, and hidden states of whole sequences stay where
+    they are. Only those of response tokens go on to the head.
 
     With ``residual`` each starts as the identity, so that it reads its tap as the logit lens does.
     Where they are to have a closed-form start, ``start_by_ridge`` sets it later.
@@ -93,16 +113,21 @@ def build_verbalizers(
         taps: block indices.
         settings: structure, depth, residual.
         seed: seed of the initial weights.
+        among: the taps that the seed counts, if these are some of them.
     """
+    layers, linear = {}, {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers = {
-            tap: nn.ModuleList(_build(decoder, tap, settings) for _ in range(settings.depth))
-            for tap in taps
-        }
-        linear = {tap: _zero_map(decoder.hidden_size) for tap in taps if _needs_linear(settings)}
-    bank = VerbalizerBank(layers, settings, linear)
-    return bank.to(device=decoder.head.weight.device, dtype=torch.float32)
+        for tap in among or taps:
+            stack = nn.ModuleList(_build(decoder, tap, settings) for _ in range(settings.depth))
+            if tap in taps:
+                layers[tap] = stack
+        for tap in taps if _needs_linear(settings) else ():
+            linear[tap] = _zero_map(decoder.hidden_size)
+    for parts in (layers, linear):
+        for tap, part in parts.items():
+            part.to(device=device_of(decoder.blocks[tap]), dtype=torch.float32)
+    return VerbalizerBank(layers, settings, linear)
 
 
 def _needs_linear(settings: VerbalizerSection) -> bool:
@@ -125,6 +150,7 @@ def _build(decoder: Decoder, tap: int, settings: VerbalizerSection) -> nn.Module
     elif settings.structure == "ffn":
         layer = GatedVerbalizer(decoder.hidden_size, _expansion_size(decoder))
     else:
+        _validate_copied(decoder, tap)
         layer = BlockVerbalizer(decoder.blocks[tap])
     if settings.residual:
         layer.zero_last_map()
@@ -135,3 +161,13 @@ def _expansion_size(decoder: Decoder) -> int:
     """Return the width of the backbone's own feed-forward layers, or four times its hidden size."""
     config = text_config(decoder.model)
     return int(getattr(config, "intermediate_size", None) or 4 * decoder.hidden_size)
+
+
+def _validate_copied(decoder: Decoder, tap: int) -> None:
+    if not is_plain(decoder.blocks[tap]):
+        raise ModelError(
+            "a verbalizer of structure decoder copies a block, which cannot be copied here",
+            where=f"tap {tap}",
+            expected="a block that lies whole and unquantised on one device",
+            mend="Choose another verbalizer.structure, such as verb_ffn",
+        )

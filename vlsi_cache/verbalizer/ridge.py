@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -21,8 +23,10 @@ from accelerate import PartialState
 from accelerate.utils import reduce, send_to_device
 from torch import Tensor
 
-from vlsi_cache.models import Backbone, run_backbone
+from vlsi_cache.models import Backbone, TapState, is_split, run_backbone
 from vlsi_cache.phases import phase
+from vlsi_cache.training.processes import own_part
+from vlsi_cache.training.sharding import like
 from vlsi_cache.verbalizer.bank import VerbalizerBank
 
 __all__ = ["TapMoments", "start_by_ridge"]
@@ -83,10 +87,12 @@ def start_by_ridge(
     collate: Callable[[list[int]], dict[str, Any]],
     indices: np.ndarray[Any, Any],
     batch_size: int,
+    read: Callable[..., tuple[dict[int, TapState], Tensor]] | None = None,
 ) -> None:
     """Set each verbalizer's linear map to the ridge regression towards the model's last state.
 
-    Every process reads its slice of the samples, as many batches as the others.
+    Every process reads its slice of the samples, as many batches as the others. Processes that hold
+    one model together read the same, and each adds a part of the tokens.
 
     Args:
         bank: the untrained verbalizers.
@@ -94,48 +100,88 @@ def start_by_ridge(
         collate: indices of samples → a batch with ``inputs`` and ``positions``.
         indices: the samples to choose from.
         batch_size: samples per forward pass.
+        read: ``run_backbone`` of a model whose weights are sharded; the plain one if None.
     """
     decoder = backbone.decoder
+    read = read or partial(run_backbone, decoder)
     size, last_block = decoder.hidden_size, decoder.num_blocks - 1
-    moments = {tap: TapMoments(size, backbone.device) for tap in bank.taps if tap != last_block}
-    num_tokens = 0
+    taps = [tap for tap in bank.taps if tap != last_block]
+    # beside the block that each reads, like the verbalizers
+    moments = {tap: TapMoments(size, bank.devices[str(tap)]) for tap in taps}
+    num_tokens, shared = 0, is_split(decoder.model)
+    batches = _Batches(collate, indices, batch_size, shared)
     with phase("reading states, for the verbalizers' closed-form start"):
-        for batch in _batches(collate, indices, batch_size, _TOKENS_PER_DIMENSION * size):
+        for batch in batches.until(_TOKENS_PER_DIMENSION * size):
             inputs, positions = batch["inputs"], batch["positions"]
+            positions = positions[own_part(len(positions))] if shared else positions
             inputs, positions = send_to_device((inputs, positions), backbone.device)
-            states, _ = run_backbone(decoder, (*moments, last_block), inputs, positions)
-            read = {tap: state.hidden.flatten(0, 1)[positions] for tap, state in states.items()}
-            finite = torch.stack([torch.isfinite(each).all(1) for each in read.values()]).all(0)
-            num_tokens += int(finite.sum())
-            for tap, found in moments.items():
-                found.add(read[tap][finite], read[last_block][finite])
+            states, _ = read((*moments, last_block), inputs, positions)
+            own = {tap: state.at(positions) for tap, state in states.items()}
+            num_tokens += _add_finite(moments, own, own[last_block])
     with phase("solving for the verbalizers' closed-form start"):
-        for tap, found in moments.items():
-            found.own, found.cross = reduce(found.own, "sum"), reduce(found.cross, "sum")
-            bank.linear_change(tap).copy_(found.change())
+        _solve(moments, bank)
     logger.info("verbalizers begin at the closed form, fitted to %s tokens", f"{num_tokens:,}")
 
 
-def _batches(
-    collate: Callable[[list[int]], dict[str, Any]],
-    indices: np.ndarray[Any, Any],
-    batch_size: int,
-    num_tokens: int,
-) -> Iterator[dict[str, Any]]:
-    """Yield batches from all over the data, until about so many tokens were read."""
-    state = PartialState()
-    order = np.random.default_rng(0).permutation(indices)
-    # as many for each process, since a sharded model's forward waits for all of them
-    each = max(1, len(order) // state.num_processes)
-    own = np.resize(order[state.process_index * each :], each) if len(order) else order
-    num_batches = math.ceil(len(own) / batch_size)
-    number = 0
-    while number < num_batches:
-        chosen = own[number * batch_size : (number + 1) * batch_size]
-        batch = collate([int(index) for index in chosen])
-        if number == 0:
-            found = torch.tensor(len(batch["labels"]), device=state.device)
-            per_round = int(reduce(found, "sum"))
-            num_batches = min(num_batches, max(1, math.ceil(num_tokens / max(per_round, 1))))
-        yield batch
-        number += 1
+def _solve(moments: Mapping[int, TapMoments], bank: VerbalizerBank) -> None:
+    """Set the maps of the bank, from the moments of all processes."""
+    for tap, found in moments.items():
+        found.own, found.cross = reduce(found.own, "sum"), reduce(found.cross, "sum")
+        change = bank.linear_change(tap)
+        change.copy_(like(found.change(), change))
+
+
+def _add_finite(moments: Mapping[int, TapMoments], own: Mapping[int, Tensor], last: Tensor) -> int:
+    """Add the tokens whose states are finite at every tap, and return how many they are."""
+    finite = torch.ones(len(last), dtype=torch.bool, device=last.device)
+    for each in own.values():
+        finite &= torch.isfinite(each).all(1).to(finite.device)
+    for tap, found in moments.items():
+        found.add(_kept(own[tap], finite), _kept(last, finite))
+    return int(finite.sum())
+
+
+def _kept(read: Tensor, finite: Tensor) -> Tensor:
+    kept: Tensor = read[finite.to(read.device)]
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Batches:
+    """Batches from all over the data, as many for each process."""
+
+    collate: Callable[[list[int]], dict[str, Any]]
+    indices: np.ndarray[Any, Any]
+    batch_size: int
+    is_shared: bool
+    """Whether all processes read the same."""
+
+    def until(self, num_tokens: int) -> Iterator[dict[str, Any]]:
+        """Yield batches until about so many tokens were read by all processes together."""
+        own = self._own()
+        num_batches = math.ceil(len(own) / self.batch_size)
+        number = 0
+        while number < num_batches:
+            chosen = own[number * self.batch_size : (number + 1) * self.batch_size]
+            batch = self.collate([int(index) for index in chosen])
+            if number == 0:
+                per_round = max(self._per_round(len(batch["labels"])), 1)
+                num_batches = min(num_batches, max(1, math.ceil(num_tokens / per_round)))
+            yield batch
+            number += 1
+
+    def _own(self) -> np.ndarray[Any, Any]:
+        state = PartialState()
+        order = np.random.default_rng(0).permutation(self.indices)
+        if self.is_shared:
+            return order
+        # as many for each process, since a sharded model's forward waits for all of them
+        each = max(1, len(order) // state.num_processes)
+        return np.resize(order[state.process_index * each :], each) if len(order) else order
+
+    def _per_round(self, num_tokens: int) -> int:
+        """Count the tokens of one batch of every process."""
+        if self.is_shared:
+            return num_tokens
+        found = torch.tensor(num_tokens, device=PartialState().device)
+        return int(reduce(found, "sum"))

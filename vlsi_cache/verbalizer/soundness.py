@@ -59,13 +59,14 @@ class SoundSamples:
         Returns:
             ``[N]`` bool.
         """
-        reads = [state.hidden.flatten(0, 1)[positions] for state in states.values()]
-        finite = torch.stack([torch.isfinite(read).all(-1) for read in (*reads, final)]).all(0)
+        finite = _finite(final).to(positions.device)
+        for state in states.values():
+            finite &= _finite(state.at(positions)).to(positions.device)
         broken = torch.zeros_like(sample_indices).index_add_(0, token_samples, (~finite).long()) > 0
         self._found.append(torch.where(broken, sample_indices, -1))
         for state in states.values():
-            state.hidden.masked_fill_(broken[:, None, None], 0.0)
-        final.masked_fill_(broken[token_samples, None], 0.0)
+            state.hidden.masked_fill_(broken[:, None, None].to(state.hidden.device), 0.0)
+        final.masked_fill_(broken[token_samples, None].to(final.device), 0.0)
         return ~broken[token_samples]
 
     def validate(self) -> None:
@@ -94,3 +95,7 @@ class SoundSamples:
             most = recipe.cache.max_failures_in_a_row
             if self._in_a_row > most:
                 raise too_many_in_a_row(self._in_a_row, most, where, _REASON)
+
+
+def _finite(read: Tensor) -> Tensor:
+    return torch.isfinite(read).all(-1)

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from accelerate import PartialState
 from transformers import TrainerCallback
 
 from vlsi_cache.data import Conversation, IndexedConversations, TokenBatches, encoder_for
-from vlsi_cache.models import Backbone, Decoder, Head, resolve_taps, run_backbone
-from vlsi_cache.objectives import candidate_divergences, dense_divergence, label_targets
-from vlsi_cache.recipe import ModelSection
+from vlsi_cache.errors import StageError
+from vlsi_cache.models import (
+    Backbone,
+    Decoder,
+    is_split,
+    resolve_taps,
+)
+from vlsi_cache.recipe import ModelSection, Schedule
 from vlsi_cache.training import (
     Run,
     Stage,
-    StageModule,
     Training,
     fresh_rate,
-    last_checkpoint,
     plain_order,
     run_stage,
     samples_per_step,
@@ -34,15 +38,14 @@ from vlsi_cache.verbalizer.checkpoint import (
     load_verbalizers,
     save_verbalizers,
 )
+from vlsi_cache.verbalizer.groups import train_in_groups
 from vlsi_cache.verbalizer.ridge import start_by_ridge
 from vlsi_cache.verbalizer.soundness import SoundSamples
+from vlsi_cache.verbalizer.verbalization import FREQUENCIES, Verbalization
 
-__all__ = ["Verbalization", "early_settings", "obtain_verbalizers"]
+__all__ = ["early_settings", "find_verbalizers", "obtain_verbalizers"]
 
 logger = logging.getLogger(__name__)
-
-_FREQUENCIES = "frequencies"
-"""The metric beside the taps': the loss of knowing the tokens' frequencies alone."""
 
 
 def obtain_verbalizers(
@@ -60,9 +63,19 @@ def obtain_verbalizers(
         ModelError: named verbalizers are unusable, or taps are out of range.
         StageError: the folder holds verbalizers made with other settings.
     """
-    if section.verbalizers is None:
-        folder = run_stage(run, _stage(run, section, backbone, folder))
+    folder = find_verbalizers(run, section, backbone, folder)
     return load_verbalizers(folder, backbone.decoder, fingerprint=backbone.fingerprint)
+
+
+def find_verbalizers(run: Run, section: ModelSection, backbone: Backbone, folder: Path) -> Path:
+    """Return the folder of the verbalizers, which are trained unless they are there.
+
+    The arguments and errors are those of ``obtain_verbalizers``, which reads them as well. A model
+    that is sharded to train them cannot take them in.
+    """
+    if section.verbalizers is not None:
+        return section.verbalizers
+    return _train(run, section, backbone, folder)
 
 
 def early_settings(section: ModelSection) -> dict[str, Any]:
@@ -73,151 +86,100 @@ def early_settings(section: ModelSection) -> dict[str, Any]:
     }
 
 
-def _stage(
-    run: Run, section: ModelSection, backbone: Backbone, folder: Path
-) -> Stage[Verbalization]:
-    decoder = backbone.decoder
-    schedule = section.verbalization
-    taps = resolve_taps(section.taps, decoder.num_blocks, where=backbone.name)
+def _samples_per_step(schedule: Schedule, decoder: Decoder) -> int:
+    """Count the samples of a step: processes that hold one model together read the same ones."""
+    samples = samples_per_step(schedule)
+    return samples // PartialState().num_processes if is_split(decoder.model) else samples
 
-    def start() -> Training[Verbalization]:
-        bank = build_verbalizers(decoder, taps, section.verbalizer, seed=run.recipe.seed)
+
+def _train(run: Run, section: ModelSection, backbone: Backbone, folder: Path) -> Path:
+    """Train all taps at once, or group after group."""
+    taps = resolve_taps(section.taps, backbone.decoder.num_blocks, where=backbone.name)
+    plan = _Plan(run, section, backbone, taps)
+    size = section.verbalization.taps_at_once or len(taps)
+    if size >= len(taps):
+        return run_stage(run, plan.stage(taps, folder))
+    if run.sharding is not None:
+        raise StageError(
+            "taps_at_once trains one group after another, which a sharded model cannot",
+            where=f"{run.role}.verbalization.taps_at_once",
+            mend="Leave it out: FSDP slices the verbalizers too",
+        )
+    groups = [taps[start : start + size] for start in range(0, len(taps), size)]
+    stages = [partial(plan.group_stage, group) for group in groups]
+    return train_in_groups(run, backbone, folder, plan.settings(taps), stages)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Makes the stages that train the taps of one model."""
+
+    run: Run
+    section: ModelSection
+    backbone: Backbone
+    taps: tuple[int, ...]
+
+    def settings(self, taps: Sequence[int]) -> dict[str, Any]:
+        """Return everything that the verbalizers of some taps depend on."""
+        found = {
+            **self.run.settings(),
+            **self.backbone.identity(),
+            "taps": list(taps),
+            **early_settings(self.section),
+        }
+        # the first weights follow from one seed, in the order of all taps
+        return found if tuple(taps) == self.taps else {**found, "among": list(self.taps)}
+
+    def group_stage(self, taps: Sequence[int], folder: Path) -> Stage[Verbalization]:
+        """Return the stage of a group of taps, inside the whole stage's folder."""
+        return self.stage(taps, folder / f"taps-{taps[0]}-{taps[-1]}")
+
+    def stage(self, taps: Sequence[int], folder: Path) -> Stage[Verbalization]:
+        """Return the stage that trains some taps together."""
+        return Stage(
+            name="verbalization",
+            folder=folder,
+            result=folder,
+            schedule=self.section.verbalization,
+            settings=self.settings(taps),
+            start=lambda: self._start(taps, folder),
+            save=lambda module: save_verbalizers(module.bank, folder, self.backbone),
+            config=VERBALIZERS_FILE,
+        )
+
+    def _start(self, taps: Sequence[int], folder: Path) -> Training[Verbalization]:
+        run, backbone, schedule = self.run, self.backbone, self.section.verbalization
+        decoder = backbone.decoder
+        bank = build_verbalizers(
+            decoder, taps, self.section.verbalizer, seed=run.recipe.seed, among=self.taps
+        )
         samples = IndexedConversations(run.data)
         collate = TokenBatches(encoder_for(backbone, run.recipe.data))
         order = plain_order(len(run.data), run.left_out.indices)
-        if section.verbalizer.starts_by_ridge and last_checkpoint(folder) is None:
+        target, sound = schedule.target, SoundSamples(run)
+        module = Verbalization(decoder, bank, backbone.vocab_size, target, sound=sound)
+
+        def begin() -> None:
             start_by_ridge(
                 bank,
                 backbone,
                 lambda indices: collate([samples[index] for index in indices]),
                 np.concatenate(order.groups),
                 schedule.batch_size,
+                module.read,
             )
-        target, sound = schedule.target, SoundSamples(run)
+
         return Training(
-            module=Verbalization(decoder, bank, backbone.vocab_size, target, sound=sound),
+            module=module,
+            begin=begin if self.section.verbalizer.starts_by_ridge else None,
             dataset=samples,
             collate=_NumberedBatches(collate),
             order=order,
             callbacks=(_PoorTaps(folder),),
-            learning_rate=fresh_rate(decoder.hidden_size, samples_per_step(schedule)),
+            learning_rate=fresh_rate(decoder.hidden_size, _samples_per_step(schedule, decoder)),
             autocast=backbone.autocast,
+            shares_batches=is_split(decoder.model),
         )
-
-    return Stage(
-        name="verbalization",
-        folder=folder,
-        result=folder,
-        schedule=schedule,
-        settings={
-            **run.settings(),
-            **backbone.identity(),
-            "taps": list(taps),
-            **early_settings(section),
-        },
-        start=start,
-        save=lambda module: save_verbalizers(module.bank, folder, backbone),
-        config=VERBALIZERS_FILE,
-    )
-
-
-class Verbalization(StageModule):
-    """The loss of every tap, from one forward of a frozen backbone.
-
-    Args:
-        decoder: the backbone. It is not registered, so that neither checkpoints nor DDP see it.
-        bank: the verbalizers, which train.
-        vocab_size: rows of the head that are real tokens.
-        target: what each tap learns: ``label``, or ``final``, the model's own output.
-        sound: leaves out samples whose states are not finite; all are learned from if None.
-    """
-
-    accepts_loss_kwargs = True
-
-    def __init__(
-        self,
-        decoder: Decoder,
-        bank: VerbalizerBank,
-        vocab_size: int,
-        target: str,
-        *,
-        sound: SoundSamples | None = None,
-    ) -> None:
-        super().__init__()
-        self.decoder = decoder
-        self.bank = bank
-        self.vocab_size = vocab_size
-        self.target = target
-        self.sound = sound
-        self._label_counts = torch.zeros(vocab_size, dtype=torch.long)  # no buffer: DDP sends those
-
-    def _by_frequency(self, labels: Tensor) -> Tensor:
-        """Return the mean nats of these labels, 0-d, under the frequencies of the labels before.
-
-        The counts are this process's since it began, so the value rises again after a resumption.
-        They are interpolated with the uniform distribution, whose weight is the number of different
-        tokens counted (Witten and Bell, 1991).
-        """
-        self._label_counts = counts = self._label_counts.to(labels.device)
-        num_kinds = (counts > 0).sum().clamp(min=1)
-        frequencies = (counts[labels] + num_kinds / self.vocab_size) / (counts.sum() + num_kinds)
-        counts.index_add_(0, labels, torch.ones_like(labels))
-        return -frequencies.log().mean()
-
-    def forward(
-        self,
-        inputs: Mapping[str, Tensor],
-        positions: Tensor,
-        labels: Tensor,
-        token_samples: Tensor,
-        sample_indices: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> dict[str, Tensor]:
-        """Return the sum over taps of the mean loss over response tokens, nats.
-
-        Args:
-            inputs: the backbone's own inputs.
-            positions: ``[N]`` long, flat positions that predict the response tokens.
-            labels: ``[N]`` long, the response tokens.
-            token_samples: ``[N]`` long, each token's row of the batch.
-            sample_indices: ``[B]`` long, each row's index in the dataset.
-            num_items_in_batch: response tokens of the whole accumulated batch; N by default.
-        """
-        decoder = self.decoder
-        with torch.no_grad():
-            states, final = run_backbone(decoder, self.bank.taps, inputs, positions)
-        known = None
-        if self.sound is not None and sample_indices is not None:
-            known = self.sound.blank(states, final, positions, token_samples, sample_indices)
-        hidden = self.bank(states, positions)
-        head = decoder.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
-        count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        loss = torch.zeros((), device=labels.device)
-        if self.target == "label":
-            self.observe(_FREQUENCIES, self._by_frequency(labels))
-        for tap, read in hidden.items():
-            per_token = self._tap_loss(decoder.features(read), head, labels, final)
-            total, mean = _over_sound(per_token, known)
-            self.observe(f"tap_{tap}", mean)
-            loss = loss + total / count
-        return {"loss": loss}
-
-    def collect(self) -> dict[str, tuple[Tensor, int]]:
-        """Return sums and counts of what was observed since the last call.
-
-        Raises:
-            StageError: a sample's states are not finite, and it is not to be skipped.
-        """
-        if self.sound is not None:
-            self.sound.validate()
-        return super().collect()
-
-    def _tap_loss(self, features: Tensor, head: Head, labels: Tensor, final: Tensor) -> Tensor:
-        """Return the loss of every token, ``[N]`` nats."""
-        if self.target == "final":
-            return dense_divergence(features, head, final, head)
-        found = candidate_divergences(features, head, label_targets(labels))
-        return found.matched(torch.zeros_like(labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,15 +191,6 @@ class _NumberedBatches:
     def __call__(self, items: Sequence[tuple[int, Conversation]]) -> dict[str, Any]:
         numbers = torch.tensor([index for index, _ in items])
         return {**self.tokens(items), "sample_indices": numbers}
-
-
-def _over_sound(per_token: Tensor, sound: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return sum and mean of the sound tokens' losses; the sum is scaled up to all tokens."""
-    if sound is None:
-        return per_token.sum(), per_token.mean()
-    kept = torch.where(sound, per_token, 0.0)
-    num_kept = sound.sum().clamp(min=1)
-    return kept.sum() * (len(sound) / num_kept), kept.sum() / num_kept
 
 
 class _PoorTaps(TrainerCallback):
@@ -253,7 +206,7 @@ class _PoorTaps(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
         """Keep the last line of metrics."""
-        if _FREQUENCIES in logs:
+        if FREQUENCIES in logs:
             self.means = logs
 
     def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
@@ -262,7 +215,7 @@ class _PoorTaps(TrainerCallback):
             return
         if state.global_step < state.max_steps:
             return  # interrupted, and not at the end
-        chance = self.means[_FREQUENCIES]
+        chance = self.means[FREQUENCIES]
         poor = [
             f"{name.removeprefix('tap_')} ({mean:.2f})"
             for name, mean in self.means.items()

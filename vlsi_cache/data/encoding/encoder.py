@@ -17,8 +17,9 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from vlsi_cache.data.conversation import Conversation
+from vlsi_cache.data.conversation import Conversation, Message, TextPart
 from vlsi_cache.data.encoding.endings import TurnEnding
+from vlsi_cache.data.encoding.forms import PROBE
 from vlsi_cache.data.encoding.mixing import interleave
 from vlsi_cache.data.encoding.notices import Notices
 from vlsi_cache.data.encoding.processing import ProcessorCall
@@ -28,7 +29,7 @@ from vlsi_cache.data.encoding.spans import blanks_after, shifted, tokens_in_span
 from vlsi_cache.data.encoding.tally import CHANGED
 from vlsi_cache.data.encoding.template import ChatTemplate, has_template
 from vlsi_cache.data.encoding.text import any_of
-from vlsi_cache.errors import DataError, ModelError
+from vlsi_cache.errors import DataError, ModelError, counted
 from vlsi_cache.models import tokenizer_of
 
 __all__ = ["BatchEncoder"]
@@ -56,13 +57,19 @@ class BatchEncoder:
         self, processor: ProcessorMixin | PreTrainedTokenizerBase, *, max_length: int | None
     ) -> None:
         self.max_length = max_length
-        self._call = ProcessorCall(processor)
+        # Who has a limit gets an error that names it, and needs no warning beside it.
+        self._call = ProcessorCall(processor, warns_of_length=max_length is None)
         self._tokenizer = tokenizer_of(self._call.processor)
         # Made here rather than with the sanitizer, so that all loader workers share them.
         self._notices = Notices(logger)
         self._changed = CHANGED.shared()
         if has_template(self._call.processor):
             _ = self._template  # plain texts need none, but one that is there has to be sound
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the model takes images."""
+        return self._call.sees_images
 
     @property
     def processor(self) -> ProcessorMixin | PreTrainedTokenizerBase:
@@ -76,6 +83,8 @@ class BatchEncoder:
 
     def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Tensor]:
         """Encode a batch, without the turns after a conversation's last learned answer.
+
+        Where only the next turn's marker stops that answer (GLM), the marker stays.
 
         Returns:
             The inputs of the model's forward (``input_ids`` and ``attention_mask`` ``[B, T]``
@@ -93,7 +102,10 @@ class BatchEncoder:
             self._prepared(conversation, name)
             for conversation, name in zip(conversations, names, strict=True)
         ]
-        rendered = [self._render(one, name) for one, name in zip(pruned, names, strict=True)]
+        rendered = [
+            self._render(one, name, _following(whole, len(one.messages)))
+            for whole, one, name in zip(conversations, pruned, names, strict=True)
+        ]
         images = [
             [image.load(where=name) for image in one.images]
             for one, name in zip(pruned, names, strict=True)
@@ -150,19 +162,21 @@ class BatchEncoder:
         kept = conversation.messages[: learned[-1] + 1]
         return self._sanitize(replace(conversation, messages=kept), where=where)
 
-    def _render(self, conversation: Conversation, where: str) -> RenderedConversation:
+    def _render(
+        self, conversation: Conversation, where: str, following: Message | None
+    ) -> RenderedConversation:
         num_images = len(conversation.images)
         if num_images and not self._call.sees_images:
             raise DataError(
                 "sample has images, but the model reads text only",
                 where=where,
-                found=f"{num_images} images and {type(self._call.processor).__name__}",
+                found=f"{counted(num_images, 'image')} and {type(self._call.processor).__name__}",
                 mend="Choose an image-text-to-text model, or data without images",
             )
         if not conversation.templated:
             text = "".join(message.text for message in conversation.messages)
             return RenderedConversation(text, ((0, len(text)),), is_plain=True)
-        rendered = self._find_responses(conversation, where=where)
+        rendered = self._find_responses(conversation, where=where, following=following)
         token = self._template.image_token
         if token is not None and rendered.text.count(token) != num_images:
             raise DataError(
@@ -253,6 +267,13 @@ class BatchEncoder:
         blanks = [blanks_after(rendered.text, span) for span in rendered.responses]
         spans = shifted(rendered.responses, replacements)
         return tokens_in_spans(spans, blanks, offsets) & not_first
+
+
+def _following(conversation: Conversation, count: int) -> Message | None:
+    """The turn after the first ``count``, with other words: they are not part of the sample."""
+    if count >= len(conversation.messages):
+        return None
+    return replace(conversation.messages[count], parts=(TextPart(PROBE["user"]),))
 
 
 def _nothing_learned(where: str) -> DataError:

@@ -33,12 +33,19 @@ class ProcessorCall:
         processor: the given processor, or a copy that can pad.
         sees_images: whether it takes images.
 
+    Args:
+        processor: the processor, or the tokenizer.
+        warns_of_length: whether transformers warns of texts that are too long for the tokenizer.
+
     Raises:
         ModelError: the tokenizer has no character offsets, or no token to pad with.
     """
 
-    def __init__(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, processor: ProcessorMixin | PreTrainedTokenizerBase, *, warns_of_length: bool = True
+    ) -> None:
         self.processor: Any = _with_padding(processor)
+        self._options: dict[str, Any] = {**_OPTIONS, "verbose": warns_of_length}
         self.sees_images = isinstance(processor, ProcessorMixin)
         self._tokenizer = tokenizer_of(self.processor)
         if not self._tokenizer.is_fast:
@@ -82,13 +89,13 @@ class ProcessorCall:
     ) -> dict[str, Any]:
         # As in transformers, templates write all special tokens themselves.
         tokenize: Any = self._tokenizer
-        options = {**_OPTIONS, "add_special_tokens": is_plain, "return_token_type_ids": False}
+        options = {**self._options, "add_special_tokens": is_plain, "return_token_type_ids": False}
         return dict(tokenize(texts, **options))
 
     def _process(
         self, texts: list[str], images: list[list[Image]], *, is_plain: bool
     ) -> dict[str, Any]:
-        options = dict(_OPTIONS)
+        options = dict(self._options)
         beginning = self._tokenizer.bos_token
         if not is_plain and beginning is not None and texts[0].startswith(beginning):
             options["add_special_tokens"] = False  # the template wrote it already

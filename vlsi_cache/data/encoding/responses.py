@@ -10,8 +10,9 @@ template puts them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vlsi_cache.data.conversation import Conversation, Message, TextPart
 from vlsi_cache.data.encoding.endings import TurnEnding
@@ -67,8 +68,16 @@ class ResponseFinder:
         self._notices = notices
         self._written = WrittenWhole(template, notices)
 
-    def __call__(self, conversation: Conversation, *, where: str) -> RenderedConversation:
+    def __call__(
+        self, conversation: Conversation, *, where: str, following: Message | None = None
+    ) -> RenderedConversation:
         """Render a conversation, the last turn of which is an answer that is learned.
+
+        Args:
+            conversation: the conversation.
+            where: name of the sample.
+            following: the turn that comes next in the data. It is not rendered, but some templates
+                let it end the last answer. The text then goes on to that stop.
 
         Raises:
             DataError: the template refuses the conversation, drops a part of it, or rewrites
@@ -81,22 +90,19 @@ class ResponseFinder:
         if located is None:
             return RenderedConversation(text, self._by_tags_alone(conversation, text, tags, where))
         marked, answers = located
+        if following is not None and answers:
+            text = self._with_next_stop(marked, answers[-1], text, following)
         spans = []
         previous = 0
         for answer in answers:
             if conversation.messages[answer.index].learned:
-                own = _tags_of(answer, answers, tags)
-                if not tags:
-                    own = [(self._start(conversation, answer, previous, text), answer.last)]
-                elif own:
-                    start = self._start(conversation, answer, previous, text)
-                    own[0] = (max(own[0][0], min(start, own[0][1])), own[0][1])
-                if not own:
-                    self._notices.warn(
-                        "untagged", "%s: the chat template's tags leave an answer out", where
-                    )
-                else:
+                start = partial(self._start, conversation, answer, previous, text)
+                own = _spans_of(answer, answers, tags, start)
+                if own:
                     own[-1] = (own[-1][0], self._end(marked, answer, text, own[-1][1], where))
+                else:
+                    warning = "%s: the chat template's tags leave an answer out"
+                    self._notices.warn("untagged", warning, where)
                 spans += own
             previous = answer.last
         return RenderedConversation(text, tuple(span for span in spans if span[0] < span[1]))
@@ -161,7 +167,8 @@ class ResponseFinder:
         prompt = self._text_of(history, add_generation_prompt=True)
         if prompt is not None and text.startswith(prompt) and len(prompt) <= answer.last:
             return len(prompt)
-        bare = self._text_of(history)
+        # Before its first turn, a template may write a system message that no history has.
+        bare = self._text_of(history) if history.messages else None
         if prompt is not None and bare is not None and text.startswith(bare):
             start = len(bare)
             self._warn_of_departure(text[start:], answer, conversation)
@@ -215,17 +222,36 @@ class ResponseFinder:
         )
         return max(end, answer.last + length)
 
+    def _with_next_stop(
+        self, marked: MarkedConversation, answer: _Answer, text: str, following: Message
+    ) -> str:
+        """The text, up to the stop that the next turn writes if the answer's own turn has none."""
+        tail = text[answer.last :]
+        if self._ending.find(tail, self._reference(marked, answer))[1]:
+            return text
+        continued = self._tail(marked, answer, (*marked.conversation.messages, following))
+        if continued is None:
+            return text
+        length, stops = self._ending.find(continued, tail)
+        return text[: answer.last] + continued[:length] if stops else text
+
     def _reference(self, marked: MarkedConversation, answer: _Answer) -> str | None:
         """The text after an answer where the conversation goes on differently."""
-        messages = marked.conversation.messages
-        for continued in _continuations(messages, answer.index):
-            other = replace(marked.conversation, messages=continued)
-            rendered = self._text_of(other)
-            if rendered is not None:
-                plain, offsets = offsets_of(marked, rendered)
-                if answer.mark in offsets:
-                    return plain[offsets[answer.mark][0] :]
+        for messages in _continuations(marked.conversation.messages, answer.index):
+            tail = self._tail(marked, answer, messages)
+            if tail is not None:
+                return tail
         return None
+
+    def _tail(
+        self, marked: MarkedConversation, answer: _Answer, messages: tuple[Message, ...]
+    ) -> str | None:
+        """The text after an answer in another conversation. None if the template refuses it."""
+        rendered = self._text_of(replace(marked.conversation, messages=messages))
+        if rendered is None:
+            return None
+        plain, offsets = offsets_of(marked, rendered)
+        return plain[offsets[answer.mark][0] :] if answer.mark in offsets else None
 
     def _text_of(
         self, conversation: Conversation, *, add_generation_prompt: bool = False
@@ -259,6 +285,18 @@ class ResponseFinder:
 
     def _closing(self, tail: str) -> int:
         return self._ending.find(tail, "")[0]
+
+
+def _spans_of(
+    answer: _Answer, answers: Sequence[_Answer], tags: Sequence[Span], start: Callable[[], int]
+) -> list[Span]:
+    """An answer's spans: the template's tags in it, or all of it where there are no tags at all."""
+    if not tags:
+        return [(start(), answer.last)]
+    own = _tags_of(answer, answers, tags)
+    if own:
+        own[0] = (max(own[0][0], min(start(), own[0][1])), own[0][1])
+    return own
 
 
 def _tags_of(answer: _Answer, answers: Sequence[_Answer], tags: Sequence[Span]) -> list[Span]:

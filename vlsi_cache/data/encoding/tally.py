@@ -8,7 +8,10 @@ import logging
 from typing import Final
 
 import torch
-from torch import Tensor
+from accelerate.utils import gather_object
+from torch import Tensor, distributed
+
+from vlsi_cache.phases import speaks_for_all
 
 __all__ = ["CHANGED", "ChangedSamples", "report_changed_samples", "take_changed_samples"]
 
@@ -32,13 +35,13 @@ class ChangedSamples:
                 self._slots.share_memory_()
         return self._slots
 
-    def take(self) -> int:
-        """The number of samples so far. The count begins again."""
+    def take(self) -> list[int]:
+        """The slots of the samples so far. The count begins again."""
         if self._slots is None:
-            return 0
-        count = int(self._slots.sum())
+            return []
+        taken: list[int] = self._slots.nonzero().flatten().tolist()
         self._slots.zero_()
-        return count
+        return taken
 
     @staticmethod
     def note(slots: Tensor, where: str) -> None:
@@ -53,12 +56,18 @@ CHANGED: Final = ChangedSamples()
 
 def take_changed_samples() -> int:
     """The number of samples that spelt a control token. The count begins again."""
-    return CHANGED.take()
+    return len(CHANGED.take())
 
 
 def report_changed_samples() -> None:
-    """Log how many samples spelt a control token, at the end of a command."""
-    count = CHANGED.take()
-    if count:
+    """Log how many samples spelt a control token, at the end of a command.
+
+    All processes of a run call it together, and the first one logs the number of all.
+    """
+    taken = CHANGED.take()
+    if distributed.is_available() and distributed.is_initialized():
+        taken = gather_object(taken)
+    count = len(set(taken))
+    if count and speaks_for_all():
         noun = "1 sample spells" if count == 1 else f"{count:,} samples spell"
         logger.warning("%s control tokens; a space was put into each of them", noun)

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from vlsi_cache.data.reading.stamps import Stamps, are_settled, settled_stamps
 from vlsi_cache.data.reading.strictjson import parse_row_json
 from vlsi_cache.errors import DataError, first_line
+from vlsi_cache.phases import speaks_for_all
 
 __all__ = ["ArrowRows"]
 
@@ -38,10 +40,22 @@ class ArrowRows:
         self._dataset = dataset.with_format("arrow")
         self._name = name
         self._folder = folder
+        names = [str(Path(file["filename"]).absolute()) for file in dataset.cache_files]
+        stamps = settled_stamps(names)
+        self._files = dict(zip(names, stamps[:, None], strict=True))
+        self._was_settled = are_settled(stamps)
         _warn_filled(self._dataset[:1].schema, name)
 
     def __len__(self) -> int:
         return len(self._dataset)
+
+    def files(self) -> dict[str, Stamps]:
+        """The files of the table, unless it lies in memory."""
+        return self._files
+
+    def is_current(self) -> bool:
+        """Whether a change since they were opened would show in their stamps."""
+        return self._was_settled
 
     def folder(self, index: int) -> Path:
         """Folder that relative image paths start from."""
@@ -92,7 +106,7 @@ def _kind_name(kind: Any) -> str:
 def _warn_filled(schema: Any, name: str) -> None:
     """Say that null in some fields cannot be distinguished from a field that is not there."""
     found = sorted({path for field in schema for path in _find_open(field)})
-    if found:
+    if found and speaks_for_all():
         logger.warning(
             "%s stores %s as columns. Keys that hold null are left out, because every row has the "
             "keys of all others. JSON text in their place is exact",

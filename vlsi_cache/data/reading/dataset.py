@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -17,14 +17,21 @@ import numpy as np
 from vlsi_cache.data.conversation import RESERVED_VARIABLES, Conversation
 from vlsi_cache.data.images import missing_image
 from vlsi_cache.data.reading.context import Notes, ReadSettings, RowContext
-from vlsi_cache.data.reading.names import Repetitions, find_repetitions, name_digest
+from vlsi_cache.data.reading.names import (
+    Repetitions,
+    find_repetitions,
+    name_digest,
+    no_repetitions,
+)
 from vlsi_cache.data.reading.nearmiss import with_near_miss
+from vlsi_cache.data.reading.remembered import DataFindings, DataMemory
 from vlsi_cache.data.reading.rows import KNOWN_COLUMNS, parse_row
 from vlsi_cache.data.reading.rowsource import RowSource
 from vlsi_cache.data.reading.sources import describe_section, open_section
+from vlsi_cache.data.reading.stamps import Stamps, are_settled, settled_stamps, stamps_of
 from vlsi_cache.errors import DataError, RecipeError
-from vlsi_cache.phases import tracked
-from vlsi_cache.recipe import DataSection
+from vlsi_cache.phases import speaks_for_all, tracked
+from vlsi_cache.recipe import DataSection, validate_data_named
 
 __all__ = ["ConversationDataset", "load_conversations", "load_data"]
 
@@ -64,13 +71,7 @@ def load_data(section: DataSection) -> ConversationDataset:
         RecipeError: no data is named, or a setting names something that is not there.
         DataError: the data cannot be read.
     """
-    if section.path is None and not section.sources:
-        raise RecipeError(
-            "no data is named",
-            where="data.path",
-            expected="a JSON or JSONL file, a datasets folder or a hub name",
-            mend="Give --data PATH, or set data.path in the recipe",
-        )
+    validate_data_named(section)
     for columns in (section.columns, *(source.columns for source in section.sources)):
         unknown = {name for name in (columns or {}).values() if name is not None} - KNOWN_COLUMNS
         if unknown:
@@ -97,6 +98,7 @@ def _open(section: DataSection, limit: int | None) -> ConversationDataset:
         source=describe_section(section),
         limit=limit,
         settings=ReadSettings(section.template_variables, section.max_pixels_per_image),
+        identity=section.model_dump(mode="json", exclude={"on_error", "max_length"}),
     )
 
 
@@ -108,6 +110,8 @@ class ConversationDataset(Sequence[Conversation]):
         source: name of the dataset, as the user gave it.
         limit: number of first rows to keep.
         settings: what holds for all rows.
+        identity: the settings that decide which rows these are and how they are read, as a JSON
+            value. Without it, `prepare` remembers nothing.
     """
 
     def __init__(
@@ -117,12 +121,15 @@ class ConversationDataset(Sequence[Conversation]):
         source: str,
         limit: int | None = None,
         settings: ReadSettings | None = None,
+        identity: object = None,
     ) -> None:
         if limit is not None and limit <= 0:
             raise DataError("limit is not positive", where=source, found=limit)
         self.source = source
         self._rows = rows
         self._settings = settings or ReadSettings()
+        self._identity = identity
+        self._reads_files = True  # threads help with files; texts alone wait for one another
         self._length = len(rows) if limit is None else min(limit, len(rows))
         self._fingerprint: str | None = None
         self._notes = Notes()
@@ -157,6 +164,11 @@ class ConversationDataset(Sequence[Conversation]):
             else replace(conversation, sample_id=name)
         )
 
+    @property
+    def num_beyond_limit(self) -> int:
+        """Number of rows that the limit leaves out."""
+        return len(self._rows) - self._length
+
     def columns_not_read(self) -> list[str]:
         """Names of the fields that hold something, and that nothing reads.
 
@@ -164,6 +176,59 @@ class ConversationDataset(Sequence[Conversation]):
         after `validate`. Before, it covers the rows that were read.
         """
         return sorted(self._notes.unread)
+
+    def prepare(self, *, skip: bool = False) -> DataFindings:
+        """Validate every row and fingerprint the data, unless an earlier command did.
+
+        Files are those of that command if name, size, times of change and inode are.
+
+        Args:
+            skip: as in `validate` and `fingerprint`.
+
+        Raises:
+            DataError: a row is not sound, or an image cannot be read.
+        """
+        files = self._rows.files()
+        memory = DataMemory([self._identity, sorted(files), str(Path.cwd()), self._length, skip])
+        is_rememberable = bool(files) and self._identity is not None
+        found = memory.read() if is_rememberable else None
+        if found is not None:
+            logger.info("the data is as it was when it was read last (%s)", memory.path)
+            self.adopt(found)
+            self._report_notes()
+            return found
+        images: dict[str, None] = {}
+        self._validate_rows(skip=skip, images=images)
+        names = [*files, *images]
+        before = settled_stamps(names) if is_rememberable else stamps_of([])
+        found = DataFindings(
+            self.fingerprint(skip=skip),
+            self._repetitions or no_repetitions(),
+            sorted(self._notes.unread),
+            sorted(self._notes.filled),
+        )
+        if is_rememberable and self._is_unchanged(files, names, before):
+            memory.write(found, names, before)
+        return found
+
+    def _is_unchanged(
+        self, files: Mapping[str, Stamps], names: Sequence[str], before: Stamps
+    ) -> bool:
+        """Whether no file changed while it was read, so that its stamp stands for its content."""
+        opened = np.concatenate(list(files.values()))
+        return (
+            are_settled(before)
+            and self._rows.is_current()
+            and np.array_equal(before[: len(files)], opened)
+            and np.array_equal(stamps_of(names), before)
+        )
+
+    def adopt(self, found: DataFindings) -> None:
+        """Take what another process or an earlier command found, in place of `validate`."""
+        self._fingerprint = found.fingerprint
+        self._repetitions = found.repetitions
+        self._notes.unread.update(found.unread)
+        self._notes.filled.update(found.filled)
 
     def validate(self, *, skip: bool = False) -> None:
         """Validate every row: its structure, its id, the existence of its images.
@@ -178,21 +243,28 @@ class ConversationDataset(Sequence[Conversation]):
         Raises:
             DataError: the first problem found.
         """
+        self._validate_rows(skip=skip, images={})
+
+    def _validate_rows(self, *, skip: bool, images: dict[str, None]) -> None:
+        """Validate every row, and collect the names of the image files."""
         digests = np.empty(self._length, np.uint64)
         rows = range(self._length)
         reading = "reading and validating the data"
         for index in tracked(rows, reading, total=self._length, unit="rows"):
-            digests[index] = name_digest(self._validated_name(index, skip=skip))
+            digests[index] = name_digest(self._validated_name(index, images, skip=skip))
         self._repetitions = find_repetitions(
-            digests, lambda row: self._validated_name(row, skip=skip)
+            digests, lambda row: self._validated_name(row, images, skip=skip)
         )
+        self._reads_files = bool(images)
         self._report_notes()
 
-    def _validated_name(self, index: int, *, skip: bool) -> str:
+    def _validated_name(self, index: int, images: dict[str, None], *, skip: bool) -> str:
         """Return the id that a row gives, or its number if it is not sound and is skipped."""
         try:
             conversation = self._parse(index)
             for image in conversation.images:
+                if image.path is not None:
+                    images[str(image.path.absolute())] = None
                 if not image.exists():
                     raise missing_image(image, conversation.origin)
         except DataError:
@@ -202,12 +274,16 @@ class ConversationDataset(Sequence[Conversation]):
         return conversation.sample_id
 
     def _report_notes(self) -> None:
-        """Log what ``validate`` found that is no error."""
+        """Log what ``validate`` found that is no error, once for all processes of a run."""
+        if not speaks_for_all():
+            return
         if self._repetitions:
+            is_one = len(self._repetitions) == 1
             logger.warning(
-                "%s: %d samples have the id of another; they are numbered, such as %s",
+                "%s: %s the id of another; %s numbered, such as %s",
                 self.source,
-                len(self._repetitions),
+                "1 sample has" if is_one else f"{len(self._repetitions):,} samples have",
+                "it is" if is_one else "they are",
                 self[self._repetitions.first()].sample_id,
             )
         if self._notes.unread:
@@ -255,7 +331,7 @@ class ConversationDataset(Sequence[Conversation]):
                 key_of = self._stored_key if skip else Conversation.key
                 rows = tracked(numbers, "fingerprinting the data", total=self._length, unit="rows")
                 while ahead := list(islice(rows, _READ_AHEAD)):
-                    for key in pool.map(key_of, ahead):
+                    for key in (pool.map if self._reads_files else map)(key_of, ahead):
                         digest.update(bytes.fromhex(key))
             self._fingerprint = digest.hexdigest()
         return self._fingerprint

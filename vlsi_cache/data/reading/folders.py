@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from vlsi_cache.data.reading.compression import COMPRESSIONS
+from vlsi_cache.phases import speaks_for_all
 
 __all__ = [
     "JSON_SUFFIXES",
@@ -91,7 +92,7 @@ def split_files(folder: Path, split: str, files: Sequence[Path]) -> list[Path]:
 def warn_unread(folder: Path, split: str, read: Sequence[Path], files: Iterable[Path]) -> None:
     """List the files that are not read."""
     unread = sorted(set(files) - set(read))
-    if unread:
+    if unread and speaks_for_all():
         logger.warning(
             "%s: split %s is read from %s; not read: %s",
             folder,

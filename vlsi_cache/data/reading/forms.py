@@ -10,9 +10,12 @@ from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.turns import RawTurn
 from vlsi_cache.errors import excerpt
 
-__all__ = ["FORM_COLUMNS", "Form", "find_form"]
+__all__ = ["FORM_COLUMNS", "NO_FORM", "TURN_COLUMNS", "Form", "find_form"]
 
-_TURN_COLUMNS: Final = ("messages", "conversations", "conversation", "dialog", "dialogue")
+NO_FORM: Final = "row is not a conversation"
+"""The problem of a row that has none of the forms, not even in part."""
+
+TURN_COLUMNS: Final = ("messages", "conversations", "conversation", "dialog", "dialogue")
 _LLAVA_COLUMNS: Final = ("conversations", "conversation")
 _PAIRS: Final = (
     ("prompt", "completion"),
@@ -22,13 +25,16 @@ _PAIRS: Final = (
     ("query", "response"),
     ("query", "answer"),
     ("input", "output"),
+    ("problem", "solution"),
 )
-_SYSTEM_COLUMNS: Final = ("system", "system_prompt")
+_SYSTEM_COLUMNS: Final = ("system", "system_prompt", "system_message")
 _SIDES: Final = ("user", "assistant")
 _HISTORY: Final = "history"
+_TURN_KEYS: Final = ("role", "from", "speaker")
+"""Keys of a turn. A row that has one of them is no text for a base model."""
 FORM_COLUMNS: Final = frozenset(
     {"texts", "text", "chosen", "instruction", "context", _HISTORY}
-    | {*_TURN_COLUMNS, *_SYSTEM_COLUMNS}
+    | {*TURN_COLUMNS, *_SYSTEM_COLUMNS}
     | {name for pair in _PAIRS for name in pair}
 )
 """Columns that may hold a conversation."""
@@ -58,20 +64,25 @@ def find_form(row: Mapping[str, Any], context: RowContext) -> Form:
         form = read(row, context)
         if form is not None:
             return _with_system(form, row, context) if form.templated else form
-    hint = None
-    if {"role", "content"} <= row.keys() or {"from", "value"} <= row.keys():
-        hint = 'Put the turns of a conversation into a list: {"messages": [ … ]}'
     raise context.error(
-        "row is not a conversation",
+        NO_FORM,
         expected="a field messages (role, content) or conversations (from, value), or another "
         "form of docs/data.md",
         found="fields " + (", ".join(map(str, row)) or "none"),
-        mend=hint or "Name the columns in data.columns, as {theirs: ours}",
+        mend=_advice(row),
     )
 
 
+def _advice(row: Mapping[str, Any]) -> str:
+    if {"role", "content"} <= row.keys() or {"from", "value"} <= row.keys():
+        return 'Put the turns of a conversation into a list: {"messages": [ … ]}'
+    cased = [name for name in row if name not in FORM_COLUMNS and name.lower() in FORM_COLUMNS]
+    renamed = ", ".join(f"{name}: {name.lower()}" for name in cased) or "theirs: ours"
+    return f"Name the columns in data.columns, as {{{renamed}}}"
+
+
 def _conversation(row: Mapping[str, Any], context: RowContext) -> Form | None:
-    for name in _TURN_COLUMNS:
+    for name in TURN_COLUMNS:
         if row.get(name) is not None:
             turns = _turns(row[name], name, context)
             raw = [RawTurn(turn, f"{name}[].") for turn in turns]
@@ -94,9 +105,9 @@ def _texts(row: Mapping[str, Any], context: RowContext) -> Form | None:
 def _alpaca(row: Mapping[str, Any], context: RowContext) -> Form | None:
     """Alpaca's ``instruction``, ``input`` and ``output``, and Dolly's names for the same."""
     answer = next((name for name in ("output", "response") if _is_text(row, name)), None)
-    if not is_given(row.get("instruction")) or answer is None:
-        return None
     asked = [name for name in ("instruction", "input", "context") if is_given(row.get(name))]
+    if row.get("instruction") is None or not asked or answer is None:
+        return None
     texts = [_text(row[name], name, context) for name in asked]
     turns = _history(row, context)
     turns += [_said("user", "\n".join(texts), "instruction", context)]
@@ -135,7 +146,11 @@ def _preferred(row: Mapping[str, Any], context: RowContext) -> Form | None:
             raise context.error("chosen begins with another prompt than prompt", mend="Keep one")
         return Form([*_unlearned(prompt), *answered], columns)
     if not is_given(row.get("prompt")):
-        raise context.error("chosen is text, and there is no prompt", found=excerpt(repr(chosen)))
+        raise context.error(
+            "chosen is text, and there is no prompt",
+            found=excerpt(repr(chosen)),
+            mend="Split it into prompt and chosen, or into messages",
+        )
     return _joined(row, "prompt", "chosen", context)
 
 
@@ -150,6 +165,11 @@ def _begins_with(turns: Sequence[RawTurn], prompt: Sequence[RawTurn]) -> bool:
 def _pair(row: Mapping[str, Any], context: RowContext) -> Form | None:
     for question, answer in _PAIRS:
         if is_given(row.get(question)) and row.get(answer) is not None:
+            if row.get("label") is False and answer == "completion":
+                raise context.error(
+                    "label is false, which marks the completion as one not to learn",
+                    mend="Drop the row, or leave the mark out with data.columns: {label: null}",
+                )
             return _joined(row, question, answer, context)
     return None
 
@@ -164,6 +184,12 @@ def _plain(row: Mapping[str, Any], context: RowContext) -> Form | None:
     """A text for a base model."""
     if not is_given(row.get("text")):
         return None
+    beside = [name for name in _TURN_KEYS if is_given(row.get(name))]
+    if beside:
+        raise context.error(
+            f"row has text, which is plain, and {beside[0]}, which belongs to a turn",
+            mend='Put the turns of a conversation into a list: {"messages": [ … ]}',
+        )
     turns = [_said("assistant", row["text"], "text", context)]
     return Form(turns, frozenset({"text"}), templated=False)
 
@@ -222,7 +248,12 @@ def _turns(value: object, name: str, context: RowContext) -> Sequence[Mapping[st
     turns = context.decoded(value, name) if _is_list_text(value) else value
     turns = _transposed(turns) if isinstance(turns, Mapping) else turns
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise context.error(f"{name} is not a list of turns", found=excerpt(repr(turns)))
+        raise context.error(
+            f"{name} is not a list of turns",
+            expected=("" if name in TURN_COLUMNS else "text, or ")
+            + '[{"role": …, "content": …}, …]',
+            found=excerpt(repr(turns)),
+        )
     if not turns:
         raise context.error(f"{name} is empty", mend="Drop the sample")
     return turns

@@ -16,7 +16,7 @@ from vlsi_cache.errors import excerpt
 
 __all__ = ["SOURCE_KEYS", "image_ref", "names_image"]
 
-SOURCE_KEYS = ("path", "image", "url", "image_url", "data", "base64", "bytes")
+SOURCE_KEYS = ("path", "image", "url", "image_url", "data", "base64", "bytes", "source")
 """Keys under which a mapping names an image."""
 
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]{40,}={0,2}\s*")
@@ -39,7 +39,8 @@ def image_ref(source: object, context: RowContext) -> ImageRef:
     Args:
         source: a path, a ``file:`` URL, a ``data:`` URI, base64 text, encoded bytes, or a mapping
             with one of these under ``path``, ``image``, ``url``, ``image_url``, ``data``,
-            ``base64`` (both base64 text) or ``bytes``, as `datasets.Image` stores it.
+            ``base64`` (both base64 text) or ``bytes``, as `datasets.Image` stores it, or under
+            ``source``, as Anthropic's messages have it.
         context: the row. A relative path starts from its folder.
 
     Raises:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from vlsi_cache.data.reading.rowsource import RowSource
-from vlsi_cache.errors import DataError
+from vlsi_cache.data.reading.stamps import Stamps
+from vlsi_cache.errors import DataError, counted
 
 __all__ = ["AdaptedRows", "JoinedRows", "MixedRows"]
 
@@ -28,6 +29,15 @@ class JoinedRows:
         number = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[number - 1]) if number else 0
         return self._sources[number], index - start
+
+    def files(self) -> dict[str, Stamps]:
+        """The files of all sources, or none if one of them has none."""
+        found = [source.files() for source in self._sources]
+        return {name: stamp for own in found for name, stamp in own.items()} if all(found) else {}
+
+    def is_current(self) -> bool:
+        """Whether all sources are."""
+        return all(source.is_current() for source in self._sources)
 
     def folder(self, index: int) -> Path:
         """Folder that a row's relative image paths start from."""
@@ -76,7 +86,7 @@ class MixedRows(JoinedRows):
                 raise DataError(
                     "a source of the mixture gives no row",
                     where=f"{name}, {source.origin(0)}",
-                    found=f"{size:,} rows with weight {weight:g}",
+                    found=f"{counted(size, 'row')} with weight {weight:g}",
                     mend="Raise its weight, or leave it out",
                 )
             taken.append(_taken(size, count))
@@ -120,6 +130,14 @@ class AdaptedRows:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def files(self) -> dict[str, Stamps]:
+        """The files of the rows."""
+        return self._rows.files()
+
+    def is_current(self) -> bool:
+        """Whether the rows are."""
+        return self._rows.is_current()
 
     def folder(self, index: int) -> Path:
         """Folder that a row's relative image paths start from."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import codecs
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vlsi_cache.data.reading.jsonproblems import not_json
+from vlsi_cache.data.reading.wrapping import find_wrapped
 from vlsi_cache.errors import DataError, excerpt
 
 __all__ = ["RowOffsets", "find_rows"]
 
 _BLANKS = " \t\r\n"
+_DECODE = json.JSONDecoder().raw_decode
 _MARK = "\ufeff"
 """What a byte-order mark decodes to."""
 
@@ -32,7 +36,8 @@ class RowOffsets(NamedTuple):
 def find_rows(path: Path, name: str) -> RowOffsets:
     """Find the rows of a JSON Lines file, or of a JSON file that holds arrays, one after another.
 
-    Blank lines do not count.
+    Objects may also go over many lines, one after another. One object that is no row, but holds the
+    list of the rows under a key, is read by that key. Blank lines do not count.
 
     Args:
         path: the file.
@@ -43,7 +48,12 @@ def find_rows(path: Path, name: str) -> RowOffsets:
         OSError: the file cannot be read.
     """
     _validate_encoding(path, name)
-    return _find_elements(path, name) if _first_byte(path) == b"[" else _find_lines(path)
+    first = _first_byte(path)
+    if first == b"[":
+        return _find_elements(path, name)
+    if first == b"{" and not _is_by_line(path):
+        return _find_objects(path, name)
+    return _find_lines(path)
 
 
 def _validate_encoding(path: Path, name: str) -> None:
@@ -68,6 +78,53 @@ def _first_byte(path: Path) -> bytes:
             if not byte.isspace():
                 return byte
     return b""
+
+
+def _is_by_line(path: Path) -> bool:
+    """Whether a file that begins with an object has one on each line, as far as two lines show.
+
+    A first line that is cut or damaged is no reason to read the whole file in another way.
+    """
+    with path.open("rb") as file:
+        lines = (line.removeprefix(codecs.BOM_UTF8).strip() for line in file)
+        first, second = [*islice(filter(None, lines), 2), b""][:2]
+    if _is_json(first):
+        return bool(second)
+    return first.endswith(b"}") or _is_json(first.removesuffix(b",")) or _is_json(second)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _find_objects(path: Path, name: str) -> RowOffsets:
+    """Find objects that go over many lines, or the rows that a single object holds."""
+    text = _read_text(path, name)
+    found = _Offsets()
+    position = _Position(text)
+    cursor = _skip_blanks(text, 0, _BLANKS + _MARK)
+    starts = []
+    while cursor < len(text):
+        position.advance(cursor)
+        starts.append(cursor)
+        start, line = position.num_bytes, position.line
+        try:
+            _, cursor = _DECODE(text, cursor)
+        except (ValueError, RecursionError) as error:
+            raise not_json("file", name, text, error) from error
+        position.advance(cursor)
+        found.append(start, position.num_bytes, line)
+        cursor = _skip_blanks(text, cursor, _BLANKS + _MARK)
+    if len(starts) == 1:
+        wrapped = find_wrapped(text, starts[0], name)
+        if wrapped is not None:
+            found = _Offsets()
+            _read_array(text, wrapped, _Position(text), found, name)
+    return found.arrays()
 
 
 def _find_lines(path: Path) -> RowOffsets:
@@ -106,24 +163,23 @@ def _find_elements(path: Path, name: str) -> RowOffsets:
 
 def _read_array(text: str, cursor: int, position: _Position, found: _Offsets, name: str) -> int:
     """Find the elements of the array at ``cursor``. Returns the first character after it."""
-    decode = json.JSONDecoder().raw_decode
     cursor = _skip_blanks(text, cursor + 1)
     while not text.startswith("]", cursor):
         position.advance(cursor)
         start = position.num_bytes
         line = position.line
         try:
-            _, cursor = decode(text, cursor)
+            _, cursor = _DECODE(text, cursor)
         except (ValueError, RecursionError) as error:
-            raise _broken_array(name, line, text[cursor:]) from error
+            raise not_json("array", name, text, error) from error
         position.advance(cursor)
         found.append(start, position.num_bytes, line)
         cursor = _skip_blanks(text, cursor)
         if text.startswith(",", cursor):
             cursor = _skip_blanks(text, cursor + 1)
         elif not text.startswith("]", cursor):
-            position.advance(cursor)
-            raise _broken_array(name, position.line, text[cursor:])
+            missing = json.JSONDecodeError("Expecting ',' delimiter", text, cursor)
+            raise not_json("array", name, text, missing)
     return cursor + 1
 
 
@@ -143,15 +199,6 @@ def _skip_blanks(text: str, cursor: int, blanks: str = _BLANKS) -> int:
     while cursor < len(text) and text[cursor] in blanks:
         cursor += 1
     return cursor
-
-
-def _broken_array(name: str, line: int, rest: str) -> DataError:
-    return DataError(
-        "file is not a JSON array",
-        where=f"{name}:{line}",
-        found=excerpt(rest) or "the end of the file",
-        mend="Mend the JSON, or write one JSON object per line as .jsonl",
-    )
 
 
 class _Position:

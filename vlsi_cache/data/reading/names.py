@@ -8,34 +8,39 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Repetitions", "find_repetitions", "name_digest"]
+__all__ = ["Repetitions", "find_repetitions", "name_digest", "no_repetitions"]
 
 
 class Repetitions:
     """The rows whose name an earlier row has, and the number of each. 16 bytes per such row.
 
-    Args:
+    Attributes:
         rows: the rows, in ascending order.
         numbers: the number that each name gets.
     """
 
     def __init__(self, rows: np.ndarray[Any, Any], numbers: np.ndarray[Any, Any]) -> None:
-        self._rows = rows
-        self._numbers = numbers
+        self.rows = rows
+        self.numbers = numbers
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def first(self) -> int:
         """The first row that repeats a name."""
-        return int(self._rows[0])
+        return int(self.rows[0])
 
     def name(self, row: int, name: str) -> str:
         """The name of a row: its own, or with ``#2`` and so on if it is repeated."""
-        position = int(np.searchsorted(self._rows, row))
-        if position == len(self._rows) or self._rows[position] != row:
+        position = int(np.searchsorted(self.rows, row))
+        if position == len(self.rows) or self.rows[position] != row:
             return name
-        return f"{name}#{self._numbers[position]}"
+        return f"{name}#{self.numbers[position]}"
+
+
+def no_repetitions() -> Repetitions:
+    """The repetitions of rows that have names of their own."""
+    return Repetitions(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 def name_digest(name: str) -> int:

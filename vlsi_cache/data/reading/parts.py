@@ -18,6 +18,8 @@ IMAGE_TAG = "<image>"
 
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image", "image_url", "input_image")
+_SOURCE_FIELDS = frozenset({*SOURCE_KEYS, "type", "media_type"})
+_CALL_TYPES = ("tool_use", "tool_result")
 _SIZES = ("max_pixels", "min_pixels", "resized_height", "resized_width")
 
 
@@ -86,10 +88,14 @@ def _part(part: object, path: str, context: RowContext) -> Part:
         if kind in _IMAGE_TYPES:
             _validate_alone(part, ("text",), context)
             return _image(part, path, context)
+    is_call = isinstance(part, Mapping) and part.get("type") in _CALL_TYPES
     raise context.error(
         "unknown part of a message",
         expected='{"type": "text", "text": …} or {"type": "image", "path": …}',
         found=excerpt(repr(part)),
+        mend="Write calls into tool_calls of the turn, and what tools say as turns of role tool"
+        if is_call
+        else None,
     )
 
 
@@ -113,7 +119,7 @@ def _image(part: Mapping[str, Any], path: str, context: RowContext) -> Part:
     for name, fields in {"": part, **part}.items():
         if isinstance(fields, Mapping):
             _validate_sizes(fields, context)
-            known = {*SOURCE_KEYS, "type", "text", "index"} if fields is part else {*SOURCE_KEYS}
+            known = {*SOURCE_KEYS, "type", "text", "index"} if fields is part else _SOURCE_FIELDS
             context.note_unread(fields, known, f"{path}[].{name}." if name else f"{path}[].")
     index = part.get("index")
     if index is not None and (isinstance(index, bool) or not isinstance(index, int) or index < 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -12,6 +13,7 @@ from vlsi_cache.data.reading.context import RowContext
 from vlsi_cache.data.reading.imagefields import image_ref, names_image
 from vlsi_cache.data.reading.parts import IMAGE_TAG, OpenImage, split_tags
 from vlsi_cache.data.reading.turns import Turn
+from vlsi_cache.errors import counted
 
 __all__ = ["IMAGE_COLUMNS", "place_images"]
 
@@ -20,6 +22,7 @@ IMAGE_COLUMNS: Final = ("images", "image")
 _IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _MEDIA_SUFFIXES: Final = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".wav", ".mp3", ".flac", ".ogg")
 _MEDIA_TAGS: Final = ("<video>", "<audio>")
+_OTHER_TAGS: Final = re.compile(r"<\|?image[ _]?\d+\|?>|<ImageHere>", re.IGNORECASE)
 _NAMED_TAG: Final = "</img>"
 """The end of Qwen-VL's ``<img>path</img>``. HTML has no such tag."""
 
@@ -52,6 +55,7 @@ def place_images(
         if not filled:
             _validate_seen(row, context)
             return list(turns)
+        _validate_no_other_tags(turns, context)
         turns = _open_first(turns, len(filled), context)
     opened = [part for turn in turns for part in turn.parts if isinstance(part, OpenImage)]
     if any(part.index is not None for part in opened):
@@ -69,7 +73,7 @@ def _validate_number(
     if len(opened) != len(filled):
         raise context.error(
             "placeholders and images differ in number",
-            expected=f"{len(opened)} images, one for each {IMAGE_TAG} tag or image part",
+            expected=f"{counted(len(opened), 'image')}, one for each {IMAGE_TAG} tag or image part",
             found=f"{len(filled)} in the row's image fields{_elsewhere(opened, row)}",
             mend="Give every image its placeholder and every placeholder its image",
         )
@@ -114,7 +118,7 @@ def _by_index(
     if unused:
         raise context.error(
             "no image part names some of the row's images",
-            found=f"{len(images)} images, without a part for index {unused[0]}",
+            found=f"{counted(len(images), 'image')}, without a part for index {unused[0]}",
             mend="Give every image its placeholder and every placeholder its image",
         )
     return chosen
@@ -173,6 +177,20 @@ def _validate_no_media_tags(
                 f"a text holds {tag}, and nothing reads {tag[1:-1]}s",
                 found="a file in " + ", ".join(columns),
                 mend="Drop the sample",
+            )
+
+
+def _validate_no_other_tags(turns: Sequence[Turn], context: RowContext) -> None:
+    """Refuse places for images in the spelling of another project, which would stay as text."""
+    for turn in turns:
+        text = "".join(part.text for part in turn.parts if isinstance(part, TextPart))
+        found = _OTHER_TAGS.search(text)
+        if found is not None and turn.role != "assistant":
+            raise context.error(
+                "a text holds a place for an image that is not read",
+                expected=f"{IMAGE_TAG} for each image, or none",
+                found=found.group(),
+                mend=f"Write {IMAGE_TAG} in its place",
             )
 
 

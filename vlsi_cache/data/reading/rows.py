@@ -37,7 +37,13 @@ def parse_row(row: object, number: int, context: RowContext) -> Conversation:
         DataError: the row is not a sound conversation. Pixels are not read.
     """
     if not isinstance(row, Mapping):
-        raise context.error("row is not a JSON object", found=type(row).__name__)
+        raise context.error(
+            "row is not a JSON object",
+            found=excerpt(json.dumps(row, ensure_ascii=False, default=repr)),
+            mend="The row is JSON inside of JSON text: decode it once more"
+            if isinstance(row, str) and row.lstrip().startswith("{")
+            else None,
+        )
     form = find_form(row, context)
     validate_row_media(row, context)
     turns = [read_turn(raw, context) for raw in form.turns]
@@ -116,12 +122,17 @@ def _validate_text(conversation: Conversation, context: RowContext) -> None:
         extras += [dict(tool) for tool in conversation.tools]
         extras += [dict(conversation.template_variables)]
         if any(extras):
-            json.dumps(extras, ensure_ascii=False).encode()
+            json.dumps(extras, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError as error:
         raise context.error(
             "a text or the id holds a lone surrogate, which is not a character",
             found=ascii(error.object[error.start : error.end]),
             mend="Take it out, or write the whole character",
         ) from error
-    except (TypeError, ValueError, RecursionError) as error:
+    except ValueError as error:
+        raise context.error(
+            "a field of the row holds NaN or infinity, which JSON does not have",
+            mend="Write null, or take the field out",
+        ) from error
+    except (TypeError, RecursionError) as error:
         raise context.error(f"a field of the row is not plain JSON ({error})") from error

@@ -7,23 +7,44 @@ million). One row at a time is decoded, and an error can name its line.
 
 from __future__ import annotations
 
+import codecs
 import os
 import weakref
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+import numpy as np
 
 from vlsi_cache.data.reading.compression import is_compressed, unpack
 from vlsi_cache.data.reading.json_offsets import find_rows
+from vlsi_cache.data.reading.jsonproblems import not_json
+from vlsi_cache.data.reading.stamps import Stamps, are_settled, settled_stamps, stamps_of
 from vlsi_cache.data.reading.strictjson import parse_row_json
-from vlsi_cache.errors import DataError, excerpt, first_line
+from vlsi_cache.errors import DataError, first_line
 
 __all__ = ["JsonRows", "RowSource"]
+
+
+_MOST_BEFORE: Final = 1 << 16
+"""Bytes before a row in which the beginning of its line is sought, for an error's column."""
 
 
 class RowSource(Protocol):
     """Rows by number. It pickles, so that spawned loader workers can read."""
 
     def __len__(self) -> int: ...
+
+    def files(self) -> dict[str, Stamps]:
+        """Files that hold the rows, with their stamps from before they were read.
+
+        Empty if the rows lie elsewhere.
+        """
+
+    def is_current(self) -> bool:
+        """Whether what is known of the files since they were opened still holds.
+
+        A file that changes twice within a moment has the same stamp.
+        """
 
     def folder(self, index: int) -> Path:
         """Folder that a row's relative image paths start from."""
@@ -56,6 +77,11 @@ class JsonRows:
         self._name = name or path.name
         self._folder = path.parent
         self._descriptor: int | None = None
+        given = str(path.absolute())
+        # An unpacked copy cannot be compared with its file later.
+        stamps = settled_stamps if is_compressed(path) else stamps_of
+        self._files = {given: stamps([given])}
+        self._was_settled = are_settled(self._files[given])
         try:
             self._path = path
             if is_compressed(path):
@@ -73,6 +99,17 @@ class JsonRows:
 
     def __len__(self) -> int:
         return len(self._offsets.starts)
+
+    def files(self) -> dict[str, Stamps]:
+        """The file."""
+        return self._files
+
+    def is_current(self) -> bool:
+        """Whether the rows are where they were found."""
+        if self._was_settled or str(self._path.absolute()) not in self._files:
+            return self._was_settled  # an unpacked file does not change
+        found = find_rows(self._path, self._name)
+        return all(map(np.array_equal, found, self._offsets))
 
     def folder(self, index: int) -> Path:
         """The file's own folder."""
@@ -93,12 +130,14 @@ class JsonRows:
         try:
             return parse_row_json(text.decode())
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"line is not JSON ({error})",
-                where=self.origin(index),
-                found=excerpt(text.decode(errors="replace")),
-                mend="Write one JSON object per line",
-            ) from error
+            place = int(self._offsets.lines[index]), self._column(start)
+            raise not_json("line", self._name, text, error, place) from error
+
+    def _column(self, start: int) -> int:
+        """The column of a row's first byte. The line before it is short: a bracket, or a mark."""
+        before = self._read(max(0, start - _MOST_BEFORE), min(start, _MOST_BEFORE))
+        line = before.rpartition(b"\n")[2].removeprefix(codecs.BOM_UTF8)
+        return 1 + len(line.decode(errors="replace"))
 
     def _read(self, start: int, num_bytes: int) -> bytes:
         if self._descriptor is None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -23,26 +20,30 @@ from vlsi_cache.data.reading.folders import (
 from vlsi_cache.data.reading.joining import AdaptedRows, JoinedRows, MixedRows
 from vlsi_cache.data.reading.rowsource import JsonRows, RowSource
 from vlsi_cache.data.reading.tables import load_folder, load_saved, load_table
-from vlsi_cache.errors import DataError, excerpt
-from vlsi_cache.recipe import DataSection, SourceSection
+from vlsi_cache.errors import DataError
+from vlsi_cache.recipe import (
+    DATA_FORMS,
+    DataSection,
+    SourceSection,
+    expand_pattern,
+    is_there,
+    validate_data_name,
+)
 
 __all__ = ["describe_section", "open_section"]
 
-_FORMS: Final = "a .jsonl, .json or .parquet file, a folder of datasets or Parquet, or a hub name"
-_SLIPS: Final = (
-    *JSON_SUFFIXES,
-    *COMPRESSIONS,
-    ".parquet",
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".arrow",
-    ".zip",
-)
-"""Suffixes of files. A hub name that ends so is the name of a file that is not there."""
-_MOST_NAME_CHARACTERS: Final = 500
-"""A longer name is data, and not printed whole."""
-_HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+
+_CONVERSIONS: Final = {
+    ".csv": "Convert it: datasets.Dataset.from_csv(FILE).to_json('rows.jsonl')",
+    ".tsv": "Convert it: datasets.Dataset.from_csv(FILE, sep='\\t').to_json('rows.jsonl')",
+    ".arrow": "Give the folder that save_to_disk wrote. Or convert it: "
+    "datasets.Dataset.from_file(FILE).to_json('rows.jsonl')",
+    ".tar": "Unpack it, and write its rows into one file of JSON Lines, with the images' paths",
+    ".zip": "Unpack it, and give what is inside",
+    "": "Name it .jsonl if it holds JSON",
+    "other": "Convert it, such as with datasets' load_dataset and to_json",
+}
+"""What to do with files that are not read, by their suffix."""
 
 
 def open_section(section: DataSection) -> RowSource:
@@ -88,7 +89,7 @@ def _paths(path: str | Sequence[str]) -> list[str]:
 
 
 def _open_source(source: SourceSection) -> RowSource:
-    names = [name for path in _paths(source.path) for name in _expanded(path)]
+    names = [name for path in _paths(source.path) for name in expand_pattern(path)]
     rows = _open_one(names[0], source, None) if len(names) == 1 else _open_several(names, source)
     if source.columns or source.image_root is not None:
         return AdaptedRows(rows, source.columns or {}, source.image_root)
@@ -97,7 +98,7 @@ def _open_source(source: SourceSection) -> RowSource:
 
 def _open_several(names: Sequence[str], source: SourceSection) -> RowSource:
     if not names:
-        raise DataError("no data is named", where="data.path", expected=_FORMS)
+        raise DataError("no data is named", where="data.path", expected=DATA_FORMS)
     paths = [Path(name) for name in names]
     is_table = all(path.suffix.lower() == ".parquet" for path in paths)
     if is_table and len({path.parent for path in paths}) == 1:
@@ -113,47 +114,20 @@ def _open_several(names: Sequence[str], source: SourceSection) -> RowSource:
     )
 
 
-def _expanded(name: str) -> list[str]:
-    """The name, with ``~`` as the user's home, or the files that it stands for."""
-    # Path's own expanduser raises for a user that is not there.
-    path = os.path.expanduser(name)  # noqa: PTH111
-    if os.path.lexists(path) or not glob.has_magic(path):
-        return [path]
-    found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (the pattern may be absolute)
-    if not found:
-        raise DataError("no file has a name of this pattern", where=excerpt(name))
-    return found
-
-
 def _open_one(name: str, source: SourceSection, origin: str | None) -> RowSource:
     path = Path(name)
     split = source.split or "train"
     base, _, config = name.rpartition(":")
-    is_configured = not _exists(path) and bool(base) and _exists(Path(base))
-    if source.revision is not None and (_exists(path) or is_configured):
+    is_configured = not is_there(path) and bool(base) and is_there(Path(base))
+    if source.revision is not None and (is_there(path) or is_configured):
         raise DataError("data.revision is for a name on the hub", where=name, found="a path")
-    if _exists(path):
+    if is_there(path):
         return _open_folder(path, split) if path.is_dir() else _open_file(path, origin)
     if is_configured:
         table = load_table(base, name, split, {"name": config})
         return ArrowRows(table, Path(base).name, Path(base))
-    # Anything else that does not exist and does not look like a hub name is a slip.
-    is_hub_name = _HUB_NAME.fullmatch(name) and len(name) <= _MOST_NAME_CHARACTERS
-    is_beside_files = "/" in name and _exists(path.parent)
-    if not is_hub_name or path.suffix.lower() in _SLIPS or is_beside_files:
-        raise DataError(
-            "there is no such data file or folder",
-            where=(name if len(name) <= _MOST_NAME_CHARACTERS else excerpt(name)) or "data",
-            mend=f"Give {_FORMS}",
-        )
+    validate_data_name(name)
     return _open_hub(name, split, source.revision)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # such as a name that is too long
-        return False
 
 
 def _open_hub(name: str, split: str, revision: str | None) -> RowSource:
@@ -177,9 +151,9 @@ def _open_file(path: Path, origin: str | None) -> RowSource:
     raise DataError(
         "unknown kind of data file",
         where=path,
-        expected=f"{_FORMS}. JSON may be compressed ({', '.join(COMPRESSIONS)})",
+        expected=f"{DATA_FORMS}. JSON may be compressed ({', '.join(COMPRESSIONS)})",
         found="".join(path.suffixes[-2:]) or "no suffix",
-        mend="Convert it, such as with datasets' load_dataset and to_json",
+        mend=_CONVERSIONS.get(suffix, _CONVERSIONS["other"]),
     )
 
 

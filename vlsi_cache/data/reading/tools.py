@@ -14,6 +14,8 @@ CALL_KEYS = ("tool_calls", "function_call")
 """Fields of a turn that hold calls."""
 _CALL = {"id", "type", "function", "name", "arguments"}
 _FUNCTION = {"name", "arguments"}
+_SCHEMA_KEYS = {"input_schema": "parameters", "inputSchema": "parameters"}
+"""Other names, of Anthropic and of MCP, for what templates read."""
 
 
 def tool_calls(turn: Mapping[str, Any], path: str, context: RowContext) -> list[dict[str, Any]]:
@@ -108,7 +110,7 @@ def _schema(tool: object, name: str, context: RowContext) -> Mapping[str, Any]:
             return {"type": "function", **{key: tool[key] for key in tool if key != "type"}}
         if is_given(tool.get("name")):
             # Templates read the wrapped form. The older form is the function alone.
-            function = {key: tool[key] for key in tool if key != "type"}
+            function = {_SCHEMA_KEYS.get(key, key): tool[key] for key in tool if key != "type"}
             return {"type": "function", "function": function}
     raise context.error(
         f"{name} holds something that is not a tool",

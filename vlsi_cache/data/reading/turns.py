@@ -42,9 +42,11 @@ _CALLERS: Final = ("function_call", "tool_call")
 """Roles whose content is a call, as JSON."""
 _ROLE_KEYS: Final = ("role", "from")
 _CONTENT_KEYS: Final = ("content", "value")
-_THOUGHT_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
+_THOUGHT_KEYS: Final = ("reasoning_content", "reasoning", "thinking", "thought")
 _THOUGHT_PARTS: Final = ("thinking", "reasoning")
-_WEIGHT_KEYS: Final = ("weight", "train", "loss")
+_WEIGHT_KEYS: Final = ("weight", "train", "loss", "loss_weight", "training", "trainable")
+_MASK_KEYS: Final = ("mask", "masked", "loss_mask", "train_detail", "training_detail")
+"""Keys by which other trainers leave out a turn, or parts of it."""
 _NAME_KEYS: Final = ("name", "tool_call_id")
 _PLAIN_KEYS: Final = {*_ROLE_KEYS, *_CONTENT_KEYS}
 KNOWN_FIELDS: Final = frozenset(
@@ -93,6 +95,12 @@ def read_turn(raw: RawTurn, context: RowContext) -> Turn:
     name = _only(turn, _ROLE_KEYS, context)
     known = name.lower() if isinstance(name, str) else ""
     role = _ROLES.get(known)
+    if name is None:
+        raise context.error(
+            "unknown role",
+            expected="role and content, or from and value",
+            found="None, beside the keys " + (", ".join(map(str, turn)) or "none"),
+        )
     if role is None:
         raise context.error(
             "unknown role",
@@ -194,6 +202,12 @@ def _names(turn: Mapping[str, Any], context: RowContext) -> dict[str, str]:
 
 def _is_learned(raw: RawTurn, role: str, context: RowContext) -> bool:
     """Whether the turn is learned: by its own ``weight``, ``train`` or ``loss``, which agree."""
+    for key in _MASK_KEYS:
+        if role == "assistant" and is_given(raw.fields.get(key)):
+            raise context.error(
+                f"a turn has {key}, which nothing reads",
+                mend="Set weight to 0 or 1: turns are learned or not, as a whole",
+            )
     default = raw.learned or role != "assistant"
     given = {key: raw.fields[key] for key in _WEIGHT_KEYS if raw.fields.get(key) is not None}
     if not given:

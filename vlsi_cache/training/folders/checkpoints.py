@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlsi_cache.errors import StageError
+from vlsi_cache.files import write_whole
 from vlsi_cache.models import load_processor_of
 from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training.folders.writing import plain_write_errors
 
 __all__ = [
     "discard_checkpoints",
+    "epochs_of",
     "last_checkpoint",
+    "processes_of",
     "remove_torn_checkpoints",
+    "renumber",
     "save_model",
     "whole_checkpoint",
 ]
@@ -78,6 +82,43 @@ def whole_checkpoint(folder: Path, step: int) -> Iterator[None]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def processes_of(checkpoint: Path) -> int:
+    """Return how many processes trained until a checkpoint."""
+    return max(sum(1 for _ in checkpoint.glob("rng_state_*.pth")), 1)
+
+
+def epochs_of(checkpoint: Path) -> float:
+    """Return how many epochs were trained until a checkpoint."""
+    state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    return float(state["epoch"])
+
+
+def renumber(checkpoint: Path, step: int) -> None:
+    """Give the last checkpoint another step, and remove those of later ones.
+
+    It is whole under the one name or the other at any moment.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    target = checkpoint.with_name(f"checkpoint-{step}")
+    if target == checkpoint:
+        return
+    fresh = checkpoint.with_name(".renumbered")
+    shutil.rmtree(fresh, ignore_errors=True)  # an interruption may have left it
+    fresh.mkdir()
+    for file in checkpoint.iterdir():
+        if _FILES.fullmatch(file.name) and file.name != _STATE:
+            shutil.copyfile(file, fresh / file.name)
+    state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    write_whole(fresh / _STATE, json.dumps({**state, "global_step": step}, indent=2) + "\n")
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    for path in _own_checkpoints(checkpoint.parent):
+        if _step(path) > step:
+            shutil.rmtree(path)
+
+
 def save_model(model: Any, source: ModelSection, folder: Path) -> None:
     """Write a model and its processor as an ordinary checkpoint.
 
@@ -127,7 +168,11 @@ def _numbered(folder: Path) -> list[Path]:
     """Return the folders that are named like a checkpoint, the latest first."""
     found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
     found = [path for path in found if path.is_dir() and not path.is_symlink()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.split("-")[1])
 
 
 def _is_own(path: Path) -> bool:
@@ -145,4 +190,4 @@ def _is_whole(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     step = state.get("global_step") if isinstance(state, dict) else None
-    return step == int(path.name.split("-")[1]) and (path / _WEIGHTS).is_file()
+    return step == _step(path) and (path / _WEIGHTS).is_file()

@@ -30,6 +30,8 @@ from vlsi_cache.phases import phase
 from vlsi_cache.recipe import InteractionSection, Schedule
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import from_main_process
+from vlsi_cache.training.samples.budget import collate_pieces
+from vlsi_cache.training.sharding import whole
 
 __all__ = [
     "FINAL",
@@ -165,7 +167,11 @@ def first_step_rate(
         return settings.learning_rate
     chosen = _spread(indices, min(samples_per_step(settings), _MOST_MEASURED))
     size = settings.batch_size
-    batches = [collate(chosen[start : start + size]) for start in range(0, len(chosen), size)]
+    batches = [
+        batch
+        for start in range(0, len(chosen), size)
+        for _, batch in collate_pieces(collate, chosen[start : start + size], settings.batch_tokens)
+    ]
     with phase("measuring the gradient, for the learning rate"):
         return _measured_rate(module, list(measured), batches, autocast=autocast)
 
@@ -177,7 +183,7 @@ def _measured_rate(
     *,
     autocast: bool,
 ) -> float:
-    device = measured[0].device
+    device = PartialState().device
     count = sum(len(batch["labels"]) for batch in batches)
     total = 0.0
     for batch in batches:
@@ -187,7 +193,7 @@ def _measured_rate(
         loss.backward()
         total += float(loss.detach())
     gradients = [parameter.grad for parameter in measured if parameter.grad is not None]
-    norm = sum(float(gradient.abs().sum(dtype=torch.float32)) for gradient in gradients)
+    norm = sum(float(whole(gradient.abs().sum(dtype=torch.float32))) for gradient in gradients)
     module.zero_grad(set_to_none=True)
     module.collect()  # what the forward observed is no step's
     rate = min(total / norm, _HIGHEST) if norm > 0 else _HIGHEST

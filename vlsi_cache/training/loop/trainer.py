@@ -11,47 +11,54 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from vlsi_cache.errors import StageError
+from vlsi_cache.errors import StageError, VlsiCacheError
 from vlsi_cache.interruption import stop_if_asked
 from vlsi_cache.phases import phase
-from vlsi_cache.training.folders.checkpoints import last_checkpoint, whole_checkpoint
-from vlsi_cache.training.folders.writing import (
-    plain_read_errors,
-    plain_write_errors,
-    quiet_event_writer,
+from vlsi_cache.training.folders.checkpoints import (
+    epochs_of,
+    last_checkpoint,
+    processes_of,
+    renumber,
 )
+from vlsi_cache.training.folders.writing import plain_write_errors, quiet_event_writer
 from vlsi_cache.training.loop.guard import LossGuard
 from vlsi_cache.training.loop.metrics import MetricLines
+from vlsi_cache.training.loop.pieces import align_pieces, num_tokens, pieces_of, without_sync
 from vlsi_cache.training.loop.rates import FINAL, WARMUP, rate_factor
+from vlsi_cache.training.loop.saving import MEND_DIVERGED, SavingTrainer
 from vlsi_cache.training.loop.stopping import Checkpointer
-from vlsi_cache.training.module import StageModule
-from vlsi_cache.training.processes import on_main_process
+from vlsi_cache.training.processes import (
+    from_main_process,
+    gathered_numbers,
+    has_lost_others,
+    on_main_process,
+    raise_together,
+)
 from vlsi_cache.training.run import Run
+from vlsi_cache.training.samples.lengths import sample_lengths
 from vlsi_cache.training.samples.loader import (
     BatchReader,
     BatchSampler,
     EpochSetter,
     make_loader,
-    or_raise,
     quiet_forks,
 )
-from vlsi_cache.training.samples.order import ProcessSlice, plain_order
+from vlsi_cache.training.samples.order import Indices, ProcessSlice, plain_order
+from vlsi_cache.training.sharding import is_sharded, whole
 from vlsi_cache.training.stage import Stage, Training
 
 __all__ = ["train"]
 
 logger = logging.getLogger(__name__)
 
-_MEND_DIVERGED = "Delete this folder, then lower the stage's learning_rate or raise warmup_steps"
-_WEIGHTS = "model.safetensors"
-_BATCHES_SEEN = "batches_seen"
+_PROBLEM = -1
+"""In place of a process's number of tokens: something is wrong there."""
 
 
 def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
@@ -69,7 +76,9 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     checkpointer = Checkpointer(stage.schedule.save_every_minutes)
     with phase(stage.name, unit="steps") as steps:
         arguments = _arguments(run, stage, training)
-        trainer = _StageTrainer(stage, training, arguments, [MetricLines(steps), checkpointer])
+        lengths = None if stage.schedule.batch_tokens is None else sample_lengths(run)
+        callbacks = [MetricLines(steps), checkpointer]
+        trainer = _StageTrainer(stage, training, arguments, callbacks, lengths)
         _train_on(stage, training, trainer)
         if checkpointer.stopped_by is not None:
             where = f"step {trainer.state.global_step:,} of {trainer.state.max_steps:,}"
@@ -84,10 +93,12 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
         )
 
 
-def _train_on(stage: Stage[Any], training: Training[Any], trainer: Trainer) -> None:
-    checkpoint = last_checkpoint(stage.folder)
+def _train_on(stage: Stage[Any], training: Training[Any], trainer: _StageTrainer) -> None:
+    checkpoint = from_main_process(last_checkpoint(stage.folder))
     if checkpoint is not None:
-        logger.info("%s: going on from %s", stage.name, checkpoint.name)
+        checkpoint = trainer.recount(checkpoint)
+        if trainer.is_world_process_zero():
+            logger.info("%s: going on from %s", stage.name, checkpoint.name)
     journal = training.journal
     if journal is not None:
         step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
@@ -99,10 +110,17 @@ def _train_on(stage: Stage[Any], training: Training[Any], trainer: Trainer) -> N
     ):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except RuntimeError:
+        except RuntimeError as error:
             # A SIGTERM to the whole job has ended the workers, and no step can end without them.
             stop_if_asked(f"between two steps of {stage.name}")
-            raise
+            if not has_lost_others(error):
+                raise
+            raise StageError(
+                "another process has ended, and this one cannot go on alone",
+                where=stage.folder,
+                mend="Its own message says why. Mend that, then run the same command again. It "
+                "goes on from the last checkpoint",
+            ) from error
 
 
 def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> TrainingArguments:
@@ -116,7 +134,7 @@ def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> Training
         output_dir=str(stage.folder),
         per_device_train_batch_size=schedule.batch_size,
         gradient_accumulation_steps=schedule.gradient_accumulation,
-        learning_rate=schedule.learning_rate or training.learning_rate,
+        learning_rate=schedule.learning_rate or training.rate(),
         warmup_steps=WARMUP if schedule.warmup_steps is None else schedule.warmup_steps,
         weight_decay=schedule.weight_decay,
         max_grad_norm=schedule.max_grad_norm,
@@ -140,8 +158,8 @@ def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> Training
     return arguments
 
 
-class _StageTrainer(Trainer):
-    """Saves and restores trainable parameters only: a frozen 72B backbone is not written again."""
+class _StageTrainer(SavingTrainer):
+    """Trains a stage's module on its batches, with its metrics and rates."""
 
     def __init__(
         self,
@@ -149,13 +167,17 @@ class _StageTrainer(Trainer):
         training: Training[Any],
         arguments: TrainingArguments,
         callbacks: Sequence[TrainerCallback],
+        lengths: Indices | None = None,
     ) -> None:
         self.training = training
+        self.batch_tokens = stage.schedule.batch_tokens
+        self.lengths = lengths
         self.guard = LossGuard()
         self.warned_of_rise = False
         final = stage.schedule.final_learning_rate
         self.final_factor = FINAL if final is None else final / arguments.learning_rate
         self.order = training.order or plain_order(len(training.dataset))
+        self.sharded = is_sharded(training.module)
         super().__init__(
             model=training.module,
             args=arguments,
@@ -164,6 +186,9 @@ class _StageTrainer(Trainer):
             callbacks=[*callbacks, EpochSetter(), *training.callbacks],
             optimizers=(training.optimizer, None),
         )
+        # It neither wraps nor moves a sharded module. Its own checkpoints of one would not do, and
+        # it says so, unless it learns of it only here.
+        self.is_distributed_loading_by_transformers = self.sharded
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
 
@@ -173,19 +198,44 @@ class _StageTrainer(Trainer):
         The loader is not handed to accelerate, which would fill the last batches with samples that
         other processes have. It would also forget the epoch where it skips batches to resume.
         """
-        process = ProcessSlice(
-            seed=self.args.seed,
-            batch_size=self.args.per_device_train_batch_size,
-            rank=self.args.process_index,
-            num_ranks=self.args.world_size,
-        )
         return make_loader(
-            BatchReader(self.training.dataset, self.training.collate),
-            BatchSampler(self.order, process),
+            BatchReader(self.training.dataset, self.training.collate, self.batch_tokens),
+            BatchSampler(self.order, self._slice()),
             workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             start_method=self.training.start_method,
         )
+
+    def _slice(self) -> ProcessSlice:
+        return ProcessSlice(
+            seed=self.args.seed,
+            batch_size=self.args.per_device_train_batch_size,
+            rank=0 if self.training.shares_batches else self.args.process_index,
+            num_ranks=1 if self.training.shares_batches else self.args.world_size,
+            lengths=self.lengths,
+        )
+
+    def recount(self, checkpoint: Path) -> Path:
+        """Return a checkpoint whose step counts what these processes would have trained.
+
+        Where epochs are counted, the samples of a step follow from the number of processes.
+        """
+        # the main process alone reads: it may have renamed the checkpoint before another looks
+        known = (0, 0.0)
+        if self.is_world_process_zero():
+            known = processes_of(checkpoint), epochs_of(checkpoint)
+        (before, epochs), now = from_main_process(known), self.args.world_size
+        if before == now:
+            return checkpoint
+        if self.is_world_process_zero():
+            logger.info("%s was made by %d processes, and %d go on", checkpoint.name, before, now)
+        if self.args.max_steps > 0:
+            return checkpoint
+        num_batches = self._slice().num_batches(self.order.num_samples)
+        per_epoch = -(-num_batches // self.args.gradient_accumulation_steps)
+        step = max(int(epochs * per_epoch + 1e-6), 1)
+        on_main_process(lambda: renumber(checkpoint, step))
+        return checkpoint.with_name(f"checkpoint-{step}")
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -201,9 +251,17 @@ class _StageTrainer(Trainer):
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
         return loss * float(weight)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Train on a micro-batch, and show its loss to the guard."""
-        loss: Tensor = super().training_step(*args, **kwargs)
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Train on a micro-batch, piece by piece, and show its loss to the guard."""
+        *pieces, last = pieces_of(inputs)
+        losses: list[Tensor] = []
+        for piece in pieces:
+            with without_sync(self.accelerator, model):
+                losses.append(super().training_step(model, piece, *args, **kwargs))
+        losses.append(super().training_step(model, last, *args, **kwargs))
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         self.guard.add(loss)
         if self.accelerator.sync_gradients:
             self.guard.end_step()
@@ -212,6 +270,7 @@ class _StageTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Give parameters with rates of their own groups of their own."""
         optimizer = super().create_optimizer(model)
+        _split_scalars(optimizer)
         for prefix, rate in self.training.other_rates.items():
             named = self._module().named_parameters()
             own = {id(value) for name, value in named if name.startswith(prefix)}
@@ -244,77 +303,31 @@ class _StageTrainer(Trainer):
         return send_to_device(data, self.args.device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        """Count the response tokens of the accumulated batches of all processes."""
-        batches = [or_raise(batch) for batch in batch_samples]
-        count = torch.tensor(sum(len(batch["labels"]) * batch["weight"] for batch in batches))
-        if self.args.world_size > 1:
-            count = self.accelerator.gather(count.to(device)).sum()
-        return count.to(device).clamp(min=1)  # all batches may have weight 0
+        """Count the response tokens of the accumulated batches of all processes.
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        # the Trainer's own limit would also delete what the user put there
-        with whole_checkpoint(Path(str(self.args.output_dir)), self.state.global_step):
-            super()._save_checkpoint(model, trial)
+        What is wrong in one process is raised in all of them, before any waits for its gradients.
+        """
+        problem = next(
+            (batch for batch in batch_samples if isinstance(batch, VlsiCacheError)), None
+        )
+        problem = problem or self._module().find_problem()
+        count = sum(map(num_tokens, batch_samples)) if problem is None else _PROBLEM
+        counts = gathered_numbers(int(count))
+        if _PROBLEM in counts:
+            raise_together(problem)
+        if self.training.shares_batches:  # all processes have counted the same tokens
+            counts = counts[:1]
+        elif self.args.world_size > 1 and self.batch_tokens is not None:
+            align_pieces(batch_samples, self.accelerator, device)
+        return torch.tensor(max(sum(counts), 1), device=device)  # all may have weight 0
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with plain_read_errors(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm: Any = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        return whole(norm)
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with plain_read_errors(checkpoint):
-            super()._load_rng_state(checkpoint)
-
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
-    ) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {
-            name: parameter.detach().contiguous().cpu()
-            for name, parameter in self._trainable().items()
-        }
-        state[_BATCHES_SEEN] = torch.tensor(self._module().batches_seen)
-        save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        with plain_read_errors(resume_from_checkpoint):
-            saved = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
-        trainable = self._trainable()
-        self._module().batches_seen = int(saved.pop(_BATCHES_SEEN, torch.tensor(0)))
-        if saved.keys() != trainable.keys():
-            raise StageError(
-                "checkpoint holds other parameters than this stage trains",
-                where=resume_from_checkpoint,
-                mend="Delete the stage's folder to train it again",
-            )
-        with torch.no_grad():
-            for name, parameter in trainable.items():
-                parameter.copy_(saved[name])
-
-    def _trainable(self) -> dict[str, nn.Parameter]:
-        parameters = self._module().named_parameters()
-        return {name: value for name, value in parameters if value.requires_grad}
-
-    def _module(self) -> StageModule:
-        module = self.accelerator.unwrap_model(self.model)
-        assert isinstance(module, StageModule)
-        return module
-
-    def validate_parameters(self) -> None:
-        """Refuse trained parameters that are NaN or infinite."""
-        broken = [
-            name for name, value in self._trainable().items() if not torch.isfinite(value).all()
-        ]
-        if broken:
-            raise StageError(
-                f"{len(broken)} of the trained parameters are not finite ({broken[0]} …)",
-                where=self.args.output_dir,
-                mend=_MEND_DIVERGED,
-            )
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm: Any = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        return whole(norm)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the observed metrics to the line, and the tables to the journal."""
@@ -329,13 +342,19 @@ class _StageTrainer(Trainer):
             raise StageError(
                 f"loss is {loss} at step {self.state.global_step}",
                 where=self.args.output_dir,
-                mend=_MEND_DIVERGED,
+                mend=MEND_DIVERGED,
             )
         self._warn_of_rise()
-        journal = self.training.journal
-        if tables and journal is not None and self.is_world_process_zero():
-            journal.append(self.state.global_step, tables)
-        super().log(logs, start_time)
+        problem: StageError | None = None
+        try:
+            with plain_write_errors(Path(str(self.args.output_dir))):
+                journal = self.training.journal
+                if tables and journal is not None and self.is_world_process_zero():
+                    journal.append(self.state.global_step, tables)
+                super().log(logs, start_time)
+        except StageError as error:
+            problem = error
+        raise_together(problem)
 
     def _warn_of_rise(self) -> None:
         problem = self.guard.find_problem()
@@ -346,7 +365,23 @@ class _StageTrainer(Trainer):
     def _observed_means(self) -> dict[str, Tensor]:
         """Return the means over all processes' batches since the last call."""
         means = {}
-        for name, (total, count) in self._module().collect().items():
+        observed: dict[str, tuple[Tensor, int]] = {}
+        problem: VlsiCacheError | None = None
+        try:
+            observed = self._module().collect()
+        except VlsiCacheError as error:
+            problem = error
+        raise_together(problem)
+        for name, (total, count) in observed.items():
             whole = self.accelerator.reduce(total, reduction="sum")
             means[name] = whole / self.accelerator.reduce(torch.tensor(count, device=total.device))
         return means
+
+
+def _split_scalars(optimizer: torch.optim.Optimizer) -> None:
+    """Give scalars groups of their own: a fused step takes no mixture with sharded tensors."""
+    for group in list(optimizer.param_groups):
+        scalars = [value for value in group["params"] if value.ndim == 0]
+        if scalars and len(scalars) < len(group["params"]):
+            group["params"] = [value for value in group["params"] if value.ndim]
+            optimizer.add_param_group({**group, "params": scalars})

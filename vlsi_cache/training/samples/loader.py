@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import TrainerCallback
 
 from vlsi_cache.errors import VlsiCacheError
+from vlsi_cache.training.samples.budget import collate_pieces
 from vlsi_cache.training.samples.order import ProcessSlice, SampleOrder, slice_batches
 
 __all__ = [
+    "FURTHER",
     "BatchReader",
     "BatchSampler",
     "EpochSetter",
@@ -31,6 +33,8 @@ __all__ = [
 K = TypeVar("K")
 B = TypeVar("B")
 
+FURTHER: Final = "further"
+"""Key of a micro-batch's other pieces."""
 _FURTHER_SHUFFLE = 1 << 40
 """Between the numbers of an epoch's shuffles. No training has as many epochs."""
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
@@ -114,11 +118,18 @@ class BatchReader:
     """Samples by index."""
     collate: Callable[[list[Any]], dict[str, Any]]
     """Samples → the keyword arguments of the module's forward."""
+    batch_tokens: int | None = None
+    """Most padded tokens of one forward pass; None for no bound."""
 
     def __call__(self, picks: Sequence[Pick]) -> dict[str, Any]:
-        """Return the collated batch, with its ``weight``: 1, or 0."""
-        batch = self.collate([self.dataset[pick.index] for pick in picks])
-        return {**batch, "weight": picks[0].weight}
+        """Return the collated batch, with its ``weight``: 1, or 0.
+
+        A batch beyond the bound is its first piece, with the others under ``FURTHER``.
+        """
+        items = [self.dataset[pick.index] for pick in picks]
+        pieces = collate_pieces(self.collate, items, self.batch_tokens)
+        first, *further = ({**batch, "weight": picks[0].weight} for _, batch in pieces)
+        return {**first, FURTHER: further} if further else first
 
 
 def make_loader(

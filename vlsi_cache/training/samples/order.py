@@ -3,7 +3,8 @@
 Neighbouring samples may be stored together, so they stay neighbours for a while. *Groups* of
 neighbours are shuffled, and then the samples inside a *window* of a few groups. What is decoded for
 one sample of a window serves the others. Each process gets a slice of the shuffled
-groups.
+groups. Where lengths are given, samples of like length out of some fifty batches share a batch, and
+these batches are shuffled.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, final
+from typing import Any, Final, NamedTuple, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 Indices = NDArray[np.int64]
+
+_POOL_BATCHES: Final = 50
+"""Batches out of which like lengths are grouped, as in transformers' ``LengthGroupedSampler``."""
 
 
 class Parcel(NamedTuple):
@@ -100,6 +104,8 @@ class ProcessSlice:
     """Index of the process."""
     num_ranks: int = 1
     """Processes that train together."""
+    lengths: Indices | None = None
+    """About how long each sample is, to group by it. None not to."""
 
     def num_batches(self, num_samples: int) -> int:
         """Count the batches of an epoch, the same for every process."""
@@ -129,6 +135,8 @@ def slice_batches(order: SampleOrder, process: ProcessSlice, epoch: int) -> Iter
         # … and shuffles its own slice by itself
         own = _generator(process.seed, epoch, number, process.rank)
         samples = _windows(_cut(groups, first, stop), order.window, own)
+        if process.lengths is not None:
+            samples = _grouped(samples, process.lengths, process.batch_size, own)
         for size in _sizes(stop - first, most, process.batch_size):
             yield list(islice(samples, size))
         remaining = _cut(groups, given, total)
@@ -169,6 +177,24 @@ def _windows(
     for start in range(0, len(groups), window):
         pool: Any = np.concatenate(groups[start : start + window])
         yield from generator.permutation(pool).tolist()
+
+
+def _grouped(
+    samples: Iterator[int], lengths: Indices, batch_size: int, generator: np.random.Generator
+) -> Iterator[int]:
+    """Reorder shuffled samples, so that those of like length are neighbours, batch by batch.
+
+    Samples of a batch stay as random as the shuffle made them, but for their lengths. Batches come
+    in any order, so that the lengths of successive batches say nothing. What makes no whole batch
+    at the end is any of the samples.
+    """
+    while taken := list(islice(samples, _POOL_BATCHES * batch_size)):
+        pool = np.array(taken, np.int64)
+        rest = len(pool) % batch_size
+        whole = pool[rest:]
+        batches = whole[lengths[whole].argsort(kind="stable")].reshape(-1, batch_size)
+        yield from generator.permutation(batches).ravel().tolist()
+        yield from pool[:rest].tolist()
 
 
 def _sizes(count: int, most: int, batch_size: int) -> list[int]:

@@ -1,0 +1,124 @@
+"""``vlsi-cache plan``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vlsi_cache.cli.check import progress_of
+from vlsi_cache.cli.next_step import next_command
+from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
+from vlsi_cache.cli.terminal import log_to
+
+if TYPE_CHECKING:
+    from vlsi_cache.plan import Plan
+    from vlsi_cache.recipe import Recipe
+
+__all__ = ["command"]
+
+_UNITS = {"": 1, "K": 3, "M": 6, "G": 9, "T": 12}
+
+
+def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """Read ``80GB`` or ``80GiB`` as bytes."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", value.strip().upper())
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f"expected a size such as 80GB or 80GiB, found {value!r}")
+    power = _UNITS[found[2]]
+    unit = 2.0 ** (power // 3 * 10) if found[3] else 10.0**power
+    return round(float(found[1]) * unit)
+
+
+@click.command("plan")
+@errors_in_one_line
+@recipe_flags(
+    {
+        "teacher": "teacher.model",
+        "student": "student.model",
+        "data": "data.path",
+        "split": "data.split",
+        "limit": "data.limit",
+        "output": "output",
+        "cache": "cache.path",
+        "device": "device",
+    },
+    is_argument=True,
+)
+@click.option("--teacher", metavar="MODEL", help="from_pretrained name or folder of the teacher.")
+@click.option("--student", metavar="MODEL", help="from_pretrained name or folder of the student.")
+@click.option("--data", metavar="PATH", help="JSON(L) file, datasets folder or hub name.")
+@click.option("--split", help="Split of a datasets source.  [default: train]")
+@click.option("--limit", type=int, help="Number of first samples to read.")
+@click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
+@click.option("--cache", metavar="DIR", help="Cache folder or URL.  [default: OUTPUT/cache]")
+@click.option("--device", help="auto, cpu, cuda, …  [default: auto, planned as cuda]")
+@click.option(
+    "--devices",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Devices of the run, each with a process of its own.",
+)
+@click.option(
+    "--memory",
+    callback=_size,
+    metavar="SIZE",
+    help="Memory of each device, such as 80GB.  [default: that of the device here]",
+)
+@click.option(
+    "--throughput",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="TFLOPS",
+    help="Arithmetic that each device does in a second, for the times.",
+)
+@click.option("--probe", is_flag=True, help="Measure the throughput here, on two blocks.")
+@click.option(
+    "--rows",
+    type=click.IntRange(1),
+    default=2000,
+    show_default=True,
+    help="Most rows to read, evenly spread over the data.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(recipe: Recipe, rows: int, as_json: bool, **given: Any) -> None:
+    """Say what a run will take, before hours are spent.
+
+    Counts samples, tokens and the cache's bytes, and rehearses every stage without its weights: the
+    memory of each device, what does not fit, and which setting mends it. Exits with 1 if a stage
+    does not fit.
+    """
+    throughput: float | None = given["throughput"]
+    if given["probe"] and throughput is not None:
+        raise click.UsageError("--probe contradicts --throughput: give one of the two")
+    from vlsi_cache.plan import Machines, plan_run, plan_table
+
+    log_to("stderr")
+    rate = None if throughput is None else throughput * 1e12
+    machines = Machines(given["devices"], given["memory"], rate, given["probe"])
+    with progress_of("plan", "read") as show:
+        plan = plan_run(recipe, machines, most_rows=rows, on_progress=show)
+    if as_json:
+        click.echo(plan.model_dump_json(indent=2))
+    else:
+        from rich.console import Console
+
+        console = Console()
+        console.print(plan_table(plan))
+        click.echo(f"\nnext: {_next(plan)}")
+    if plan.fits is False:
+        raise SystemExit(1)
+
+
+def _next(plan: Plan) -> str:
+    """Return the command that comes next: the first whose stages are not done."""
+    remaining = [stage.name for stage in plan.stages if not stage.done]
+    if any(stage.fits is False and not stage.done for stage in plan.stages):
+        return next_command("plan", {})
+    if not remaining:
+        return next_command("inspect", {}) if not plan.stages else "nothing, all stages are done"
+    name = "dump-teacher" if remaining[0].startswith("teacher") else "train-student"
+    return next_command(name, {})

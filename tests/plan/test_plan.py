@@ -1,0 +1,289 @@
+"""A plan's counts, its cache's size, what does not fit and what mends it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+
+from support.runs import make_recipe
+from vlsi_cache import dump_teacher
+from vlsi_cache.check import check_data
+from vlsi_cache.cli.main import cli
+from vlsi_cache.errors import RecipeError
+from vlsi_cache.plan import Machines, Plan, plan_run
+from vlsi_cache.plan.formulae import USABLE, bytes_per_token_and_tap
+from vlsi_cache.plan.mending import NAMED_KEYS, has_key
+from vlsi_cache.plan.rehearsal import Rehearsed
+from vlsi_cache.plan.spreading import SPREADS, as_recipe_spreads, spreads
+from vlsi_cache.recipe import CacheSection, Recipe
+from vlsi_cache.teacher import Partition
+
+
+def _folder_bytes(path: str | Path) -> int:
+    return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+
+
+def _written(recipe: Recipe, folder: Path) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(json.loads(recipe.model_dump_json())), encoding="utf-8")
+    return path
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "100"}).invoke(cli, ["plan", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A run of one stage, interaction at the output alone, on text."""
+    made = make_recipe(tmp_path_factory.mktemp("small"), interaction={"inner": "none"})
+    teacher = Recipe().teacher
+    return made.model_copy(update={"teacher": teacher, "stages": ["interaction"]})
+
+
+def test_counts_are_those_of_a_check(tmp_path: Path) -> None:
+    made = make_recipe(tmp_path, images=True, interaction={"inner": "none"})
+    recipe = made.model_copy(update={"teacher": Recipe().teacher, "stages": ["interaction"]})
+    plan, report = plan_run(recipe), check_data(recipe)
+    assert (plan.samples, plan.rows_read) == (report.rows, report.rows)
+    assert plan.tokens == report.tokens
+    assert plan.response_tokens == report.response_tokens
+    assert plan.longest == report.longest
+    assert plan.notes == []
+    assert plan.stages[0].working_bytes > 0
+
+
+def test_some_rows_stand_for_all(small: Recipe) -> None:
+    plan, report = plan_run(small, most_rows=5), check_data(small)
+    assert (plan.samples, plan.rows_read) == (12, 5)
+    assert plan.response_tokens == pytest.approx(report.response_tokens, rel=0.3)
+    assert plan.notes == ["tokens are extrapolated from 5 of 12 rows, evenly spread over the data"]
+
+
+def _teacher_alone(folder: Path, k: int, m: int, start: str) -> Recipe:
+    settings = {"samples_per_shard": 100, "batch_size": 50, "k": k, "m": m}
+    made = make_recipe(folder, num_samples=200, cache=settings)
+    verbalizer = made.teacher.verbalizer.model_copy(update={"start": start})
+    teacher = made.teacher.model_copy(update={"verbalizer": verbalizer})
+    return made.model_copy(update={"student": Recipe().student, "teacher": teacher})
+
+
+@pytest.mark.parametrize(("k", "m", "start"), [(0, 14, "logit_lens"), (4, 4, "ridge")])
+def test_the_size_of_a_cache_is_foretold(k: int, m: int, start: str, tmp_path: Path) -> None:
+    recipe = _teacher_alone(tmp_path, k, m, start)
+    planned = plan_run(recipe)
+    assert not planned.cache_bytes_measured
+    dump_teacher(recipe)
+    assert planned.cache_bytes == pytest.approx(_folder_bytes(recipe.cache_path), rel=0.15)
+
+
+def test_a_cache_that_is_half_made_foretells_its_own_size(tmp_path: Path) -> None:
+    recipe = _teacher_alone(tmp_path, 0, 14, "ridge")
+    dump_teacher(recipe, partition=Partition(1, 2))
+    plan = plan_run(recipe)
+    assert plan.cache_bytes_measured
+    assert plan.samples_recorded == 100
+    assert [stage.done for stage in plan.stages] == [True, False]
+    dump_teacher(recipe)
+    assert plan.cache_bytes == pytest.approx(_folder_bytes(recipe.cache_path), rel=0.05)
+
+
+def test_the_sizes_of_records_are_those_that_were_measured() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    measured = {(0, 8): 7.5, (0, 12): 9.9, (0, 14): 11.0, (0, 16): 12.1, (4, 4): 20.0}
+    for (k, m), size in measured.items():
+        assert f"| {size} |" in page.replace("**", "")
+        assert bytes_per_token_and_tap(CacheSection(k=k, m=m)) == pytest.approx(size, rel=0.05)
+
+
+def test_what_does_not_fit_is_mended_by_the_setting_that_is_named(small: Recipe) -> None:
+    (stage,) = plan_run(small).stages
+    memory = round((stage.device_bytes - 0.4 * stage.working_bytes) / USABLE)
+    plan = plan_run(small, Machines(memory_bytes=memory))
+    assert plan.fits is False
+    (mend,) = plan.stages[0].mends
+    assert mend.fits
+    changes = dict(change.split(": ") for change in mend.setting.split(", "))
+    size, times = (
+        int(changes[f"interaction.{name}"]) for name in ("batch_size", "gradient_accumulation")
+    )
+    settings = small.interaction
+    assert size < settings.batch_size
+    assert size * times == settings.batch_size * settings.gradient_accumulation
+    changed = settings.model_copy(update={"batch_size": size, "gradient_accumulation": times})
+    mended = plan_run(
+        small.model_copy(update={"interaction": changed}), Machines(memory_bytes=memory)
+    )
+    assert mended.fits
+    assert mended.stages[0].device_bytes == mend.device_bytes
+
+
+def test_weights_that_are_too_much_are_not_mended_by_a_smaller_batch(small: Recipe) -> None:
+    plan = plan_run(small, Machines(memory_bytes=100_000))
+    assert plan.fits is False
+    assert not any(mend.fits or "batch" in mend.setting for mend in plan.stages[0].mends)
+
+
+def test_blocks_that_train_whole_are_mended_by_adapters(small: Recipe) -> None:
+    settings = small.interaction.model_copy(update={"lora": None})
+    recipe = small.model_copy(update={"interaction": settings})
+    (stage,) = plan_run(recipe).stages
+    memory = round(0.9 * stage.device_bytes / USABLE)
+    plan = plan_run(recipe, Machines(memory_bytes=memory))
+    assert "interaction.batch_size: 2" in plan.stages[0].mends[0].setting
+
+
+def test_mends_name_keys_that_the_recipe_has() -> None:
+    assert [key for key in NAMED_KEYS if not has_key(key)] == []
+    assert not has_key("teacher.nonsense")
+    assert not has_key("seed.nonsense")
+
+
+FOUND = Rehearsed(
+    weights=100,
+    blocks=80,
+    added=20,
+    gradients=20,
+    optimizer=40,
+    working=4,
+    operations=0.0,
+    num_trained=5,
+)
+
+
+def test_a_recipe_that_spreads_its_teacher_is_planned_so() -> None:
+    def planned(devices: int, **keys: Any) -> Rehearsed:
+        schedule = Recipe().teacher.verbalization.model_copy(
+            update={"taps_at_once": keys.pop("taps_at_once", None)}
+        )
+        teacher = Recipe().teacher.model_copy(update={"verbalization": schedule, **keys})
+        recipe = Recipe().model_copy(update={"teacher": teacher})
+        return as_recipe_spreads(FOUND, recipe, "teacher-verbalization", devices, 4)
+
+    assert planned(4) == FOUND
+    assert planned(4, device_map="auto").peak == 180 // 4 + 4
+    assert planned(4, tensor_parallel=4).peak == 80 // 4 + 20 + 80 + 4
+    assert planned(1, taps_at_once=1).peak == 100 + 80 // 4 + 4
+    assert planned(1, taps_at_once=4) == FOUND
+
+
+def test_a_stage_is_spread_by_what_is_there_alone() -> None:
+    known = dict(spreads("teacher-verbalization", FOUND, 65, 4, lambda key: True))
+    assert known == {
+        "teacher.verbalization.taps_at_once: 1": 100 + 80 // 4 + 4,
+        "teacher.device_map: auto, over 4 devices": 180 // 4 + 4,
+        "teacher.tensor_parallel: 64, over 64 devices": round(80 / 64 + 100 + 4),
+        "teacher.tensor_parallel: 4, teacher.verbalization.taps_at_once: 1, over 4 devices": 64,
+    }
+    assert dict(spreads("teacher-verbalization", FOUND, 65, 4, lambda key: False)) == {}
+    # each way is named where its keys are in the recipe's schema
+    keys = {key for needs, *_ in SPREADS for key in needs if not key.startswith("vlsi_cache.")}
+    named = dict(spreads("teacher-verbalization", FOUND, 65, 4, has_key))
+    text = " ".join(named)
+    assert {key for key in keys if f"{key}:" in text} == {key for key in keys if has_key(key)}
+
+
+def test_devices_divide_the_time_and_add_buckets(small: Recipe) -> None:
+    (one,) = plan_run(small, Machines(operations_per_second=1e9)).stages
+    (two,) = plan_run(small, Machines(devices=2, operations_per_second=1e9)).stages
+    # three steps are given, and each is of twice as many samples
+    assert one.steps == two.steps == 3
+    assert two.operations == pytest.approx(2 * one.operations)
+    assert two.seconds == pytest.approx(one.seconds)
+    assert two.device_bytes == one.device_bytes + 4 * one.trained_parameters
+
+
+def test_a_probe_measures_a_stage_and_leaves_random_numbers_alone(small: Recipe) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    (stage,) = plan_run(small, Machines(probe=True), most_rows=4).stages
+    assert torch.equal(torch.rand(4), expected)
+    assert stage.seconds is not None
+    assert stage.seconds > 0
+
+
+def test_an_accelerator_takes_the_recipes_precision(small: Recipe) -> None:
+    elsewhere = small.model_copy(update={"device": "auto"})
+    student = small.student.model_copy(update={"dtype": "bfloat16"})
+    wide = plan_run(elsewhere, most_rows=4)
+    narrow = plan_run(elsewhere.model_copy(update={"student": student}), most_rows=4)
+    assert wide.device == narrow.device == "cuda"
+    assert narrow.stages[0].weights_bytes < 0.6 * wide.stages[0].weights_bytes
+
+
+def test_nothing_to_plan_is_said_in_one_line(small: Recipe) -> None:
+    with pytest.raises(RecipeError, match="no model is named"):
+        plan_run(Recipe(data=small.data))
+    with pytest.raises(RecipeError, match="data"):
+        plan_run(small.model_copy(update={"data": Recipe().data}))
+
+
+def test_the_command_prints_a_plan_and_the_next_command(small: Recipe, tmp_path: Path) -> None:
+    path = _written(small, tmp_path)
+    result = _run(path, "--devices", 2, "--memory", "80GB", "--throughput", 100)
+    assert result.exit_code == 0, result.output
+    assert "2 × cpu, 80.0 GB" in result.stdout
+    *lines, _, last = result.stdout.splitlines()
+    assert last == f"next: vlsi-cache train-student --recipe {path}"
+    assert lines[-1].split()[0] == "interaction"
+    assert lines[-1].split()[-1] == "fits"
+
+
+def test_json_has_what_is_promised_and_the_exit_status_says_what_fits(
+    small: Recipe, tmp_path: Path
+) -> None:
+    path = _written(small, tmp_path)
+    result = _run("--recipe", path, "--memory", "100kB", "--rows", 3, "--json")
+    assert result.exit_code == 1
+    Plan.model_validate_json(result.stdout)
+    plan: dict[str, Any] = json.loads(result.stdout)
+    assert plan["fits"] is False
+    assert plan["memory_bytes"] == 10**5
+    assert {"samples", "response_tokens", "cache_bytes", "stages"} <= plan.keys()
+    assert {"name", "device_bytes", "seconds"} <= plan["stages"][0].keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--memory", "much"), "expected a size such as 80GB"),
+        (("--memory", "0GB"), "expected a size such as 80GB"),
+        (("--devices", "0"), "--devices"),
+        (("--throughput", "0"), "--throughput"),
+        (("--probe", "--throughput", "1"), "--probe contradicts --throughput"),
+        (("--set", "teacher.model=/nowhere"), "no such model folder"),
+        (("--set", "data.path=/nowhere.jsonl"), "/nowhere.jsonl"),
+        (("--set", "cache.nonsense=1"), "cache.nonsense"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(
+    arguments: tuple[str, ...], said: str, small: Recipe, tmp_path: Path
+) -> None:
+    result = _run(_written(small, tmp_path), *arguments)
+    assert result.exit_code in (1, 2)
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_recipe_that_is_given_twice_is_refused(small: Recipe, tmp_path: Path) -> None:
+    path = _written(small, tmp_path)
+    result = _run(path, "--recipe", path)
+    assert result.exit_code == 2
+    assert "given twice" in result.stderr
+
+
+def test_rows_that_cannot_be_read_are_counted(small: Recipe, tmp_path: Path) -> None:
+    source = Path(str(small.data.path))
+    path = source.with_name("broken.jsonl")
+    rows = source.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([*rows[:3], '{"messages": []}']), encoding="utf-8")
+    data = small.data.model_copy(update={"path": str(path)})
+    plan = plan_run(small.model_copy(update={"data": data}))
+    assert (plan.samples, plan.rows_read, plan.unreadable_rows) == (4, 4, 1)

@@ -1,0 +1,130 @@
+"""A student whose weights are sharded over processes, on real gloo: it is one process's."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from support.ranks import RankServer
+from support.runs import make_recipe
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.teacher import dump_teacher
+
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+RESULTS = (
+    "student-verbalizers/verbalizers.safetensors",
+    "interaction/model/model.safetensors",
+    "student/model.safetensors",
+)
+# all samples are in each step, and each matches for itself: any number of processes does the same
+MATCHING = {"strategy": "expected", "granularity": "sample"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RankServer]:
+    server = RankServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("sharded")
+    interaction = {"matching": MATCHING, "save_every": 1, "steps": 2}
+    finetuning = {"learning_rate": 1e-3, "save_every": 1}
+    recipe = make_recipe(folder, num_samples=4, interaction=interaction, finetuning=finetuning)
+    dump_teacher(recipe)
+    return recipe
+
+
+def _raw(recipe: Recipe, output: Path, **changes: Any) -> dict[str, Any]:
+    raw: dict[str, Any] = json.loads(recipe.model_dump_json())
+    raw["cache"]["path"] = str(recipe.cache_path)
+    raw["output"] = str(output)
+    for schedule in (raw["student"]["verbalization"], raw["interaction"], raw["finetuning"]):
+        schedule["workers"] = 0
+    for section, change in changes.items():
+        raw[section] |= change
+    return raw
+
+
+def _run(
+    server: RankServer, raw: dict[str, Any], num_ranks: int, env: dict[str, str], **task: Any
+) -> list[int]:
+    output = Path(raw["output"])
+    output.mkdir(exist_ok=True)
+    return server.run(output, num_ranks, recipe=raw, env=env, **task)
+
+
+def _compare(one: Path, other: Path) -> None:
+    """Compare all weights. Adam turns a rounding of a small gradient into a part of its rate."""
+    tolerance = 2e-4  # the rates are up to 1e-2
+    for name in RESULTS:
+        expected, found = load_file(one / name), load_file(other / name)
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            assert found[key].dtype == value.dtype
+            torch.testing.assert_close(
+                found[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
+            )
+
+
+def _metric(stage: Path, name: str) -> list[float]:
+    events = EventAccumulator(str(stage / "tensorboard")).Reload()
+    return [event.value for event in events.Scalars(f"train/{name}")]
+
+
+@pytest.fixture(scope="module")
+def alone(server: RankServer, dumped: Recipe) -> Path:
+    """What one process makes."""
+    raw = _raw(dumped, dumped.output.with_name("alone"))
+    assert _run(server, raw, 1, {}) == [0]
+    return Path(raw["output"])
+
+
+def test_a_sharded_student_is_one_processs_and_goes_on_with_any_number(
+    server: RankServer, dumped: Recipe, alone: Path, tmp_path: Path
+) -> None:
+    raw = _raw(dumped, tmp_path / "run")
+    dies = [-signal.SIGKILL]
+    assert _run(server, raw, 2, FSDP, kill=["interaction", 1]) == dies * 2
+    assert _run(server, raw, 3, FSDP, kill=["finetuning", 1]) == dies * 3
+    assert _run(server, raw, 2, {}, kill=["finetuning", 2]) == dies * 2  # each holds all weights
+    assert _run(server, raw, 2, FSDP) == [0, 0]
+    _compare(alone, Path(raw["output"]))
+    assert not list(Path(raw["output"]).rglob("checkpoint-*"))
+
+
+def test_towers_ties_scalars_and_measured_rates_are_one_processs(
+    server: RankServer, tmp_path: Path
+) -> None:
+    """Blocks that train themselves, verbalizers that copy them, activations computed twice."""
+    again = {"gradient_checkpointing": True}
+    recipe = make_recipe(
+        tmp_path,
+        images=True,
+        num_samples=4,
+        interaction={"matching": MATCHING, "lora": None, "learning_rate": 1e-4, **again},
+        finetuning={"learning_rate": None, "final_learning_rate": None, **again},
+    )
+    dump_teacher(recipe)
+    structure = {"verbalizer": {**recipe.student.verbalizer.model_dump(), "structure": "decoder"}}
+    one, many = (
+        _raw(recipe, tmp_path / name, student=structure | {"taps": [0]}) for name in ("one", "many")
+    )
+    assert _run(server, one, 1, {}) == [0]
+    assert _run(server, many, 2, FSDP | {"FSDP_RESHARD_AFTER_FORWARD": "false"}) == [0, 0]
+    _compare(Path(one["output"]), Path(many["output"]))
+    # Adam's steps do not show how large its gradients are
+    for stage in ("student-verbalizers", "interaction", "finetuning"):
+        for name in ("loss", "grad_norm"):
+            expected, found = (_metric(Path(raw["output"]) / stage, name) for raw in (one, many))
+            assert found == pytest.approx(expected, rel=1e-3), (stage, name)

@@ -1,0 +1,189 @@
+"""``find_mends``: the settings that make a stage fit, each tried by a rehearsal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from vlsi_cache.plan.reading import Lengths
+from vlsi_cache.plan.rehearsal import Rehearsed, Setting, rehearse
+from vlsi_cache.plan.report import Mend
+from vlsi_cache.plan.sketch import Sketch
+from vlsi_cache.plan.spreading import as_recipe_spreads, spreads
+from vlsi_cache.plan.steps import PlannedStageName
+from vlsi_cache.recipe import Recipe
+
+__all__ = [
+    "NAMED_KEYS",
+    "batch_path",
+    "changed_recipe",
+    "find_mends",
+    "has_key",
+    "rehearse_stage",
+]
+
+_SECTIONS: Final = {
+    "teacher-verbalization": "teacher.verbalization",
+    "teacher-pass": "cache",
+    "student-verbalization": "student.verbalization",
+    "interaction": "interaction",
+    "finetuning": "finetuning",
+}
+NAMED_KEYS: Final = (
+    *(f"{section}.batch_size" for section in _SECTIONS.values()),
+    "interaction.gradient_accumulation",
+    "interaction.gradient_checkpointing",
+    "interaction.lora",
+    "finetuning.gradient_checkpointing",
+    "teacher.dtype",
+    "student.dtype",
+)
+"""Recipe keys that a mend may name."""
+
+Change = dict[str, Any]
+
+
+def find_mends(
+    setting: Setting,
+    stage: PlannedStageName,
+    sketch: Sketch,
+    lengths: Lengths,
+    now: Rehearsed,
+    limit: float,
+) -> list[Mend]:
+    """Find changes with which a stage fits. Without one, the change that comes nearest.
+
+    Args:
+        setting: the plan as it is.
+        stage: a stage that does not fit.
+        sketch: its model.
+        lengths: the data's lengths.
+        now: the stage as it is.
+        limit: bytes that a stage may take.
+    """
+    tried = []
+    for change in _changes(setting.recipe, stage, fits_one=now.static <= limit):
+        recipe = changed_recipe(setting.recipe, change)
+        changed = replace(setting, recipe=recipe)
+        found = rehearse_stage(changed, stage, sketch, lengths, counts=False)
+        text = ", ".join(f"{key}: {_spelt(value)}" for key, value in change.items())
+        tried.append(Mend(setting=text, device_bytes=found.peak, fits=found.peak <= limit))
+        if tried[-1].fits:
+            break
+    ways = spreads(stage, now, limit, setting.num_teacher_taps, has_key)
+    tried += [Mend(setting=text, device_bytes=size, fits=size <= limit) for text, size in ways]
+    fitting = [mend for mend in tried if mend.fits]
+    return fitting or sorted(tried, key=lambda mend: mend.device_bytes)[:1]
+
+
+def rehearse_stage(
+    setting: Setting,
+    stage: PlannedStageName,
+    sketch: Sketch,
+    lengths: Lengths,
+    *,
+    counts: bool = True,
+) -> Rehearsed:
+    """Rehearse a stage with the batches that its recipe and the data give.
+
+    Args:
+        setting: recipe, device and processes.
+        stage: name of the stage.
+        sketch: its model.
+        lengths: the data's lengths.
+        counts: count operations, too.
+    """
+    size = _get(setting.recipe, batch_path(stage))
+    patches = lengths.patches(size, sketch.pixels_per_patch) if sketch.pixels_per_patch else 0
+    usual = lengths.usual(size) if counts else None
+    found = rehearse(setting, stage, sketch, lengths.heaviest(size), usual, patches)
+    section = setting.recipe.teacher if sketch.role == "teacher" else setting.recipe.student
+    num_taps = len(section.taps or ())
+    return as_recipe_spreads(found, setting.recipe, stage, setting.num_processes, num_taps)
+
+
+def batch_path(stage: PlannedStageName) -> str:
+    """Return the recipe key of a stage's batch size."""
+    return f"{_SECTIONS[stage]}.batch_size"
+
+
+def changed_recipe(recipe: Recipe, change: Change) -> Recipe:
+    """Return the recipe with other values at dotted keys."""
+    for path, value in change.items():
+        recipe = _set(recipe, path.split("."), value)
+    return recipe
+
+
+def has_key(path: str) -> bool:
+    """Report whether the recipe has a key."""
+    model: Any = Recipe
+    for name in path.split("."):
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return False
+        if name not in model.model_fields:
+            return False
+        model = model.model_fields[name].annotation
+    return True
+
+
+def _changes(recipe: Recipe, stage: PlannedStageName, *, fits_one: bool) -> Iterator[Change]:
+    """Yield what may be changed, from what costs nothing to what costs time or accuracy.
+
+    Args:
+        recipe: the recipe.
+        stage: the stage that does not fit.
+        fits_one: whether it could fit with less to work on. Otherwise its weights and their states
+            alone are too much, and smaller batches are not tried.
+    """
+    role = "teacher" if stage.startswith("teacher") else "student"
+    lighter: Change = {}
+    if stage == "interaction" and recipe.interaction.lora is None:
+        lighter = {"interaction.lora": Recipe().interaction.lora}
+        yield lighter
+    if _get(recipe, f"{role}.dtype") == "float32":
+        lighter = lighter | {f"{role}.dtype": "bfloat16"}
+        yield lighter
+    if not fits_one and not lighter:
+        return
+    yield from ({**lighter, **smaller} for smaller in _smaller(recipe, stage))
+    checkpointing = f"{stage}.gradient_checkpointing"
+    if stage in ("interaction", "finetuning") and not _get(recipe, checkpointing):
+        lighter = lighter | {checkpointing: True}
+        yield lighter
+        yield from ({**lighter, **smaller} for smaller in _smaller(recipe, stage))
+
+
+def _smaller(recipe: Recipe, stage: PlannedStageName) -> Iterator[Change]:
+    """Yield smaller batches, with as many more to an optimizer step."""
+    path = batch_path(stage)
+    size = _get(recipe, path)
+    smaller = size // 2
+    while smaller:
+        change: Change = {path: smaller}
+        if stage != "teacher-pass":
+            accumulation = path.replace("batch_size", "gradient_accumulation")
+            change[accumulation] = _get(recipe, accumulation) * -(-size // smaller)
+        yield change
+        smaller //= 2
+
+
+def _get(recipe: Recipe, path: str) -> Any:
+    value: Any = recipe
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _set(section: Any, names: list[str], value: Any) -> Any:
+    first, *rest = names
+    inner = _set(getattr(section, first), rest, value) if rest else value
+    return section.model_copy(update={first: inner})
+
+
+def _spelt(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return "{rank: 64}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

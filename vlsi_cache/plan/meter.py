@@ -1,0 +1,67 @@
+"""``AllocationMeter``: the most bytes of tensors that were alive at once."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["AllocationMeter"]
+
+
+class AllocationMeter(TorchDispatchMode):
+    """Counts the storages that operations allocate inside the context, and those that die.
+
+    It sees every operation of forward, backward and optimizer. What an operation allocates and
+    frees inside itself is not seen. Tensors may be fake, so nothing of a counted model need exist.
+    A fake tensor that is asked for its number says 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = 0
+        """Bytes that are alive now."""
+        self.peak = 0
+        """The most bytes that were alive at once, since the beginning or the last ``lower``."""
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def lower(self) -> None:
+        """Forget the peak so far: what is alive now is the new one."""
+        self.peak = self.live
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and count what it allocates."""
+        try:
+            output = func(*args, **(kwargs or {}))
+        except DataDependentOutputException:
+            if func is not torch.ops.aten._local_scalar_dense.default:  # noqa: SLF001 (its name)
+                raise
+            return _zero(args[0].dtype)
+        for value in tree_leaves(output):
+            if isinstance(value, Tensor):
+                self._add(value)
+        return output
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._known:  # a view, or a result in place
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, size).atexit = False
+
+    def _remove(self, size: int) -> None:
+        self.live -= size
+
+
+def _zero(dtype: torch.dtype) -> bool | int | float:
+    if dtype == torch.bool:
+        return False
+    return 0.0 if dtype.is_floating_point else 0

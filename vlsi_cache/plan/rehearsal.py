@@ -1,0 +1,177 @@
+"""``rehearse``: the peak of one stage's step, from the stage's own code on fake tensors."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vlsi_cache.models import Backbone
+from vlsi_cache.plan.formulae import (
+    bucket_bytes,
+    gradient_bytes,
+    optimizer_bytes,
+    tensor_bytes,
+    tile_bytes,
+    vision_bytes,
+)
+from vlsi_cache.plan.meter import AllocationMeter
+from vlsi_cache.plan.sketch import Sketch
+from vlsi_cache.plan.steps import Batch, PlannedStageName, StageStep, make_step, schedule_of
+from vlsi_cache.plan.world import rehearsing
+from vlsi_cache.recipe import Recipe
+
+__all__ = ["Rehearsed", "Setting", "rehearse", "trains_weights"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all stages of a plan are rehearsed with."""
+
+    recipe: Recipe
+    """The whole run."""
+    device: torch.device
+    """The planned device."""
+    num_processes: int
+    """Processes of one training."""
+    num_teacher_taps: int
+    """Taps of the teacher, without the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What one step of a stage takes."""
+
+    weights: int
+    """Bytes of the model."""
+    blocks: int
+    """Bytes of its decoder blocks, which are among the weights."""
+    added: int
+    """Bytes of verbalizers and adapters."""
+    gradients: int
+    """Bytes of gradients, those that DDP sends included."""
+    optimizer: int
+    """Bytes of AdamW's state."""
+    working: int
+    """Bytes of activations, and of the objective's or the recorder's buffers."""
+    operations: float
+    """Floating-point operations of one step of the usual batch."""
+    num_trained: int
+    """Parameters that train."""
+
+    @property
+    def static(self) -> int:
+        """Bytes that do not depend on the batch."""
+        return self.weights + self.added + self.gradients + self.optimizer
+
+    @property
+    def peak(self) -> int:
+        """The most bytes at once."""
+        return self.static + self.working
+
+
+def trains_weights(recipe: Recipe, stage: PlannedStageName) -> bool:
+    """Report whether the model's own weights train, and not only what is added to it."""
+    return stage == "finetuning" or (stage == "interaction" and recipe.interaction.lora is None)
+
+
+def rehearse(
+    setting: Setting,
+    stage: PlannedStageName,
+    sketch: Sketch,
+    heaviest: Batch,
+    usual: Batch | None,
+    patches: int,
+) -> Rehearsed:
+    """Run one step of a stage on fake tensors, and count what is alive.
+
+    Args:
+        setting: recipe, device and processes.
+        stage: name of the stage.
+        sketch: its model.
+        heaviest: the batch that decides the peak.
+        usual: the batch that decides the time, if operations are to be counted.
+        patches: patches of the heaviest batch's pictures.
+
+    Raises:
+        ModelError: the model cannot be built from its configuration.
+    """
+    with rehearsing(), AllocationMeter() as meter:
+        backbone = sketch.build(setting.device, trains=trains_weights(setting.recipe, stage))
+        found, step = _one_step(setting, stage, backbone, meter, heaviest)
+        vision = vision_bytes(backbone, patches, keeps_all=stage == "finetuning")
+        operations = _count(step, usual) if usual is not None else 0.0
+        del step, backbone
+    gc.collect()  # hooks and modules refer to one another
+    return replace(found, working=found.working + vision, operations=operations)
+
+
+def _one_step(
+    setting: Setting,
+    stage: PlannedStageName,
+    backbone: Backbone,
+    meter: AllocationMeter,
+    batch: Batch,
+) -> tuple[Rehearsed, StageStep]:
+    """Run the step at the batch that decides the peak."""
+    weights = tensor_bytes(_all_tensors(backbone.decoder.model))
+    step = make_step(setting.recipe, stage, backbone, setting.num_teacher_taps)
+    trained, static = step.trained, meter.live
+    states = [torch.empty_like(one) for one in trained for _ in range(2)]
+    meter.lower()
+    _run_peak(setting.recipe, stage, step, batch)
+    peak = meter.peak
+    for parameter in trained:
+        parameter.grad = None
+    gradients, optimizer = gradient_bytes(trained), optimizer_bytes(trained)
+    del states
+    working = max(peak - static - gradients - optimizer, 0)
+    working += _further_tiles(setting, stage, batch.num_responses, backbone.head.num_rows)
+    found = Rehearsed(
+        weights=weights,
+        blocks=tensor_bytes(backbone.decoder.blocks.parameters()),
+        added=static - weights,
+        gradients=gradients + bucket_bytes(trained, _num_senders(setting, stage)),
+        optimizer=optimizer,
+        working=working,
+        operations=0.0,
+        num_trained=sum(one.numel() for one in trained),
+    )
+    return found, step
+
+
+def _further_tiles(setting: Setting, stage: PlannedStageName, num_responses: int, rows: int) -> int:
+    """Return how many more bytes the tiles of a pass take on the run's device than on a CPU."""
+    num_taps = setting.num_teacher_taps + 1 if stage == "teacher-pass" else 0
+    own, here = (
+        tile_bytes(num_responses, num_taps, rows, device)
+        for device in (setting.device, torch.device("cpu"))
+    )
+    return own - here
+
+
+def _run_peak(recipe: Recipe, stage: PlannedStageName, step: StageStep, batch: Batch) -> None:
+    """Run a batch, or two where gradients of the first remain during the second."""
+    schedule = schedule_of(recipe, stage)
+    step.run(batch)
+    if schedule is not None and schedule.gradient_accumulation > 1:
+        step.run(batch)
+
+
+def _num_senders(setting: Setting, stage: PlannedStageName) -> int:
+    """Return the processes that send one another gradients. A mapped teacher has one process."""
+    is_mapped = getattr(setting.recipe.teacher, "device_map", None) is not None
+    return 1 if is_mapped and stage.startswith("teacher") else setting.num_processes
+
+
+def _count(step: StageStep, batch: Batch) -> float:
+    with FlopCounterMode(display=False) as counter:
+        step.run(batch)
+    return float(counter.get_total_flops())
+
+
+def _all_tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]

@@ -1,0 +1,210 @@
+"""One step of each stage, by the stages' own modules, on a batch of made-up tokens.
+
+Shapes: B samples, T positions, N response tokens, L taps, S entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vlsi_cache.models import Backbone, resolve_taps
+from vlsi_cache.objectives import SparseTargets
+from vlsi_cache.recipe import InteractionSection, Recipe, Schedule
+from vlsi_cache.sampling import TapRecorder
+from vlsi_cache.student.finetuning import Finetuning
+from vlsi_cache.student.interaction_loss import Interaction
+from vlsi_cache.teacher.reading import TeacherPass
+from vlsi_cache.training import StageModule
+from vlsi_cache.verbalizer import Verbalization, VerbalizerBank, build_verbalizers
+
+__all__ = ["STAGES", "Batch", "PlannedStageName", "StageStep", "make_step", "schedule_of"]
+
+PlannedStageName = Literal[
+    "teacher-verbalization", "teacher-pass", "student-verbalization", "interaction", "finetuning"
+]
+STAGES: Final[tuple[PlannedStageName, ...]] = (
+    "teacher-verbalization",
+    "teacher-pass",
+    "student-verbalization",
+    "interaction",
+    "finetuning",
+)
+"""All stages of a whole run, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The size of a batch."""
+
+    num_samples: int
+    """B."""
+    length: int
+    """T, tokens of the longest sample, to which all are padded."""
+    num_responses: int
+    """N, response tokens of all samples."""
+
+    def tensors(self, device: torch.device) -> dict[str, Any]:
+        """Make the tensors that ``TokenBatches`` makes, of one token."""
+        ids = torch.zeros(self.num_samples, self.length, dtype=torch.long, device=device)
+        positions = torch.arange(self.num_responses, device=device)
+        spread = torch.arange(self.num_responses, device=device) * self.num_samples
+        return {
+            "inputs": {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+            "positions": positions % (self.num_samples * self.length),
+            "labels": torch.zeros_like(positions),
+            "token_samples": spread // max(self.num_responses, 1),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StageStep:
+    """What one step of a stage runs."""
+
+    run: Callable[[Batch], None]
+    """Runs forward, and backward if anything trains."""
+    trained: Sequence[nn.Parameter]
+    """The parameters that train."""
+
+
+def schedule_of(recipe: Recipe, stage: PlannedStageName) -> Schedule | None:
+    """Return the schedule of a stage. The teacher pass has none."""
+    if stage == "teacher-pass":
+        return None
+    return {
+        "teacher-verbalization": recipe.teacher.verbalization,
+        "student-verbalization": recipe.student.verbalization,
+        "interaction": recipe.interaction,
+        "finetuning": recipe.finetuning,
+    }[stage]
+
+
+def make_step(
+    recipe: Recipe, stage: PlannedStageName, backbone: Backbone, num_teacher_taps: int
+) -> StageStep:
+    """Build what a stage runs, as the stage itself does.
+
+    Args:
+        recipe: the whole run.
+        stage: name of the stage.
+        backbone: the teacher or the student, in the dtype that the stage gives it.
+        num_teacher_taps: taps of the teacher, without the output.
+    """
+    if stage == "finetuning":
+        return _finetuning(recipe, backbone, num_teacher_taps)
+    if stage == "teacher-pass":
+        return _teacher_pass(recipe, backbone)
+    if stage == "interaction":
+        return _interaction(recipe, backbone, num_teacher_taps)
+    role: Literal["teacher", "student"] = "teacher" if "teacher" in stage else "student"
+    bank = _bank(recipe, role, backbone)
+    target = getattr(recipe, role).verbalization.target
+    return _trained(Verbalization(backbone.decoder, bank, backbone.vocab_size, target), backbone)
+
+
+def _bank(
+    recipe: Recipe, role: Literal["teacher", "student"], backbone: Backbone
+) -> VerbalizerBank:
+    section = getattr(recipe, role)
+    blocks = backbone.decoder.num_blocks
+    taps = section.taps
+    if taps is not None:  # a probe's model is shorter
+        taps = [tap for tap in taps if tap < blocks] or [blocks - 1]
+    taps = resolve_taps(taps, blocks, where=backbone.name)
+    return build_verbalizers(backbone.decoder, taps, section.verbalizer, seed=0)
+
+
+def _teacher_pass(recipe: Recipe, backbone: Backbone) -> StageStep:
+    bank = _bank(recipe, "teacher", backbone).requires_grad_(False)
+    head = backbone.head
+    k, m = recipe.cache.k, recipe.cache.m
+    order = torch.arange(head.num_rows, device=head.weight.device) if not k else None
+    reader = TeacherPass(backbone, bank, TapRecorder(head, k=k, m=m, order=order), recipe.seed)
+
+    def run(batch: Batch) -> None:
+        uniforms = np.full((batch.num_responses, len(bank.taps) + 1), 0.5)
+        try:
+            reader.begin(batch.tensors(head.weight.device), uniforms)()
+        except RuntimeError as error:
+            # A rehearsal ends where the record leaves torch: it has no numbers to give.
+            if ".numpy()" not in str(error):
+                raise
+
+    return StageStep(run, ())
+
+
+def _interaction(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> StageStep:
+    settings = _without_numbers(recipe.interaction)
+    device = backbone.device
+    if settings.inner == "none":
+        bank = build_verbalizers(backbone.decoder, (), recipe.student.verbalizer, seed=0)
+    else:
+        bank = _bank(recipe, "student", backbone)
+    count = max(num_teacher_taps, len(bank.taps))
+    module = Interaction(backbone, bank, settings, teacher_taps=range(count), seed=0)
+    if settings.gradient_checkpointing:
+        backbone.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
+    return _trained(module, backbone, _record(recipe, count, device))
+
+
+def _record(
+    recipe: Recipe, num_teacher_taps: int, device: torch.device
+) -> Callable[[Batch], dict[str, Any]]:
+    """What a step reads of the cache, ``[N, L, S]``."""
+    k, m = recipe.cache.k, recipe.cache.m
+    entries = k + m if recipe.interaction.tail == "sample" else k
+
+    def targets(batch: Batch) -> dict[str, Any]:
+        shape = (batch.num_responses, num_teacher_taps + 1, max(entries, 1))
+        return {
+            "targets": SparseTargets(
+                torch.zeros(shape, dtype=torch.long, device=device),
+                torch.full(shape, 1 / shape[2], device=device),
+                torch.zeros(shape[:2], device=device),
+            )
+        }
+
+    return targets
+
+
+def _without_numbers(settings: InteractionSection) -> InteractionSection:
+    """Replace what decides by numbers, which fake tensors do not have, by what takes as much.
+
+    Fixed pairs have one teacher tap for a student tap, as drawn ones do.
+    """
+    update: dict[str, Any] = {}
+    if settings.matching.strategy not in ("expected", "shortest"):
+        update["matching"] = settings.matching.model_copy(update={"strategy": "uniform"})
+    if settings.output_target is not None:
+        update["output_target"] = settings.output_target.model_copy(update={"tap": 0})
+    return settings.model_copy(update=update)
+
+
+def _finetuning(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> StageStep:
+    module = Finetuning(backbone, recipe.finetuning)
+    reads = recipe.finetuning.record_weight > 0
+    more = _record(recipe, num_teacher_taps, backbone.device) if reads else None
+    if recipe.finetuning.gradient_checkpointing:
+        backbone.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
+    return _trained(module, backbone, more)
+
+
+def _trained(
+    module: StageModule, backbone: Backbone, more: Callable[[Batch], dict[str, Any]] | None = None
+) -> StageStep:
+    """A step that trains a module."""
+    device = backbone.device
+    module.train()
+
+    def run(batch: Batch) -> None:
+        given = batch.tensors(device) | (more(batch) if more is not None else {})
+        with torch.autocast(device.type, torch.bfloat16, enabled=backbone.autocast):
+            loss: Tensor = module(**given)["loss"]
+        loss.backward()
+
+    return StageStep(run, [value for value in module.parameters() if value.requires_grad])

@@ -1,0 +1,236 @@
+"""Whether what a recipe names is there, as far as it shows without any library."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+from vlsi_cache.errors import (
+    DataError,
+    ModelError,
+    RecipeError,
+    StageError,
+    VlsiCacheError,
+    excerpt,
+)
+from vlsi_cache.recipe.models import ModelSection
+from vlsi_cache.recipe.recipe import Recipe
+from vlsi_cache.recipe.sources import DataSection
+
+__all__ = [
+    "DATA_FORMS",
+    "expand_pattern",
+    "is_there",
+    "looks_local",
+    "model_name",
+    "named_models",
+    "validate_data_name",
+    "validate_data_named",
+    "validate_model_folder",
+    "validate_named",
+    "validate_together",
+]
+
+DATA_FORMS: Final = (
+    "a .jsonl, .json or .parquet file, a folder of datasets or Parquet, or a hub name"
+)
+Role = Literal["teacher", "student"]
+_SUFFIXES: Final = (
+    ".jsonl",
+    ".json",
+    ".ndjson",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".arrow",
+    ".zip",
+    ".tar",
+    ".xlsx",
+)
+"""Suffixes of files. A hub name that ends so is the name of a file that is not there."""
+_MOST_NAME_CHARACTERS: Final = 500
+"""A longer name is data, and not printed whole."""
+_HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder."""
+    try:
+        return path.exists()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def expand_pattern(name: str) -> list[str]:
+    """Return the name, with ``~`` as the user's home, or the files that a pattern stands for.
+
+    Raises:
+        DataError: no file has a name of the pattern.
+    """
+    # Path's own expanduser raises for a user that is not there.
+    path = os.path.expanduser(name)  # noqa: PTH111
+    if os.path.lexists(path) or not glob.has_magic(path):
+        return [path]
+    found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (the pattern may be absolute)
+    if not found:
+        raise DataError("no file has a name of this pattern", where=excerpt(name))
+    return found
+
+
+def looks_local(name: str) -> bool:
+    """Whether the name of a model can be a path alone. A hub name is "model" or "owner/model"."""
+    return (
+        not name
+        or name.startswith((".", "~", os.sep))
+        or name.count("/") > 1
+        or is_there(Path(name))
+    )
+
+
+def model_name(section: ModelSection, role: str) -> str:
+    """Return the name of a section's model.
+
+    Raises:
+        RecipeError: no model is named.
+    """
+    if section.model is None:
+        raise RecipeError(
+            "no model is named",
+            where=f"{role}.model",
+            expected="a from_pretrained name or folder",
+            mend=f"Give --{role} MODEL, or set {role}.model in the recipe",
+        )
+    return section.model
+
+
+def named_models(recipe: Recipe) -> dict[Role, ModelSection]:
+    """Return the models that a recipe names, by their roles.
+
+    Raises:
+        RecipeError: it names none.
+    """
+    sections: dict[Role, ModelSection] = {"teacher": recipe.teacher, "student": recipe.student}
+    named = {role: section for role, section in sections.items() if section.model is not None}
+    if not named:
+        raise RecipeError(
+            "no model is named",
+            where="teacher.model and student.model",
+            expected="at least one of them, for its processor",
+            mend="Give --teacher MODEL or --student MODEL, or set them in the recipe",
+        )
+    return named
+
+
+def validate_model_folder(name: str) -> None:
+    """Refuse a name that can be a folder alone, and is none.
+
+    Raises:
+        ModelError: there is no such folder.
+    """
+    path = Path(name).expanduser()
+    if not path.is_dir() and looks_local(name) and not name.endswith(".gguf"):
+        raise ModelError(
+            "there is no such model folder",
+            where=name or "model",
+            found="a file" if path.is_file() else None,
+            mend="Give the folder that save_pretrained wrote, or a name on the Hugging Face hub",
+        )
+
+
+def validate_data_named(section: DataSection) -> None:
+    """Refuse a section that names no data.
+
+    Raises:
+        RecipeError: it names none.
+    """
+    if section.path is None and not section.sources:
+        raise RecipeError(
+            "no data is named",
+            where="data.path",
+            expected="a JSON or JSONL file, a datasets folder or a hub name",
+            mend="Give --data PATH, or set data.path in the recipe",
+        )
+
+
+def validate_data_name(name: str) -> None:
+    """Refuse a name of data that is neither a path nor a name on the hub.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
+    path = Path(name)
+    base, _, _ = name.rpartition(":")
+    if is_there(path) or (base and is_there(Path(base))):
+        return
+    is_hub_name = _HUB_NAME.fullmatch(name) and len(name) <= _MOST_NAME_CHARACTERS
+    is_beside_files = "/" in name and is_there(path.parent)
+    if not is_hub_name or path.suffix.lower() in _SUFFIXES or is_beside_files:
+        raise DataError(
+            "there is no such data file or folder",
+            where=(name if len(name) <= _MOST_NAME_CHARACTERS else excerpt(name)) or "data",
+            mend=f"Give {DATA_FORMS}",
+        )
+
+
+def validate_named(recipe: Recipe, roles: Sequence[Role]) -> None:
+    """Refuse models and data that are not named, or not there.
+
+    Commands call it first, before they import what takes seconds.
+
+    Args:
+        recipe: description of the run.
+        roles: the models that the command reads.
+
+    Raises:
+        VlsiCacheError: something is not named, or not there. One error has the problems of all.
+    """
+    checks: list[Callable[[], object]] = [lambda: _validate_data(recipe.data)]
+    for role in roles:
+        section = recipe.teacher if role == "teacher" else recipe.student
+        checks.append(partial(_validate_model, section, role))
+    validate_together(checks)
+
+
+def _validate_model(section: ModelSection, role: str) -> None:
+    validate_model_folder(model_name(section, role))
+
+
+def _validate_data(section: DataSection) -> None:
+    validate_data_named(section)
+    for path in (section.path, *(source.path for source in section.sources)):
+        for pattern in [path] if isinstance(path, str) else path or []:
+            for name in expand_pattern(pattern):
+                validate_data_name(name)
+
+
+def validate_together(checks: Sequence[Callable[[], object]]) -> None:
+    """Run all checks, and report the problems of all.
+
+    Raises:
+        VlsiCacheError: a check has failed. With several, the error has the text of each.
+    """
+    found: list[VlsiCacheError] = []
+    for check in checks:
+        try:
+            check()
+        except VlsiCacheError as error:
+            if str(error) not in map(str, found):
+                found.append(error)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        listing = " ".join(f"({number}) {error}" for number, error in enumerate(found, 1))
+        # A problem outside the recipe decides the exit code.
+        only_recipe = all(isinstance(error, RecipeError) for error in found)
+        kind = RecipeError if only_recipe else StageError
+        raise kind(f"{len(found)} problems: {listing}") from found[0]
