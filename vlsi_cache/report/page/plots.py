@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from vlsi_cache.report.page.shapes import Bar, Box, Cell, Histogram, Matrix, Plot, Table
 from vlsi_cache.report.words import bytes_text, tap_name
 from vlsi_cache.store.cache.summary import CacheSummary, Lengths, Quantiles, TapSummary
 
-__all__ = [
-    "Bar",
-    "Box",
-    "Cell",
-    "Histogram",
-    "Matrix",
-    "Plot",
-    "Table",
-    "array_rows",
-    "length_plot",
-    "matrix_plot",
-    "tap_plots",
-]
+__all__ = ["array_rows", "length_plot", "matrix_plot", "tap_plots"]
 
 WIDTH: Final = 360
 HEIGHT: Final = 220
@@ -34,117 +22,6 @@ _MOST_LABELS: Final = 7
 _MOST_VALUES: Final = 10
 """Taps up to which a matrix has room for its values."""
 _QUANTILES: Final = ("5 %", "25 %", "50 %", "75 %", "95 %")
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """The figures of a plot."""
-
-    headings: tuple[str, ...]
-    """Names of the columns."""
-    rows: tuple[tuple[str, ...], ...]
-    """Values. The first of a row names it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """One tap of a plot. All are distances in pixels from the left or from the top."""
-
-    x: float
-    """Middle of the tap."""
-    half: float
-    """Half the width of the box."""
-    edges: tuple[float, ...]
-    """Heights of the five quantiles, the least first."""
-    mean: float
-    """Height of the mean."""
-    error: float
-    """Pixels of two standard errors. 0 if there are none."""
-    label: str
-    """Name of the tap. Empty where names would overlap."""
-    title: str
-    """What the box says."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """Quantiles of a figure, tap by tap."""
-
-    title: str
-    """What is shown, with its unit."""
-    note: str
-    """Over what the quantiles are taken."""
-    ticks: tuple[tuple[float, str], ...]
-    """Height and label of each line."""
-    boxes: tuple[Box, ...]
-    """The taps in order."""
-    table: Table
-    """The same figures."""
-
-    @property
-    def means(self) -> str:
-        """Points of the line through the means."""
-        return " ".join(f"{box.x:.1f},{box.mean:.1f}" for box in self.boxes)
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One pair of taps."""
-
-    x: float
-    """Left edge."""
-    y: float
-    """Upper edge."""
-    percent: int
-    """Share of tokens at which the two agree."""
-    title: str
-    """What the cell says."""
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """Agreement of each tap with each."""
-
-    side: float
-    """Width and height of a cell."""
-    cells: tuple[Cell, ...]
-    """All pairs."""
-    names: tuple[tuple[float, str], ...]
-    """Middle and name of each tap that has room for its name."""
-    has_values: bool
-    """Whether there is room for numbers."""
-    table: Table
-    """The same figures."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One bin of a histogram."""
-
-    x: float
-    """Left edge."""
-    width: float
-    """Width."""
-    y: float
-    """Upper edge."""
-    height: float
-    """Height."""
-    label: str
-    """The bin's range. Empty where names would overlap."""
-    title: str
-    """What the bar says."""
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """Samples by their length."""
-
-    bars: tuple[Bar, ...]
-    """The bins in order."""
-    ticks: tuple[tuple[float, str], ...]
-    """Height and label of each line."""
-    table: Table
-    """The same figures."""
 
 
 def tap_plots(summary: CacheSummary) -> list[Plot]:
