@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlsi_cache.data import load_conversations
-from vlsi_cache.data.reading.names import find_repetitions, name_digest
+from vlsi_cache.data.reading.forms.names import find_repetitions, name_digest
 
 
 def names(ids: list[Any], write_rows: Any, chat: Any) -> list[str]:

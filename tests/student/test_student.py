@@ -27,7 +27,7 @@ from support.runs import make_recipe, save_text_model, write_conversations
 from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.errors import CacheError, CacheMismatchError, RecipeError, StageError
 from vlsi_cache.models import load_backbone
-from vlsi_cache.recipe import Recipe, recipe_from_mapping
+from vlsi_cache.recipe import InteractionSection, Recipe, recipe_from_mapping
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.student.cached_batches import CachedBatches
@@ -493,3 +493,30 @@ def test_a_killed_student_goes_on_and_ends_with_the_same_weights(
     first, second = (path.read_text(encoding="utf-8") for path in journals)
     assert [json.loads(line)["step"] for line in first.splitlines()] == list(range(1, 9))
     assert first == second, "what was written after the checkpoint is written again, not twice"
+
+
+def test_verbalizers_may_be_clipped_by_themselves(tmp_path: Path) -> None:
+    """A norm near 0 for them alone leaves the adapters' steps as they are without clipping."""
+    recipe = make_recipe(tmp_path / "data", stages=["verbalization", "interaction"])
+    dump_teacher(recipe)
+    found = {}
+    for name, settings in (
+        ("loose", {"max_grad_norm": 1e6}),
+        ("apart", {"max_grad_norm": 1e6, "verbalizer_max_grad_norm": 1e-9}),
+        ("together", {"max_grad_norm": 1e-9}),
+    ):
+        changes = {
+            **recipe.interaction.model_dump(mode="json"),
+            **settings,
+            "verbalizer_learning_rate": 1e-12,  # so that the adapters alone tell
+        }
+        section = InteractionSection.model_validate(changes)
+        update = {"interaction": section, "output": tmp_path / name}
+        update["cache"] = recipe.cache.model_copy(update={"path": recipe.cache_path})
+        found[name] = load_file(
+            train_student(recipe.model_copy(update=update)) / "model.safetensors"
+        )
+    assert all(torch.equal(value, found["apart"][name]) for name, value in found["loose"].items())
+    assert any(
+        not torch.equal(value, found["together"][name]) for name, value in found["loose"].items()
+    )

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlsi_cache.check.report import CheckFailure, CheckReport, LearnedSample
-from vlsi_cache.data.reading.nearmiss import with_near_miss
+from vlsi_cache.data.reading.forms.nearmiss import with_near_miss
 from vlsi_cache.errors import counted
 
 __all__ = ["check_table"]

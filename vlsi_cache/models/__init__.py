@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from vlsi_cache.models.backbone import Backbone, load_backbone
-from vlsi_cache.models.binding import bind_decoder
-from vlsi_cache.models.configs import load_config, load_config_of, text_config
-from vlsi_cache.models.context import context_length
+from vlsi_cache.models.binding.binding import bind_decoder
+from vlsi_cache.models.binding.head import Head, LogitTransform
+from vlsi_cache.models.binding.passes import run_backbone
+from vlsi_cache.models.binding.taps import (
+    TapCapture,
+    TapState,
+    capture_taps,
+    default_taps,
+    resolve_taps,
+)
 from vlsi_cache.models.decoder import Decoder
-from vlsi_cache.models.devices import device_of, is_plain
-from vlsi_cache.models.head import Head, LogitTransform
 from vlsi_cache.models.identity import (
     chat_template_hash,
     tokenizer_of,
@@ -16,7 +21,12 @@ from vlsi_cache.models.identity import (
     vocabulary_size,
     weights_fingerprint,
 )
-from vlsi_cache.models.loading import load_model
+from vlsi_cache.models.loading.configs import load_config, load_config_of, text_config
+from vlsi_cache.models.loading.context import context_length
+from vlsi_cache.models.loading.loading import load_model
+from vlsi_cache.models.loading.precision import saved_dtype, uses_autocast
+from vlsi_cache.models.loading.preview import ModelPreview, preview_model
+from vlsi_cache.models.loading.processors import load_processor, load_processor_of
 from vlsi_cache.models.lora import (
     LoraReach,
     adapt,
@@ -25,18 +35,8 @@ from vlsi_cache.models.lora import (
     lora_config,
     lora_reach,
 )
-from vlsi_cache.models.parallel import is_split
-from vlsi_cache.models.passes import run_backbone
-from vlsi_cache.models.precision import saved_dtype, uses_autocast
-from vlsi_cache.models.preview import ModelPreview, preview_model
-from vlsi_cache.models.processors import load_processor, load_processor_of
-from vlsi_cache.models.taps import (
-    TapCapture,
-    TapState,
-    capture_taps,
-    default_taps,
-    resolve_taps,
-)
+from vlsi_cache.models.places.devices import device_of, is_plain
+from vlsi_cache.models.places.parallel import is_split
 
 __all__ = [
     "Backbone",

@@ -10,12 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from vlsi_cache.errors import ModelError
-from vlsi_cache.models.arguments import loading_identity
-from vlsi_cache.models.binding import bind_decoder
-from vlsi_cache.models.compiling import compile_blocks
-from vlsi_cache.models.configs import load_config_of
+from vlsi_cache.models.binding.binding import bind_decoder
+from vlsi_cache.models.binding.head import Head
 from vlsi_cache.models.decoder import Decoder
-from vlsi_cache.models.head import Head
 from vlsi_cache.models.identity import (
     chat_template_hash,
     tokenizer_of,
@@ -23,10 +20,13 @@ from vlsi_cache.models.identity import (
     vocabulary_size,
     weights_fingerprint,
 )
-from vlsi_cache.models.loading import load_model
-from vlsi_cache.models.precision import frozen_dtype, trained_dtype, uses_autocast
-from vlsi_cache.models.processors import load_processor_of
-from vlsi_cache.models.quantization import quantization_of
+from vlsi_cache.models.loading.configs import load_config_of
+from vlsi_cache.models.loading.loading import load_model
+from vlsi_cache.models.loading.precision import frozen_dtype, trained_dtype, uses_autocast
+from vlsi_cache.models.loading.processors import load_processor_of
+from vlsi_cache.models.places.arguments import loading_identity
+from vlsi_cache.models.places.compiling import compile_blocks
+from vlsi_cache.models.places.quantization import quantization_of
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import ModelSection, TeacherSection, model_name
 

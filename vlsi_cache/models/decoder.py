@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vlsi_cache.models.devices import device_of
-from vlsi_cache.models.head import Head
+from vlsi_cache.models.binding.head import Head
+from vlsi_cache.models.places.devices import device_of
 
 __all__ = ["Decoder"]
 

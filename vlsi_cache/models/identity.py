@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from vlsi_cache.errors import ModelError
-from vlsi_cache.models.devices import stored_weights
-from vlsi_cache.models.parallel import is_split
-from vlsi_cache.models.quantization import quantization_of
+from vlsi_cache.models.places.devices import stored_weights
+from vlsi_cache.models.places.parallel import is_split
+from vlsi_cache.models.places.quantization import quantization_of
 
 __all__ = [
     "PINNED_DAY",

@@ -18,14 +18,14 @@ from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from vlsi_cache.errors import ModelError, first_line
-from vlsi_cache.models.decoder import Decoder
-from vlsi_cache.models.trace import (
+from vlsi_cache.models.binding.trace import (
     probe_inputs,
     probe_logits,
     removing,
     unbindable,
     undisturbed,
 )
+from vlsi_cache.models.decoder import Decoder
 from vlsi_cache.recipe import LoraSection
 
 __all__ = ["LoraReach", "adapt", "expert_names", "linear_names", "lora_config", "lora_reach"]

@@ -27,8 +27,8 @@ from vlsi_cache.models import (
     preview_model,
     saved_dtype,
 )
-from vlsi_cache.models.precision import frozen_dtype, trained_dtype
-from vlsi_cache.models.trace import block_output, removing
+from vlsi_cache.models.binding.trace import block_output, removing
+from vlsi_cache.models.loading.precision import frozen_dtype, trained_dtype
 from vlsi_cache.recipe import ModelSection
 
 __all__ = ["Sketch", "read_sketch"]

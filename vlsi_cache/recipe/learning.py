@@ -177,6 +177,8 @@ class InteractionSection(Schedule):
                 found.append((f"{path}.{name}", f"{kind} needs tail: bucket, not {self.tail}"))
         if self.output_target is not None and self.output in ("ce", "none"):
             found.append((f"{path}.output_target", f"has no effect: output is {self.output}"))
+        if self.verbalizer_max_grad_norm is not None and not self.max_grad_norm:
+            found.append((f"{path}.verbalizer_max_grad_norm", "needs max_grad_norm above 0"))
         schedule = self.inner_schedule
         if self.output == "none" and schedule is not None and not schedule.end:
             found.append((f"{path}.inner_schedule.end", "0 needs an output loss, which is none"))

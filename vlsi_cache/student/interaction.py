@@ -66,7 +66,7 @@ def _start(
     module = Interaction(student, bank, settings, teacher_taps=teacher_taps, seed=seed, rank=rank)
     if settings.gradient_checkpointing:
         student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
-    decoder = student.decoder
+    decoder, norm = student.decoder, settings.verbalizer_max_grad_norm
     rate, verbalizer_rate = interaction_rates(settings, decoder.hidden_size, decoder.num_weights)
     batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
     return Training(
@@ -78,6 +78,7 @@ def _start(
         callbacks=run.callbacks,
         learning_rate=rate,
         other_rates={"bank.": verbalizer_rate},
+        other_norms={} if norm is None else {"bank.": norm},
         autocast=student.autocast,
         start_method=batches.start_method,
     )

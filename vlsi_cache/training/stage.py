@@ -52,6 +52,9 @@ class Training(Generic[M]):
     """Peak learning rate of the parameters whose names begin so, where it is not the stage's."""
     begin: Callable[[], None] | None = None
     """Sets the module's first weights, unless there is a checkpoint."""
+    other_norms: Mapping[str, float] = field(default_factory=dict)
+    """Largest norm of the gradients of the parameters whose names begin so, where they are clipped
+    by themselves. 0 turns their clipping off."""
     journal: Journal | None = None
     """Where observed tables go."""
     callbacks: Sequence[TrainerCallback] = ()

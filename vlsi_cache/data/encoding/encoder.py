@@ -18,17 +18,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from vlsi_cache.data.conversation import Conversation, Message, TextPart
-from vlsi_cache.data.encoding.endings import TurnEnding
-from vlsi_cache.data.encoding.forms import PROBE
 from vlsi_cache.data.encoding.mixing import interleave
 from vlsi_cache.data.encoding.notices import Notices
 from vlsi_cache.data.encoding.processing import ProcessorCall
-from vlsi_cache.data.encoding.responses import RenderedConversation, ResponseFinder
-from vlsi_cache.data.encoding.sanitize import Sanitizer
-from vlsi_cache.data.encoding.spans import blanks_after, shifted, tokens_in_spans
+from vlsi_cache.data.encoding.rendering.endings import TurnEnding
+from vlsi_cache.data.encoding.rendering.forms import PROBE
+from vlsi_cache.data.encoding.rendering.responses import RenderedConversation, ResponseFinder
+from vlsi_cache.data.encoding.rendering.sanitize import Sanitizer
+from vlsi_cache.data.encoding.rendering.spans import blanks_after, shifted, tokens_in_spans
+from vlsi_cache.data.encoding.rendering.template import ChatTemplate, has_template
+from vlsi_cache.data.encoding.rendering.text import any_of
 from vlsi_cache.data.encoding.tally import CHANGED
-from vlsi_cache.data.encoding.template import ChatTemplate, has_template
-from vlsi_cache.data.encoding.text import any_of
 from vlsi_cache.errors import DataError, ModelError, counted
 from vlsi_cache.models import tokenizer_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlsi_cache.data.images import MAX_PIXELS
-from vlsi_cache.data.reading.strictjson import parse_row_json
+from vlsi_cache.data.reading.files.strictjson import parse_row_json
 from vlsi_cache.errors import DataError, excerpt
 
 _CONTAINERS: Final = (str, bytes, list, dict)

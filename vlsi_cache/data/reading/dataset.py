@@ -17,16 +17,16 @@ import numpy as np
 from vlsi_cache.data.conversation import RESERVED_VARIABLES, Conversation
 from vlsi_cache.data.images import missing_image
 from vlsi_cache.data.reading.context import Notes, ReadSettings, RowContext
-from vlsi_cache.data.reading.names import (
+from vlsi_cache.data.reading.files.rowsource import RowSource
+from vlsi_cache.data.reading.forms.names import (
     Repetitions,
     find_repetitions,
     name_digest,
     no_repetitions,
 )
-from vlsi_cache.data.reading.nearmiss import with_near_miss
+from vlsi_cache.data.reading.forms.nearmiss import with_near_miss
+from vlsi_cache.data.reading.forms.rows import KNOWN_COLUMNS, parse_row
 from vlsi_cache.data.reading.remembered import DataFindings, DataMemory
-from vlsi_cache.data.reading.rows import KNOWN_COLUMNS, parse_row
-from vlsi_cache.data.reading.rowsource import RowSource
 from vlsi_cache.data.reading.sources import describe_section, open_section
 from vlsi_cache.data.reading.stamps import Stamps, are_settled, settled_stamps, stamps_of
 from vlsi_cache.errors import DataError, RecipeError

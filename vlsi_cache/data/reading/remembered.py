@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from vlsi_cache.data.reading.names import Repetitions
+from vlsi_cache.data.reading.forms.names import Repetitions
 from vlsi_cache.data.reading.stamps import Stamps, stamps_of
 
 __all__ = ["HOME_VARIABLE", "DataFindings", "DataMemory", "memory_folder"]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from vlsi_cache.data.reading.arrowrows import ArrowRows
-from vlsi_cache.data.reading.compression import COMPRESSIONS, is_compressed
-from vlsi_cache.data.reading.folders import (
+from vlsi_cache.data.reading.files.arrowrows import ArrowRows
+from vlsi_cache.data.reading.files.compression import COMPRESSIONS, is_compressed
+from vlsi_cache.data.reading.files.folders import (
     JSON_SUFFIXES,
     data_suffix,
     find_data_files,
@@ -17,9 +17,9 @@ from vlsi_cache.data.reading.folders import (
     split_files,
     warn_unread,
 )
-from vlsi_cache.data.reading.joining import AdaptedRows, JoinedRows, MixedRows
-from vlsi_cache.data.reading.rowsource import JsonRows, RowSource
-from vlsi_cache.data.reading.tables import load_folder, load_saved, load_table
+from vlsi_cache.data.reading.files.rowsource import JsonRows, RowSource
+from vlsi_cache.data.reading.files.tables import load_folder, load_saved, load_table
+from vlsi_cache.data.reading.forms.joining import AdaptedRows, JoinedRows, MixedRows
 from vlsi_cache.errors import DataError
 from vlsi_cache.recipe import (
     DATA_FORMS,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,17 @@ def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> Training
     # token tensors wrongly. One process drives one device, and accelerate launches more.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001
     return arguments
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Parameters whose gradients are clipped to one norm, as the Trainer asks a model for them."""
+
+    members: list[nn.Parameter]
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield them."""
+        return iter(self.members)
 
 
 class _StageTrainer(SavingTrainer):
@@ -322,7 +334,13 @@ class _StageTrainer(SavingTrainer):
         return torch.tensor(max(sum(counts), 1), device=device)  # all may have weight 0
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        norm: Any = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        rest = dict(self._module().named_parameters())
+        for prefix, most in self.training.other_norms.items():
+            own = [rest.pop(name) for name in list(rest) if name.startswith(prefix)]
+            if most:
+                self._mixed_mesh_grad_norm(_Group(own), most)  # type: ignore[no-untyped-call]
+        clipped = _Group(list(rest.values())) if self.training.other_norms else model
+        norm: Any = super()._clip_grad_norm(clipped)  # type: ignore[no-untyped-call]
         return whole(norm)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:

@@ -1,0 +1,121 @@
+"""Tables that `datasets` loads: saved folders, Parquet files and names on the hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from vlsi_cache.data.reading.files.folders import split_files, split_names
+from vlsi_cache.errors import DataError, first_line
+
+__all__ = ["load_folder", "load_saved", "load_table"]
+
+_END: Final = b"\xff\xff\xff\xff\0\0\0\0"
+"""The mark at the end of Arrow's streaming format, which `datasets` writes."""
+
+
+def load_saved(folder: Path, split: str) -> Any:
+    """Load what `save_to_disk` wrote.
+
+    Raises:
+        DataError: the folder cannot be read, or has no such split.
+    """
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        saved = load_from_disk(str(folder))
+        for table in saved.values() if isinstance(saved, DatasetDict) else (saved,):
+            # Offsets of a damaged file would lead out of its memory.
+            table.data.validate(full=True)
+            for file in table.cache_files:
+                _validate_end(Path(file["filename"]))
+    except Exception as error:  # whatever datasets raises on damaged files
+        raise DataError(
+            "dataset folder cannot be read", where=folder, found=first_line(error)
+        ) from error
+    if not isinstance(saved, DatasetDict):
+        return saved
+    for name in split_names(split):
+        if name in saved:
+            return saved[name]
+    raise DataError(
+        "dataset has no such split",
+        where=folder,
+        expected="one of " + ", ".join(map(str, saved)),
+        found=split,
+    )
+
+
+def _validate_end(path: Path) -> None:
+    """Refuse a file that lacks the mark at its end. Arrow reads what is there of it.
+
+    Raises:
+        ValueError: the file is cut off.
+    """
+    with path.open("rb") as file:
+        file.seek(-min(len(_END), path.stat().st_size), os.SEEK_END)
+        if file.read() != _END:
+            raise ValueError(f"{path.name} is cut off")
+
+
+def load_folder(folder: Path, split: str, tables: Sequence[Path]) -> Any:
+    """Load the Parquet files of a folder that belong to a split, by the names of the files.
+
+    Raises:
+        DataError: they cannot be read, or have no such split.
+    """
+    root = folder.resolve()
+    is_whole = all(path.parent.resolve().is_relative_to(root) for path in tables)
+    # datasets does not follow links to folders. Among files of several kinds, it reads the most
+    # frequent kind and drops the others. A README with configurations says what is meant.
+    if is_whole or (folder / "README.md").is_file():
+        table = _load_named(folder, split)
+        if table.info.builder_name == "parquet" or (folder / "README.md").is_file():
+            return table
+    files = split_files(folder, split, tables)
+    if not files:
+        raise DataError("dataset has no such split", where=folder, found=split)
+    return load_table("parquet", str(folder), split, {"data_files": {split: list(map(str, files))}})
+
+
+def _load_named(folder: Path, split: str) -> Any:
+    """Load a folder, with a split of another name for the same if there is none of this name."""
+    problem: DataError | None = None
+    for name in split_names(split):
+        try:
+            return load_table(str(folder), str(folder), name, {})
+        except DataError as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
+
+
+def load_table(builder: str, source: str, split: str, options: Mapping[str, Any]) -> Any:
+    """Load a dataset by the name of its builder: ``parquet``, a folder, or a name on the hub.
+
+    Args:
+        builder: what `load_dataset` calls the path.
+        source: the name as the user gave it, for errors.
+        split: the split.
+        options: other arguments of `load_dataset`.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    # Imported late: datasets takes a second, which JSON readers need not pay.
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(builder, split=split, **options)
+    except Exception as error:  # whatever datasets raises on damaged files and unknown names
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        needs_config = bool(lines) and lines[0].startswith("Config name is missing")
+        raise DataError(
+            "dataset cannot be loaded",
+            where=source,
+            expected=f"data with a split {split}",
+            found=" ".join(lines[:2]) if needs_config else first_line(error),
+            mend=f"Name one as {source}:CONFIG" if needs_config else None,
+        ) from error

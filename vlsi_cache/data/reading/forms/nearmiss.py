@@ -1,0 +1,22 @@
+"""Fields that nothing reads, whose names are close to one that is read."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from vlsi_cache.data.reading.forms.rows import KNOWN_COLUMNS
+from vlsi_cache.data.reading.forms.turns import KNOWN_FIELDS
+
+__all__ = ["with_near_miss"]
+
+
+def with_near_miss(name: str) -> str:
+    """Return a field's name, with the known name that it may be a misspelling of.
+
+    Args:
+        name: the name of a column, or the path of a field such as ``messages[].weigth``.
+    """
+    known = KNOWN_FIELDS if "." in name else KNOWN_COLUMNS
+    own = name.rpartition(".")[2]
+    close = get_close_matches(own, sorted(known), n=1, cutoff=0.8)
+    return f"{name} (perhaps {close[0]})" if close and close[0] != own else name

@@ -1,0 +1,230 @@
+"""A turn's raw fields to what is said in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vlsi_cache.data.conversation import ImagePart, Message, TextPart
+from vlsi_cache.data.reading.context import RowContext, is_given
+from vlsi_cache.data.reading.forms.media import validate_turn_media
+from vlsi_cache.data.reading.forms.parts import Part, read_content
+from vlsi_cache.data.reading.forms.tools import CALL_KEYS, called_tools, tool_calls
+from vlsi_cache.errors import excerpt
+
+__all__ = ["KNOWN_FIELDS", "RawTurn", "Turn", "read_turn"]
+
+_ROLES: Final = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "claude": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+    "ipython": "tool",
+}
+_CALLERS: Final = ("function_call", "tool_call")
+"""Roles whose content is a call, as JSON."""
+_ROLE_KEYS: Final = ("role", "from")
+_CONTENT_KEYS: Final = ("content", "value")
+_THOUGHT_KEYS: Final = ("reasoning_content", "reasoning", "thinking", "thought")
+_THOUGHT_PARTS: Final = ("thinking", "reasoning")
+_WEIGHT_KEYS: Final = ("weight", "train", "loss", "loss_weight", "training", "trainable")
+_MASK_KEYS: Final = ("mask", "masked", "loss_mask", "train_detail", "training_detail")
+"""Keys by which other trainers leave out a turn, or parts of it."""
+_NAME_KEYS: Final = ("name", "tool_call_id")
+_PLAIN_KEYS: Final = {*_ROLE_KEYS, *_CONTENT_KEYS}
+KNOWN_FIELDS: Final = frozenset(
+    (*_ROLE_KEYS, *_CONTENT_KEYS, *_THOUGHT_KEYS, *_WEIGHT_KEYS, *_NAME_KEYS, *CALL_KEYS)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RawTurn:
+    """A turn as a row holds it."""
+
+    fields: Mapping[str, Any]
+    """The turn's own fields."""
+    path: str = "messages[]."
+    """Name of the turn's fields, when they are reported."""
+    learned: bool = True
+    """Whether an assistant's turn is learned, if it does not say so itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn whose places for images may be open."""
+
+    role: str
+    """The role, in the words of `Message`."""
+    parts: list[Part]
+    """What is said, in the order in which it is read."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What else the template reads."""
+    learned: bool = True
+    """Whether an assistant's turn is learned."""
+
+    def message(self) -> Message:
+        """The turn, once every place has its image."""
+        parts = tuple(part for part in self.parts if isinstance(part, TextPart | ImagePart))
+        return Message(self.role, parts, self.fields, self.learned)
+
+
+def read_turn(raw: RawTurn, context: RowContext) -> Turn:
+    """Read one turn.
+
+    Raises:
+        DataError: a field of the turn is not sound.
+    """
+    turn = raw.fields
+    name = _only(turn, _ROLE_KEYS, context)
+    known = name.lower() if isinstance(name, str) else ""
+    role = _ROLES.get(known)
+    if name is None:
+        raise context.error(
+            "unknown role",
+            expected="role and content, or from and value",
+            found="None, beside the keys " + (", ".join(map(str, turn)) or "none"),
+        )
+    if role is None:
+        raise context.error(
+            "unknown role",
+            expected="one of " + ", ".join(_ROLES),
+            found=excerpt(repr(name)),
+            mend="Rename the role, or drop the turn",
+        )
+    content = _only(turn, _CONTENT_KEYS, context)
+    if turn.keys() <= _PLAIN_KEYS and isinstance(content, str) and known not in _CALLERS:
+        return Turn(role, [TextPart(content)], learned=raw.learned or role != "assistant")
+    validate_turn_media(turn, role, context)
+    context.note_unread(turn, KNOWN_FIELDS, raw.path)
+    calls = tool_calls(turn, raw.path, context)
+    if known in _CALLERS:
+        calls += called_tools(content, f"{name}'s turn", context)
+        content = None
+    thought, content = _thought(turn, content, context)
+    _validate_answering(role, calls, thought, context)
+    fields = {"reasoning_content": thought, "tool_calls": calls, **_names(turn, context)}
+    given = {key: value for key, value in fields.items() if value}
+    parts = _read_parts(content, role, raw, context)
+    if calls and all(part == TextPart("") for part in parts):
+        parts = []
+    return Turn(role, parts, given, _is_learned(raw, role, context))
+
+
+def _read_parts(content: object, role: str, raw: RawTurn, context: RowContext) -> list[Part]:
+    parts = read_content(content, f"{raw.path}content", context)
+    if parts is None and not (content is None and role == "assistant"):
+        raise context.error(
+            f"content of the {role}'s turn is neither text nor a list of parts",
+            found=excerpt(repr(content)),
+        )
+    return parts or []
+
+
+def _only(turn: Mapping[str, Any], keys: Iterable[str], context: RowContext) -> object:
+    """The value of the one key that holds something. Two may hold the same."""
+    found: str | None = None
+    for key in keys:
+        value = turn.get(key)
+        if value is None:
+            continue
+        if found is None or not is_given(turn[found]):
+            found = key
+        elif is_given(value) and not _is_same(value, turn[found]):
+            raise context.error(
+                f"a turn holds both {found} and {key}, and they differ", mend="Keep one of them"
+            )
+    return None if found is None else turn[found]
+
+
+def _is_same(value: object, other: object) -> bool:
+    """Whether two values are equal, or two names of one role."""
+    role = _ROLES.get(str(value))
+    return value == other or (role is not None and role == _ROLES.get(str(other)))
+
+
+def _thought(
+    turn: Mapping[str, Any], content: object, context: RowContext
+) -> tuple[str | None, object]:
+    """The turn's thought, from its own field or from parts of the content, and the other parts."""
+    thought = _only(turn, _THOUGHT_KEYS, context) or None
+    if isinstance(content, list):
+        kinds = [part.get("type") if isinstance(part, Mapping) else None for part in content]
+        count = sum(kind in _THOUGHT_PARTS for kind in kinds)
+        if count and (thought or not all(kind in _THOUGHT_PARTS for kind in kinds[:count])):
+            raise context.error("a thought does not stand before the answer, or stands twice")
+        pieces = [part.get(part["type"]) or part.get("text") for part in content[:count]]
+        if count and all(isinstance(piece, str) for piece in pieces):
+            thought = "".join(pieces)
+        elif count:
+            thought = pieces
+        content = content[count:]
+    if thought is not None and not isinstance(thought, str):
+        raise context.error("thought of a turn is not text", found=excerpt(repr(thought)))
+    return thought, content
+
+
+def _validate_answering(role: str, calls: object, thought: object, context: RowContext) -> None:
+    given = "a call of a tool" if calls else "a thought" if thought else None
+    if given is not None and role != "assistant":
+        raise context.error(
+            f"the {role}'s turn holds {given}", expected="it in an assistant's turn"
+        )
+
+
+def _names(turn: Mapping[str, Any], context: RowContext) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for key in _NAME_KEYS:
+        if key not in turn:
+            continue
+        value = turn[key]
+        if not isinstance(value, str | int | None) or isinstance(value, bool):
+            raise context.error(f"{key} of a turn is not text", found=excerpt(repr(value)))
+        names |= {key: str(value)} if is_given(value) else {}
+    return names
+
+
+def _is_learned(raw: RawTurn, role: str, context: RowContext) -> bool:
+    """Whether the turn is learned: by its own ``weight``, ``train`` or ``loss``, which agree."""
+    for key in _MASK_KEYS:
+        if role == "assistant" and is_given(raw.fields.get(key)):
+            raise context.error(
+                f"a turn has {key}, which nothing reads",
+                mend="Set weight to 0 or 1: turns are learned or not, as a whole",
+            )
+    default = raw.learned or role != "assistant"
+    given = {key: raw.fields[key] for key in _WEIGHT_KEYS if raw.fields.get(key) is not None}
+    if not given:
+        return default
+    for key, value in given.items():
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
+            raise context.error(
+                f"{key} of a turn is neither 0 nor 1",
+                found=excerpt(repr(value)),
+                mend="Turns are learned or not. Weights between are not read",
+            )
+    if len(set(map(bool, given.values()))) > 1:
+        raise context.error(f"{' and '.join(given)} of a turn contradict one another")
+    learned = bool(next(iter(given.values())))
+    if learned and role != "assistant":
+        raise context.error(
+            f"the {role}'s turn is marked to be learned by {next(iter(given))}",
+            mend="Take the mark out. Only the assistant's turns are learned",
+        )
+    return learned or role != "assistant"

@@ -1,0 +1,1 @@
+"""The view of a model: blocks, norm, head and taps, each proved before it is used."""

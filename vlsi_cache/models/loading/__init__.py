@@ -1,0 +1,1 @@
+"""Folders and hub names to a model, its configuration and its processor."""

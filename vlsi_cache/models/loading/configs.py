@@ -1,0 +1,53 @@
+"""Loading configurations."""
+
+from __future__ import annotations
+
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from vlsi_cache.models.loading.sources import (
+    CONFIG_FILE,
+    base_of,
+    find_folder,
+    model_errors,
+    no_model,
+)
+from vlsi_cache.recipe import ModelSection
+
+__all__ = ["load_config", "load_config_of", "text_config"]
+
+
+def text_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """The configuration of the model's language side. For a text model, it is the whole one."""
+    return model.config.get_text_config(decoder=True)
+
+
+def load_config(name: str, *, revision: str | None = None, trust: bool = False) -> PreTrainedConfig:
+    """Load a model's configuration. An adapter has that of its base.
+
+    Args:
+        name: a folder, or a name on the Hugging Face hub.
+        revision: branch, tag or commit on the hub.
+        trust: whether code that comes with the model is run.
+
+    Raises:
+        ModelError: there is no such folder or name, or no configuration in it.
+    """
+    base, revision = base_of(name, revision)
+    folder = find_folder(base, revision)
+    if folder is not None and not (folder / CONFIG_FILE).is_file():
+        raise no_model(folder, base)
+    with model_errors(base, "the model's configuration cannot be read"):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            base, trust_remote_code=trust, revision=revision
+        )
+    return config
+
+
+def load_config_of(section: ModelSection) -> PreTrainedConfig:
+    """Load the configuration of the model that a recipe's ``teacher`` or ``student`` names.
+
+    Raises:
+        ModelError: as `load_config`.
+    """
+    trust = section.trust_remote_code
+    return load_config(section.model or "", revision=section.revision, trust=trust)

@@ -1,0 +1,66 @@
+"""What a model's small files say, before its weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vlsi_cache.models.binding.taps import resolve_taps
+from vlsi_cache.models.identity import tokenizer_of, vocabulary_hash, vocabulary_size
+from vlsi_cache.models.loading.configs import load_config_of
+from vlsi_cache.models.loading.loading import loader_of, validate_files
+from vlsi_cache.models.loading.processors import load_processor_of
+from vlsi_cache.models.places.feasibility import validate_loading
+from vlsi_cache.recipe import ModelSection, model_name
+
+__all__ = ["ModelPreview", "preview_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPreview:
+    """A model, known by its configuration and its tokenizer alone."""
+
+    name: str
+    """`from_pretrained` name or folder."""
+    num_blocks: int | None
+    """Number of decoder blocks, if the configuration says it."""
+    vocab_size: int
+    """Most tokens that the head can have, by the tokenizer."""
+    vocabulary: str
+    """SHA-256 of the tokenizer's vocabulary."""
+
+    def resolve_taps(self, taps: Sequence[int] | None) -> tuple[int, ...] | None:
+        """Return the taps that will be read, or None while the number of blocks is not known.
+
+        Raises:
+            ModelError: some are not blocks.
+        """
+        if self.num_blocks is None:
+            return None
+        return resolve_taps(taps, self.num_blocks, where=self.name)
+
+
+def preview_model(section: ModelSection, role: str) -> ModelPreview:
+    """Read a model's configuration and tokenizer, and refuse what cannot be loaded.
+
+    Args:
+        section: the recipe's ``teacher`` or ``student``.
+        role: name of the section, for errors.
+
+    Raises:
+        RecipeError: no model is named.
+        ModelError: there is no such model, or it lacks a configuration, weights or a tokenizer. Or
+            the section asks for devices, kernels or packages that are not here.
+    """
+    name = model_name(section, role)
+    config = load_config_of(section)
+    validate_files(name, config, revision=section.revision)
+    validate_loading(section, config, loader_of(config, name))
+    num_blocks = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    tokenizer = tokenizer_of(load_processor_of(section))
+    return ModelPreview(
+        name=name,
+        num_blocks=num_blocks,
+        vocab_size=vocabulary_size(tokenizer),
+        vocabulary=vocabulary_hash(tokenizer),
+    )

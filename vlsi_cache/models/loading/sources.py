@@ -1,0 +1,120 @@
+"""Where a model's files come from: a folder or the hub, and the base of an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from safetensors import SafetensorError
+
+from vlsi_cache.errors import ModelError, first_line
+from vlsi_cache.models.loading.adapters import find_adapter
+from vlsi_cache.recipe import validate_model_folder
+
+__all__ = [
+    "CONFIG_FILE",
+    "base_of",
+    "find_folder",
+    "model_errors",
+    "no_model",
+    "validate_safetensors",
+]
+
+CONFIG_FILE = "config.json"
+_HUB_SECONDS = 10.0
+
+
+def base_of(name: str, revision: str | None) -> tuple[str, str | None]:
+    """Return the model whose weights are read, and its revision: an adapter's base, or itself."""
+    adapter = find_adapter(find_folder(name, revision))
+    return (name, revision) if adapter is None else (adapter.base, None)
+
+
+def find_folder(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a model, or None for a model on the hub or in the hub's local cache."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise ModelError(
+                "a folder has no revisions",
+                where=name,
+                found=f"revision {revision}",
+                mend="Leave the revision out, or give the name on the Hugging Face hub",
+            )
+        return path
+    if name.endswith(".gguf"):
+        raise _gguf_error(name, path.name)
+    validate_model_folder(name)
+    if try_to_load_from_cache(name, CONFIG_FILE, revision=revision) is None:
+        _validate_on_hub(name, revision)
+    return None
+
+
+def no_model(folder: Path, name: str) -> ModelError:
+    """Return the error that refuses a folder without a configuration."""
+    quantised = sorted(path.name for path in folder.glob("*.gguf"))
+    if quantised:
+        return _gguf_error(name, quantised[0])
+    return ModelError(
+        "the folder holds no model",
+        where=name,
+        expected=CONFIG_FILE,
+        mend="Give the folder that save_pretrained wrote",
+    )
+
+
+def validate_safetensors(folder: Path, name: str) -> None:
+    """Refuse a folder whose weights are not safetensors.
+
+    Raises:
+        ModelError: there are none.
+    """
+    if not any(folder.glob("*.safetensors")):
+        others = sorted(path.name for path in folder.glob("*.bin"))
+        raise ModelError(
+            "the folder holds no safetensors weights, and pickled ones are not opened",
+            where=name,
+            expected="model.safetensors, or shards of it",
+            found=", ".join(others[:3]) or None,
+            mend="Save the model with save_pretrained",
+        )
+
+
+@contextmanager
+def model_errors(name: str, what: str) -> Iterator[None]:
+    """Turn errors of transformers and safetensors on bad folders and names into ``ModelError``."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ModelError(
+            what, where=name, found=error, mend="Copy the checkpoint again: it is damaged"
+        ) from error
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError) as error:
+        raise ModelError(what, where=name, found=first_line(error)) from error
+
+
+def _validate_on_hub(name: str, revision: str | None) -> None:
+    # One request. transformers would ask for file after file, for minutes when offline.
+    try:
+        HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
+    except Exception as error:
+        # Any error, because the hub's client changed its HTTP library and its classes of errors.
+        raise ModelError(
+            "the name is neither a folder nor reachable on the Hugging Face hub",
+            where=name if revision is None else f"{name}, revision {revision}",
+            found=first_line(error),
+            mend="Give an existing folder, or check the name and the network",
+        ) from error
+
+
+def _gguf_error(name: str, file: str) -> ModelError:
+    return ModelError(
+        "GGUF files are not read",
+        where=name,
+        expected="a folder with config.json and safetensors weights",
+        found=file,
+        mend="Give the model that it was made from. Or rebuild one, with its tokenizer: "
+        f"AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file={file!r}).save_pretrained(NEW)",
+    )

@@ -1,0 +1,1 @@
+"""Where a model's weights lie and how they compute: devices, processes, kernels, quantisation."""
