@@ -106,15 +106,7 @@ def _taps(summary: CacheSummary) -> RenderableType:
         box=None,
         pad_edge=False,
         padding=(0, 2, 0, 0),
-        caption="Means over response tokens. Top token: share of tokens at which the tap's most "
-        "likely token is the output's, or the label. "
-        + (
-            "It is the token drawn most often. "
-            if drawn
-            else "Mass: probability of the most likely tokens kept. "
-        )
-        + "Label kept: share of tokens whose label is among the entries."
-        + (" ±: standard error." if summary.num_samples_read is not None else ""),
+        caption=_taps_caption(summary, drawn=drawn),
         caption_justify="left",
     )
     table.add_column("tap", justify="right")
@@ -141,6 +133,20 @@ def _taps(summary: CacheSummary) -> RenderableType:
         if tap.standard_errors is not None:
             table.add_row(*_errors(tap.standard_errors), style="dim")
     return table
+
+
+def _taps_caption(summary: CacheSummary, *, drawn: bool) -> str:
+    return (
+        "Means over response tokens. Top token: share of tokens at which the tap's most "
+        "likely token is the output's, or the label. "
+        + (
+            "It is the token drawn most often. "
+            if drawn
+            else "Mass: probability of the most likely tokens kept. "
+        )
+        + "Label kept: share of tokens whose label is among the entries."
+        + (" ±: standard error." if summary.num_samples_read is not None else "")
+    )
 
 
 def _errors(errors: TapErrors) -> tuple[str, ...]:

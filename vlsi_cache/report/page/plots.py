@@ -164,12 +164,17 @@ def _tap_plot(
             )
             for index, (name, mean, error, edges) in enumerate(rows)
         ),
-        table=Table(
-            ("tap", "mean", *_QUANTILES),
-            tuple(
-                (name, _mean_text(shown, mean, error), *map(shown.format, edges))
-                for name, mean, error, edges in rows
-            ),
+        table=_tap_table(rows, shown),
+    )
+
+
+def _tap_table(rows: Sequence[tuple[str, float, float, tuple[float, ...]]], shown: str) -> Table:
+    """Return name, mean, two standard errors and quantiles of each tap as text."""
+    return Table(
+        ("tap", "mean", *_QUANTILES),
+        tuple(
+            (name, _mean_text(shown, mean, error), *map(shown.format, edges))
+            for name, mean, error, edges in rows
         ),
     )
 
