@@ -18,6 +18,7 @@ from vlsi_cache.errors import CacheMismatchError, DataError, StageError
 from vlsi_cache.evaluation import Evaluation, evaluate_model, evaluation_table
 from vlsi_cache.evaluation.answers import Answer, answer_figures, normalised
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
+from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.teacher import dump_teacher
 
@@ -142,6 +143,9 @@ def test_answers_are_compared_without_case_marks_and_articles() -> None:
             Answer("It is unred one", "red one"),
         ]
     )
+    assert answer_figures([Answer("", "A"), Answer("Answer: A", "A")])["all"].contains == 0.5
+    numbers = answer_figures([Answer("15", "1.5"), Answer("3", "-3"), Answer("1.50.", "1.5")])
+    assert numbers["number"].accuracy == pytest.approx(1 / 3)
     assert {name: (one.count, one.accuracy, one.contains) for name, one in found.items()} == {
         "all": (5, 0.4, 0.6),
         "yes/no": (2, 0.5, 0.5),
@@ -164,6 +168,18 @@ def test_bad_input_is_named(dumped: Recipe, tmp_path: Path) -> None:
     short = _changed(dumped, data={"on_error": "skip", "max_length": 2})
     with pytest.raises(StageError, match="no sample could be evaluated"):
         evaluate_model(short)
+
+
+def test_samples_without_a_record_are_left_out_of_the_divergence_alone(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, cache={"on_error": "skip"}, data={"max_length": 60})
+    dump_teacher(recipe)
+    failed = len(open_cache(recipe.cache_path).failures())
+    assert 0 < failed < 12
+    longer = _changed(recipe, data={"max_length": None})
+    whole = [evaluate_model(longer, with_cache=True, batch_size=size) for size in (1, 12)]
+    assert whole[0].num_samples == 12
+    assert whole[0].num_compared == whole[1].num_compared == 12 - failed
+    assert whole[0].divergence_nats == pytest.approx(whole[1].divergence_nats, rel=1e-4)
 
 
 def test_the_command_prints_one_json_object(dumped: Recipe) -> None:

@@ -140,6 +140,10 @@ def test_verbalizers_that_name_no_start_began_as_the_logit_lens() -> None:
     assert VerbalizerConfig.model_validate(old).verbalizer.start == "logit_lens"
 
 
+def test_without_a_sound_token_the_start_is_the_logit_lens() -> None:
+    assert not TapMoments(6, torch.device("cpu")).change().any()
+
+
 def test_without_a_residual_there_is_no_closed_form() -> None:
     section = VerbalizerSection(residual=False)
     assert not section.starts_by_ridge

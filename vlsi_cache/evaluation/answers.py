@@ -153,8 +153,41 @@ def _padded(prompts: Sequence[Mapping[str, Tensor]], pad: int) -> dict[str, Tens
 
 
 def normalised(text: str) -> str:
-    """Return a text without case, punctuation, articles and extra spaces (SQuAD, 2016)."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_MARKS)).split())
+    """Return a text without case, punctuation, articles and extra spaces (SQuAD, 2016).
+
+    What consists of nothing else, such as the choice "A", keeps all but its case.
+    """
+    plain = " ".join(_ARTICLES.sub(" ", text.lower().translate(_MARKS)).split())
+    return plain or " ".join(text.lower().split())
+
+
+def is_right(answer: Answer) -> bool:
+    """Report whether an answer equals the recorded one. Numbers are compared as numbers."""
+    number = _number(answer.recorded)
+    if number is not None:
+        return _number(answer.given) == number
+    return normalised(answer.given) == normalised(answer.recorded)
+
+
+def is_within(answer: Answer) -> bool:
+    """Report whether an answer contains the recorded one, as whole words or as a number."""
+    number = _number(answer.recorded)
+    if number is not None:
+        return number in [_number(found) for found in _NUMBER.findall(answer.given)]
+    if len(answer.recorded.split()) == 1:
+        words = [normalised(word) for word in answer.given.split()]
+        return normalised(answer.recorded) in words or is_right(answer)
+    return f" {normalised(answer.recorded)} " in f" {normalised(answer.given)} "
+
+
+def _number(text: str) -> float | None:
+    plain = text.strip().rstrip(".").replace(",", "")
+    if _NUMBER.fullmatch(plain) is None:
+        return None
+    try:
+        return float(plain)
+    except ValueError:
+        return None
 
 
 def answer_figures(answers: Sequence[Answer]) -> dict[str, AnswerFigures]:
@@ -169,12 +202,12 @@ def answer_figures(answers: Sequence[Answer]) -> dict[str, AnswerFigures]:
 def _category(recorded: str) -> str:
     if normalised(recorded) in ("yes", "no"):
         return "yes/no"
-    return "number" if _NUMBER.fullmatch(recorded.strip()) else "other"
+    return "other" if _number(recorded) is None else "number"
 
 
 def _figures(answers: Sequence[Answer]) -> AnswerFigures:
-    right = sum(normalised(one.given) == normalised(one.recorded) for one in answers)
-    within = sum(f" {normalised(one.recorded)} " in f" {normalised(one.given)} " for one in answers)
+    right = sum(map(is_right, answers))
+    within = sum(map(is_within, answers))
     return AnswerFigures(
         count=len(answers),
         accuracy=right / len(answers),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from accelerate import PartialState
+
 from vlsi_cache.data import Conversation, IndexedConversations, encoder_for
 from vlsi_cache.errors import DataError, RecipeError, StageError
 from vlsi_cache.evaluation.answers import Answer, Answerer, answer_figures
@@ -13,6 +15,7 @@ from vlsi_cache.evaluation.report import Evaluation
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe
+from vlsi_cache.student.checks import validate_model
 from vlsi_cache.student.opening import open_cache_of
 from vlsi_cache.training import Run, begin_run, reason_of
 from vlsi_cache.verbalizer import VerbalizerBank, load_verbalizers
@@ -43,20 +46,33 @@ def evaluate_model(
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
     run = begin_run(recipe, "student")
-    if run.sharding is not None:
-        raise RecipeError(
-            "FSDP is for training, and evaluate reads with a whole model",
-            where="environment",
-            mend="Start evaluate without FSDP",
-        )
+    _validate_alone(run)
     cache = open_cache_of(run) if with_cache else None
     model = load_backbone(recipe.student, "student", run.device)
+    if cache is not None:
+        validate_model(cache, model)
     encoder = encoder_for(model, recipe.data)
     reader = Reader(model, _verbalizers(recipe, model), encoder, cache)
     answerer = Answerer(model, encoder, max_new_tokens) if max_new_tokens else None
     found, answers = _read(run, reader, answerer, batch_size)
     run.remind()
     return _evaluation(run, model, found, answers)
+
+
+def _validate_alone(run: Run) -> None:
+    if run.sharding is not None:
+        raise RecipeError(
+            "FSDP is for training, and evaluate reads with a whole model",
+            where="environment",
+            mend="Start evaluate without FSDP",
+        )
+    if PartialState().num_processes > 1:
+        raise RecipeError(
+            "evaluate runs in one process",
+            where="environment",
+            found=f"{PartialState().num_processes} processes",
+            mend="Start it without a launcher",
+        )
 
 
 def _read(
@@ -67,8 +83,9 @@ def _read(
     with phase("evaluating", total=len(run.data), unit="samples") as progress:
         for indices in _batches(run, batch_size):
             items = _readable(run, reader, indices)
+            for group in _apart(reader, items):
+                found.add(reader(group))
             if items:
-                found.add(reader(items))
                 answers += answerer([one for _, one in items]) if answerer else []
             progress.advance(len(indices))
     return found, answers
@@ -92,6 +109,13 @@ def _evaluation(run: Run, model: Backbone, found: Figures, answers: list[Answer]
         answers=figures,
         **found.summary(),
     )
+
+
+def _apart(reader: Reader, items: Items) -> list[Items]:
+    """Return the samples that the cache holds, and the others, as batches of their own."""
+    recorded = [item for item in items if reader.is_recorded(item[0])]
+    others = [item for item in items if not reader.is_recorded(item[0])]
+    return [group for group in (recorded, others) if group]
 
 
 def _verbalizers(recipe: Recipe, model: Backbone) -> VerbalizerBank | None:

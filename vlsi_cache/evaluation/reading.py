@@ -71,14 +71,14 @@ class Reader:
 
     @torch.no_grad()
     def __call__(self, items: list[tuple[int, Conversation]]) -> BatchFigures:
-        """Read a batch.
+        """Read a batch, in which all samples are recorded or none is.
 
         Raises:
             DataError: a sample cannot be encoded.
             CacheMismatchError: a sample differs from the recorded one.
         """
         model = self._model
-        collate = self._collate if self._is_recorded(items) else self._tokens
+        collate = self._collate if self.is_recorded(items[0][0]) else self._tokens
         batch = send_to_device(collate(items), model.device)
         positions, labels = batch["positions"], batch["labels"]
         taps = () if self._bank is None else self._bank.taps
@@ -97,12 +97,10 @@ class Reader:
             }
         return _by_sample(per_token, batch["token_samples"], len(items))
 
-    def _is_recorded(self, items: list[tuple[int, Conversation]]) -> bool:
-        """Report whether the cache holds all of them; it may be incomplete."""
+    def is_recorded(self, index: int) -> bool:
+        """Report whether the cache holds a sample; it may be incomplete."""
         cache = self._cache
-        return cache is not None and all(
-            index in cache and index not in self._failed for index, _ in items
-        )
+        return cache is not None and index in cache and index not in self._failed
 
 
 def _cross_entropy(features: Tensor, head: Head, labels: Tensor) -> Tensor:
@@ -124,7 +122,7 @@ def _overlap(features: Tensor, final: Tensor, head: Head) -> dict[str, Tensor]:
 def _by_sample(per_token: dict[str, Tensor], samples: Tensor, count: int) -> BatchFigures:
     def summed(value: Tensor) -> Tensor:
         total = torch.zeros(count, dtype=torch.float64)
-        return total.index_add_(0, samples.cpu(), value.double().cpu())
+        return total.index_add_(0, samples.cpu(), value.cpu().double())
 
     sums = {name: summed(value) for name, value in per_token.items()}
     return BatchFigures(summed(torch.ones(len(samples))), sums)
@@ -157,6 +155,7 @@ class Figures:
             "loss_nats": loss,
             "loss_interval": loss_interval,
             "divergence_nats": divergence,
+            "num_compared": sum(len(b.tokens) for b in self._batches if "divergence" in b.sums),
             "divergence_interval": divergence_interval,
             "taps": [
                 TapFigures(

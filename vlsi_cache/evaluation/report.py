@@ -56,6 +56,8 @@ class Evaluation(ReportModel):
     divergence_nats: float | None
     """Mean KL(teacher ‖ model) at the output by the cache, nats per response token. An estimate
     from draws may lie a little below 0. Null without a cache."""
+    num_compared: int
+    """Conversations that the cache holds a record of."""
     divergence_interval: Interval | None
     """95 % interval, by the spread over conversations."""
     taps: list[TapFigures]

@@ -28,7 +28,10 @@ def _parts(found: Evaluation) -> Iterator[RenderableType]:
     table.add_row("label loss", f"{found.loss_nats:.4f}", _span(found.loss_interval))
     if found.divergence_nats is not None and found.divergence_interval is not None:
         figures = f"{found.divergence_nats:.4f}", _span(found.divergence_interval)
-        table.add_row("KL to the teacher", *figures)
+        name = "KL to the teacher"
+        if found.num_compared < found.num_samples:
+            name += f" ({found.num_compared:,} samples)"
+        table.add_row(name, *figures)
     yield table
     if found.taps:
         layers = Table("layer", "label loss", "agrees with the output", "acceptance")

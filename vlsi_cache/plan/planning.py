@@ -180,7 +180,12 @@ class _Planner:
         schedule = schedule_of(self.recipe, name)
         if schedule is None:
             return float(rows - num_recorded(self.cache)) or float(rows), None
-        per_step = schedule.batch_size * schedule.gradient_accumulation * self.machines.devices
+        # processes that hold one teacher together read the same samples
+        together = name.startswith("teacher") and (
+            is_mapped(self.recipe) or self.recipe.teacher.tensor_parallel > 1
+        )
+        readers = 1 if together else self.machines.devices
+        per_step = schedule.batch_size * schedule.gradient_accumulation * readers
         if schedule.steps is not None:
             return float(schedule.steps * per_step), schedule.steps
         samples = rows * (schedule.epochs or 1.0)

@@ -89,7 +89,8 @@ class WeightSchedule(Section):
     """Part of the stage in which the weight falls in a straight line, from `inner_weight`. A third
     or less is where published curves turn (Al-Rfou, 2019; HASTE, 2025)."""
     end: NonNegativeFloat = 0.0
-    """The weight from there on, by `inner_weight`. At 0 the taps are not computed any more."""
+    """The weight from there on, by `inner_weight`. At 0 a single process computes no taps any
+    more."""
 
 
 class OutputTarget(Section):

@@ -55,7 +55,8 @@ class Schedule(Section):
     def decisive(self) -> dict[str, object]:
         """The settings that decide the trained weights, as JSON values.
 
-        Of the bound on a pass only its presence decides: it orders the samples.
+        Of the bound on a pass its presence decides, since it orders the samples. Its value decides
+        rounding, and in stage two which samples share a matching, so that it may be lowered.
         """
         found = self.model_dump(mode="json", exclude=self._indecisive() | {"batch_tokens"})
         return found if self.batch_tokens is None else {**found, "batch_tokens": "given"}

@@ -23,7 +23,7 @@ from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.training import Run, StageFolder
 from vlsi_cache.verbalizer import preview_taps
 
-__all__ = ["training_checks", "validate_contents", "validate_student"]
+__all__ = ["training_checks", "validate_contents", "validate_model", "validate_student"]
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +122,7 @@ def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
         StageError: there are too few teacher taps to match.
     """
     settings = run.recipe.interaction
-    vocabulary = vocabulary_hash(tokenizer_of(student.processor))
-    _validate_vocabulary(cache, student.name, vocabulary, student.vocab_size)
+    validate_model(cache, student)
     _validate_taps(cache, student, run.recipe.student, settings)
     batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
     samples = IndexedConversations(run.data)
@@ -134,6 +133,16 @@ def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
             except DataError:
                 if not run.recipe.skips_failures:
                     raise
+
+
+def validate_model(cache: Cache, model: Backbone) -> None:
+    """Refuse a model of another vocabulary than the cache's.
+
+    Raises:
+        CacheMismatchError: the tokenizer differs, or the head has too few rows.
+    """
+    vocabulary = vocabulary_hash(tokenizer_of(model.processor))
+    _validate_vocabulary(cache, model.name, vocabulary, model.vocab_size)
 
 
 def _validate_taps(

@@ -24,7 +24,7 @@ from vlsi_cache.objectives import (
     linear_cross_entropy,
     linear_soft_cross_entropy,
 )
-from vlsi_cache.recipe import FinetuningSection, ModelSection
+from vlsi_cache.recipe import FinetuningSection, ModelSection, Recipe
 from vlsi_cache.store import Cache
 from vlsi_cache.student.cache_order import cache_order
 from vlsi_cache.student.cached_batches import CachedBatches
@@ -131,12 +131,24 @@ def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -
             **run.settings(),
             **student.identity(),
             "finetuning": recipe.finetuning.decisive(),
-            **({} if cache is None else {"cache": cache.manifest.model_dump(mode="json")}),
+            **(
+                {}
+                if cache is None
+                else {
+                    "cache": cache.manifest.model_dump(mode="json"),
+                    "tail": recipe.interaction.tail,
+                }
+            ),
         },
         start=lambda: _start(run, student, cache),
         save=lambda module: _save(module, original, section, recipe.student_path),
     )
     return run_stage(run, stage)
+
+
+def _record_settings(cache: Cache, recipe: Recipe) -> dict[str, object]:
+    tail = recipe.interaction.tail
+    return {"cache": cache.manifest.model_dump(mode="json"), "tail": tail}
 
 
 def _save(

@@ -72,6 +72,8 @@ class Interaction(StageModule):
         self.generator = torch.Generator(device=student.device)
         self._unsound: Tensor | None = None
         self._warned_of_opposing = False
+        self._measured_step = -1
+        self._unsound_step = 0
 
     def forward(
         self,
@@ -128,7 +130,8 @@ class Interaction(StageModule):
         every = self.settings.gradients_every
         if every is None or PartialState().num_processes > 1 or self.is_sharded:
             return False
-        return (self.batches_seen - 1) % (every * self.settings.gradient_accumulation) == 0
+        measured, self._measured_step = self._measured_step, self.step
+        return self.step != measured and self.step % every == 0
 
     def _observe_gradients(self, output: Tensor, taps: Tensor) -> None:
         """Observe the norms of both gradients at the student, and the cosine between them."""
@@ -217,7 +220,7 @@ class Interaction(StageModule):
             f"student tap {self.bank.taps[row]} and teacher tap {int(self.teacher_taps[column])}"
             for row, column in unsound.nonzero().tolist()
         }
-        step = -(-self.batches_seen // self.settings.gradient_accumulation)
+        step = self._unsound_step
         return StageError(
             f"divergences are not finite at step {step}, between {', '.join(sorted(named)[:4])}"
             + (f" and {len(named) - 4} more pairs" if len(named) > 4 else ""),
@@ -266,7 +269,9 @@ class Interaction(StageModule):
         divergence = torch.stack([found.values for found in compared])  # [L_s, N, L_t]
         means = divergence.mean(1)
         unsound = ~torch.isfinite(means.detach())
-        self._unsound = unsound if self._unsound is None else self._unsound | unsound
+        if self._unsound is None:
+            self._unsound, self._unsound_step = unsound, self.step + 1
+        self._unsound = self._unsound | unsound
         if means.device.type == "cpu" and PartialState().num_processes == 1:
             self._validate_divergences()
         matching = self.settings.matching

@@ -42,13 +42,18 @@ def open_matching_cache(run: Run) -> Cache:
         cache = open_cache(run.recipe.cache_path)
     validate_contents(cache, settings)
     validate_data(cache, run)
-    if settings.tail == "sample" and not cache.manifest.sampling.m:
+    if settings.tail == "sample":
+        _warn_without_draws(cache)
+    return cache
+
+
+def _warn_without_draws(cache: Cache) -> None:
+    if not cache.manifest.sampling.m:
         logger.warning(
             "the cache holds the %d most likely tokens and no draws. Scaled to sum to 1, they are "
             "a biased target",
             cache.manifest.sampling.k,
         )
-    return cache
 
 
 def recorded_failures(run: Run, cache: Cache | None) -> dict[int, str]:
@@ -96,6 +101,7 @@ def open_cache_of(run: Run) -> Cache:
     """
     cache = open_cache(run.recipe.cache_path)
     validate_data(cache, run)
+    _warn_without_draws(cache)
     return cache
 
 

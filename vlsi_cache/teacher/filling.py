@@ -22,6 +22,7 @@ from vlsi_cache.teacher.publishing import Publisher
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.teacher.team import Team
 from vlsi_cache.training import Run, TokenBound, make_loader, or_raise
+from vlsi_cache.training.processes import has_lost_others, lost_others
 
 __all__ = ["DumpProgress", "fill_cache"]
 
@@ -57,7 +58,8 @@ def fill_cache(
 ) -> None:
     """Write every shard of a partition that is not there yet.
 
-    Batches never span shards, so a shard's bytes do not depend on which shards this run writes.
+    Batches never span shards, so a shard's bytes do not depend on which shards this run writes, but
+    for rounding once batches were halved.
     Whole shards are packed and published while the teacher reads the next.
 
     Args:
@@ -80,10 +82,12 @@ def fill_cache(
     with phase("teacher pass", total=total, unit="samples") as samples, finishing_steps():
         try:
             _fill(run, teacher, writer, missing, _Watch(samples, on_progress, total, team))
-        except RuntimeError:
+        except RuntimeError as error:
             # A SIGTERM to the whole job has ended the workers too.
             stop_if_asked("between two batches of the teacher pass")
-            raise
+            if not has_lost_others(error):
+                raise
+            raise lost_others(run.recipe.cache_path) from error
     stop_if_asked("after the teacher pass")
 
 

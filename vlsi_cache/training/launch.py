@@ -50,7 +50,8 @@ def validate_launch() -> None:
             mend="Start the command with torchrun or accelerate launch, or unset these variables",
         )
     alone = not launched and not any(name in os.environ for name in _BY_MPI)
-    if alone and _PRECISION in os.environ and "MASTER_ADDR" in given:
+    by_scheduler = "SLURM_JOB_ID" in os.environ  # whose scripts name an address themselves
+    if alone and not by_scheduler and _PRECISION in os.environ and "MASTER_ADDR" in given:
         raise RecipeError(
             "accelerate launch was to start several processes, and has started one: on a CPU it "
             "starts others by MPI alone",

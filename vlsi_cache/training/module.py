@@ -30,6 +30,8 @@ class StageModule(nn.Module):
         """1, or 0 for a batch that only keeps this process in step with the others."""
         self.progress = 0.0
         """Part of the stage's steps that are done, from 0 to 1."""
+        self.step = 0
+        """Optimizer steps that are done."""
         self._observed: dict[str, tuple[Tensor, int]] = {}
         self._head_places: dict[str, tuple[nn.Module, str]] = {}
 

@@ -23,6 +23,7 @@ __all__ = [
     "has_lost_others",
     "is_main_process",
     "leave_together",
+    "lost_others",
     "on_main_process",
     "own_part",
     "raise_together",
@@ -142,6 +143,20 @@ def raise_together(problem: VlsiCacheError | None) -> None:
         expected=found.expected,
         found=found.found,
         mend=found.mend,
+    )
+
+
+def lost_others(where: object) -> StageError:
+    """Return the error of a process that has lost the others.
+
+    Args:
+        where: the folder or cache that is worked on.
+    """
+    return StageError(
+        "another process has ended, and this one cannot go on alone",
+        where=str(where),
+        mend="Its own message says why. Mend that, then run the same command again. It goes on "
+        "where it stopped",
     )
 
 

@@ -23,9 +23,10 @@ from accelerate import PartialState
 from accelerate.utils import reduce, send_to_device
 from torch import Tensor
 
+from vlsi_cache.errors import VlsiCacheError
 from vlsi_cache.models import Backbone, TapState, is_split, run_backbone
 from vlsi_cache.phases import phase
-from vlsi_cache.training.processes import own_part
+from vlsi_cache.training.processes import own_part, raise_together
 from vlsi_cache.training.sharding import like
 from vlsi_cache.verbalizer.bank import VerbalizerBank
 
@@ -73,6 +74,10 @@ class TapMoments:
         Args:
             penalty: λ by the mean of the diagonal of ``own``.
         """
+        if not self.own.any():
+            return self.own  # no token was sound: the logit lens
+        if self.own.device.type == "mps":  # which has no float64
+            self.own, self.cross = self.own.cpu(), self.cross.cpu()
         own = self.own.double()
         weight = penalty * float(own.diagonal().mean())
         damped = own + weight * torch.eye(len(own), dtype=own.dtype, device=own.device)
@@ -128,7 +133,7 @@ def _solve(moments: Mapping[int, TapMoments], bank: VerbalizerBank) -> None:
     for tap, found in moments.items():
         found.own, found.cross = reduce(found.own, "sum"), reduce(found.cross, "sum")
         change = bank.linear_change(tap)
-        change.copy_(like(found.change(), change))
+        change.copy_(like(found.change().to(change.device), change))
 
 
 def _add_finite(moments: Mapping[int, TapMoments], own: Mapping[int, Tensor], last: Tensor) -> int:
@@ -163,7 +168,7 @@ class _Batches:
         number = 0
         while number < num_batches:
             chosen = own[number * self.batch_size : (number + 1) * self.batch_size]
-            batch = self.collate([int(index) for index in chosen])
+            batch = self._collated(chosen)
             if number == 0:
                 per_round = max(self._per_round(len(batch["labels"])), 1)
                 num_batches = min(num_batches, max(1, math.ceil(num_tokens / per_round)))
@@ -177,7 +182,18 @@ class _Batches:
             return order
         # as many for each process, since a sharded model's forward waits for all of them
         each = max(1, len(order) // state.num_processes)
-        return np.resize(order[state.process_index * each :], each) if len(order) else order
+        start = state.process_index * each
+        return order.take(range(start, start + each), mode="wrap") if len(order) else order
+
+    def _collated(self, chosen: np.ndarray[Any, Any]) -> dict[str, Any]:
+        """Make a batch. What is wrong in one process is raised in all of them."""
+        batch, problem = {}, None
+        try:
+            batch = self.collate([int(index) for index in chosen])
+        except VlsiCacheError as error:
+            problem = error
+        raise_together(problem)
+        return batch
 
     def _per_round(self, num_tokens: int) -> int:
         """Count the tokens of one batch of every process."""

@@ -165,7 +165,7 @@ class _Plan:
                 backbone,
                 lambda indices: collate([samples[index] for index in indices]),
                 np.concatenate(order.groups),
-                schedule.batch_size,
+                1 if schedule.batch_tokens else schedule.batch_size,  # one sample keeps the bound
                 module.read,
             )
 
@@ -176,10 +176,16 @@ class _Plan:
             collate=_NumberedBatches(collate),
             order=order,
             callbacks=(_PoorTaps(folder),),
-            learning_rate=fresh_rate(decoder.hidden_size, _samples_per_step(schedule, decoder)),
+            learning_rate=self._rate(),
             autocast=backbone.autocast,
             shares_batches=is_split(decoder.model),
         )
+
+    def _rate(self) -> float:
+        decoder, section = self.backbone.decoder, self.section
+        samples = _samples_per_step(section.verbalization, decoder)
+        fitted = section.verbalizer.starts_by_ridge
+        return fresh_rate(decoder.hidden_size, samples, fitted=fitted)
 
 
 @dataclass(frozen=True, slots=True)

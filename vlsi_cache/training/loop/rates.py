@@ -48,6 +48,9 @@ __all__ = [
 
 WARMUP = 0.1
 """Fraction of the steps in which rates rise, where the recipe names no number of steps."""
+FITTED = 0.3
+"""Rate of verbalizers that begin at the closed form by the rate of those that do not. At the full
+rate the first steps undo it at late taps (docs/decisions/closed-form-start.md)."""
 TRAINED = 0.1
 """Rate of verbalizers that stage one has trained by the rate at which it trains them."""
 FINAL = 0.01
@@ -97,15 +100,16 @@ def adapter_rate(width: int, scale: float, samples: int) -> float:
     return rate * reference / width / scale * _batch_factor(samples)
 
 
-def fresh_rate(width: int, samples: int) -> float:
+def fresh_rate(width: int, samples: int, *, fitted: bool = False) -> float:
     """Return the rate of maps D × D that start untrained: the verbalizers of stage one.
 
     Args:
         width: D, the hidden size of the model.
         samples: samples per optimizer step.
+        fitted: whether they begin at the closed form.
     """
     rate, reference = _FRESH
-    return rate * reference / width * _batch_factor(samples)
+    return (FITTED if fitted else 1.0) * rate * reference / width * _batch_factor(samples)
 
 
 def interaction_rates(
@@ -184,6 +188,7 @@ def _measured_rate(
     autocast: bool,
 ) -> float:
     device = PartialState().device
+    module.train()  # gradient checkpointing holds in this mode alone
     count = sum(len(batch["labels"]) for batch in batches)
     total = 0.0
     for batch in batches:

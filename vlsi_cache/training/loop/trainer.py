@@ -38,6 +38,7 @@ from vlsi_cache.training.processes import (
     from_main_process,
     gathered_numbers,
     has_lost_others,
+    lost_others,
     on_main_process,
     raise_together,
 )
@@ -116,12 +117,7 @@ def _train_on(stage: Stage[Any], training: Training[Any], trainer: _StageTrainer
             stop_if_asked(f"between two steps of {stage.name}")
             if not has_lost_others(error):
                 raise
-            raise StageError(
-                "another process has ended, and this one cannot go on alone",
-                where=stage.folder,
-                mend="Its own message says why. Mend that, then run the same command again. It "
-                "goes on from the last checkpoint",
-            ) from error
+            raise lost_others(stage.folder) from error
 
 
 def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> TrainingArguments:
@@ -259,6 +255,7 @@ class _StageTrainer(SavingTrainer):
         weight = inputs.pop("weight")
         module = self._module()
         module.batch_weight = weight
+        module.step = self.state.global_step
         module.progress = self.state.global_step / max(self.state.max_steps, 1)
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
         return loss * float(weight)
@@ -337,7 +334,7 @@ class _StageTrainer(SavingTrainer):
         rest = dict(self._module().named_parameters())
         for prefix, most in self.training.other_norms.items():
             own = [rest.pop(name) for name in list(rest) if name.startswith(prefix)]
-            if most:
+            if most and any(value.grad is not None for value in own):
                 self._mixed_mesh_grad_norm(_Group(own), most)  # type: ignore[no-untyped-call]
         clipped = _Group(list(rest.values())) if self.training.other_norms else model
         norm: Any = super()._clip_grad_norm(clipped)  # type: ignore[no-untyped-call]
