@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
-from vlsi_cache.cli.terminal import log_to
+from vlsi_cache.cli.terminal import import_libraries, log_to
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -63,9 +63,12 @@ def command(recipe: Recipe, max_new_tokens: int, batch_size: int, as_json: bool)
     Reports the loss of the response tokens. With --cache also the divergence to the teacher, with
     --verbalizers what each layer says, and with --generate how many answers are right.
     """
+    if recipe.student.model is None:
+        raise click.UsageError("give MODEL, a from_pretrained name or folder")
+    log_to("stderr")
+    import_libraries()
     from vlsi_cache.evaluation import evaluate_model, evaluation_table
 
-    log_to("stderr")
     found = evaluate_model(
         recipe,
         with_cache=recipe.cache.path is not None,

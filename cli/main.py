@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
@@ -32,6 +33,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        # torchao registers enumerations in a way that torch calls deprecated: nobody can mend it
+        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
         command: click.Command = import_module(COMMANDS[cmd_name]).command
         return command
 

@@ -36,6 +36,16 @@ _OWN: Final = {
     "finetuning.steps": "--finetuning-steps",
 }
 """The same for the flags of ``train-student`` alone."""
+_TEACHERS: Final = {
+    "teacher.model": "--teacher",
+    "teacher.taps": "--taps",
+    "teacher.dtype": "--dtype",
+    "cache.batch_size": "--batch-size",
+    "cache.batch_tokens": "--batch-tokens",
+}
+"""The same for the flags of ``dump-teacher`` alone."""
+_BOTH: Final = {"teacher.model": "--teacher", "student.model": "--student"}
+"""The same for the commands that read both models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +80,8 @@ def next_command(name: str, more: Mapping[str, str]) -> str:
         words += ["--set", assignment]
     for flag, value in more.items():
         words += [flag, value]
-    for key, flag in (_SHARED | _OWN).items():
+    own = {"dump-teacher": _TEACHERS, "plan": _BOTH, "check": _BOTH}.get(name, _OWN)
+    for key, flag in (_SHARED | own).items():
         found = given.flags.get(key)
         if found is True:
             words.append(flag)

@@ -94,9 +94,9 @@ def command(recipe: Recipe, rows: int, as_json: bool, **given: Any) -> None:
     throughput: float | None = given["throughput"]
     if given["probe"] and throughput is not None:
         raise click.UsageError("--probe contradicts --throughput: give one of the two")
+    log_to("stderr")
     from vlsi_cache.plan import Machines, plan_run, plan_table
 
-    log_to("stderr")
     rate = None if throughput is None else throughput * 1e12
     machines = Machines(given["devices"], given["memory"], rate, given["probe"])
     with progress_of("plan", "read") as show:

@@ -33,8 +33,6 @@ def log_to(stream: Literal["stdout", "stderr"]) -> None:
 
 def import_libraries() -> None:
     """Import what takes seconds, after the first line is on the screen."""
-    # torchao registers enumerations in a way that torch calls deprecated: nothing a user can mend
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     with phase("importing torch and transformers"):
         import vlsi_cache.student
         import vlsi_cache.teacher  # noqa: F401 (for its own imports)

@@ -48,7 +48,7 @@ __all__ = [
 
 WARMUP = 0.1
 """Fraction of the steps in which rates rise, where the recipe names no number of steps."""
-FITTED = 0.3
+FITTED = 0.2
 """Rate of verbalizers that begin at the closed form by the rate of those that do not. At the full
 rate the first steps undo it at late taps (docs/decisions/closed-form-start.md)."""
 TRAINED = 0.1
