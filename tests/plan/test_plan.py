@@ -190,13 +190,15 @@ def test_a_stage_is_spread_by_what_is_there_alone() -> None:
 
 
 def test_devices_divide_the_time_and_add_buckets(small: Recipe) -> None:
+    plan_run(small)  # the first rehearsal of a process makes tensors that libraries keep
     (one,) = plan_run(small, Machines(operations_per_second=1e9)).stages
     (two,) = plan_run(small, Machines(devices=2, operations_per_second=1e9)).stages
     # three steps are given, and each is of twice as many samples
     assert one.steps == two.steps == 3
     assert two.operations == pytest.approx(2 * one.operations)
     assert two.seconds == pytest.approx(one.seconds)
-    assert two.device_bytes == one.device_bytes + 4 * one.trained_parameters
+    buckets = two.device_bytes - one.device_bytes
+    assert buckets == pytest.approx(4 * one.trained_parameters, rel=0.01)
 
 
 def test_a_probe_measures_a_stage_and_leaves_random_numbers_alone(small: Recipe) -> None:

@@ -12,7 +12,7 @@ from vlsi_cache.errors import DataError, RecipeError, StageError
 from vlsi_cache.evaluation.answers import Answer, Answerer, answer_figures
 from vlsi_cache.evaluation.reading import Figures, Reader
 from vlsi_cache.evaluation.report import Evaluation
-from vlsi_cache.models import Backbone, load_backbone
+from vlsi_cache.models import Backbone, load_backbone, preview_model
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.student.checks import validate_model
@@ -45,7 +45,8 @@ def evaluate_model(
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
-    run = begin_run(recipe, "student")
+    checks = [lambda: preview_model(recipe.student, "student")]
+    run = begin_run(recipe, "student", checks=checks)
     _validate_alone(run)
     cache = open_cache_of(run) if with_cache else None
     model = load_backbone(recipe.student, "student", run.device)
