@@ -8,6 +8,7 @@ import click
 
 from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
 from vlsi_cache.cli.terminal import import_libraries, log_to
+from vlsi_cache.recipe import validate_named
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -66,6 +67,7 @@ def command(recipe: Recipe, max_new_tokens: int, batch_size: int, as_json: bool)
     if recipe.student.model is None:
         raise click.UsageError("give MODEL, a from_pretrained name or folder")
     log_to("stderr")
+    validate_named(recipe, ["student"])
     import_libraries()
     from vlsi_cache.evaluation import evaluate_model, evaluation_table
 

@@ -11,6 +11,7 @@ from vlsi_cache.cli.check import progress_of
 from vlsi_cache.cli.next_step import next_command
 from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
 from vlsi_cache.cli.terminal import log_to
+from vlsi_cache.recipe import named_models, validate_named
 
 if TYPE_CHECKING:
     from vlsi_cache.plan import Plan
@@ -95,6 +96,7 @@ def command(recipe: Recipe, rows: int, as_json: bool, **given: Any) -> None:
     if given["probe"] and throughput is not None:
         raise click.UsageError("--probe contradicts --throughput: give one of the two")
     log_to("stderr")
+    validate_named(recipe, list(named_models(recipe)))
     from vlsi_cache.plan import Machines, plan_run, plan_table
 
     rate = None if throughput is None else throughput * 1e12

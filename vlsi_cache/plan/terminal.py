@@ -43,7 +43,7 @@ def _scaled(size: float, power: int) -> str:
 def spelt_seconds(seconds: float | None) -> str:
     """Return a time with its unit, such as ``3.2 h``."""
     if seconds is None:
-        return "?"
+        return "not known"
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 3600:
@@ -125,6 +125,8 @@ def _verdict(plan: Plan) -> Iterator[RenderableType]:
     for stage in plan.stages:
         if stage.fits is False and not stage.done:
             yield from _mends(stage)
+    if any(stage.seconds is None and not stage.done for stage in plan.stages):
+        yield Text("note: --throughput or --probe gives the times", style="dim")
     for note in plan.notes:
         yield Text(f"note: {note}", style="dim")
 

@@ -114,7 +114,9 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         dotted, equals, text = assignment.partition("=")
         if not equals or not dotted:
             raise RecipeError(
-                "override is not key=value", where=assignment, mend="Write it as cache.k=8"
+                "override is not key=value",
+                where=assignment,
+                mend="Write it as KEY=VALUE, such as cache.k=8",
             )
         try:
             value = yaml.safe_load(text)

@@ -131,14 +131,7 @@ def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -
             **run.settings(),
             **student.identity(),
             "finetuning": recipe.finetuning.decisive(),
-            **(
-                {}
-                if cache is None
-                else {
-                    "cache": cache.manifest.model_dump(mode="json"),
-                    "tail": recipe.interaction.tail,
-                }
-            ),
+            **({} if cache is None else _record_settings(cache, recipe)),
         },
         start=lambda: _start(run, student, cache),
         save=lambda module: _save(module, original, section, recipe.student_path),

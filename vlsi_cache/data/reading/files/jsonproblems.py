@@ -72,7 +72,7 @@ def _shown(text: str, place: int, whole: str) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return error.msg
+        return error.msg.removesuffix(" at")  # the place follows
     if isinstance(error, UnicodeDecodeError):
         return f"{error.encoding!r} codec: {error.reason}"
     if isinstance(error, RecursionError):
