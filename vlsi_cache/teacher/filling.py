@@ -155,7 +155,6 @@ def _fill(
     tokens = TokenBatches(encoder_for(teacher.backbone, run.recipe.data))
     bound = TokenBound(settings.batch_tokens)
     read = KeyedBatches(run.data, tokens, bound, skip=run.recipe.skips_failures)
-    passes = Passes(teacher, read, writer.manifest)
     loader = make_loader(
         read,
         ShardBatches(run.data, writer, missing, settings.batch_size, watch.is_published),
@@ -164,6 +163,7 @@ def _fill(
     )
     failures = Failures(settings.max_failures_in_a_row)
     with Publisher(writer, watch.keep) as publisher:
+        passes = Passes(teacher, read, writer.manifest, publisher.wait)
         shards = _Shards(writer.manifest, failures, publisher, watch.team)
         for records in passes.run(batch for batches in loader for batch in or_raise(batches)):
             shards.add(records)

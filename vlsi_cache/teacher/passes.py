@@ -39,9 +39,17 @@ class Passes:
         teacher: reads the batches.
         read: encodes samples again, where a batch has to be divided.
         manifest: the cache's, for the records of samples that cannot be read.
+        settle: waits until nothing else of this process uses much memory.
     """
 
-    def __init__(self, teacher: TeacherPass, read: KeyedBatches, manifest: CacheManifest) -> None:
+    def __init__(
+        self,
+        teacher: TeacherPass,
+        read: KeyedBatches,
+        manifest: CacheManifest,
+        settle: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.settle = settle
         self.teacher = teacher
         self.read = read
         self.manifest = manifest
@@ -81,7 +89,7 @@ class Passes:
                 # a worker made it before the bound fell
                 pending.extendleft(reversed(self.read(batch.indices)))
                 continue
-            begun = self._try(batch)
+            begun = self._try(batch) or (self._try_alone(batch) if is_alone else None)
             if begun is not None:
                 yield batch, begun
                 continue
@@ -93,6 +101,12 @@ class Passes:
             self.read.bound.lower(tokens // 2)
             self._warn(batch, tokens)
             pending.appendleft(batch)
+
+    def _try_alone(self, batch: KeyedBatch) -> _Read | None:
+        """Begin a batch of one sample again, with all the memory that there is."""
+        release_memory()
+        self.settle()
+        return self._try(batch)
 
     def _try(self, batch: KeyedBatch) -> _Read | None:
         """Begin a batch. None if the memory does not hold it."""
