@@ -247,3 +247,12 @@ def test_settings_without_effect_are_reported(
     role: Literal["teacher", "student"], raw: dict[str, Any], reported: list[str]
 ) -> None:
     assert idle_settings(recipe_from_mapping(raw, where="test"), role) == reported
+
+
+def test_an_error_names_the_keys_of_a_section_that_is_not_a_mapping() -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_mapping({"interaction": {"inner_schedule": 0.3, "lora": 4}}, where="test")
+    said = str(caught.value)
+    assert "interaction.inner_schedule: should be a mapping with keys such as until, end" in said
+    assert "interaction.lora: should be a mapping with keys such as rank, alpha" in said
+    assert "Section" not in said

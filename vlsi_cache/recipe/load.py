@@ -210,9 +210,23 @@ def _remove(raw: dict[str, Any], keys: Sequence[int | str]) -> None:
         node = node[key]
 
 
+def _section_keys(location: Sequence[int | str]) -> str:
+    """The keys of the section at a place in the recipe, if it is one."""
+    kind: Any = Recipe
+    for key in location:
+        field = getattr(kind, "model_fields", {}).get(key)
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        kind = next((one for one in kinds if hasattr(one, "model_fields")), None)
+    names = list(getattr(kind, "model_fields", {}))
+    return f" with keys such as {', '.join(names[:4])}" if names else ""
+
+
 def _explain(found: Any) -> str:
     """One of pydantic's errors in our words."""
     if found["type"] == "extra_forbidden":
         return "unknown key" + _suggestion(".".join(map(str, found["loc"])))
+    if found["type"] in ("model_type", "model_attributes_type"):
+        keys = _section_keys(found["loc"])
+        return f"should be a mapping{keys}, found {found['input']!r}"
     message = str(found["msg"])
     return f"{message[0].lower()}{message[1:]}, found {found['input']!r}"

@@ -231,7 +231,7 @@ class _PoorTaps(TrainerCallback):
             logger.warning(
                 "%s: verbalizers end no better than the bare frequencies of the tokens (%.2f nats)"
                 " at taps %s. Stage two would learn noise from them. Train them longer "
-                "(verbalization.steps or epochs) or at a higher verbalization.learning_rate",
+                "(verbalization.steps or epochs), or at another verbalization.learning_rate",
                 self.folder,
                 chance,
                 ", ".join(poor),
