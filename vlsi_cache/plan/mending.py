@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from vlsi_cache.plan.reading import Lengths
+from vlsi_cache.plan.reading import SampleLengths
 from vlsi_cache.plan.rehearsal import Rehearsed, Setting, rehearse
 from vlsi_cache.plan.report import Mend
 from vlsi_cache.plan.sketch import Sketch
@@ -50,7 +50,7 @@ def find_mends(
     setting: Setting,
     stage: PlannedStageName,
     sketch: Sketch,
-    lengths: Lengths,
+    lengths: SampleLengths,
     now: Rehearsed,
     limit: float,
 ) -> list[Mend]:
@@ -83,7 +83,7 @@ def rehearse_stage(
     setting: Setting,
     stage: PlannedStageName,
     sketch: Sketch,
-    lengths: Lengths,
+    lengths: SampleLengths,
     *,
     counts: bool = True,
 ) -> Rehearsed:

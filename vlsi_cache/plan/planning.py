@@ -20,7 +20,7 @@ from vlsi_cache.plan.formulae import ACCELERATOR, USABLE, record_bytes
 from vlsi_cache.plan.mending import find_mends, rehearse_stage
 from vlsi_cache.plan.probe import probe_rate
 from vlsi_cache.plan.progress import is_finished, num_recorded, opened_cache, stages_of
-from vlsi_cache.plan.reading import Lengths, read_lengths
+from vlsi_cache.plan.reading import SampleLengths, read_lengths
 from vlsi_cache.plan.rehearsal import Rehearsed, Setting
 from vlsi_cache.plan.report import Plan, PlannedStage, VerbalizerParameters
 from vlsi_cache.plan.sketch import Sketch, read_sketch
@@ -91,7 +91,7 @@ class _Planner:
         lengths: lengths of the data's samples.
     """
 
-    def __init__(self, recipe: Recipe, machines: Machines, lengths: Lengths) -> None:
+    def __init__(self, recipe: Recipe, machines: Machines, lengths: SampleLengths) -> None:
         self.recipe = recipe
         self.machines = machines
         self.lengths = lengths

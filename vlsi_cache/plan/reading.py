@@ -15,11 +15,11 @@ from vlsi_cache.errors import DataError
 from vlsi_cache.plan.steps import Batch
 from vlsi_cache.recipe import Recipe
 
-__all__ = ["Lengths", "read_lengths"]
+__all__ = ["SampleLengths", "read_lengths"]
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
+class SampleLengths:
     """Counts of the rows that were read."""
 
     source: str
@@ -67,7 +67,7 @@ class Lengths:
 
 def read_lengths(
     recipe: Recipe, most_rows: int, on_progress: Callable[[int, int], None] | None = None
-) -> Lengths:
+) -> SampleLengths:
     """Render and tokenize rows of the recipe's data. Pictures are read by their sizes.
 
     Args:
@@ -97,7 +97,7 @@ def read_lengths(
         raise reason if reason is not None else _empty(data)
     tokens, responses, pixels = (list(column) for column in zip(*found, strict=True))
     unreadable = len(indices) - len(found)
-    return Lengths(data.source, len(data), tokens, responses, pixels, unreadable)
+    return SampleLengths(data.source, len(data), tokens, responses, pixels, unreadable)
 
 
 def _measure(subject: Subject, data: ConversationDataset, index: int) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from vlsi_cache.errors import printable
 from vlsi_cache.report.sample import Picture, SampleView, TapGuess, TurnView
 from vlsi_cache.report.words import MOST_OF_NAME, tap_name, visible_text, visible_token
 
-__all__ = ["Grid", "GridCell", "GridRow", "Limits", "Turn", "make_grid"]
+__all__ = ["Grid", "GridCell", "GridRow", "Limits", "ShownTurn", "make_grid"]
 
 _WORD: Final = 24
 """Most characters of a token in a page."""
@@ -53,7 +53,7 @@ class GridRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ShownTurn:
     """One turn of the conversation, as far as it is shown."""
 
     role: str
@@ -80,7 +80,7 @@ class Grid:
     """The first tokens."""
     num_tokens: int
     """Response tokens, shown or not."""
-    turns: tuple[Turn, ...] | None
+    turns: tuple[ShownTurn, ...] | None
     """The conversation, if the data was read."""
     details: dict[str, Any]
     """``words``, and per row and tap its entropy, the label's log-probability, and pairs of a
@@ -132,7 +132,7 @@ def _details(guess: TapGuess, words: dict[str, int]) -> list[Any]:
     return [round(guess.entropy_nats, 3), round(guess.label_log_prob_nats, 3), entries]
 
 
-def _turns(conversation: tuple[TurnView, ...], limits: Limits) -> Iterator[Turn]:
+def _turns(conversation: tuple[TurnView, ...], limits: Limits) -> Iterator[ShownTurn]:
     characters, pictures = limits.characters, limits.pictures
     for turn in conversation:
         texts, shown = [], []
@@ -149,4 +149,4 @@ def _turns(conversation: tuple[TurnView, ...], limits: Limits) -> Iterator[Turn]
                 )
                 characters -= len(part)
         if texts or shown:
-            yield Turn(printable(turn.role, _WORD), tuple(texts), tuple(shown))
+            yield ShownTurn(printable(turn.role, _WORD), tuple(texts), tuple(shown))
