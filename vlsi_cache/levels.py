@@ -68,9 +68,9 @@ def find_levels(log_probs: NDArray[np.float32]) -> NDArray[np.uint8]:
     probabilities = np.exp(log_probs.astype(np.float64))
     together = probabilities.cumsum(-1)
     mass = together[..., -1:]
-    fractions = np.divide(
-        probabilities, together, out=np.zeros_like(together), where=together > 0
-    )[..., 1:]
+    fractions = np.divide(probabilities, together, out=np.zeros_like(together), where=together > 0)[
+        ..., 1:
+    ]
     return np.concatenate([_nearest(TAILS, 1 - mass), _nearest(FRACTIONS, fractions)], -1)
 
 

@@ -89,6 +89,11 @@ class CacheSection(Section):
     more accurate per byte. The tails `bucket` and `renormalize` need k ≥ 1."""
     m: Annotated[int, Field(ge=0, le=255)] = 14
     """Tokens drawn from the rest of the distribution, or from the whole distribution if k is 0."""
+    drawn_from: Literal["rest", "whole"] = "rest"
+    """What the m tokens are drawn from if k ≥ 1. `rest`: what lies beyond the k, at each tap by
+    itself. `whole`: the whole distribution. Those that are one of the k are left out, all taps share
+    ids, and probabilities are stored in steps. It takes the fewest bytes of all records with
+    probabilities. With k = 0 the draws are of the whole distribution anyway."""
     samples_per_shard: Positive = 512
     """Conversations per shard. An interrupted run loses at most the work of one shard."""
     batch_size: Positive = 8
@@ -110,4 +115,6 @@ class CacheSection(Section):
         """Find a record of nothing."""
         if self.k + self.m == 0:
             return [(f"{path}.m", "is 0 like k: then there is nothing to record")]
+        if self.drawn_from == "whole" and not (1 <= self.k <= 255 and self.m):
+            return [(f"{path}.drawn_from", "is whole, which needs k from 1 to 255 and m ≥ 1")]
         return []

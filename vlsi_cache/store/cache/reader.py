@@ -39,7 +39,7 @@ from vlsi_cache.store.places.keys import INDEX_FILE, shard_key
 from vlsi_cache.store.places.opening import open_place, url_scheme
 from vlsi_cache.store.shards.arrays import Array, parse_distribution
 from vlsi_cache.store.shards.header import ShardHeader
-from vlsi_cache.store.shards.layout import CHUNK_TOKENS, token_arrays
+from vlsi_cache.store.shards.layout import CHUNK_TOKENS
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
 from vlsi_cache.store.shards.shard import OpenShard, read_array_bytes
 
@@ -375,7 +375,7 @@ class Cache:
         # copies, so that a caller may write into its arrays
         return {
             name: np.concatenate([chunk[name][part] for chunk, part in parts])
-            for name in token_arrays(self.manifest)
+            for name in parts[0][0]
         }
 
     def _example_ids(self) -> str:

@@ -20,6 +20,7 @@ from vlsi_cache.store.shards.arrays import (
     find_problem,
     parse_distribution,
     parse_sample_ids,
+    separate,
 )
 from vlsi_cache.store.shards.bounds import validate_array, validate_volume
 from vlsi_cache.store.shards.coding.codecs import bounded_array
@@ -94,15 +95,16 @@ class OpenShard:
         return {failure.row: failure.reason for failure in self.header.failures}
 
     def read_tokens(self, first: int, stop: int) -> dict[str, Array]:
-        """Read the stored token arrays from one response token up to another.
+        """Read the token arrays from one response token up to another, as ``separate`` does.
 
         Raises:
             CacheError: a chunk is missing, damaged, or holds an impossible value.
         """
         with _errors_named(self.address):
-            arrays = {
+            stored = {
                 name: np.asarray(self._arrays[name][first:stop]) for name in self._token_arrays
             }
+            arrays = separate(stored, self.manifest.sampling.k)
             problem = find_problem(arrays, self.manifest.tokenizer.vocab_size)
             if problem:
                 raise ValueError(problem)

@@ -1,7 +1,8 @@
-"""The codec of the most likely tokens with their levels, and of draws beside them.
+"""The codec of records whose draws are of the whole distribution beside the most likely tokens.
 
-An id of a token is written once, with the taps where it is among the most likely ones and with those
-that drew it. FORMAT.md describes the bytes one by one, with a decoder of a page.
+A row is k most likely ids, their k levels, m draws, the entropy and the label's log-probability.
+An id of a token is written once, with the taps where it is among the most likely ones, and with
+those that drew it. FORMAT.md describes the bytes one by one.
 
 Shapes: n tokens, L taps, k most likely tokens, m draws, P distinct ids of all tokens, R rows of a
 token and a tap, E entries.
@@ -32,7 +33,16 @@ from vlsi_cache.store.shards.coding.pools import (
 )
 from vlsi_cache.store.shards.coding.streams import Ints, StreamReader, StreamWriter
 
-__all__ = ["decode_together", "encode_together"]
+__all__ = ["CODES", "decode_together", "encode_together"]
+
+CODES: Final = 2
+"""Numbers of a row that are codes: the entropy's and the label's."""
+_MOST_CODE: Final = 254
+_LABEL_BOUNDS: Final = (1, 4, 8, 16, 24, 32)
+"""The label's code has its own Huffman codes in classes of its code at the next tap: below the
+first of these, from the first to below the second, and so on."""
+_ENTROPY_LEVELS: Final = 4
+"""The entropy's code has them in classes of so many levels of the tail."""
 
 _HOLE: Final = -1
 _COUNT_CLASSES: Final = 16
@@ -53,7 +63,7 @@ class _Pool(NamedTuple):
 
 
 def encode_together(kept: NDArray[np.int32], k: int) -> bytes:
-    """Encode ``[n, L, 2k + m]``: the k most likely ids, their levels, and m draws.
+    """Encode ``[n, L, 2k + m + 2]``.
 
     A draw that is one of the k is forgotten, and the order of the others is. A token whose values
     are all −1 is a hole.
@@ -63,13 +73,13 @@ def encode_together(kept: NDArray[np.int32], k: int) -> bytes:
             there are more entries than the codec takes.
     """
     num_tokens, num_taps, width = kept.shape
-    num_draws = width - 2 * k
+    num_draws = width - 2 * k - CODES
     _validate_shape(num_taps, k, num_draws)
     filled = _find_filled(kept)
     rows = kept[filled].reshape(-1, width)
-    top, levels, draws = rows[:, :k], rows[:, k : 2 * k], rows[:, 2 * k :]
-    if not are_levels(levels):
-        raise ValueError("a level does not exist")
+    top, levels, draws, codes = np.split(rows, [k, 2 * k, 2 * k + num_draws], axis=1)
+    if not are_levels(levels) or codes.max(initial=0) > _MOST_CODE:
+        raise ValueError("a level or a code does not exist")
     owners = np.repeat(np.flatnonzero(filled), num_taps)
     taps = np.tile(np.arange(num_taps), int(filled.sum()))
     is_drawn = (draws[:, :, None] != top[:, None]).all(-1)
@@ -95,11 +105,14 @@ def encode_together(kept: NDArray[np.int32], k: int) -> bytes:
     drawn_rows = rows_of(pool.sizes, pool.drawn, num_taps)
     put_counts(streams, counts, count_distinct(drawn_rows), num_draws)
     _put_levels(streams, levels, is_drawn.sum(1), num_draws)
+    _put_codes(streams, codes, levels[:, 0], num_taps)
     return streams.content()
 
 
 def decode_together(content: bytes, shape: tuple[int, int, int], k: int) -> NDArray[np.int32]:
-    """Decode ``[n, L, 2k + m]``. Draws ascend. Those of the k most likely follow as the likeliest.
+    """Decode ``[n, L, 2k + m + 2]``. Draws ascend.
+
+    Those of the k most likely follow as the likeliest.
 
     The shape bounds all that is allocated.
 
@@ -107,7 +120,7 @@ def decode_together(content: bytes, shape: tuple[int, int, int], k: int) -> NDAr
         ValueError: no record of this shape has these bytes.
     """
     num_tokens, num_taps, width = shape
-    num_draws = width - 2 * k
+    num_draws = width - 2 * k - CODES
     _validate_shape(num_taps, k, num_draws)
     streams = StreamReader(content)
     pool = _take_pool(streams, shape, k)
@@ -127,13 +140,14 @@ def decode_together(content: bytes, shape: tuple[int, int, int], k: int) -> NDAr
     if (totals > num_draws).any():
         raise ValueError("a tap has more draws than it should")
     levels = _take_levels(streams, totals[rows], k, num_draws)
+    codes = _take_codes(streams, levels[:, 0], num_taps)
     streams.finish()
     draws = np.repeat(top[:, :1], num_draws, 1)
     by_row = np.argsort(drawn_rows, kind="stable")
     is_drawn = np.arange(num_draws) < totals[rows][:, None]
     draws[is_drawn] = np.repeat(pool.ids[pool.drawn.id_index[by_row]], counts[by_row])
     kept = np.full((num_tokens * num_taps, width), _HOLE, np.int32)
-    kept[rows] = np.concatenate([top, levels, draws], 1)
+    kept[rows] = np.concatenate([top, levels, draws, codes], 1)
     return kept.reshape(shape)
 
 
@@ -160,7 +174,7 @@ def _put_pool(streams: StreamWriter, pool: _Pool, num_taps: int) -> None:
 
 def _take_pool(streams: StreamReader, shape: tuple[int, int, int], k: int) -> _Pool:
     num_tokens, num_taps, width = shape
-    num_draws = width - 2 * k
+    num_draws = width - 2 * k - CODES
     sizes = streams.take(num_tokens) | streams.take(num_tokens) << 8
     if (sizes > num_taps * (k + num_draws)).any():
         raise ValueError("a token has more ids than entries")
@@ -256,6 +270,41 @@ def _take_levels(streams: StreamReader, counts: Ints, k: int, num_draws: int) ->
     if (levels[:, 1:] >= len(FRACTIONS)).any():
         raise ValueError("a level that does not exist")
     return levels
+
+
+def _put_codes(streams: StreamWriter, codes: Ints, tails: Ints, num_taps: int) -> None:
+    classes = tails // _ENTROPY_LEVELS
+    for number in range(-(-len(TAILS) // _ENTROPY_LEVELS)):
+        streams.put(codes[classes == number, 0])
+    labels = codes[:, 1].reshape(-1, num_taps)
+    streams.put(labels[:, -1])
+    for tap in range(num_taps - 2, -1, -1):
+        classes = _label_classes(labels[:, tap + 1])
+        for number in range(len(_LABEL_BOUNDS) + 1):
+            streams.put(labels[classes == number, tap])
+
+
+def _take_codes(streams: StreamReader, tails: Ints, num_taps: int) -> Ints:
+    entropy = np.zeros(len(tails), np.int64)
+    classes = tails // _ENTROPY_LEVELS
+    for number in range(-(-len(TAILS) // _ENTROPY_LEVELS)):
+        here = classes == number
+        entropy[here] = streams.take(int(here.sum()))
+    labels = np.zeros((len(tails) // num_taps, num_taps), np.int64)
+    labels[:, -1] = streams.take(len(labels))
+    for tap in range(num_taps - 2, -1, -1):
+        classes = _label_classes(labels[:, tap + 1])
+        for number in range(len(_LABEL_BOUNDS) + 1):
+            here = classes == number
+            labels[here, tap] = streams.take(int(here.sum()))
+    codes = np.stack([entropy, labels.ravel()], 1)
+    if (codes > _MOST_CODE).any():
+        raise ValueError("a code that does not exist")
+    return codes
+
+
+def _label_classes(later: Ints) -> Ints:
+    return np.searchsorted(_LABEL_BOUNDS, later, side="right").astype(np.int64)
 
 
 def _validate_shape(num_taps: int, k: int, num_draws: int) -> None:
