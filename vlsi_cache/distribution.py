@@ -99,9 +99,12 @@ class SparseDistribution:
             ValueError: there are none, or they differ in k, m, what was drawn from, or in their
                 other axes.
         """
-        found = sorted({(item.k, item.drawn_from) for item in items})
+        found = sorted({item.k for item in items})
         if len(found) > 1:
-            raise ValueError(f"distributions differ in k or what was drawn from: {found}")
+            raise ValueError(f"distributions differ in k: {found}")
+        kinds = sorted({item.drawn_from for item in items})
+        if len(kinds) > 1:
+            raise ValueError(f"distributions differ in what was drawn from: {kinds}")
         return SparseDistribution(
             token_ids=np.concatenate([item.token_ids for item in items]),
             top_log_probs=np.concatenate([item.top_log_probs for item in items]),

@@ -152,7 +152,7 @@ def test_a_cache_holds_what_was_written(tmp_path: Path) -> None:
 def test_records_of_the_other_kind_are_refused(tmp_path: Path) -> None:
     writer = create_cache(tmp_path / "cache", together_manifest(num_samples=1))
     other = make_record(make_manifest(m=12), 0)
-    with pytest.raises(CacheError, match="drawn from the whole; found .* drawn from the rest"):
+    with pytest.raises(CacheError, match=r"drawn from the whole; found .* drawn from the rest"):
         writer.write_shard(0, [other])
 
 

@@ -91,9 +91,9 @@ class CacheSection(Section):
     """Tokens drawn from the rest of the distribution, or from the whole distribution if k is 0."""
     drawn_from: Literal["rest", "whole"] = "rest"
     """What the m tokens are drawn from if k ≥ 1. `rest`: what lies beyond the k, at each tap by
-    itself. `whole`: the whole distribution. Those that are one of the k are left out, all taps share
-    ids, and probabilities are stored in steps. It takes the fewest bytes of all records with
-    probabilities. With k = 0 the draws are of the whole distribution anyway."""
+    itself. `whole`: the whole distribution. Draws of the k are left out, all taps share ids, and
+    probabilities are stored in steps. It takes the fewest bytes of all that hold them. With k = 0
+    the draws are of the whole distribution anyway."""
     samples_per_shard: Positive = 512
     """Conversations per shard. An interrupted run loses at most the work of one shard."""
     batch_size: Positive = 8

@@ -92,7 +92,7 @@ def validate_known_version(
         raise CacheError(
             "cache format is of an unknown version",
             where=where,
-            expected=f"1 to {FORMAT_VERSION}",
+            expected=" or ".join(map(str, range(1, FORMAT_VERSION + 1))),
             found=repr(version)[:40],
             mend="Use the version of vlsi-cache that wrote it",
         )

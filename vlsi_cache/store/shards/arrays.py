@@ -108,8 +108,9 @@ def encode_shard(record: ShardRecord) -> dict[str, Array]:
     label = _codes(distribution.label_log_prob / -LABEL_STEP)
     if distribution.drawn_from == "whole":
         codes = np.stack([entropy, label], -1)
-        parts = [ids[..., :k], find_levels(distribution.top_log_probs), ids[..., k:], codes]
-        kept = {"together": np.concatenate([part.astype(np.int32) for part in parts], -1)}
+        levels = find_levels(distribution.top_log_probs)
+        parts: list[Array] = [ids[..., :k], levels, ids[..., k:], codes]
+        kept = {"together": np.concatenate(parts, -1, dtype=np.int32)}
     else:
         kept = {
             "top_ids": ids[..., :k],

@@ -76,7 +76,7 @@ def encode_together(kept: NDArray[np.int32], k: int) -> bytes:
     num_draws = width - 2 * k - CODES
     _validate_shape(num_taps, k, num_draws)
     filled = _find_filled(kept)
-    rows = kept[filled].reshape(-1, width)
+    rows = kept[filled].reshape(-1, width).astype(np.int64)
     top, levels, draws, codes = np.split(rows, [k, 2 * k, 2 * k + num_draws], axis=1)
     if not are_levels(levels) or codes.max(initial=0) > _MOST_CODE:
         raise ValueError("a level or a code does not exist")
