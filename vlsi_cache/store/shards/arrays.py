@@ -110,7 +110,7 @@ def encode_shard(record: ShardRecord) -> dict[str, Array]:
         codes = np.stack([entropy, label], -1)
         levels = find_levels(distribution.top_log_probs)
         parts: list[Array] = [ids[..., :k], levels, ids[..., k:], codes]
-        kept = {"together": np.concatenate(parts, -1, dtype=np.int32)}
+        kept: dict[str, Array] = {"together": np.concatenate(parts, -1, dtype=np.int32)}
     else:
         kept = {
             "top_ids": ids[..., :k],
