@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from vlsi_cache.recipe import FinetuningSection, ModelSection, Recipe
 from vlsi_cache.store import Cache
 from vlsi_cache.student.cache_order import cache_order
 from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.held_out import HeldOutSamples, chosen_by, held_out_of
 from vlsi_cache.training import (
     Run,
     Stage,
@@ -101,13 +103,19 @@ class Finetuning(StageModule):
         return {"loss": self.with_unused((loss - known.sum()) / count)}
 
 
-def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -> Path:
+def finetune(
+    run: Run,
+    source: Path | None = None,
+    cache: Cache | None = None,
+    held_out: HeldOutSamples | None = None,
+) -> Path:
     """Train the whole student and save it under its own architecture.
 
     Args:
         run: what all stages share.
         source: folder of the merged student after interaction; the recipe's student if None.
         cache: the complete record of the same data, if the student goes on learning from it.
+        held_out: the samples on which the student is measured, if any.
 
     Returns:
         Folder of the finished student.
@@ -132,8 +140,11 @@ def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -
             **student.identity(),
             "finetuning": recipe.finetuning.decisive(),
             **({} if cache is None else _record_settings(cache, recipe)),
+            **chosen_by(held_out),
         },
-        start=lambda: _start(run, student, cache),
+        start=lambda: replace(
+            _start(run, student, cache), held_out=held_out_of(held_out, student, recipe)
+        ),
         save=lambda module: _save(module, original, section, recipe.student_path),
     )
     return run_stage(run, stage)
