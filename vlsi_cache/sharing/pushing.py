@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from vlsi_cache.errors import HubError, first_line
 from vlsi_cache.sharing.upload import CARD, Upload, plan_upload
@@ -80,7 +81,7 @@ def _plain_errors(repository: str) -> Iterator[None]:
     """Turn errors of the hub's client into one that says what to do."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    transport = HfHubHTTPError.__bases__[0]  # of the HTTP library, which versions choose
+    transport: Any = HfHubHTTPError.__bases__[0]  # of the HTTP library, which versions choose
     try:
         yield
     except HFValidationError as error:
@@ -100,8 +101,9 @@ def _plain_errors(repository: str) -> Iterator[None]:
             else "Check owner, name and branch",
         ) from error
     except (transport, OSError, RuntimeError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise HubError(
-            f"the hub cannot be reached ({first_line(error)})",
+            f"the hub cannot be reached ({first_line(cause)})",
             where=repository,
             mend="Check the network and HF_ENDPOINT, then run the same command again",
         ) from error

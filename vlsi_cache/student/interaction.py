@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
@@ -12,6 +13,7 @@ from vlsi_cache.models import Backbone
 from vlsi_cache.store import Cache
 from vlsi_cache.student.arrivals import recorded_order
 from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.card import card_of
 from vlsi_cache.student.held_out import HeldOutSamples, chosen_by, held_out_of
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
@@ -64,9 +66,13 @@ def interact(
             _start(run, student, bank, cache, folder),
             held_out=held_out_of(held_out, student, run.recipe),
         ),
-        save=lambda module: save_model(module.learned(), run.recipe.student, result),
+        save=lambda module: _save(module.learned(), run, cache, result),
     )
     return run_stage(run, stage)
+
+
+def _save(model: Any, run: Run, cache: Cache, folder: Path) -> None:
+    save_model(model, run.recipe.student, folder, card_of(run, cache, model.config))
 
 
 def _start(

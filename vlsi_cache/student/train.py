@@ -71,7 +71,7 @@ def _run_stages(run: Run) -> Path:
             run = _leave_out(run, cache).holding_out(run.left_out.held_out)
         source = result if "interaction" in stages else None
         record = cache if recipe.finetuning.record_weight else None
-        result = finetune(run, source, record, held_out)
+        result = finetune(run, source, record, held_out, learned_from=cache)
     assert result is not None  # a recipe names at least one stage
     return result
 

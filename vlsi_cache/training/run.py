@@ -86,6 +86,8 @@ class Run:
     """How weights are sharded over the processes; each process holds all of them if None."""
     reminders: list[str] = field(default_factory=list)
     """Warnings that the command repeats at its end, where they are not scrolled away."""
+    figures: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    """Name of each stage that has trained here → its last metrics. The main process has them."""
     lengths: list[NDArray[np.int64]] = field(default_factory=list)
     """About how many tokens each sample has, once ``sample_lengths`` has measured it."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -105,7 +104,6 @@ def open_hub(url: str) -> HubPlace:
     return HubPlace(_at_commit(url.rstrip("/")))
 
 
-@functools.cache
 def _at_commit(url: str) -> str:
     """Return the path of a folder with its commit, so that later commits change nothing."""
     with _plain_errors(url):
@@ -136,7 +134,7 @@ def _plain_errors(where: str) -> Iterator[None]:
     """Turn errors of the hub's client into errors of the cache."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    transport = HfHubHTTPError.__bases__[0]  # of the HTTP library, which versions choose
+    transport: Any = HfHubHTTPError.__bases__[0]  # of the HTTP library, which versions choose
     try:
         yield
     except FileNotFoundError as error:

@@ -151,7 +151,7 @@ def _copy(checkpoint: Path, target: Path, changes: Mapping[str, Any]) -> None:
     fresh.rename(target)
 
 
-def save_model(model: Any, source: ModelSection, folder: Path) -> None:
+def save_model(model: Any, source: ModelSection, folder: Path, card: str | None = None) -> None:
     """Write a model and its processor as an ordinary checkpoint.
 
     Everything is written beside ``folder`` and moved there at the end, so that a folder that
@@ -162,6 +162,7 @@ def save_model(model: Any, source: ModelSection, folder: Path) -> None:
         source: names its processor, which is loaded again. One that was used would save how it
             padded.
         folder: where the checkpoint goes; files of the same names are replaced.
+        card: text of its README.md, if it gets one.
 
     Raises:
         StageError: a file cannot be written.
@@ -172,6 +173,8 @@ def save_model(model: Any, source: ModelSection, folder: Path) -> None:
         with plain_write_errors(folder):
             model.save_pretrained(partial)
             load_processor_of(source).save_pretrained(partial)
+            if card is not None:
+                (partial / "README.md").write_text(card, encoding="utf-8")
             _move(partial, folder)
     except StageError:
         shutil.rmtree(partial, ignore_errors=True)  # it would keep the room that is missing

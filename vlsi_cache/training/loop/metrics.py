@@ -24,11 +24,15 @@ class MetricLines(TrainerCallback):
 
     Args:
         phase: the stage's training, which reports its steps.
+
+    Attributes:
+        last: the metrics of the last logging step.
     """
 
     def __init__(self, phase: Phase) -> None:
         self.phase = phase
         self.writer: TensorBoardCallback | None = None
+        self.last: dict[str, float] = {}
         self._num_lines = 0
         self._spoke = 0.0
 
@@ -58,6 +62,7 @@ class MetricLines(TrainerCallback):
         if "loss" not in logs:
             return  # the Trainer's closing summary
         self.writer.on_log(args, state, control, logs=logs)
+        self.last = dict(logs)
         self.phase.detail = f"loss {logs['loss']:.4g}"
         now = time.monotonic()
         is_last = state.global_step >= state.max_steps

@@ -82,7 +82,8 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     with phase(stage.name, unit="steps") as steps:
         arguments = trainer_arguments(run, stage, training)
         lengths = None if stage.schedule.batch_tokens is None else sample_lengths(run)
-        callbacks = [MetricLines(steps), checkpointer, *tracker_ends(run.recipe.report_to)]
+        lines = MetricLines(steps)
+        callbacks = [lines, checkpointer, *tracker_ends(run.recipe.report_to)]
         callbacks += held_out_callbacks(training.held_out)
         trainer = _StageTrainer(stage, training, arguments, callbacks, lengths)
         _train_on(stage, training, trainer)
@@ -90,6 +91,7 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
             where = f"step {trainer.state.global_step:,} of {trainer.state.max_steps:,}"
             stop_if_asked(f"at {where} of {stage.name}", checkpointer.stopped_by)
     trainer.validate_parameters()
+    run.figures[stage.name] = lines.last
     problem = trainer.guard.find_problem()
     if problem is not None:
         rate = arguments.learning_rate
