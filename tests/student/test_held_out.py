@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerCallback
 
 from support.ranks import RankServer, errors
 from support.runs import make_recipe
@@ -100,6 +101,18 @@ class _Seen:
             return read(dataset, index)
 
         monkeypatch.setattr(IndexedConversations, "__getitem__", noted)
+
+
+class _Heard(TrainerCallback):
+    """Notes what a caller's own callback gets of the Trainer."""
+
+    def __init__(self) -> None:
+        self.names: set[tuple[str, tuple[str, ...]]] = set()
+        self.metrics: set[str] = set()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **_: Any) -> None:
+        self.names.add((args.run_name, tuple(args.report_to)))
+        self.metrics |= set(metrics)
 
 
 def test_no_stage_learns_from_held_out_samples_and_the_log_counts_them(
@@ -190,9 +203,16 @@ def test_the_best_weights_are_kept_and_a_stage_that_gets_worse_stops(
         stages=["finetuning"],
         finetuning=worse,
         held_out={"part": PART, "every": 1, "keep": "best", "patience": 3},
+        report_to=["tensorboard"],
+        run_name="first",
     )
+    heard = _Heard()
     with caplog.at_level(logging.INFO, "vlsi_cache"):
-        student = train_student(recipe)
+        student = train_student(recipe, [heard])
+    assert heard.names == {("first-finetuning", ())}  # whose events are written by the stage
+    assert heard.metrics == {"eval_held_out_loss_nats", "eval_held_out_samples"} | {
+        f"eval_held_out_{name}" for name in ("divergence_nats", "compared")
+    }
     lines = _measured(tmp_path / "finetuning")
     losses = [line["held_out_loss_nats"] for line in lines]
     best = losses.index(min(losses))
