@@ -42,6 +42,8 @@ def idle_settings(recipe: Recipe, role: Literal["teacher", "student"]) -> list[s
         reason = f"{role}.verbalizers are trained already"
         found += _changed(model, role, ["verbalizer", "verbalization"], reason)
     if role == "teacher":
+        reason = "dump-teacher records every sample, and train-student chooses among them"
+        found += _changed(recipe.data, "data", ["select"], reason)
         if not recipe.skips_failures:
             names = ["max_failures_in_a_row"]
             found += _changed(recipe.cache, "cache", names, "cache.on_error is stop")

@@ -73,7 +73,7 @@ def _start(
         module=module,
         dataset=IndexedConversations(run.data),
         collate=batches,
-        order=recorded_order(cache, settings, folder, run.left_out.unreadable),
+        order=recorded_order(cache, settings, folder, run.left_out.recorded),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
         callbacks=run.callbacks,
         learning_rate=rate,

@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from vlsi_cache.data import report_changed_samples
+from vlsi_cache.errors import StageError
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import Cache, open_cache
@@ -17,6 +18,7 @@ from vlsi_cache.student.checks import training_checks, validate_student
 from vlsi_cache.student.finetuning import finetune
 from vlsi_cache.student.interaction import interact
 from vlsi_cache.student.opening import open_matching_cache, recorded_failures
+from vlsi_cache.student.selection import with_selection
 from vlsi_cache.training import Run, begin_run, find_left_out, without_other_bars
 from vlsi_cache.training.sharding import hidden_from_libraries, is_sharded
 from vlsi_cache.verbalizer import build_verbalizers, find_verbalizers, load_verbalizers
@@ -54,7 +56,7 @@ def _run_stages(run: Run) -> Path:
     stages = set(recipe.stages)
     result = None
     cache = open_matching_cache(run) if recipe.reads_cache else None
-    run = _leave_out(run, cache)
+    run = _leave_out(with_selection(run), cache)
     if cache is not None and "interaction" in stages:
         result = _distil(run, cache)
     elif "verbalization" in stages:
@@ -75,6 +77,15 @@ def _leave_out(run: Run, cache: Cache | None) -> Run:
     sections = recipe.student.verbalization, recipe.interaction, recipe.finetuning
     workers = max(section.workers for section in sections)
     found = find_left_out(run, recipe.student, recorded_failures(run, cache), workers)
+    unchosen = [index for index in run.left_out.unchosen if index not in found.unreadable]
+    found = replace(found, unchosen=unchosen)
+    if len(found.indices) == len(run.data):
+        raise StageError(
+            "no sample remains to learn from",
+            where=run.data.source,
+            found=found.reasons("student"),
+            mend="Choose more samples by data.select, or mend those that fail",
+        )
     return replace(run, left_out=found)
 
 

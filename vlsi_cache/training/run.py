@@ -34,11 +34,18 @@ class LeftOut:
     """Index → reason, where the cache records a failure."""
     unreadable: Mapping[int, str] = field(default_factory=dict)
     """Index → reason, where the command's own model cannot read the sample."""
+    unchosen: Sequence[int] = ()
+    """Indices of the samples that ``data.select`` does not choose."""
 
     @property
     def indices(self) -> list[int]:
         """All of them, ascending."""
-        return sorted({*self.failed, *self.unreadable})
+        return sorted({*self.failed, *self.recorded})
+
+    @property
+    def recorded(self) -> list[int]:
+        """Those of which the cache may hold a record, ascending."""
+        return sorted({*self.unreadable, *self.unchosen})
 
     def reasons(self, role: str) -> str:
         """Return how many failed where, with the first reason.
@@ -52,6 +59,8 @@ class LeftOut:
         if self.unreadable:
             reason = next(iter(self.unreadable.values()))
             clauses.append(f"{len(self.unreadable)} cannot be read by the {role}: {reason}")
+        if self.unchosen:
+            clauses.append(f"{len(self.unchosen)} are not chosen by data.select")
         return ", and ".join(clauses)
 
 
@@ -75,6 +84,8 @@ class Run:
     """How weights are sharded over the processes; each process holds all of them if None."""
     reminders: list[str] = field(default_factory=list)
     """Warnings that the command repeats at its end, where they are not scrolled away."""
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    """What ``data.select`` asks for and what it has chosen, as JSON values; empty without it."""
     lengths: list[NDArray[np.int64]] = field(default_factory=list)
     """About how many tokens each sample has, once ``sample_lengths`` has measured it."""
 
@@ -111,6 +122,7 @@ class Run:
             "data": self.fingerprint(),
             "max_length": self.recipe.data.max_length,
             "seed": self.recipe.seed,
+            **({"select": dict(self.selection)} if self.selection else {}),
         }
 
 
