@@ -41,6 +41,10 @@ def idle_settings(recipe: Recipe, role: Literal["teacher", "student"]) -> list[s
     elif model.verbalizers is not None:
         reason = f"{role}.verbalizers are trained already"
         found += _changed(model, role, ["verbalizer", "verbalization"], reason)
+    elif not model.verbalizer.trains:
+        reason = f"{role}.verbalizer.structure is logit_lens, which has nothing to train"
+        found += _changed(model, role, ["verbalization"], reason)
+        found += _changed(model.verbalizer, f"{role}.verbalizer", ["start"], reason)
     if role == "teacher":
         reason = "dump-teacher records every sample, and train-student chooses among them"
         found += _changed(recipe.data, "data", ["select"], reason)

@@ -38,6 +38,7 @@ from vlsi_cache.training import (
     run_stage,
     save_model,
 )
+from vlsi_cache.verbalizer import carry_exits
 
 __all__ = ["Finetuning", "finetune"]
 
@@ -134,7 +135,7 @@ def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -
             **({} if cache is None else _record_settings(cache, recipe)),
         },
         start=lambda: _start(run, student, cache),
-        save=lambda module: _save(module, original, section, recipe.student_path),
+        save=lambda module: _save(module, original, section, student.fingerprint, recipe),
     )
     return run_stage(run, stage)
 
@@ -145,14 +146,23 @@ def _record_settings(cache: Cache, recipe: Recipe) -> dict[str, object]:
 
 
 def _save(
-    module: Finetuning, original: PreTrainedConfig, section: ModelSection, folder: Path
+    module: Finetuning,
+    original: PreTrainedConfig,
+    section: ModelSection,
+    fingerprint: str,
+    recipe: Recipe,
 ) -> None:
-    """Save the student under the config and in the dtype of the model that it began as."""
+    """Save the student under the config and in the dtype of the model that it began as.
+
+    The exits of the student that the stage began with go along.
+    """
+    folder = recipe.student_path
     dtype = saved_dtype(section.dtype, original.dtype)
     module.model.to(dtype=dtype)  # type: ignore[call-arg]
     original.dtype = dtype
     module.model.config = original
     save_model(module.model, section, folder)
+    carry_exits(Path(section.model or ""), fingerprint, module.model, folder)
 
 
 def _start(run: Run, student: Backbone, cache: Cache | None) -> Training[Finetuning]:

@@ -8,13 +8,14 @@ from accelerate import PartialState
 
 from vlsi_cache.data import IndexedConversations, encoder_for
 from vlsi_cache.models import Backbone
+from vlsi_cache.recipe import ModelSection
 from vlsi_cache.store import Cache
 from vlsi_cache.student.arrivals import recorded_order
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import Run, Stage, Training, interaction_rates, run_stage, save_model
-from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
+from vlsi_cache.verbalizer import VerbalizerBank, keep_exits, verbalizers_fingerprint
 
 __all__ = ["interact"]
 
@@ -51,9 +52,16 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
             "interaction": section.decisive(),
         },
         start=lambda: _start(run, student, bank, cache, folder),
-        save=lambda module: save_model(module.learned(), run.recipe.student, result),
+        save=lambda module: _save(module, student, run.recipe.student, result),
     )
     return run_stage(run, stage)
+
+
+def _save(module: Interaction, student: Backbone, section: ModelSection, folder: Path) -> None:
+    """Save the merged student, and its verbalizers as exits."""
+    learned = module.learned()
+    save_model(learned, section, folder)
+    keep_exits(module.bank, student, learned, folder)
 
 
 def _start(
