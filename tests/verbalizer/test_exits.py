@@ -50,6 +50,9 @@ def test_both_students_keep_their_exits_and_one_call_reads_them(finished: Recipe
     for folder in (merged, finished.student_path):
         said[folder] = json.loads((folder / "exits" / "verbalizers.json").read_bytes())
         assert said[folder]["taps"] == [0, 2]
+        assert (
+            said[folder]["backbone"] == ".."
+        )  # no path of this machine, where a student is shared
         exits = vlsi_cache.load_exits(folder, device="cpu")
         ids = torch.arange(3, 17).view(2, 7)
         with torch.no_grad():
@@ -141,6 +144,8 @@ def test_a_run_gives_its_latest_exits_and_says_what_is_missing(
 ) -> None:
     run, out = finished.output, tmp_path / "out"
     assert export_exits(run, out).stale
+    exported = json.loads((out / "verbalizers.json").read_bytes())
+    assert exported["backbone"] == str(finished.student_path)
     with pytest.raises(StageError, match=r"not an empty folder.*--replace"):
         export_exits(run / "interaction" / "model", out)
     assert not export_exits(run / "interaction" / "model", out, replace=True).stale

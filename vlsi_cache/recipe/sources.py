@@ -16,7 +16,7 @@ from vlsi_cache.recipe.section import (
     UserPath,
 )
 
-__all__ = ["CacheSection", "DataSection", "SelectSection", "SourceSection"]
+__all__ = ["CacheSection", "DataPath", "DataSection", "SelectSection", "SourceSection"]
 
 DataPath = UserName | Annotated[list[UserName], Field(min_length=1)]
 """One name of data, or several."""

@@ -16,7 +16,7 @@ from vlsi_cache.recipe import SelectSection
 from vlsi_cache.store import Cache
 from vlsi_cache.student.checks import open_selecting_cache
 from vlsi_cache.student.opening import validate_data
-from vlsi_cache.training import LeftOut, Run
+from vlsi_cache.training import Run
 from vlsi_cache.training.processes import from_main_process, on_main_process
 
 __all__ = ["with_selection"]
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 def with_selection(run: Run) -> Run:
     """Return the run with the samples that ``data.select`` leaves out, if it is given.
+
+    Samples that are held out are measured whether or not they would be chosen.
 
     Raises:
         CacheError: there is no cache that serves.
@@ -40,7 +42,16 @@ def with_selection(run: Run) -> Run:
     chosen = from_main_process(found[0])
     assert chosen is not None  # or the main process has raised, and so have all
     unchosen, identity = chosen
-    return replace(run, left_out=LeftOut(unchosen=unchosen), selection=identity)
+    others = {*run.left_out.indices}
+    left_out = replace(run.left_out, unchosen=[index for index in unchosen if index not in others])
+    if len(left_out.indices) == len(run.data):
+        raise StageError(
+            "no sample remains to learn from",
+            where=run.data.source,
+            found=left_out.reasons("student"),
+            mend="Choose more samples by data.select, hold out fewer, or mend those that fail",
+        )
+    return replace(run, left_out=left_out, selection=identity)
 
 
 def _choose(cache: Cache, section: SelectSection) -> tuple[list[int], dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from safetensors import SafetensorError
@@ -18,6 +18,7 @@ from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
 
 __all__ = [
+    "OWNER",
     "VERBALIZERS_FILE",
     "WEIGHTS_FILE",
     "VerbalizerConfig",
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 VERBALIZERS_FILE = "verbalizers.json"
 WEIGHTS_FILE = "verbalizers.safetensors"
+OWNER: Final = ".."
+"""Name of the backbone in whose own folder the verbalizers lie: it may be moved and shared."""
 
 
 class VerbalizerConfig(BaseModel):
@@ -40,7 +43,8 @@ class VerbalizerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     backbone: str
-    """`from_pretrained` name or folder of the model they were trained on."""
+    """`from_pretrained` name or folder of the model they were trained on. `..` is the folder above,
+    where they lie inside their model's own."""
     backbone_fingerprint: str
     """SHA-256 over the backbone's weights (`models.weights_fingerprint`)."""
     hidden_size: int
@@ -153,7 +157,10 @@ def read_config(folder: Path) -> VerbalizerConfig:
     """
     path = folder / VERBALIZERS_FILE
     try:
-        return VerbalizerConfig.model_validate_json(path.read_bytes())
+        config = VerbalizerConfig.model_validate_json(path.read_bytes())
+        if config.backbone != OWNER:
+            return config
+        return config.model_copy(update={"backbone": str(folder.parent)})
     except FileNotFoundError:
         raise ModelError(
             "no trained verbalizers here",

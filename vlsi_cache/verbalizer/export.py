@@ -9,13 +9,13 @@ from typing import Final
 from safetensors import SafetensorError, safe_open
 
 from vlsi_cache.errors import ModelError, StageError
-from vlsi_cache.files import write_whole
 from vlsi_cache.training.folders.writing import plain_write_errors
 from vlsi_cache.verbalizer.checkpoint import (
     VERBALIZERS_FILE,
     WEIGHTS_FILE,
     VerbalizerConfig,
     read_config,
+    write_config,
 )
 from vlsi_cache.verbalizer.keeping import EXITS_FOLDER
 
@@ -51,7 +51,7 @@ def export_exits(source: Path, target: Path, *, replace: bool = False) -> Verbal
         target.mkdir(parents=True, exist_ok=True)
         (target / VERBALIZERS_FILE).unlink(missing_ok=True)  # a folder with a config is whole
         shutil.copyfile(found / WEIGHTS_FILE, target / WEIGHTS_FILE)
-        write_whole(target / VERBALIZERS_FILE, (found / VERBALIZERS_FILE).read_text("utf-8"))
+        write_config(config, target)
     return config
 
 

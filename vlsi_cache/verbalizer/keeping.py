@@ -14,6 +14,7 @@ from vlsi_cache.models import Backbone, weights_fingerprint
 from vlsi_cache.training.folders.writing import plain_write_errors
 from vlsi_cache.verbalizer.bank import VerbalizerBank
 from vlsi_cache.verbalizer.checkpoint import (
+    OWNER,
     VERBALIZERS_FILE,
     WEIGHTS_FILE,
     read_config,
@@ -46,7 +47,7 @@ def keep_exits(
     with plain_write_errors(exits):
         _clear(exits)
         if bank.taps:
-            now = replace(backbone, name=str(folder), fingerprint=weights_fingerprint(model))
+            now = replace(backbone, name=OWNER, fingerprint=weights_fingerprint(model))
             save_verbalizers(bank, exits, now)
 
 
@@ -74,7 +75,7 @@ def carry_exits(source: Path, fingerprint: str, model: PreTrainedModel, folder: 
         if config.backbone_fingerprint != fingerprint:
             logger.warning("%s: exits of another model, which are not taken along", old)
             return
-        now = {"backbone": str(folder), "backbone_fingerprint": weights_fingerprint(model)}
+        now = {"backbone": OWNER, "backbone_fingerprint": weights_fingerprint(model)}
         stale = config.verbalizer.trains
         new.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(old / WEIGHTS_FILE, new / WEIGHTS_FILE)
