@@ -29,6 +29,7 @@ from vlsi_cache.training.folders.checkpoints import (
 )
 from vlsi_cache.training.folders.writing import plain_write_errors, quiet_event_writer
 from vlsi_cache.training.loop.guard import LossGuard
+from vlsi_cache.training.loop.metricfile import MetricFile
 from vlsi_cache.training.loop.metrics import MetricLines
 from vlsi_cache.training.loop.pieces import align_pieces, num_tokens, pieces_of, without_sync
 from vlsi_cache.training.loop.rates import FINAL, WARMUP, rate_factor
@@ -79,7 +80,7 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     with phase(stage.name, unit="steps") as steps:
         arguments = _arguments(run, stage, training)
         lengths = None if stage.schedule.batch_tokens is None else sample_lengths(run)
-        callbacks = [MetricLines(steps), checkpointer]
+        callbacks = [MetricLines(steps), MetricFile(stage.folder), checkpointer]
         trainer = _StageTrainer(stage, training, arguments, callbacks, lengths)
         _train_on(stage, training, trainer)
         if checkpointer.stopped_by is not None:
@@ -328,6 +329,7 @@ class _StageTrainer(SavingTrainer):
             counts = counts[:1]
         elif self.args.world_size > 1 and self.batch_tokens is not None:
             align_pieces(batch_samples, self.accelerator, device)
+        self._module().tokens_seen += sum(counts)
         return torch.tensor(max(sum(counts), 1), device=device)  # all may have weight 0
 
     def _clip_grad_norm(self, model: Any) -> Any:
