@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -150,7 +151,7 @@ def _longest_runs(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np
     most = columns[0].copy()
     run = np.ones(most.shape, np.int32)
     often = run.copy()
-    for before, column in zip(columns, columns[1:], strict=False):
+    for before, column in itertools.pairwise(columns):
         run *= column == before
         run += 1
         longer = run > often

@@ -17,6 +17,8 @@ from vlsi_cache.store.cache.summary import TapSummary
 __all__ = ["both_rows", "caches_table", "differences_table", "name_grid", "plain_table"]
 
 _MOST_DIFFERENCES: Final = 40
+_MOST_OF_PATH: Final = 44
+"""Most characters of a setting's path that stand in one line."""
 
 
 def caches_table(compared: CacheComparison) -> RenderableType:
@@ -59,7 +61,9 @@ def differences_table(differences: tuple[SettingDifference, ...]) -> RenderableT
     if not differences:
         return Text("The settings are the same.")
     table = plain_table("What differs in the settings")
-    table.add_column("setting", overflow="fold")
+    longest = max(len(item.path) for item in differences[:_MOST_DIFFERENCES])
+    # values may be long paths, which would leave the names no room
+    table.add_column("setting", overflow="fold", min_width=min(longest, _MOST_OF_PATH))
     table.add_column("first", overflow="fold")
     table.add_column("second", overflow="fold")
     for item in differences[:_MOST_DIFFERENCES]:
