@@ -63,7 +63,7 @@ def differences_table(differences: tuple[SettingDifference, ...]) -> RenderableT
     table = plain_table("What differs in the settings")
     longest = max(len(item.path) for item in differences[:_MOST_DIFFERENCES])
     # values may be long paths, which would leave the names no room
-    table.add_column("setting", overflow="fold", min_width=min(longest, _MOST_OF_PATH))
+    table.add_column("setting", overflow="fold", no_wrap=longest <= _MOST_OF_PATH)
     table.add_column("first", overflow="fold")
     table.add_column("second", overflow="fold")
     for item in differences[:_MOST_DIFFERENCES]:
