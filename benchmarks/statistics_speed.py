@@ -1,7 +1,7 @@
 """The statistics of a cache beside a plain pass, at two sizes: tokens per second, and memory.
 
-Records are synthetic, but pass through the real writer (``cache_scale.py``). The plain pass reads whole
-shards, and finds a tap's likeliest draw by comparing every draw with every other.
+Records are synthetic, but pass through the real writer (``cache_scale.py``). The plain pass reads
+whole shards, and finds a tap's likeliest draw by comparing every draw with every other.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def measure(size: Size) -> dict[str, Any]:
 
 def tables(result: dict[str, Any]) -> list[PrintedTable]:
     """Show the figures of one run."""
-    names = [name for name in result if name not in ("tokens", "taps", "draws")]
+    names = [name for name in result if name.startswith(("cpu_", "plain_", "tokens_", "memory_"))]
     small, large = result["tokens"]
     title = f"{small:,} and {large:,} tokens, {result['taps']} taps, {result['draws']} draws"
     return [figures(title, result, names)]

@@ -17,8 +17,6 @@ from vlsi_cache.store.cache.summary import TapSummary
 __all__ = ["both_rows", "caches_table", "differences_table", "name_grid", "plain_table"]
 
 _MOST_DIFFERENCES: Final = 40
-_MOST_OF_PATH: Final = 44
-"""Most characters of a setting's path that stand in one line."""
 
 
 def caches_table(compared: CacheComparison) -> RenderableType:
@@ -60,19 +58,15 @@ def differences_table(differences: tuple[SettingDifference, ...]) -> RenderableT
     """The settings in which two differ."""
     if not differences:
         return Text("The settings are the same.")
-    table = plain_table("What differs in the settings")
-    longest = max(len(item.path) for item in differences[:_MOST_DIFFERENCES])
-    # values may be long paths, which would leave the names no room
-    table.add_column("setting", overflow="fold", no_wrap=longest <= _MOST_OF_PATH)
-    table.add_column("first", overflow="fold")
-    table.add_column("second", overflow="fold")
+    # no table: paths and values may both be too long for columns
+    lines = [Text("What differs in the settings, first | second", style="bold")]
     for item in differences[:_MOST_DIFFERENCES]:
-        values = (value_text(item, first=True), value_text(item, first=False))
-        table.add_row(Text(printable(item.path)), *map(Text, values))
+        values = f"{value_text(item, first=True)} | {value_text(item, first=False)}"
+        lines.append(Text(f"{printable(item.path)}: {values}"))
     if len(differences) > _MOST_DIFFERENCES:
         more = len(differences) - _MOST_DIFFERENCES
-        return Group(table, Text(f"and {more:,} more, which --json lists"))
-    return table
+        lines.append(Text(f"and {more:,} more, which --json lists"))
+    return Group(*lines)
 
 
 def plain_table(title: str | None = None) -> Table:
