@@ -31,6 +31,8 @@ def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.store import Verification
     from vlsi_cache.store.cache.seals import CacheIndex, ProcessorSeal, ShardSeal
     from vlsi_cache.student.arrivals import ArrivalLine
+    from vlsi_cache.student.holding_out import HeldOutFound
+    from vlsi_cache.training.folders.measurements import MeasurementLine
     from vlsi_cache.training.left_out import UnreadableSamples
     from vlsi_cache.verbalizer import VerbalizerConfig
 
@@ -55,6 +57,8 @@ def _models() -> dict[str, type[BaseModel]]:
         "matching": JournalLine,
         "metrics": MetricLine,
         "arrivals": ArrivalLine,
+        "held-out": HeldOutFound,
+        "measurement": MeasurementLine,
         "demo": DemoSummary,
     }
 

@@ -13,6 +13,7 @@ __all__ = [
     "JournalLine",
     "MetricLine",
     "StageRecord",
+    "SteppedLine",
 ]
 
 STAGE_FILE: Final = "stage.json"
@@ -35,13 +36,18 @@ class StageRecord(BaseModel):
     """Their sizes: a file that was cut off is noticed before it is used."""
 
 
-class JournalLine(BaseModel):
-    """Means over the micro-batches since the line before. Rows are student taps."""
+class SteppedLine(BaseModel):
+    """A line that names its step."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     step: int
     """Optimizer step after which the line was written."""
+
+
+class JournalLine(SteppedLine):
+    """Means over the micro-batches since the line before. Rows are student taps."""
+
     student_taps: list[int]
     """Blocks of the student, in the order of the rows."""
     teacher_taps: list[int]
@@ -59,13 +65,9 @@ class JournalLine(BaseModel):
     tap never had several, and for strategies without a temperature."""
 
 
-class MetricLine(BaseModel):
+class MetricLine(SteppedLine):
     """What a stage logged at one step, and the pace of the steps since the line before."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    step: int
-    """Optimizer steps that are done."""
     metrics: dict[str, FiniteFloat]
     """Name → value, as logged. Nothing is left out but values that are not finite."""
     num_steps: int = 0

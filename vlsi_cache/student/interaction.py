@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
@@ -11,6 +13,8 @@ from vlsi_cache.models import Backbone
 from vlsi_cache.store import Cache
 from vlsi_cache.student.arrivals import recorded_order
 from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.card import card_of
+from vlsi_cache.student.held_out import HeldOutSamples, chosen_by, held_out_of
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import Run, Stage, Training, interaction_rates, run_stage, save_model
@@ -19,7 +23,13 @@ from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 __all__ = ["interact"]
 
 
-def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) -> Path:
+def interact(
+    run: Run,
+    student: Backbone,
+    bank: VerbalizerBank,
+    cache: Cache,
+    held_out: HeldOutSamples | None = None,
+) -> Path:
     """Train student and verbalizers against the cache, merge, and save an ordinary checkpoint.
 
     Args:
@@ -27,6 +37,7 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
         student: the untouched student.
         bank: its trained verbalizers; without taps where nothing inner is compared.
         cache: the record of the same data; complete, unless it is to be followed.
+        held_out: the samples on which the student is measured, if any.
 
     Returns:
         Folder of the merged student, in float32 where the student was.
@@ -49,11 +60,19 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
             "verbalizers": verbalizers_fingerprint(bank),
             "cache": cache.manifest.model_dump(mode="json"),
             "interaction": section.decisive(),
+            **chosen_by(held_out),
         },
-        start=lambda: _start(run, student, bank, cache, folder),
-        save=lambda module: save_model(module.learned(), run.recipe.student, result),
+        start=lambda: replace(
+            _start(run, student, bank, cache, folder),
+            held_out=held_out_of(held_out, student, run.recipe),
+        ),
+        save=lambda module: _save(module.learned(), run, cache, result),
     )
     return run_stage(run, stage)
+
+
+def _save(model: Any, run: Run, cache: Cache, folder: Path) -> None:
+    save_model(model, run.recipe.student, folder, card_of(run, cache, model.config))
 
 
 def _start(
@@ -73,7 +92,7 @@ def _start(
         module=module,
         dataset=IndexedConversations(run.data),
         collate=batches,
-        order=recorded_order(cache, settings, folder, run.left_out.unreadable),
+        order=recorded_order(cache, settings, folder, run.left_out.unknown_to_cache),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
         callbacks=run.callbacks,
         learning_rate=rate,

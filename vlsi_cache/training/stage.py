@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from vlsi_cache.recipe import Schedule
 from vlsi_cache.training.module import StageModule
+from vlsi_cache.training.samples.heldout import HeldOut
 from vlsi_cache.training.samples.loader import SizedDataset
 from vlsi_cache.training.samples.order import SampleOrder
 
@@ -65,6 +66,8 @@ class Training(Generic[M]):
     """Whether all processes read the same batches, and each computes a part of the loss."""
     start_method: str | None = None
     """How workers start; Python's default if None."""
+    held_out: HeldOut | None = None
+    """The samples on which the module is measured, if any."""
 
     def rate(self) -> float:
         """Return the peak learning rate where the schedule names none."""

@@ -17,8 +17,8 @@ from vlsi_cache.store import is_begun, open_cache
 __all__ = ["summarize_run"]
 
 _NO_FIGURES: Final = ("epoch", "total_flos")
-_NO_HELD_OUT: Final = ("_runtime", "_per_second", "_time")
-"""Ends of names that say how long an evaluation took."""
+_NO_HELD_OUT: Final = ("_runtime", "_per_second", "_time", "_samples", "_compared")
+"""Ends of names that say how long an evaluation took, and over how many samples."""
 _HELD_OUT: Final = ("eval_", "held_out", "heldout", "held-out")
 
 Series = dict[str, tuple[list[int], list[float]]]

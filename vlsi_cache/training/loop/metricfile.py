@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from pydantic import ValidationError
 from transformers import TrainerCallback
 
-from vlsi_cache.files import write_whole
 from vlsi_cache.stagefiles import METRICS_FILE, MetricLine
+from vlsi_cache.training.folders.lines import keep_lines
 
 __all__ = ["MetricFile"]
 
@@ -43,7 +42,8 @@ class MetricFile(TrainerCallback):
         self._step, self._tokens = state.global_step, model.tokens_seen
         self._began = self._last = time.monotonic()
         if state.is_world_process_zero:
-            self._resume(state.global_step)
+            # a stage that begins again measures its step 0 again, too
+            keep_lines(self.path, MetricLine, state.global_step or -1)
 
     def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         """Count the time since the last event: the batch was waited for."""
@@ -94,21 +94,6 @@ class MetricFile(TrainerCallback):
         self._step, self._tokens, self._began = step, tokens, self._last
         self._other = self._waiting = 0.0
         return pace
-
-    def _resume(self, step: int) -> None:
-        """Drop the lines after a step, and one that an interruption has torn."""
-        if not self.path.exists():
-            return
-        texts = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = []
-        for number, text in enumerate(texts, 1):
-            try:
-                is_later = not step or MetricLine.model_validate_json(text).step > step
-            except ValidationError:
-                is_later = number == len(texts)  # others are damage, which a report names
-            if not is_later:
-                kept.append(text + "\n")
-        write_whole(self.path, "".join(kept))
 
 
 def _finite(logs: Mapping[str, Any]) -> dict[str, float]:

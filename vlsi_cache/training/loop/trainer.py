@@ -28,13 +28,16 @@ from vlsi_cache.training.folders.checkpoints import (
     renumber,
 )
 from vlsi_cache.training.folders.writing import plain_write_errors, quiet_event_writer
+from vlsi_cache.training.loop.arguments import trainer_arguments
 from vlsi_cache.training.loop.guard import LossGuard
+from vlsi_cache.training.loop.heldout import MeasuringTrainer, held_out_callbacks
 from vlsi_cache.training.loop.metricfile import MetricFile
 from vlsi_cache.training.loop.metrics import MetricLines
 from vlsi_cache.training.loop.pieces import align_pieces, num_tokens, pieces_of, without_sync
-from vlsi_cache.training.loop.rates import FINAL, WARMUP, rate_factor
-from vlsi_cache.training.loop.saving import MEND_DIVERGED, SavingTrainer
+from vlsi_cache.training.loop.rates import FINAL, rate_factor
+from vlsi_cache.training.loop.saving import MEND_DIVERGED
 from vlsi_cache.training.loop.stopping import Checkpointer
+from vlsi_cache.training.loop.trackers import tracker_ends
 from vlsi_cache.training.processes import (
     from_main_process,
     gathered_numbers,
@@ -78,15 +81,19 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     """
     checkpointer = Checkpointer(stage.schedule.save_every_minutes)
     with phase(stage.name, unit="steps") as steps:
-        arguments = _arguments(run, stage, training)
+        arguments = trainer_arguments(run, stage, training)
         lengths = None if stage.schedule.batch_tokens is None else sample_lengths(run)
-        callbacks = [MetricLines(steps), MetricFile(stage.folder), checkpointer]
+        lines = MetricLines(steps)
+        callbacks = [lines, MetricFile(stage.folder), checkpointer]
+        callbacks += tracker_ends(run.recipe.report_to)
+        callbacks += held_out_callbacks(training.held_out)
         trainer = _StageTrainer(stage, training, arguments, callbacks, lengths)
         _train_on(stage, training, trainer)
         if checkpointer.stopped_by is not None:
             where = f"step {trainer.state.global_step:,} of {trainer.state.max_steps:,}"
             stop_if_asked(f"at {where} of {stage.name}", checkpointer.stopped_by)
     trainer.validate_parameters()
+    run.figures[stage.name] = lines.last
     problem = trainer.guard.find_problem()
     if problem is not None:
         rate = arguments.learning_rate
@@ -106,6 +113,9 @@ def _train_on(stage: Stage[Any], training: Training[Any], trainer: _StageTrainer
     if journal is not None:
         step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
         on_main_process(lambda: journal.resume(step))
+    trainer.resume_measuring(checkpoint)
+    if trainer.end_early(checkpoint):
+        return
     with (
         plain_write_errors(stage.folder),
         quiet_event_writer(),
@@ -121,41 +131,6 @@ def _train_on(stage: Stage[Any], training: Training[Any], trainer: _StageTrainer
             raise lost_others(stage.folder) from error
 
 
-def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> TrainingArguments:
-    schedule = stage.schedule
-    length: dict[str, Any] = (
-        {"max_steps": schedule.steps}
-        if schedule.steps is not None
-        else {"num_train_epochs": schedule.epochs or 1.0}
-    )
-    arguments = TrainingArguments(
-        output_dir=str(stage.folder),
-        per_device_train_batch_size=schedule.batch_size,
-        gradient_accumulation_steps=schedule.gradient_accumulation,
-        learning_rate=schedule.learning_rate or training.rate(),
-        warmup_steps=WARMUP if schedule.warmup_steps is None else schedule.warmup_steps,
-        weight_decay=schedule.weight_decay,
-        max_grad_norm=schedule.max_grad_norm,
-        logging_steps=schedule.log_every,
-        logging_first_step=True,
-        save_steps=schedule.save_every,
-        dataloader_num_workers=schedule.workers,
-        remove_unused_columns=False,
-        report_to=[],
-        logging_nan_inf_filter=False,  # `log` checks the loss, and the filter waits every step
-        disable_tqdm=True,
-        use_cpu=run.device.type == "cpu",
-        bf16=training.autocast,
-        dataloader_pin_memory=run.device.type == "cuda",
-        seed=run.recipe.seed,
-        **length,
-    )
-    # Without a launcher, several visible GPUs would be wrapped in DataParallel, which scatters flat
-    # token tensors wrongly. One process drives one device, and accelerate launches more.
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001
-    return arguments
-
-
 @dataclass(frozen=True, slots=True)
 class _Group:
     """Parameters whose gradients are clipped to one norm, as the Trainer asks a model for them."""
@@ -167,7 +142,7 @@ class _Group:
         return iter(self.members)
 
 
-class _StageTrainer(SavingTrainer):
+class _StageTrainer(MeasuringTrainer):
     """Trains a stage's module on its batches, with its metrics and rates."""
 
     def __init__(
@@ -191,6 +166,7 @@ class _StageTrainer(SavingTrainer):
             model=training.module,
             args=arguments,
             train_dataset=training.dataset,
+            eval_dataset=None if training.held_out is None else training.held_out.dataset,
             data_collator=training.collate,
             callbacks=[*callbacks, EpochSetter(), *training.callbacks],
             optimizers=(training.optimizer, None),
@@ -200,6 +176,7 @@ class _StageTrainer(SavingTrainer):
         self.is_distributed_loading_by_transformers = self.sharded
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
+        self.begin_measuring(training.held_out, stage.schedule)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process's batches.
