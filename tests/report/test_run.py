@@ -118,7 +118,9 @@ def test_two_runs_stand_side_by_side_with_what_differs(run: Recipe, tmp_path: Pa
     assert differences["interaction.seed"]["second"] == 1
     assert differences["finetuning"]["absent"] == "second"
     assert differences["interaction.interaction.steps"]["absent"] == "second"
-    assert "interaction.seed" in inspect(run.output, "--compare", folder).stdout
+    text = inspect(run.output, "--compare", folder).stdout
+    assert "interaction.dtype: float32 | –" in text
+    assert "more, which --json lists" in text
     page = tmp_path / "two.html"
     assert inspect(run.output, "--compare", folder, "--html", page).exit_code == 0
     text = page.read_text(encoding="utf-8")

@@ -138,7 +138,7 @@ def _form(prompt: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]] | None:
     Every processor lays pictures, or their patches, one after another in the first dimension. What
     has a dimension of tokens beside others is padded in ways of its own.
     """
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for name, value in prompt.items():
         if _is_tokens(prompt, value):
             if value.ndim > _TOKEN_DIMENSIONS:
