@@ -31,6 +31,7 @@ from vlsi_cache.training.folders.writing import plain_write_errors, quiet_event_
 from vlsi_cache.training.loop.arguments import trainer_arguments
 from vlsi_cache.training.loop.guard import LossGuard
 from vlsi_cache.training.loop.heldout import MeasuringTrainer, held_out_callbacks
+from vlsi_cache.training.loop.metricfile import MetricFile
 from vlsi_cache.training.loop.metrics import MetricLines
 from vlsi_cache.training.loop.pieces import align_pieces, num_tokens, pieces_of, without_sync
 from vlsi_cache.training.loop.rates import FINAL, rate_factor
@@ -83,7 +84,8 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
         arguments = trainer_arguments(run, stage, training)
         lengths = None if stage.schedule.batch_tokens is None else sample_lengths(run)
         lines = MetricLines(steps)
-        callbacks = [lines, checkpointer, *tracker_ends(run.recipe.report_to)]
+        callbacks = [lines, MetricFile(stage.folder), checkpointer]
+        callbacks += tracker_ends(run.recipe.report_to)
         callbacks += held_out_callbacks(training.held_out)
         trainer = _StageTrainer(stage, training, arguments, callbacks, lengths)
         _train_on(stage, training, trainer)
@@ -304,6 +306,7 @@ class _StageTrainer(MeasuringTrainer):
             counts = counts[:1]
         elif self.args.world_size > 1 and self.batch_tokens is not None:
             align_pieces(batch_samples, self.accelerator, device)
+        self._module().tokens_seen += sum(counts)
         return torch.tensor(max(sum(counts), 1), device=device)  # all may have weight 0
 
     def _clip_grad_norm(self, model: Any) -> Any:
