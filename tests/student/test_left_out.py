@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
-from support.runs import make_recipe
+from support.runs import make_recipe, poison
 from vlsi_cache.errors import CacheMismatchError, DataError, StageError
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
 from vlsi_cache.store import open_cache
@@ -44,16 +44,6 @@ def _row(name: str, asked: str) -> str:
     return json.dumps({"id": name, "messages": messages})
 
 
-def _poison(model: Path) -> None:
-    """Make every sequence with the letter Q NaN: no other conversation has one."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(model)
-    (token,) = set(tokenizer("Q", add_special_tokens=False)["input_ids"])
-    state = load_file(model / "model.safetensors")
-    (name,) = (name for name in state if name.endswith("embed_tokens.weight"))
-    state[name][token] = float("nan")
-    save_file(state, model / "model.safetensors", metadata={"format": "pt"})
-
-
 @pytest.fixture(scope="module")
 def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Four rows of twelve fail, each in its own way, and all stages meet every row."""
@@ -68,7 +58,7 @@ def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     rows[NO_CONVERSATION] = '{"id": "s8", "caption": "a red one"}'
     rows[NOT_FINITE] = _row("s10", "Q")
     _write(recipe, rows)
-    _poison(Path(str(recipe.teacher.model)))
+    poison(Path(str(recipe.teacher.model)))
     every = {"steps": None, "epochs": 2, "batch_size": 4}
     raw: dict[str, Any] = {
         "teacher": {"verbalization": {**_schedule(recipe), **every}},
@@ -263,3 +253,53 @@ def test_stage_two_refuses_divergences_that_are_not_finite(dumped: Recipe, tmp_p
     ):
         train_student(_changed(recipe, stages=["verbalization", "interaction"]))
     assert torch.isnan(state["layers.2.0.down.weight"]).all()
+
+
+@pytest.fixture(scope="module")
+def one_spoils(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A student that is NaN for one row of twelve, which its teacher reads."""
+    every = {"steps": None, "epochs": 2, "batch_size": 4}
+    recipe = make_recipe(
+        tmp_path_factory.mktemp("one-spoils"),
+        interaction={**every, "gradient_accumulation": 2, "inner": "none"},
+        finetuning={**every, "learning_rate": None, "final_learning_rate": None},
+    )
+    rows = _rows(recipe)
+    rows[-1] = _row("s11", "Q")
+    _write(recipe, rows)
+    dump_teacher(recipe)
+    poison(Path(str(recipe.student.model)))
+    return recipe
+
+
+@pytest.mark.parametrize("stage", ["interaction", "finetuning"])
+def test_a_sample_that_the_student_cannot_learn_from_stops_a_stage_by_name(
+    one_spoils: Recipe, tmp_path: Path, stage: str
+) -> None:
+    recipe = _changed(one_spoils, output=str(tmp_path), stages=[stage])
+    recipe = _changed(recipe, cache={"path": str(one_spoils.cache_path)})
+    with pytest.raises(
+        StageError,
+        match=rf"{stage}: sample 's11' cannot be learned from in step \d: its loss is nan"
+        r".*--on-error skip",
+    ):
+        train_student(recipe)
+
+
+def test_a_sample_that_the_student_cannot_learn_from_is_left_out_by_name(
+    one_spoils: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = _changed(
+        one_spoils,
+        output=str(tmp_path),
+        stages=["interaction", "finetuning"],
+        data={"on_error": "skip"},
+    )
+    student = train_student(_changed(recipe, cache={"path": str(one_spoils.cache_path)}))
+    for stage in ("interaction", "finetuning"):
+        assert f"{stage}: 2 steps left out 1 sample whose loss or gradient" in caplog.text
+        assert caplog.text.count("leaves out sample 's11': its loss is nan") == 2
+    assert "1 of 4 samples are not measured" in caplog.text
+    state = load_file(student / "model.safetensors")
+    broken = [name for name, value in state.items() if not value.isfinite().all()]
+    assert broken == ["model.embed_tokens.weight"], "what was NaN before, and nothing else"

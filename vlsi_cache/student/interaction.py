@@ -81,4 +81,5 @@ def _start(
         other_norms={} if norm is None else {"bank.": norm},
         autocast=student.autocast,
         start_method=batches.start_method,
+        guards_samples=True,
     )

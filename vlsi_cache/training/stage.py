@@ -65,6 +65,8 @@ class Training(Generic[M]):
     """Whether all processes read the same batches, and each computes a part of the loss."""
     start_method: str | None = None
     """How workers start; Python's default if None."""
+    guards_samples: bool = False
+    """Whether a step goes on without samples whose loss or gradient is not finite."""
 
     def rate(self) -> float:
         """Return the peak learning rate where the schedule names none."""
