@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from accelerate import PartialState
+from transformers import TrainerCallback
 
 from vlsi_cache.data import IndexedConversations, encoder_for
 from vlsi_cache.models import Backbone
@@ -56,6 +57,21 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
     return run_stage(run, stage)
 
 
+class _RestingVerbalizers(TrainerCallback):
+    """Lets verbalizers rest once taps no longer count: AdamW's momentum would still move them.
+
+    Several processes compute the taps all the same, and give them gradients of 0.
+    """
+
+    def __init__(self, module: Interaction) -> None:
+        self.module = module
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """Take the gradients away, as a single process has none."""
+        if not self.module.inner_weight():
+            self.module.bank.zero_grad(set_to_none=True)
+
+
 def _start(
     run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache, folder: Path
 ) -> Training[Interaction]:
@@ -75,7 +91,7 @@ def _start(
         collate=batches,
         order=recorded_order(cache, settings, folder, run.left_out.unreadable),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
-        callbacks=run.callbacks,
+        callbacks=(*run.callbacks, _RestingVerbalizers(module)),
         learning_rate=rate,
         other_rates={"bank.": verbalizer_rate},
         other_norms={} if norm is None else {"bank.": norm},

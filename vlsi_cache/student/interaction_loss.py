@@ -95,10 +95,12 @@ class Interaction(StageModule):
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
         self.seed_draws()
+        if self.settings.inner_schedule is not None and self.settings.inner != "none":
+            self.observe("inner_weight", torch.full((), self.inner_weight(), device=labels.device))
         head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
         states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
         output = self._output_loss(final, head, targets, labels)
-        weight, inner = self._inner_weight(), {}
+        weight, inner = self.inner_weight(), {}
         if weight or PartialState().num_processes > 1:  # they step together, so all or none compute
             reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
             num_samples = len(inputs["input_ids"])
@@ -112,7 +114,7 @@ class Interaction(StageModule):
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         return {"loss": torch.stack(sums + weighted).sum() / count}
 
-    def _inner_weight(self) -> float:
+    def inner_weight(self) -> float:
         """Return the weight of every tap's loss at this point of the stage."""
         settings, schedule = self.settings, self.settings.inner_schedule
         weight = settings.inner_weight
