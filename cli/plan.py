@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_UNITS = {"": 1, "K": 3, "M": 6, "G": 9, "T": 12}
+_UNITS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}
 
 
 def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:

@@ -17,7 +17,7 @@ from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import Run, Stage, Training, interaction_rates, run_stage, save_model
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
-__all__ = ["interact"]
+__all__ = ["RestingVerbalizers", "interact"]
 
 
 def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) -> Path:
@@ -57,7 +57,7 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
     return run_stage(run, stage)
 
 
-class _RestingVerbalizers(TrainerCallback):
+class RestingVerbalizers(TrainerCallback):
     """Lets verbalizers rest once taps no longer count: AdamW's momentum would still move them.
 
     Several processes compute the taps all the same, and give them gradients of 0.
@@ -91,7 +91,7 @@ def _start(
         collate=batches,
         order=recorded_order(cache, settings, folder, run.left_out.unreadable),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
-        callbacks=(*run.callbacks, _RestingVerbalizers(module)),
+        callbacks=(*run.callbacks, RestingVerbalizers(module)),
         learning_rate=rate,
         other_rates={"bank.": verbalizer_rate},
         other_norms={} if norm is None else {"bank.": norm},
