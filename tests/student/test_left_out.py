@@ -13,22 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from support.runs import make_recipe, poison
+from support.runs import changed, make_recipe, poison
 from vlsi_cache.errors import CacheMismatchError, DataError, StageError
-from vlsi_cache.recipe import Recipe, recipe_from_mapping
+from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.teacher import dump_teacher
 
 TOO_LONG, NO_JSON, NO_CONVERSATION, NOT_FINITE = 3, 5, 8, 10
 WORD = "zzz"
-
-
-def _changed(recipe: Recipe, **changes: Any) -> Recipe:
-    raw = json.loads(recipe.model_dump_json())
-    for section, change in changes.items():
-        raw[section] = {**raw[section], **change} if isinstance(change, dict) else change
-    return recipe_from_mapping(raw, where="test")
 
 
 def _rows(recipe: Recipe) -> list[str]:
@@ -66,7 +59,7 @@ def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         "interaction": every,
         "finetuning": every,
     }
-    recipe = _changed(recipe, **raw)
+    recipe = changed(recipe, **raw)
     dump_teacher(recipe)
     return recipe
 
@@ -88,7 +81,7 @@ def test_the_dump_records_why_each_row_failed(dumped: Recipe) -> None:
 def test_all_stages_leave_the_failed_rows_out_and_count_the_others(
     dumped: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recipe = _changed(dumped, output=str(tmp_path), cache={"path": str(dumped.cache_path)})
+    recipe = changed(dumped, output=str(tmp_path), cache={"path": str(dumped.cache_path)})
     with caplog.at_level(logging.INFO, "vlsi_cache"):
         student = train_student(recipe)
     for stage in ("verbalization", "interaction", "finetuning"):
@@ -105,22 +98,22 @@ def test_all_stages_leave_the_failed_rows_out_and_count_the_others(
 def test_recorded_failures_need_no_flag_where_the_rows_are_conversations(
     dumped: Recipe, tmp_path: Path
 ) -> None:
-    base = _changed(dumped, output=str(tmp_path), data={"path": str(tmp_path / "data.jsonl")})
+    base = changed(dumped, output=str(tmp_path), data={"path": str(tmp_path / "data.jsonl")})
     rows = [
         row for index, row in enumerate(_rows(dumped)) if index not in (NO_JSON, NO_CONVERSATION)
     ]
     _write(base, rows)
     dump_teacher(base)
     assert len(open_cache(base.cache_path).failures()) == 2
-    strict = _changed(base, cache={"on_error": "stop"})
+    strict = changed(base, cache={"on_error": "stop"})
     assert (train_student(strict) / "model.safetensors").is_file()
     # fine-tuning alone takes them from the cache, where there is one of the same data
-    alone = _changed(strict, stages=["finetuning"], output=str(tmp_path / "alone"))
+    alone = changed(strict, stages=["finetuning"], output=str(tmp_path / "alone"))
     with pytest.raises(DataError, match=r"sample 's3'.*longer than the model's context"):
         train_student(alone)
-    taken = _changed(alone, cache={"path": str(base.cache_path)}, output=str(tmp_path / "taken"))
+    taken = changed(alone, cache={"path": str(base.cache_path)}, output=str(tmp_path / "taken"))
     assert (train_student(taken) / "model.safetensors").is_file()
-    skipped = _changed(alone, data={"on_error": "skip"})
+    skipped = changed(alone, data={"on_error": "skip"})
     assert (train_student(skipped) / "model.safetensors").is_file()
 
 
@@ -139,12 +132,12 @@ def test_a_row_that_only_the_student_cannot_read_is_an_error_or_skipped(
     config.save_pretrained(folder)
     every = {"steps": None, "epochs": 1, "batch_size": 4}
     verbalization = {**json.loads(recipe.student.verbalization.model_dump_json()), **every}
-    recipe = _changed(
+    recipe = changed(
         recipe, student={"verbalization": verbalization}, interaction=every, finetuning=every
     )
     with pytest.raises(DataError, match=r"sample 's7'.*longer than the model's context"):
         train_student(recipe)
-    skipping = _changed(recipe, data={"on_error": "skip"})
+    skipping = changed(recipe, data={"on_error": "skip"})
     with caplog.at_level(logging.WARNING):
         assert (train_student(skipping) / "model.safetensors").is_file()
     assert "interaction leaves out 1 of 12 samples, of which 1 cannot be read by the student" in (
@@ -153,7 +146,7 @@ def test_a_row_that_only_the_student_cannot_read_is_an_error_or_skipped(
 
 
 def test_a_state_that_is_not_finite_stops_stage_one_by_name(dumped: Recipe, tmp_path: Path) -> None:
-    recipe = _changed(
+    recipe = changed(
         dumped,
         output=str(tmp_path),
         data={"path": str(tmp_path / "data.jsonl")},
@@ -171,17 +164,17 @@ def test_too_many_unreadable_in_a_row_stop_the_teacher_before_it_trains(
     dumped: Recipe, tmp_path: Path
 ) -> None:
     changes = {"max_failures_in_a_row": 3}
-    recipe = _changed(dumped, output=str(tmp_path), data={"max_length": 8}, cache=changes)
+    recipe = changed(dumped, output=str(tmp_path), data={"max_length": 8}, cache=changes)
     with pytest.raises(StageError, match=r"4 samples in a row cannot be read.*max_failures_in_a_r"):
         dump_teacher(recipe)
-    recipe = _changed(dumped, output=str(tmp_path), data={"max_length": 8})
+    recipe = changed(dumped, output=str(tmp_path), data={"max_length": 8})
     with pytest.raises(StageError, match="none of the 12 samples can be read"):
         dump_teacher(recipe)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_row_that_was_mended_is_other_data_by_name(dumped: Recipe, tmp_path: Path) -> None:
-    recipe = _changed(
+    recipe = changed(
         dumped,
         output=str(tmp_path),
         cache={"path": str(dumped.cache_path)},
@@ -207,13 +200,13 @@ def test_a_picture_that_is_missing_or_broken_is_left_out_everywhere(tmp_path: Pa
     assert failures[2] == "image file is missing"
     assert (train_student(recipe) / "model.safetensors").is_file()
     with pytest.raises(DataError, match=r"2\.png: image file is missing"):
-        dump_teacher(_changed(recipe, data={"on_error": "stop"}))
+        dump_teacher(changed(recipe, data={"on_error": "stop"}))
 
 
 def test_what_was_found_is_looked_for_again_where_its_file_is_junk(
     dumped: Recipe, tmp_path: Path
 ) -> None:
-    recipe = _changed(
+    recipe = changed(
         dumped,
         output=str(tmp_path),
         stages=["verbalization"],
@@ -227,7 +220,7 @@ def test_what_was_found_is_looked_for_again_where_its_file_is_junk(
 def test_a_stale_later_stage_is_refused_before_the_first_one_trains(
     dumped: Recipe, tmp_path: Path
 ) -> None:
-    recipe = _changed(dumped, output=str(tmp_path), cache={"path": str(dumped.cache_path)})
+    recipe = changed(dumped, output=str(tmp_path), cache={"path": str(dumped.cache_path)})
     train_student(recipe)
     shutil.rmtree(recipe.student_verbalizers_path)
     for section, change in {
@@ -237,21 +230,21 @@ def test_a_stale_later_stage_is_refused_before_the_first_one_trains(
         with pytest.raises(
             StageError, match=rf"{section}.*learning_rate is 0\.01, asked for 0\.003"
         ):
-            train_student(_changed(recipe, **{section: change}))
+            train_student(changed(recipe, **{section: change}))
     assert not recipe.student_verbalizers_path.exists()
 
 
 def test_stage_two_refuses_divergences_that_are_not_finite(dumped: Recipe, tmp_path: Path) -> None:
     """They would match the first teacher tap, whatever the others are."""
-    recipe = _changed(dumped, output=str(tmp_path), cache={"path": str(dumped.cache_path)})
-    folder = train_student(_changed(recipe, stages=["verbalization"]))
+    recipe = changed(dumped, output=str(tmp_path), cache={"path": str(dumped.cache_path)})
+    folder = train_student(changed(recipe, stages=["verbalization"]))
     state = load_file(folder / "verbalizers.safetensors")
     state["layers.2.0.down.weight"].fill_(float("nan"))
     save_file(state, folder / "verbalizers.safetensors", metadata={"format": "pt"})
     with pytest.raises(
         StageError, match=r"not finite at step 1, between student tap 2 and teacher tap 1, student"
     ):
-        train_student(_changed(recipe, stages=["verbalization", "interaction"]))
+        train_student(changed(recipe, stages=["verbalization", "interaction"]))
     assert torch.isnan(state["layers.2.0.down.weight"]).all()
 
 
@@ -276,8 +269,8 @@ def one_spoils(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def test_a_sample_that_the_student_cannot_learn_from_stops_a_stage_by_name(
     one_spoils: Recipe, tmp_path: Path, stage: str
 ) -> None:
-    recipe = _changed(one_spoils, output=str(tmp_path), stages=[stage])
-    recipe = _changed(recipe, cache={"path": str(one_spoils.cache_path)})
+    recipe = changed(one_spoils, output=str(tmp_path), stages=[stage])
+    recipe = changed(recipe, cache={"path": str(one_spoils.cache_path)})
     with pytest.raises(
         StageError,
         match=rf"{stage}: sample 's11' cannot be learned from in step \d: its loss is nan"
@@ -289,13 +282,13 @@ def test_a_sample_that_the_student_cannot_learn_from_stops_a_stage_by_name(
 def test_a_sample_that_the_student_cannot_learn_from_is_left_out_by_name(
     one_spoils: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recipe = _changed(
+    recipe = changed(
         one_spoils,
         output=str(tmp_path),
         stages=["interaction", "finetuning"],
         data={"on_error": "skip"},
     )
-    student = train_student(_changed(recipe, cache={"path": str(one_spoils.cache_path)}))
+    student = train_student(changed(recipe, cache={"path": str(one_spoils.cache_path)}))
     for stage in ("interaction", "finetuning"):
         assert f"{stage}: 2 steps left out 1 sample whose loss or gradient" in caplog.text
         assert caplog.text.count("leaves out sample 's11': its loss is nan") == 2
