@@ -18,7 +18,7 @@ from vlsi_cache.cli.options import (
 )
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
-from vlsi_cache.recipe import validate_named
+from vlsi_cache.recipe import validate_named, validate_trackers
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -109,6 +109,7 @@ def command(recipe: Recipe, partition: str | None) -> None:
     log_to("stdout")
     if partition is None:  # which is read by what takes seconds to import
         validate_named(recipe, ["teacher"])
+    validate_trackers(recipe)
     with stopping_on_signals():
         import_libraries()
         from vlsi_cache.teacher import Partition, dump_teacher

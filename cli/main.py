@@ -20,6 +20,7 @@ COMMANDS = {
     "inspect": "vlsi_cache.cli.inspect",
     "verify": "vlsi_cache.cli.verify",
     "merge": "vlsi_cache.cli.merge",
+    "push": "vlsi_cache.cli.push",
     "demo": "vlsi_cache.cli.demo",
 }
 
@@ -62,6 +63,7 @@ def cli() -> None:
     vlsi-cache inspect        says what a cache holds
     vlsi-cache verify         validates every file of a cache
     vlsi-cache merge          makes one cache of several
+    vlsi-cache push           shares a student or a cache on the Hugging Face hub
     """  # noqa: D301 (click reads the backspace as: keep these lines)
 
 

@@ -11,7 +11,7 @@ from vlsi_cache.cli.next_step import loading_code, next_command
 from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags, taps_list
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
-from vlsi_cache.recipe import validate_named
+from vlsi_cache.recipe import validate_named, validate_trackers
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -92,6 +92,7 @@ def command(recipe: Recipe) -> None:
     """
     log_to("stdout")
     validate_named(recipe, ["student"])
+    validate_trackers(recipe)
     with stopping_on_signals():
         import_libraries()
         from vlsi_cache.student import train_student

@@ -28,7 +28,9 @@ def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.store import Verification
     from vlsi_cache.store.cache.seals import CacheIndex, ProcessorSeal, ShardSeal
     from vlsi_cache.student.arrivals import ArrivalLine
+    from vlsi_cache.student.holding_out import HeldOutFound
     from vlsi_cache.student.journal import JournalLine
+    from vlsi_cache.training.folders.measurements import MeasurementLine
     from vlsi_cache.training.folders.stage_folder import StageRecord
     from vlsi_cache.training.left_out import UnreadableSamples
     from vlsi_cache.verbalizer import VerbalizerConfig
@@ -50,6 +52,8 @@ def _models() -> dict[str, type[BaseModel]]:
         "evaluate": Evaluation,
         "matching": JournalLine,
         "arrivals": ArrivalLine,
+        "held-out": HeldOutFound,
+        "measurement": MeasurementLine,
         "demo": DemoSummary,
     }
 

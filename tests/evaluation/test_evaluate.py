@@ -12,11 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from support.runs import changed, make_recipe
+from support.runs import changed, make_recipe, save_image_model, write_conversations
+from vlsi_cache.data import encoder_for, load_conversations
 from vlsi_cache.errors import CacheMismatchError, DataError, StageError
 from vlsi_cache.evaluation import Evaluation, evaluate_model, evaluation_table
-from vlsi_cache.evaluation.answers import Answer, answer_figures, normalised
-from vlsi_cache.recipe import Recipe
+from vlsi_cache.evaluation.answers import Answer, Answerer, answer_figures, normalised
+from vlsi_cache.models import load_backbone
+from vlsi_cache.recipe import DataSection, ModelSection, Recipe
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.teacher import dump_teacher
@@ -122,6 +124,30 @@ def test_pictures_are_part_of_the_question(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, images=True, num_samples=4)
     found = evaluate_model(recipe, max_new_tokens=3, batch_size=3)
     assert found.answers["all"].count == found.num_samples == 4
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava", "smolvlm", "gemma3_vision", "internvl"])
+def test_questions_with_pictures_share_a_pass_and_get_the_same_answers(
+    family: str, tmp_path: Path
+) -> None:
+    folder = save_image_model(tmp_path / "model", family=family, num_layers=4)
+    data = write_conversations(tmp_path / "data.jsonl", 8, images=True)
+    section = ModelSection(model=str(folder))
+    model = load_backbone(section, "student", torch.device("cpu"))
+    answerer = Answerer(model, encoder_for(model, DataSection()), 3)
+    conversations = list(load_conversations(data))
+    both = [*conversations[::2], *conversations[1::2]]  # with pictures, and without
+    passes: list[int] = []
+    hook = model.decoder.model.register_forward_hook(
+        lambda module, args, kwargs, output: passes.append(1), with_kwargs=True
+    )
+    together = answerer(both)
+    num_together, passes[:] = len(passes), []
+    alone = [answer for one in both for answer in answerer([one])]
+    hook.remove()
+    assert [one.given for one in together] == [one.given for one in alone]
+    assert len({one.given for one in alone}) > 1
+    assert num_together <= len(passes) / 3
 
 
 def test_answers_are_compared_without_case_marks_and_articles() -> None:

@@ -143,7 +143,7 @@ def make_recipe(
         "device": "cpu",
     }
     for section, change in changes.items():
-        raw[section] = {**raw[section], **change} if isinstance(change, dict) else change
+        raw[section] = {**raw.get(section, {}), **change} if isinstance(change, dict) else change
     return recipe_from_mapping(raw, where="test")
 
 

@@ -12,7 +12,9 @@ from vlsi_cache.recipe.existing import (
     validate_model_folder,
     validate_named,
     validate_together,
+    validate_trackers,
 )
+from vlsi_cache.recipe.heldout import HeldOutSection
 from vlsi_cache.recipe.idle import idle_settings, warn_idle_settings
 from vlsi_cache.recipe.learning import (
     Comparison,
@@ -48,6 +50,7 @@ __all__ = [
     "Comparison",
     "DataSection",
     "FinetuningSection",
+    "HeldOutSection",
     "InteractionSection",
     "LoraSection",
     "MatchingSection",
@@ -77,5 +80,6 @@ __all__ = [
     "validate_model_folder",
     "validate_named",
     "validate_together",
+    "validate_trackers",
     "warn_idle_settings",
 ]

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
@@ -34,6 +35,7 @@ __all__ = [
     "validate_model_folder",
     "validate_named",
     "validate_together",
+    "validate_trackers",
 ]
 
 DATA_FORMS: Final = (
@@ -234,6 +236,26 @@ def _validate_data(section: DataSection) -> None:
         for pattern in [path] if isinstance(path, str) else path or []:
             for name in expand_pattern(pattern):
                 validate_data_name(name)
+
+
+def validate_trackers(recipe: Recipe) -> None:
+    """Refuse trackers that are not installed.
+
+    Raises:
+        RecipeError: the package of one is not there.
+    """
+    for name in recipe.report_to:
+        try:
+            found = find_spec(name)
+        except (ImportError, ValueError):  # a module that is half imported
+            found = None
+        if found is None or found.origin is None:  # such as a folder of this name, with its runs
+            raise RecipeError(
+                "this tracker is not installed",
+                where="report_to",
+                found=name,
+                mend=f"Run pip install {name}, or leave it out",
+            )
 
 
 def validate_together(checks: Sequence[Callable[[], object]]) -> None:

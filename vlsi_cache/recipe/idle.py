@@ -47,6 +47,8 @@ def idle_settings(recipe: Recipe, role: Literal["teacher", "student"]) -> list[s
             found += _changed(recipe.cache, "cache", names, "cache.on_error is stop")
     elif "interaction" in recipe.stages:
         found += _of_interaction(recipe.interaction)
+    if role == "student" and recipe.held_out.is_other_data and recipe.stages == ["verbalization"]:
+        found.append("held_out has no effect: stages two and three alone are measured")
     return found
 
 

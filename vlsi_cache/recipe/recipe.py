@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from vlsi_cache.recipe.heldout import HeldOutSection, TrackerName
 from vlsi_cache.recipe.learning import FinetuningSection, InteractionSection
 from vlsi_cache.recipe.models import ModelSection, TeacherSection
 from vlsi_cache.recipe.section import Contradiction, Section, UserPath
@@ -34,6 +35,13 @@ class Recipe(Section):
     """Stage two."""
     finetuning: FinetuningSection = FinetuningSection()
     """Stage three."""
+    held_out: HeldOutSection = HeldOutSection()
+    """Samples that the student is measured on while it trains."""
+    report_to: list[TrackerName] = Field(default=[])
+    """Trackers that get the figures of every stage through the Trainer: `wandb`, `trackio` or
+    `mlflow`. TensorBoard events are always written to the folders of the stages."""
+    run_name: str | None = None
+    """Name of the run in the trackers, before the stage's. The output folder's by default."""
     stages: list[StageName] = Field(default=["verbalization", "interaction", "finetuning"])
     """Stages of the student to run. `[finetuning]` alone is plain fine-tuning, without a cache."""
     output: UserPath = Path("runs/vlsi")
@@ -84,6 +92,8 @@ class Recipe(Section):
         if _DEVICE.fullmatch(self.device) is None:
             names = "auto, cpu, cuda, cuda:0, mps or xpu"
             found.append(("device", f"is not the name of a device such as {names}: {self.device}"))
+        found += self.held_out.contradictions("held_out")
+        found += self._held_out_contradictions()
         if self.finetuning.record_weight and self.interaction.tail == "bucket":
             found.append(("finetuning.record_weight", "cannot use interaction.tail: bucket"))
         if self.student.dtype == "float16":
@@ -95,4 +105,14 @@ class Recipe(Section):
         needs_verbalizers = "interaction" in self.stages and self.interaction.inner != "none"
         if needs_verbalizers and "verbalization" not in self.stages:
             found.append(("stages", "has interaction without verbalization, which it builds on"))
+        return found
+
+    def _held_out_contradictions(self) -> list[Contradiction]:
+        held_out, found = self.held_out, []
+        if held_out.split is not None and held_out.path is None and self.data.path is None:
+            found.append(("held_out.split", "needs held_out.path, since data.path is not given"))
+        by_record = held_out.part is not None and held_out.metric == "divergence"
+        if by_record and self.interaction.follow:
+            problem = "cannot be divergence with interaction.follow: the records arrive later"
+            found.append(("held_out.metric", problem))
         return found

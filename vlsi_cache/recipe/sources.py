@@ -16,7 +16,7 @@ from vlsi_cache.recipe.section import (
     UserPath,
 )
 
-__all__ = ["CacheSection", "DataSection", "SourceSection"]
+__all__ = ["CacheSection", "DataPath", "DataSection", "SourceSection"]
 
 DataPath = UserName | Annotated[list[UserName], Field(min_length=1)]
 """One name of data, or several."""

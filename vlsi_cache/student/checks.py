@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from vlsi_cache.data import IndexedConversations, encoder_for
+from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.errors import CacheError, CacheMismatchError, DataError
 from vlsi_cache.matching import validate_reach
 from vlsi_cache.models import (
@@ -17,7 +17,7 @@ from vlsi_cache.models import (
     tokenizer_of,
     vocabulary_hash,
 )
-from vlsi_cache.recipe import InteractionSection, ModelSection, Recipe
+from vlsi_cache.recipe import InteractionSection, ModelSection, Recipe, validate_trackers
 from vlsi_cache.store import Cache, is_begun, open_cache, validate_recorded
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.training import Run, StageFolder
@@ -37,7 +37,18 @@ def training_checks(recipe: Recipe) -> list[Callable[[], object]]:
         lambda: _validate_cache(recipe),
         lambda: _validate_student(recipe),
         lambda: _validate_stages(recipe),
+        lambda: validate_trackers(recipe),
+        lambda: _validate_held_out(recipe),
     ]
+
+
+def _validate_held_out(recipe: Recipe) -> None:
+    """Refuse held-out data that is not there, or whose record cannot be opened."""
+    settings = recipe.held_out
+    if settings.is_other_data:
+        load_data(settings.section_of(recipe.data))
+    if settings.cache is not None:
+        open_cache(settings.cache)
 
 
 def _validate_cache(recipe: Recipe) -> None:

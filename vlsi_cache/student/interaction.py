@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from transformers import TrainerCallback
@@ -12,6 +14,8 @@ from vlsi_cache.models import Backbone
 from vlsi_cache.store import Cache
 from vlsi_cache.student.arrivals import recorded_order
 from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.card import card_of
+from vlsi_cache.student.held_out import HeldOutSamples, chosen_by, held_out_of
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import Run, Stage, Training, interaction_rates, run_stage, save_model
@@ -20,7 +24,13 @@ from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 __all__ = ["RestingVerbalizers", "interact"]
 
 
-def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) -> Path:
+def interact(
+    run: Run,
+    student: Backbone,
+    bank: VerbalizerBank,
+    cache: Cache,
+    held_out: HeldOutSamples | None = None,
+) -> Path:
     """Train student and verbalizers against the cache, merge, and save an ordinary checkpoint.
 
     Args:
@@ -28,6 +38,7 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
         student: the untouched student.
         bank: its trained verbalizers; without taps where nothing inner is compared.
         cache: the record of the same data; complete, unless it is to be followed.
+        held_out: the samples on which the student is measured, if any.
 
     Returns:
         Folder of the merged student, in float32 where the student was.
@@ -50,9 +61,13 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
             "verbalizers": verbalizers_fingerprint(bank),
             "cache": cache.manifest.model_dump(mode="json"),
             "interaction": section.decisive(),
+            **chosen_by(held_out),
         },
-        start=lambda: _start(run, student, bank, cache, folder),
-        save=lambda module: save_model(module.learned(), run.recipe.student, result),
+        start=lambda: replace(
+            _start(run, student, bank, cache, folder),
+            held_out=held_out_of(held_out, student, run.recipe),
+        ),
+        save=lambda module: _save(module.learned(), run, cache, result),
     )
     return run_stage(run, stage)
 
@@ -72,6 +87,10 @@ class RestingVerbalizers(TrainerCallback):
             self.module.bank.zero_grad(set_to_none=True)
 
 
+def _save(model: Any, run: Run, cache: Cache, folder: Path) -> None:
+    save_model(model, run.recipe.student, folder, card_of(run, cache, model.config))
+
+
 def _start(
     run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache, folder: Path
 ) -> Training[Interaction]:
@@ -89,7 +108,7 @@ def _start(
         module=module,
         dataset=IndexedConversations(run.data),
         collate=batches,
-        order=recorded_order(cache, settings, folder, run.left_out.unreadable),
+        order=recorded_order(cache, settings, folder, run.left_out.unknown_to_cache),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
         callbacks=(*run.callbacks, RestingVerbalizers(module)),
         learning_rate=rate,

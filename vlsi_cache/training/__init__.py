@@ -13,8 +13,9 @@ from vlsi_cache.training.loop.rates import (
 )
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.quiet import without_other_bars
-from vlsi_cache.training.run import LeftOut, Run, begin_run
+from vlsi_cache.training.run import LeftOut, Run, begin_run, prepare_data
 from vlsi_cache.training.samples.budget import collate_pieces, padded_tokens, row_lengths
+from vlsi_cache.training.samples.heldout import HeldOut
 from vlsi_cache.training.samples.loader import make_loader, or_raise
 from vlsi_cache.training.samples.memory import TokenBound, is_out_of_memory, release_memory
 from vlsi_cache.training.samples.order import (
@@ -28,6 +29,7 @@ from vlsi_cache.training.stage import Journal, Stage, Training
 
 __all__ = [
     "GroupOrder",
+    "HeldOut",
     "Indices",
     "Journal",
     "LeftOut",
@@ -51,6 +53,7 @@ __all__ = [
     "or_raise",
     "padded_tokens",
     "plain_order",
+    "prepare_data",
     "reason_of",
     "release_memory",
     "row_lengths",

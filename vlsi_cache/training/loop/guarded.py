@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from vlsi_cache.training.loop.groups import Group
 from vlsi_cache.training.loop.guard import LossGuard
+from vlsi_cache.training.loop.heldout import MeasuringTrainer
 from vlsi_cache.training.loop.pieces import pieces_of, without_sync
 from vlsi_cache.training.loop.redoing import Passes, Redo, StepStart, are_finite
-from vlsi_cache.training.loop.saving import SavingTrainer
 from vlsi_cache.training.loop.unsound import TOGETHER, UnsoundSamples
 from vlsi_cache.training.processes import gathered_numbers
 from vlsi_cache.training.sharding import whole
@@ -23,7 +23,7 @@ from vlsi_cache.training.stage import Training
 __all__ = ["GuardedTrainer"]
 
 
-class GuardedTrainer(SavingTrainer):
+class GuardedTrainer(MeasuringTrainer):
     """Runs the passes of each step, and looks at loss and gradient before the weights move.
 
     The look waits for the device once a step, and only in stages that guard their samples.

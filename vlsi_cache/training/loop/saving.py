@@ -42,9 +42,11 @@ class SavingTrainer(Trainer):
 
     Attributes:
         sharded: whether the weights are sharded.
+        best: the checkpoint that is kept beside the last ones, if there is one.
     """
 
     sharded: bool
+    best: Path | None = None
     _weights: dict[str, Tensor]
     _optimizer_state: dict[str, Any]
     _broken: dict[str, int]
@@ -69,7 +71,8 @@ class SavingTrainer(Trainer):
         problem: StageError | None = None
         try:
             # the Trainer's own limit would also delete what the user put there
-            with whole_checkpoint(Path(str(self.args.output_dir)), self.state.global_step):
+            folder = Path(str(self.args.output_dir))
+            with whole_checkpoint(folder, self.state.global_step, self.best):
                 super()._save_checkpoint(model, trial)
         except StageError as error:
             problem = error

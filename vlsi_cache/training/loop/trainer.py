@@ -28,13 +28,16 @@ from vlsi_cache.training.folders.checkpoints import (
     renumber,
 )
 from vlsi_cache.training.folders.writing import plain_write_errors, quiet_event_writer
+from vlsi_cache.training.loop.arguments import trainer_arguments
 from vlsi_cache.training.loop.groups import give_own_rates, split_scalars
 from vlsi_cache.training.loop.guarded import GuardedTrainer
+from vlsi_cache.training.loop.heldout import held_out_callbacks
 from vlsi_cache.training.loop.metrics import MetricLines
 from vlsi_cache.training.loop.pieces import align_pieces, num_tokens
-from vlsi_cache.training.loop.rates import FINAL, WARMUP, rate_factor
+from vlsi_cache.training.loop.rates import FINAL, rate_factor
 from vlsi_cache.training.loop.saving import MEND_DIVERGED
 from vlsi_cache.training.loop.stopping import Checkpointer
+from vlsi_cache.training.loop.trackers import tracker_ends
 from vlsi_cache.training.loop.unsound import UnsoundSamples
 from vlsi_cache.training.processes import (
     from_main_process,
@@ -79,9 +82,11 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     """
     checkpointer = Checkpointer(stage.schedule.save_every_minutes)
     with phase(stage.name, unit="steps") as steps:
-        arguments = _arguments(run, stage, training)
+        arguments = trainer_arguments(run, stage, training)
         lengths = None if stage.schedule.batch_tokens is None else sample_lengths(run)
-        callbacks = [MetricLines(steps), checkpointer]
+        lines = MetricLines(steps)
+        callbacks = [lines, checkpointer, *tracker_ends(run.recipe.report_to)]
+        callbacks += held_out_callbacks(training.held_out)
         trainer = _StageTrainer(stage, training, arguments, callbacks, lengths)
         if training.guards_samples:
             trainer.unsound = _unsound_samples(run, stage, training)
@@ -95,6 +100,7 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     trainer.validate_parameters()
     if trainer.unsound is not None:
         run.reminders.extend(filter(None, [trainer.unsound.summary()]))
+    run.figures[stage.name] = lines.last
     problem = trainer.guard.find_problem()
     if problem is not None:
         rate = arguments.learning_rate
@@ -125,6 +131,9 @@ def _train_on(stage: Stage[Any], training: Training[Any], trainer: _StageTrainer
     if journal is not None:
         step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
         on_main_process(lambda: journal.resume(step))
+    trainer.resume_measuring(checkpoint)
+    if trainer.end_early(checkpoint):
+        return
     with (
         plain_write_errors(stage.folder),
         quiet_event_writer(),
@@ -138,41 +147,6 @@ def _train_on(stage: Stage[Any], training: Training[Any], trainer: _StageTrainer
             if not has_lost_others(error):
                 raise
             raise lost_others(stage.folder) from error
-
-
-def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> TrainingArguments:
-    schedule = stage.schedule
-    length: dict[str, Any] = (
-        {"max_steps": schedule.steps}
-        if schedule.steps is not None
-        else {"num_train_epochs": schedule.epochs or 1.0}
-    )
-    arguments = TrainingArguments(
-        output_dir=str(stage.folder),
-        per_device_train_batch_size=schedule.batch_size,
-        gradient_accumulation_steps=schedule.gradient_accumulation,
-        learning_rate=schedule.learning_rate or training.rate(),
-        warmup_steps=WARMUP if schedule.warmup_steps is None else schedule.warmup_steps,
-        weight_decay=schedule.weight_decay,
-        max_grad_norm=schedule.max_grad_norm,
-        logging_steps=schedule.log_every,
-        logging_first_step=True,
-        save_steps=schedule.save_every,
-        dataloader_num_workers=schedule.workers,
-        remove_unused_columns=False,
-        report_to=[],
-        logging_nan_inf_filter=False,  # `log` checks the loss, and the filter waits every step
-        disable_tqdm=True,
-        use_cpu=run.device.type == "cpu",
-        bf16=training.autocast,
-        dataloader_pin_memory=run.device.type == "cuda",
-        seed=run.recipe.seed,
-        **length,
-    )
-    # Without a launcher, several visible GPUs would be wrapped in DataParallel, which scatters flat
-    # token tensors wrongly. One process drives one device, and accelerate launches more.
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001
-    return arguments
 
 
 class _StageTrainer(GuardedTrainer):
@@ -198,6 +172,7 @@ class _StageTrainer(GuardedTrainer):
             model=training.module,
             args=arguments,
             train_dataset=training.dataset,
+            eval_dataset=None if training.held_out is None else training.held_out.dataset,
             data_collator=training.collate,
             callbacks=[*callbacks, EpochSetter(), *training.callbacks],
             optimizers=(training.optimizer, None),
@@ -207,6 +182,7 @@ class _StageTrainer(GuardedTrainer):
         self.is_distributed_loading_by_transformers = self.sharded
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
+        self.begin_measuring(training.held_out, stage.schedule)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process's batches.
