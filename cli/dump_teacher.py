@@ -9,6 +9,7 @@ import click
 
 from vlsi_cache.cli.next_step import next_command
 from vlsi_cache.cli.options import (
+    RecipeCommand,
     by_device,
     device_map,
     errors_in_one_line,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("dump-teacher")
+@click.command("dump-teacher", cls=RecipeCommand)
 @errors_in_one_line
 @recipe_flags(
     {
@@ -50,7 +51,8 @@ __all__ = ["command"]
         "on_error": "cache.on_error",
         "device": "device",
         "seed": "seed",
-    }
+    },
+    is_argument=True,
 )
 @click.option("--teacher", metavar="MODEL", help="from_pretrained name or folder of the teacher.")
 @click.option("--data", metavar="PATH", help="JSON(L) file, datasets folder or hub name.")

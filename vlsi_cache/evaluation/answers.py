@@ -52,6 +52,8 @@ class Answerer:
         self._encoder = encoder
         self._tokenizer: Any = tokenizer_of(encoder.processor)
         self._max_new_tokens = max_new_tokens
+        self.num_longer = 0
+        """Recorded answers so far that are longer than any that is generated."""
 
     @torch.no_grad()
     def __call__(self, conversations: Sequence[Conversation]) -> list[Answer]:
@@ -62,6 +64,7 @@ class Answerer:
             batch = self._encoder([conversation])
             start, end = _last_run(batch.pop("response_mask")[0])
             ends.add(int(batch["input_ids"][0, end - 1]))
+            self.num_longer += end - start > self._max_new_tokens
             prompts.append(_cut(batch, start))
         given = [text for group in _groups(prompts) for text in self._generate(group, ends)]
         return [

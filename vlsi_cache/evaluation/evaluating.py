@@ -58,6 +58,11 @@ def evaluate_model(
     reader = Reader(model, _verbalizers(recipe, model), encoder, cache)
     answerer = Answerer(model, encoder, max_new_tokens) if max_new_tokens else None
     found, answers = _read(run, reader, answerer, batch_size)
+    if answerer is not None and answerer.num_longer:
+        run.reminders.append(
+            f"{answerer.num_longer:,} of {found.num_samples:,} recorded answers are longer than "
+            f"the {max_new_tokens} tokens of --generate, and no generated answer can equal them"
+        )
     run.remind()
     return _evaluation(run, model, found, answers)
 

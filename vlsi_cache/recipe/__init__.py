@@ -27,6 +27,7 @@ from vlsi_cache.recipe.learning import (
 from vlsi_cache.recipe.load import (
     RecipeProblemsError,
     apply_overrides,
+    keys_named,
     load_recipe,
     recipe_from_mapping,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "expand_pattern",
     "idle_settings",
     "is_there",
+    "keys_named",
     "load_recipe",
     "model_name",
     "named_models",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -15,6 +16,7 @@ from vlsi_cache.recipe.sources import CacheSection, DataSection
 
 __all__ = ["Recipe", "StageName"]
 
+_DEVICE: Final = re.compile(r"auto|(cpu|cuda|mps|xpu|npu|hpu|mlu|musa)(:\d+)?")
 StageName = Literal["verbalization", "interaction", "finetuning"]
 
 
@@ -87,6 +89,9 @@ class Recipe(Section):
         found += self.cache.contradictions("cache")
         found += self.interaction.contradictions("interaction")
         found += self.finetuning.contradictions("finetuning")
+        if _DEVICE.fullmatch(self.device) is None:
+            names = "auto, cpu, cuda, cuda:0, mps or xpu"
+            found.append(("device", f"is not the name of a device such as {names}: {self.device}"))
         found += self.held_out.contradictions("held_out")
         found += self._held_out_contradictions()
         if self.finetuning.record_weight and self.interaction.tail == "bucket":

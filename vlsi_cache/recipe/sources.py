@@ -107,9 +107,9 @@ class DataSection(Section):
     """Variables of the chat template for all rows, such as `enable_thinking: false`. A row's own
     `chat_template_kwargs` go before them."""
     on_error: Literal["stop", "skip"] = "stop"
-    """Reaction of every stage to a sample that its model cannot read: a broken row or image, or too
-    many tokens. `stop` ends the run. `skip` encodes all samples once, and leaves out those that
-    fail. `cache.on_error: skip` does the same."""
+    """Reaction of every stage to a sample that its model cannot read: a broken row or image, too
+    many tokens, or a loss or gradient that is not finite. `stop` ends the run. `skip` encodes all
+    samples once, and leaves out those that fail. `cache.on_error: skip` does the same."""
     select: SelectSection | None = None
     """Some of the samples for the student, chosen by the cache's own figures. All by default."""
 

@@ -88,6 +88,14 @@ def _cache_so_far(recipe: Recipe) -> Cache | None:
         return None
     if recipe.interaction.follow and not is_begun(recipe.cache_path):
         return None
+    if "interaction" not in recipe.stages and not is_begun(recipe.cache_path):
+        raise CacheError(
+            "there is no cache. With finetuning.record_weight above 0, stage three learns the "
+            "teacher's record beside the labels",
+            where=recipe.cache_path,
+            mend="Name the cache (--cache), dump the teacher first, or set "
+            "finetuning.record_weight: 0 to learn labels alone",
+        )
     return open_cache(recipe.cache_path)
 
 

@@ -212,6 +212,7 @@ def _start(run: Run, student: Backbone, cache: Cache | None) -> Training[Finetun
         learning_rate=measure,
         callbacks=run.callbacks,
         autocast=student.autocast,
+        guards_samples=True,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
+from transformers import TrainerCallback
 
 from vlsi_cache.data import IndexedConversations, encoder_for
 from vlsi_cache.models import Backbone
@@ -19,7 +20,7 @@ from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import Run, Stage, Training, interaction_rates, run_stage, save_model
 from vlsi_cache.verbalizer import VerbalizerBank, keep_exits, verbalizers_fingerprint
 
-__all__ = ["interact"]
+__all__ = ["RestingVerbalizers", "interact"]
 
 
 def interact(
@@ -70,6 +71,21 @@ def interact(
     return run_stage(run, stage)
 
 
+class RestingVerbalizers(TrainerCallback):
+    """Lets verbalizers rest once taps no longer count: AdamW's momentum would still move them.
+
+    Several processes compute the taps all the same, and give them gradients of 0.
+    """
+
+    def __init__(self, module: Interaction) -> None:
+        self.module = module
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """Take the gradients away, as a single process has none."""
+        if not self.module.inner_weight():
+            self.module.bank.zero_grad(set_to_none=True)
+
+
 def _save(module: Interaction, student: Backbone, run: Run, cache: Cache, folder: Path) -> None:
     """Save the merged student with its card, and its verbalizers as exits."""
     learned = module.learned()
@@ -96,10 +112,11 @@ def _start(
         collate=batches,
         order=recorded_order(cache, settings, folder, run.left_out.unknown_to_cache),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
-        callbacks=run.callbacks,
+        callbacks=(*run.callbacks, RestingVerbalizers(module)),
         learning_rate=rate,
         other_rates={"bank.": verbalizer_rate},
         other_norms={} if norm is None else {"bank.": norm},
         autocast=student.autocast,
         start_method=batches.start_method,
+        guards_samples=True,
     )

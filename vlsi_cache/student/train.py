@@ -20,7 +20,7 @@ from vlsi_cache.student.holding_out import find_held_out
 from vlsi_cache.student.interaction import interact
 from vlsi_cache.student.opening import open_matching_cache, recorded_failures
 from vlsi_cache.student.selection import with_selection
-from vlsi_cache.training import Run, begin_run, find_left_out, without_other_bars
+from vlsi_cache.training import Run, advising, begin_run, find_left_out, without_other_bars
 from vlsi_cache.training.sharding import hidden_from_libraries, is_sharded
 from vlsi_cache.verbalizer import build_verbalizers, find_verbalizers, load_verbalizers
 
@@ -45,7 +45,7 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
     run = begin_run(recipe, "student", callbacks, training_checks(recipe))
-    with hidden_from_libraries():
+    with hidden_from_libraries(), advising():
         result = _run_stages(run)
     report_changed_samples()
     run.remind()

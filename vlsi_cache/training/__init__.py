@@ -1,5 +1,6 @@
 """The engine: trains a module through one stage; knows no teacher, student or cache."""
 
+from vlsi_cache.training.advice import advising
 from vlsi_cache.training.engine import run_stage
 from vlsi_cache.training.folders.checkpoints import save_model
 from vlsi_cache.training.folders.stage_folder import StageFolder
@@ -40,6 +41,7 @@ __all__ = [
     "StageModule",
     "TokenBound",
     "Training",
+    "advising",
     "begin_run",
     "collate_pieces",
     "find_left_out",

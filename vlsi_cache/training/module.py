@@ -83,9 +83,24 @@ class StageModule(nn.Module):
             for name, one in wanted.items()
         }
 
-    def find_problem(self) -> VlsiCacheError | None:
-        """Return what the forward has found wrong since the last call, for all to stop together."""
+    def is_unsound(self) -> Tensor | None:
+        """Return whether a forward met what is not finite, 0-d, beside its loss; None if not known.
+
+        The device is not waited for.
+        """
         return None
+
+    def find_problem(self) -> VlsiCacheError | None:
+        """Return what the forwards have met that is not finite, and forget it."""
+        return None
+
+    def restore(self, observed: Mapping[str, tuple[Tensor, int]]) -> None:
+        """Go back to what was observed before."""
+        self._observed = dict(observed)
+
+    def observed(self) -> dict[str, tuple[Tensor, int]]:
+        """Return sums and counts of what was observed so far, to go back to."""
+        return dict(self._observed)
 
     def collect(self) -> dict[str, tuple[Tensor, int]]:
         """Return sums and counts of what was observed since the last call."""

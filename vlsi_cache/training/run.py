@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from vlsi_cache.data import ConversationDataset, DataFindings, load_data
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe, validate_together, warn_idle_settings
+from vlsi_cache.training.advice import advising
 from vlsi_cache.training.launch import asked_sharding, validate_launch, validate_precision
 from vlsi_cache.training.preflight import validate_output
 from vlsi_cache.training.processes import from_main_process, on_main_process, resolve_device
@@ -196,7 +197,8 @@ def prepare_data(data: ConversationDataset, *, skip: bool) -> None:
     """
     # with skip, a row that is not sound fails later, like one that cannot be encoded
     found: list[DataFindings | None] = [None]
-    on_main_process(lambda: found.insert(0, data.prepare(skip=skip)))
+    with advising():
+        on_main_process(lambda: found.insert(0, data.prepare(skip=skip)))
     shared = from_main_process(found[0])
     assert shared is not None  # or the main process has raised, and so have all
     data.adopt(shared)

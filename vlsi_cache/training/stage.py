@@ -66,6 +66,8 @@ class Training(Generic[M]):
     """Whether all processes read the same batches, and each computes a part of the loss."""
     start_method: str | None = None
     """How workers start; Python's default if None."""
+    guards_samples: bool = False
+    """Whether a step goes on without samples whose loss or gradient is not finite."""
     held_out: HeldOut | None = None
     """The samples on which the module is measured, if any."""
 
