@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -126,14 +127,8 @@ class SparseDistribution:
         """
         if self.k:
             return self.token_ids[..., 0], np.exp(self.top_log_probs[..., 0])
-        ids = self.token_ids
-        # Counted by m comparisons of whole arrays, without a loop over tokens.
-        counts = np.zeros(ids.shape, np.int32)
-        for index in range(self.m):
-            counts += ids == ids[..., index : index + 1]
-        often = counts.max(-1, keepdims=True)
-        most = np.where(counts == often, ids, np.iinfo(np.int32).max).min(-1)
-        return most, np.asarray(often[..., 0] / self.m, dtype=np.float32)
+        often, most = _longest_runs(np.sort(self.token_ids, axis=-1))
+        return most, np.asarray(often / np.float32(self.m), dtype=np.float32)
 
     def weights(self) -> NDArray[np.float32]:
         """Weights of the entries, ``[*, k + m]`` float32, each row summing to 1.
@@ -187,3 +182,23 @@ class SparseDistribution:
         scale = np.divide(1 - tail, mass, out=np.zeros_like(mass), where=mass > 0)
         each = np.where(beyond, tail / np.maximum(count, 1), 0.0)
         return np.concatenate([top * scale, each], axis=-1).astype(np.float32)
+
+
+def _longest_runs(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the length of the longest run of equal ids, the first of several, and its id.
+
+    Args:
+        ids: ``[*, m]``, ascending along the last axis.
+    """
+    # Column after column: m steps of whole arrays, without a loop over tokens.
+    columns = np.ascontiguousarray(np.moveaxis(ids, -1, 0))
+    most = columns[0].copy()
+    run = np.ones(most.shape, np.int32)
+    often = run.copy()
+    for before, column in itertools.pairwise(columns):
+        run *= column == before
+        run += 1
+        longer = run > often
+        np.copyto(most, column, where=longer)
+        np.maximum(often, run, out=often)
+    return often, most

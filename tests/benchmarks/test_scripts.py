@@ -26,6 +26,7 @@ PROMISED: dict[str, set[str]] = {
         "peak_over_index_bytes",
         "most_over_least_seconds_per_token",
     },
+    "statistics_speed": {"plain_over_ours", "tokens_taps_per_cpu_second"},
     "second_start": {"first_over_second", "first_over_rest", "seconds_per_million_rows"},
     "objective": {
         "time_over_autograd",

@@ -121,7 +121,7 @@ def test_killed_processes_go_on_with_the_batches_of_an_unbroken_run(
     ("task", "codes", "message"),
     [
         ({"damaged": 5}, [1, 1], "sample 5: the sample is damaged"),
-        ({"problem": True, "ranks": [1]}, [1, 1], "not finite here"),
+        ({"unsound": {"5": "loss"}}, [1, 1], "sample 's5' cannot be learned from in step"),
         ({"file_bytes": 1500, "ranks": [0]}, [1, 1], "no room for the file"),
     ],
     ids=["sample", "loss", "disk"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from vlsi_cache.recipe import FinetuningSection, ModelSection, Recipe
 from vlsi_cache.store import Cache
 from vlsi_cache.student.cache_order import cache_order
 from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.card import card_of
+from vlsi_cache.student.held_out import HeldOutSamples, chosen_by, held_out_of
 from vlsi_cache.training import (
     Run,
     Stage,
@@ -38,6 +41,7 @@ from vlsi_cache.training import (
     run_stage,
     save_model,
 )
+from vlsi_cache.verbalizer import carry_exits
 
 __all__ = ["Finetuning", "finetune"]
 
@@ -101,13 +105,21 @@ class Finetuning(StageModule):
         return {"loss": self.with_unused((loss - known.sum()) / count)}
 
 
-def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -> Path:
+def finetune(
+    run: Run,
+    source: Path | None = None,
+    cache: Cache | None = None,
+    held_out: HeldOutSamples | None = None,
+    learned_from: Cache | None = None,
+) -> Path:
     """Train the whole student and save it under its own architecture.
 
     Args:
         run: what all stages share.
         source: folder of the merged student after interaction; the recipe's student if None.
         cache: the complete record of the same data, if the student goes on learning from it.
+        held_out: the samples on which the student is measured, if any.
+        learned_from: the cache of any stage, for the card.
 
     Returns:
         Folder of the finished student.
@@ -122,6 +134,12 @@ def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -
         section = section.model_copy(update={"model": str(source), "revision": None})
     student = load_backbone(section, "student", run.device, trains=True, place=run.place)
     original = load_config_of(recipe.student)
+
+    def save(module: Finetuning) -> None:
+        folder, card = recipe.student_path, card_of(run, learned_from, original)
+        _save(module, original, section, folder, card)
+        carry_exits(Path(section.model or ""), student.fingerprint, module.model, folder)
+
     stage = Stage(
         name="finetuning",
         folder=recipe.output / "finetuning",
@@ -132,10 +150,14 @@ def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -
             **student.identity(),
             "finetuning": recipe.finetuning.decisive(),
             **({} if cache is None else _record_settings(cache, recipe)),
+            **chosen_by(held_out),
         },
-        start=lambda: _start(run, student, cache),
-        save=lambda module: _save(module, original, section, recipe.student_path),
+        start=lambda: replace(
+            _start(run, student, cache), held_out=held_out_of(held_out, student, recipe)
+        ),
+        save=save,
     )
+
     return run_stage(run, stage)
 
 
@@ -145,14 +167,18 @@ def _record_settings(cache: Cache, recipe: Recipe) -> dict[str, object]:
 
 
 def _save(
-    module: Finetuning, original: PreTrainedConfig, section: ModelSection, folder: Path
+    module: Finetuning,
+    original: PreTrainedConfig,
+    section: ModelSection,
+    folder: Path,
+    card: str,
 ) -> None:
     """Save the student under the config and in the dtype of the model that it began as."""
     dtype = saved_dtype(section.dtype, original.dtype)
     module.model.to(dtype=dtype)  # type: ignore[call-arg]
     original.dtype = dtype
     module.model.config = original
-    save_model(module.model, section, folder)
+    save_model(module.model, section, folder, card)
 
 
 def _start(run: Run, student: Backbone, cache: Cache | None) -> Training[Finetuning]:
@@ -186,6 +212,7 @@ def _start(run: Run, student: Backbone, cache: Cache | None) -> Training[Finetun
         learning_rate=measure,
         callbacks=run.callbacks,
         autocast=student.autocast,
+        guards_samples=True,
     )
 
 

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from vlsi_cache.errors import RecipeError
 from vlsi_cache.manifest import MAX_POOL, MAX_TOP, OUTPUT_TAP, Sampling
 from vlsi_cache.models import preview_model
-from vlsi_cache.recipe import Recipe
+from vlsi_cache.recipe import Recipe, validate_trackers
 from vlsi_cache.store import validate_beginnable
 from vlsi_cache.verbalizer import preview_taps
 
@@ -23,6 +23,7 @@ def dump_checks(recipe: Recipe) -> list[Callable[[], object]]:
         lambda: _validate_launch(recipe),
         lambda: _validate_teacher(recipe),
         lambda: _validate_cache_settings(recipe),
+        lambda: validate_trackers(recipe),
     ]
 
 

@@ -115,17 +115,33 @@ class OpenShard:
         first = chunk_index * CHUNK_TOKENS
         return self.read_tokens(first, min(first + CHUNK_TOKENS, self.num_tokens))
 
-    def read_record(self) -> ShardRecord:
-        """Read the whole shard."""
-        arrays = self.read_tokens(0, self.num_tokens)
+    def iter_parts(self, num_tokens: int) -> Iterator[ShardRecord]:
+        """Yield the shard in parts of whole samples, of about so many tokens or one sample."""
+        first, count = 0, len(self.sample_ids)
+        while first < count:
+            reached = int(self.offsets[first]) + num_tokens
+            stop = int(np.searchsorted(self.offsets, reached, side="right")) - 1
+            stop = min(max(stop, first + 1), count)
+            yield self._read_samples(first, stop)
+            first = stop
+
+    def _read_samples(self, first: int, stop: int) -> ShardRecord:
+        begin, end = int(self.offsets[first]), int(self.offsets[stop])
+        arrays = self.read_tokens(begin, end)
         return ShardRecord(
-            sample_ids=self.sample_ids,
-            keys=self.keys,
-            offsets=self.offsets,
+            sample_ids=self.sample_ids[first:stop],
+            keys=self.keys[first:stop],
+            offsets=self.offsets[first : stop + 1] - begin,
             response_ids=arrays["response_ids"],
             distribution=parse_distribution(arrays),
-            failures=self.failures,
+            failures={
+                row - first: why for row, why in self.failures.items() if first <= row < stop
+            },
         )
+
+    def read_record(self) -> ShardRecord:
+        """Read the whole shard."""
+        return self._read_samples(0, len(self.sample_ids))
 
     def _open_arrays(self, archive: Archive) -> dict[str, zarr.Array[Any]]:
         group = zarr.open_group(ArchiveStore(archive), mode="r", zarr_format=3)

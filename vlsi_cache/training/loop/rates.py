@@ -16,6 +16,7 @@ itself.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -45,6 +46,8 @@ __all__ = [
     "rate_factor",
     "samples_per_step",
 ]
+
+logger = logging.getLogger(__name__)
 
 WARMUP = 0.1
 """Fraction of the steps in which rates rise, where the recipe names no number of steps."""
@@ -177,7 +180,22 @@ def first_step_rate(
         for _, batch in collate_pieces(collate, chosen[start : start + size], settings.batch_tokens)
     ]
     with phase("measuring the gradient, for the learning rate"):
-        return _measured_rate(module, list(measured), batches, autocast=autocast)
+        parameters = list(measured)
+        rate = _measured_rate(module, parameters, batches, autocast=autocast)
+        if rate is None:
+            alone = [collate([index]) for index in chosen]
+            batches = [
+                batch
+                for batch in alone
+                if _measured_rate(module, parameters, [batch], autocast=autocast) is not None
+            ]
+            logger.warning(
+                "%d of %d samples are not measured, because their loss or gradient is not finite",
+                len(chosen) - len(batches),
+                len(chosen),
+            )
+            rate = _measured_rate(module, parameters, batches, autocast=autocast)
+        return _HIGHEST if rate is None else rate
 
 
 def _measured_rate(
@@ -186,7 +204,8 @@ def _measured_rate(
     batches: list[dict[str, Any]],
     *,
     autocast: bool,
-) -> float:
+) -> float | None:
+    """Return the rate, or None where loss or gradient is not finite."""
     device = PartialState().device
     module.train()  # gradient checkpointing holds in this mode alone
     count = sum(len(batch["labels"]) for batch in batches)
@@ -201,8 +220,9 @@ def _measured_rate(
     norm = sum(float(whole(gradient.abs().sum(dtype=torch.float32))) for gradient in gradients)
     module.zero_grad(set_to_none=True)
     module.collect()  # what the forward observed is no step's
-    rate = min(total / norm, _HIGHEST) if norm > 0 else _HIGHEST
-    return from_main_process(float(f"{rate:.2g}"))
+    finite = math.isfinite(total) and math.isfinite(norm)
+    rate = min(total / norm, _HIGHEST) if finite and norm > 0 else _HIGHEST
+    return from_main_process(float(f"{rate:.2g}") if finite else None)
 
 
 def _spread(indices: np.ndarray[Any, Any], count: int) -> list[int]:

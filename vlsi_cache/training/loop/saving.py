@@ -6,6 +6,8 @@ go on from them, sharded or not.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
-from vlsi_cache.errors import StageError
+from vlsi_cache.errors import StageError, counted
 from vlsi_cache.training.folders.checkpoints import whole_checkpoint
 from vlsi_cache.training.folders.writing import plain_read_errors
 from vlsi_cache.training.module import StageModule
@@ -25,6 +27,8 @@ from vlsi_cache.training.processes import gathered, raise_together
 from vlsi_cache.training.sharding import like, whole_state
 
 __all__ = ["MEND_DIVERGED", "SavingTrainer"]
+
+logger = logging.getLogger(__name__)
 
 MEND_DIVERGED = "Delete this folder, then lower the stage's learning_rate or raise warmup_steps"
 _WEIGHTS = "model.safetensors"
@@ -38,11 +42,14 @@ class SavingTrainer(Trainer):
 
     Attributes:
         sharded: whether the weights are sharded.
+        best: the checkpoint that is kept beside the last ones, if there is one.
     """
 
     sharded: bool
+    best: Path | None = None
     _weights: dict[str, Tensor]
     _optimizer_state: dict[str, Any]
+    _broken: dict[str, int]
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
         if not self.sharded:
@@ -64,7 +71,8 @@ class SavingTrainer(Trainer):
         problem: StageError | None = None
         try:
             # the Trainer's own limit would also delete what the user put there
-            with whole_checkpoint(Path(str(self.args.output_dir)), self.state.global_step):
+            folder = Path(str(self.args.output_dir))
+            with whole_checkpoint(folder, self.state.global_step, self.best):
                 super()._save_checkpoint(model, trial)
         except StageError as error:
             problem = error
@@ -167,17 +175,39 @@ class SavingTrainer(Trainer):
         assert isinstance(module, StageModule)
         return module
 
+    def note_broken(self) -> None:
+        """Note what is not finite before the first step, and say so: no step can mend it."""
+        self._broken = self._find_broken()
+        if self._broken and self.is_world_process_zero():
+            logger.warning(
+                "%s in %s are not finite before the first step, and stay so",
+                counted(sum(self._broken.values()), "weight"),
+                ", ".join(list(self._broken)[:3]) + " …" * (len(self._broken) > 3),
+            )
+
     def validate_parameters(self) -> None:
-        """Refuse trained parameters that are NaN or infinite, in any process's slice of them."""
-        trainable = self._trainable().items()
-        found = [name for name, value in trainable if not torch.isfinite(_own(value)).all()]
-        broken = list(dict.fromkeys(gathered(found)))
+        """Refuse trained parameters that have become NaN or infinite, in any process's slice."""
+        broken = self.find_newly_broken()
         if broken:
             raise StageError(
                 f"{len(broken)} of the trained parameters are not finite ({broken[0]} …)",
                 where=self.args.output_dir,
                 mend=MEND_DIVERGED,
             )
+
+    def find_newly_broken(self) -> list[str]:
+        """Return names of the parameters with more that is not finite than at the beginning."""
+        found = self._find_broken().items()
+        return [name for name, count in found if count > self._broken.get(name, 0)]
+
+    def _find_broken(self) -> dict[str, int]:
+        """Count what is not finite in each trained parameter; all processes must call it."""
+        trainable = self._trainable().items()
+        own = {name: int((~torch.isfinite(_own(value))).sum()) for name, value in trainable}
+        found: Counter[str] = Counter()
+        for name, count in gathered([item for item in own.items() if item[1]]):
+            found[name] += count
+        return dict(found)
 
 
 def _own(value: Tensor) -> Tensor:

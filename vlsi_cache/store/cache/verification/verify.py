@@ -30,6 +30,7 @@ from vlsi_cache.store.cache.verification.examine import Finding, examine_shard, 
 from vlsi_cache.store.cache.verification.processor import judge_processor
 from vlsi_cache.store.cache.verification.trust import judge_manifest
 from vlsi_cache.store.places.keys import (
+    CARD_FILE,
     INDEX_FILE,
     MANIFEST_FILE,
     PROCESSOR_FOLDER,
@@ -140,7 +141,7 @@ class _Check:
             return list(pool.map(examine, range(self._num_examined)))
 
     def _find_strays(self, index: CacheIndex | None) -> Iterator[Damage]:
-        known = {MANIFEST_FILE, INDEX_FILE, PROCESSOR_SEAL_FILE}
+        known = {MANIFEST_FILE, INDEX_FILE, PROCESSOR_SEAL_FILE, CARD_FILE}
         for shard_index in range(self.folder.manifest.num_shards):
             known |= {shard_key(shard_index), seal_key(shard_index)}
         known |= {part_key(index) for index in range(len(self.folder.manifest.parts))}

@@ -114,9 +114,10 @@ def take_entries(streams: StreamReader, num_ids: int, num_taps: int, most: int) 
         remaining -= int(bits.sum())
         if remaining < 0 or bits[:, num_taps - first :].any():
             raise ValueError("more entries than draws, or a tap that does not exist")
-        ids, taps = np.nonzero(bits)
-        id_index.append(ids)
-        tap_index.append(taps + first)
+        # of one axis and of bool, which is found several times as fast
+        places = np.flatnonzero(bits.reshape(-1).view(np.bool_))
+        id_index.append(places >> 3)
+        tap_index.append((places & 7) + first)
     entries = Entries(np.concatenate(id_index), np.concatenate(tap_index))
     by_id = np.argsort(entries.id_index, kind="stable")
     return Entries(entries.id_index[by_id], entries.tap_index[by_id])
@@ -134,9 +135,12 @@ def put_counts(streams: StreamWriter, counts: Ints, distinct: Ints, num_draws: i
 def take_counts(streams: StreamReader, distinct: Ints, num_draws: int) -> Ints:
     """Take how often the tap of each entry ``[E]`` drew its id."""
     counts = np.ones(len(distinct), np.int64)
+    # small integers are sorted by counting, which is faster than a search for every number
+    by_number = np.argsort(np.minimum(distinct, num_draws).astype(np.uint16), kind="stable")
+    ends = np.cumsum(np.bincount(distinct, minlength=num_draws))
     for number in range(1, num_draws):
-        here = distinct == number
-        counts[here] += _unpack_pairs(streams.take(-(-int(here.sum()) // 4)), int(here.sum()))
+        here = by_number[ends[number - 1] : ends[number]]
+        counts[here] += _unpack_pairs(streams.take(-(-len(here) // 4)), len(here))
     many = counts == 4
     counts[many] += streams.take(int(many.sum()))
     return counts

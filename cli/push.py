@@ -1,0 +1,54 @@
+"""``vlsi-cache push``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vlsi_cache.cli.options import errors_in_one_line
+
+if TYPE_CHECKING:
+    from vlsi_cache.sharing import Upload
+
+__all__ = ["command"]
+
+
+@click.command("push")
+@errors_in_one_line
+@click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
+@click.argument("repository", metavar="OWNER/NAME")
+@click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
+@click.option("--revision", metavar="BRANCH", help="Branch to commit to.  [default: main]")
+@click.option("--message", help="Message of the commit.")
+@click.option("--dry-run", is_flag=True, help="Print the files and the card, and upload nothing.")
+def command(
+    path: Path,
+    repository: str,
+    private: bool,
+    revision: str | None,
+    message: str | None,
+    dry_run: bool,
+) -> None:
+    """Upload a student or a cache to the Hugging Face hub, with its card.
+
+    PATH is a finished student's folder, for a model repository, or a complete cache's, for a
+    dataset repository. One commit brings all files. Token and address are those of hf auth login,
+    HF_TOKEN and HF_ENDPOINT. No other command uploads anything.
+    """
+    from vlsi_cache.sharing import plan_upload, push_to_hub
+
+    if dry_run:
+        _show(plan_upload(path, repository), repository)
+        return
+    commit = push_to_hub(path, repository, private=private, revision=revision, message=message)
+    click.echo(f"commit: {commit}")
+
+
+def _show(upload: Upload, repository: str) -> None:
+    sizes = upload.sizes
+    click.echo(f"{upload.kind} repository {repository}: {len(sizes)} files")
+    for name, num_bytes in sizes.items():
+        click.echo(f"{num_bytes:>15,}  {name}")
+    click.echo(f"{sum(sizes.values()):>15,}  bytes in all\n\n{upload.card}", nl=False)
