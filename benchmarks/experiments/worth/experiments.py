@@ -19,10 +19,19 @@ class Comparison:
     other: str
     figure: str
     """Name of a figure of a run."""
+    title: str
+    """What the figure is: nats of KL(teacher ‖ student) or of label loss, or an exit's acceptance."""
     predicted: tuple[float, float]
     """Bounds of the difference, written down before the runs."""
     other_figure: str | None = None
     """Figure of the other arm. The same by default."""
+
+    @property
+    def name(self) -> str:
+        """The two sides of the difference."""
+        if self.arm == self.other:
+            return "with record − without"
+        return f"{self.arm} − {self.other}"
 
 
 @dataclass(frozen=True)
@@ -41,13 +50,14 @@ class Experiment:
         return list(dict.fromkeys(found))
 
 
-_KL = "distilled.divergence_nats"
-_KL_30 = "step-30.divergence_nats"
-_LABELS = "distilled.label_loss"
+_KL = ("distilled.divergence_nats", "KL, distilled")
+_KL_30 = ("step-30.divergence_nats", "KL, step 30")
+_LABELS = ("distilled.label_loss", "labels, distilled")
 
 
-def _exit(tap: int, trained: str = "after") -> str:
-    return f"exit-{tap}.{trained}.acceptance"
+def _exit(tap: int, trained: str = "after") -> tuple[str, str]:
+    when = {"after": "afterwards", "along": "along"}[trained]
+    return f"exit-{tap}.{trained}.acceptance", f"exit {tap}, {when}"
 
 
 EXPERIMENTS = (
@@ -57,9 +67,9 @@ EXPERIMENTS = (
         "At the adapters' rate the taps cost 0.12 nats at step 30, and verbalizers move by half "
         "their size or more. At a twentieth of it they cost at most 0.03 nats.",
         (
-            Comparison("taps-fast", "output", _KL_30, (0.05, 0.25)),
-            Comparison("taps", "output", _KL_30, (-0.05, 0.03)),
-            Comparison("taps", "taps-fast", _KL_30, (-0.25, -0.05)),
+            Comparison("taps-fast", "output", *_KL_30, (0.05, 0.25)),
+            Comparison("taps", "output", *_KL_30, (-0.05, 0.03)),
+            Comparison("taps", "taps-fast", *_KL_30, (-0.25, -0.05)),
         ),
     ),
     Experiment(
@@ -68,9 +78,15 @@ EXPERIMENTS = (
         "Label loss falls by 0.10 to 0.25 nats before the fine-tuning and by 0.03 to 0.10 after "
         "it. The divergence to the teacher's output rises by 0.1 to 0.3 nats.",
         (
-            Comparison("tap-26", "output", _LABELS, (-0.25, -0.10)),
-            Comparison("tap-26", "output", "tuned-labels.label_loss", (-0.10, -0.03)),
-            Comparison("tap-26", "output", _KL, (0.1, 0.3)),
+            Comparison("tap-26", "output", *_LABELS, (-0.25, -0.10)),
+            Comparison(
+                "tap-26",
+                "output",
+                "tuned-labels.label_loss",
+                "labels, fine-tuned",
+                (-0.10, -0.03),
+            ),
+            Comparison("tap-26", "output", *_KL, (0.1, 0.3)),
         ),
     ),
     Experiment(
@@ -79,10 +95,10 @@ EXPERIMENTS = (
         "Slow verbalizers end 0.00 to 0.02 nats nearer, taps that are switched off after 30 % of "
         "the steps 0.01 to 0.02.",
         (
-            Comparison("taps", "output", _KL, (-0.02, 0.0)),
-            Comparison("taps-first", "output", _KL, (-0.02, -0.01)),
-            Comparison("taps", "output", _LABELS, (-0.02, 0.0)),
-            Comparison("taps-first", "output", _LABELS, (-0.02, 0.0)),
+            Comparison("taps", "output", *_KL, (-0.02, 0.0)),
+            Comparison("taps-first", "output", *_KL, (-0.02, -0.01)),
+            Comparison("taps", "output", *_LABELS, (-0.02, 0.0)),
+            Comparison("taps-first", "output", *_LABELS, (-0.02, 0.0)),
         ),
     ),
     Experiment(
@@ -92,11 +108,13 @@ EXPERIMENTS = (
         "to 0.05 nats.",
         (
             Comparison(
-                *("output", "output", "tuned-record.divergence_nats", (-0.5, -0.4)),
+                *("output", "output", "tuned-record.divergence_nats"),
+                *("KL, fine-tuned", (-0.5, -0.4)),
                 other_figure="tuned-labels.divergence_nats",
             ),
             Comparison(
-                *("output", "output", "tuned-record.label_loss", (-0.05, -0.01)),
+                *("output", "output", "tuned-record.label_loss"),
+                *("labels, fine-tuned", (-0.05, -0.01)),
                 other_figure="tuned-labels.label_loss",
             ),
         ),
@@ -108,14 +126,14 @@ EXPERIMENTS = (
         "trained afterwards on the student of the output alone, for at most 0.03 nats of "
         "divergence. Matched taps give 0.00 to -0.05.",
         (
-            Comparison("taps-to-output", "output", _exit(6), (0.03, 0.10)),
-            Comparison("taps-to-output", "output", _exit(10), (0.0, 0.06)),
+            Comparison("taps-to-output", "output", *_exit(6), (0.03, 0.10)),
+            Comparison("taps-to-output", "output", *_exit(10), (0.0, 0.06)),
             Comparison(
-                *("taps-to-output", "output", _exit(6, "along"), (0.0, 0.10)),
-                other_figure=_exit(6),
+                *("taps-to-output", "output", *_exit(6, "along"), (0.0, 0.10)),
+                other_figure=_exit(6)[0],
             ),
-            Comparison("taps", "output", _exit(6), (-0.05, 0.0)),
-            Comparison("taps-to-output", "output", _KL, (0.0, 0.03)),
+            Comparison("taps", "output", *_exit(6), (-0.05, 0.0)),
+            Comparison("taps-to-output", "output", *_KL, (0.0, 0.03)),
         ),
     ),
 )

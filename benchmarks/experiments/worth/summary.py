@@ -64,6 +64,8 @@ def _difference(pair: Comparison, runs: Runs) -> dict[str, Any]:
         mine[seed]["figures"][pair.figure] - others[seed]["figures"][other_figure] for seed in seeds
     ]
     return {
+        "name": pair.name,
+        "title": pair.title,
         "arm": pair.arm,
         "from": pair.other,
         "figure": pair.figure,
@@ -77,7 +79,7 @@ def _difference(pair: Comparison, runs: Runs) -> dict[str, Any]:
 
 def _verdict(difference: dict[str, Any]) -> str:
     """Read one difference: its sign is known where its interval leaves zero out."""
-    what = f"{difference['arm']} − {difference['from']}, {difference['figure']}"
+    what = f"{difference['name']}, {difference['title']}"
     mean, interval = difference["mean"], difference["interval"]
     if mean is None:
         return f"{what}: not run"

@@ -9,12 +9,12 @@ from harness import PrintedTable, shown
 __all__ = ["tables"]
 
 _FIGURES = (
-    ("distilled.divergence_nats", "KL, distilled"),
-    ("distilled.label_loss", "labels, distilled"),
-    ("tuned-labels.label_loss", "labels, tuned"),
-    ("exit-6.along.acceptance", "tap 6, along"),
-    ("exit-6.after.acceptance", "tap 6, after"),
-    ("exit-10.after.acceptance", "tap 10, after"),
+    ("distilled.divergence_nats", "KL (distilled)"),
+    ("distilled.label_loss", "labels (distilled)"),
+    ("tuned-labels.label_loss", "labels (fine-tuned)"),
+    ("exit-6.along.acceptance", "tap 6 (along)"),
+    ("exit-6.after.acceptance", "tap 6 (after)"),
+    ("exit-10.after.acceptance", "tap 10 (after)"),
 )
 
 
@@ -29,24 +29,17 @@ def _differences(experiments: list[dict[str, Any]]) -> PrintedTable:
     rows = [
         (
             experiment["name"],
-            found["arm"],
-            _other(found),
-            found["figure"],
+            found["name"],
+            found["title"],
             str(len(found["seeds"])),
-            f"{found['predicted'][0]:+.2f} … {found['predicted'][1]:+.2f}",
+            "{:+.2f} … {:+.2f}".format(*found["predicted"]),
             shown(found, sign="+"),
         )
         for experiment in experiments
         for found in experiment["differences"]
     ]
-    headings = ("", "arm", "minus", "figure", "seeds", "predicted", "found")
-    return PrintedTable("differences, seed by seed, ± half the 95 % interval", headings, rows, 4)
-
-
-def _other(difference: dict[str, Any]) -> str:
-    if difference["figure"] == difference["from_figure"]:
-        return str(difference["from"])
-    return f"{difference['from']} ({difference['from_figure']})"
+    headings = ("", "arms", "figure", "seeds", "predicted", "found")
+    return PrintedTable("differences, seed by seed, ± half the 95 % interval", headings, rows, 3)
 
 
 def _arms(arms: list[dict[str, Any]]) -> PrintedTable:
