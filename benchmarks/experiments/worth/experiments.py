@@ -20,7 +20,7 @@ class Comparison:
     figure: str
     """Name of a figure of a run."""
     title: str
-    """What the figure is: nats of KL(teacher ‖ student) or of label loss, or an exit's acceptance."""
+    """What it is: nats of KL(teacher ‖ student) or of label loss, or an exit's acceptance."""
     predicted: tuple[float, float]
     """Bounds of the difference, written down before the runs."""
     other_figure: str | None = None
