@@ -8,12 +8,14 @@ was chosen on. A result that is written down is not made again.
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import click
 from experiments.first_proof.arms import ARMS as PROOF_ARMS
 from experiments.first_proof.setting import FULL, QUICK, Setting
 from experiments.worth.arms import ARMS
+from experiments.worth.figure import draw
 from experiments.worth.running import run_arm
 from experiments.worth.summary import summarize
 from experiments.worth.tables import tables
@@ -21,9 +23,12 @@ from harness import benchmark
 
 
 @click.option("--table", is_flag=True, help="Only print the results that are there.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw the differences as SVG.")
 @click.option("--arms", default=",".join(ARMS), metavar="A,B,…", help="[default: all]")
 @click.option("--seeds", default="10,11,12", metavar="I,J,…", show_default=True)
-def measure(setting: Setting, *, table: bool, arms: str, seeds: str) -> dict[str, Any]:
+def measure(
+    setting: Setting, *, table: bool, figure: Path | None, arms: str, seeds: str
+) -> dict[str, Any]:
     """Make the missing runs, and summarize all."""
     chosen = [_named(name.strip()) for name in arms.split(",")]
     if not table:
@@ -36,8 +41,10 @@ def measure(setting: Setting, *, table: bool, arms: str, seeds: str) -> dict[str
                 run = run_arm(setting, ARMS[name], seed)
                 minutes = run["wall_seconds"] / 60
                 click.echo(f"{name}, seed {seed}: {minutes:.1f} minutes", err=True)
-    size = {"setting": setting.name, "steps": setting.interaction_steps}
-    return {**summarize(setting), "size": size}
+    result = summarize(setting)
+    if figure is not None:
+        figure.write_text(draw(result), encoding="utf-8")
+    return {**result, "size": {"setting": setting.name, "steps": setting.interaction_steps}}
 
 
 def _named(name: str) -> str:
