@@ -28,7 +28,9 @@ def summary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
                 "distilled.label_loss": labels[arm][seed],
             }
             run = {"arm": arm, "seed": seed, "settings": {}, "figures": figures}
-            (tmp_path / f"{arm}-{seed}.json").write_text(json.dumps(run), encoding="utf-8")
+            folder = tmp_path / f"{arm}-seed{seed}"
+            folder.mkdir()
+            (folder / "distilled.json").write_text(json.dumps(run), encoding="utf-8")
     monkeypatch.setattr(module, "results_of", lambda setting: tmp_path)
     found: dict[str, Any] = module.summarize(QUICK)
     return found

@@ -14,16 +14,16 @@ from experiments.worth.running import results_of
 
 __all__ = ["summarize"]
 
-Runs = dict[str, dict[int, dict[str, Any]]]
-"""Arm → seed → run."""
+Runs = dict[str, dict[int, dict[str, float]]]
+"""Arm → seed → figures."""
 
 
 def summarize(setting: Setting) -> dict[str, Any]:
     """Summarize the runs that are written down so far."""
     runs: Runs = {name: {} for name in ARMS}
-    for path in sorted(results_of(setting).glob("*.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
-        runs[run["arm"]][run["seed"]] = run
+    for path in sorted(results_of(setting).glob("*/*.json")):
+        part = json.loads(path.read_text(encoding="utf-8"))
+        runs[part["arm"]].setdefault(part["seed"], {}).update(part["figures"])
     return {"experiments": [_experiment(experiment, runs) for experiment in EXPERIMENTS]}
 
 
@@ -39,14 +39,14 @@ def _experiment(experiment: Experiment, runs: Runs) -> dict[str, Any]:
     }
 
 
-def _arm(name: str, runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    names = sorted({figure for run in runs.values() for figure in run["figures"]})
+def _arm(name: str, runs: dict[int, dict[str, float]]) -> dict[str, Any]:
+    names = sorted({figure for figures in runs.values() for figure in figures})
     return {
         "name": name,
         "seeds": sorted(runs),
-        "settings": next(iter(runs.values()))["settings"] if runs else None,
+        "settings": {"interaction": dict(ARMS[name].interaction)},
         "figures": {
-            figure: mean_and_interval([run["figures"][figure] for run in runs.values()])
+            figure: mean_and_interval([found[figure] for found in runs.values() if figure in found])
             for figure in names
         },
     }
@@ -58,11 +58,9 @@ def _difference(pair: Comparison, runs: Runs) -> dict[str, Any]:
     seeds = [
         seed
         for seed in sorted(mine.keys() & others.keys())
-        if pair.figure in mine[seed]["figures"] and other_figure in others[seed]["figures"]
+        if pair.figure in mine[seed] and other_figure in others[seed]
     ]
-    found = [
-        mine[seed]["figures"][pair.figure] - others[seed]["figures"][other_figure] for seed in seeds
-    ]
+    found = [mine[seed][pair.figure] - others[seed][other_figure] for seed in seeds]
     return {
         "name": pair.name,
         "title": pair.title,
