@@ -30,6 +30,7 @@ from vlsi_cache.verbalizer import (
 from vlsi_cache.verbalizer.ridge import TapMoments
 
 __all__ = [
+    "TAPS",
     "Reading",
     "Teacher",
     "Training",
