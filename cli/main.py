@@ -17,6 +17,7 @@ COMMANDS = {
     "dump-teacher": "vlsi_cache.cli.dump_teacher",
     "train-student": "vlsi_cache.cli.train_student",
     "evaluate": "vlsi_cache.cli.evaluate",
+    "export-exits": "vlsi_cache.cli.export_exits",
     "inspect": "vlsi_cache.cli.inspect",
     "verify": "vlsi_cache.cli.verify",
     "merge": "vlsi_cache.cli.merge",
@@ -60,6 +61,7 @@ def cli() -> None:
     vlsi-cache dump-teacher   reads the teacher once, and writes a cache
     vlsi-cache train-student  trains the student from the cache alone
     vlsi-cache evaluate       measures a model on held-out conversations
+    vlsi-cache export-exits   copies what reads a student's layers
     vlsi-cache inspect        says what a cache holds
     vlsi-cache verify         validates every file of a cache
     vlsi-cache merge          makes one cache of several

@@ -25,13 +25,14 @@ def _models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.plan import Plan
     from vlsi_cache.recipe import Recipe
     from vlsi_cache.report import CacheSummary, SampleView
+    from vlsi_cache.report.comparison import CacheComparison, RunComparison
+    from vlsi_cache.report.run.summary import RunSummary
+    from vlsi_cache.stagefiles import JournalLine, MetricLine, StageRecord
     from vlsi_cache.store import Verification
     from vlsi_cache.store.cache.seals import CacheIndex, ProcessorSeal, ShardSeal
     from vlsi_cache.student.arrivals import ArrivalLine
     from vlsi_cache.student.holding_out import HeldOutFound
-    from vlsi_cache.student.journal import JournalLine
     from vlsi_cache.training.folders.measurements import MeasurementLine
-    from vlsi_cache.training.folders.stage_folder import StageRecord
     from vlsi_cache.training.left_out import UnreadableSamples
     from vlsi_cache.verbalizer import VerbalizerConfig
 
@@ -46,11 +47,15 @@ def _models() -> dict[str, type[BaseModel]]:
         "unreadable": UnreadableSamples,
         "inspect": CacheSummary,
         "inspect-sample": SampleView,
+        "inspect-run": RunSummary,
+        "compare-caches": CacheComparison,
+        "compare-runs": RunComparison,
         "verify": Verification,
         "check": CheckReport,
         "plan": Plan,
         "evaluate": Evaluation,
         "matching": JournalLine,
+        "metrics": MetricLine,
         "arrivals": ArrivalLine,
         "held-out": HeldOutFound,
         "measurement": MeasurementLine,

@@ -48,6 +48,8 @@ def evaluate_model(
     checks = [lambda: preview_model(recipe.student, "student")]
     run = begin_run(recipe, "student", checks=checks)
     _validate_alone(run)
+    if recipe.data.select is not None:
+        run.reminders.append("data.select has no effect: evaluate reads every sample")
     cache = open_cache_of(run) if with_cache else None
     model = load_backbone(recipe.student, "student", run.device)
     if cache is not None:

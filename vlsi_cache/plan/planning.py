@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 _NOTE_EXTRAPOLATED = "tokens are extrapolated from {} of {} rows, evenly spread over the data"
 
+_NOTE_BETWEEN = "data.select.between is not counted: stages without steps may be shorter"
+
 
 @dataclass(frozen=True, slots=True)
 class Machines:
@@ -179,7 +181,7 @@ class _Planner:
 
     def _length(self, name: PlannedStageName) -> tuple[float, int | None]:
         """Return the samples that a stage reads, and its optimizer steps."""
-        rows = self.lengths.num_rows
+        rows = self._num_rows(name)
         schedule = schedule_of(self.recipe, name)
         if schedule is None:
             return float(rows - num_recorded(self.cache)) or float(rows), None
@@ -193,6 +195,15 @@ class _Planner:
             return float(schedule.steps * per_step), schedule.steps
         samples = rows * (schedule.epochs or 1.0)
         return samples, max(ceil(samples / per_step), 1)
+
+    def _num_rows(self, name: PlannedStageName) -> int:
+        """Return the rows that a stage learns from."""
+        rows, select = self.lengths.num_rows, self.recipe.data.select
+        if select is None or name.startswith("teacher"):
+            return rows
+        if select.keep is None and _NOTE_BETWEEN not in self.notes:
+            self.notes.append(_NOTE_BETWEEN)
+        return max(round(rows * (select.keep or 1.0)), 1)
 
     def _seconds(self, name: PlannedStageName, sketch: Sketch, operations: float) -> float | None:
         rate = self.machines.operations_per_second

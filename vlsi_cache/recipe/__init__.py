@@ -41,7 +41,7 @@ from vlsi_cache.recipe.models import (
 from vlsi_cache.recipe.recipe import Recipe, StageName
 from vlsi_cache.recipe.schedule import Schedule
 from vlsi_cache.recipe.section import Section
-from vlsi_cache.recipe.sources import CacheSection, DataSection, SourceSection
+from vlsi_cache.recipe.sources import CacheSection, DataSection, SelectSection, SourceSection
 
 __all__ = [
     "AUTOMATIC",
@@ -61,6 +61,7 @@ __all__ = [
     "Role",
     "Schedule",
     "Section",
+    "SelectSection",
     "SourceSection",
     "StageName",
     "TeacherSection",

@@ -96,6 +96,9 @@ class Recipe(Section):
         found += self._held_out_contradictions()
         if self.finetuning.record_weight and self.interaction.tail == "bucket":
             found.append(("finetuning.record_weight", "cannot use interaction.tail: bucket"))
+        if self.data.select is not None and self.interaction.follow:
+            problem = "chooses among the samples of a whole cache, and interaction.follow has none"
+            found.append(("data.select", problem))
         if self.student.dtype == "float16":
             found.append(("student.dtype", "float16 cannot be trained; use bfloat16 or float32"))
         if len(set(self.stages)) != len(self.stages):

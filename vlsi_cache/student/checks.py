@@ -23,7 +23,13 @@ from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.training import Run, StageFolder
 from vlsi_cache.verbalizer import preview_taps
 
-__all__ = ["training_checks", "validate_contents", "validate_model", "validate_student"]
+__all__ = [
+    "open_selecting_cache",
+    "training_checks",
+    "validate_contents",
+    "validate_model",
+    "validate_student",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +58,8 @@ def _validate_held_out(recipe: Recipe) -> None:
 
 
 def _validate_cache(recipe: Recipe) -> None:
-    cache = _cache_so_far(recipe)
-    if cache is not None:
+    cache = open_selecting_cache(recipe) or _cache_so_far(recipe)
+    if cache is not None and recipe.reads_cache:
         validate_contents(cache, recipe.interaction)
 
 
@@ -91,6 +97,45 @@ def _cache_so_far(recipe: Recipe) -> Cache | None:
             "finetuning.record_weight: 0 to learn labels alone",
         )
     return open_cache(recipe.cache_path)
+
+
+def open_selecting_cache(recipe: Recipe) -> Cache | None:
+    """Open the cache that ``data.select`` chooses by, or return None if it is not given.
+
+    Raises:
+        CacheError: there is no cache, it is incomplete, or no sample of it could be read.
+        CacheMismatchError: the cache lacks the tap.
+    """
+    section = recipe.data.select
+    if section is None:
+        return None
+    path = recipe.cache_path
+    if not is_begun(path):
+        raise CacheError(
+            "data.select chooses by the figures of a cache, and there is none",
+            where=path,
+            mend="Run dump-teacher first, name a cache with --cache, or leave data.select out",
+        )
+    cache = open_cache(path)
+    missing = cache.missing_shards()
+    if missing:
+        raise CacheError(
+            f"data.select needs a whole cache: {len(missing)} of {cache.manifest.num_shards} "
+            "shards are missing",
+            where=path,
+            mend="Run dump-teacher again with the same settings; it goes on where it stopped",
+        )
+    validate_recorded(cache)
+    inner = cache.manifest.taps[:-1]
+    if section.tap is not None and section.tap not in inner:
+        raise CacheMismatchError(
+            f"data.select.tap is {section.tap}, and the cache does not hold it",
+            where=path,
+            expected=f"one of {', '.join(map(str, inner))}" if inner else "a cache with taps",
+            found=section.tap,
+            mend="Name a tap of the cache, or choose by teacher_loss or entropy",
+        )
+    return cache
 
 
 def _can_open(recipe: Recipe) -> bool:

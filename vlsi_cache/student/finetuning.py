@@ -41,6 +41,7 @@ from vlsi_cache.training import (
     run_stage,
     save_model,
 )
+from vlsi_cache.verbalizer import carry_exits
 
 __all__ = ["Finetuning", "finetune"]
 
@@ -133,6 +134,12 @@ def finetune(
         section = section.model_copy(update={"model": str(source), "revision": None})
     student = load_backbone(section, "student", run.device, trains=True, place=run.place)
     original = load_config_of(recipe.student)
+
+    def save(module: Finetuning) -> None:
+        folder, card = recipe.student_path, card_of(run, learned_from, original)
+        _save(module, original, section, folder, card)
+        carry_exits(Path(section.model or ""), student.fingerprint, module.model, folder)
+
     stage = Stage(
         name="finetuning",
         folder=recipe.output / "finetuning",
@@ -148,10 +155,9 @@ def finetune(
         start=lambda: replace(
             _start(run, student, cache), held_out=held_out_of(held_out, student, recipe)
         ),
-        save=lambda module: _save(
-            module, original, section, recipe.student_path, card_of(run, learned_from, original)
-        ),
+        save=save,
     )
+
     return run_stage(run, stage)
 
 

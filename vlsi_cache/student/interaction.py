@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from transformers import TrainerCallback
@@ -19,7 +18,7 @@ from vlsi_cache.student.held_out import HeldOutSamples, chosen_by, held_out_of
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import Run, Stage, Training, interaction_rates, run_stage, save_model
-from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
+from vlsi_cache.verbalizer import VerbalizerBank, keep_exits, verbalizers_fingerprint
 
 __all__ = ["RestingVerbalizers", "interact"]
 
@@ -67,7 +66,7 @@ def interact(
             _start(run, student, bank, cache, folder),
             held_out=held_out_of(held_out, student, run.recipe),
         ),
-        save=lambda module: _save(module.learned(), run, cache, result),
+        save=lambda module: _save(module, student, run, cache, result),
     )
     return run_stage(run, stage)
 
@@ -87,8 +86,11 @@ class RestingVerbalizers(TrainerCallback):
             self.module.bank.zero_grad(set_to_none=True)
 
 
-def _save(model: Any, run: Run, cache: Cache, folder: Path) -> None:
-    save_model(model, run.recipe.student, folder, card_of(run, cache, model.config))
+def _save(module: Interaction, student: Backbone, run: Run, cache: Cache, folder: Path) -> None:
+    """Save the merged student with its card, and its verbalizers as exits."""
+    learned = module.learned()
+    save_model(learned, run.recipe.student, folder, card_of(run, cache, learned.config))
+    keep_exits(module.bank, student, learned, folder)
 
 
 def _start(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.matching import Match, match_layers, validate_reach
@@ -233,13 +235,13 @@ class Interaction(StageModule):
             )
         return observed
 
-    def learned(self) -> nn.Module:
+    def learned(self) -> PreTrainedModel:
         """Return the student's own model, the adapters merged into its weights, in float32."""
-        adapted = self.adapted.cpu().float()  # the sum is exact, and off the accelerator
-        if not isinstance(adapted, PeftModel):
-            return adapted
-        with phase("merging the adapters"):
-            merged: nn.Module = adapted.merge_and_unload()
+        adapted: Any = self.adapted.cpu().float()  # the sum is exact, and off the accelerator
+        if isinstance(adapted, PeftModel):
+            with phase("merging the adapters"):
+                adapted = adapted.merge_and_unload()
+        merged: PreTrainedModel = adapted
         return merged
 
     def _compare(

@@ -4,35 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from torch import Tensor
 
-from vlsi_cache.training.folders.lines import SteppedLine, keep_lines
+from vlsi_cache.stagefiles import JOURNAL_FILE, JournalLine
+from vlsi_cache.training.folders.lines import keep_lines
 
 __all__ = ["JOURNAL_FILE", "JournalLine", "MatchingJournal"]
-
-JOURNAL_FILE: Final = "matching.jsonl"
-
-
-class JournalLine(SteppedLine):
-    """Means over the micro-batches since the line before. Rows are student taps."""
-
-    student_taps: list[int]
-    """Blocks of the student, in the order of the rows."""
-    teacher_taps: list[int]
-    """Blocks of the teacher, in the order of the columns."""
-    share: list[list[float]]
-    """Mean share of each teacher tap in a student tap's loss. A drawn matching gives all of it to
-    one teacher tap, so the mean is how often that tap was drawn. Rows sum to 1."""
-    divergence: list[list[float]]
-    """Mean divergence of all pairs, matched or not, in nats (`l2`: without a unit)."""
-    choice: list[float] | None = None
-    """How often each student tap had several candidates. It is null for strategies without a
-    temperature."""
-    temperature: list[float | None] | None = None
-    """Mean temperature of each student tap's softmax over several candidates. It is null where a
-    tap never had several, and for strategies without a temperature."""
 
 
 class MatchingJournal:

@@ -19,6 +19,7 @@ from vlsi_cache.student.held_out import HeldOutSamples
 from vlsi_cache.student.holding_out import find_held_out
 from vlsi_cache.student.interaction import interact
 from vlsi_cache.student.opening import open_matching_cache, recorded_failures
+from vlsi_cache.student.selection import with_selection
 from vlsi_cache.training import Run, advising, begin_run, find_left_out, without_other_bars
 from vlsi_cache.training.sharding import hidden_from_libraries, is_sharded
 from vlsi_cache.verbalizer import build_verbalizers, find_verbalizers, load_verbalizers
@@ -60,6 +61,7 @@ def _run_stages(run: Run) -> Path:
     held_out = find_held_out(run, cache)
     if held_out is not None:
         run = run.holding_out(held_out.left_out)
+    run = with_selection(run)
     if cache is not None and "interaction" in stages:
         result = _distil(run, cache, held_out)
     elif "verbalization" in stages:

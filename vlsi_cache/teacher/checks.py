@@ -14,7 +14,7 @@ from vlsi_cache.recipe import Recipe, validate_trackers
 from vlsi_cache.store import validate_beginnable
 from vlsi_cache.verbalizer import preview_taps
 
-__all__ = ["dump_checks", "validate_entries"]
+__all__ = ["dump_checks", "sampling_of", "validate_entries"]
 
 
 def dump_checks(recipe: Recipe) -> list[Callable[[], object]]:
@@ -25,6 +25,12 @@ def dump_checks(recipe: Recipe) -> list[Callable[[], object]]:
         lambda: _validate_cache_settings(recipe),
         lambda: validate_trackers(recipe),
     ]
+
+
+def sampling_of(recipe: Recipe) -> Sampling:
+    """Return what a recipe keeps of each distribution, as a manifest says it."""
+    settings = recipe.cache
+    return Sampling(k=settings.k, m=settings.m, seed=recipe.seed, drawn_from=settings.drawn_from)
 
 
 def validate_entries(recipe: Recipe, where: str, *, vocab_size: int, num_taps: int) -> None:
@@ -49,7 +55,10 @@ def validate_entries(recipe: Recipe, where: str, *, vocab_size: int, num_taps: i
             found=f"{k} + {m}",
             mend="Lower cache.k or cache.m",
         )
-    for name, each, most in (("m", m, MAX_POOL), ("k", k, MAX_TOP)):
+    bounds = [("m", m, MAX_POOL), ("k", k, MAX_TOP)]
+    if recipe.cache.drawn_from == "whole":
+        bounds.append(("k + cache.m", k + m, MAX_POOL))
+    for name, each, most in bounds:
         if each * num_taps > most:
             raise RecipeError(
                 "more entries per token, at all taps together, than the format holds",
@@ -102,7 +111,7 @@ def _validate_teacher(recipe: Recipe) -> None:
 
 def _validate_cache_settings(recipe: Recipe) -> None:
     known: dict[str, object] = {
-        "sampling": Sampling(k=recipe.cache.k, m=recipe.cache.m, seed=recipe.seed),
+        "sampling": sampling_of(recipe),
         "samples_per_shard": recipe.cache.samples_per_shard,
         "processor_options": recipe.teacher.processor,
     }

@@ -38,6 +38,8 @@ class StageModule(nn.Module):
         """Part of the stage's steps that are done, from 0 to 1."""
         self.step = 0
         """Optimizer steps that are done."""
+        self.tokens_seen = 0
+        """Response tokens of all processes, since this command began."""
         self._observed: dict[str, tuple[Tensor, int]] = {}
         self._head_places: dict[str, tuple[nn.Module, str]] = {}
 

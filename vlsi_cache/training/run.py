@@ -37,18 +37,20 @@ class LeftOut:
     """Index → reason, where the cache records a failure."""
     unreadable: Mapping[int, str] = field(default_factory=dict)
     """Index → reason, where the command's own model cannot read the sample."""
+    unchosen: Sequence[int] = ()
+    """Indices of the samples that ``data.select`` does not choose."""
     held_out: frozenset[int] = frozenset()
     """Samples that a student is measured on."""
 
     @property
     def indices(self) -> list[int]:
         """All of them, ascending."""
-        return sorted({*self.failed, *self.unreadable, *self.held_out})
+        return sorted({*self.failed, *self.unknown_to_cache})
 
     @property
     def unknown_to_cache(self) -> list[int]:
         """Those that are no failures of the cache, ascending."""
-        return sorted({*self.unreadable, *self.held_out})
+        return sorted({*self.unreadable, *self.held_out, *self.unchosen})
 
     def reasons(self, role: str) -> str:
         """Return how many failed where, with the first reason.
@@ -64,6 +66,8 @@ class LeftOut:
             clauses.append(f"{len(self.unreadable)} cannot be read by the {role}: {reason}")
         if self.held_out:
             clauses.append(f"{len(self.held_out)} are held out")
+        if self.unchosen:
+            clauses.append(f"{len(self.unchosen)} are not chosen by data.select")
         return ", and ".join(clauses)
 
 
@@ -87,6 +91,8 @@ class Run:
     """How weights are sharded over the processes; each process holds all of them if None."""
     reminders: list[str] = field(default_factory=list)
     """Warnings that the command repeats at its end, where they are not scrolled away."""
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    """What ``data.select`` asks for and what it has chosen, as JSON values; empty without it."""
     figures: dict[str, Mapping[str, float]] = field(default_factory=dict)
     """Name of each stage that has trained here → its last metrics. The main process has them."""
     lengths: list[NDArray[np.int64]] = field(default_factory=list)
@@ -129,6 +135,7 @@ class Run:
             "data": self.fingerprint(),
             "max_length": self.recipe.data.max_length,
             "seed": self.recipe.seed,
+            **({"select": dict(self.selection)} if self.selection else {}),
             **self._held_out_settings(),
         }
 

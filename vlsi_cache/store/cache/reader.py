@@ -40,7 +40,7 @@ from vlsi_cache.store.places.keys import INDEX_FILE, shard_key
 from vlsi_cache.store.places.opening import open_place, url_scheme
 from vlsi_cache.store.shards.arrays import Array, parse_distribution
 from vlsi_cache.store.shards.header import ShardHeader
-from vlsi_cache.store.shards.layout import CHUNK_TOKENS, token_arrays
+from vlsi_cache.store.shards.layout import CHUNK_TOKENS
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
 from vlsi_cache.store.shards.shard import OpenShard, read_array_bytes
 
@@ -184,6 +184,23 @@ class Cache:
             # not kept, because a pass over the cache would displace everything else
             yield open_shard(self._folder, self._index, shard_index).read_record()
 
+    def iter_parts(self, shard_index: int, num_tokens: int) -> Iterator[ShardRecord]:
+        """Yield a published shard in parts of whole samples, of about so many tokens.
+
+        Raises:
+            CacheError: the shard is missing or damaged.
+        """
+        shard = open_shard(self._folder, self._index, shard_index)
+        yield from shard.iter_parts(num_tokens)
+
+    def present_shards(self) -> list[int]:
+        """Find the indices of the published shards, ascending.
+
+        Raises:
+            CacheError: a shard of a complete cache is missing.
+        """
+        return self._present()
+
     def missing_shards(self) -> list[int]:
         """Find the indices of the shards that are not published yet, ascending."""
         return find_missing_shards(self._folder)
@@ -263,13 +280,17 @@ class Cache:
             )
         return found
 
-    def statistics(self) -> CacheSummary:
+    def statistics(self, *, processes: int = 1) -> CacheSummary:
         """Return what ``vlsi-cache inspect`` shows: sizes, and means per tap. Reads all shards.
+
+        Args:
+            processes: processes that read at once. With several, a script needs
+                ``if __name__ == "__main__":``.
 
         Raises:
             CacheError: a shard is damaged.
         """
-        return summarize_cache(self)
+        return summarize_cache(self, processes=processes)
 
     def verify(self) -> Verification:
         """Hash every file and compare it with its seal. Reads the whole cache once.
@@ -382,7 +403,7 @@ class Cache:
         # copies, so that a caller may write into its arrays
         return {
             name: np.concatenate([chunk[name][part] for chunk, part in parts])
-            for name in token_arrays(self.manifest)
+            for name in parts[0][0]
         }
 
     def _example_ids(self) -> str:

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from vlsi_cache.errors import StageError
 from vlsi_cache.files import write_whole
+from vlsi_cache.stagefiles import SteppedLine
 
 __all__ = ["SteppedLine", "keep_lines"]
-
-
-class SteppedLine(BaseModel):
-    """A line that names its step."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    step: int
-    """Optimizer step after which the line was written."""
 
 
 def keep_lines(path: Path, model: type[SteppedLine], step: int) -> None:

@@ -11,37 +11,23 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from vlsi_cache.differences import find_differences
 from vlsi_cache.errors import StageError
 from vlsi_cache.files import write_whole
+from vlsi_cache.stagefiles import STAGE_FILE, StageRecord
 from vlsi_cache.training.folders.checkpoints import discard_checkpoints, remove_torn_checkpoints
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
 
 __all__ = ["StageFolder", "StageRecord", "one_job_at_a_time"]
 
 _LOCK: Final = ".lock"
-_FILE: Final = "stage.json"
+_FILE: Final = STAGE_FILE
 _WEIGHTS: Final = "*.safetensors"
 
 logger = logging.getLogger(__name__)
-
-
-class StageRecord(BaseModel):
-    """What a stage was started with, and whether its result is whole."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    finished: bool
-    """Whether the result is whole."""
-    settings: dict[str, Any]
-    """Everything that the result depends on."""
-    weights: list[str] = []
-    """Names of the result's files of weights."""
-    num_bytes: dict[str, int] = {}
-    """Their sizes: a file that was cut off is noticed before it is used."""
 
 
 class StageFolder:

@@ -32,6 +32,7 @@ from vlsi_cache.training.loop.arguments import trainer_arguments
 from vlsi_cache.training.loop.groups import give_own_rates, split_scalars
 from vlsi_cache.training.loop.guarded import GuardedTrainer
 from vlsi_cache.training.loop.heldout import held_out_callbacks
+from vlsi_cache.training.loop.metricfile import MetricFile
 from vlsi_cache.training.loop.metrics import MetricLines
 from vlsi_cache.training.loop.pieces import align_pieces, num_tokens
 from vlsi_cache.training.loop.rates import FINAL, rate_factor
@@ -85,7 +86,8 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
         arguments = trainer_arguments(run, stage, training)
         lengths = None if stage.schedule.batch_tokens is None else sample_lengths(run)
         lines = MetricLines(steps)
-        callbacks = [lines, checkpointer, *tracker_ends(run.recipe.report_to)]
+        callbacks = [lines, MetricFile(stage.folder), checkpointer]
+        callbacks += tracker_ends(run.recipe.report_to)
         callbacks += held_out_callbacks(training.held_out)
         trainer = _StageTrainer(stage, training, arguments, callbacks, lengths)
         if training.guards_samples:
@@ -290,6 +292,7 @@ class _StageTrainer(GuardedTrainer):
             counts = counts[:1]
         elif self.args.world_size > 1 and self.batch_tokens is not None:
             align_pieces(batch_samples, self.accelerator, device)
+        self._module().tokens_seen += sum(counts)
         return torch.tensor(max(sum(counts), 1), device=device)  # all may have weight 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
