@@ -6,10 +6,10 @@ from pathlib import Path
 
 from vlsi_cache.cli.showing import echo_json, print_table, reading_processes, write_page
 
-__all__ = ["compare_caches", "compare_runs"]
+__all__ = ["show_caches", "show_runs"]
 
 
-def compare_runs(first: str | Path, second: str, html: Path | None, *, as_json: bool) -> None:
+def show_runs(first: str | Path, second: str, html: Path | None, *, as_json: bool) -> None:
     """Print or write what two runs have in common and what not."""
     from vlsi_cache.report.comparison import compare_runs
     from vlsi_cache.report.run.summarizing import summarize_run
@@ -27,7 +27,7 @@ def compare_runs(first: str | Path, second: str, html: Path | None, *, as_json: 
         print_table(comparison_table(compared))
 
 
-def compare_caches(
+def show_caches(
     first: str | Path, second: str, max_samples: int | None, html: Path | None, *, as_json: bool
 ) -> None:
     """Print or write what two caches have in common and what not."""

@@ -75,10 +75,8 @@ def command(
     """
     given = click.get_current_context().params
     asks_for_data = given["data"] is not None
-    if samples and not html and max_samples is not None:
-        raise click.UsageError("--max-samples is for the figures, and --sample shows none")
-    if asks_for_data and not samples and not html:
-        raise click.UsageError("--data is read for --sample and --html alone")
+    if not html:
+        _refuse_without_a_page(samples, max_samples, asks_for_data=asks_for_data)
     if compare is not None:
         _refuse("--compare shows no samples", given, ("samples", "data"))
     if given["cache"] is not None or compare is not None:
@@ -86,14 +84,10 @@ def command(
 
         kind = kind_of(recipe.cache_path)
         if compare is not None:
-            from vlsi_cache.cli.comparing import compare_caches, compare_runs
-
             _validate_kinds(recipe.cache_path, kind, compare)
-            if kind == "cache":
-                compare_caches(recipe.cache_path, compare, max_samples, html, as_json=as_json)
-                return
-            _refuse("a run has no samples", given, ("max_samples",))
-            compare_runs(recipe.cache_path, compare, html, as_json=as_json)
+            if kind == "run":
+                _refuse("a run has no samples", given, ("max_samples",))
+            _compare(recipe.cache_path, kind, compare, max_samples, html, as_json=as_json)
             return
         if kind == "run":
             _refuse("a run has no samples", given, ("samples", "data", "max_samples"))
@@ -101,6 +95,32 @@ def command(
             return
     data = _data(recipe, asks_for_data=asks_for_data, html=html)
     _cache(recipe.cache_path, html, _Shown(samples, data, max_samples), as_json=as_json)
+
+
+def _refuse_without_a_page(
+    samples: tuple[str, ...], max_samples: int | None, *, asks_for_data: bool
+) -> None:
+    if samples and max_samples is not None:
+        raise click.UsageError("--max-samples is for the figures, and --sample shows none")
+    if asks_for_data and not samples:
+        raise click.UsageError("--data is read for --sample and --html alone")
+
+
+def _compare(
+    path: str | Path,
+    kind: str,
+    other: str,
+    max_samples: int | None,
+    html: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from vlsi_cache.cli.comparing import show_caches, show_runs
+
+    if kind == "cache":
+        show_caches(path, other, max_samples, html, as_json=as_json)
+    else:
+        show_runs(path, other, html, as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,7 @@ class TapRecorder:
             dice = uniforms[:, tap]
             if self.k:
                 kept, later_tail = draw_together(
-                    logits[tap], columns, dice, k=self.k, m=self.m, later=later_tail, memory=memory
+                    logits[tap], columns, dice, m=self.m, later=later_tail, memory=memory
                 )
             else:
                 kept, later = draw(

@@ -33,7 +33,6 @@ def draw_together(
     labels: Tensor,
     uniforms: Tensor,
     *,
-    k: int,
     m: int,
     later: DrawnTail | None,
     memory: tuple[Tensor, Tensor] | None = None,
@@ -47,7 +46,7 @@ def draw_together(
         logits: ``[N, V]`` float32, real tokens only, in any order, finite.
         labels: ``[N]`` long, the columns of the tokens that the data holds.
         uniforms: ``[N, 2 + k]`` in [0, 1), independent of one another and of those of other taps.
-        k: likeliest tokens kept, at least 1.
+            k, at least 1, is the number of likeliest tokens that are kept.
         m: draws from the whole distribution, at least 1.
         later: draws of the tap after this one. None for the last tap.
         memory: two buffers ``[N, V]``. The first is kept by the returned ``DrawnTail``. The second
@@ -60,12 +59,10 @@ def draw_together(
     own, scratch = memory or (None, None)
     places, dice, level_dice = uniforms[:, 0], uniforms[:, 1], uniforms[:, 2:]
     probability = torch.softmax(logits, dim=-1, out=own)
-    top = probability.topk(k, dim=-1)
+    top = probability.topk(level_dice.shape[1], dim=-1)
     likeliest = top.indices[:, :1]
-    # As in ``draw``: log Σ exp z = z − log p, and H = log Σ exp z − Σ p z.
     normaliser = logits.gather(1, likeliest) - top.values[:, :1].log()
-    label_log_prob = (logits.gather(1, labels[:, None]) - normaliser)[:, 0]
-    entropy = normaliser[:, 0] - torch.mul(probability, logits, out=scratch).sum(1)
+    read = _entropy_and_label(logits, labels, probability, normaliser, scratch)
     tail = probability.scatter_(1, top.indices, 0.0)
     mass = tail.sum(1, keepdim=True, dtype=uniforms.dtype)
     levels, stored = _random_levels(top.values.to(uniforms.dtype), mass, level_dice)
@@ -75,7 +72,18 @@ def draw_together(
     drawn = coupled_tail_draws(tail, counts, places, m, later, scratch)
     positions = drawn.positions
     ids = torch.cat([top.indices, torch.where(positions < 0, likeliest, positions)], 1)
-    return Kept(ids, levels, *rounded(entropy, label_log_prob, places)), drawn
+    return Kept(ids, levels, *rounded(*read, places)), drawn
+
+
+def _entropy_and_label(
+    logits: Tensor, labels: Tensor, probability: Tensor, normaliser: Tensor, scratch: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the entropy and the label's log-probability, ``[N]`` each.
+
+    As in ``draw``: log Σ exp z = z − log p, and H = log Σ exp z − Σ p z.
+    """
+    label_log_prob = (logits.gather(1, labels[:, None]) - normaliser)[:, 0]
+    return normaliser[:, 0] - torch.mul(probability, logits, out=scratch).sum(1), label_log_prob
 
 
 def _random_levels(top: Tensor, mass: Tensor, dice: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,16 +43,34 @@ class StudentFacts:
 def student_card(facts: StudentFacts) -> str:
     """Return the card of a student: its origin, its figures and its recipe."""
     recipe, cache = facts.recipe, facts.cache
-    base = recipe.student.model or ""
     datasets = [hub_name(name) for name in _data_names(recipe)]
     metadata = {
         "library_name": "transformers",
         "pipeline_tag": "image-text-to-text" if facts.sees_images else "text-generation",
-        "base_model": hub_name(base),
+        "base_model": hub_name(recipe.student.model or ""),
         "datasets": [name for name in datasets if name is not None] or None,
         "tags": [*_TAGS],
     }
-    rows = [("began as", _revised(base, recipe.student.revision))]
+    settings = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"output", "device"})
+    parts = [
+        f"# {facts.name}",
+        "This model is a student of offline distillation: it learned from a record of its "
+        "teacher's distributions, layer by layer."
+        if cache is not None
+        else "This model was fine-tuned on its data, without a teacher.",
+        _table(("", ""), _origin(facts)),
+    ]
+    if facts.figures:
+        figures = [(stage, name, f"{value:.4g}") for stage, name, value in facts.figures]
+        parts += ["## Figures", _table(("stage", "figure", "value"), figures)]
+    parts += ["## Recipe", _fenced("yaml", _yaml(public_settings(settings)))]
+    return _card(metadata, parts)
+
+
+def _origin(facts: StudentFacts) -> list[tuple[str, str]]:
+    """Return what a student was made from, and by what."""
+    recipe, cache = facts.recipe, facts.cache
+    rows = [("began as", _revised(recipe.student.model or "", recipe.student.revision))]
     if cache is not None:
         teacher = cache.manifest.teacher
         rows += [
@@ -61,26 +79,13 @@ def student_card(facts: StudentFacts) -> str:
             ("cache", f"`{cache.digest or 'incomplete when it was read'}`"),
             ("taps of the teacher", _taps(cache)),
         ]
-    rows += [
+    return [
+        *rows,
         ("data", f"{public_name(facts.data)}, {facts.num_samples:,} samples"),
         ("data's fingerprint", f"`{facts.data_fingerprint}`"),
         ("stages", ", ".join(recipe.stages)),
         ("made by", f"vlsi-cache {version('vlsi-cache')}"),
     ]
-    settings = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"output", "device"})
-    parts = [
-        f"# {facts.name}",
-        "This model is a student of offline distillation: it learned from a record of its "
-        "teacher's distributions, layer by layer."
-        if cache is not None
-        else "This model was fine-tuned on its data, without a teacher.",
-        _table(("", ""), rows),
-    ]
-    if facts.figures:
-        figures = [(stage, name, f"{value:.4g}") for stage, name, value in facts.figures]
-        parts += ["## Figures", _table(("stage", "figure", "value"), figures)]
-    parts += ["## Recipe", _fenced("yaml", _yaml(public_settings(settings)))]
-    return _card(metadata, parts)
 
 
 def cache_card(cache: Cache, repository: str) -> str:
@@ -91,25 +96,12 @@ def cache_card(cache: Cache, repository: str) -> str:
         repository: owner and name on the hub.
     """
     manifest = cache.manifest
-    sampling, teacher = manifest.sampling, manifest.teacher
     metadata = {
         "pretty_name": f"Teacher's record of {public_name(manifest.dataset.source)}",
         "tags": [*_TAGS],
         "viewer": False,  # these are no tables
     }
     address = f"hf://datasets/{repository}"
-    rows = [
-        ("teacher", _revised(teacher.name, teacher.revision)),
-        ("teacher's weights", f"`{teacher.weights_fingerprint}`"),
-        ("tokenizer", f"{public_name(manifest.tokenizer.name)}, `{manifest.tokenizer.hash}`"),
-        ("data", f"{public_name(manifest.dataset.source)}, {len(cache):,} samples"),
-        ("data's fingerprint", f"`{manifest.dataset.fingerprint}`"),
-        ("response tokens", f"{cache.num_tokens:,}"),
-        ("taps", _taps(cache)),
-        ("kept of each distribution", f"{sampling.k} most likely tokens, {sampling.m} drawn"),
-        ("digest", f"`{cache.digest}`"),
-        ("made by", f"vlsi-cache {manifest.vlsi_cache_version}"),
-    ]
     commands = (
         f"vlsi-cache inspect {address}\n"
         f"vlsi-cache verify {address}\n"
@@ -123,12 +115,30 @@ def cache_card(cache: Cache, repository: str) -> str:
             "cache of vlsi-cache. Students learn from it without the teacher. It is read in parts, "
             "without a download of the whole.",
             "The records hold the tokens of the responses, but no prompts and no images.",
-            _table(("", ""), rows),
+            _table(("", ""), _contents(cache)),
             "## Use",
             _fenced("sh", commands),
             "Training needs the same conversations: the data's fingerprint is compared.",
         ],
     )
+
+
+def _contents(cache: Cache) -> list[tuple[str, str]]:
+    """Return what a cache holds, and how it came about."""
+    manifest = cache.manifest
+    sampling, teacher = manifest.sampling, manifest.teacher
+    return [
+        ("teacher", _revised(teacher.name, teacher.revision)),
+        ("teacher's weights", f"`{teacher.weights_fingerprint}`"),
+        ("tokenizer", f"{public_name(manifest.tokenizer.name)}, `{manifest.tokenizer.hash}`"),
+        ("data", f"{public_name(manifest.dataset.source)}, {len(cache):,} samples"),
+        ("data's fingerprint", f"`{manifest.dataset.fingerprint}`"),
+        ("response tokens", f"{cache.num_tokens:,}"),
+        ("taps", _taps(cache)),
+        ("kept of each distribution", f"{sampling.k} most likely tokens, {sampling.m} drawn"),
+        ("digest", f"`{cache.digest}`"),
+        ("made by", f"vlsi-cache {manifest.vlsi_cache_version}"),
+    ]
 
 
 def _data_names(recipe: Recipe) -> Iterable[str]:

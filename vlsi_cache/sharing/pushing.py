@@ -41,26 +41,29 @@ def push_to_hub(
         VlsiCacheError: the folder cannot be shared, or the hub refuses.
     """
     upload = plan_upload(Path(path), repository)
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import HfApi
 
     api = HfApi(library_name="vlsi-cache")
     with _plain_errors(repository):
         made = api.create_repo(repository, repo_type=upload.kind, private=private, exist_ok=True)
-        name = made.repo_id
-        there = api.list_repo_files(name, repo_type=upload.kind, revision=revision)
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationDelete(stale) for stale in _stale(upload, there)
-        ]
-        operations.append(CommitOperationAdd(CARD, upload.card.encode()))
-        operations += [CommitOperationAdd(key, file) for key, file in upload.files.items()]
+        there = api.list_repo_files(made.repo_id, repo_type=upload.kind, revision=revision)
         commit = api.create_commit(
-            name,
-            operations,
+            made.repo_id,
+            _operations(upload, there),
             commit_message=message or f"Upload a {_word(upload)} with vlsi-cache",
             repo_type=upload.kind,
             revision=revision,
         )
     return str(commit.commit_url)
+
+
+def _operations(upload: Upload, there: list[str]) -> list[Any]:
+    """Return one commit's operations: stale files go, then all files and the card come."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    deleted = [CommitOperationDelete(stale) for stale in _stale(upload, there)]
+    added = [CommitOperationAdd(key, file) for key, file in upload.files.items()]
+    return [*deleted, CommitOperationAdd(CARD, upload.card.encode()), *added]
 
 
 def _word(upload: Upload) -> str:

@@ -129,59 +129,65 @@ def finetune(
         StageError: the folder holds another run's stage.
     """
     recipe = run.recipe
-    section = recipe.student
-    if source is not None:
-        section = section.model_copy(update={"model": str(source), "revision": None})
+    section = _section(recipe, source)
     student = load_backbone(section, "student", run.device, trains=True, place=run.place)
     original = load_config_of(recipe.student)
 
     def save(module: Finetuning) -> None:
-        folder, card = recipe.student_path, card_of(run, learned_from, original)
-        _save(module, original, section, folder, card)
-        carry_exits(Path(section.model or ""), student.fingerprint, module.model, folder)
+        _save(module, original, section, run, learned_from)
+        source = Path(section.model or "")
+        carry_exits(source, student.fingerprint, module.model, recipe.student_path)
 
     stage = Stage(
         name="finetuning",
         folder=recipe.output / "finetuning",
         result=recipe.student_path,
         schedule=recipe.finetuning,
-        settings={
-            **run.settings(),
-            **student.identity(),
-            "finetuning": recipe.finetuning.decisive(),
-            **({} if cache is None else _record_settings(cache, recipe)),
-            **chosen_by(held_out),
-        },
-        start=lambda: replace(
-            _start(run, student, cache), held_out=held_out_of(held_out, student, recipe)
-        ),
+        settings=_settings(run, student, cache) | chosen_by(held_out),
+        start=lambda: _start(run, student, cache, held_out),
         save=save,
     )
-
     return run_stage(run, stage)
 
 
-def _record_settings(cache: Cache, recipe: Recipe) -> dict[str, object]:
-    tail = recipe.interaction.tail
-    return {"cache": cache.manifest.model_dump(mode="json"), "tail": tail}
+def _section(recipe: Recipe, source: Path | None) -> ModelSection:
+    """Return the recipe's student, or the one in a folder."""
+    if source is None:
+        return recipe.student
+    return recipe.student.model_copy(update={"model": str(source), "revision": None})
+
+
+def _settings(run: Run, student: Backbone, cache: Cache | None) -> dict[str, object]:
+    settings = {
+        **run.settings(),
+        **student.identity(),
+        "finetuning": run.recipe.finetuning.decisive(),
+    }
+    if cache is not None:
+        settings["cache"] = cache.manifest.model_dump(mode="json")
+        settings["tail"] = run.recipe.interaction.tail
+    return settings
 
 
 def _save(
     module: Finetuning,
     original: PreTrainedConfig,
     section: ModelSection,
-    folder: Path,
-    card: str,
+    run: Run,
+    learned_from: Cache | None,
 ) -> None:
     """Save the student under the config and in the dtype of the model that it began as."""
     dtype = saved_dtype(section.dtype, original.dtype)
     module.model.to(dtype=dtype)  # type: ignore[call-arg]
     original.dtype = dtype
     module.model.config = original
-    save_model(module.model, section, folder, card)
+    card = card_of(run, learned_from, original)
+    save_model(module.model, section, run.recipe.student_path, card)
 
 
-def _start(run: Run, student: Backbone, cache: Cache | None) -> Training[Finetuning]:
+def _start(
+    run: Run, student: Backbone, cache: Cache | None, held_out: HeldOutSamples | None
+) -> Training[Finetuning]:
     settings = run.recipe.finetuning
     module = Finetuning(student, settings)
     if settings.gradient_checkpointing:
@@ -213,6 +219,7 @@ def _start(run: Run, student: Backbone, cache: Cache | None) -> Training[Finetun
         callbacks=run.callbacks,
         autocast=student.autocast,
         guards_samples=True,
+        held_out=held_out_of(held_out, student, run.recipe),
     )
 
 

@@ -47,21 +47,13 @@ def interact(
         CacheMismatchError: a sample or its response tokens differ from the cache's.
     """
     folder = run.recipe.output / "interaction"
-    section = run.recipe.interaction
     result = folder / "model"
     stage = Stage(
         name="interaction",
         folder=folder,
         result=result,
-        schedule=section,
-        settings={
-            **run.settings(),
-            **student.identity(),
-            "verbalizers": verbalizers_fingerprint(bank),
-            "cache": cache.manifest.model_dump(mode="json"),
-            "interaction": section.decisive(),
-            **chosen_by(held_out),
-        },
+        schedule=run.recipe.interaction,
+        settings=_settings(run, student, bank, cache) | chosen_by(held_out),
         start=lambda: replace(
             _start(run, student, bank, cache, folder),
             held_out=held_out_of(held_out, student, run.recipe),
@@ -69,6 +61,16 @@ def interact(
         save=lambda module: _save(module, student, run, cache, result),
     )
     return run_stage(run, stage)
+
+
+def _settings(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) -> dict[str, object]:
+    return {
+        **run.settings(),
+        **student.identity(),
+        "verbalizers": verbalizers_fingerprint(bank),
+        "cache": cache.manifest.model_dump(mode="json"),
+        "interaction": run.recipe.interaction.decisive(),
+    }
 
 
 class RestingVerbalizers(TrainerCallback):

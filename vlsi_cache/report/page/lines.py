@@ -113,36 +113,44 @@ def heat_map(matching: Matching, row: int, title: str) -> HeatMap:
     taps, periods = matching.teacher_taps, matching.periods
     width = (WIDTH - LEFT - RIGHT) / len(periods)
     height = (HEIGHT - TOP - BOTTOM) / len(taps)
-    cells, rows = [], []
-    for column, period in enumerate(periods):
-        shares = period.share[row]
-        for line, share in enumerate(shares):
-            if round(share * 100):
-                cells.append((LEFT + column * width, TOP + line * height, round(share * 100)))
-        best = max(range(len(shares)), key=shares.__getitem__)
-        rows.append(
-            (
-                _steps_text(period.first_step, period.last_step),
-                str(taps[best]),
-                f"{shares[best]:.0%}",
-                f"{period.matched_divergence[row]:.3f}",
-            )
-        )
+    cells = tuple(
+        (LEFT + column * width, TOP + line * height, round(share * 100))
+        for column, period in enumerate(periods)
+        for line, share in enumerate(period.share[row])
+        if round(share * 100)
+    )
     names = sparse_names(list(map(str, taps)))
     labelled = sorted({0, len(periods) // 2, len(periods) - 1})
     return HeatMap(
         title=title,
         width=width,
         height=height,
-        cells=tuple(cells),
+        cells=cells,
         names=tuple(
             (TOP + (index + 0.5) * height, name) for index, name in enumerate(names) if name
         ),
         steps=tuple(
             (LEFT + (index + 0.5) * width, f"{periods[index].last_step:,}") for index in labelled
         ),
-        table=Table(("steps", "likeliest teacher tap", "its share", "divergence"), tuple(rows)),
+        table=_likeliest(matching, row),
     )
+
+
+def _likeliest(matching: Matching, row: int) -> Table:
+    """Return the likeliest teacher tap of one student tap, over the steps."""
+    rows = []
+    for period in matching.periods:
+        shares = period.share[row]
+        best = max(range(len(shares)), key=shares.__getitem__)
+        rows.append(
+            (
+                _steps_text(period.first_step, period.last_step),
+                str(matching.teacher_taps[best]),
+                f"{shares[best]:.0%}",
+                f"{period.matched_divergence[row]:.3f}",
+            )
+        )
+    return Table(("steps", "likeliest teacher tap", "its share", "divergence"), tuple(rows))
 
 
 def _line(

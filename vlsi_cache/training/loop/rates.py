@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -180,22 +181,24 @@ def first_step_rate(
         for _, batch in collate_pieces(collate, chosen[start : start + size], settings.batch_tokens)
     ]
     with phase("measuring the gradient, for the learning rate"):
-        parameters = list(measured)
-        rate = _measured_rate(module, parameters, batches, autocast=autocast)
+        measure = partial(_measured_rate, module, list(measured), autocast=autocast)
+        rate = measure(batches)
         if rate is None:
-            alone = [collate([index]) for index in chosen]
-            batches = [
-                batch
-                for batch in alone
-                if _measured_rate(module, parameters, [batch], autocast=autocast) is not None
-            ]
-            logger.warning(
-                "%d of %d samples are not measured, because their loss or gradient is not finite",
-                len(chosen) - len(batches),
-                len(chosen),
-            )
-            rate = _measured_rate(module, parameters, batches, autocast=autocast)
+            rate = measure(_sound([collate([index]) for index in chosen], measure))
         return _HIGHEST if rate is None else rate
+
+
+def _sound(
+    samples: list[dict[str, Any]], measure: Callable[[list[dict[str, Any]]], float | None]
+) -> list[dict[str, Any]]:
+    """Return the samples whose rate can be measured."""
+    sound = [sample for sample in samples if measure([sample]) is not None]
+    logger.warning(
+        "%d of %d samples are not measured, because their loss or gradient is not finite",
+        len(samples) - len(sound),
+        len(samples),
+    )
+    return sound
 
 
 def _measured_rate(

@@ -103,13 +103,19 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     if trainer.unsound is not None:
         run.reminders.extend(filter(None, [trainer.unsound.summary()]))
     run.figures[stage.name] = lines.last
+    run.reminders.extend(_losses_reminder(stage, trainer))
+
+
+def _losses_reminder(stage: Stage[Any], trainer: _StageTrainer) -> list[str]:
+    """Return what the run says at its end if the losses ended badly."""
     problem = trainer.guard.find_problem()
-    if problem is not None:
-        rate = arguments.learning_rate
-        run.reminders.append(
-            f"{stage.name}: {problem}. The result may be worse than what it began with. Delete "
-            f"{stage.folder}, then train it with a learning_rate below {rate:.2g}"
-        )
+    if problem is None:
+        return []
+    return [
+        f"{stage.name}: {problem}. The result may be worse than what it began with. Delete "
+        f"{stage.folder}, then train it with a learning_rate below "
+        f"{trainer.args.learning_rate:.2g}"
+    ]
 
 
 def _unsound_samples(run: Run, stage: Stage[Any], training: Training[Any]) -> UnsoundSamples:

@@ -83,22 +83,7 @@ def encode_together(kept: NDArray[np.int32], k: int) -> bytes:
     owners = np.repeat(np.flatnonzero(filled), num_taps)
     taps = np.tile(np.arange(num_taps), int(filled.sum()))
     is_drawn = (draws[:, :, None] != top[:, None]).all(-1)
-    row, _ = np.nonzero(is_drawn)
-    bound = int(max(top.max(initial=0), draws.max(initial=0))) + 1
-    likely = (owners[:, None] * bound + top).ravel()
-    drawn, counts = np.unique(
-        (owners[row] * bound + draws[is_drawn]) * num_taps + taps[row], return_counts=True
-    )
-    pooled = np.unique(np.concatenate([likely, drawn // num_taps]))
-    likely_at = np.sort(np.searchsorted(pooled, likely) * num_taps + np.repeat(taps, k))
-    if (np.diff(likely_at) == 0).any():
-        raise ValueError("the most likely ids are not distinct")
-    pool = _Pool(
-        np.bincount(pooled // bound, minlength=num_tokens),
-        pooled % bound,
-        Entries(likely_at // num_taps, likely_at % num_taps),
-        Entries(np.searchsorted(pooled, drawn // num_taps), drawn % num_taps),
-    )
+    pool, counts = _pooled(top, draws, is_drawn, owners * num_taps + taps, (num_tokens, num_taps))
     streams = StreamWriter()
     _put_pool(streams, pool, num_taps)
     _put_order(streams, top.argsort(1).argsort(1))
@@ -107,6 +92,49 @@ def encode_together(kept: NDArray[np.int32], k: int) -> bytes:
     _put_levels(streams, levels, is_drawn.sum(1), num_draws)
     _put_codes(streams, codes, levels[:, 0], num_taps)
     return streams.content()
+
+
+def _pooled(
+    top: Ints,
+    draws: Ints,
+    is_drawn: NDArray[np.bool_],
+    places: Ints,
+    shape: tuple[int, int],
+) -> tuple[_Pool, Ints]:
+    """Join what the taps of a token hold.
+
+    Args:
+        top: ``[R, k]``, ids of the most likely.
+        draws: ``[R, m]``, ids of the draws.
+        is_drawn: ``[R, m]``, whether a draw is none of the k.
+        places: ``[R]``, token · L + tap of each row.
+        shape: n tokens and L taps.
+
+    Returns:
+        The pool, and how often each of its drawn entries was drawn.
+
+    Raises:
+        ValueError: the k are not distinct.
+    """
+    num_tokens, num_taps = shape
+    owners, taps = np.divmod(places, num_taps)
+    row, _ = np.nonzero(is_drawn)
+    bound = int(max(top.max(initial=0), draws.max(initial=0))) + 1
+    likely = (owners[:, None] * bound + top).ravel()
+    drawn, counts = np.unique(
+        (owners[row] * bound + draws[is_drawn]) * num_taps + taps[row], return_counts=True
+    )
+    pooled = np.unique(np.concatenate([likely, drawn // num_taps]))
+    likely_at = np.sort(np.searchsorted(pooled, likely) * num_taps + np.repeat(taps, top.shape[1]))
+    if (np.diff(likely_at) == 0).any():
+        raise ValueError("the most likely ids are not distinct")
+    pool = _Pool(
+        np.bincount(pooled // bound, minlength=num_tokens),
+        pooled % bound,
+        Entries(likely_at // num_taps, likely_at % num_taps),
+        Entries(np.searchsorted(pooled, drawn // num_taps), drawn % num_taps),
+    )
+    return pool, counts
 
 
 def decode_together(content: bytes, shape: tuple[int, int, int], k: int) -> NDArray[np.int32]:
