@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsi_cache.data.selecting import choose_samples, disagreement, sample_figures
+from vlsi_cache.data.selecting import choose_by_figure, disagreement, sample_figures
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.recipe import SelectSection
 from vlsi_cache.sampling.draws import coupled_draws
@@ -111,7 +111,7 @@ def test_a_part_is_a_stretch_of_the_ranks_and_ties_follow_the_content(
     figures = np.array([figure for figure, _ in samples])
     keys = _keys([content for _, content in samples])
     section = SelectSection(by="entropy", keep=keep, order=order)
-    choice = choose_samples(figures, keys, section)
+    choice = choose_by_figure(figures, keys, section)
     ranks = sorted(
         (figures[index], keys[index].tobytes(), index)
         for index in range(len(samples))
@@ -131,7 +131,7 @@ def test_bounds_belong_to_what_they_choose(
 ) -> None:
     figures = np.array([figure for figure, _ in samples])
     section = SelectSection(by="entropy", between=between)
-    choice = choose_samples(figures, _keys([content for _, content in samples]), section)
+    choice = choose_by_figure(figures, _keys([content for _, content in samples]), section)
     least = -9.0 if between[0] is None else between[0]
     greatest = 9.0 if between[1] is None else between[1]
     expected = [i for i, figure in enumerate(figures) if least <= figure <= greatest]
@@ -144,7 +144,7 @@ def test_a_report_has_the_counts_and_the_ranges_on_either_side() -> None:
 
     def report(order: Any, keep: float = 0.5) -> str:
         section = SelectSection(by="entropy", keep=keep, order=order)
-        return choose_samples(figures, keys, section).report()
+        return choose_by_figure(figures, keys, section).report()
 
     assert report("middle") == (
         "2 of 4 samples are chosen, from 1 to 2. Left out: 1 from 0.5 to 0.5 and 1 from 4 to 4"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.recipe import SelectSection
 
-__all__ = ["Choice", "choose_samples", "disagreement", "sample_figures"]
+__all__ = ["Choice", "choose_by_figure", "disagreement", "sample_figures"]
 
 Floats = NDArray[np.float64]
 
@@ -95,7 +95,7 @@ class Choice:
         )
 
 
-def choose_samples(figures: Floats, keys: NDArray[np.uint8], section: SelectSection) -> Choice:
+def choose_by_figure(figures: Floats, keys: NDArray[np.uint8], section: SelectSection) -> Choice:
     """Choose among the samples that have a figure.
 
     Args:

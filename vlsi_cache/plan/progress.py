@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vlsi_cache.plan.steps import PlannedStageName
 from vlsi_cache.recipe import Recipe
+from vlsi_cache.stagefiles import StageRecord
 from vlsi_cache.store import Cache, is_begun, open_cache
-from vlsi_cache.training.folders.stage_folder import StageRecord
 
 __all__ = ["is_finished", "num_recorded", "opened_cache", "stages_of"]
 

@@ -39,30 +39,26 @@ def draw_together(
 ) -> tuple[Kept, DrawnTail]:
     """Keep the k likeliest tokens, and those of m draws that are none of them.
 
-    The number of draws beyond the k is m times their mass as it is stored, rounded up or down at
-    random. The draws are coupled to those of the tap after this one.
+    Their number is m times their mass as it is stored, rounded up or down at random.
 
     Args:
         logits: ``[N, V]`` float32, real tokens only, in any order, finite.
         labels: ``[N]`` long, the columns of the tokens that the data holds.
-        uniforms: ``[N, 2 + k]`` in [0, 1), independent of one another and of those of other taps.
-            k, at least 1, is the number of likeliest tokens that are kept.
+        uniforms: ``[N, 2 + k]`` in [0, 1), independent; k ≥ 1 likeliest tokens are kept.
         m: draws from the whole distribution, at least 1.
         later: draws of the tap after this one. None for the last tap.
-        memory: two buffers ``[N, V]``. The first is kept by the returned ``DrawnTail``. The second
-            is overwritten. None to allocate both.
+        memory: two buffers ``[N, V]``; the returned ``DrawnTail`` keeps the first.
 
     Returns:
-        The record, whose ids are columns of ``logits``, and the draws that the tap before this one
-        may share. Draws of the k likeliest tokens are written as the likeliest.
+        The record, whose ids are columns of ``logits``, with draws of the k likeliest tokens
+        written as the likeliest, and the draws that the tap before this one may share.
     """
     own, scratch = memory or (None, None)
     places, dice, level_dice = uniforms[:, 0], uniforms[:, 1], uniforms[:, 2:]
     probability = torch.softmax(logits, dim=-1, out=own)
     top = probability.topk(level_dice.shape[1], dim=-1)
     likeliest = top.indices[:, :1]
-    normaliser = logits.gather(1, likeliest) - top.values[:, :1].log()
-    read = _entropy_and_label(logits, labels, probability, normaliser, scratch)
+    read = _entropy_and_label(logits, labels, probability, likeliest, scratch)
     tail = probability.scatter_(1, top.indices, 0.0)
     mass = tail.sum(1, keepdim=True, dtype=uniforms.dtype)
     levels, stored = _random_levels(top.values.to(uniforms.dtype), mass, level_dice)
@@ -70,18 +66,18 @@ def draw_together(
     counts = (m * stored + dice).floor().clamp_(max=m).long()
     tail.mul_((counts[:, None] / mass.clamp_min(torch.finfo(tail.dtype).tiny)).to(tail.dtype))
     drawn = coupled_tail_draws(tail, counts, places, m, later, scratch)
-    positions = drawn.positions
-    ids = torch.cat([top.indices, torch.where(positions < 0, likeliest, positions)], 1)
+    ids = torch.cat([top.indices, torch.where(drawn.positions < 0, likeliest, drawn.positions)], 1)
     return Kept(ids, levels, *rounded(*read, places)), drawn
 
 
 def _entropy_and_label(
-    logits: Tensor, labels: Tensor, probability: Tensor, normaliser: Tensor, scratch: Tensor | None
+    logits: Tensor, labels: Tensor, probability: Tensor, likeliest: Tensor, scratch: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return the entropy and the label's log-probability, ``[N]`` each.
 
     As in ``draw``: log Σ exp z = z − log p, and H = log Σ exp z − Σ p z.
     """
+    normaliser = logits.gather(1, likeliest) - probability.gather(1, likeliest).log()
     label_log_prob = (logits.gather(1, labels[:, None]) - normaliser)[:, 0]
     return normaliser[:, 0] - torch.mul(probability, logits, out=scratch).sum(1), label_log_prob
 

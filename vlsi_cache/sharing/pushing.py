@@ -24,8 +24,7 @@ def push_to_hub(
 ) -> str:
     """Upload a finished student, or a complete cache, with its card.
 
-    The repository is made if there is none: a model's for a student, a dataset's for a cache. All
-    files come by one commit. What is on the hub already is not sent again.
+    The repository is made if there is none: a model's for a student, a dataset's for a cache.
 
     Args:
         path: folder of the student or of the cache.

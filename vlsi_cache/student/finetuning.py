@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,12 +131,7 @@ def finetune(
     section = _section(recipe, source)
     student = load_backbone(section, "student", run.device, trains=True, place=run.place)
     original = load_config_of(recipe.student)
-
-    def save(module: Finetuning) -> None:
-        _save(module, original, section, run, learned_from)
-        source = Path(section.model or "")
-        carry_exits(source, student.fingerprint, module.model, recipe.student_path)
-
+    began_as = student.fingerprint
     stage = Stage(
         name="finetuning",
         folder=recipe.output / "finetuning",
@@ -145,7 +139,7 @@ def finetune(
         schedule=recipe.finetuning,
         settings=_settings(run, student, cache) | chosen_by(held_out),
         start=lambda: _start(run, student, cache, held_out),
-        save=save,
+        save=lambda module: _save(module, original, section, run, began_as, learned_from),
     )
     return run_stage(run, stage)
 
@@ -174,6 +168,7 @@ def _save(
     original: PreTrainedConfig,
     section: ModelSection,
     run: Run,
+    began_as: str,
     learned_from: Cache | None,
 ) -> None:
     """Save the student under the config and in the dtype of the model that it began as."""
@@ -181,8 +176,9 @@ def _save(
     module.model.to(dtype=dtype)  # type: ignore[call-arg]
     original.dtype = dtype
     module.model.config = original
-    card = card_of(run, learned_from, original)
-    save_model(module.model, section, run.recipe.student_path, card)
+    folder, card = run.recipe.student_path, card_of(run, learned_from, original)
+    save_model(module.model, section, folder, card)
+    carry_exits(Path(section.model or ""), began_as, module.model, folder)
 
 
 def _start(

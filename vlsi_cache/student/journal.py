@@ -10,7 +10,7 @@ from torch import Tensor
 from vlsi_cache.stagefiles import JOURNAL_FILE, JournalLine
 from vlsi_cache.training.folders.lines import keep_lines
 
-__all__ = ["JOURNAL_FILE", "JournalLine", "MatchingJournal"]
+__all__ = ["MatchingJournal"]
 
 
 class MatchingJournal:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vlsi_cache.data.selecting import Choice, choose_samples, sample_figures
+from vlsi_cache.data.selecting import Choice, choose_by_figure, sample_figures
 from vlsi_cache.errors import StageError
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import SelectSection
@@ -87,4 +87,4 @@ def _choice(cache: Cache, section: SelectSection) -> Choice:
     ]
     figures = np.concatenate([found for found, _ in shards])
     keys = np.concatenate([keys for _, keys in shards])
-    return choose_samples(figures, keys, section)
+    return choose_by_figure(figures, keys, section)

@@ -19,7 +19,7 @@ from vlsi_cache.report.page.geometry import (
 )
 from vlsi_cache.report.page.shapes import HeatMap, Line, LinePlot, Table
 from vlsi_cache.report.run.summary import Matching, Metric, MetricPoint
-from vlsi_cache.report.run.words import tick_text, value_text
+from vlsi_cache.report.run.words import metric_text, tick_text
 
 __all__ = ["Range", "Series", "heat_map", "line_plot", "range_of"]
 
@@ -176,7 +176,7 @@ def _line(
             (
                 place(point.step),
                 height(point.mean),
-                f"{line.name}, step {point.step:,}: {value_text(line.metric.name, point.mean)}",
+                f"{line.name}, step {point.step:,}: {metric_text(line.metric.name, point.mean)}",
             )
             for point in points
             if has_dots
@@ -215,7 +215,7 @@ def _table(lines: Sequence[Series], most: int) -> Table:
         tuple(
             (
                 f"{step:,}",
-                *(value_text(unit, line[step]) if step in line else "–" for line in values),
+                *(metric_text(unit, line[step]) if step in line else "–" for line in values),
             )
             for step in steps
         ),

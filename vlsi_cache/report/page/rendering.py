@@ -19,7 +19,7 @@ from vlsi_cache.report.sample import SampleView
 from vlsi_cache.report.words import MOST_OF_NAME, lacking_text, setting_rows, tap_name
 from vlsi_cache.store.cache.summary import CacheSummary
 
-__all__ = ["MAX_PAGE_BYTES", "MAX_PAGE_SAMPLES", "CachePage", "render_page"]
+__all__ = ["MAX_PAGE_SAMPLES", "CachePage", "render_page"]
 
 MAX_PAGE_SAMPLES: Final = 50
 """Most samples of a page."""

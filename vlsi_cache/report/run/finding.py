@@ -10,9 +10,9 @@ from vlsi_cache.errors import CacheError, StageError, printable
 from vlsi_cache.stagefiles import STAGE_FILE
 from vlsi_cache.store import is_begun
 
-__all__ = ["Kind", "find_stages", "kind_of"]
+__all__ = ["PlaceKind", "find_stages", "kind_of"]
 
-Kind = Literal["cache", "run"]
+PlaceKind = Literal["cache", "run"]
 
 _ORDER: Final = ("teacher-verbalizers", "student-verbalizers", "interaction", "finetuning")
 _MANIFEST: Final = "manifest.json"
@@ -20,7 +20,7 @@ _NAMED: Final = 6
 """Files that an error names."""
 
 
-def kind_of(path: str | Path) -> Kind:
+def kind_of(path: str | Path) -> PlaceKind:
     """Return what a folder or URL holds. A URL is a cache's.
 
     Raises:

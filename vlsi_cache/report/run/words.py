@@ -12,6 +12,7 @@ from vlsi_cache.report.words import MOST_OF_NAME, bytes_text
 
 __all__ = [
     "cache_text",
+    "metric_text",
     "metric_title",
     "pace_cells",
     "pace_rows",
@@ -19,7 +20,6 @@ __all__ = [
     "tap_of",
     "tick_text",
     "value_of",
-    "value_text",
 ]
 
 _TAP: Final = re.compile(r"(?:(.*)_)?tap_(\d+)")
@@ -62,10 +62,10 @@ def metric_title(name: str) -> str:
 
 def value_of(metric: Metric, value: float) -> str:
     """Return a value of a metric in its unit."""
-    return value_text(metric.name, value)
+    return metric_text(metric.name, value)
 
 
-def value_text(name: str, value: float) -> str:
+def metric_text(name: str, value: float) -> str:
     """Return a value of a named metric in its unit."""
     if name.endswith("_bytes"):
         return bytes_text(round(value))

@@ -14,7 +14,7 @@ from vlsi_cache.store.cache.distances import compared_share
 from vlsi_cache.store.cache.tally import Tally
 from vlsi_cache.store.shards.records import ShardRecord
 
-__all__ = ["CountedShards", "count_shards", "new_tally"]
+__all__ = ["CountedShards", "new_tally", "tally_shards"]
 
 _PART_TOKENS: Final = 2**16
 """Tokens that are in memory at once, unless one sample has more."""
@@ -39,7 +39,7 @@ def new_tally(manifest: CacheManifest, num_tokens: int) -> Tally:
     return Tally(num_taps, compared_share(num_tokens, num_taps, kept))
 
 
-def count_shards(
+def tally_shards(
     cache: CountedShards, shards: Sequence[int], num_tokens: int, processes: int
 ) -> Tally:
     """Read some shards once, part by part.

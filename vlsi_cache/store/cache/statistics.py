@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypedDict
 import numpy as np
 
 from vlsi_cache.manifest import CacheManifest, Sampling, TeacherIdentity, TokenizerIdentity
-from vlsi_cache.store.cache.counting import count_shards, new_tally
+from vlsi_cache.store.cache.counting import new_tally, tally_shards
 from vlsi_cache.store.cache.summary import CacheSummary, TapErrors, TapSummary
 from vlsi_cache.store.cache.tally import MEASURES, Tally
 from vlsi_cache.store.shards.layout import token_bytes
@@ -85,7 +85,7 @@ def summarize_cache(
     total = _count_samples(manifest, missing)
     if max_samples is None or max_samples >= total:
         present = cache.present_shards()
-        tally = count_shards(cache, present, cache.num_tokens, processes)
+        tally = tally_shards(cache, present, cache.num_tokens, processes)
         # a growing cache may have gained shards since its missing ones were found
         missing = sorted({*range(manifest.num_shards)} - {*present})
         arrays = cache.array_bytes()

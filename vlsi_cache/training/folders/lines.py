@@ -8,7 +8,7 @@ from vlsi_cache.errors import StageError
 from vlsi_cache.files import write_whole
 from vlsi_cache.stagefiles import SteppedLine
 
-__all__ = ["SteppedLine", "keep_lines"]
+__all__ = ["keep_lines"]
 
 
 def keep_lines(path: Path, model: type[SteppedLine], step: int) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from vlsi_cache.training.folders.lines import SteppedLine, keep_lines
+from vlsi_cache.stagefiles import SteppedLine
+from vlsi_cache.training.folders.lines import keep_lines
 
 __all__ = ["MEASUREMENTS_FILE", "MeasurementJournal", "MeasurementLine", "read_measurements"]
 

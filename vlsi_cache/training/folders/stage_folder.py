@@ -21,7 +21,7 @@ from vlsi_cache.stagefiles import STAGE_FILE, StageRecord
 from vlsi_cache.training.folders.checkpoints import discard_checkpoints, remove_torn_checkpoints
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
 
-__all__ = ["StageFolder", "StageRecord", "one_job_at_a_time"]
+__all__ = ["StageFolder", "one_job_at_a_time"]
 
 _LOCK: Final = ".lock"
 _FILE: Final = STAGE_FILE

@@ -14,7 +14,7 @@ from vlsi_cache.training.loop.groups import Group
 from vlsi_cache.training.loop.guard import LossGuard
 from vlsi_cache.training.loop.heldout import MeasuringTrainer
 from vlsi_cache.training.loop.pieces import pieces_of, without_sync
-from vlsi_cache.training.loop.redoing import Passes, Redo, StepStart, are_finite
+from vlsi_cache.training.loop.redoing import Redo, StepPasses, StepStart, are_finite
 from vlsi_cache.training.loop.unsound import TOGETHER, UnsoundSamples
 from vlsi_cache.training.processes import gathered_numbers
 from vlsi_cache.training.sharding import whole
@@ -125,7 +125,7 @@ class GuardedTrainer(MeasuringTrainer):
         Raises:
             StageError: they are not to be left out, or most samples of many steps are.
         """
-        passes = Passes(
+        passes = StepPasses(
             self._module(),
             lambda indices: self.training.collate([self.training.dataset[i] for i in indices]),
             partial(self._run, model),

@@ -21,7 +21,7 @@ from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import gathered, gathered_numbers, raise_together
 from vlsi_cache.training.sharding import whole
 
-__all__ = ["Passes", "Redo", "StepStart", "are_finite", "gradient_norm"]
+__all__ = ["Redo", "StepPasses", "StepStart", "are_finite", "gradient_norm"]
 
 Piece = tuple[tuple[int, ...], int]
 """Indices of a pass's samples, and its weight."""
@@ -41,7 +41,7 @@ class StepStart:
 
 
 @dataclass(frozen=True, slots=True)
-class Passes:
+class StepPasses:
     """How a stage runs the passes of a step."""
 
     module: StageModule
@@ -64,7 +64,7 @@ class Redo:
         count: response tokens of the step.
     """
 
-    def __init__(self, passes: Passes, start: StepStart, count: Tensor) -> None:
+    def __init__(self, passes: StepPasses, start: StepStart, count: Tensor) -> None:
         self._passes = passes
         self._start = start
         self._count = count

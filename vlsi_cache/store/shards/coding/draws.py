@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vlsi_cache.manifest import MAX_DRAWS, MAX_POOL
 from vlsi_cache.store.shards.coding.pools import (
-    Entries,
+    PooledEntries,
     count_distinct,
     gaps_of,
     ids_of,
@@ -86,7 +86,7 @@ def decode_draws(content: bytes, shape: tuple[int, int, int]) -> NDArray[np.int3
     return drawn.reshape(shape)
 
 
-def _find_entries(draws: NDArray[np.int32]) -> tuple[Ints, Ints, Entries, Ints]:
+def _find_entries(draws: NDArray[np.int32]) -> tuple[Ints, Ints, PooledEntries, Ints]:
     """Return each token's number of ids ``[n]``, the ids ``[P]``, the entries and counts ``[E]``.
 
     A count is how often the tap of an entry drew its id.
@@ -102,7 +102,7 @@ def _find_entries(draws: NDArray[np.int32]) -> tuple[Ints, Ints, Entries, Ints]:
     found, counts = np.unique(keys[~holes], return_counts=True)
     pooled, id_index = np.unique(found // num_taps, return_inverse=True)
     sizes = np.bincount(pooled // bound, minlength=num_tokens)
-    return sizes, pooled % bound, Entries(id_index, found % num_taps), counts
+    return sizes, pooled % bound, PooledEntries(id_index, found % num_taps), counts
 
 
 def _validate_shape(num_taps: int, num_draws: int) -> None:

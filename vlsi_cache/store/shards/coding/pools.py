@@ -13,7 +13,7 @@ import numpy as np
 from vlsi_cache.store.shards.coding.streams import Ints, StreamReader, StreamWriter
 
 __all__ = [
-    "Entries",
+    "PooledEntries",
     "count_distinct",
     "gaps_of",
     "ids_of",
@@ -33,7 +33,7 @@ Ids ascend, and those of frequent tokens are small and dense. So gaps grow with 
 class has its own frequencies, and its own Huffman codes."""
 
 
-class Entries(NamedTuple):
+class PooledEntries(NamedTuple):
     """The pairs of an id and a tap that has it, in the order of token, id, tap."""
 
     id_index: Ints
@@ -91,7 +91,7 @@ def take_gaps(streams: StreamReader, sizes: Ints) -> Ints:
     return gaps
 
 
-def put_taps(streams: StreamWriter, num_ids: int, entries: Entries, num_taps: int) -> None:
+def put_taps(streams: StreamWriter, num_ids: int, entries: PooledEntries, num_taps: int) -> None:
     """Put the taps of so many ids, a bit for each."""
     for first in range(0, num_taps, 8):
         here = (entries.tap_index >= first) & (entries.tap_index < first + 8)
@@ -100,7 +100,7 @@ def put_taps(streams: StreamWriter, num_ids: int, entries: Entries, num_taps: in
         streams.put(np.packbits(bits, axis=1, bitorder="little")[:, 0])
 
 
-def take_entries(streams: StreamReader, num_ids: int, num_taps: int, most: int) -> Entries:
+def take_entries(streams: StreamReader, num_ids: int, num_taps: int, most: int) -> PooledEntries:
     """Take the taps of so many ids, which ``put_taps`` wrote.
 
     Raises:
@@ -118,9 +118,9 @@ def take_entries(streams: StreamReader, num_ids: int, num_taps: int, most: int) 
         places = np.flatnonzero(bits.reshape(-1).view(np.bool_))
         id_index.append(places >> 3)
         tap_index.append((places & 7) + first)
-    entries = Entries(np.concatenate(id_index), np.concatenate(tap_index))
+    entries = PooledEntries(np.concatenate(id_index), np.concatenate(tap_index))
     by_id = np.argsort(entries.id_index, kind="stable")
-    return Entries(entries.id_index[by_id], entries.tap_index[by_id])
+    return PooledEntries(entries.id_index[by_id], entries.tap_index[by_id])
 
 
 # A tap has m draws. If it drew d distinct ids, they share m - d further draws, so counts have
@@ -153,7 +153,7 @@ def _classes(sizes: Ints) -> Ints:
     return classes
 
 
-def rows_of(sizes: Ints, entries: Entries, num_taps: int) -> Ints:
+def rows_of(sizes: Ints, entries: PooledEntries, num_taps: int) -> Ints:
     """``[E]``: token and tap of each entry, as one number."""
     tokens = np.repeat(np.arange(len(sizes)), sizes)
     rows: Ints = tokens[entries.id_index] * num_taps + entries.tap_index

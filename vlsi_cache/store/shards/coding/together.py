@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vlsi_cache.levels import FRACTIONS, TAILS, are_levels
 from vlsi_cache.manifest import MAX_DRAWS, MAX_POOL
 from vlsi_cache.store.shards.coding.pools import (
-    Entries,
+    PooledEntries,
     count_distinct,
     gaps_of,
     ids_of,
@@ -58,8 +58,8 @@ class _Pool(NamedTuple):
     """``[n]``: each token's number of ids."""
     ids: Ints
     """``[P]``."""
-    top: Entries
-    drawn: Entries
+    top: PooledEntries
+    drawn: PooledEntries
 
 
 def encode_together(kept: NDArray[np.int32], k: int) -> bytes:
@@ -101,7 +101,7 @@ def _pooled(
     places: Ints,
     shape: tuple[int, int],
 ) -> tuple[_Pool, Ints]:
-    """Join what the taps of a token hold.
+    """Join what the taps of a token hold, and count how often each drawn entry was drawn.
 
     Args:
         top: ``[R, k]``, ids of the most likely.
@@ -109,9 +109,6 @@ def _pooled(
         is_drawn: ``[R, m]``, whether a draw is none of the k.
         places: ``[R]``, token · L + tap of each row.
         shape: n tokens and L taps.
-
-    Returns:
-        The pool, and how often each of its drawn entries was drawn.
 
     Raises:
         ValueError: the k are not distinct.
@@ -131,8 +128,8 @@ def _pooled(
     pool = _Pool(
         np.bincount(pooled // bound, minlength=num_tokens),
         pooled % bound,
-        Entries(likely_at // num_taps, likely_at % num_taps),
-        Entries(np.searchsorted(pooled, drawn // num_taps), drawn % num_taps),
+        PooledEntries(likely_at // num_taps, likely_at % num_taps),
+        PooledEntries(np.searchsorted(pooled, drawn // num_taps), drawn % num_taps),
     )
     return pool, counts
 
@@ -197,7 +194,7 @@ def _put_pool(streams: StreamWriter, pool: _Pool, num_taps: int) -> None:
     for members in _parts(pool.top, len(pool.ids)):
         here = np.isin(pool.drawn.id_index, members)
         index = np.searchsorted(members, pool.drawn.id_index[here])
-        put_taps(streams, len(members), Entries(index, pool.drawn.tap_index[here]), num_taps)
+        put_taps(streams, len(members), PooledEntries(index, pool.drawn.tap_index[here]), num_taps)
 
 
 def _take_pool(streams: StreamReader, shape: tuple[int, int, int], k: int) -> _Pool:
@@ -216,7 +213,7 @@ def _take_pool(streams: StreamReader, shape: tuple[int, int, int], k: int) -> _P
         tap_index.append(part.tap_index)
     found, taps = np.concatenate(id_index), np.concatenate(tap_index)
     order = np.argsort(found, kind="stable")
-    drawn = Entries(found[order], taps[order])
+    drawn = PooledEntries(found[order], taps[order])
     both = np.concatenate([top.id_index, found])
     if not np.bincount(both, minlength=len(ids)).all():
         raise ValueError("an id without a tap")
@@ -226,7 +223,7 @@ def _take_pool(streams: StreamReader, shape: tuple[int, int, int], k: int) -> _P
     return _Pool(sizes, ids, top, drawn)
 
 
-def _parts(top: Entries, num_ids: int) -> tuple[Ints, Ints]:
+def _parts(top: PooledEntries, num_ids: int) -> tuple[Ints, Ints]:
     """Return the ids that are never among the most likely ones, and those that are."""
     likely = np.bincount(top.id_index, minlength=num_ids) > 0
     return np.flatnonzero(~likely), np.flatnonzero(likely)
