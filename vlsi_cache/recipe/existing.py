@@ -25,6 +25,7 @@ from vlsi_cache.recipe.sources import DataSection
 
 __all__ = [
     "DATA_FORMS",
+    "DATA_SUFFIXES",
     "expand_pattern",
     "is_there",
     "looks_local",
@@ -42,7 +43,7 @@ DATA_FORMS: Final = (
     "a .jsonl, .json or .parquet file, a folder of datasets or Parquet, or a hub name"
 )
 Role = Literal["teacher", "student"]
-_SUFFIXES: Final = (
+DATA_SUFFIXES: Final = (
     ".jsonl",
     ".json",
     ".ndjson",
@@ -199,7 +200,7 @@ def validate_data_name(name: str) -> None:
         return
     is_hub_name = _HUB_NAME.fullmatch(name) and len(name) <= _MOST_NAME_CHARACTERS
     is_beside_files = "/" in name and is_there(path.parent)
-    if not is_hub_name or path.suffix.lower() in _SUFFIXES or is_beside_files:
+    if not is_hub_name or path.suffix.lower() in DATA_SUFFIXES or is_beside_files:
         raise DataError(
             "there is no such data file or folder",
             where=(name if len(name) <= _MOST_NAME_CHARACTERS else excerpt(name)) or "data",

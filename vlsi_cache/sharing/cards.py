@@ -10,7 +10,12 @@ from typing import Any, Final
 import yaml
 
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.sharing.names import hub_name, public_name, public_settings
+from vlsi_cache.recipe.publicnames import (
+    hub_name,
+    public_name,
+    public_settings,
+    public_source,
+)
 from vlsi_cache.store import Cache
 
 __all__ = ["StudentFacts", "cache_card", "student_card"]
@@ -81,7 +86,7 @@ def _origin(facts: StudentFacts) -> list[tuple[str, str]]:
         ]
     return [
         *rows,
-        ("data", f"{public_name(facts.data)}, {facts.num_samples:,} samples"),
+        ("data", f"{public_source(facts.data)}, {facts.num_samples:,} samples"),
         ("data's fingerprint", f"`{facts.data_fingerprint}`"),
         ("stages", ", ".join(recipe.stages)),
         ("made by", f"vlsi-cache {version('vlsi-cache')}"),
@@ -97,7 +102,7 @@ def cache_card(cache: Cache, repository: str) -> str:
     """
     manifest = cache.manifest
     metadata = {
-        "pretty_name": f"Teacher's record of {public_name(manifest.dataset.source)}",
+        "pretty_name": f"Teacher's record of {public_source(manifest.dataset.source)}",
         "tags": [*_TAGS],
         "viewer": False,  # these are no tables
     }
@@ -131,7 +136,7 @@ def _contents(cache: Cache) -> list[tuple[str, str]]:
         ("teacher", _revised(teacher.name, teacher.revision)),
         ("teacher's weights", f"`{teacher.weights_fingerprint}`"),
         ("tokenizer", f"{public_name(manifest.tokenizer.name)}, `{manifest.tokenizer.hash}`"),
-        ("data", f"{public_name(manifest.dataset.source)}, {len(cache):,} samples"),
+        ("data", f"{public_source(manifest.dataset.source)}, {len(cache):,} samples"),
         ("data's fingerprint", f"`{manifest.dataset.fingerprint}`"),
         ("response tokens", f"{cache.num_tokens:,}"),
         ("taps", _taps(cache)),

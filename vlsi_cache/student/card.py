@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlsi_cache.recipe import HeldOutSection
+from vlsi_cache.data.reading.sources import describe_section
+from vlsi_cache.recipe import DataSection, HeldOutSection
+from vlsi_cache.recipe.publicnames import public_settings
 from vlsi_cache.sharing import StudentFacts, student_card
 from vlsi_cache.store import Cache
 from vlsi_cache.training import Run
 from vlsi_cache.training.folders.measurements import MeasurementLine, read_measurements
 
-__all__ = ["card_of"]
+__all__ = ["card_of", "public_data"]
 
 _STAGES = ("interaction", "finetuning")
 
@@ -30,13 +32,23 @@ def card_of(run: Run, cache: Cache | None, config: Any) -> str:
         name=recipe.output.resolve().name,
         recipe=recipe,
         sees_images=hasattr(config, "vision_config"),
-        data=run.data.source,
+        data=public_data(recipe.data),
         data_fingerprint=run.fingerprint(),
         num_samples=len(run.data) - len(run.left_out.indices),
         cache=cache,
         figures=list(_figures(run)),
     )
     return student_card(facts)
+
+
+def public_data(section: DataSection) -> str:
+    """Return the names of the data. Each is made public before they are joined."""
+    sources = [
+        source.model_copy(update={"path": public_settings(source.path)})
+        for source in section.sources
+    ]
+    public = {"path": public_settings(section.path), "sources": sources}
+    return describe_section(section.model_copy(update=public))
 
 
 def _figures(run: Run) -> Iterator[tuple[str, str, float]]:
