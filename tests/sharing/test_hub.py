@@ -202,6 +202,69 @@ def test_what_cannot_be_shared_is_refused_by_name(tmp_path: Path) -> None:
     assert done.exit_code == 1
 
 
+def test_a_cache_with_paths_in_its_manifest_is_not_published_unasked(
+    hub: Hub, tmp_path: Path
+) -> None:
+    dataset = {**MANIFEST.dataset.model_dump(), "source": "/home/alice/client-x/train.jsonl"}
+    make_cache(tmp_path, make_manifest(dataset=dataset))
+    named = "dataset.source: /home/alice/client-x/train.jsonl"
+    refused = _command("push", tmp_path, REPOSITORY)
+    assert refused.exit_code == 1
+    assert named in refused.stderr
+    assert "--publish-paths" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not hub.requests
+    assert named in _command("push", tmp_path, REPOSITORY, "--dry-run").stdout
+    assert _command("push", tmp_path, REPOSITORY, "--private").exit_code == 0
+    assert _command("push", tmp_path, "me/open", "--publish-paths").exit_code == 0
+    there = dict(hub.files("datasets/me/open"))
+    public = _command("push", tmp_path, "me/open", "--private")
+    assert named in public.stderr  # a repository that is there stays as public as it was
+    assert hub.files("datasets/me/open") == there
+
+
+def test_only_the_files_of_a_cache_go_up(tmp_path: Path) -> None:
+    make_cache(tmp_path, MANIFEST)
+    for name in ("notes.txt", "shards/00099.zarr.zip", "processor/old.json", "dump.log"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}", "utf-8")
+    upload = plan_upload(tmp_path, REPOSITORY)
+    assert {"manifest.json", "index.json", "shards/00005.zarr.zip"} <= upload.files.keys()
+    assert {"notes.txt", "shards/00099.zarr.zip", "dump.log", "processor/old.json"} == {
+        *upload.left_behind
+    }
+
+
+def _student(folder: Path, *names: str) -> Path:
+    for name in ("config.json", "README.md", "model.safetensors", *names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}", "utf-8")
+    return folder
+
+
+def test_a_student_leaves_training_and_other_folders_behind(hub: Hub, tmp_path: Path) -> None:
+    kept = ("exits/verbalizers.json", "exits/verbalizers.safetensors", "code/model.py")
+    trained = ("checkpoint-5/model.safetensors", "optimizer.pt", "x/states.pth", "optimizer.bin")
+    student = _student(tmp_path / "one", *kept, *trained)
+    (tmp_path / "secret.txt").write_text("mine", "utf-8")
+    (student / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (student / "folder").symlink_to(tmp_path)
+    (student / "same.json").symlink_to("config.json")
+    upload = plan_upload(student, REPOSITORY)
+    assert {*upload.files} == {"config.json", "model.safetensors", "same.json", *kept}
+    assert {*upload.left_behind} == {*trained, "link.txt", "folder"}
+    done = _command("push", student, "me/student")
+    assert done.exit_code == 0, done.stderr
+    assert "optimizer.pt" in done.stderr
+    bare = _student(tmp_path / "two")
+    assert _command("push", bare, "me/student").exit_code == 0
+    assert not [name for name in hub.files("models/me/student") if name.startswith("exits/")]
+    (bare / "model.safetensors").unlink()
+    (bare / "model.safetensors").symlink_to(student / "model.safetensors")
+    with pytest.raises(ModelError, match="is a link out of the student's folder"):
+        plan_upload(bare, REPOSITORY)
+
+
 def test_a_card_names_the_hub_and_hides_paths(local: Path, tmp_path: Path) -> None:
     recipe = recipe_from_mapping(
         {

@@ -143,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         at = self._files(found, signed)
         if at is not None:
             names = [{"rfilename": name} for name in at[1]]
-            self._json({"id": found["name"], "sha": at[0], "private": False, "siblings": names})
+            private = self.hub.repositories[f"{found['kind']}s/{found['name']}"].private
+            self._json({"id": found["name"], "sha": at[0], "private": private, "siblings": names})
 
     def tree(self, found: dict[str, str], content: bytes, signed: bool) -> None:
         at = self._files(found, signed)

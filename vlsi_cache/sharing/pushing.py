@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from vlsi_cache.errors import HubError, first_line
-from vlsi_cache.sharing.upload import CARD, Upload, plan_upload
+from vlsi_cache.sharing.upload import CARD, Upload, plan_upload, validate_names
 
 __all__ = ["push_to_hub"]
+
+logger = logging.getLogger(__name__)
 
 
 def push_to_hub(
@@ -21,6 +24,7 @@ def push_to_hub(
     private: bool = False,
     revision: str | None = None,
     message: str | None = None,
+    publish_paths: bool = False,
 ) -> str:
     """Upload a finished student, or a complete cache, with its card.
 
@@ -32,6 +36,8 @@ def push_to_hub(
         private: whether a repository that is made is private.
         revision: branch to commit to; the main one by default.
         message: message of the commit.
+        publish_paths: whether a cache's manifest may show paths of this machine to anybody. It
+            cannot be changed, because digests cover it.
 
     Returns:
         Address of the commit.
@@ -40,11 +46,19 @@ def push_to_hub(
         VlsiCacheError: the folder cannot be shared, or the hub refuses.
     """
     upload = plan_upload(Path(path), repository)
+    if not private and not publish_paths:
+        validate_names(upload, Path(path))
+    if upload.left_behind:
+        logger.warning("%s: these stay behind: %s", path, ", ".join(upload.left_behind))
     from huggingface_hub import HfApi
 
     api = HfApi(library_name="vlsi-cache")
     with _plain_errors(repository):
         made = api.create_repo(repository, repo_type=upload.kind, private=private, exist_ok=True)
+        if upload.private_names and not publish_paths:
+            info = api.repo_info(made.repo_id, repo_type=upload.kind)
+            if not info.private:  # it was there, and public
+                validate_names(upload, Path(path))
         there = api.list_repo_files(made.repo_id, repo_type=upload.kind, revision=revision)
         commit = api.create_commit(
             made.repo_id,

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from vlsi_cache.errors import CacheError, ModelError, StageError
+from vlsi_cache.errors import CacheError, HubError, ModelError, StageError
+from vlsi_cache.recipe.publicnames import public_name, public_settings, public_source
 from vlsi_cache.sharing.cards import cache_card
+from vlsi_cache.sharing.selecting import select_cache_files, select_student_files
 from vlsi_cache.store import open_cache
 
-__all__ = ["CARD", "Upload", "plan_upload"]
+__all__ = ["CARD", "Upload", "plan_upload", "validate_names"]
 
 CARD: Final = "README.md"
 _MANIFEST: Final = "manifest.json"
 _CONFIG: Final = "config.json"
 _WEIGHTS: Final = "*.safetensors"
-_CACHE_FILES: Final = ("shards/*", "processor/*", "parts/*")
+_CACHE_FILES: Final = ("shards/*", "processor/*", "processor.json", "parts/*")
+_STUDENT_FILES: Final = ("*.safetensors", "*.safetensors.index.json", "exits/*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,10 @@ class Upload:
     replaced: tuple[str, ...]
     """Patterns of files that belong to what was there before, and are deleted if they are not
     here."""
+    left_behind: tuple[str, ...] = ()
+    """Files of the folder that do not go up, because they belong to neither student nor cache."""
+    private_names: tuple[str, ...] = ()
+    """Paths and addresses in the manifests of a cache, each after its field."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -66,6 +75,21 @@ def plan_upload(path: Path, repository: str) -> Upload:
     )
 
 
+def validate_names(upload: Upload, path: Path) -> None:
+    """Refuse to publish paths and addresses of this machine.
+
+    Raises:
+        HubError: the manifest of the cache has some.
+    """
+    if upload.private_names:
+        raise HubError(
+            "the manifest names paths, which whoever reads the repository would see",
+            where=path,
+            found=", ".join(upload.private_names),
+            mend="Give --private for a private repository, or --publish-paths to publish them",
+        )
+
+
 def _cache_upload(path: Path, repository: str) -> Upload:
     cache = open_cache(path)
     if not (cache.is_complete and cache.is_indexed):
@@ -75,15 +99,42 @@ def _cache_upload(path: Path, repository: str) -> Upload:
             mend="Run dump-teacher again with the same settings. It goes on where it stopped",
         )
     card = path / CARD
+    files, others = select_cache_files(path, cache)
     return Upload(
         kind="dataset",
-        files=_files(path),
+        files=files,
         card=card.read_text("utf-8") if card.is_file() else cache_card(cache, repository),
         replaced=_CACHE_FILES,
+        left_behind=others,
+        private_names=tuple(dict.fromkeys(_private_names(files))),
     )
 
 
+def _private_names(files: Mapping[str, Path]) -> Iterator[str]:
+    """Yield what a cache's manifests name that a card would not. Digests forbid to change it."""
+    for key, file in files.items():
+        if key != _MANIFEST and not key.startswith("parts/"):
+            continue
+        manifest: dict[str, Any] = json.loads(file.read_bytes())
+        for name in ("teacher", "tokenizer"):
+            own = manifest[name]["name"]
+            if public_name(own) != own:
+                yield f"{name}.name: {own}"
+        for part in (manifest, *manifest.get("parts", ())):
+            source = part["dataset"]["source"]
+            if public_source(source) != source:
+                yield f"dataset.source: {source}"
+        for name, options in (
+            ("teacher.loading", manifest["teacher"].get("loading")),
+            ("processor_options", manifest.get("processor_options")),
+        ):
+            if public_settings(options) != options:
+                yield f"{name}: {json.dumps(options, ensure_ascii=False)}"
+
+
 def _student_upload(path: Path) -> Upload:
+    files, others = select_student_files(path)
+    _validate_no_links(path, others)
     if not any(path.glob(_WEIGHTS)):
         raise ModelError(
             "has no weights",
@@ -102,18 +153,19 @@ def _student_upload(path: Path) -> Upload:
         )
     return Upload(
         kind="model",
-        files=_files(path),
+        files=files,
         card=card.read_text("utf-8"),
-        replaced=("*.safetensors", "*.safetensors.index.json"),
+        replaced=_STUDENT_FILES,
+        left_behind=others,
     )
 
 
-def _files(path: Path) -> dict[str, Path]:
-    """Return the files of a folder, but for its card and what is hidden."""
-    found = {}
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path)
-        if file.is_file() and not any(part.startswith(".") for part in name.parts):
-            found[name.as_posix()] = file
-    found.pop(CARD, None)
-    return found
+def _validate_no_links(path: Path, others: tuple[str, ...]) -> None:
+    """Refuse a student whose own files lie elsewhere: it would go up without them."""
+    for name in others:
+        if name == _CONFIG or ("/" not in name and fnmatch(name, _WEIGHTS)):
+            raise ModelError(
+                "is a link out of the student's folder, or a broken one",
+                where=path / name,
+                mend="Copy the folder with its files (cp -rL), and push the copy",
+            )
