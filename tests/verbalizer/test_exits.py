@@ -75,6 +75,17 @@ def test_both_students_keep_their_exits_and_one_call_reads_them(finished: Recipe
         vlsi_cache.load_exits(merged, finished.student_path / "exits", device="cpu")
 
 
+def test_exits_are_read_in_float16(finished: Recipe) -> None:
+    whole = vlsi_cache.load_exits(finished.student_path, device="cpu")
+    half = vlsi_cache.load_exits(finished.student_path, device="cpu", dtype="float16")
+    assert {weight.dtype for weight in half.model.parameters()} == {torch.float16}
+    ids = torch.arange(3, 17).view(2, 7)
+    found, expected = half(input_ids=ids), whole(input_ids=ids)
+    assert found.keys() == expected.keys()
+    for tap, logits in found.items():
+        torch.testing.assert_close(logits.float(), expected[tap], rtol=2e-2, atol=2e-2)
+
+
 def test_exits_are_renewed_after_the_fact_with_the_student_frozen(
     finished: Recipe, tmp_path: Path
 ) -> None:
@@ -145,7 +156,8 @@ def test_a_run_gives_its_latest_exits_and_says_what_is_missing(
     run, out = finished.output, tmp_path / "out"
     assert export_exits(run, out).stale
     exported = json.loads((out / "verbalizers.json").read_bytes())
-    assert exported["backbone"] == str(finished.student_path)
+    assert exported["backbone"] == "student"  # no path of this machine
+    assert export_exits(run, out, replace=True).backbone == str(finished.student_path)
     with pytest.raises(StageError, match=r"not an empty folder.*--replace"):
         export_exits(run / "interaction" / "model", out)
     assert not export_exits(run / "interaction" / "model", out, replace=True).stale

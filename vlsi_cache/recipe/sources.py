@@ -134,8 +134,10 @@ class CacheSection(Section):
     drawn_from: Literal["rest", "whole"] = "rest"
     """What the m tokens are drawn from if k ≥ 1. `rest`: what lies beyond the k, at each tap by
     itself. `whole`: the whole distribution. Draws of the k are left out, all taps share ids, and
-    probabilities are stored in steps. It takes the fewest bytes of all that hold them. With k = 0
-    the draws are of the whole distribution anyway."""
+    probabilities are stored in steps of ¼ nat in log-odds, rounded at random: unbiased, not exact.
+    Reverse, Jensen-Shannon and skewed divergences and the tail `bucket` get a small bias from that.
+    It takes the fewest bytes of all that hold probabilities. With k = 0 the draws are of the whole
+    distribution anyway."""
     samples_per_shard: Positive = 512
     """Conversations per shard. An interrupted run loses at most the work of one shard."""
     batch_size: Positive = 8

@@ -82,7 +82,17 @@ def load_exits(
         ModelError: there is no student or there are no exits, or they belong to another model.
     """
     folder = Path(student) / EXITS_FOLDER if exits is None else Path(exits)
-    section = ModelSection(model=str(student), dtype=dtype)
+    # a fingerprint is of weights before they are rounded to float16
+    section = ModelSection(model=str(student), dtype="auto" if dtype == "float16" else dtype)
     loaded = load_backbone(section, "student", resolve_device(device))
+    if dtype == "float16":
+        _round_to_float16(loaded.decoder.model)
     bank = load_verbalizers(folder, loaded.decoder, fingerprint=loaded.fingerprint)
     return Exits(loaded, bank)
+
+
+def _round_to_float16(model: nn.Module) -> None:
+    """Round the weights in place. Buffers, such as angles of positions, keep their dtype."""
+    for weight in model.parameters():
+        if weight.is_floating_point():
+            weight.data = weight.data.half()

@@ -9,6 +9,7 @@ from typing import Final
 from safetensors import SafetensorError, safe_open
 
 from vlsi_cache.errors import ModelError, StageError
+from vlsi_cache.recipe.publicnames import public_name
 from vlsi_cache.training.folders.writing import plain_write_errors
 from vlsi_cache.verbalizer.checkpoint import (
     VERBALIZERS_FILE,
@@ -37,7 +38,8 @@ def export_exits(source: Path, target: Path, *, replace: bool = False) -> Verbal
         replace: whether the exits in ``target`` may be replaced.
 
     Returns:
-        What the exits say of themselves.
+        What the exits say of themselves, with the model's folder. The new folder names the model by
+        its last part alone, so that it can be shared.
 
     Raises:
         ModelError: there are none, or they are damaged.
@@ -51,7 +53,8 @@ def export_exits(source: Path, target: Path, *, replace: bool = False) -> Verbal
         target.mkdir(parents=True, exist_ok=True)
         (target / VERBALIZERS_FILE).unlink(missing_ok=True)  # a folder with a config is whole
         shutil.copyfile(found / WEIGHTS_FILE, target / WEIGHTS_FILE)
-        write_config(config, target)
+        public = config.model_copy(update={"backbone": public_name(config.backbone)})
+        write_config(public, target)
     return config
 
 

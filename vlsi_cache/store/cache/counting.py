@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import multiprocessing
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -15,6 +19,8 @@ from vlsi_cache.store.cache.tally import Tally
 from vlsi_cache.store.shards.records import ShardRecord
 
 __all__ = ["CountedShards", "new_tally", "tally_shards"]
+
+logger = logging.getLogger(__name__)
 
 _PART_TOKENS: Final = 2**16
 """Tokens that are in memory at once, unless one sample has more."""
@@ -56,21 +62,58 @@ def tally_shards(
     size = max(1, -(-len(shards) // _RUNS))
     runs = [shards[first : first + size] for first in range(0, len(shards), size)]
     count = functools.partial(_count, cache, num_tokens=num_tokens)
+    if min(processes, len(runs)) > 1:
+        try:
+            with contextlib.closing(_counted_by_several(count, runs, processes)) as tallies:
+                return _merged(cache, num_tokens, tallies)
+        except BrokenProcessPool:
+            logger.warning(
+                "%s: the system ended a process that counts, perhaps for want of memory. One "
+                "process counts everything again",
+                cache.path,
+            )
+    return _merged(cache, num_tokens, map(count, runs))
+
+
+def _merged(cache: CountedShards, num_tokens: int, tallies: Iterable[Tally]) -> Tally:
     total = new_tally(cache.manifest, num_tokens)
-    if min(processes, len(runs)) <= 1:
-        for run in runs:
-            total.merge(count(run))
-        return total
+    for tally in tallies:
+        total.merge(tally)
+    return total
+
+
+def _counted_by_several(
+    count: Callable[[Sequence[int]], Tally], runs: Sequence[Sequence[int]], processes: int
+) -> Generator[Tally]:
+    """Yield the tally of each run, in order.
+
+    Raises:
+        BrokenProcessPool: the system ended a process.
+    """
     # not forked: the threads of numpy, zarr and an object store's client would be lost
     context = multiprocessing.get_context("spawn")
+    others = {*multiprocessing.active_children()}
     with ProcessPoolExecutor(min(processes, len(runs)), context) as pool:
         try:
-            for tally in pool.map(count, runs):
-                total.merge(tally)
-        except BaseException:
+            with _interrupts_held():
+                tallies = pool.map(count, runs)
+            yield from tallies
+        except BaseException as error:
+            if not isinstance(error, Exception):  # an interruption does not wait for the runs
+                for process in {*multiprocessing.active_children()} - others:
+                    process.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return total
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back. Processes that start meanwhile never see it: their parent ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _count(cache: CountedShards, shards: Sequence[int], *, num_tokens: int) -> Tally:
