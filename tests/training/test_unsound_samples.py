@@ -113,3 +113,40 @@ def test_a_few_unsound_samples_among_many_end_nothing() -> None:
     assert summary is not None
     assert summary.startswith("interaction: 100 steps left out 7 samples whose")
     assert "'0', '1', '2', '3' and 3 more, the first because its loss is inf" in summary
+
+
+def test_the_share_counts_each_sample_of_all_processes_once(
+    server: RankServer, tmp_path: Path
+) -> None:
+    """Some steps are sound, and passes of few tokens leave a process with spare ones."""
+    task: dict[str, Any] = {"unsound": dict.fromkeys("0123456", "loss"), "on_error": "skip"}
+    schedule = {"epochs": 1, "batch_size": 1, "batch_tokens": 9, "gradient_accumulation": 1}
+    assert server.run(tmp_path, 2, 12, schedule=schedule, **task) == [1, 1]
+    said = errors(tmp_path, 2)
+    assert said[0] == said[1]
+    assert "7 of 12 samples were left out, so there is no result" in said[0]
+
+
+def test_a_run_without_a_result_has_none_when_it_is_started_again(
+    server: RankServer, tmp_path: Path
+) -> None:
+    unsound = {str(sample): "loss" for sample in range(10)}
+    task: dict[str, Any] = {"unsound": unsound, "on_error": "skip"}
+    task |= {"schedule": {"steps": 3, "batch_size": 12}}
+    said = []
+    for _ in range(2):
+        assert server.run(tmp_path, 1, 12, **task) == [1]
+        said += errors(tmp_path, 1)
+    assert "30 of 36 samples were left out, so there is no result" in said[0]
+    assert said[0] == said[1]
+
+
+def test_an_interruption_does_not_begin_the_row_of_bad_steps_again() -> None:
+    account = _account()
+    for step in range(1, 8):
+        account.leave_out(step, {step: "its loss is inf"}, 1)
+    resumed = _account()
+    resumed.resume(account.written())
+    assert resumed.summary() == account.summary()
+    with pytest.raises(StageError, match="of the last 8 steps were left out.*'1': its loss is inf"):
+        resumed.leave_out(8, {8: "its loss is inf"}, 1)
