@@ -179,7 +179,7 @@ class SavingTrainer(Trainer):
         """
         if checkpoint is None or self.unsound is None:
             return
-        with plain_read_errors(checkpoint), safe_open(checkpoint / _WEIGHTS, "pt") as saved:
+        with plain_read_errors(str(checkpoint)), safe_open(checkpoint / _WEIGHTS, "pt") as saved:
             if _UNSOUND in saved.keys():  # noqa: SIM118 - it is no mapping
                 self.unsound.resume(bytes(saved.get_tensor(_UNSOUND).tolist()))
 
