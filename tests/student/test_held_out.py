@@ -20,6 +20,7 @@ from support.runs import make_recipe
 from vlsi_cache.data import IndexedConversations
 from vlsi_cache.errors import CacheMismatchError, RecipeError, StageError
 from vlsi_cache.evaluation import evaluate_model
+from vlsi_cache.interruption import Interrupted, ask_to_stop
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
 from vlsi_cache.student import train_student
 from vlsi_cache.teacher import dump_teacher
@@ -350,3 +351,18 @@ def test_what_cannot_be_held_out_is_refused_before_anything_is_loaded(
     ):
         train_student(_changed(dumped, tmp_path, report_to=["trackio"]))
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_signal_at_a_measured_step_is_not_taken_for_the_end_of_patience(
+    dumped: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stop(TrainerCallback):
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            ask_to_stop(signal.SIGTERM, "here")
+
+    held_out = {"part": PART, "every": 1}
+    recipe = _changed(dumped, tmp_path, stages=["finetuning"], held_out=held_out)
+    with caplog.at_level(logging.INFO, "vlsi_cache"), pytest.raises(Interrupted):
+        train_student(recipe, [Stop()])
+    assert [line["step"] for line in _measured(tmp_path / "finetuning")] == [1]
+    assert "patience" not in caplog.text

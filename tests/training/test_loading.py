@@ -136,6 +136,14 @@ def test_what_is_wrong_in_one_process_ends_all_with_the_same_line(
     assert message in said[0]
 
 
+def test_a_damaged_line_of_metrics_ends_all_processes(server: RankServer, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("no line\nnor this\n", "utf-8")
+    schedule = {"steps": 2, "batch_size": 2, "workers": 0}
+    assert server.run(tmp_path, 2, 12, schedule=schedule) == [1, 1]
+    for said in errors(tmp_path, 2):
+        assert "line 1 of the journal is damaged" in said
+
+
 def test_epochs_go_on_with_another_number_of_processes(server: RankServer, tmp_path: Path) -> None:
     """Killed after 16 of 24 steps, by one process: two have 4 of 12 steps before them."""
     schedule = {"epochs": 2, "batch_size": 2, "save_every": 2, "workers": 0}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vlsi_cache.errors import StageError
 from vlsi_cache.training.folders.checkpoints import (
     best_of,
     last_checkpoint,
@@ -51,3 +52,43 @@ def test_the_best_checkpoint_stays_beside_the_last_one(
     kept = best_of(last)
     assert kept is not None
     assert (kept / "model.safetensors").read_text("utf-8") == f"weights of {best}"
+
+
+def _note(folder: Path, step: int) -> Path:
+    note = folder / f"checkpoint-{step}" / "notes.txt"
+    note.parent.mkdir(exist_ok=True)
+    note.write_text("mine", "utf-8")
+    return note
+
+
+@pytest.mark.parametrize(("at", "step"), [(4, 4), (10, 4), (20, 20), (15, 4)])
+def test_a_folder_of_the_user_in_the_way_is_named_and_kept(
+    tmp_path: Path, at: int, step: int
+) -> None:
+    """It is at the new step, or it would be the last checkpoint again."""
+    _write(tmp_path, 10, 10)
+    if at == 15:
+        _write(tmp_path, 15, 10)
+    note = _note(tmp_path, at)
+    with pytest.raises(StageError, match=f"checkpoint-{at}: this is in the way"):
+        renumber(tmp_path / "checkpoint-10", step)
+    assert note.read_text("utf-8") == "mine"
+    assert (tmp_path / "checkpoint-10" / "model.safetensors").is_file()
+
+
+def test_a_file_in_the_way_is_named_too(tmp_path: Path) -> None:
+    _write(tmp_path, 10, 10)
+    (tmp_path / "checkpoint-4").write_text("mine", "utf-8")
+    with pytest.raises(StageError, match="checkpoint-4: this is in the way"):
+        renumber(tmp_path / "checkpoint-10", 4)
+
+
+def test_the_best_checkpoint_takes_a_step_that_is_free(tmp_path: Path) -> None:
+    for number in (8, 10):
+        _write(tmp_path, number, 8)
+    note = _note(tmp_path, 3)
+    renumber(tmp_path / "checkpoint-10", 4)
+    kept = best_of(tmp_path / "checkpoint-4")
+    assert kept == tmp_path / "checkpoint-2"
+    assert (kept / "model.safetensors").read_text("utf-8") == "weights of 8"
+    assert note.read_text("utf-8") == "mine"

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from support.ranks import RankServer, errors, seen
 from vlsi_cache.errors import StageError
+from vlsi_cache.training.loop.redoing import StepStart
 from vlsi_cache.training.loop.unsound import UnsoundSamples
 
 
@@ -113,3 +115,49 @@ def test_a_few_unsound_samples_among_many_end_nothing() -> None:
     assert summary is not None
     assert summary.startswith("interaction: 100 steps left out 7 samples whose")
     assert "'0', '1', '2', '3' and 3 more, the first because its loss is inf" in summary
+
+
+def test_the_share_counts_the_samples_of_all_processes(server: RankServer, tmp_path: Path) -> None:
+    schedule = {"epochs": 1, "batch_size": 1}
+    order, folder = tmp_path / "order", tmp_path / "unsound"
+    order.mkdir()
+    folder.mkdir()
+    assert server.run(order, 2, 12, schedule=schedule) == [0, 0]
+    sound = {sample for passes in seen(order, 2) for batch in passes[:2] for sample in batch}
+    assert len(sound) == 4, "two steps of the six"
+    unsound = {str(sample): "loss" for sample in range(12) if sample not in sound}
+    task: dict[str, Any] = {"unsound": unsound, "on_error": "skip", "schedule": schedule}
+    assert server.run(folder, 2, 12, **task) == [1, 1]
+    said = errors(folder, 2)
+    assert said[0] == said[1]
+    assert "8 of 12 samples were left out, so there is no result" in said[0]
+
+
+def test_a_spare_piece_has_no_samples_of_its_own() -> None:
+    start = StepStart(0, {}, torch.zeros(()), [((4, 7), 1), ((2,), 1), ((2,), 0)])
+    assert start.num_samples() == 3
+
+
+def test_a_run_without_a_result_has_none_when_it_is_started_again(
+    server: RankServer, tmp_path: Path
+) -> None:
+    unsound = {str(sample): "loss" for sample in range(10)}
+    task: dict[str, Any] = {"unsound": unsound, "on_error": "skip"}
+    task |= {"schedule": {"steps": 3, "batch_size": 12}}
+    said = []
+    for _ in range(2):
+        assert server.run(tmp_path, 1, 12, **task) == [1]
+        said += errors(tmp_path, 1)
+    assert "30 of 36 samples were left out, so there is no result" in said[0]
+    assert said[0] == said[1]
+
+
+def test_an_interruption_does_not_begin_the_row_of_bad_steps_again() -> None:
+    account = _account()
+    for step in range(1, 8):
+        account.leave_out(step, {step: "its loss is inf"}, 1)
+    resumed = _account()
+    resumed.resume(account.written())
+    assert resumed.summary() == account.summary()
+    with pytest.raises(StageError, match=r"of the last 8 steps were left out.*'1': its loss"):
+        resumed.leave_out(8, {8: "its loss is inf"}, 1)

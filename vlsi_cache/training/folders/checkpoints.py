@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -120,21 +121,59 @@ def renumber(checkpoint: Path, step: int) -> None:
 
     Raises:
         OSError: a file cannot be written.
+        StageError: files of the user's are in the way.
     """
     target = checkpoint.with_name(f"checkpoint-{step}")
     if target == checkpoint:
         return
+    _validate_replaceable(target)
+    for path in _numbered(checkpoint.parent):
+        if _step(path) > step and _is_whole(path):
+            _validate_replaceable(path)  # it would stay, and be the last one again
     best, changes = best_of(checkpoint), {}
     if best == checkpoint:
         changes["best_model_checkpoint"] = str(target)
     elif best is not None and _step(best) >= step:  # or those of later steps would go with it
-        moved = best.with_name(f"checkpoint-{step - 1}")
-        _copy(best, moved, {"global_step": step - 1, "best_model_checkpoint": str(moved)})
+        moved = _free_before(target)
+        _copy(best, moved, {"global_step": _step(moved), "best_model_checkpoint": str(moved)})
         changes["best_model_checkpoint"] = str(moved)
     _copy(checkpoint, target, {"global_step": step, **changes})
     for path in _own_checkpoints(checkpoint.parent):
         if _step(path) > step:
             shutil.rmtree(path)
+
+
+def _validate_replaceable(path: Path) -> None:
+    """Refuse to replace what the user put there.
+
+    Raises:
+        StageError: something other than a checkpoint of the stage's own is there.
+    """
+    if not _is_replaceable(path):
+        raise StageError(
+            "this is in the way of a checkpoint that gets another step's number, and holds files "
+            "that are not the stage's own",
+            where=path,
+            mend="Move it elsewhere, or go on with as many processes as before",
+        )
+
+
+def _free_before(target: Path) -> Path:
+    """Return the latest name before a checkpoint's where nothing of the user's is.
+
+    Raises:
+        StageError: there is none.
+    """
+    names = [target.with_name(f"checkpoint-{step}") for step in reversed(range(_step(target)))]
+    free = [name for name in names if _is_replaceable(name)]
+    if not free:
+        _validate_replaceable(names[0])
+    return free[0]
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Report whether nothing is there, or a checkpoint of the stage's own."""
+    return not os.path.lexists(path) or (path.is_dir() and not path.is_symlink() and _is_own(path))
 
 
 def _copy(checkpoint: Path, target: Path, changes: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from vlsi_cache.differences import find_differences
+from vlsi_cache.differences import Difference, find_differences
 from vlsi_cache.errors import StageError
 from vlsi_cache.files import write_whole
 from vlsi_cache.stagefiles import STAGE_FILE, StageRecord
@@ -145,7 +145,11 @@ class StageFolder:
     def _compare(self, recorded: Mapping[str, Any], record: StageRecord) -> None:
         if self._is_untrained(record):
             return
-        found = find_differences(recorded, self.settings)
+        found = [
+            difference
+            for difference in find_differences(recorded, self.settings)
+            if not _is_undecided(difference)
+        ]
         if found:
             clauses = "; ".join(difference.clause() for difference in found)
             raise StageError(
@@ -176,6 +180,12 @@ class StageFolder:
             record["weights"] = weights
             record["num_bytes"] = {name: _size(self.config.parent / name) for name in weights}
         write_whole(self.path / _FILE, json.dumps(record, indent=2) + "\n")
+
+
+def _is_undecided(difference: Difference) -> bool:
+    """Report whether a bound was recorded before its number was: any number may be that one."""
+    is_bound = difference.path.rsplit(".", 1)[-1] == "batch_tokens"
+    return is_bound and difference.recorded == "given" and isinstance(difference.wanted, int)
 
 
 def _size(path: Path) -> int:

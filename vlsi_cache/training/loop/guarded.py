@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from vlsi_cache.training.stage import Training
 
 __all__ = ["GuardedTrainer"]
 
+_NOT_SOUND: Final = -1
+"""In place of a process's number of samples: its loss or gradient is not finite."""
+
 
 class GuardedTrainer(MeasuringTrainer):
     """Runs the passes of each step, and looks at loss and gradient before the weights move.
@@ -31,14 +34,12 @@ class GuardedTrainer(MeasuringTrainer):
     Attributes:
         training: what the stage trains, on what.
         guard: keeps the loss of every step.
-        unsound: keeps account of samples that are not sound; None in a stage that does not guard.
     """
 
     training: Training[Any]
 
     def __init__(self, **kwargs: Any) -> None:
         self.guard = LossGuard()
-        self.unsound: UnsoundSamples | None = None
         self._start: StepStart | None = None
         self._count = torch.zeros(())
         self._norms: list[Tensor] = []
@@ -100,24 +101,33 @@ class GuardedTrainer(MeasuringTrainer):
         """Return the norm of the step's gradient, once the step is sound."""
         norm = whole(super()._get_grad_norm(model, grad_norm))  # type: ignore[no-untyped-call]
         if self._start is not None and self.unsound is not None:
-            if self._is_sound(norm):
-                self.unsound.count_sound_step(sum(len(piece) for piece, _ in self._start.pieces))
-            else:
+            num_samples = self._count_sound(norm, self._start)
+            if num_samples is None:
                 norm = self._redo(model, self._start, self.unsound)
+            else:
+                self.unsound.count_sound_step(num_samples)
             self._start = None
         self._last_loss = self.guard.step_loss
         self.guard.end_step()
         return norm
 
-    def _is_sound(self, norm: Tensor) -> bool:
-        """Report whether loss and gradient of a step are finite, in all processes."""
+    def _count_sound(self, norm: Tensor, start: StepStart) -> int | None:
+        """Count the step's samples over all processes.
+
+        Returns:
+            Their number, or None where loss or gradient of the step are not finite in any process.
+        """
         norms, self._norms = [norm, *self._norms], []
         loss, met = self.guard.step_loss, self._module().is_unsound()
         is_sound = are_finite(*norms, *([] if loss is None else [loss]))
         is_sound = is_sound and (met is None or not bool(met))
         if is_sound:
             self._module().find_problem()  # so that the next step begins without this one's
-        return all(gathered_numbers(int(is_sound)))
+        counts = gathered_numbers(start.num_samples() if is_sound else _NOT_SOUND)
+        if _NOT_SOUND in counts:
+            return None
+        # processes that share their batches have counted the same samples
+        return counts[0] if self.training.shares_batches else sum(counts)
 
     def _redo(self, model: Any, start: StepStart, unsound: UnsoundSamples) -> Tensor:
         """Run the step again without the samples that spoil it, and return its gradient's norm.
@@ -161,4 +171,4 @@ class GuardedTrainer(MeasuringTrainer):
         self.guard.add(loss)
         norm = self._clip_grad_norm(model) if self.args.max_grad_norm > 0 else None
         norm = whole(super()._get_grad_norm(model, norm))  # type: ignore[no-untyped-call]
-        return norm if self._is_sound(norm) else None
+        return None if self._count_sound(norm, redo.start) is None else norm

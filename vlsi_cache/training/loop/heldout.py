@@ -148,10 +148,18 @@ class MeasuringTrainer(SavingTrainer):
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
-        ends = self.control.should_training_stop and step < self.state.max_steps
+        ends = self._has_no_patience() and step < self.state.max_steps
         if ends and self.is_world_process_zero():
             logger.info("step %d is the last: held_out.patience has run out", step)
         return metrics
+
+    def _has_no_patience(self) -> bool:
+        """Report whether the last measurements were no better: a signal may end a stage, too."""
+        return any(
+            callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, EarlyStoppingCallback)
+        )
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best: bool = super()._determine_best_metric(metrics, trial)

@@ -37,13 +37,18 @@ class MetricFile(TrainerCallback):
         self._began = self._last = 0.0
         self._other = self._waiting = 0.0
 
+    def resume(self, step: int) -> None:
+        """Drop the lines after a checkpoint's step, or all for step 0: it is measured again, too.
+
+        Raises:
+            StageError: a line is damaged, and not by an interruption: that tears only the last.
+        """
+        keep_lines(self.path, MetricLine, step or -1)
+
     def on_train_begin(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
-        """Start the clock, and drop the lines after the checkpoint's step."""
+        """Start the clock."""
         self._step, self._tokens = state.global_step, model.tokens_seen
         self._began = self._last = time.monotonic()
-        if state.is_world_process_zero:
-            # a stage that begins again measures its step 0 again, too
-            keep_lines(self.path, MetricLine, state.global_step or -1)
 
     def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         """Count the time since the last event: the batch was waited for."""

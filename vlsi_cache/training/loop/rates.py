@@ -28,6 +28,7 @@ from accelerate import PartialState
 from accelerate.utils import send_to_device
 from torch import nn
 
+from vlsi_cache.errors import StageError
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import InteractionSection, Schedule
 from vlsi_cache.training.module import StageModule
@@ -170,6 +171,9 @@ def first_step_rate(
         indices: the samples to choose from. Those of one step are taken, from all over the data.
         settings: the batch. Its own learning rate, if it names one, is returned unmeasured.
         autocast: whether the forward runs in bfloat16 autocast.
+
+    Raises:
+        StageError: no sample that is measured has a finite loss and gradient.
     """
     if settings.learning_rate is not None:
         return settings.learning_rate
@@ -184,8 +188,23 @@ def first_step_rate(
         measure = partial(_measured_rate, module, list(measured), autocast=autocast)
         rate = measure(batches)
         if rate is None:
-            rate = measure(_sound([collate([index]) for index in chosen], measure))
-        return _HIGHEST if rate is None else rate
+            # a step of few samples may have none that is sound
+            tried = (chosen, _spread(indices, _MOST_MEASURED))
+            found = (_sound([collate([index]) for index in some], measure) for some in tried)
+            rate = measure(next(filter(None, found), [])[: len(chosen)])
+        if rate is None:
+            raise _no_rate()
+        return rate
+
+
+def _no_rate() -> StageError:
+    return StageError(
+        "no learning rate can be measured, because no sample has a finite loss and gradient",
+        where="finetuning.learning_rate",
+        found="not given",
+        mend="Look for NaN in the weights that the stage begins with. float16 holds nothing above "
+        "65504: if they are float16, set student.dtype: float32, or bfloat16",
+    )
 
 
 def _sound(
@@ -208,7 +227,9 @@ def _measured_rate(
     *,
     autocast: bool,
 ) -> float | None:
-    """Return the rate, or None where loss or gradient is not finite."""
+    """Return the rate, or None where loss or gradient is not finite, or nothing is measured."""
+    if not batches:
+        return None
     device = PartialState().device
     module.train()  # gradient checkpointing holds in this mode alone
     count = sum(len(batch["labels"]) for batch in batches)

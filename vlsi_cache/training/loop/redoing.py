@@ -39,6 +39,10 @@ class StepStart:
     """The Trainer's sum of the losses before the step."""
     pieces: list[Piece] = field(default_factory=list)
 
+    def num_samples(self) -> int:
+        """Count the samples of this process. Those of a spare piece are not its own."""
+        return sum(len(piece) for piece, weight in self.pieces if weight)
+
 
 @dataclass(frozen=True, slots=True)
 class StepPasses:
@@ -66,7 +70,7 @@ class Redo:
 
     def __init__(self, passes: StepPasses, start: StepStart, count: Tensor) -> None:
         self._passes = passes
-        self._start = start
+        self.start = start
         self._count = count
         self._after = passes.module.batches_seen
         every: list[list[Piece]] = gathered([start.pieces])
@@ -138,8 +142,8 @@ class Redo:
         """Forget what the module's passes have left behind since the step began."""
         module = self._passes.module
         module.zero_grad(set_to_none=True)
-        module.batches_seen = self._start.batches_seen
-        module.restore(self._start.observed)
+        module.batches_seen = self.start.batches_seen
+        module.restore(self.start.observed)
         module.find_problem()
 
 

@@ -22,6 +22,7 @@ from transformers import Trainer
 from vlsi_cache.errors import StageError, counted
 from vlsi_cache.training.folders.checkpoints import whole_checkpoint
 from vlsi_cache.training.folders.writing import plain_read_errors
+from vlsi_cache.training.loop.unsound import UnsoundSamples
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import gathered, raise_together
 from vlsi_cache.training.sharding import like, whole_state
@@ -35,6 +36,7 @@ _WEIGHTS = "model.safetensors"
 _OPTIMIZER = "optimizer.pt"
 _SCHEDULER = "scheduler.pt"
 _BATCHES_SEEN = "batches_seen"
+_UNSOUND = "unsound_samples"
 
 
 class SavingTrainer(Trainer):
@@ -43,10 +45,12 @@ class SavingTrainer(Trainer):
     Attributes:
         sharded: whether the weights are sharded.
         best: the checkpoint that is kept beside the last ones, if there is one.
+        unsound: keeps account of samples that are not sound; None in a stage that does not guard.
     """
 
     sharded: bool
     best: Path | None = None
+    unsound: UnsoundSamples | None = None
     _weights: dict[str, Tensor]
     _optimizer_state: dict[str, Any]
     _broken: dict[str, int]
@@ -144,6 +148,8 @@ class SavingTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.contiguous() for name, value in self._weights.items()}
         state[_BATCHES_SEEN] = torch.tensor(self._module().batches_seen)
+        if self.unsound is not None:
+            state[_UNSOUND] = torch.tensor(list(self.unsound.written()), dtype=torch.uint8)
         save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
 
     def _load_from_checkpoint(
@@ -154,7 +160,7 @@ class SavingTrainer(Trainer):
             plain_read_errors(resume_from_checkpoint),
             safe_open(Path(resume_from_checkpoint) / _WEIGHTS, "pt") as saved,
         ):
-            names = set(saved.keys()) - {_BATCHES_SEEN}
+            names = set(saved.keys()) - {_BATCHES_SEEN, _UNSOUND}
             if names != trainable.keys():
                 raise StageError(
                     "checkpoint holds other parameters than this stage trains",
@@ -165,6 +171,17 @@ class SavingTrainer(Trainer):
             with torch.no_grad():
                 for name, parameter in trainable.items():
                     parameter.copy_(like(saved.get_tensor(name), parameter))
+
+    def resume_account(self, checkpoint: Path | None) -> None:
+        """Go on with a checkpoint's account of samples that are not sound.
+
+        The best checkpoint's weights may be loaded later. Its account is an earlier one.
+        """
+        if checkpoint is None or self.unsound is None:
+            return
+        with plain_read_errors(str(checkpoint)), safe_open(checkpoint / _WEIGHTS, "pt") as saved:
+            if _UNSOUND in saved.keys():  # noqa: SIM118 - it is no mapping
+                self.unsound.resume(bytes(saved.get_tensor(_UNSOUND).tolist()))
 
     def _trainable(self) -> dict[str, nn.Parameter]:
         parameters = self._module().named_parameters()

@@ -86,14 +86,15 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
         arguments = trainer_arguments(run, stage, training)
         lengths = None if stage.schedule.batch_tokens is None else sample_lengths(run)
         lines = MetricLines(steps)
-        callbacks = [lines, MetricFile(stage.folder), checkpointer]
+        metrics = MetricFile(stage.folder)
+        callbacks = [lines, metrics, checkpointer]
         callbacks += tracker_ends(run.recipe.report_to)
         callbacks += held_out_callbacks(training.held_out)
         trainer = _StageTrainer(stage, training, arguments, callbacks, lengths)
         if training.guards_samples:
             trainer.unsound = _unsound_samples(run, stage, training)
         trainer.note_broken()
-        _train_on(stage, training, trainer)
+        _train_on(stage, trainer, metrics)
         if checkpointer.stopped_by is not None:
             where = f"step {trainer.state.global_step:,} of {trainer.state.max_steps:,}"
             stop_if_asked(f"at {where} of {stage.name}", checkpointer.stopped_by)
@@ -129,16 +130,18 @@ def _unsound_samples(run: Run, stage: Stage[Any], training: Training[Any]) -> Un
     )
 
 
-def _train_on(stage: Stage[Any], training: Training[Any], trainer: _StageTrainer) -> None:
+def _train_on(stage: Stage[Any], trainer: _StageTrainer, metrics: MetricFile) -> None:
     checkpoint = from_main_process(last_checkpoint(stage.folder))
     if checkpoint is not None:
         checkpoint = trainer.recount(checkpoint)
         if trainer.is_world_process_zero():
             logger.info("%s: going on from %s", stage.name, checkpoint.name)
-    journal = training.journal
+    step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
+    on_main_process(lambda: metrics.resume(step))
+    journal = trainer.training.journal
     if journal is not None:
-        step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
         on_main_process(lambda: journal.resume(step))
+    trainer.resume_account(checkpoint)
     trainer.resume_measuring(checkpoint)
     if trainer.end_early(checkpoint):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,10 @@ _FEW_NAMES: Final = 4
 
 @dataclass(slots=True)
 class UnsoundSamples:
-    """Keeps account of the samples that a stage's steps have left out, alike in every process."""
+    """Keeps account of the samples that a stage's steps have left out, alike in every process.
+
+    A checkpoint keeps the account too, so an interruption makes it no better.
+    """
 
     stage: str
     """The stage's name, which is its section of the recipe too."""
@@ -38,7 +42,7 @@ class UnsoundSamples:
     speaks: bool = True
     """Whether this process logs."""
     left_out: dict[int, str] = field(default_factory=dict)
-    """Index → why, of all that was left out since the command began."""
+    """Index → why, of all that was left out since the stage began."""
     num_steps: int = 0
     """Steps that left samples out."""
     _in_a_row: int = 0
@@ -83,6 +87,17 @@ class UnsoundSamples:
             self.left_out.setdefault(index, reason)
         if self._in_a_row >= _MOST_STEPS:
             raise self._mostly(f"most samples of the last {_MOST_STEPS} steps were left out")
+
+    def written(self) -> bytes:
+        """Return the account until now, for a checkpoint."""
+        counts = [self.num_steps, self._in_a_row, self._num_seen, self._num_left_out]
+        return json.dumps([counts, list(self.left_out.items())]).encode()
+
+    def resume(self, written: bytes) -> None:
+        """Go on with the account of a checkpoint."""
+        counts, left_out = json.loads(written)
+        self.num_steps, self._in_a_row, self._num_seen, self._num_left_out = counts
+        self.left_out = dict(left_out)
 
     def validate_end(self) -> None:
         """Refuse a result that most samples had no part in.
