@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,9 @@ from vlsi_cache.errors import CacheMismatchError, RecipeError, StageError
 from vlsi_cache.evaluation import evaluate_model
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
 from vlsi_cache.student import train_student
+from vlsi_cache.student.holding_out import find_held_out
 from vlsi_cache.teacher import dump_teacher
+from vlsi_cache.training import begin_run
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 PART = 0.3
@@ -139,7 +142,10 @@ def test_no_stage_learns_from_held_out_samples_and_the_log_counts_them(
     assert 1 < count < 8
     # the first four samples are compared with the cache before any stage, and one is measured
     learned = set(range(12)) - set(held_out)
-    assert learned <= seen.indices <= learned | set(range(4)) | {held_out[0]}
+    further = seen.indices - learned - set(range(4))
+    assert learned <= seen.indices
+    assert len(further) <= 1
+    assert further <= set(held_out)
     assert f"held out: {count} of 12 samples" in caplog.text
     assert "1 of them are measured every 1000 steps, 1 with a record" in caplog.text
     for stage in ("verbalization", "interaction", "finetuning"):
@@ -323,6 +329,7 @@ def test_samples_to_learn_from_that_are_held_out_too_are_left_out(
         ({"part": 0.2, "cache": "c"}, "held_out.cache: has no effect"),
         ({"path": "x.jsonl", "keep": "best", "metric": "divergence"}, "needs held_out.cache"),
         ({"part": 1.5}, "held_out.part"),
+        ({"part": 0.2, "revision": "v1"}, "held_out.revision: has no effect"),
     ],
 )
 def test_held_out_settings_that_contradict_one_another_are_refused(
@@ -350,3 +357,76 @@ def test_what_cannot_be_held_out_is_refused_before_anything_is_loaded(
     ):
         train_student(_changed(dumped, tmp_path, report_to=["trackio"]))
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_divergence_that_cannot_be_compared_is_refused_before_a_stage_begins(
+    dumped: Recipe, other: Recipe, tmp_path: Path
+) -> None:
+    half = _unfinished(other, tmp_path / "half")
+    held_out = {"path": str(other.data.path), "keep": "best", "metric": "divergence"}
+    recipe = _changed(dumped, tmp_path / "run", stages=["finetuning"])
+    recipe = _changed(recipe, tmp_path / "run", held_out={**held_out, "cache": str(half)})
+    with pytest.raises(RecipeError, match="record is incomplete and may still grow"):
+        train_student(recipe)
+    own = {"part": PART, "keep": "best", "metric": "divergence"}
+    alone = _changed(dumped, tmp_path / "own", stages=["finetuning"], held_out=own)
+    unfinished = _unfinished(dumped, tmp_path / "unfinished")
+    with pytest.raises(RecipeError, match="record is incomplete and may still grow"):
+        train_student(_changed(alone, tmp_path / "own", cache={"path": str(unfinished)}))
+    assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+def _unfinished(recipe: Recipe, copy: Path) -> Path:
+    """Return a copy of a recipe's cache without its last shard, as before a dump's end."""
+    shutil.copytree(recipe.cache_path, copy)
+    last = max(path.name for path in (copy / "shards").glob("*.zarr.zip"))
+    for path in (copy / "index.json", *(copy / "shards").glob(f"{last.split('.')[0]}.*")):
+        path.unlink()
+    return copy
+
+
+def test_a_student_chosen_by_another_teachers_record_is_another_student(
+    dumped: Recipe, other: Recipe, tmp_path: Path
+) -> None:
+    second = _changed(other, tmp_path / "second", seed=1, cache={"path": str(tmp_path / "b")})
+    dump_teacher(second)
+    held_out = {"path": str(other.data.path), "keep": "best", "metric": "divergence"}
+    first = _changed(
+        dumped,
+        tmp_path / "run",
+        stages=["finetuning"],
+        held_out={**held_out, "cache": str(other.cache_path)},
+    )
+    train_student(first)
+    with pytest.raises(StageError, match="other settings: best"):
+        train_student(_changed(first, tmp_path / "run", held_out={"cache": str(tmp_path / "b")}))
+
+
+def test_a_limit_takes_samples_of_every_source_by_their_contents(
+    dumped: Recipe, other: Recipe, tmp_path: Path
+) -> None:
+    rows = [*_rows(other), *(row.replace("Which", "Whose") for row in _rows(other))]
+    found = []
+    for name, order in (("one", rows), ("two", rows[::-1])):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(f"{row}\n" for row in order), "utf-8")
+        recipe = _changed(
+            dumped, tmp_path / name, held_out={"path": str(path), "limit": 4}, stages=["finetuning"]
+        )
+        samples = find_held_out(begin_run(recipe, "student", []), None)
+        assert samples is not None
+        assert [*samples.measured] == sorted(samples.measured)
+        found.append({order[index] for index in samples.measured})
+    assert found[0] == found[1] != set(rows[:4])
+
+
+def test_the_revision_of_the_data_is_not_that_of_other_held_out_data() -> None:
+    data = {"path": "some/data", "revision": "abc"}
+    for held_out, revision in (
+        ({"path": "other/data"}, None),
+        ({"path": "other/data", "revision": "v1"}, "v1"),
+        ({"split": "test"}, "abc"),
+        ({"split": "test", "revision": "v1"}, "v1"),
+    ):
+        recipe = recipe_from_mapping({"data": data, "held_out": held_out}, where="test")
+        assert recipe.held_out.section_of(recipe.data).revision == revision

@@ -52,7 +52,10 @@ def chosen_by(held_out: HeldOutSamples | None) -> dict[str, Any]:
     if held_out is None or not chosen:
         return {}
     measured = hashlib.sha256(json.dumps([*held_out.measured]).encode()).hexdigest()
-    return {"best": {**chosen, "data": held_out.fingerprint, "samples": measured[:16]}}
+    best = {**chosen, "data": held_out.fingerprint, "samples": measured[:16]}
+    if held_out.cache is not None and held_out.settings.metric == "divergence":
+        best["record"] = held_out.cache.manifest.model_dump(mode="json")
+    return {"best": best}
 
 
 def held_out_of(

@@ -16,7 +16,7 @@ from vlsi_cache.errors import VlsiCacheError
 from vlsi_cache.phases import phase
 from vlsi_cache.training.loop.pieces import align_pieces, pieces_of
 from vlsi_cache.training.module import StageModule
-from vlsi_cache.training.processes import from_main_process, gathered, raise_together
+from vlsi_cache.training.processes import found_by_main_process, gathered, raise_together
 from vlsi_cache.training.samples.budget import collate_pieces
 from vlsi_cache.training.samples.heldout import HeldOut
 from vlsi_cache.training.samples.loader import FURTHER, make_loader
@@ -123,7 +123,7 @@ class Meter:
     def _own_batches(self) -> list[list[_Pick]]:
         """Return this process's batches, as many as every process has."""
         rank, num_ranks = self._accelerator.process_index, self._accelerator.num_processes
-        recorded, others = from_main_process(self._held_out.divided())
+        recorded, others = found_by_main_process(self._held_out.divided)
         size = self._settings.batch_size
         batches = [
             [_Pick(index, is_recorded, 1) for index in indices[start : start + size]]
