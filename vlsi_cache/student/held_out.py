@@ -45,6 +45,10 @@ class HeldOutSamples:
         recorded = {index for index in self.measured if index in cache and index not in failed}
         return sorted(recorded), [index for index in self.measured if index not in recorded]
 
+    def name(self, index: int) -> str:
+        """Return the name of a sample."""
+        return self.data.identify(index)[0]
+
 
 def chosen_by(held_out: HeldOutSamples | None) -> dict[str, Any]:
     """Return the settings of a stage whose weights held-out figures choose, or none."""
@@ -82,5 +86,7 @@ def held_out_of(
         divided=held_out.divided,
         collate=collate,
         collate_labels=labels,
+        name=held_out.name,
+        skips=recipe.skips_failures,
         start_method=start_method,
     )
