@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import signal
 from collections.abc import Iterator
@@ -17,15 +18,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import TrainerCallback
 
 from support.ranks import RankServer, errors
-from support.runs import make_recipe
+from support.runs import make_recipe, poison
 from vlsi_cache.data import IndexedConversations
 from vlsi_cache.errors import CacheMismatchError, RecipeError, StageError
 from vlsi_cache.evaluation import evaluate_model
+from vlsi_cache.models import load_backbone
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
 from vlsi_cache.student import train_student
+from vlsi_cache.student.held_out import held_out_of
 from vlsi_cache.student.holding_out import find_held_out
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.training import begin_run
+from vlsi_cache.training.folders.measurements import MeasurementJournal
+from vlsi_cache.training.loop.tally import MeasuredSample, Tally
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 PART = 0.3
@@ -430,3 +435,52 @@ def test_the_revision_of_the_data_is_not_that_of_other_held_out_data() -> None:
     ):
         recipe = recipe_from_mapping({"data": data, "held_out": held_out}, where="test")
         assert recipe.held_out.section_of(recipe.data).revision == revision
+
+
+def test_a_held_out_sample_without_a_finite_loss_is_named_or_left_out_everywhere(
+    dumped: Recipe, other: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, path = tmp_path / "model", tmp_path / "spoilt.jsonl"
+    shutil.copytree(str(dumped.student.model), model)
+    poison(model)
+    said = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "The red one"}]
+    rows = [json.dumps({"id": "spoilt", "messages": said}), *_rows(other)]
+    path.write_text("".join(f"{row}\n" for row in rows), "utf-8")
+    held_out = {"path": str(path), "every": 2, "keep": "best", "batch_size": 3}
+    recipe = _changed(
+        dumped,
+        tmp_path / "stop",
+        stages=["finetuning"],
+        held_out=held_out,
+        student={"model": str(model)},
+    )
+    with pytest.raises(StageError, match=r"not finite at step 2, in 'spoilt'.*--on-error skip"):
+        train_student(recipe)
+    train_student(_changed(recipe, tmp_path / "skip", data={"on_error": "skip"}))
+    assert "no measurement has 1 held-out sample whose loss is not finite: 'spoilt'" in caplog.text
+    lines = _measured(tmp_path / "skip" / "finetuning")
+    assert [line["held_out_samples"] for line in lines] == [5, 5]
+    assert [line["held_out_left_out"] for line in lines] == [[0], [0]]
+    assert MeasurementJournal(tmp_path / "skip" / "finetuning").left_out() == {0}
+
+
+def test_a_sample_that_turns_bad_after_the_first_measurement_stops_the_stage(
+    dumped: Recipe, other: Recipe, tmp_path: Path
+) -> None:
+    held_out = {"path": str(other.data.path), "limit": 3}
+    skipping = {"held_out": held_out, "data": {"on_error": "skip"}, "stages": ["finetuning"]}
+    recipe = _changed(dumped, tmp_path, **skipping)
+    run = begin_run(recipe, "student", [])
+    student = load_backbone(recipe.student, "student", run.device, trains=True, place=run.place)
+    samples = held_out_of(find_held_out(run, None), student, recipe)
+    assert samples is not None
+    tally = Tally(samples, tmp_path)
+    bad = MeasuredSample(0, 4, math.nan, None)
+    good = [MeasuredSample(index, 2, 3.0 * index, None) for index in (1, 2)]
+    figures = {"held_out_loss_nats": 9 / 4, "held_out_samples": 2}
+    assert tally.figures([bad, *good], 1) == figures
+    assert tally.figures([bad._replace(loss=1.0), *good], 2) == figures  # one set of samples
+    with pytest.raises(StageError, match=r"not finite at step 3.*1 of 2 held-out samples.*Delete"):
+        tally.figures([bad, good[0], good[1]._replace(loss=math.inf)], 3)
+    with pytest.raises(StageError, match="3 of 3 held-out samples"):  # it is the run's problem
+        Tally(samples, tmp_path).figures([one._replace(loss=math.nan) for one in (bad, *good)], 1)
