@@ -81,7 +81,7 @@ def measure(size: Size) -> dict[str, Any]:
         bytes_small = in_fresh_process(memory, paths[0], paths[0])
         bytes_large = in_fresh_process(memory, paths[1], paths[0])
     return {
-        **asdict(size),
+        "size": asdict(size),
         "cpu_seconds_per_million_tokens": seconds / size.tokens[1] * 1e6,
         "plain_over_ours": plain_seconds / seconds,
         "tokens_taps_per_cpu_second": size.tokens[1] * size.taps / seconds,
@@ -93,8 +93,9 @@ def measure(size: Size) -> dict[str, Any]:
 def tables(result: dict[str, Any]) -> list[PrintedTable]:
     """Show the figures of one run."""
     names = [name for name in result if name.startswith(("cpu_", "plain_", "tokens_", "memory_"))]
-    small, large = result["tokens"]
-    title = f"{small:,} and {large:,} tokens, {result['taps']} taps, {result['draws']} draws"
+    size = result["size"]
+    small, large = size["tokens"]
+    title = f"{small:,} and {large:,} tokens, {size['taps']} taps, {size['draws']} draws"
     return [figures(title, result, names)]
 
 

@@ -88,6 +88,14 @@ def test_the_page_of_results_has_what_the_runs_gave() -> None:
     assert printed.strip() == done.stdout.strip(), "print them again, in between"
 
 
+def test_the_page_of_results_has_what_the_experiments_gave() -> None:
+    command = [sys.executable, str(FOLDER / "worth.py"), "--table", "--markdown"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    printed = page.split("worth.py --table --markdown -->\n")[1].split("<!-- end of worth -->")[0]
+    assert printed.strip() == done.stdout.strip(), "print them again, in between"
+
+
 def _assert_every_part(result: dict[str, Any]) -> None:
     assert result["errors"] == {}
     assert [(row["vocab"], row["candidates"]) for row in result["objective"]] == [

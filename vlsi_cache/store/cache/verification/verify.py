@@ -17,6 +17,7 @@ from vlsi_cache.store.cache.folder import (
     open_folder,
     parse_index,
     read_processor_seal,
+    validate_index_version,
 )
 from vlsi_cache.store.cache.seals import CacheIndex
 from vlsi_cache.store.cache.verification.damage import (
@@ -113,10 +114,13 @@ class _Check:
 
     def _read_index(self, damages: list[Damage]) -> CacheIndex | None:
         try:
-            return parse_index(self.folder.place, self._num_examined)
+            index = parse_index(self.folder.place, self._num_examined)
+            if index is not None:
+                validate_index_version(self.folder, index)
         except CacheError as error:
             damages.append(self._damage(INDEX_FILE, error.what, advice_on(error, "index")))
             return None
+        return index
 
     @property
     def _num_examined(self) -> int:
