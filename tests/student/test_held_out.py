@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +18,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import TrainerCallback
 
 from support.ranks import RankServer, errors
-from support.runs import make_recipe
+from support.runs import make_recipe, poison
 from vlsi_cache.data import IndexedConversations
 from vlsi_cache.errors import CacheMismatchError, RecipeError, StageError
 from vlsi_cache.evaluation import evaluate_model
 from vlsi_cache.interruption import Interrupted, ask_to_stop
+from vlsi_cache.models import load_backbone
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
 from vlsi_cache.student import train_student
+from vlsi_cache.student.held_out import held_out_of
+from vlsi_cache.student.holding_out import find_held_out
 from vlsi_cache.teacher import dump_teacher
+from vlsi_cache.training import begin_run
+from vlsi_cache.training.folders.measurements import MeasurementJournal
+from vlsi_cache.training.loop.tally import MeasuredSample, Tally
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 PART = 0.3
@@ -140,7 +148,10 @@ def test_no_stage_learns_from_held_out_samples_and_the_log_counts_them(
     assert 1 < count < 8
     # the first four samples are compared with the cache before any stage, and one is measured
     learned = set(range(12)) - set(held_out)
-    assert learned <= seen.indices <= learned | set(range(4)) | {held_out[0]}
+    further = seen.indices - learned - set(range(4))
+    assert learned <= seen.indices
+    assert len(further) <= 1
+    assert further <= set(held_out)
     assert f"held out: {count} of 12 samples" in caplog.text
     assert "1 of them are measured every 1000 steps, 1 with a record" in caplog.text
     for stage in ("verbalization", "interaction", "finetuning"):
@@ -324,6 +335,7 @@ def test_samples_to_learn_from_that_are_held_out_too_are_left_out(
         ({"part": 0.2, "cache": "c"}, "held_out.cache: has no effect"),
         ({"path": "x.jsonl", "keep": "best", "metric": "divergence"}, "needs held_out.cache"),
         ({"part": 1.5}, "held_out.part"),
+        ({"part": 0.2, "revision": "v1"}, "held_out.revision: has no effect"),
     ],
 )
 def test_held_out_settings_that_contradict_one_another_are_refused(
@@ -366,3 +378,125 @@ def test_a_signal_at_a_measured_step_is_not_taken_for_the_end_of_patience(
         train_student(recipe, [Stop()])
     assert [line["step"] for line in _measured(tmp_path / "finetuning")] == [1]
     assert "patience" not in caplog.text
+
+
+def test_a_divergence_that_cannot_be_compared_is_refused_before_a_stage_begins(
+    dumped: Recipe, other: Recipe, tmp_path: Path
+) -> None:
+    half = _unfinished(other, tmp_path / "half")
+    held_out = {"path": str(other.data.path), "keep": "best", "metric": "divergence"}
+    recipe = _changed(dumped, tmp_path / "run", stages=["finetuning"])
+    recipe = _changed(recipe, tmp_path / "run", held_out={**held_out, "cache": str(half)})
+    with pytest.raises(RecipeError, match="record is incomplete and may still grow"):
+        train_student(recipe)
+    own = {"part": PART, "keep": "best", "metric": "divergence"}
+    alone = _changed(dumped, tmp_path / "own", stages=["finetuning"], held_out=own)
+    unfinished = _unfinished(dumped, tmp_path / "unfinished")
+    with pytest.raises(RecipeError, match="record is incomplete and may still grow"):
+        train_student(_changed(alone, tmp_path / "own", cache={"path": str(unfinished)}))
+    assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+def _unfinished(recipe: Recipe, copy: Path) -> Path:
+    """Return a copy of a recipe's cache without its last shard, as before a dump's end."""
+    shutil.copytree(recipe.cache_path, copy)
+    last = max(path.name for path in (copy / "shards").glob("*.zarr.zip"))
+    for path in (copy / "index.json", *(copy / "shards").glob(f"{last.split('.')[0]}.*")):
+        path.unlink()
+    return copy
+
+
+def test_a_student_chosen_by_another_teachers_record_is_another_student(
+    dumped: Recipe, other: Recipe, tmp_path: Path
+) -> None:
+    second = _changed(other, tmp_path / "second", seed=1, cache={"path": str(tmp_path / "b")})
+    dump_teacher(second)
+    held_out = {"path": str(other.data.path), "keep": "best", "metric": "divergence"}
+    first = _changed(
+        dumped,
+        tmp_path / "run",
+        stages=["finetuning"],
+        held_out={**held_out, "cache": str(other.cache_path)},
+    )
+    train_student(first)
+    with pytest.raises(StageError, match="other settings: best"):
+        train_student(_changed(first, tmp_path / "run", held_out={"cache": str(tmp_path / "b")}))
+
+
+def test_a_limit_takes_samples_of_every_source_by_their_contents(
+    dumped: Recipe, other: Recipe, tmp_path: Path
+) -> None:
+    rows = [*_rows(other), *(row.replace("Which", "Whose") for row in _rows(other))]
+    found = []
+    for name, order in (("one", rows), ("two", rows[::-1])):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(f"{row}\n" for row in order), "utf-8")
+        recipe = _changed(
+            dumped, tmp_path / name, held_out={"path": str(path), "limit": 4}, stages=["finetuning"]
+        )
+        samples = find_held_out(begin_run(recipe, "student", []), None)
+        assert samples is not None
+        assert [*samples.measured] == sorted(samples.measured)
+        found.append({order[index] for index in samples.measured})
+    assert found[0] == found[1] != set(rows[:4])
+
+
+def test_the_revision_of_the_data_is_not_that_of_other_held_out_data() -> None:
+    data = {"path": "some/data", "revision": "abc"}
+    for held_out, revision in (
+        ({"path": "other/data"}, None),
+        ({"path": "other/data", "revision": "v1"}, "v1"),
+        ({"split": "test"}, "abc"),
+        ({"split": "test", "revision": "v1"}, "v1"),
+    ):
+        recipe = recipe_from_mapping({"data": data, "held_out": held_out}, where="test")
+        assert recipe.held_out.section_of(recipe.data).revision == revision
+
+
+def test_a_held_out_sample_without_a_finite_loss_is_named_or_left_out_everywhere(
+    dumped: Recipe, other: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, path = tmp_path / "model", tmp_path / "spoilt.jsonl"
+    shutil.copytree(str(dumped.student.model), model)
+    poison(model)
+    said = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "The red one"}]
+    rows = [json.dumps({"id": "spoilt", "messages": said}), *_rows(other)]
+    path.write_text("".join(f"{row}\n" for row in rows), "utf-8")
+    held_out = {"path": str(path), "every": 2, "keep": "best", "batch_size": 3}
+    recipe = _changed(
+        dumped,
+        tmp_path / "stop",
+        stages=["finetuning"],
+        held_out=held_out,
+        student={"model": str(model)},
+    )
+    with pytest.raises(StageError, match=r"not finite at step 2, in 'spoilt'.*--on-error skip"):
+        train_student(recipe)
+    train_student(_changed(recipe, tmp_path / "skip", data={"on_error": "skip"}))
+    assert "no measurement has 1 held-out sample whose loss is not finite: 'spoilt'" in caplog.text
+    lines = _measured(tmp_path / "skip" / "finetuning")
+    assert [line["held_out_samples"] for line in lines] == [5, 5]
+    assert [line["held_out_left_out"] for line in lines] == [[0], [0]]
+    assert MeasurementJournal(tmp_path / "skip" / "finetuning").left_out() == {0}
+
+
+def test_a_sample_that_turns_bad_after_the_first_measurement_stops_the_stage(
+    dumped: Recipe, other: Recipe, tmp_path: Path
+) -> None:
+    held_out = {"path": str(other.data.path), "limit": 3}
+    skipping = {"held_out": held_out, "data": {"on_error": "skip"}, "stages": ["finetuning"]}
+    recipe = _changed(dumped, tmp_path, **skipping)
+    run = begin_run(recipe, "student", [])
+    student = load_backbone(recipe.student, "student", run.device, trains=True, place=run.place)
+    samples = held_out_of(find_held_out(run, None), student, recipe)
+    assert samples is not None
+    tally = Tally(samples, tmp_path)
+    bad = MeasuredSample(0, 4, math.nan, None)
+    good = [MeasuredSample(index, 2, 3.0 * index, None) for index in (1, 2)]
+    figures = {"held_out_loss_nats": 9 / 4, "held_out_samples": 2}
+    assert tally.figures([bad, *good], 1) == figures
+    assert tally.figures([bad._replace(loss=1.0), *good], 2) == figures  # one set of samples
+    with pytest.raises(StageError, match=r"not finite at step 3.*1 of 2 held-out samples.*Delete"):
+        tally.figures([bad, good[0], good[1]._replace(loss=math.inf)], 3)
+    with pytest.raises(StageError, match="3 of 3 held-out samples"):  # it is the run's problem
+        Tally(samples, tmp_path).figures([one._replace(loss=math.nan) for one in (bad, *good)], 1)

@@ -18,12 +18,24 @@ from vlsi_cache.teacher import dump_teacher
 
 SHARES = """
 import torch
+from vlsi_cache.errors import CacheError, VlsiCacheError
 from vlsi_cache.training.processes import (
-    is_main_process, leave_together, resolve_device, slice_of
+    found_by_main_process, is_main_process, leave_together, resolve_device, slice_of
 )
 resolve_device("cpu")
 # another writer was at work between the two looks
 print(*slice_of([0, 1, 2, 3, 4] if is_main_process() else [0, 2, 3, 4]), flush=True)
+def look(fails):
+    if fails == is_main_process():
+        raise CacheError("cannot be looked at")
+    return 7
+assert found_by_main_process(lambda: look(False)) == 7, "the other process does not look"
+try:
+    found_by_main_process(lambda: look(True))
+except VlsiCacheError as error:
+    assert "cannot be looked at" in str(error)
+else:
+    raise AssertionError("one process goes on alone")
 leave_together()
 assert not torch.distributed.is_initialized(), "a rank that exits first would abort the other"
 """

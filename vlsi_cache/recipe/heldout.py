@@ -26,11 +26,14 @@ class HeldOutSection(Section):
     split: str | None = None
     """Split of the held-out data. Without `path`, a split of `data.path`. `data.split` by
     default."""
+    revision: str | None = None
+    """Branch, tag or commit of the held-out data's hub name. With `path` its newest commit by
+    default, and `data.revision` with `split` alone."""
     cache: CacheAddress | None = None
     """The teacher's record of the data at `path` or `split`, for the divergence. Without it, the
-    label loss alone is measured."""
+    label loss alone is measured. `metric: divergence` needs a complete one."""
     limit: Positive | None = None
-    """Most samples that are measured. All by default."""
+    """Most samples that are measured, spread by the hash of their content. All by default."""
     every: Positive = 100
     """Steps between two measurements. The last step is measured too."""
     batch_size: Positive | None = None
@@ -61,6 +64,7 @@ class HeldOutSection(Section):
         changes = {
             "path": self.path if self.path is not None else data.path,
             "split": self.split or data.split,
+            "revision": self.revision or (data.revision if self.path is None else None),
             "sources": [],
             "limit": None,
         }
@@ -82,6 +86,8 @@ class HeldOutSection(Section):
             return found
         if self.part is not None and self.cache is not None:
             found.append((f"{path}.cache", "has no effect: cache.path has the records of part"))
+        if self.part is not None and self.revision is not None:
+            found.append((f"{path}.revision", "has no effect: part is of data, at data.revision"))
         if self.is_other_data and self.cache is None and self.metric == "divergence":
             found.append((f"{path}.metric", "divergence needs held_out.cache"))
         if self.keep == "last":

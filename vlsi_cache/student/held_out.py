@@ -45,6 +45,10 @@ class HeldOutSamples:
         recorded = {index for index in self.measured if index in cache and index not in failed}
         return sorted(recorded), [index for index in self.measured if index not in recorded]
 
+    def name(self, index: int) -> str:
+        """Return the name of a sample."""
+        return self.data.identify(index)[0]
+
 
 def chosen_by(held_out: HeldOutSamples | None) -> dict[str, Any]:
     """Return the settings of a stage whose weights held-out figures choose, or none."""
@@ -52,7 +56,10 @@ def chosen_by(held_out: HeldOutSamples | None) -> dict[str, Any]:
     if held_out is None or not chosen:
         return {}
     measured = hashlib.sha256(json.dumps([*held_out.measured]).encode()).hexdigest()
-    return {"best": {**chosen, "data": held_out.fingerprint, "samples": measured[:16]}}
+    best = {**chosen, "data": held_out.fingerprint, "samples": measured[:16]}
+    if held_out.cache is not None and held_out.settings.metric == "divergence":
+        best["record"] = held_out.cache.manifest.model_dump(mode="json")
+    return {"best": best}
 
 
 def held_out_of(
@@ -79,5 +86,7 @@ def held_out_of(
         divided=held_out.divided,
         collate=collate,
         collate_labels=labels,
+        name=held_out.name,
+        skips=recipe.skips_failures,
         start_method=start_method,
     )

@@ -20,7 +20,12 @@ from vlsi_cache.store import Cache, is_begun, open_cache
 from vlsi_cache.student.held_out import HeldOutSamples
 from vlsi_cache.student.opening import open_record
 from vlsi_cache.training import LeftOut, Run, find_left_out, prepare_data
-from vlsi_cache.training.processes import from_main_process, is_main_process, on_main_process
+from vlsi_cache.training.processes import (
+    found_by_main_process,
+    from_main_process,
+    gathered_numbers,
+    on_main_process,
+)
 
 __all__ = ["HeldOutFound", "find_held_out"]
 
@@ -49,7 +54,8 @@ def find_held_out(run: Run, cache: Cache | None) -> HeldOutSamples | None:
         cache: the cache that the stages read, if they read one.
 
     Raises:
-        RecipeError: nothing is held out, or nothing remains to learn from.
+        RecipeError: nothing is held out, nothing remains to learn from, or a record that
+            ``metric: divergence`` compares is not whole.
         DataError: the held-out data cannot be read.
         CacheError: its record cannot be opened, or is of other data.
     """
@@ -57,20 +63,15 @@ def find_held_out(run: Run, cache: Cache | None) -> HeldOutSamples | None:
     if not settings.is_given:
         return None
     found = _part(run, cache) if settings.part is not None else _other_data(run, cache)
-    if found.cache is None and settings.metric == "divergence":
-        raise RecipeError(
-            "is divergence, and there is no record of the held-out samples",
-            where="held_out.metric",
-            mend="Give --cache, or set held_out.metric: loss",
-        )
     if len({*found.left_out, *run.left_out.indices}) == len(run.data):
         raise RecipeError(
             f"all {len(run.data):,} samples are held out, and none remains to learn from",
             where="held_out",
             mend="Hold out less, or other data than the student learns from",
         )
-    if is_main_process():
-        _report(found, run)
+    # each process's own view of a record may differ, and one may fail to look
+    on_main_process(lambda: _validate_record(found))
+    on_main_process(lambda: _report(found, run))
     return found
 
 
@@ -91,7 +92,7 @@ def _part(run: Run, cache: Cache | None) -> HeldOutSamples:
             mend="Raise it, or give held-out data by held_out.path",
         )
     record = cache if cache is not None else _own_record(run)
-    measured = readable[: settings.limit]
+    measured = _measured(run.data, record, readable, settings.limit)
     return HeldOutSamples(
         settings, run.data, run.fingerprint(), measured, record, frozenset(samples)
     )
@@ -102,6 +103,24 @@ def _share(key: str) -> float:
     return int(hashlib.sha256(f"held out {key}".encode()).hexdigest()[:16], 16) / _SPAN
 
 
+def _measured(
+    data: ConversationDataset, cache: Cache | None, readable: list[int], limit: int | None
+) -> list[int]:
+    """Return the samples that are measured, ascending: their content decides, not their place."""
+    if limit is None or limit >= len(readable):
+        return readable
+
+    def choose() -> list[int]:
+        if cache is not None and cache.is_complete:
+            keys = list(cache.keys())
+            shares = {index: _share(keys[index]) for index in readable}
+        else:
+            shares = {index: _share(data.identify(index)[1]) for index in readable}
+        return sorted(sorted(readable, key=lambda index: (shares[index], index))[:limit])
+
+    return found_by_main_process(choose)
+
+
 def _own_record(run: Run) -> Cache | None:
     """Return the recipe's cache if it is of the run's data; no stage needs it."""
     try:
@@ -109,6 +128,8 @@ def _own_record(run: Run) -> Cache | None:
         cache = open_cache(path) if is_begun(path) else None
     except CacheError as error:
         logger.warning("the held-out samples have no record that can be read: %s", error)
+        cache = None
+    if not all(gathered_numbers(int(cache is not None))):  # all processes read it, or none
         return None
     if cache is None or cache.manifest.dataset.fingerprint != run.fingerprint():
         return None
@@ -130,7 +151,14 @@ def _other_data(run: Run, cache: Cache | None) -> HeldOutSamples:
     fingerprint = other.fingerprint()
     left_out = _remembered(run, {"held_out": fingerprint}, find)
     readable = [index for index in range(len(data)) if index not in unreadable.unreadable]
-    measured = readable[: settings.limit]
+    if not readable:
+        raise RecipeError(
+            f"none of the {len(data):,} held-out samples can be read",
+            where="held_out",
+            found=data.source,
+            mend="Give other held-out data",
+        )
+    measured = _measured(data, record, readable, settings.limit)
     return HeldOutSamples(settings, data, fingerprint, measured, record, frozenset(left_out))
 
 
@@ -169,6 +197,33 @@ def _read(path: Path, settings: Mapping[str, Any]) -> list[int] | None:
         return None
     same = json.dumps(found.settings, sort_keys=True) == json.dumps(settings, sort_keys=True)
     return found.samples if same else None
+
+
+def _validate_record(found: HeldOutSamples) -> None:
+    """Refuse a record by which measurements would compare other samples each time, or none.
+
+    Raises:
+        RecipeError: the record is not there, is incomplete, or has none of the measured samples.
+    """
+    if found.settings.metric != "divergence":
+        return
+    cache = found.cache
+    if cache is None:
+        raise _not_comparable("there is no record of the held-out samples")
+    if not cache.is_complete:
+        raise _not_comparable("their record is incomplete and may still grow", cache.path)
+    if not found.divided()[0]:
+        raise _not_comparable("none of the measured samples has a record", cache.path)
+
+
+def _not_comparable(problem: str, found: object = None) -> RecipeError:
+    return RecipeError(
+        f"is divergence, and {problem}",
+        where="held_out.metric",
+        found=found,
+        mend="Finish that record, give another by --cache or held_out.cache, or set "
+        "held_out.metric: loss",
+    )
 
 
 def _report(found: HeldOutSamples, run: Run) -> None:

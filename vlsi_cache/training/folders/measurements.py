@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
+
+from pydantic import Field
 
 from vlsi_cache.stagefiles import SteppedLine
 from vlsi_cache.training.folders.lines import keep_lines
@@ -12,6 +14,7 @@ from vlsi_cache.training.folders.lines import keep_lines
 __all__ = ["MEASUREMENTS_FILE", "MeasurementJournal", "MeasurementLine", "read_measurements"]
 
 MEASUREMENTS_FILE: Final = "held-out.jsonl"
+_LEFT_OUT: Final = {"held_out_left_out"}
 
 
 class MeasurementLine(SteppedLine):
@@ -26,6 +29,9 @@ class MeasurementLine(SteppedLine):
     """Samples that were measured."""
     held_out_compared: int = 0
     """Those of them with a record."""
+    held_out_left_out: list[int] = Field(default=[])
+    """Indices of the held-out samples that no measurement of the stage has, because a figure of
+    theirs was not finite at the first one."""
 
 
 class MeasurementJournal:
@@ -46,11 +52,17 @@ class MeasurementJournal:
         """
         keep_lines(self.path, MeasurementLine, step)
 
-    def append(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write the figures of a step."""
-        line = MeasurementLine.model_validate({"step": step, **figures})
+    def left_out(self) -> frozenset[int] | None:
+        """Return what every measurement leaves out, or None before the first."""
+        lines = read_measurements(self.path.parent)
+        return frozenset(lines[0].held_out_left_out) if lines else None
+
+    def append(self, step: int, figures: Mapping[str, float], left_out: Collection[int]) -> None:
+        """Write the figures of a step, and which samples they are not of."""
+        values = {"step": step, **figures, "held_out_left_out": sorted(left_out)}
+        line = MeasurementLine.model_validate(values)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(line.model_dump_json() + "\n")
+            file.write(line.model_dump_json(exclude=None if left_out else _LEFT_OUT) + "\n")
 
 
 def read_measurements(folder: Path) -> list[MeasurementLine]:

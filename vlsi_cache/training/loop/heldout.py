@@ -7,7 +7,6 @@ These are the Trainer's own means: ``evaluate``, ``metric_for_best_model``,
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,14 @@ from vlsi_cache.training.folders.checkpoints import best_of, state_of
 from vlsi_cache.training.folders.measurements import MeasurementJournal
 from vlsi_cache.training.folders.writing import plain_write_errors
 from vlsi_cache.training.loop.measuring import Meter, MeterSettings
-from vlsi_cache.training.loop.saving import MEND_DIVERGED, SavingTrainer
-from vlsi_cache.training.processes import from_main_process, on_main_process, raise_together
+from vlsi_cache.training.loop.saving import SavingTrainer
+from vlsi_cache.training.loop.tally import Tally
+from vlsi_cache.training.processes import (
+    found_by_main_process,
+    from_main_process,
+    on_main_process,
+    raise_together,
+)
 from vlsi_cache.training.samples.heldout import HeldOut
 
 __all__ = ["MeasuringTrainer", "held_out_arguments", "held_out_callbacks", "keep_best"]
@@ -64,6 +69,7 @@ class MeasuringTrainer(SavingTrainer):
     _held_out: HeldOut | None = None
     _meter: Meter | None = None
     _measurements: MeasurementJournal | None = None
+    _tally: Tally | None = None
 
     def begin_measuring(self, held_out: HeldOut | None, schedule: Schedule) -> None:
         """Take in the samples, once the Trainer is made."""
@@ -78,6 +84,7 @@ class MeasuringTrainer(SavingTrainer):
         self._held_out = held_out
         self._meter = Meter(held_out, settings, self.accelerator)
         self._measurements = MeasurementJournal(self._folder)
+        self._tally = Tally(held_out, self._folder)
 
     def resume_measuring(self, checkpoint: Path | None) -> None:
         """Drop the measurements after a checkpoint, or all without one, and find the best so far.
@@ -85,11 +92,12 @@ class MeasuringTrainer(SavingTrainer):
         Raises:
             StageError: the best checkpoint is not there any more.
         """
-        journal = self._measurements
-        if journal is None:
+        journal, tally = self._measurements, self._tally
+        if journal is None or tally is None:
             return
         step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
         on_main_process(lambda: journal.resume(step))
+        tally.left_out = found_by_main_process(journal.left_out)
         if checkpoint is None or not self.args.load_best_model_at_end:
             return
         self.best = from_main_process(best_of(checkpoint))
@@ -126,20 +134,14 @@ class MeasuringTrainer(SavingTrainer):
         """Measure the module, and log its figures."""
         assert self._meter is not None  # or the Trainer has nothing to evaluate
         assert self._measurements is not None
+        assert self._tally is not None
         step = self.state.global_step
-        figures = self._meter.measure(self._module())
-        wrong = [name for name, value in figures.items() if not math.isfinite(value)]
-        if wrong:
-            raise StageError(
-                f"{wrong[0]} is {figures[wrong[0]]} at step {step}",
-                where=self._folder,
-                mend=MEND_DIVERGED,
-            )
+        figures = self._tally.figures(self._meter.measure(self._module()), step)
         problem: StageError | None = None
         try:
             with plain_write_errors(self._folder):
                 if self.is_world_process_zero():
-                    self._measurements.append(step, figures)
+                    self._measurements.append(step, figures, self._tally.left_out or ())
                 super().log(dict(figures))
         except StageError as error:
             problem = error

@@ -1,4 +1,4 @@
-"""``Meter``: the held-out figures of a module, alike in every process."""
+"""``Meter``: a module's figures on each held-out sample, alike in every process."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, Final
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from vlsi_cache.errors import VlsiCacheError
 from vlsi_cache.phases import phase
 from vlsi_cache.training.loop.pieces import align_pieces, pieces_of
+from vlsi_cache.training.loop.tally import MeasuredSample
 from vlsi_cache.training.module import StageModule
-from vlsi_cache.training.processes import from_main_process, gathered, raise_together
+from vlsi_cache.training.processes import found_by_main_process, gathered, raise_together
 from vlsi_cache.training.samples.budget import collate_pieces
 from vlsi_cache.training.samples.heldout import HeldOut
 from vlsi_cache.training.samples.loader import FURTHER, make_loader
 
 __all__ = ["Meter", "MeterSettings"]
 
-_FIGURES: Final = ("loss", "divergence")
+_MEASURED: Final = ("inputs", "positions", "labels", "targets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +68,15 @@ class Meter:
         self._loader: DataLoader[Any] | None = None
 
     @torch.no_grad()
-    def measure(self, module: StageModule) -> dict[str, float]:
-        """Return the figures. The module is left in training mode.
+    def measure(self, module: StageModule) -> list[MeasuredSample]:
+        """Return every sample's figures, by index. The module is left in training mode.
 
         Raises:
             VlsiCacheError: a sample cannot be read, here or in another process.
         """
         self._batches.own = self._own_batches()
         device = self._accelerator.device
-        sums = torch.zeros(2, 3, dtype=torch.float64)  # of figures: tokens, nats, samples
+        found: list[MeasuredSample] = []
         module.eval()
         own = self._batches.own
         total = sum(map(len, own))
@@ -86,26 +86,32 @@ class Meter:
                 if self._settings.is_sharded:
                     align_pieces([batch], self._accelerator, device)
                 for piece in pieces_of(batch):
-                    sums += self._sums(module, piece)
+                    found += self._sums(module, piece)
                 progress.advance(len(picks))
         module.train()
-        return _figures(torch.stack(gathered([sums])).sum(0))
+        return sorted(gathered(found))
 
-    def _sums(self, module: StageModule, piece: dict[str, Any]) -> Tensor:
-        piece = {**piece}
-        weight = piece.pop("weight")
-        num_samples = piece["inputs"]["input_ids"].shape[0]
-        moved = _moved(piece, self._accelerator.device)
+    def _sums(self, module: StageModule, piece: dict[str, Any]) -> list[MeasuredSample]:
+        moved = _moved(
+            {name: value for name, value in piece.items() if name in _MEASURED},
+            self._accelerator.device,
+        )
         with self._accelerator.autocast():
             found = module.measure(
                 moved["inputs"], moved["positions"], moved["labels"], moved.get("targets")
             )
-        sums = torch.zeros(2, 3, dtype=torch.float64)
-        for row, name in enumerate(_FIGURES):
-            if name in found:
-                nats = float(found[name].double().sum())
-                sums[row] = torch.tensor([len(found[name]), nats, num_samples])
-        return sums if weight else torch.zeros_like(sums)
+        if not piece["weight"]:
+            return []
+        rows, indices = piece["token_samples"], piece["indices"]
+        sums = {
+            name: torch.zeros(len(indices), dtype=torch.float64)
+            .index_add_(0, rows, values.double().cpu())
+            .tolist()
+            for name, values in found.items()
+        }
+        tokens = torch.bincount(rows, minlength=len(indices)).tolist()
+        divergences = sums.get("divergence", [None] * len(indices))
+        return list(map(MeasuredSample, indices, tokens, sums["loss"], divergences))
 
     def _load(self) -> DataLoader[Any]:
         if self._loader is None:
@@ -123,7 +129,7 @@ class Meter:
     def _own_batches(self) -> list[list[_Pick]]:
         """Return this process's batches, as many as every process has."""
         rank, num_ranks = self._accelerator.process_index, self._accelerator.num_processes
-        recorded, others = from_main_process(self._held_out.divided())
+        recorded, others = found_by_main_process(self._held_out.divided)
         size = self._settings.batch_size
         batches = [
             [_Pick(index, is_recorded, 1) for index in indices[start : start + size]]
@@ -160,20 +166,13 @@ class _Reader:
         items = [held_out.dataset[one.index] for one in picks]
         collate = held_out.collate if pick.is_recorded else held_out.collate_labels
         pieces = collate_pieces(collate, items, self.batch_tokens)
-        first, *further = ({**batch, "weight": pick.weight} for _, batch in pieces)
+        first, *further = (
+            {**batch, "weight": pick.weight, "indices": [picks[row].index for row in rows]}
+            for rows, batch in pieces
+        )
         return {**first, FURTHER: further}
 
 
 def _moved(piece: dict[str, Any], device: torch.device) -> dict[str, Any]:
     moved: dict[str, Any] = send_to_device(piece, device)
     return moved
-
-
-def _figures(total: Tensor) -> dict[str, float]:
-    """Return the means per response token, and how many samples they are of."""
-    found: dict[str, float] = {}
-    for name, (tokens, nats, samples) in zip(_FIGURES, total.tolist(), strict=True):
-        if tokens:
-            found[f"held_out_{name}_nats"] = nats / tokens
-            found["held_out_samples" if name == "loss" else "held_out_compared"] = samples
-    return found

@@ -26,5 +26,9 @@ class HeldOut:
     """Samples with a record → a batch with ``targets``."""
     collate_labels: Callable[[list[Any]], dict[str, Any]]
     """Samples without a record → a batch."""
+    name: Callable[[int], str]
+    """Index → the sample's name."""
+    skips: bool
+    """Whether samples that have no finite figures at the first measurement are left out."""
     start_method: str | None = None
     """How workers start; Python's default if None."""
