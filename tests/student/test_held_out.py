@@ -31,7 +31,7 @@ from vlsi_cache.student.holding_out import find_held_out
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.training import begin_run
 from vlsi_cache.training.folders.measurements import MeasurementJournal
-from vlsi_cache.training.loop.tally import MeasuredSample, Tally
+from vlsi_cache.training.loop.tally import HeldOutTally, MeasuredSample
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 PART = 0.3
@@ -490,7 +490,7 @@ def test_a_sample_that_turns_bad_after_the_first_measurement_stops_the_stage(
     student = load_backbone(recipe.student, "student", run.device, trains=True, place=run.place)
     samples = held_out_of(find_held_out(run, None), student, recipe)
     assert samples is not None
-    tally = Tally(samples, tmp_path)
+    tally = HeldOutTally(samples, tmp_path)
     bad = MeasuredSample(0, 4, math.nan, None)
     good = [MeasuredSample(index, 2, 3.0 * index, None) for index in (1, 2)]
     figures = {"held_out_loss_nats": 9 / 4, "held_out_samples": 2}
@@ -499,4 +499,6 @@ def test_a_sample_that_turns_bad_after_the_first_measurement_stops_the_stage(
     with pytest.raises(StageError, match=r"not finite at step 3.*1 of 2 held-out samples.*Delete"):
         tally.figures([bad, good[0], good[1]._replace(loss=math.inf)], 3)
     with pytest.raises(StageError, match="3 of 3 held-out samples"):  # it is the run's problem
-        Tally(samples, tmp_path).figures([one._replace(loss=math.nan) for one in (bad, *good)], 1)
+        HeldOutTally(samples, tmp_path).figures(
+            [one._replace(loss=math.nan) for one in (bad, *good)], 1
+        )

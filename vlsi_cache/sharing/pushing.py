@@ -36,8 +36,7 @@ def push_to_hub(
         private: whether a repository that is made is private.
         revision: branch to commit to; the main one by default.
         message: message of the commit.
-        publish_paths: whether a cache's manifest may show paths of this machine to anybody. It
-            cannot be changed, because digests cover it.
+        publish_paths: whether a cache's manifest may show paths of this machine to anybody.
 
     Returns:
         Address of the commit.
@@ -55,18 +54,25 @@ def push_to_hub(
     api = HfApi(library_name="vlsi-cache")
     with _plain_errors(repository):
         made = api.create_repo(repository, repo_type=upload.kind, private=private, exist_ok=True)
-        if upload.private_names and not publish_paths:
-            info = api.repo_info(made.repo_id, repo_type=upload.kind)
-            if not info.private:  # it was there, and public
-                validate_names(upload, Path(path))
-        there = api.list_repo_files(made.repo_id, repo_type=upload.kind, revision=revision)
-        commit = api.create_commit(
-            made.repo_id,
-            _operations(upload, there),
-            commit_message=message or f"Upload a {_word(upload)} with vlsi-cache",
-            repo_type=upload.kind,
-            revision=revision,
-        )
+        if upload.private_names and not publish_paths and not _is_private(api, made, upload):
+            validate_names(upload, Path(path))  # it was there, and public
+        return _commit(api, made.repo_id, upload, revision, message)
+
+
+def _is_private(api: Any, made: Any, upload: Upload) -> bool:
+    return bool(api.repo_info(made.repo_id, repo_type=upload.kind).private)
+
+
+def _commit(api: Any, name: str, upload: Upload, revision: str | None, message: str | None) -> str:
+    """Bring everything by one commit, and return its address."""
+    there = api.list_repo_files(name, repo_type=upload.kind, revision=revision)
+    commit = api.create_commit(
+        name,
+        _operations(upload, there),
+        commit_message=message or f"Upload a {_word(upload)} with vlsi-cache",
+        repo_type=upload.kind,
+        revision=revision,
+    )
     return str(commit.commit_url)
 
 

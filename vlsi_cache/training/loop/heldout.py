@@ -19,7 +19,7 @@ from vlsi_cache.training.folders.measurements import MeasurementJournal
 from vlsi_cache.training.folders.writing import plain_write_errors
 from vlsi_cache.training.loop.measuring import Meter, MeterSettings
 from vlsi_cache.training.loop.saving import SavingTrainer
-from vlsi_cache.training.loop.tally import Tally
+from vlsi_cache.training.loop.tally import HeldOutTally
 from vlsi_cache.training.processes import (
     found_by_main_process,
     from_main_process,
@@ -69,7 +69,7 @@ class MeasuringTrainer(SavingTrainer):
     _held_out: HeldOut | None = None
     _meter: Meter | None = None
     _measurements: MeasurementJournal | None = None
-    _tally: Tally | None = None
+    _tally: HeldOutTally | None = None
 
     def begin_measuring(self, held_out: HeldOut | None, schedule: Schedule) -> None:
         """Take in the samples, once the Trainer is made."""
@@ -84,7 +84,7 @@ class MeasuringTrainer(SavingTrainer):
         self._held_out = held_out
         self._meter = Meter(held_out, settings, self.accelerator)
         self._measurements = MeasurementJournal(self._folder)
-        self._tally = Tally(held_out, self._folder)
+        self._tally = HeldOutTally(held_out, self._folder)
 
     def resume_measuring(self, checkpoint: Path | None) -> None:
         """Drop the measurements after a checkpoint, or all without one, and find the best so far.

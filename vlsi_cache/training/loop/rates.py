@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -178,12 +178,7 @@ def first_step_rate(
     if settings.learning_rate is not None:
         return settings.learning_rate
     chosen = _spread(indices, min(samples_per_step(settings), _MOST_MEASURED))
-    size = settings.batch_size
-    batches = [
-        batch
-        for start in range(0, len(chosen), size)
-        for _, batch in collate_pieces(collate, chosen[start : start + size], settings.batch_tokens)
-    ]
+    batches = list(_batches(chosen, collate, settings))
     with phase("measuring the gradient, for the learning rate"):
         measure = partial(_measured_rate, module, list(measured), autocast=autocast)
         rate = measure(batches)
@@ -195,6 +190,16 @@ def first_step_rate(
         if rate is None:
             raise _no_rate()
         return rate
+
+
+def _batches(
+    chosen: list[int], collate: Callable[[list[int]], dict[str, Any]], settings: Schedule
+) -> Iterator[dict[str, Any]]:
+    """Yield the batches of one step."""
+    size = settings.batch_size
+    for start in range(0, len(chosen), size):
+        some = chosen[start : start + size]
+        yield from (batch for _, batch in collate_pieces(collate, some, settings.batch_tokens))
 
 
 def _no_rate() -> StageError:

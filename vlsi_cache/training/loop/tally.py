@@ -1,4 +1,4 @@
-"""``Tally``: means over held-out samples, which are the same samples at every measurement."""
+"""``HeldOutTally``: means over held-out samples, which are the same samples at every measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlsi_cache.training.loop.saving import MEND_DIVERGED
 from vlsi_cache.training.processes import found_by_main_process, is_main_process
 from vlsi_cache.training.samples.heldout import HeldOut
 
-__all__ = ["MeasuredSample", "Tally"]
+__all__ = ["HeldOutTally", "MeasuredSample"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class MeasuredSample(NamedTuple):
         return math.isfinite(self.loss) and math.isfinite(self.divergence or 0.0)
 
 
-class Tally:
+class HeldOutTally:
     """Takes the means of a stage's measurements.
 
     With ``data.on_error: skip`` the first measurement decides which samples are left out. A sample
