@@ -1,4 +1,4 @@
-"""``HeldOutTally``: means over held-out samples, which are the same samples at every measurement."""
+"""``HeldOutTally``: means over held-out samples, the same ones at every measurement."""
 
 from __future__ import annotations
 
