@@ -7,10 +7,13 @@ import functools
 import logging
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from pathlib import Path
+from types import FrameType
 from typing import Final, Protocol
 
 from vlsi_cache.manifest import CacheManifest
@@ -108,12 +111,26 @@ def _counted_by_several(
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back. Processes that start meanwhile never see it: their parent ends them."""
+    """Hold Ctrl-C back. Processes that start meanwhile never see it: their parent ends them.
+
+    The mask is what they inherit. The parent itself needs a handler too: another thread may
+    take the signal, and an interruption in the middle of a start would leave half a process.
+    """
+    resource_tracker.ensure_running()  # it would lift the mask if it started later
+    held: list[FrameType | None] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    if is_main and handler is not None:
+        signal.signal(signal.SIGINT, lambda _, frame: held.append(frame))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+    if held and callable(handler):
+        handler(signal.SIGINT, held[0])
 
 
 def _count(cache: CountedShards, shards: Sequence[int], *, num_tokens: int) -> Tally:
