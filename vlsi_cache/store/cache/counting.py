@@ -102,7 +102,9 @@ def _counted_by_several(
                 tallies = pool.map(count, runs)
             yield from tallies
         except BaseException as error:
-            if not isinstance(error, Exception):  # an interruption does not wait for the runs
+            # A broken pool may wait for ever for a process that it did not end, and that writes a
+            # result which nobody reads. An interruption does not wait for the runs.
+            if isinstance(error, BrokenProcessPool) or not isinstance(error, Exception):
                 for process in {*multiprocessing.active_children()} - others:
                     process.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
