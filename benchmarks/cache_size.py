@@ -16,14 +16,18 @@ Fidelity is that of the loss's gradient with respect to a linear map before the 
 all tokens. Its angle to the gradient of the full distribution, and the ratio of their norms, are
 means over taps. The tap before plays the student (for the first tap, the one after). The bias and
 the spread over tokens of KL(teacher ‖ student) are in nats, at all taps together.
+
+The records that a default is chosen from are made with several seeds. Their figures are medians,
+and `over_seeds` has the lowest and the highest.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +42,29 @@ from torch import Tensor
 from vlsi_cache.distribution import DrawnFrom, SparseDistribution
 from vlsi_cache.objectives import chunks
 from vlsi_cache.recipe import CacheSection
-from vlsi_cache.sampling import TapRecorder
+from vlsi_cache.sampling import TapRecorder, vocabulary_order
 from vlsi_cache.store import open_cache
 
-CURVE: tuple[tuple[int, int, DrawnFrom], ...] = (
-    (0, 8, "rest"),
-    (0, 12, "rest"),
-    (0, 16, "rest"),
-    (4, 4, "rest"),
-    (4, 10, "whole"),
+Layout = tuple[int, int, DrawnFrom]
+"""k, m and what is drawn from."""
+
+DEFAULT: Layout = (CacheSection().k, CacheSection().m, CacheSection().drawn_from)
+SEVERAL: tuple[Layout, ...] = (
+    (0, 14, "rest"),
+    (4, 13, "whole"),
     (4, 12, "whole"),
-    (4, 14, "whole"),
-    (16, 0, "rest"),
 )
-"""k, m and what is drawn from, of our further records beside the default."""
-DEFAULT = (CacheSection().k, CacheSection().m, CacheSection().drawn_from)
+"""Our records that are made with several seeds: those that a default is chosen from."""
+CURVE: tuple[Layout, ...] = (
+    (4, 14, "whole"),
+    (4, 11, "whole"),
+    (4, 10, "whole"),
+    (0, 16, "rest"),
+    (0, 12, "rest"),
+    (0, 8, "rest"),
+    (4, 4, "rest"),
+)
+"""Our further records, made with one seed."""
 MOST_DRAWS = 64
 TOP = 128
 CHUNK = 64
@@ -64,9 +76,18 @@ class Size:
 
     samples: int = 96
     teacher: str = "SmolLM2-135M"
+    seeds: int = 3
+    several: tuple[Layout, ...] = SEVERAL
+    curve: tuple[Layout, ...] = CURVE
 
 
-QUICK = Size(samples=6, teacher="made up")
+QUICK = Size(
+    samples=6,
+    teacher="made up",
+    seeds=2,
+    several=((0, 14, "rest"), (4, 12, "whole"), (4, 13, "whole")),
+    curve=((16, 0, "rest"),),
+)
 
 
 @dataclass(frozen=True)
@@ -195,13 +216,10 @@ def _distillkit(truth: Truth) -> Record:
 
 
 def ours(
-    teacher: Teacher,
-    reading: Reading,
-    kept: tuple[int, int, DrawnFrom],
-    order: Tensor | None = None,
+    teacher: Teacher, reading: Reading, layout: Layout, order: Tensor, seed: int = 0
 ) -> tuple[float, Record]:
     """Write a whole cache, and return its bytes per token and tap and the record read back."""
-    k, m, drawn_from = kept
+    k, m, drawn_from = layout
     head = teacher.head.real_rows(teacher.vocab_size)
     recorder = TapRecorder(head, k=k, m=m, drawn_from=drawn_from, order=order)
     dice = torch.rand(
@@ -209,7 +227,7 @@ def ours(
         len(reading.features),
         recorder.num_uniforms,
         dtype=torch.float64,
-        generator=torch.Generator().manual_seed(0),
+        generator=torch.Generator().manual_seed(seed),
     )
     made = recorder.record(reading.features, reading.labels, dice)
     with tempfile.TemporaryDirectory() as folder:
@@ -231,25 +249,50 @@ def measure(size: Size) -> dict[str, Any]:
     teacher = real_teacher(size.samples) if real else made_up_teacher(size.samples)
     reading = teacher.read()
     truth = Truth(teacher, reading)
+    order = vocabulary_order(teacher.head.weight[: teacher.vocab_size])
     # records are large: each is scored before the next is made
-    rows = [_row(truth, *layout) for layout in rivals(truth)]
-    for kept in (DEFAULT, *(CURVE if real else CURVE[-2:])):
-        k, m, drawn_from = kept
-        name = "vlsi-cache" if kept == DEFAULT else f"vlsi-cache k={k} m={m}"
-        if drawn_from == "whole":
-            name += " together"
-        rows.append(_row(truth, name, *ours(teacher, reading, kept)))
+    rows = [_row(truth, *rival) for rival in rivals(truth)]
+    for layout in dict.fromkeys((DEFAULT, *size.several)):
+        seeds = (
+            _row(truth, name_of(layout), *ours(teacher, reading, layout, order, seed))
+            for seed in range(size.seeds)
+        )
+        rows.append(_over_seeds(list(seeds)))
+    rows += [
+        _row(truth, name_of(layout), *ours(teacher, reading, layout, order))
+        for layout in size.curve
+    ]
     in_order = ours(teacher, reading, DEFAULT, torch.arange(teacher.vocab_size))
     rows.append(_row(truth, "vlsi-cache in order of ids", *in_order))
     return {
         "rows": [_dense_row(teacher.vocab_size), *rows],
         "size": {
-            **asdict(size),
+            "samples": size.samples,
+            "teacher": size.teacher,
             "tokens": len(reading.labels),
             "taps": len(reading.features),
             "vocabulary": teacher.vocab_size,
             "mean_entropy_nats": [round(float(tap), 3) for tap in truth.entropy.mean(0)],
         },
+    }
+
+
+def name_of(layout: Layout) -> str:
+    """Name one of our records: the default has no more than the library's name."""
+    k, m, drawn_from = layout
+    if layout == DEFAULT:
+        return "vlsi-cache"
+    return f"vlsi-cache k={k} m={m}" + (" together" if drawn_from == "whole" else "")
+
+
+def _over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of medians, with the lowest and highest of each figure."""
+    figures = {name: [row[name] for row in rows] for name in rows[0] if name != "name"}
+    return {
+        "name": rows[0]["name"],
+        **{name: statistics.median(found) for name, found in figures.items()},
+        "seeds": len(rows),
+        "over_seeds": {name: [min(found), max(found)] for name, found in figures.items()},
     }
 
 
@@ -271,7 +314,7 @@ def _dense_row(vocab_size: int) -> dict[str, Any]:
 
 
 def tables(result: dict[str, Any]) -> list[PrintedTable]:
-    """Show the rows."""
+    """Show the rows, and how far the seeds of those with several lie apart."""
     size = result["size"]
     columns = {
         "bytes_per_token_tap": "bytes",
@@ -281,14 +324,31 @@ def tables(result: dict[str, Any]) -> list[PrintedTable]:
         "kl_bias_nats": "KL bias (nats)",
         "kl_sd_nats": "KL spread (nats)",
     }
+    header = ("record", *columns.values())
+    setting = (
+        f"{size['tokens']:,} tokens, {size['taps']} taps of {size['teacher']}, "
+        f"V = {size['vocabulary']:,}"
+    )
+    several = [row for row in result["rows"] if "over_seeds" in row]
     return [
         PrintedTable(
-            f"{size['tokens']:,} tokens, {size['taps']} taps of {size['teacher']}, "
-            f"V = {size['vocabulary']:,}",
-            ("record", *columns.values()),
+            setting,
+            header,
             [(row["name"], *(f"{row[name]:,.2f}" for name in columns)) for row in result["rows"]],
-        )
+        ),
+        PrintedTable(
+            f"the lowest and highest of {several[0]['seeds']} seeds",
+            header,
+            [
+                (row["name"], *(_between(*row["over_seeds"][name]) for name in columns))
+                for row in several
+            ],
+        ),
     ]
+
+
+def _between(lowest: float, highest: float) -> str:
+    return f"{lowest:.2f}–{highest:.2f}"
 
 
 main = benchmark(measure, tables, full=Size(), quick=QUICK, rounds=None, on_cpu=True)

@@ -116,14 +116,16 @@ class Passes:
         taps = sorted({last * (index + 1) // shape.taps for index in range(shape.taps)})
         self.bank = build_verbalizers(decoder, taps, VerbalizerSection(), seed=0).eval()
         self.bank.requires_grad_(False)
-        k, m, _ = DEFAULT
-        self.teacher = TeacherPass(self.backbone, self.bank, TapRecorder(self.head, k=k, m=m), 0)
+        k, m, drawn_from = DEFAULT
+        recorder = TapRecorder(self.head, k=k, m=m, drawn_from=drawn_from)
+        self.teacher = TeacherPass(self.backbone, self.bank, recorder, 0)
         self.manifest = made_up_manifest(
             shape.samples,
             vocab_size=shape.vocabulary,
             taps=taps,
             k=k,
             m=m,
+            drawn_from=drawn_from,
             samples_per_shard=self.recipe.cache.samples_per_shard,
         )
         self.batches = self._encoded()

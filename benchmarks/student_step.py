@@ -44,7 +44,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from vlsi_cache.matching import match_layers
 from vlsi_cache.models import Backbone, bind_decoder, default_taps, run_backbone
 from vlsi_cache.objectives import SparseTargets
-from vlsi_cache.recipe import CacheSection, InteractionSection, VerbalizerSection
+from vlsi_cache.recipe import InteractionSection, VerbalizerSection
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.verbalizer import VerbalizerBank, build_verbalizers
 from vlsi_cache.verbalizer.training import Verbalization
@@ -64,7 +64,8 @@ class Size:
     vocabulary: int = 49_152
     tokens: int = 512
     candidates: int = 14
-    entries: int = CacheSection().m
+    entries: int = 14
+    """Entries of a record: draws alone."""
 
     @property
     def taps(self) -> tuple[int, ...]:

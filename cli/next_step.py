@@ -46,8 +46,9 @@ _TEACHERS: Final = {
 """The same for the flags of ``dump-teacher`` alone."""
 _OTHERS: Final = {
     "train-student": (
-        *("teacher.", "cache.k=", "cache.m=", "cache.samples_per_shard="),
-        *("cache.batch_size=", "cache.batch_tokens=", "cache.workers="),
+        *("teacher.", "cache.k=", "cache.m=", "cache.drawn_from="),
+        *("cache.samples_per_shard=", "cache.batch_size=", "cache.batch_tokens="),
+        "cache.workers=",
     ),
 }
 """Beginnings of the assignments that a command does not read."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from vlsi_cache.errors import RecipeError
 from vlsi_cache.recipe import (
+    CacheSection,
     Recipe,
     apply_overrides,
     idle_settings,
@@ -73,6 +74,34 @@ def test_a_recipe_file_is_read_and_flags_override_it(tmp_path: Path) -> None:
     recipe = load_recipe(path, ["cache.k=2", "student.model=small", "student.taps=[1, 5]"])
     assert (recipe.teacher.model, recipe.student.model) == ("big", "small")
     assert (recipe.cache.k, recipe.student.taps) == (2, [1, 5])
+
+
+@pytest.mark.parametrize(
+    ("cache", "meant"),
+    [
+        ({}, (4, 13, "whole")),
+        ({"samples_per_shard": 7}, (4, 13, "whole")),
+        ({"k": 0, "m": 14}, (0, 14, "rest")),
+        ({"k": 4, "m": 4}, (4, 4, "rest")),
+        ({"k": 4}, (4, 14, "rest")),
+        ({"k": 0}, (0, 14, "rest")),
+        ({"m": 16}, (0, 16, "rest")),
+        ({"k": 16, "m": 0}, (16, 0, "rest")),
+        ({"drawn_from": "rest"}, (0, 14, "rest")),
+        ({"drawn_from": "whole"}, (4, 13, "whole")),
+        ({"k": 8, "drawn_from": "whole"}, (8, 13, "whole")),
+        ({"m": 20, "drawn_from": "whole"}, (4, 20, "whole")),
+    ],
+)
+def test_a_record_that_is_given_in_part_means_what_it_meant_before_the_default_changed(
+    cache: dict[str, Any], meant: tuple[int, int, str]
+) -> None:
+    found = recipe_from_mapping({"cache": cache}, where="run.yaml").cache
+    assert (found.k, found.m, found.drawn_from) == meant
+    assert CacheSection(**cache) == found
+    assert CacheSection.model_validate(found.model_dump()) == found
+    assignments = [f"cache.{name}={value}" for name, value in cache.items()]
+    assert load_recipe(None, assignments).cache == found
 
 
 def test_a_tilde_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

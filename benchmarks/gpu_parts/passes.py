@@ -71,7 +71,9 @@ class _Dump:
     def __init__(self, run: Run, teacher: Backbone, bank: VerbalizerBank, folder: Path) -> None:
         self.run = run
         settings = run.recipe.cache
-        recorder = TapRecorder(teacher.head, k=settings.k, m=settings.m)
+        recorder = TapRecorder(
+            teacher.head, k=settings.k, m=settings.m, drawn_from=settings.drawn_from
+        )
         self.reads = TeacherPass(teacher, bank, recorder, run.recipe.seed)
         self.folder = folder
         self.count = 0
@@ -85,6 +87,7 @@ class _Dump:
             taps=self.reads.bank.taps,
             k=settings.k,
             m=settings.m,
+            drawn_from=settings.drawn_from,
             samples_per_shard=settings.samples_per_shard,
         )
         self.count += 1

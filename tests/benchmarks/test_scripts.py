@@ -28,6 +28,7 @@ PROMISED: dict[str, set[str]] = {
     },
     "statistics_speed": {"plain_over_ours", "tokens_taps_per_cpu_second"},
     "worth": set(),
+    "record_speed": {"together_over_draws_recording", "together_over_draws_reading"},
     "second_start": {"first_over_second", "first_over_rest", "seconds_per_million_rows"},
     "objective": {
         "time_over_autograd",
@@ -195,6 +196,13 @@ def _assert_sound_rows(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         assert figures <= row.keys()
         assert all(math.isfinite(row[figure]) for figure in figures), row
+    several = [row for row in rows if "over_seeds" in row]
+    assert {"vlsi-cache k=0 m=14", "vlsi-cache"} <= {row["name"] for row in several}
+    for row in several:
+        assert row["seeds"] == 2
+        for figure in figures:
+            lowest, highest = row["over_seeds"][figure]
+            assert lowest <= row[figure] <= highest
     # few tokens: unbiased records differ from the truth by chance, scaled ones by construction
     assert abs(named["vlsi-cache"]["kl_bias_nats"]) < 0.2 < named["top-64"]["kl_bias_nats"]
 

@@ -9,14 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.heads import gradient_of, make_head
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.levels import FRACTIONS, TAILS
 from vlsi_cache.models import Head
 from vlsi_cache.models.binding.head import LogitTransform
+from vlsi_cache.objectives import candidate_divergences, sparse_targets
 from vlsi_cache.sampling import TapRecorder, coupled_tail_draws, num_uniforms
 
 VOCAB = 40
 REPEATS = 6_000
+_DIVERGENCES = 3_000
+_TOO_RARE = 1e-4
+"""Share of a mean that comes from draws so rare that none of the repeats may have one."""
 
 
 def record_repeatedly(
@@ -72,6 +77,52 @@ def test_weights_sum_to_one_and_are_not_negative(k: int, m: int) -> None:
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
     assert (np.exp(found.top_log_probs.astype(np.float64)).sum(-1) <= 1 + 1e-6).all()
+
+
+def tied_taps(vocab: int) -> Tensor:
+    """All alike, a tie at the last place of the k, and one token that is nearly certain."""
+    steps = torch.tensor([2.0, 1.0, 1.0, 0.0]).repeat(vocab)[:vocab]
+    return torch.stack([torch.zeros(vocab), steps, 12.0 * (steps == 2.0)])
+
+
+@pytest.mark.parametrize(
+    ("logits", "k", "m"),
+    [
+        (taps_of((0.1, 2.0, 9.0)), 4, 13),
+        (tied_taps(VOCAB), 4, 13),
+        (tied_taps(VOCAB), 2, 1),
+        (taps_of((0.5, 3.0, 6.0)), 9, 2),
+        (taps_of((0.5, 3.0, 6.0), 4), 4, 3),
+        (tied_taps(4), 4, 1),
+        (tied_taps(5), 4, 1),
+        (taps_of((4.0,), 300), 4, 13),
+    ],
+    ids=[
+        *("default", "tied", "tied, one draw", "more likely tokens than draws"),
+        *("nothing beyond the k", "tied, nothing beyond the k", "one beyond the k", "in blocks"),
+    ],
+)
+def test_the_mean_divergence_and_gradient_are_those_of_the_whole_distributions(
+    logits: Tensor, k: int, m: int
+) -> None:
+    num_taps, vocab = logits.shape
+    head = make_head(vocab, 5, dtype=torch.float32)
+    features = torch.randn(1, 5, generator=torch.Generator().manual_seed(5))
+    targets = sparse_targets(record_repeatedly(logits, k=k, m=m, repeats=_DIVERGENCES), "sample")
+    for tap in range(num_taps):
+        many = features.expand(_DIVERGENCES, -1).clone().requires_grad_()
+        found = candidate_divergences(many, head, targets.candidate(tap))
+        values = found.matched(torch.zeros(_DIVERGENCES, dtype=torch.long)).double()
+        gradients = gradient_of(values.sum(), many).double()
+        one = features.double().requires_grad_()
+        p = torch.softmax(logits[tap].double(), -1)
+        log_q = torch.log_softmax(one @ head.weight.double().T, -1)
+        full = (p * (p.log() - log_q)).sum()
+        error = values.std() / math.sqrt(_DIVERGENCES)
+        assert abs(values.mean() - full) < 5 * error + _TOO_RARE, tap
+        error = gradients.std(0).norm() / math.sqrt(_DIVERGENCES)
+        wrong = (gradients.mean(0) - gradient_of(full, one)[0]).norm()
+        assert wrong < 5 * error + _TOO_RARE, tap
 
 
 def test_stored_probabilities_are_near_and_right_on_average() -> None:

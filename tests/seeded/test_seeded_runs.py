@@ -21,7 +21,7 @@ def golden() -> dict[str, Any]:
     return known
 
 
-@pytest.mark.parametrize("run", ["text", "images"])
+@pytest.mark.parametrize("run", ["text", "images", "together"])
 def test_a_seeded_run_comes_out_as_ever(
     run: str, found: dict[str, Any], golden: dict[str, Any]
 ) -> None:

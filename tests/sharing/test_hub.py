@@ -271,7 +271,7 @@ def test_a_card_names_the_hub_and_hides_paths(local: Path, tmp_path: Path) -> No
             "teacher": {"model": "Qwen/Qwen2-VL-7B-Instruct"},
             "student": {"model": "Qwen/Qwen2-VL-2B-Instruct", "revision": "v1"},
             "data": {"path": [str(tmp_path / "secret" / "rows.jsonl"), "owner/dataset:config"]},
-            "cache": {"path": "s3://private-bucket/caches/one"},
+            "cache": {"path": "s3://private-bucket/caches/one", "k": 4, "m": 12},
             "output": str(tmp_path / "secret" / "run"),
             "held_out": {"part": 0.1},
         },
@@ -304,4 +304,7 @@ def test_a_card_names_the_hub_and_hides_paths(local: Path, tmp_path: Path) -> No
     assert "| finetuning | held-out loss, nats per token | 1.235 |" in card
     settings = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
     assert settings["held_out"] == {"part": 0.1}
+    # k is the default's, and would mean another record if it were left out
+    record = {name: settings["cache"][name] for name in ("k", "m", "drawn_from")}
+    assert record == {"k": 4, "m": 12, "drawn_from": "rest"}
     assert settings["data"]["path"] == ["rows.jsonl", "owner/dataset:config"]

@@ -38,15 +38,23 @@ _PACKAGES: Final = (
 
 _LENS: Final = {"verbalizer": {"start": "logit_lens"}}
 _RUNS: Final[dict[str, dict[str, Any]]] = {
-    "text": {"images": False, "teacher": _LENS, "student": _LENS},
+    "text": {
+        "images": False,
+        "teacher": _LENS,
+        "student": _LENS,
+        "cache": {"k": 0, "m": 14, "drawn_from": "rest"},
+    },
     "images": {
         "images": True,
         "teacher": _LENS,
         "student": _LENS,
-        "cache": {"samples_per_shard": 5, "batch_size": 2, "k": 4, "m": 4},
+        "cache": {"samples_per_shard": 5, "batch_size": 2, "k": 4, "m": 4, "drawn_from": "rest"},
         "interaction": {"matching": {"granularity": "sample"}},
     },
+    "together": {"images": False, "num_samples": 8, "teacher": _LENS, "student": _LENS},
 }
+"""``text`` has draws alone, ``images`` likely tokens and draws of the rest, and the other run the
+default record, both together."""
 
 
 def make_runs(folder: Path) -> dict[str, Any]:

@@ -122,12 +122,16 @@ def _bank(
 def _teacher_pass(recipe: Recipe, backbone: Backbone) -> StageStep:
     bank = _bank(recipe, "teacher", backbone).requires_grad_(False)
     head = backbone.head
-    k, m = recipe.cache.k, recipe.cache.m
-    order = torch.arange(head.num_rows, device=head.weight.device) if not k else None
-    reader = TeacherPass(backbone, bank, TapRecorder(head, k=k, m=m, order=order), recipe.seed)
+    settings = recipe.cache
+    order = torch.arange(head.num_rows, device=head.weight.device)  # any order takes as much
+    recorder = TapRecorder(
+        head, k=settings.k, m=settings.m, drawn_from=settings.drawn_from, order=order
+    )
+    reader = TeacherPass(backbone, bank, recorder, recipe.seed)
 
     def run(batch: Batch) -> None:
-        uniforms = np.full((batch.num_responses, len(bank.taps) + 1), 0.5)
+        shape = batch.num_responses, len(bank.taps) + 1, recorder.num_uniforms
+        uniforms = np.full(shape, 0.5)
         try:
             reader.begin(batch.tensors(head.weight.device), uniforms)()
         except RuntimeError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from vlsi_cache.recipe.section import (
     CacheAddress,
@@ -17,6 +18,9 @@ from vlsi_cache.recipe.section import (
 )
 
 __all__ = ["CacheSection", "DataPath", "DataSection", "SelectSection", "SourceSection"]
+
+_DRAWS_ALONE: Final = {"k": 0, "m": 14, "drawn_from": "rest"}
+"""The record of a recipe that gives a part of it, without `drawn_from: whole`."""
 
 DataPath = UserName | Annotated[list[UserName], Field(min_length=1)]
 """One name of data, or several."""
@@ -122,22 +126,28 @@ class DataSection(Section):
 
 
 class CacheSection(Section):
-    """The teacher's records."""
+    """The teacher's records.
+
+    `k`, `m` and `drawn_from` are one choice. If a recipe gives some of them, without `drawn_from:
+    whole`, the others are 0, 14 and `rest`.
+    """
 
     path: CacheAddress | None = None
     """Folder of the cache, or a URL such as `s3://bucket/prefix`. `<output>/cache` by default."""
-    k: NonNegative = 0
-    """Most likely tokens kept per response token and tap. With 0 there are only draws, which are
-    more accurate per byte. The tails `bucket` and `renormalize` need k ≥ 1."""
-    m: Annotated[int, Field(ge=0, le=255)] = 14
-    """Tokens drawn from the rest of the distribution, or from the whole distribution if k is 0."""
-    drawn_from: Literal["rest", "whole"] = "rest"
+    k: NonNegative = 4
+    """Most likely tokens kept per response token and tap. With 0 there are only draws, which take
+    the fewest bytes. The tails `bucket` and `renormalize` need k ≥ 1. If `m` is given without `k`,
+    and `drawn_from` is not `whole`, it is 0."""
+    m: Annotated[int, Field(ge=0, le=255)] = 13
+    """Tokens drawn from the distribution, see `drawn_from`. If `k` is given without `m`, and
+    `drawn_from` is not `whole`, it is 14."""
+    drawn_from: Literal["rest", "whole"] = "whole"
     """What the m tokens are drawn from if k ≥ 1. `rest`: what lies beyond the k, at each tap by
     itself. `whole`: the whole distribution. Draws of the k are left out, all taps share ids, and
     probabilities are stored in steps of ¼ nat in log-odds, rounded at random: unbiased, not exact.
     Reverse, Jensen-Shannon and skewed divergences and the tail `bucket` get a small bias from that.
     It takes the fewest bytes of all that hold probabilities. With k = 0 the draws are of the whole
-    distribution anyway."""
+    distribution anyway. If `k` or `m` is given without it, it is `rest`."""
     samples_per_shard: Positive = 512
     """Conversations per shard. An interrupted run loses at most the work of one shard."""
     batch_size: Positive = 8
@@ -154,6 +164,14 @@ class CacheSection(Section):
     without tokens. All stages leave out what is recorded so. It means `data.on_error: skip` too."""
     max_failures_in_a_row: Positive = 16
     """With `skip`: if more samples than this fail one after another, the run stops."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_the_record(cls, given: Any) -> Any:
+        """Let a k or an m that is given by itself mean what it meant before there was `whole`."""
+        if not isinstance(given, Mapping) or given.get("drawn_from") == "whole":
+            return given
+        return {**_DRAWS_ALONE, **given} if _DRAWS_ALONE.keys() & given.keys() else given
 
     def contradictions(self, path: str) -> list[Contradiction]:
         """Find a record of nothing."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import RootModel
 
+from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.jsonmodels import ReportModel
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import Cache, SampleRecord
@@ -167,9 +168,7 @@ def _token(
     here = record.distribution[position]
     token_id = int(record.response_ids[position])
     ids, probabilities = here.most_likely()
-    weights = here.weights()
-    if here.drawn_from == "whole":
-        weights[..., : here.k] = np.exp(here.top_log_probs)  # weights would be scaled
+    weights = _probabilities(here) if here.drawn_from == "whole" else here.weights()
     return TokenView(
         token_id=token_id,
         text=decode(token_id),
@@ -186,6 +185,17 @@ def _token(
             for row, tap in enumerate(manifest.taps)
         ),
     )
+
+
+def _probabilities(here: SparseDistribution) -> NDArray[np.float32]:
+    """Return what the entries ``[L, k + m]`` show where draws are of the whole distribution.
+
+    Weights scale the k likeliest to what the draws weigh, which may be more than their probability.
+    """
+    beyond = here.is_beyond_top()
+    remaining = (1 - here.captured_mass())[:, None] / np.maximum(beyond.sum(-1, keepdims=True), 1)
+    drawn = np.where(beyond, remaining, 0.0)
+    return np.concatenate([np.exp(here.top_log_probs), drawn], -1).astype(np.float32)
 
 
 def _entries(

@@ -11,7 +11,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
-__all__ = ["Drawn", "DrawnTail", "coupled_draws", "coupled_tail_draws", "systematic_draws"]
+__all__ = [
+    "Drawn",
+    "DrawnTail",
+    "coupled_draws",
+    "coupled_tail_draws",
+    "stretch_sums",
+    "systematic_draws",
+]
 
 _STRETCH: Final = 128
 """G. A pointer finds its stretch of so many neighbours by the stretches' sums, and then its entry
@@ -57,7 +64,7 @@ def systematic_draws(weights: Tensor, uniforms: Tensor, num_draws: int) -> Tenso
         [N, n] long, ascending. An entry without weight is never drawn. The exceptions are rows
         without any weight and rows of NaN, where the draws have no meaning.
     """
-    return _draws(weights, _stretch_sums(weights), uniforms, num_draws)
+    return _draws(weights, stretch_sums(weights), uniforms, num_draws)
 
 
 def coupled_draws(
@@ -87,7 +94,7 @@ def coupled_draws(
     stays = probability.gather(1, kept) / later.probability.gather(1, kept)
     stays.clamp_(max=1.0)
     weights = torch.sub(probability, later.probability, out=scratch).relu_()
-    sums = _stretch_sums(weights)
+    sums = stretch_sums(weights)
     fresh = sums.sum(1, keepdim=True, dtype=uniforms.dtype)
     lost = num_draws - stays.sum(1, keepdim=True, dtype=uniforms.dtype)
     # One pass draws from both: an entry weighs (p − q)₊ · lost / fresh, and each kept draw adds its
@@ -123,11 +130,11 @@ def coupled_tail_draws(
         later: the other distribution and its draws. None for draws of their own.
         scratch: [N, V], overwritten. None to allocate it.
     """
-    weights, sums = expected, _stretch_sums(expected)
+    weights, sums = expected, stretch_sums(expected)
     if later is not None:
         ratio = (counts / later.counts.clamp(min=1)).clamp(max=1.0).to(expected.dtype)[:, None]
         weights = torch.mul(later.expected, -ratio, out=scratch).add_(expected).relu_()
-        sums = _stretch_sums(weights)
+        sums = stretch_sums(weights)
         kept = later.positions.clamp(min=0)
         chance = expected.gather(1, kept) / later.expected.gather(1, kept)
         stays = torch.minimum(chance, ratio).masked_fill_(later.positions < 0, 0.0)
@@ -142,7 +149,7 @@ def coupled_tail_draws(
     return DrawnTail(expected, counts, drawn.masked_fill(steps >= counts[:, None], -1))
 
 
-def _stretch_sums(weights: Tensor) -> Tensor:
+def stretch_sums(weights: Tensor) -> Tensor:
     """The weight of every stretch, [N, ⌈V / G⌉]. The last stretch may be shorter."""
     whole = weights.shape[1] // _STRETCH * _STRETCH
     sums: Tensor = weights[:, :whole].unflatten(1, (-1, _STRETCH)).sum(-1)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vlsi_cache.levels import FRACTIONS, TAILS
-from vlsi_cache.sampling.draws import DrawnTail, coupled_tail_draws
+from vlsi_cache.sampling.draws import DrawnTail, coupled_tail_draws, stretch_sums
+from vlsi_cache.sampling.likeliest import likeliest_tokens
 from vlsi_cache.sampling.sparsify import Kept, rounded
 
 __all__ = ["draw_together", "num_uniforms"]
@@ -56,17 +57,18 @@ def draw_together(
     own, scratch = memory or (None, None)
     places, dice, level_dice = uniforms[:, 0], uniforms[:, 1], uniforms[:, 2:]
     probability = torch.softmax(logits, dim=-1, out=own)
-    top = probability.topk(level_dice.shape[1], dim=-1)
-    likeliest = top.indices[:, :1]
+    top, top_ids = likeliest_tokens(probability, level_dice.shape[1])
+    likeliest = top_ids[:, :1]
     read = _entropy_and_label(logits, labels, probability, likeliest, scratch)
-    tail = probability.scatter_(1, top.indices, 0.0)
-    mass = tail.sum(1, keepdim=True, dtype=uniforms.dtype)
-    levels, stored = _random_levels(top.values.to(uniforms.dtype), mass, level_dice)
+    tail = probability.scatter_(1, top_ids, 0.0)
+    # Sums of stretches first: a sum in float64 alone would copy the whole vocabulary.
+    mass = stretch_sums(tail).sum(1, keepdim=True, dtype=uniforms.dtype)
+    levels, stored = _random_levels(top.to(uniforms.dtype), mass, level_dice)
     # Only m · 1 + a uniform just below 1 could round to m + 1.
     counts = (m * stored + dice).floor().clamp_(max=m).long()
     tail.mul_((counts[:, None] / mass.clamp_min(torch.finfo(tail.dtype).tiny)).to(tail.dtype))
     drawn = coupled_tail_draws(tail, counts, places, m, later, scratch)
-    ids = torch.cat([top.indices, torch.where(drawn.positions < 0, likeliest, drawn.positions)], 1)
+    ids = torch.cat([top_ids, torch.where(drawn.positions < 0, likeliest, drawn.positions)], 1)
     return Kept(ids, levels, *rounded(*read, places)), drawn
 
 

@@ -57,6 +57,9 @@ def student_card(facts: StudentFacts) -> str:
         "tags": [*_TAGS],
     }
     settings = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"output", "device"})
+    record = recipe.cache.model_dump(mode="json", include={"k", "m", "drawn_from"})
+    if record.keys() & settings.get("cache", {}).keys():  # a part of it would mean another record
+        settings["cache"] |= record
     parts = [
         f"# {facts.name}",
         "This model is a student of offline distillation: it learned from a record of its "

@@ -23,13 +23,13 @@ from experiments.first_proof.arms import STAGES, Arm
 from experiments.first_proof.cut import cut_blocks
 from vlsi_cache import dump_teacher
 from vlsi_cache.models import Backbone, load_backbone
-from vlsi_cache.recipe import CacheSection, DataSection, ModelSection, Recipe, recipe_from_mapping
+from vlsi_cache.recipe import DataSection, ModelSection, Recipe, recipe_from_mapping
 from vlsi_cache.verbalizer import VerbalizerBank
 
 __all__ = ["CACHES", "FULL", "QUICK", "Plan", "Rates", "Setting"]
 
-CACHES = {"cache": (CacheSection().k, CacheSection().m), "truncated": (4, 0)}
-"""k and m of the caches. The truncated one takes a fifth more bytes."""
+CACHES = {"cache": (0, 14), "truncated": (4, 0)}
+"""k and m of the caches: draws alone, and likely tokens alone, which take a fifth more bytes."""
 
 MADE_UP_TAPS = (1, 2, 3, 4)
 
@@ -175,7 +175,12 @@ class Setting:
                 },
                 "student": {"model": str(plan.student or self.student)} | student,
                 "data": {"path": str(self.data("train"))},
-                "cache": {"path": str(self.folder / plan.cache), "k": k, "m": m},
+                "cache": {
+                    "path": str(self.folder / plan.cache),
+                    "k": k,
+                    "m": m,
+                    "drawn_from": "rest",
+                },
                 "interaction": {
                     **self._schedule(steps["interaction"], plan.rates.interaction),
                     "verbalizer_learning_rate": plan.rates.interaction,  # the rival's, too
