@@ -66,17 +66,23 @@ def test_some_rows_stand_for_all(small: Recipe) -> None:
     assert plan.notes == ["tokens are extrapolated from 5 of 12 rows, evenly spread over the data"]
 
 
-def _teacher_alone(folder: Path, k: int, m: int, start: str) -> Recipe:
-    settings = {"samples_per_shard": 100, "batch_size": 50, "k": k, "m": m}
+def _teacher_alone(folder: Path, record: dict[str, Any], start: str) -> Recipe:
+    settings = {"samples_per_shard": 100, "batch_size": 50, **record}
     made = make_recipe(folder, num_samples=200, cache=settings)
     verbalizer = made.teacher.verbalizer.model_copy(update={"start": start})
     teacher = made.teacher.model_copy(update={"verbalizer": verbalizer})
     return made.model_copy(update={"student": Recipe().student, "teacher": teacher})
 
 
-@pytest.mark.parametrize(("k", "m", "start"), [(0, 14, "logit_lens"), (4, 4, "ridge")])
-def test_the_size_of_a_cache_is_foretold(k: int, m: int, start: str, tmp_path: Path) -> None:
-    recipe = _teacher_alone(tmp_path, k, m, start)
+@pytest.mark.parametrize(
+    ("record", "start"),
+    [({}, "logit_lens"), ({"k": 0, "m": 14}, "logit_lens"), ({"k": 4, "m": 4}, "ridge")],
+    ids=["the default", "draws", "draws of the rest"],
+)
+def test_the_size_of_a_cache_is_foretold(
+    record: dict[str, Any], start: str, tmp_path: Path
+) -> None:
+    recipe = _teacher_alone(tmp_path, record, start)
     planned = plan_run(recipe)
     assert not planned.cache_bytes_measured
     dump_teacher(recipe)
@@ -84,7 +90,7 @@ def test_the_size_of_a_cache_is_foretold(k: int, m: int, start: str, tmp_path: P
 
 
 def test_a_cache_that_is_half_made_foretells_its_own_size(tmp_path: Path) -> None:
-    recipe = _teacher_alone(tmp_path, 0, 14, "ridge")
+    recipe = _teacher_alone(tmp_path, {}, "ridge")
     dump_teacher(recipe, partition=Partition(1, 2))
     plan = plan_run(recipe)
     assert plan.cache_bytes_measured

@@ -38,7 +38,7 @@ from vlsi_cache.verbalizer import build_verbalizers
 
 
 def _dumped(folder: Path, *, k: int = 0, m: int = 12, **options: Any) -> Recipe:
-    recipe = with_section(make_recipe(folder, **options), "cache", k=k, m=m)
+    recipe = with_section(make_recipe(folder, **options), "cache", k=k, m=m, drawn_from="rest")
     dump_teacher(recipe, lambda _: None)
     return recipe
 

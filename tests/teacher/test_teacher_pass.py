@@ -41,7 +41,7 @@ def _shard_bytes(cache: Path) -> dict[str, str]:
 @pytest.fixture(scope="module", params=[False, True], ids=["text", "images"])
 def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     made = make_recipe(tmp_path_factory.mktemp("dump"), images=request.param)
-    made = with_section(made, "cache", k=4, m=4)
+    made = with_section(made, "cache", k=4, m=4, drawn_from="rest")
     _dump(made)
     return made
 
