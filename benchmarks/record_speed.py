@@ -34,10 +34,10 @@ from vlsi_cache.sampling import TapRecorder, vocabulary_order
 from vlsi_cache.store import SampleRecord, create_cache, open_cache
 
 DRAWS: Layout = (0, 14, "rest")
-TOGETHER: Layout = (4, 13, "whole")
+TOGETHER: Layout = (4, 12, "whole")
 RECORDS: dict[str, Layout] = {
     "14 draws": DRAWS,
-    "4 likely and 13 draws together": TOGETHER,
+    "4 likely and 12 draws together": TOGETHER,
     "4 likely and 4 draws of the rest": (4, 4, "rest"),
 }
 READ_TIMES = 8

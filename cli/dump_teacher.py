@@ -71,7 +71,7 @@ __all__ = ["command"]
 )
 @click.option("--steps", type=int, help="Steps of verbalizer training.  [default: one epoch]")
 @click.option("-k", "--k", type=int, help="Most likely tokens kept.  [default: 4]")
-@click.option("-m", "--m", type=int, help="Tokens drawn.  [default: 13]")
+@click.option("-m", "--m", type=int, help="Tokens drawn.  [default: 12]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option(
     "--device-map",

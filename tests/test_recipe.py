@@ -79,8 +79,8 @@ def test_a_recipe_file_is_read_and_flags_override_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cache", "meant"),
     [
-        ({}, (4, 13, "whole")),
-        ({"samples_per_shard": 7}, (4, 13, "whole")),
+        ({}, (4, 12, "whole")),
+        ({"samples_per_shard": 7}, (4, 12, "whole")),
         ({"k": 0, "m": 14}, (0, 14, "rest")),
         ({"k": 4, "m": 4}, (4, 4, "rest")),
         ({"k": 4}, (4, 14, "rest")),
@@ -88,8 +88,8 @@ def test_a_recipe_file_is_read_and_flags_override_it(tmp_path: Path) -> None:
         ({"m": 16}, (0, 16, "rest")),
         ({"k": 16, "m": 0}, (16, 0, "rest")),
         ({"drawn_from": "rest"}, (0, 14, "rest")),
-        ({"drawn_from": "whole"}, (4, 13, "whole")),
-        ({"k": 8, "drawn_from": "whole"}, (8, 13, "whole")),
+        ({"drawn_from": "whole"}, (4, 12, "whole")),
+        ({"k": 8, "drawn_from": "whole"}, (8, 12, "whole")),
         ({"m": 20, "drawn_from": "whole"}, (4, 20, "whole")),
     ],
 )

@@ -138,7 +138,7 @@ class CacheSection(Section):
     """Most likely tokens kept per response token and tap. With 0 there are only draws, which take
     the fewest bytes. The tails `bucket` and `renormalize` need k ≥ 1. If `m` is given without `k`,
     and `drawn_from` is not `whole`, it is 0."""
-    m: Annotated[int, Field(ge=0, le=255)] = 13
+    m: Annotated[int, Field(ge=0, le=255)] = 12
     """Tokens drawn from the distribution, see `drawn_from`. If `k` is given without `m`, and
     `drawn_from` is not `whole`, it is 14."""
     drawn_from: Literal["rest", "whole"] = "whole"

@@ -38,17 +38,19 @@ __all__ = ["CODES", "decode_together", "encode_together"]
 CODES: Final = 2
 """Numbers of a row that are codes: the entropy's and the label's."""
 _MOST_CODE: Final = 254
-_LABEL_BOUNDS: Final = (1, 4, 8, 16, 24, 32)
+_LABEL_BOUNDS: Final = (1, 4, 8, 12, 16, 20, 24, 28, 32, 40)
 """The label's code has its own Huffman codes in classes of its code at the next tap: below the
 first of these, from the first to below the second, and so on."""
-_ENTROPY_LEVELS: Final = 4
+_ENTROPY_LEVELS: Final = 2
 """The entropy's code has them in classes of so many levels of the tail."""
 
 _HOLE: Final = -1
 _COUNT_CLASSES: Final = 16
 """The tail's level has its own Huffman codes in so many classes of the number of draws."""
-_LEVELS_PER_CLASS: Final = 8
-"""The other levels have their own in classes of so many levels of the tail."""
+_TAILS_PER_CLASS: Final = 8
+"""The level of index 1 has its own in classes of so many levels of the tail."""
+_LEVELS_PER_CLASS: Final = 2
+"""The others have their own in classes of so many levels of the index before."""
 
 
 class _Pool(NamedTuple):
@@ -276,9 +278,9 @@ def _put_levels(streams: StreamWriter, levels: Ints, counts: Ints, num_draws: in
     classes = counts * _COUNT_CLASSES // num_draws
     for number in range(_COUNT_CLASSES + 1):
         streams.put(levels[classes == number, 0])
-    classes = levels[:, 0] // _LEVELS_PER_CLASS
     for rank in range(1, levels.shape[1]):
-        for number in range(-(-len(TAILS) // _LEVELS_PER_CLASS)):
+        classes, count = _level_classes(levels, rank)
+        for number in range(count):
             streams.put(levels[classes == number, rank])
 
 
@@ -290,26 +292,34 @@ def _take_levels(streams: StreamReader, counts: Ints, k: int, num_draws: int) ->
         levels[here, 0] = streams.take(int(here.sum()))
     if (levels[:, 0] >= len(TAILS)).any():
         raise ValueError("a level of the tail that does not exist")
-    classes = levels[:, 0] // _LEVELS_PER_CLASS
     for rank in range(1, k):
-        for number in range(-(-len(TAILS) // _LEVELS_PER_CLASS)):
+        classes, count = _level_classes(levels, rank)
+        for number in range(count):
             here = classes == number
             levels[here, rank] = streams.take(int(here.sum()))
-    if (levels[:, 1:] >= len(FRACTIONS)).any():
-        raise ValueError("a level that does not exist")
+        if (levels[:, rank] >= len(FRACTIONS)).any():
+            raise ValueError("a level that does not exist")
     return levels
+
+
+def _level_classes(levels: Ints, rank: int) -> tuple[Ints, int]:
+    """Return the class ``[R]`` of each level of an index above 0, and the number of classes."""
+    size, table = (_TAILS_PER_CLASS, TAILS) if rank == 1 else (_LEVELS_PER_CLASS, FRACTIONS)
+    return levels[:, rank - 1] // size, -(-len(table) // size)
 
 
 def _put_codes(streams: StreamWriter, codes: Ints, tails: Ints, num_taps: int) -> None:
     classes = tails // _ENTROPY_LEVELS
     for number in range(-(-len(TAILS) // _ENTROPY_LEVELS)):
         streams.put(codes[classes == number, 0])
-    labels = codes[:, 1].reshape(-1, num_taps)
-    streams.put(labels[:, -1])
-    for tap in range(num_taps - 2, -1, -1):
-        classes = _label_classes(labels[:, tap + 1])
-        for number in range(len(_LABEL_BOUNDS) + 1):
-            streams.put(labels[classes == number, tap])
+    labels = codes[:, 1].reshape(-1, num_taps).T[::-1]
+    streams.put(labels[0])
+    classes, below = _label_classes(labels[:-1].ravel()), labels[1:].ravel()
+    if len(below):
+        sizes = np.bincount(classes, minlength=len(_LABEL_BOUNDS) + 1)
+        streams.put(sizes.astype("<u4").view(np.uint8))
+    for number in range(len(_LABEL_BOUNDS) + 1):
+        streams.put(below[classes == number])
 
 
 def _take_codes(streams: StreamReader, tails: Ints, num_taps: int) -> Ints:
@@ -318,17 +328,34 @@ def _take_codes(streams: StreamReader, tails: Ints, num_taps: int) -> Ints:
     for number in range(-(-len(TAILS) // _ENTROPY_LEVELS)):
         here = classes == number
         entropy[here] = streams.take(int(here.sum()))
-    labels = np.zeros((len(tails) // num_taps, num_taps), np.int64)
-    labels[:, -1] = streams.take(len(labels))
-    for tap in range(num_taps - 2, -1, -1):
-        classes = _label_classes(labels[:, tap + 1])
-        for number in range(len(_LABEL_BOUNDS) + 1):
-            here = classes == number
-            labels[here, tap] = streams.take(int(here.sum()))
+    labels = _take_labels(streams, len(tails) // num_taps, num_taps)
     codes = np.stack([entropy, labels.ravel()], 1)
     if (codes > _MOST_CODE).any():
         raise ValueError("a code that does not exist")
     return codes
+
+
+def _take_labels(streams: StreamReader, num_tokens: int, num_taps: int) -> Ints:
+    """``[n, L]``: the label's codes."""
+    labels = np.zeros((num_tokens, num_taps), np.int64)
+    labels[:, -1] = streams.take(num_tokens)
+    num_below, num_classes = num_tokens * (num_taps - 1), len(_LABEL_BOUNDS) + 1
+    if not num_below:
+        return labels
+    sizes = streams.take_bytes(4 * num_classes).view("<u4").astype(np.int64)
+    if sizes.sum() != num_below:
+        raise ValueError("classes of the label's code are too large or too small")
+    parts = [streams.take(size) for size in sizes.tolist()]
+    # A class is known once the tap after it is, so all classes are read tap by tap.
+    for tap in range(num_taps - 2, -1, -1):
+        classes = _label_classes(labels[:, tap + 1])
+        for number, part in enumerate(parts):
+            here = classes == number
+            count = int(here.sum())
+            if count > len(part):
+                raise ValueError("a class of the label's code is too small")
+            labels[here, tap], parts[number] = part[:count], part[count:]
+    return labels
 
 
 def _label_classes(later: Ints) -> Ints:
