@@ -55,6 +55,8 @@ MORE = [{"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"
         ({"query": "q", "response": "a"}, ASKED),
         ({"input": "q", "output": "a"}, ASKED),
         ({"question": "q", "answer": "a", "system_prompt": "s"}, SYSTEM),
+        ({"query": "q2", "response": "a2", "history": [["q", "a"]]}, TWO),
+        ({"prompt": "q2", "completion": "a2", "history": [["q", "a"]]}, TWO),
         ({"texts": [{"user": "q", "assistant": "a", "source": "x"}]}, ASKED),
         (
             {"texts": [{"user": "q", "assistant": "a"}, {"user": "q2", "assistant": "a2"}]},

@@ -178,6 +178,26 @@ def test_wide_characters_are_refused_by_name(
         load_conversations(folder / "rows.json")
 
 
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("gzip", PACKERS["gz"](b"{}")),
+        ("bzip2", PACKERS["bz2"](b"{}")),
+        ("xz", PACKERS["xz"](b"{}")),
+        ("zstd", PACKERS["zst"](b"{}")),
+        ("a zip archive", b"PK\x03\x04"),
+        ("Parquet", b"PAR1\0\0"),
+        ("Arrow", b"ARROW1\0\0"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_in_spite_of_its_suffix(
+    kind: str, content: bytes, folder: Path
+) -> None:
+    (folder / "rows.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=f"rows.jsonl: file is not text, but {kind}"):
+        load_conversations(folder / "rows.jsonl")
+
+
 def test_bytes_that_are_not_utf8_are_refused_with_their_line(rows: list[str], folder: Path) -> None:
     (folder / "rows.jsonl").write_bytes(rows[0].encode() + b'\n{"a": "\xff"}\n')
     with pytest.raises(DataError, match=r"rows.jsonl:2: line is not JSON \('utf-8' codec"):

@@ -42,12 +42,23 @@ _CALLERS: Final = ("function_call", "tool_call")
 """Roles whose content is a call, as JSON."""
 _ROLE_KEYS: Final = ("role", "from")
 _CONTENT_KEYS: Final = ("content", "value")
-_THOUGHT_KEYS: Final = ("reasoning_content", "reasoning", "thinking", "thought")
+_THOUGHT_KEYS: Final = (
+    *("reasoning_content", "reasoning", "thinking", "thought"),
+    *("thinking_content", "thoughts", "think", "cot", "chain_of_thought"),
+)
 _THOUGHT_PARTS: Final = ("thinking", "reasoning")
-_WEIGHT_KEYS: Final = ("weight", "train", "loss", "loss_weight", "training", "trainable")
-_MASK_KEYS: Final = ("mask", "masked", "loss_mask", "train_detail", "training_detail")
+_WEIGHT_KEYS: Final = (
+    *("weight", "train", "loss", "loss_weight", "training", "trainable"),
+    *("loss_scale", "loss_multiplier", "step_loss_mask", "train_on_turn", "learn"),
+)
+_MASK_KEYS: Final = (
+    *("mask", "masked", "is_masked", "loss_mask", "train_detail", "training_detail"),
+    *("ignore_loss", "no_loss"),
+)
 """Keys by which other trainers leave out a turn, or parts of it."""
 _NAME_KEYS: Final = ("name", "tool_call_id")
+_ROW_KEYS: Final = ("tools", "functions", "chat_template_kwargs")
+"""Fields of a row, which some sets write into its first turn."""
 _PLAIN_KEYS: Final = {*_ROLE_KEYS, *_CONTENT_KEYS}
 KNOWN_FIELDS: Final = frozenset(
     (*_ROLE_KEYS, *_CONTENT_KEYS, *_THOUGHT_KEYS, *_WEIGHT_KEYS, *_NAME_KEYS, *CALL_KEYS)
@@ -112,6 +123,7 @@ def read_turn(raw: RawTurn, context: RowContext) -> Turn:
     if turn.keys() <= _PLAIN_KEYS and isinstance(content, str) and known not in _CALLERS:
         return Turn(role, [TextPart(content)], learned=raw.learned or role != "assistant")
     validate_turn_media(turn, role, context)
+    _validate_no_row_fields(turn, role, context)
     context.note_unread(turn, KNOWN_FIELDS, raw.path)
     calls = tool_calls(turn, raw.path, context)
     if known in _CALLERS:
@@ -178,6 +190,15 @@ def _thought(
     if thought is not None and not isinstance(thought, str):
         raise context.error("thought of a turn is not text", found=excerpt(repr(thought)))
     return thought, content
+
+
+def _validate_no_row_fields(turn: Mapping[str, Any], role: str, context: RowContext) -> None:
+    for key in _ROW_KEYS:
+        if is_given(turn.get(key)):
+            raise context.error(
+                f"the {role}'s turn has {key}, which is read beside the turns",
+                mend=f"Move it into the row's own {key}",
+            )
 
 
 def _validate_answering(role: str, calls: object, thought: object, context: RowContext) -> None:
