@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import pickle
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,19 @@ def test_a_compressed_file_reads_like_its_content(
     assert len(list((tmp_path / "unpacked").iterdir())) == 1
     del dataset
     assert list((tmp_path / "unpacked").iterdir()) == []
+
+
+def test_a_full_folder_of_temporary_files_is_not_the_data_files_problem(
+    rows: list[str], folder: Path
+) -> None:
+    (folder / "rows.jsonl.gz").write_bytes(PACKERS["gz"]("\n".join(rows).encode()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(DataError, match=r"cannot be unpacked; .*Set TMPDIR to a folder with"):
+            load_conversations(folder / "rows.jsonl.gz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
