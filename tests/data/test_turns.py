@@ -203,6 +203,26 @@ def test_a_rows_variables_go_before_the_recipes(own: Any, write_rows: Any) -> No
         ),
         ({"messages": [QUESTION, {**ANSWER, "is_masked": True}]}, "a turn has is_masked, which"),
         (
+            {
+                "messages": [
+                    QUESTION,
+                    {
+                        "role": "assistant",
+                        "content": [{"type": "text", "text": "Hm.", "weight": 0}, "Sun."],
+                    },
+                ]
+            },
+            "a part of a message has weight, which is read of whole turns alone",
+        ),
+        (
+            {"messages": [QUESTION, {**ANSWER, "channel": "analysis"}, ANSWER]},
+            "has channel, which is not read; found 'analysis'. Write thoughts into reasoning_cont",
+        ),
+        (
+            {"messages": [QUESTION, {**ANSWER, "recipient": "functions.f"}, ANSWER]},
+            "the assistant's turn has recipient",
+        ),
+        (
             {"messages": [QUESTION, {**ANSWER, "loss_scale": 0.1}]},
             "loss_scale of a turn is neither 0 nor 1",
         ),

@@ -48,6 +48,9 @@ class RowSource(Protocol):
         A file that changes twice within a moment has the same stamp.
         """
 
+    def columns_not_met(self) -> set[str]:
+        """Names in data.columns that no row had, of those that were read."""
+
     def folder(self, index: int) -> Path:
         """Folder that a row's relative image paths start from."""
 
@@ -114,6 +117,10 @@ class JsonRows:
             return self._was_settled  # an unpacked file does not change
         found = find_rows(self._path, self._name)
         return all(map(np.array_equal, found, self._offsets))
+
+    def columns_not_met(self) -> set[str]:
+        """None, because no column is renamed here."""
+        return set()
 
     def folder(self, index: int) -> Path:
         """The file's own folder."""
