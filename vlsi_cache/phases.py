@@ -17,7 +17,6 @@ from typing import Final, TypeVar
 __all__ = [
     "LIVE",
     "Phase",
-    "current_phase",
     "duration",
     "phase",
     "place_of_work",
@@ -160,11 +159,6 @@ def tracked(items: Iterable[T], what: str, *, total: int, unit: str) -> Iterator
 def speaks_for_all() -> bool:
     """Report whether this process logs what all processes of a run find alike: the first one."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def current_phase() -> Phase | None:
-    """Return the innermost phase that is at work."""
-    return _active[-1] if _active else None
 
 
 def place_of_work() -> str:
