@@ -240,8 +240,8 @@ def _report(found: HeldOutSamples, run: Run) -> None:
     else:
         logger.info("held out: %d of %d samples", len(found.left_out), len(run.data))
     logger.info(
-        "%d of them are measured every %d steps, %d with a record of the teacher",
+        "%d of them are measured every %s, %d with a record of the teacher",
         len(recorded) + len(others),
-        settings.every,
+        "step" if settings.every == 1 else f"{settings.every} steps",
         len(recorded),
     )
