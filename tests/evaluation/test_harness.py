@@ -1,4 +1,4 @@
-"""Another harness reads a finished student: an ordinary checkpoint needs nothing of this project."""
+"""Another harness reads a finished student, with nothing of this project in its environment."""
 
 from __future__ import annotations
 
