@@ -20,7 +20,7 @@ from vlsi_cache.errors import StageError
 from vlsi_cache.interruption import Interrupted, ask_to_stop
 from vlsi_cache.recipe import Schedule
 from vlsi_cache.training import StageModule
-from vlsi_cache.training.loop.guard import LossGuard, find_rise
+from vlsi_cache.training.loop.guarding.guard import LossGuard, find_rise
 from vlsi_cache.training.loop.rates import (
     adapter_rate,
     finetuning_rate,
