@@ -24,7 +24,7 @@ from support.talks import (
 )
 from vlsi_cache.data import BatchEncoder, Conversation, TokenBatches
 from vlsi_cache.data.encoding.tally import report_changed_samples, take_changed_samples
-from vlsi_cache.errors import DataError
+from vlsi_cache.errors import DataError, ModelError
 
 SHORT = conversation(turn("user", "What?"), turn("assistant", "red"))
 
@@ -230,6 +230,14 @@ def test_tags_around_every_turn_teach_the_answers_alone() -> None:
     tokenizer = _chatml("{% generation %}" + _TURN + "{% endgeneration %}")
     sample = conversation(turn("system", "Be brief."), *PLAIN.messages)
     assert learned_with(tokenizer, sample) == ["It is red.<|im_end|>", "4 blue<|im_end|>"]
+
+
+def test_a_template_that_never_ends_is_refused() -> None:
+    tokenizer = _chatml(_TURN)
+    endless = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
+    tokenizer.chat_template = endless + str(tokenizer.chat_template)
+    with pytest.raises(ModelError, match=r"does not render a question and an answer; .*recursion"):
+        learned_with(tokenizer, PLAIN)
 
 
 def test_tags_around_questions_teach_nothing(caplog: pytest.LogCaptureFixture) -> None:
