@@ -34,8 +34,8 @@ from student_step import Size, build_student, trained
 from vlsi_cache.data import BatchEncoder, Conversation, Message, TextPart, TokenBatches
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.store import SampleRecord, create_cache, open_cache
-from vlsi_cache.student.cache_order import cache_order
-from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.cached.batches import CachedBatches
+from vlsi_cache.student.cached.order import cache_order
 from vlsi_cache.training.samples.loader import BatchReader, BatchSampler, make_loader
 from vlsi_cache.training.samples.order import ProcessSlice, slice_batches
 
