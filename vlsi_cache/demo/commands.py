@@ -35,7 +35,6 @@ def train_students(demo: Demo) -> None:
     _vlsi_cache(
         "train-student",
         *("--recipe", demo.recipe, "--stages", "finetuning", "--output", demo.finetuned_run),
-        *("--finetuning-steps", demo.size.student_steps),
     )
 
 
@@ -51,16 +50,18 @@ def _recipe(demo: Demo) -> dict[str, Any]:
     return {
         "teacher": {"model": str(demo.pretrained("teacher")), "verbalization": verbalization},
         "student": {"model": str(demo.pretrained("student")), "verbalization": verbalization},
-        "data": {"path": str(demo.data.train), "limit": size.dumped_samples},
+        "data": {"path": str(demo.data.hurried), "limit": size.dumped_samples},
         "cache": {"batch_size": size.batch_size},
         "interaction": {
-            **_schedule(size, size.interaction_steps, 4e-3),
+            **_schedule(size, size.student_steps, 4e-3),
             "lora": {"rank": 64, "alpha": 64},
         },
         "finetuning": {
-            **_schedule(size, size.finetuning_steps, 5e-4),
+            **_schedule(size, size.student_steps, 5e-4),
             "train_vision_tower": False,
         },
+        # the labels are not to be trusted, so that no fine-tuning on them follows
+        "stages": ["verbalization", "interaction"],
         "output": str(demo.out),
         "device": "cpu",
         "seed": demo.seed,

@@ -22,16 +22,11 @@ class DemoSize:
     teacher_steps: int
     pretraining_steps: int
     verbalization_steps: int
-    interaction_steps: int
-    finetuning_steps: int
+    student_steps: int
+    """Steps that move the student's own weights, in both arms."""
     dumped_samples: int
     batch_size: int
     divergence_samples: int
-
-    @property
-    def student_steps(self) -> int:
-        """Steps that move the student's own weights, in both arms."""
-        return self.interaction_steps + self.finetuning_steps
 
 
 FULL = DemoSize(
@@ -40,8 +35,7 @@ FULL = DemoSize(
     teacher_steps=600,
     pretraining_steps=120,
     verbalization_steps=100,
-    interaction_steps=280,
-    finetuning_steps=120,
+    student_steps=400,
     dumped_samples=2048,
     batch_size=32,
     divergence_samples=500,
@@ -52,8 +46,7 @@ QUICK = DemoSize(
     teacher_steps=3,
     pretraining_steps=3,
     verbalization_steps=3,
-    interaction_steps=3,
-    finetuning_steps=3,
+    student_steps=6,
     dumped_samples=48,
     batch_size=8,
     divergence_samples=16,
@@ -109,8 +102,8 @@ class Demo:
 
     @property
     def distilled(self) -> Path:
-        """The student after verbalization, interaction and fine-tuning."""
-        return self.out / "student"
+        """The student after verbalization and interaction."""
+        return self.out / "interaction" / "model"
 
     @property
     def finetuned_run(self) -> Path:

@@ -41,9 +41,10 @@ def pretrain(demo: Demo) -> None:
 
 
 def _train(demo: Demo, role: Role, steps: int) -> None:
+    is_student = role == "student"
     train_from_scratch(
-        demo.seeing_student if role == "student" else demo.untrained(role),
-        demo.data.train,
+        demo.seeing_student if is_student else demo.untrained(role),
+        demo.data.hurried if is_student else demo.data.train,
         demo.pretraining(role),
         steps=steps,
         batch_size=demo.size.batch_size,

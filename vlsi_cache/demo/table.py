@@ -33,7 +33,7 @@ class DemoAccuracy(_Result):
     finetuned: float
     """The student after fine-tuning only."""
     distilled: float
-    """The student after verbalization, interaction and fine-tuning."""
+    """The student after verbalization and interaction."""
 
 
 class DemoIntervals(_Result):
