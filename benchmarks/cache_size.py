@@ -35,15 +35,24 @@ from material.teacher import Reading, Teacher, made_up_teacher, real_teacher, wr
 from numcodecs import Zstd
 from torch import Tensor
 
-from vlsi_cache.distribution import SparseDistribution
+from vlsi_cache.distribution import DrawnFrom, SparseDistribution
 from vlsi_cache.objectives import chunks
 from vlsi_cache.recipe import CacheSection
 from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.store import open_cache
 
-CURVE = ((0, 8), (0, 12), (0, 16), (4, 4), (16, 0))
-"""k and m of our further records, beside the default."""
-DEFAULT = (CacheSection().k, CacheSection().m)
+CURVE: tuple[tuple[int, int, DrawnFrom], ...] = (
+    (0, 8, "rest"),
+    (0, 12, "rest"),
+    (0, 16, "rest"),
+    (4, 4, "rest"),
+    (4, 10, "whole"),
+    (4, 12, "whole"),
+    (4, 14, "whole"),
+    (16, 0, "rest"),
+)
+"""k, m and what is drawn from, of our further records beside the default."""
+DEFAULT = (CacheSection().k, CacheSection().m, CacheSection().drawn_from)
 MOST_DRAWS = 64
 TOP = 128
 CHUNK = 64
@@ -186,13 +195,19 @@ def _distillkit(truth: Truth) -> Record:
 
 
 def ours(
-    teacher: Teacher, reading: Reading, k: int, m: int, order: Tensor | None = None
+    teacher: Teacher,
+    reading: Reading,
+    kept: tuple[int, int, DrawnFrom],
+    order: Tensor | None = None,
 ) -> tuple[float, Record]:
     """Write a whole cache, and return its bytes per token and tap and the record read back."""
-    recorder = TapRecorder(teacher.head.real_rows(teacher.vocab_size), k=k, m=m, order=order)
+    k, m, drawn_from = kept
+    head = teacher.head.real_rows(teacher.vocab_size)
+    recorder = TapRecorder(head, k=k, m=m, drawn_from=drawn_from, order=order)
     dice = torch.rand(
         len(reading.labels),
         len(reading.features),
+        recorder.num_uniforms,
         dtype=torch.float64,
         generator=torch.Generator().manual_seed(0),
     )
@@ -218,10 +233,13 @@ def measure(size: Size) -> dict[str, Any]:
     truth = Truth(teacher, reading)
     # records are large: each is scored before the next is made
     rows = [_row(truth, *layout) for layout in rivals(truth)]
-    for k, m in (DEFAULT, *(CURVE if real else CURVE[-1:])):
-        name = "vlsi-cache" if (k, m) == DEFAULT else f"vlsi-cache k={k} m={m}"
-        rows.append(_row(truth, name, *ours(teacher, reading, k, m)))
-    in_order = ours(teacher, reading, *DEFAULT, torch.arange(teacher.vocab_size))
+    for kept in (DEFAULT, *(CURVE if real else CURVE[-2:])):
+        k, m, drawn_from = kept
+        name = "vlsi-cache" if kept == DEFAULT else f"vlsi-cache k={k} m={m}"
+        if drawn_from == "whole":
+            name += " together"
+        rows.append(_row(truth, name, *ours(teacher, reading, kept)))
+    in_order = ours(teacher, reading, DEFAULT, torch.arange(teacher.vocab_size))
     rows.append(_row(truth, "vlsi-cache in order of ids", *in_order))
     return {
         "rows": [_dense_row(teacher.vocab_size), *rows],

@@ -116,7 +116,7 @@ class Passes:
         taps = sorted({last * (index + 1) // shape.taps for index in range(shape.taps)})
         self.bank = build_verbalizers(decoder, taps, VerbalizerSection(), seed=0).eval()
         self.bank.requires_grad_(False)
-        k, m = DEFAULT
+        k, m, _ = DEFAULT
         self.teacher = TeacherPass(self.backbone, self.bank, TapRecorder(self.head, k=k, m=m), 0)
         self.manifest = made_up_manifest(
             shape.samples,

@@ -204,6 +204,7 @@ def student_step(size: Size, device: torch.device) -> Callable[[dict[str, Any]],
 
     def step(batch: dict[str, Any]) -> None:
         given.update(send_to_device(batch, device))
+        given.pop("indices", None)  # for the stage's own account, not for the forward
         given.pop("weight")  # the loader's, not the module's
         update()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vlsi_cache.cli.options import errors_in_one_line, recipe_flags, taps_list
+from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags, taps_list
 from vlsi_cache.cli.terminal import hide_other_progress_bars, log_to
 from vlsi_cache.errors import RecipeError, counted
 from vlsi_cache.recipe import named_models, validate_named
@@ -18,7 +18,7 @@ from vlsi_cache.recipe import named_models, validate_named
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
 
-__all__ = ["command", "progress_of"]
+__all__ = ["command", "progress_of", "with_taps"]
 
 logger = logging.getLogger("vlsi_cache.cli.check")
 
@@ -27,7 +27,7 @@ _FEW_ROWS = 20
 """So many are read at once, and a line at the end is enough."""
 
 
-@click.command("check")
+@click.command("check", cls=RecipeCommand)
 @errors_in_one_line
 @recipe_flags(
     {
@@ -38,7 +38,8 @@ _FEW_ROWS = 20
         "limit": "data.limit",
         "max_length": "data.max_length",
         "on_error": "data.on_error",
-    }
+    },
+    is_argument=True,
 )
 @click.option("--teacher", metavar="MODEL", help="from_pretrained name or folder of the teacher.")
 @click.option("--student", metavar="MODEL", help="from_pretrained name or folder of the student.")
@@ -64,7 +65,7 @@ def command(recipe: Recipe, taps: list[int] | None, images: bool, as_json: bool)
     log_to("stderr")
     validate_named(recipe, list(named_models(recipe)))
     if taps is not None:
-        recipe = _with_taps(recipe, taps)
+        recipe = with_taps(recipe, taps)
     from vlsi_cache.check import check_data, check_table
 
     hide_other_progress_bars()
@@ -80,7 +81,7 @@ def command(recipe: Recipe, taps: list[int] | None, images: bool, as_json: bool)
         raise SystemExit(1)
 
 
-def _with_taps(recipe: Recipe, taps: list[int]) -> Recipe:
+def with_taps(recipe: Recipe, taps: list[int]) -> Recipe:
     """Return the recipe with the taps of the teacher, or of the student if it names no teacher."""
     role = next(iter(named_models(recipe)))
     section = (recipe.teacher if role == "teacher" else recipe.student).model_copy(

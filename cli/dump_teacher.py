@@ -9,6 +9,7 @@ import click
 
 from vlsi_cache.cli.next_step import next_command
 from vlsi_cache.cli.options import (
+    RecipeCommand,
     by_device,
     device_map,
     errors_in_one_line,
@@ -17,7 +18,7 @@ from vlsi_cache.cli.options import (
 )
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
-from vlsi_cache.recipe import validate_named
+from vlsi_cache.recipe import validate_named, validate_trackers
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("dump-teacher")
+@click.command("dump-teacher", cls=RecipeCommand)
 @errors_in_one_line
 @recipe_flags(
     {
@@ -50,7 +51,8 @@ __all__ = ["command"]
         "on_error": "cache.on_error",
         "device": "device",
         "seed": "seed",
-    }
+    },
+    is_argument=True,
 )
 @click.option("--teacher", metavar="MODEL", help="from_pretrained name or folder of the teacher.")
 @click.option("--data", metavar="PATH", help="JSON(L) file, datasets folder or hub name.")
@@ -107,6 +109,7 @@ def command(recipe: Recipe, partition: str | None) -> None:
     log_to("stdout")
     if partition is None:  # which is read by what takes seconds to import
         validate_named(recipe, ["teacher"])
+    validate_trackers(recipe)
     with stopping_on_signals():
         import_libraries()
         from vlsi_cache.teacher import Partition, dump_teacher

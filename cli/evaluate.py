@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
+from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags
 from vlsi_cache.cli.terminal import import_libraries, log_to
 from vlsi_cache.recipe import validate_named
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=RecipeCommand)
 @errors_in_one_line
 @recipe_flags(
     {
@@ -66,6 +66,9 @@ def command(recipe: Recipe, max_new_tokens: int, batch_size: int, as_json: bool)
     """
     if recipe.student.model is None:
         raise click.UsageError("give MODEL, a from_pretrained name or folder")
+    if recipe.student.model.endswith((".yaml", ".yml")):
+        problem = f"{recipe.student.model} is a recipe, and MODEL is expected. Give it by --recipe"
+        raise click.UsageError(problem)
     log_to("stderr")
     validate_named(recipe, ["student"])
     import_libraries()

@@ -17,9 +17,11 @@ COMMANDS = {
     "dump-teacher": "vlsi_cache.cli.dump_teacher",
     "train-student": "vlsi_cache.cli.train_student",
     "evaluate": "vlsi_cache.cli.evaluate",
+    "export-exits": "vlsi_cache.cli.export_exits",
     "inspect": "vlsi_cache.cli.inspect",
     "verify": "vlsi_cache.cli.verify",
     "merge": "vlsi_cache.cli.merge",
+    "push": "vlsi_cache.cli.push",
     "demo": "vlsi_cache.cli.demo",
 }
 
@@ -59,9 +61,11 @@ def cli() -> None:
     vlsi-cache dump-teacher   reads the teacher once, and writes a cache
     vlsi-cache train-student  trains the student from the cache alone
     vlsi-cache evaluate       measures a model on held-out conversations
+    vlsi-cache export-exits   copies what reads a student's layers
     vlsi-cache inspect        says what a cache holds
     vlsi-cache verify         validates every file of a cache
     vlsi-cache merge          makes one cache of several
+    vlsi-cache push           shares a student or a cache on the Hugging Face hub
     """  # noqa: D301 (click reads the backspace as: keep these lines)
 
 

@@ -44,6 +44,13 @@ _TEACHERS: Final = {
     "cache.batch_tokens": "--batch-tokens",
 }
 """The same for the flags of ``dump-teacher`` alone."""
+_OTHERS: Final = {
+    "train-student": (
+        *("teacher.", "cache.k=", "cache.m=", "cache.samples_per_shard="),
+        *("cache.batch_size=", "cache.batch_tokens=", "cache.workers="),
+    ),
+}
+"""Beginnings of the assignments that a command does not read."""
 _BOTH: Final = {"teacher.model": "--teacher", "student.model": "--student"}
 """The same for the commands that read both models."""
 
@@ -76,8 +83,10 @@ def next_command(name: str, more: Mapping[str, str]) -> str:
     words = ["vlsi-cache", name]
     if given.recipe is not None:
         words += ["--recipe", str(given.recipe)]
+    others = _OTHERS.get(name, ())
     for assignment in given.assignments:
-        words += ["--set", assignment]
+        if not assignment.startswith(others):
+            words += ["--set", assignment]
     for flag, value in more.items():
         words += [flag, value]
     own = {"dump-teacher": _TEACHERS, "plan": _BOTH, "check": _BOTH}.get(name, _OWN)

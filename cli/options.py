@@ -15,11 +15,38 @@ from vlsi_cache.cli.next_step import Given, remember_given
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.interruption import Interrupted
 from vlsi_cache.phases import speaks_for_all
-from vlsi_cache.recipe import Recipe, RecipeProblemsError, load_recipe
+from vlsi_cache.recipe import Recipe, RecipeProblemsError, keys_named, load_recipe
 
-__all__ = ["by_device", "device_map", "errors_in_one_line", "recipe_flags", "taps_list"]
+__all__ = [
+    "RecipeCommand",
+    "by_device",
+    "device_map",
+    "errors_in_one_line",
+    "recipe_flags",
+    "taps_list",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class RecipeCommand(click.Command):
+    """A command whose unknown options are looked for among the recipe's keys."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, and name the keys that an unknown option may mean."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            keys = keys_named(error.option_name.lstrip("-").replace("-", "_"))
+            if not keys:
+                raise
+            ways = " or ".join(f"--set {key}=VALUE" for key in keys)
+            raise click.NoSuchOption(
+                error.option_name,
+                message=f"{error.message} The recipe has such a key: {ways}",
+                possibilities=error.possibilities,
+                ctx=ctx,
+            ) from None
 
 
 def errors_in_one_line(function: F) -> F:

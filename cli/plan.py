@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlsi_cache.cli.check import progress_of
+from vlsi_cache.cli.check import progress_of, with_taps
 from vlsi_cache.cli.next_step import next_command
-from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
+from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags, taps_list
 from vlsi_cache.cli.terminal import log_to
 from vlsi_cache.recipe import named_models, validate_named
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_UNITS = {"": 1, "K": 3, "M": 6, "G": 9, "T": 12}
+_UNITS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}
 
 
 def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
@@ -34,7 +34,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     return round(float(found[1]) * unit)
 
 
-@click.command("plan")
+@click.command("plan", cls=RecipeCommand)
 @errors_in_one_line
 @recipe_flags(
     {
@@ -43,6 +43,8 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
         "data": "data.path",
         "split": "data.split",
         "limit": "data.limit",
+        "max_length": "data.max_length",
+        "batch_tokens": "cache.batch_tokens",
         "output": "output",
         "cache": "cache.path",
         "device": "device",
@@ -54,6 +56,14 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
 @click.option("--data", metavar="PATH", help="JSON(L) file, datasets folder or hub name.")
 @click.option("--split", help="Split of a datasets source.  [default: train]")
 @click.option("--limit", type=int, help="Number of first samples to read.")
+@click.option("--max-length", type=int, help="Most tokens of one conversation.")
+@click.option(
+    "--taps",
+    callback=taps_list,
+    metavar="I,J,…",
+    help="Decoder blocks to read, of the teacher or else of the student.",
+)
+@click.option("--batch-tokens", type=int, help="Most tokens per forward pass of the teacher.")
 @click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
 @click.option("--cache", metavar="DIR", help="Cache folder or URL.  [default: OUTPUT/cache]")
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto, planned as cuda]")
@@ -97,6 +107,8 @@ def command(recipe: Recipe, rows: int, as_json: bool, **given: Any) -> None:
         raise click.UsageError("--probe contradicts --throughput: give one of the two")
     log_to("stderr")
     validate_named(recipe, list(named_models(recipe)))
+    if (taps := given["taps"]) is not None:
+        recipe = with_taps(recipe, taps)
     from vlsi_cache.plan import Machines, plan_run, plan_table
 
     rate = None if throughput is None else throughput * 1e12

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlsi_cache.cli.next_step import loading_code, next_command
-from vlsi_cache.cli.options import errors_in_one_line, recipe_flags, taps_list
+from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags, taps_list
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
-from vlsi_cache.recipe import validate_named
+from vlsi_cache.recipe import validate_named, validate_trackers
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -23,7 +23,7 @@ def _stages_list(_context: click.Context, _parameter: click.Parameter, value: st
     return None if value is None else [part.strip() for part in value.split(",")]
 
 
-@click.command("train-student")
+@click.command("train-student", cls=RecipeCommand)
 @errors_in_one_line
 @recipe_flags(
     {
@@ -44,7 +44,8 @@ def _stages_list(_context: click.Context, _parameter: click.Parameter, value: st
         "dtype": "student.dtype",
         "device": "device",
         "seed": "seed",
-    }
+    },
+    is_argument=True,
 )
 @click.option("--student", metavar="MODEL", help="from_pretrained name or folder of the student.")
 @click.option("--data", metavar="PATH", help="The data of the cache.")
@@ -91,6 +92,7 @@ def command(recipe: Recipe) -> None:
     """
     log_to("stdout")
     validate_named(recipe, ["student"])
+    validate_trackers(recipe)
     with stopping_on_signals():
         import_libraries()
         from vlsi_cache.student import train_student

@@ -17,19 +17,15 @@ __all__ = ["FOLDER", "rendered", "write_all"]
 FOLDER = Path(__file__).parent
 
 
-def _models() -> dict[str, type[BaseModel]]:
-    from vlsi_cache.check import CheckReport
-    from vlsi_cache.demo.table import DemoSummary
-    from vlsi_cache.evaluation import Evaluation
+def _stored_models() -> dict[str, type[BaseModel]]:
+    """Return the models of files that one command writes and another reads."""
     from vlsi_cache.manifest import CacheManifest
-    from vlsi_cache.plan import Plan
     from vlsi_cache.recipe import Recipe
-    from vlsi_cache.report import CacheSummary, SampleView
-    from vlsi_cache.store import Verification
+    from vlsi_cache.stagefiles import JournalLine, MetricLine, StageRecord
     from vlsi_cache.store.cache.seals import CacheIndex, ProcessorSeal, ShardSeal
     from vlsi_cache.student.arrivals import ArrivalLine
-    from vlsi_cache.student.journal import JournalLine
-    from vlsi_cache.training.folders.stage_folder import StageRecord
+    from vlsi_cache.student.holding_out import HeldOutFound
+    from vlsi_cache.training.folders.measurements import MeasurementLine
     from vlsi_cache.training.left_out import UnreadableSamples
     from vlsi_cache.verbalizer import VerbalizerConfig
 
@@ -42,14 +38,35 @@ def _models() -> dict[str, type[BaseModel]]:
         "verbalizers": VerbalizerConfig,
         "stage": StageRecord,
         "unreadable": UnreadableSamples,
+        "matching": JournalLine,
+        "metrics": MetricLine,
+        "arrivals": ArrivalLine,
+        "held-out": HeldOutFound,
+        "measurement": MeasurementLine,
+    }
+
+
+def _printed_models() -> dict[str, type[BaseModel]]:
+    """Return the models of what commands print with ``--json``."""
+    from vlsi_cache.check import CheckReport
+    from vlsi_cache.demo.table import DemoSummary
+    from vlsi_cache.evaluation import Evaluation
+    from vlsi_cache.plan import Plan
+    from vlsi_cache.report import CacheSummary, SampleView
+    from vlsi_cache.report.comparison import CacheComparison, RunComparison
+    from vlsi_cache.report.run.summary import RunSummary
+    from vlsi_cache.store import Verification
+
+    return {
         "inspect": CacheSummary,
         "inspect-sample": SampleView,
+        "inspect-run": RunSummary,
+        "compare-caches": CacheComparison,
+        "compare-runs": RunComparison,
         "verify": Verification,
         "check": CheckReport,
         "plan": Plan,
         "evaluate": Evaluation,
-        "matching": JournalLine,
-        "arrivals": ArrivalLine,
         "demo": DemoSummary,
     }
 
@@ -58,7 +75,7 @@ def rendered() -> dict[str, str]:
     """The JSON text of every schema, made from the models, by file name."""
     return {
         f"{name}.json": json.dumps(model.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
-        for name, model in _models().items()
+        for name, model in (_stored_models() | _printed_models()).items()
     }
 
 

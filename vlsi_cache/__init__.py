@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from vlsi_cache.store import open_cache
     from vlsi_cache.student import train_student
     from vlsi_cache.teacher import dump_teacher
+    from vlsi_cache.verbalizer import load_exits
 
-__all__ = ["dump_teacher", "load_recipe", "open_cache", "train_student"]
+__all__ = ["dump_teacher", "load_exits", "load_recipe", "open_cache", "train_student"]
 
 _HOMES = {
     "dump_teacher": "vlsi_cache.teacher",
+    "load_exits": "vlsi_cache.verbalizer",
     "load_recipe": "vlsi_cache.recipe",
     "open_cache": "vlsi_cache.store",
     "train_student": "vlsi_cache.student",

@@ -14,6 +14,7 @@ __all__ = [
     "CacheError",
     "CacheMismatchError",
     "DataError",
+    "HubError",
     "ModelError",
     "RecipeError",
     "StageError",
@@ -98,6 +99,10 @@ class CacheMismatchError(CacheError):
 
 class StageError(VlsiCacheError):
     """A training stage or the teacher pass cannot go on."""
+
+
+class HubError(VlsiCacheError):
+    """The Hugging Face hub refuses an upload, or cannot be reached."""
 
 
 def printable(text: str, most: int = _MOST_CHARACTERS) -> str:

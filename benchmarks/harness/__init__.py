@@ -9,6 +9,7 @@ from harness.measurement import (
     seconds,
     wait_for,
 )
+from harness.results import mean_and_interval, shown, written_once
 from harness.tables import PrintedTable, contenders, figures
 
 __all__ = [
@@ -18,8 +19,11 @@ __all__ = [
     "figures",
     "in_fresh_process",
     "machine",
+    "mean_and_interval",
     "median_seconds",
     "peak_extra_bytes",
     "seconds",
+    "shown",
     "wait_for",
+    "written_once",
 ]

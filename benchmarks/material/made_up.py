@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from vlsi_cache.distribution import DrawnFrom
 from vlsi_cache.manifest import CacheManifest
 
 __all__ = ["byte_processor", "made_up_manifest", "save_small_model", "write_letters"]
@@ -64,6 +65,7 @@ def made_up_manifest(
     k: int,
     m: int,
     samples_per_shard: int,
+    drawn_from: DrawnFrom = "rest",
 ) -> CacheManifest:
     """Build the manifest of a cache whose teacher and text are not named.
 
@@ -74,10 +76,12 @@ def made_up_manifest(
         k: Number of most likely tokens in a record.
         m: Number of draws in a record.
         samples_per_shard: Samples of a full shard.
+        drawn_from: What the draws come from if k ≥ 1.
     """
     digest = hashlib.sha256(b"benchmark").hexdigest()
     return CacheManifest.model_validate(
         {
+            "format_version": 2 if drawn_from == "whole" else 1,
             "vlsi_cache_version": "0",
             "teacher": {"name": "teacher", "model_type": "llama", "weights_fingerprint": digest},
             "verbalizers_fingerprint": digest,
@@ -85,7 +89,7 @@ def made_up_manifest(
             "chat_template_hash": digest,
             "dataset": {"source": "text", "fingerprint": digest, "num_samples": num_samples},
             "taps": (*taps, -1),
-            "sampling": {"k": k, "m": m, "seed": 0},
+            "sampling": {"k": k, "m": m, "seed": 0, "drawn_from": drawn_from},
             "samples_per_shard": samples_per_shard,
             "batch_size": 8,
             "dtype": "float32",

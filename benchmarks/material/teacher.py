@@ -30,6 +30,7 @@ from vlsi_cache.verbalizer import (
 from vlsi_cache.verbalizer.ridge import TapMoments
 
 __all__ = [
+    "TAPS",
     "Reading",
     "Teacher",
     "Training",
@@ -240,6 +241,7 @@ def write_cache(path: Path, teacher: Teacher, reading: Reading, made: SparseDist
         taps=teacher.bank.taps,
         k=made.k,
         m=made.m,
+        drawn_from=made.drawn_from,
         samples_per_shard=512,
     )
     writer = create_cache(path, manifest)

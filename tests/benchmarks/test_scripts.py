@@ -26,6 +26,8 @@ PROMISED: dict[str, set[str]] = {
         "peak_over_index_bytes",
         "most_over_least_seconds_per_token",
     },
+    "statistics_speed": {"plain_over_ours", "tokens_taps_per_cpu_second"},
+    "worth": set(),
     "second_start": {"first_over_second", "first_over_rest", "seconds_per_million_rows"},
     "objective": {
         "time_over_autograd",
@@ -63,6 +65,8 @@ def test_a_quick_run_gives_every_figure(name: str) -> None:
         _assert_sound_rows(result["rows"])
     if name == PROOF:
         _assert_every_arm(result["arms"])
+    if name == "worth":
+        _assert_every_experiment(result["experiments"])
     if name == "gpu":
         _assert_every_part(result)
     if name == "objective":
@@ -81,6 +85,14 @@ def test_the_page_of_results_has_what_the_runs_gave() -> None:
     page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
     _, tables = page.split("run.py --table --markdown -->\n")
     printed = tables.split("<!-- end -->")[0]
+    assert printed.strip() == done.stdout.strip(), "print them again, in between"
+
+
+def test_the_page_of_results_has_what_the_experiments_gave() -> None:
+    command = [sys.executable, str(FOLDER / "worth.py"), "--table", "--markdown"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    printed = page.split("worth.py --table --markdown -->\n")[1].split("<!-- end of worth -->")[0]
     assert printed.strip() == done.stdout.strip(), "print them again, in between"
 
 
@@ -125,6 +137,24 @@ def test_parts_that_fail_leave_their_errors_and_the_result_is_written(tmp_path: 
     assert result["goals"] == []
     (written,) = tmp_path.glob("*.json")
     assert json.loads(written.read_text(encoding="utf-8")) == result
+
+
+def _assert_every_experiment(experiments: list[dict[str, Any]]) -> None:
+    assert [found["name"] for found in experiments] == ["E0", "E1", "E2b", "E3", "E4"]
+    arms = {arm["name"]: arm for found in experiments for arm in found["arms"]}
+    for found in experiments:
+        assert found["prediction"]
+        assert found["verdict"].count(";") == len(found["differences"]) - 1
+    for arm in arms.values():
+        assert arm["seeds"] == [10]
+        assert all(math.isfinite(figure["mean"]) for figure in arm["figures"].values())
+    by_exits = arms["taps-to-output"]["figures"]
+    assert {"exit-1.along.acceptance", "exit-1.after.acceptance"} <= by_exits.keys()
+    assert arms["output"]["figures"].keys() >= {
+        "tuned-labels.label_loss",
+        "tuned-record.divergence_nats",
+        "step-0.label_loss",
+    }
 
 
 def _assert_every_arm(arms: list[dict[str, Any]]) -> None:

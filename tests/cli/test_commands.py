@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from vlsi_cache import schemas
@@ -105,6 +106,30 @@ def test_a_wheel_installs_the_same_command(tmp_path: Path) -> None:
         text=True,
     )
     assert shown.stdout.startswith("vlsi-cache, version ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [("pus", {"push"}), ("train-student --follow-", {"--follow-timeout"}), ("", {*COMMANDS})],
+)
+def test_the_shell_completes_commands_and_options(typed: str, expected: set[str]) -> None:
+    *words, incomplete = typed.split(" ")
+    completion = ShellComplete(cli, {}, "vlsi-cache", "_VLSI_CACHE_COMPLETE")
+    found = {item.value for item in completion.get_completions(words, incomplete)}
+    assert found == expected
+
+
+def test_the_installed_command_prints_the_lines_that_a_shell_reads() -> None:
+    command = Path(sys.executable).with_name("vlsi-cache")
+    for shell in ("bash", "zsh", "fish"):
+        shown = subprocess.run(
+            [command],
+            env={"_VLSI_CACHE_COMPLETE": f"{shell}_source", "PATH": "/usr/bin:/bin"},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert f"_VLSI_CACHE_COMPLETE={shell}_complete" in shown.stdout
 
 
 def test_schemas_on_disk_are_those_of_the_models() -> None:

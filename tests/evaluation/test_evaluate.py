@@ -7,34 +7,28 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from support.runs import make_recipe
+from support.runs import changed, make_recipe, save_image_model, write_conversations
+from vlsi_cache.data import encoder_for, load_conversations
 from vlsi_cache.errors import CacheMismatchError, DataError, StageError
 from vlsi_cache.evaluation import Evaluation, evaluate_model, evaluation_table
-from vlsi_cache.evaluation.answers import Answer, answer_figures, normalised
-from vlsi_cache.recipe import Recipe, recipe_from_mapping
+from vlsi_cache.evaluation.answers import Answer, Answerer, answer_figures, normalised
+from vlsi_cache.models import load_backbone
+from vlsi_cache.recipe import DataSection, ModelSection, Recipe
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.teacher import dump_teacher
-
-
-def _changed(recipe: Recipe, **changes: Any) -> Recipe:
-    raw = recipe.model_dump(mode="json")
-    for name, change in changes.items():
-        raw[name] = {**raw[name], **change} if isinstance(change, dict) else change
-    return recipe_from_mapping(raw, where="test")
 
 
 @pytest.fixture(scope="module")
 def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     recipe = make_recipe(tmp_path_factory.mktemp("evaluation"))
     dump_teacher(recipe)
-    return _changed(recipe, cache={"path": str(recipe.cache_path)})
+    return changed(recipe, cache={"path": str(recipe.cache_path)})
 
 
 def _reference(recipe: Recipe) -> tuple[float, float, int]:
@@ -88,9 +82,9 @@ def test_loss_and_divergence_are_those_of_plain_transformers(dumped: Recipe) -> 
 
 
 def test_layers_are_compared_with_the_output(dumped: Recipe, tmp_path: Path) -> None:
-    recipe = _changed(dumped, output=str(tmp_path), stages=["verbalization"])
+    recipe = changed(dumped, output=str(tmp_path), stages=["verbalization"])
     folder = train_student(recipe)
-    found = evaluate_model(_changed(recipe, student={"taps": None, "verbalizers": str(folder)}))
+    found = evaluate_model(changed(recipe, student={"taps": None, "verbalizers": str(folder)}))
     assert [tap.tap for tap in found.taps] == [0, 2]
     for tap in found.taps:
         assert 0 < tap.acceptance <= 1
@@ -132,6 +126,30 @@ def test_pictures_are_part_of_the_question(tmp_path: Path) -> None:
     assert found.answers["all"].count == found.num_samples == 4
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava", "smolvlm", "gemma3_vision", "internvl"])
+def test_questions_with_pictures_share_a_pass_and_get_the_same_answers(
+    family: str, tmp_path: Path
+) -> None:
+    folder = save_image_model(tmp_path / "model", family=family, num_layers=4)
+    data = write_conversations(tmp_path / "data.jsonl", 8, images=True)
+    section = ModelSection(model=str(folder))
+    model = load_backbone(section, "student", torch.device("cpu"))
+    answerer = Answerer(model, encoder_for(model, DataSection()), 3)
+    conversations = list(load_conversations(data))
+    both = [*conversations[::2], *conversations[1::2]]  # with pictures, and without
+    passes: list[int] = []
+    hook = model.decoder.model.register_forward_hook(
+        lambda module, args, kwargs, output: passes.append(1), with_kwargs=True
+    )
+    together = answerer(both)
+    num_together, passes[:] = len(passes), []
+    alone = [answer for one in both for answer in answerer([one])]
+    hook.remove()
+    assert [one.given for one in together] == [one.given for one in alone]
+    assert len({one.given for one in alone}) > 1
+    assert num_together <= len(passes) / 3
+
+
 def test_answers_are_compared_without_case_marks_and_articles() -> None:
     assert normalised("The  Red, one!") == "red one"
     found = answer_figures(
@@ -156,16 +174,16 @@ def test_answers_are_compared_without_case_marks_and_articles() -> None:
 
 def test_bad_input_is_named(dumped: Recipe, tmp_path: Path) -> None:
     with pytest.raises(CacheMismatchError, match="other data"):
-        evaluate_model(_changed(dumped, data={"limit": 5}), with_cache=True)
+        evaluate_model(changed(dumped, data={"limit": 5}), with_cache=True)
     rows = Path(str(dumped.data.path)).read_text(encoding="utf-8").splitlines()
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join([rows[0], '{"messages": 3}', rows[1]]), encoding="utf-8")
-    broken = _changed(dumped, data={"path": str(path)})
+    broken = changed(dumped, data={"path": str(path)})
     with pytest.raises(DataError, match=r"data\.jsonl"):
         evaluate_model(broken)
-    found = evaluate_model(_changed(broken, data={"on_error": "skip"}))
+    found = evaluate_model(changed(broken, data={"on_error": "skip"}))
     assert (found.num_samples, found.num_left_out) == (2, 1)
-    short = _changed(dumped, data={"on_error": "skip", "max_length": 2})
+    short = changed(dumped, data={"on_error": "skip", "max_length": 2})
     with pytest.raises(StageError, match="no sample could be evaluated"):
         evaluate_model(short)
 
@@ -175,7 +193,7 @@ def test_samples_without_a_record_are_left_out_of_the_divergence_alone(tmp_path:
     dump_teacher(recipe)
     failed = len(open_cache(recipe.cache_path).failures())
     assert 0 < failed < 12
-    longer = _changed(recipe, data={"max_length": None})
+    longer = changed(recipe, data={"max_length": None})
     whole = [evaluate_model(longer, with_cache=True, batch_size=size) for size in (1, 12)]
     assert whole[0].num_samples == 12
     assert whole[0].num_compared == whole[1].num_compared == 12 - failed

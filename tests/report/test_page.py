@@ -235,7 +235,7 @@ def test_every_figure_has_a_name_and_its_table(tmp_path: Path) -> None:
     links = {link["href"] for link in page.named("a")}
     assert links <= {f"#{name}" for name in ids}
     figures = page.named("svg")
-    assert len(figures) == 5
+    assert len(figures) == 6
     assert all(figure["role"] == "img" and figure["aria-labelledby"] for figure in figures)
     assert len(page.named("details")) == len(figures)
     assert len(page.named("caption")) == len(page.named("table"))

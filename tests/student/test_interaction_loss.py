@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from vlsi_cache.models import Backbone, bind_decoder, run_backbone
 from vlsi_cache.objectives import SparseTargets
 from vlsi_cache.recipe import InteractionSection, VerbalizerSection
+from vlsi_cache.student.interaction import RestingVerbalizers
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.verbalizer import build_verbalizers
 
@@ -228,3 +229,44 @@ def test_gradients_that_oppose_are_said_once(caplog: pytest.LogCaptureFixture) -
         module.observe("gradient_cosine", torch.tensor(-0.5))
         module.collect()
     assert caplog.text.count("opposes the output's (cosine -0.50)") == 1
+
+
+def test_the_weight_of_a_schedule_is_a_metric_and_verbalizers_rest_where_it_is_0() -> None:
+    module = _interaction({}, inner_schedule={"until": 0.5, "end": 0.0})
+    batch, metrics = _batch([4, 4]), []
+    for module.progress in (0.0, 0.25, 0.5):
+        module(**batch)
+        metrics.append(_metrics(module)["inner_weight"])
+    assert metrics == pytest.approx([0.25, 0.125, 0.0])
+    assert "inner_weight" not in _metrics(_interaction({}))
+    resting = RestingVerbalizers(module)
+    optimizer = torch.optim.AdamW(module.bank.parameters(), lr=1e-2)
+    moved = []
+    for module.progress in (0.25, 1.0):
+        before = [value.detach().clone() for value in module.bank.parameters()]
+        for value in module.bank.parameters():  # as several processes have them
+            value.grad = torch.ones_like(value) * module.inner_weight()
+        resting.on_pre_optimizer_step(None, None, None)
+        optimizer.step()
+        pairs = zip(before, module.bank.parameters(), strict=True)
+        moved.append(not all(torch.equal(*pair) for pair in pairs))
+    assert moved == [True, False], "AdamW's momentum alone moves nothing"
+
+
+@pytest.mark.parametrize(
+    ("settings", "decides"),
+    [
+        ({}, False),
+        ({"batch_tokens": 100}, True),
+        ({"batch_tokens": 100, "matching": {"granularity": "sample"}}, False),
+        ({"batch_tokens": 100, "inner": "ce"}, False),
+        ({"batch_tokens": 100, "inner": "none"}, False),
+    ],
+)
+def test_a_bound_on_a_pass_is_part_of_the_stage_where_its_samples_share_a_matching(
+    settings: dict[str, Any], decides: bool
+) -> None:
+    one = InteractionSection.model_validate(settings)
+    other = one.model_copy(update={"batch_tokens": one.batch_tokens and one.batch_tokens // 2})
+    assert one.bound_decides == decides
+    assert (one.decisive() != other.decisive()) == decides

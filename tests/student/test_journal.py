@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vlsi_cache.errors import StageError
-from vlsi_cache.student.journal import JournalLine, MatchingJournal
+from vlsi_cache.stagefiles import JournalLine
+from vlsi_cache.student.journal import MatchingJournal
 
 
 def _journal(folder: Path) -> MatchingJournal:

@@ -5,28 +5,20 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from support.families import tiny_model
-from support.runs import make_recipe
+from support.runs import changed, make_recipe
 from vlsi_cache.errors import CacheError, CacheMismatchError, RecipeError
 from vlsi_cache.models import Backbone, bind_decoder, run_backbone
 from vlsi_cache.objectives import SparseTargets
-from vlsi_cache.recipe import FinetuningSection, Recipe, recipe_from_mapping
+from vlsi_cache.recipe import FinetuningSection, Recipe
 from vlsi_cache.student import train_student
 from vlsi_cache.student.finetuning import Finetuning
 from vlsi_cache.teacher import dump_teacher
-
-
-def _changed(recipe: Recipe, **changes: Any) -> Recipe:
-    raw = recipe.model_dump(mode="json")
-    for name, change in changes.items():
-        raw[name] = {**raw[name], **change} if isinstance(change, dict) else change
-    return recipe_from_mapping(raw, where="test")
 
 
 def test_the_loss_is_cross_entropy_and_the_weighted_divergence() -> None:
@@ -55,7 +47,7 @@ def test_the_loss_is_cross_entropy_and_the_weighted_divergence() -> None:
 def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     recipe = make_recipe(tmp_path_factory.mktemp("record"))
     dump_teacher(recipe)
-    return _changed(recipe, cache={"path": str(recipe.cache_path)})
+    return changed(recipe, cache={"path": str(recipe.cache_path)})
 
 
 def test_it_runs_after_interaction_and_alone_and_says_both_losses(
@@ -64,14 +56,14 @@ def test_it_runs_after_interaction_and_alone_and_says_both_losses(
     weights = []
     for name, stages in (("all", dumped.stages), ("alone", ["finetuning"])):
         changes = {"record_weight": 1.0}
-        recipe = _changed(dumped, output=str(tmp_path / name), stages=stages, finetuning=changes)
+        recipe = changed(dumped, output=str(tmp_path / name), stages=stages, finetuning=changes)
         with caplog.at_level(logging.INFO, "vlsi_cache"):
             student = train_student(recipe)
         line = re.findall(r"finetuning  step 3 of 3 .*", caplog.text)[-1]
         assert "cross_entropy" in line
         assert "kl_output" in line
         weights.append(load_file(student / "model.safetensors"))
-    plain = _changed(dumped, output=str(tmp_path / "plain"), stages=["finetuning"])
+    plain = changed(dumped, output=str(tmp_path / "plain"), stages=["finetuning"])
     unlike = load_file(train_student(plain) / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(weights[1][name], unlike[name])
@@ -79,11 +71,11 @@ def test_it_runs_after_interaction_and_alone_and_says_both_losses(
 
 def test_a_cache_that_does_not_serve_is_refused(dumped: Recipe, tmp_path: Path) -> None:
     asks = {"record_weight": 1.0}
-    alone = _changed(dumped, output=str(tmp_path / "run"), stages=["finetuning"], finetuning=asks)
+    alone = changed(dumped, output=str(tmp_path / "run"), stages=["finetuning"], finetuning=asks)
     with pytest.raises(CacheError, match="nowhere"):
-        train_student(_changed(alone, cache={"path": str(tmp_path / "nowhere")}))
+        train_student(changed(alone, cache={"path": str(tmp_path / "nowhere")}))
     with pytest.raises(CacheMismatchError, match="other data"):
-        train_student(_changed(alone, data={"limit": 7}))
+        train_student(changed(alone, data={"limit": 7}))
     with pytest.raises(RecipeError, match=r"finetuning\.record_weight.*tail: bucket"):
-        _changed(alone, interaction={"tail": "bucket"})
+        changed(alone, interaction={"tail": "bucket"})
     assert not (tmp_path / "run" / "finetuning").exists()

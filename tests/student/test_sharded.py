@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from support.ranks import RankServer
-from support.runs import make_recipe
+from support.runs import make_recipe, poison
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.teacher import dump_teacher
 
@@ -128,3 +128,26 @@ def test_towers_ties_scalars_and_measured_rates_are_one_processs(
         for name in ("loss", "grad_norm"):
             expected, found = (_metric(Path(raw["output"]) / stage, name) for raw in (one, many))
             assert found == pytest.approx(expected, rel=1e-3), (stage, name)
+
+
+def test_a_sample_that_is_not_finite_is_left_out_of_its_step_by_all_processes(
+    server: RankServer, tmp_path: Path
+) -> None:
+    """Its gradient would reach every slice of every weight."""
+    recipe = make_recipe(tmp_path, num_samples=6, finetuning={"max_grad_norm": 0.0})
+    path = Path(str(recipe.data.path))
+    rows = path.read_text("utf-8").splitlines()
+    rows[2] = rows[2].replace("What", "Q")
+    path.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
+    poison(Path(str(recipe.student.model)))
+    for name, num_ranks, env in (("one", 1, {}), ("sharded", 2, FSDP)):
+        schedule = {"steps": 2, "batch_size": 6 // num_ranks}
+        raw = _raw(recipe, tmp_path / name, finetuning=schedule)
+        raw |= {"stages": ["finetuning"], "data": {**raw["data"], "on_error": "skip"}}
+        assert _run(server, raw, num_ranks, env) == [0] * num_ranks
+    one, other = (
+        load_file(tmp_path / name / "student" / "model.safetensors") for name in ("one", "sharded")
+    )
+    for key, value in one.items():
+        torch.testing.assert_close(other[key], value, rtol=2e-4, atol=2e-4, equal_nan=True)
+        assert value.isfinite().all() or "embed_tokens" in key

@@ -23,29 +23,24 @@ from transformers import (
     AutoProcessor,
 )
 
-from support.runs import make_recipe, save_text_model, write_conversations
+from support.runs import make_recipe, save_text_model, with_section, write_conversations
 from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.errors import CacheError, CacheMismatchError, RecipeError, StageError
 from vlsi_cache.models import load_backbone
 from vlsi_cache.recipe import InteractionSection, Recipe, recipe_from_mapping
+from vlsi_cache.stagefiles import JournalLine
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.student.interaction_loss import Interaction
-from vlsi_cache.student.journal import JournalLine
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.verbalizer import build_verbalizers
 
 
 def _dumped(folder: Path, *, k: int = 0, m: int = 12, **options: Any) -> Recipe:
-    recipe = _with(make_recipe(folder, **options), "cache", k=k, m=m)
+    recipe = with_section(make_recipe(folder, **options), "cache", k=k, m=m)
     dump_teacher(recipe, lambda _: None)
     return recipe
-
-
-def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
-    changed = getattr(recipe, section).model_copy(update=changes)
-    return recipe.model_copy(update={section: changed})
 
 
 def _journal(recipe: Recipe) -> list[JournalLine]:
@@ -196,7 +191,7 @@ def test_every_comparison_trains(
 
 @pytest.mark.parametrize("tail", ["bucket", "renormalize"])
 def test_a_cache_of_draws_alone_has_one_reading(tail: str, tmp_path: Path) -> None:
-    recipe = _with(_dumped(tmp_path), "interaction", tail=tail)
+    recipe = with_section(_dumped(tmp_path), "interaction", tail=tail)
     with pytest.raises(CacheMismatchError, match=rf"tail is {tail}.*draws alone.*cache\.k: 16"):
         train_student(recipe)
     assert not recipe.student_verbalizers_path.exists(), "it is said before anything is trained"
@@ -205,7 +200,7 @@ def test_a_cache_of_draws_alone_has_one_reading(tail: str, tmp_path: Path) -> No
 def test_a_cache_without_draws_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recipe = _with(_dumped(tmp_path, k=4, m=0), "interaction", steps=1)
+    recipe = with_section(_dumped(tmp_path, k=4, m=0), "interaction", steps=1)
     train_student(recipe.model_copy(update={"stages": ["verbalization", "interaction"]}))
     assert "no draws. Scaled to sum to 1, they are a biased target" in caplog.text
 
@@ -271,8 +266,10 @@ def test_gradient_checkpointing_and_accumulation_change_no_result(
     uniform = {"matching": dumped.interaction.matching.model_copy(update={"strategy": "uniform"})}
 
     def trained(name: str, **changes: Any) -> dict[str, torch.Tensor]:
-        recipe = _with(dumped, stage, **changes, **(uniform if stage == "interaction" else {}))
-        recipe = _with(recipe, "cache", path=dumped.cache_path)
+        recipe = with_section(
+            dumped, stage, **changes, **(uniform if stage == "interaction" else {})
+        )
+        recipe = with_section(recipe, "cache", path=dumped.cache_path)
         return _weights(
             train_student(recipe.model_copy(update={"stages": stages, "output": tmp_path / name}))
         )
@@ -293,11 +290,11 @@ def test_a_bound_on_passes_changes_no_result_but_to_rounding(
     uniform = {"matching": dumped.interaction.matching.model_copy(update={"strategy": "uniform"})}
 
     def trained(bound: int) -> dict[str, torch.Tensor]:
-        recipe = _with(dumped, "interaction", batch_tokens=bound, **uniform)
-        recipe = _with(recipe, "finetuning", batch_tokens=bound)
+        recipe = with_section(dumped, "interaction", batch_tokens=bound, **uniform)
+        recipe = with_section(recipe, "finetuning", batch_tokens=bound)
         verbalization = recipe.student.verbalization.model_copy(update={"batch_tokens": bound})
-        recipe = _with(recipe, "student", verbalization=verbalization)
-        recipe = _with(recipe, "cache", path=dumped.cache_path)
+        recipe = with_section(recipe, "student", verbalization=verbalization)
+        recipe = with_section(recipe, "cache", path=dumped.cache_path)
         return _weights(train_student(recipe.model_copy(update={"output": tmp_path / str(bound)})))
 
     whole = trained(100_000)
@@ -310,8 +307,8 @@ def test_a_diverged_stage_is_an_error_and_no_student(
     stage: str, dumped: Recipe, tmp_path: Path
 ) -> None:
     wild = {"learning_rate": 1e30, "final_learning_rate": 1e30}
-    recipe = _with(dumped, stage, **wild)
-    recipe = _with(recipe, "cache", path=dumped.cache_path)
+    recipe = with_section(dumped, stage, **wild)
+    recipe = with_section(recipe, "cache", path=dumped.cache_path)
     with pytest.raises(StageError, match=r"not finite|loss is (nan|inf)"):
         train_student(recipe.model_copy(update={"output": tmp_path / "run"}))
     assert not (tmp_path / "run" / "student").exists()
@@ -387,15 +384,15 @@ train_student(recipe)
 def test_how_often_to_log_and_save_is_no_other_setting(dumped: Recipe, tmp_path: Path) -> None:
     recipe = dumped.model_copy(update={"stages": ["finetuning"], "output": tmp_path / "run"})
     train_student(recipe)
-    train_student(_with(recipe, "finetuning", log_every=7, save_every=3, workers=1))
+    train_student(with_section(recipe, "finetuning", log_every=7, save_every=3, workers=1))
     with pytest.raises(StageError, match="dtype is"):
-        train_student(_with(recipe, "student", dtype="bfloat16"))
+        train_student(with_section(recipe, "student", dtype="bfloat16"))
 
 
 def test_a_stage_made_with_other_settings_is_not_taken_over(dumped: Recipe, tmp_path: Path) -> None:
     recipe = dumped.model_copy(update={"stages": ["finetuning"], "output": tmp_path / "run"})
     train_student(recipe)
-    changed = _with(recipe, "finetuning", learning_rate=3e-3)
+    changed = with_section(recipe, "finetuning", learning_rate=3e-3)
     with pytest.raises(StageError, match=r"finetuning\.learning_rate is 0\.01, asked for 0\.003"):
         train_student(changed)
 
@@ -403,7 +400,7 @@ def test_a_stage_made_with_other_settings_is_not_taken_over(dumped: Recipe, tmp_
 def test_a_cache_of_other_data_is_refused(dumped: Recipe, tmp_path: Path) -> None:
     other = write_conversations(tmp_path / "other.jsonl", 11)
     with pytest.raises(CacheMismatchError, match=r"cache was made for other data.*12 samples"):
-        train_student(_with(dumped, "data", path=str(other)))
+        train_student(with_section(dumped, "data", path=str(other)))
 
 
 def test_an_incomplete_cache_is_refused(dumped: Recipe, tmp_path: Path) -> None:
@@ -411,10 +408,10 @@ def test_an_incomplete_cache_is_refused(dumped: Recipe, tmp_path: Path) -> None:
     shutil.copytree(dumped.cache_path, copy)
     (copy / "shards" / "00002.zarr.zip").unlink()
     with pytest.raises(CacheError, match=r"00002\.zarr\.zip: file is missing, although index"):
-        train_student(_with(dumped, "cache", path=copy))
+        train_student(with_section(dumped, "cache", path=copy))
     (copy / "index.json").unlink()
     with pytest.raises(CacheError, match="cache is incomplete: 1 of 3 shards missing"):
-        train_student(_with(dumped, "cache", path=copy))
+        train_student(with_section(dumped, "cache", path=copy))
 
 
 def test_a_student_of_another_tokenizer_is_refused(dumped: Recipe, tmp_path: Path) -> None:
@@ -423,7 +420,7 @@ def test_a_student_of_another_tokenizer_is_refused(dumped: Recipe, tmp_path: Pat
     tokenizer.add_tokens(["brand-new"])
     tokenizer.save_pretrained(folder)
     with pytest.raises(CacheMismatchError, match="tokenizers of teacher and student differ"):
-        train_student(_with(dumped, "student", model=str(folder)))
+        train_student(with_section(dumped, "student", model=str(folder)))
 
 
 def test_a_student_whose_template_answers_differently_is_refused(
@@ -435,8 +432,8 @@ def test_a_student_whose_template_answers_differently_is_refused(
         "{{ message['content'] }}", "{{ message['content'] }}!"
     )
     tokenizer.save_pretrained(folder)
-    recipe = _with(dumped, "student", model=str(folder))
-    recipe = _with(recipe, "cache", path=dumped.cache_path)
+    recipe = with_section(dumped, "student", model=str(folder))
+    recipe = with_section(recipe, "cache", path=dumped.cache_path)
     with pytest.raises(CacheMismatchError, match="other response tokens than the teacher's"):
         train_student(recipe.model_copy(update={"output": tmp_path / "run"}))
 
@@ -444,8 +441,8 @@ def test_a_student_whose_template_answers_differently_is_refused(
 def test_too_few_teacher_taps_are_refused_before_the_first_step(
     dumped: Recipe, tmp_path: Path
 ) -> None:
-    recipe = _with(dumped, "student", taps=[0, 1, 2, 3])
-    recipe = _with(recipe, "cache", path=dumped.cache_path)
+    recipe = with_section(dumped, "student", taps=[0, 1, 2, 3])
+    recipe = with_section(recipe, "cache", path=dumped.cache_path)
     recipe = recipe.model_copy(update={"output": tmp_path / "run"})
     with pytest.raises(StageError, match="fewer teacher taps than student taps"):
         train_student(recipe)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vlsi_cache.distribution import SparseDistribution
+from vlsi_cache.distribution import DrawnFrom, SparseDistribution
+from vlsi_cache.levels import find_levels, log_probs_of
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import Cache, SampleRecord, create_cache, open_cache
 
@@ -33,10 +34,12 @@ def make_manifest(
     k: int = 4,
     m: int = 4,
     vocab_size: int = 500,
+    drawn_from: DrawnFrom = "rest",
     **changes: Any,
 ) -> CacheManifest:
     """A sound manifest; ``changes`` replace whole fields."""
     fields: dict[str, Any] = {
+        "format_version": 2 if drawn_from == "whole" else 1,
         "vlsi_cache_version": "0.1.0",
         "teacher": {
             "name": "runs/teacher",
@@ -56,7 +59,7 @@ def make_manifest(
             "num_samples": num_samples,
         },
         "taps": tuple(taps),
-        "sampling": {"k": k, "m": m, "seed": 0},
+        "sampling": {"k": k, "m": m, "seed": 0, "drawn_from": drawn_from},
         "samples_per_shard": samples_per_shard,
         "batch_size": 8,
         "dtype": "float32",
@@ -82,22 +85,37 @@ def make_record(
     dice = generator.random((*order.shape[:2], sampling.m))
     drawn = (edges[..., None, :] < dice[..., None]).sum(-1).clip(sampling.k, vocab_size - 1)
     top = order[..., : sampling.k]
+    ids = np.concatenate([top, np.sort(np.take_along_axis(order, drawn, axis=-1))], axis=-1)
+    top_log_probs = np.take_along_axis(log_p, top, axis=-1).astype(np.float32)
     labels = np.array([generator.choice(vocab_size, p=np.exp(row)) for row in log_p[:, -1]], int)
+    if sampling.drawn_from == "whole":
+        ids, top_log_probs = _of_whole(ids, top_log_probs, sampling.m, generator)
     return SampleRecord(
         sample_id=f"sample-{sample_index}",
         key=sha256(f"conversation {sample_index}"),
         response_ids=labels.astype(np.int32),
         distribution=SparseDistribution(
-            token_ids=np.concatenate(
-                [top, np.sort(np.take_along_axis(order, drawn, axis=-1))], axis=-1
-            ).astype(np.int32),
-            top_log_probs=np.take_along_axis(log_p, top, axis=-1).astype(np.float32),
+            token_ids=ids.astype(np.int32),
+            top_log_probs=top_log_probs,
             entropy=-(np.exp(log_p) * log_p).sum(-1).astype(np.float32),
             label_log_prob=np.take_along_axis(log_p, labels[:, None, None], axis=-1)[..., 0].astype(
                 np.float32
             ),
+            drawn_from=sampling.drawn_from,
         ),
     )
+
+
+def _of_whole(
+    ids: np.ndarray[Any, Any], log_probs: np.ndarray[Any, Any], m: int, generator: Any
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Ids and log-probabilities of ``drawn_from: whole``, from those of ``rest``."""
+    k = log_probs.shape[-1]
+    stored = log_probs_of(find_levels(log_probs))
+    tail = 1 - np.exp(stored.astype(float)).sum(-1, keepdims=True)
+    counts = np.floor(m * tail.clip(0) + generator.random(tail.shape))
+    draws = np.where(np.arange(m) < counts, ids[..., k:], ids[..., :1])
+    return np.concatenate([ids[..., :k], draws], -1), stored
 
 
 def make_cache(

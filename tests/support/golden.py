@@ -19,8 +19,8 @@ __all__ = ["GOLDEN", "as_json", "write_golden"]
 GOLDEN = Path(__file__).parents[1] / "store" / "golden"
 """Folders ``vN…`` and files ``vN….json`` of what they hold, for each version of the format."""
 
-_KINDS: Final = {"": (0, 6), "-top": (4, 4)}
-"""Ending of the name → k and m."""
+_KEPT: Final = {"k": 4, "m": 12}
+"""k and m of this version's caches. The caches of version 1 are never written again."""
 
 
 def as_json(record: SampleRecord) -> dict[str, Any]:
@@ -39,20 +39,21 @@ def as_json(record: SampleRecord) -> dict[str, Any]:
 
 def write_golden() -> list[Path]:
     """Write this version's caches, and beside each what it says."""
-    paths = []
-    for kind, (k, m) in _KINDS.items():
-        path = GOLDEN / f"v{FORMAT_VERSION}{kind}"
-        shutil.rmtree(path, ignore_errors=True)
-        manifest = make_manifest(num_samples=5, samples_per_shard=2, vocab_size=60, k=k, m=m)
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "tokenizer.json").write_text('{"golden": true}\n', encoding="utf-8")
-            writer = create_cache(path, manifest, Path(folder))
-        for shard in writer.missing_shards():
-            writer.write_shard(shard, [_record(manifest, i) for i in manifest.shard_range(shard)])
-        content = json.dumps([as_json(record) for record in open_cache(path)]) + "\n"
-        path.with_suffix(".json").write_text(content, encoding="utf-8")
-        paths.append(path)
-    return [*paths, _write_merged()]
+    path = GOLDEN / f"v{FORMAT_VERSION}"
+    shutil.rmtree(path, ignore_errors=True)
+    manifest = _manifest(num_samples=5, samples_per_shard=2)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "tokenizer.json").write_text('{"golden": true}\n', encoding="utf-8")
+        writer = create_cache(path, manifest, Path(folder))
+    for shard in writer.missing_shards():
+        writer.write_shard(shard, [_record(manifest, i) for i in manifest.shard_range(shard)])
+    content = json.dumps([as_json(record) for record in open_cache(path)]) + "\n"
+    path.with_suffix(".json").write_text(content, encoding="utf-8")
+    return [path, _write_merged()]
+
+
+def _manifest(**changes: Any) -> CacheManifest:
+    return make_manifest(vocab_size=60, **_KEPT, drawn_from="whole", **changes)
 
 
 def _write_merged() -> Path:
@@ -64,13 +65,10 @@ def _write_merged() -> Path:
         for part, numbers, samples_per_shard in zip(
             parts, ((0, 1, 2), (3, 4)), (2, 1), strict=True
         ):
-            records = [_record(make_manifest(vocab_size=60, k=0, m=6), i) for i in numbers]
+            records = [_record(_manifest(), i) for i in numbers]
             keys = b"".join(bytes.fromhex(record.key) for record in records)
-            manifest = make_manifest(
+            manifest = _manifest(
                 samples_per_shard=samples_per_shard,
-                vocab_size=60,
-                k=0,
-                m=6,
                 dataset={
                     "source": f"{part.name}.jsonl",
                     "fingerprint": hashlib.sha256(keys).hexdigest(),

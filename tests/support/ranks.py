@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import resource
 import signal
@@ -25,9 +26,9 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from vlsi_cache.errors import DataError, StageError, VlsiCacheError
+from vlsi_cache.errors import DataError, VlsiCacheError
 from vlsi_cache.interruption import Interrupted, ask_to_stop
-from vlsi_cache.recipe import InteractionSection, Recipe, Schedule, recipe_from_mapping
+from vlsi_cache.recipe import DataSection, InteractionSection, Recipe, Schedule, recipe_from_mapping
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.student.arrivals import recorded_order
@@ -54,6 +55,9 @@ class Numbers:
             raise DataError("the sample is damaged", where=f"sample {index}")
         return index
 
+    def identify(self, index: int) -> tuple[str, str]:
+        return f"s{index}", ""
+
 
 def length_of(sample: int) -> int:
     """How many tokens a sample has."""
@@ -68,18 +72,18 @@ def collate(samples: Sequence[int]) -> dict[str, Any]:
 
 
 class Line(StageModule):
-    """A weight whose gradient is the mean of the samples; writes down what it sees."""
+    """A weight whose gradient is the mean of the samples; writes down what it sees.
+
+    Samples may be unsound: in their loss, in their gradient, or in a pass with others alone.
+    """
 
     accepts_loss_kwargs = True
 
-    def __init__(self, log: Path, kill_after: int | None, problem: StageError | None) -> None:
+    def __init__(self, log: Path, kill_after: int | None, unsound: Mapping[str, str]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.log, self.left = log, kill_after
-        self.problem = problem
-
-    def find_problem(self) -> StageError | None:
-        return self.problem
+        self.unsound = {int(sample): how for sample, how in unsound.items()}
 
     def forward(
         self, labels: Tensor, num_items_in_batch: Tensor, inputs: Mapping[str, Tensor]
@@ -89,7 +93,15 @@ class Line(StageModule):
         self.left = None if self.left is None else self.left - 1
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(labels.tolist()) + "\n")
-        return {"loss": self.weight * labels.double().sum() / num_items_in_batch}
+        loss = self.weight * labels.double().sum() / num_items_in_batch
+        self.observe("mean", labels.double().mean() + 0 * loss)
+        for sample in labels.tolist():
+            how = self.unsound.get(sample)
+            if how == "loss" or (how == "company" and len(labels) > 1):
+                loss = loss * math.nan
+            if how == "gradient":
+                loss = loss + (self.weight * 0).sqrt()  # whose gradient is 0 · ∞
+        return {"loss": loss}
 
 
 def train_line(task: Mapping[str, Any], rank: int) -> None:
@@ -97,8 +109,8 @@ def train_line(task: Mapping[str, Any], rank: int) -> None:
     device = resolve_device("cpu")
     log = folder / f"seen-{rank}-of-{task['num_ranks']}.jsonl"
     chosen = rank in task.get("ranks", range(task["num_ranks"]))
-    problem = StageError("not finite here") if chosen and task.get("problem") else None
-    module = Line(log, task.get("kill_after") if chosen else None, problem)
+    unsound = task.get("unsound", {})
+    module = Line(log, task.get("kill_after") if chosen else None, unsound)
     if chosen and "file_bytes" in task:
         resource.setrlimit(resource.RLIMIT_FSIZE, (task["file_bytes"], resource.RLIM_INFINITY))
     rates = {
@@ -114,6 +126,7 @@ def train_line(task: Mapping[str, Any], rank: int) -> None:
         collate,
         order=_order(task, folder),
         optimizer=torch.optim.SGD(module.parameters(), lr=1e-3),
+        guards_samples=True,
     )
     stage = Stage(
         name="line",
@@ -125,7 +138,11 @@ def train_line(task: Mapping[str, Any], rank: int) -> None:
         save=lambda _: None,
     )
     lengths = np.array([length_of(sample) for sample in range(len(numbers))])
-    train(Run(Recipe(seed=3), device, numbers, lengths=[lengths]), stage, training)
+    recipe = Recipe(seed=3, data=DataSection(on_error=task.get("on_error", "stop")))
+    run = Run(recipe, device, numbers, lengths=[lengths])
+    train(run, stage, training)
+    if rank == 0:
+        (folder / "reminders.json").write_text(json.dumps(run.reminders), encoding="utf-8")
     if rank == 0:
         (folder / "weight.json").write_text(json.dumps(module.weight.item()), encoding="utf-8")
 

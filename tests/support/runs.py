@@ -7,14 +7,38 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from support.families import tiny_model
 from support.processors import MODEL_CHANGES, image_processor_for, text_tokenizer
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
 
-__all__ = ["make_recipe", "save_image_model", "save_text_model", "write_conversations"]
+__all__ = [
+    "changed",
+    "make_recipe",
+    "poison",
+    "save_image_model",
+    "save_text_model",
+    "with_section",
+    "write_conversations",
+]
 
 _COLOURS = ("red", "green", "blue", "yellow", "white", "black")
+
+
+def changed(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with other values: a mapping is laid over its section, anything else replaces."""
+    raw = recipe.model_dump(mode="json")
+    for section, change in changes.items():
+        raw[section] = {**raw[section], **change} if isinstance(change, dict) else change
+    return recipe_from_mapping(raw, where="test")
+
+
+def with_section(recipe: Recipe, section: str, **changes: Any) -> Recipe:
+    """The recipe with values of a section replaced as they are, unvalidated."""
+    other = getattr(recipe, section).model_copy(update=changes)
+    return recipe.model_copy(update={section: other})
 
 
 def save_text_model(
@@ -119,5 +143,15 @@ def make_recipe(
         "device": "cpu",
     }
     for section, change in changes.items():
-        raw[section] = {**raw[section], **change} if isinstance(change, dict) else change
+        raw[section] = {**raw.get(section, {}), **change} if isinstance(change, dict) else change
     return recipe_from_mapping(raw, where="test")
+
+
+def poison(model: Path) -> None:
+    """Make every sequence with the letter Q NaN: no other conversation has one."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    (token,) = set(tokenizer("Q", add_special_tokens=False)["input_ids"])
+    state = load_file(model / "model.safetensors")
+    (name,) = (name for name in state if name.endswith("embed_tokens.weight"))
+    state[name][token] = float("nan")
+    save_file(state, model / "model.safetensors", metadata={"format": "pt"})

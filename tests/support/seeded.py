@@ -120,9 +120,10 @@ def _make(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _results(output: Path) -> Iterator[Path]:
-    """Every file that a run leaves, but for logs of when it was made."""
+    """Every file that a run leaves, but for logs of when it was made, and cards for people."""
     for path in sorted(output.rglob("*")):
-        if path.is_file() and "tensorboard" not in path.parts and not path.name.startswith("."):
+        is_log = "tensorboard" in path.parts or path.name.startswith((".", "metrics"))
+        if path.is_file() and not is_log and path.name != "README.md":
             yield path
 
 

@@ -74,6 +74,18 @@ _KEYS_AND_VALUES = re.compile(r".*(key_value_heads|kv_heads)")
 
 # What no rule can know: fields that must fit one another in a way of the family's own.
 _SECTIONS = {"rope_parameters": {"mrope_section": [2, 1, 1]}}
+_ROPE_BY_KIND = {
+    kind: {"rope_type": "default", "rope_theta": 10000.0}
+    for kind in ("full_attention", "sliding_attention")
+}
+_INDEXED = {
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 64,
+    "indexer_compress_ratio": 4,
+    "ngram_vocab_size_base": 160,
+}
 _FITS: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8},
     "falcon_h1": {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_ssm": 64},
@@ -83,7 +95,6 @@ _FITS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "chameleon": {"vocabulary_map": {"<image>": 101}},
-    "emu3": {"vocabulary_map": {"<image>": 101}},
     "step3p7": {"text_config": {"sliding_window": 16}},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 120, "audio_start_token_id": 121},
     "hunyuan_v1_dense": {"head_dim": 8},
@@ -107,7 +118,8 @@ _FITS: dict[str, dict[str, Any]] = {
         "axial_pos_embds_dim": [16, 16],
         "axial_pos_shape": [16, 16],
     },
-    "zamba2": {"attention_hidden_size": 64, "attention_head_dim": 16},
+    "mistral4": {"head_dim": 16},
+    "zamba2": {"attention_hidden_size": 64, "attention_head_dim": 16, "mamba_headdim": 16},
     "xlnet": {"d_head": 8},
     "xmod": {"default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
@@ -116,7 +128,65 @@ _FITS: dict[str, dict[str, Any]] = {
     "molmo2": {"adapter_config": {"vision_feature_layer": [3, 1]}},
     "glm5_next": {"text_config": {"num_key_value_heads": 4}},
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
-    "hunyuan_vl": {"text_config": {"head_dim": 8}},
+    "hunyuan_vl": {
+        "text_config": {"head_dim": 8, "rope_parameters": {"mrope_section": [1, 1, 1, 1]}}
+    },
+    "cohere_compass_text": {"rope_parameters": _ROPE_BY_KIND},
+    "cohere_compass": {"text_config": {"rope_parameters": _ROPE_BY_KIND}},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "qwen4_exp_text": _INDEXED,
+    "qwen4_exp": {"text_config": _INDEXED},
+    "zamba": {
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid", "linear_attention"],
+    },
+    "deepseek_ocr2": {
+        "text_config": {
+            "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+            "num_experts_per_tok": 2,
+        }
+    },
+    "diffusion_gemma": {
+        "text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}
+    },
+    "emu3": {
+        "vocabulary_map": {"<image>": 101},
+        "vq_config": {"base_channels": 32, "codebook_size": 64},
+    },
+    "ernie4_5_vl_moe": {"text_config": {"rope_parameters": {"mrope_section": [1, 1, 2]}}},
+    "granite4_vision": {
+        "deepstack_layer_map": [[1, 1]],
+        "downsample_rate": "1/2",
+        "vision_config": {"hidden_size": 64},
+    },
+    "dots3_note_text": {"head_dim": 16},
+    "dots3_note": {
+        "text_config": {"head_dim": 16},
+        "vision_config": {"adapter_in_dim": 32, "adapter_out_dim": 32, "per_layer_config": None},
+        "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 32, "conv_output_size": 480},
+    },
+    "muse_spark": {
+        "audio_config": {
+            "hidden_sizes": [32, 32],
+            "depths": [1, 1],
+            "patch_sizes": [16, 6],
+            "out_hidden_size": 32,
+            "num_hidden_layers": 2,
+        }
+    },
+    "florence2": {
+        "vision_config": {
+            "depths": [1, 1],
+            "embed_dim": [32, 32],
+            "num_heads": [4, 4],
+            "num_groups": [4, 4],
+            "patch_size": [7, 3],
+            "patch_stride": [4, 2],
+            "patch_padding": [3, 1],
+            "patch_prenorm": [False, True],
+        }
+    },
 }
 _IDS = re.compile(r".*token_(id|ids|index)|.*_(token|start|end|newline|patch|pad)_id")
 

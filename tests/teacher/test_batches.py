@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from support.caches import make_manifest, make_record
-from support.runs import make_recipe
+from support.runs import make_recipe, with_section
 from vlsi_cache.data import TokenBatches, encoder_of, load_data
 from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP
 from vlsi_cache.errors import CacheError
@@ -27,11 +27,6 @@ from vlsi_cache.teacher.batches import KeyedBatches, ShardBatches
 from vlsi_cache.teacher.filling import DumpProgress
 from vlsi_cache.teacher.publishing import Publisher
 from vlsi_cache.training import TokenBound, padded_tokens
-
-
-def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
-    changed = getattr(recipe, section).model_copy(update=changes)
-    return recipe.model_copy(update={section: changed})
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["text", "images"])
@@ -45,8 +40,8 @@ def dumped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def _again(recipe: Recipe, path: Path, **changes: Any) -> Recipe:
     """The same teacher and verbalizers, with another cache."""
-    recipe = _with(recipe, "teacher", verbalizers=recipe.teacher_verbalizers_path, taps=None)
-    return _with(recipe, "cache", path=path, **changes)
+    recipe = with_section(recipe, "teacher", verbalizers=recipe.teacher_verbalizers_path, taps=None)
+    return with_section(recipe, "cache", path=path, **changes)
 
 
 def _assert_same_to_rounding(found: Path, wanted: Path) -> None:

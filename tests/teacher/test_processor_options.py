@@ -9,20 +9,14 @@ from typing import Any
 
 import pytest
 
-from support.runs import make_recipe
+from support.runs import make_recipe, with_section
 from vlsi_cache.errors import CacheMismatchError
 from vlsi_cache.models import load_processor
-from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.teacher import dump_teacher
 
 OPTIONS = {"max_pixels": 256}
-
-
-def _with(recipe: Recipe, role: str, **changes: Any) -> Recipe:
-    section = getattr(recipe, role).model_copy(update=changes)
-    return recipe.model_copy(update={role: section})
 
 
 def test_options_are_part_of_what_a_cache_is_made_from(
@@ -32,7 +26,9 @@ def test_options_are_part_of_what_a_cache_is_made_from(
     data = Path(str(plain.data.path))
     text = data.read_text(encoding="utf-8").replace("The green one", "The <|im_end|> one")
     data.write_text(text, encoding="utf-8")
-    small = _with(_with(plain, "teacher", processor=OPTIONS), "student", processor=OPTIONS)
+    small = with_section(
+        with_section(plain, "teacher", processor=OPTIONS), "student", processor=OPTIONS
+    )
     with caplog.at_level(logging.WARNING):
         cache = open_cache(dump_teacher(small))
     assert "1 sample spells control tokens" in caplog.text

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from support.runs import make_recipe
+from support.runs import make_recipe, with_section
 from vlsi_cache.data import BatchEncoder, load_conversations, model_inputs
 from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP
 from vlsi_cache.errors import CacheMismatchError, ModelError, RecipeError, StageError
@@ -38,15 +38,10 @@ def _shard_bytes(cache: Path) -> dict[str, str]:
     }
 
 
-def _with(recipe: Recipe, section: str, **changes: Any) -> Recipe:
-    changed = getattr(recipe, section).model_copy(update=changes)
-    return recipe.model_copy(update={section: changed})
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["text", "images"])
 def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     made = make_recipe(tmp_path_factory.mktemp("dump"), images=request.param)
-    made = _with(made, "cache", k=4, m=4)
+    made = with_section(made, "cache", k=4, m=4)
     _dump(made)
     return made
 
@@ -101,12 +96,12 @@ def test_draws_follow_from_seed_and_content_alone() -> None:
 
 def test_other_settings_do_not_go_on_in_the_same_cache(recipe: Recipe) -> None:
     with pytest.raises(CacheMismatchError, match=r"sampling\.k is 4, asked for 3"):
-        _dump(_with(recipe, "cache", k=3))
+        _dump(with_section(recipe, "cache", k=3))
 
 
 def test_k_beyond_the_vocabulary_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"cache\.k \+ cache\.m is larger than the vocabulary"):
-        _dump(_with(recipe, "cache", k=100_000, path=tmp_path / "new"))
+        _dump(with_section(recipe, "cache", k=100_000, path=tmp_path / "new"))
 
 
 def test_a_distribution_that_is_not_finite_names_tap_and_sample(tmp_path: Path) -> None:
@@ -116,7 +111,7 @@ def test_a_distribution_that_is_not_finite_names_tap_and_sample(tmp_path: Path) 
     state = load_file(weights)
     state["layers.3.0.down.weight"].fill_(float("nan"))
     save_file(state, weights)
-    again = _with(recipe, "cache", path=tmp_path / "other")
+    again = with_section(recipe, "cache", path=tmp_path / "other")
     with pytest.raises(StageError, match=r"sample 's0': .*not finite at tap 3\."):
         _dump(again)
 

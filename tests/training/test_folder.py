@@ -19,6 +19,7 @@ from vlsi_cache.errors import DataError, StageError
 from vlsi_cache.recipe import Recipe, Schedule
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
 from vlsi_cache.training.folders.checkpoints import last_checkpoint
+from vlsi_cache.training.folders.stage_folder import StageFolder
 
 
 class Numbers:
@@ -269,3 +270,15 @@ def test_two_jobs_in_one_folder_take_turns_and_train_once(tmp_path: Path) -> Non
     assert "begins" not in output, "what the first has made is taken"
     assert "ends" in output
     assert first.returncode == second.returncode == 0
+
+
+def test_a_stage_goes_on_if_its_bound_was_recorded_without_a_number(tmp_path: Path) -> None:
+    def folder(bound: int | str) -> StageFolder:
+        settings = {"interaction": {"batch_tokens": bound}}
+        return StageFolder(tmp_path, settings, tmp_path / "config.json")
+
+    folder("given").finish(lambda: (tmp_path / "config.json").write_text("{}"))
+    folder(512).validate_settings()
+    folder(512).finish(lambda: None)
+    with pytest.raises(StageError, match="batch_tokens is 512, asked for 256"):
+        folder(256).validate_settings()

@@ -121,7 +121,7 @@ def test_killed_processes_go_on_with_the_batches_of_an_unbroken_run(
     ("task", "codes", "message"),
     [
         ({"damaged": 5}, [1, 1], "sample 5: the sample is damaged"),
-        ({"problem": True, "ranks": [1]}, [1, 1], "not finite here"),
+        ({"unsound": {"5": "loss"}}, [1, 1], "sample 's5' cannot be learned from in step"),
         ({"file_bytes": 1500, "ranks": [0]}, [1, 1], "no room for the file"),
     ],
     ids=["sample", "loss", "disk"],
@@ -134,6 +134,14 @@ def test_what_is_wrong_in_one_process_ends_all_with_the_same_line(
     said = errors(tmp_path, 2)
     assert said[0] == said[1]
     assert message in said[0]
+
+
+def test_a_damaged_line_of_metrics_ends_all_processes(server: RankServer, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("no line\nnor this\n", "utf-8")
+    schedule = {"steps": 2, "batch_size": 2, "workers": 0}
+    assert server.run(tmp_path, 2, 12, schedule=schedule) == [1, 1]
+    for said in errors(tmp_path, 2):
+        assert "line 1 of the journal is damaged" in said
 
 
 def test_epochs_go_on_with_another_number_of_processes(server: RankServer, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +19,52 @@ from vlsi_cache.teacher import dump_teacher
 
 SHARES = """
 import torch
+from vlsi_cache.errors import CacheError, VlsiCacheError
 from vlsi_cache.training.processes import (
-    is_main_process, leave_together, resolve_device, slice_of
+    found_by_main_process, is_main_process, leave_together, resolve_device, slice_of
 )
 resolve_device("cpu")
 # another writer was at work between the two looks
 print(*slice_of([0, 1, 2, 3, 4] if is_main_process() else [0, 2, 3, 4]), flush=True)
+def look(fails):
+    if fails == is_main_process():
+        raise CacheError("cannot be looked at")
+    return 7
+assert found_by_main_process(lambda: look(False)) == 7, "the other process does not look"
+try:
+    found_by_main_process(lambda: look(True))
+except VlsiCacheError as error:
+    assert "cannot be looked at" in str(error)
+else:
+    raise AssertionError("one process goes on alone")
 leave_together()
 assert not torch.distributed.is_initialized(), "a rank that exits first would abort the other"
 """
 
 
-def _launch(*arguments: object) -> str:
+def _launch(*arguments: object) -> list[str]:
+    """Run two processes and return what each printed, the main one first."""
     # what accelerate launch runs where there are GPUs; with --cpu it starts one process only
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*launcher, "--nproc_per_node", "2", *map(str, arguments)],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "ACCELERATE_USE_CPU": "true",
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    with tempfile.TemporaryDirectory() as logs:
+        # each process prints into its own file: on one pipe, two lines mix now and then
+        apart = ["--nproc_per_node", "2", "--redirects", "1", "--log-dir", logs]
+        done = subprocess.run(
+            [*launcher, *apart, *map(str, arguments)],
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "ACCELERATE_USE_CPU": "true",
+                "PYTHONPATH": str(Path(__file__).parents[1]),
+            },
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        printed = [path.read_text() for path in sorted(Path(logs).rglob("stdout.log"))]
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    assert len(printed) == 2
+    return printed
 
 
 def _recipe_file(recipe: Recipe, path: Path) -> Path:
@@ -62,8 +81,7 @@ def _shards(cache: Path) -> dict[str, bytes]:
 def test_processes_leave_nothing_out_although_each_finds_another_list(tmp_path: Path) -> None:
     script = tmp_path / "shares.py"
     script.write_text(SHARES, encoding="utf-8")
-    printed = sorted(line.split() for line in _launch(script).splitlines())
-    assert printed == [["0", "2", "4"], ["1", "3"]]
+    assert _launch(script) == ["0 2 4\n", "1 3\n"]
 
 
 FAILS = """
@@ -88,16 +106,14 @@ def test_all_processes_stop_where_the_main_one_fails(tmp_path: Path) -> None:
     """None waits for one that has gone; and a command says how many processes it has."""
     script = tmp_path / "fails.py"
     script.write_text(FAILS, encoding="utf-8")
-    assert sorted(_launch(script).splitlines()) == [
-        "2 processes on cpu",
-        "DataError student: the disk is on fire",
-        "StageError student: the main process stopped: the disk is on fire",
+    assert _launch(script) == [
+        "2 processes on cpu\nDataError student: the disk is on fire\n",
+        "StageError student: the main process stopped: the disk is on fire\n",
     ]
 
 
 SHARES_THE_READING = """
-import logging, os, sys
-sys.stdout = open(f"{sys.argv[2]}-{os.environ['RANK']}.txt", "w")  # apart, as lines may mix
+import logging, sys
 from support.processors import text_tokenizer
 from vlsi_cache.cli.terminal import log_to
 from vlsi_cache.data import BatchEncoder, report_changed_samples
@@ -126,8 +142,8 @@ def test_one_process_reads_the_data_and_speaks_for_all(tmp_path: Path) -> None:
     script.write_text(SHARES_THE_READING, encoding="utf-8")
     rows = [{"id": "a", "mood": 1, "prompt": "<|im_end|>", "completion": c} for c in "xy"]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    _launch(script, data, tmp_path / "run")
-    first, second = ((tmp_path / f"run-{rank}.txt").read_text().splitlines() for rank in (0, 1))
+    printed = _launch(script, data, tmp_path / "run")
+    first, second = (lines.splitlines() for lines in printed)
     assert len(second) == 1
     assert second[0].startswith("['a', 'a#2'] ")
     assert first[-1] == second[0]
@@ -159,6 +175,7 @@ def test_two_processes_fill_one_cache_and_train_one_student(tmp_path: Path) -> N
     assert _shards(tmp_path / "together") == alone
     said = _launch("-m", "vlsi_cache.cli", "train-student", "--recipe", file)
     for stage in ("verbalization", "interaction", "finetuning"):
-        assert said.count(f"{stage} leaves out 13 of 40 samples") == 1
+        assert said[0].count(f"{stage} leaves out 13 of 40 samples") == 1
+        assert said[1].count("leaves out") == 0
     AutoModelForCausalLM.from_pretrained(recipe.student_path)
     assert not list(recipe.output.rglob("checkpoint-*"))

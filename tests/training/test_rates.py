@@ -8,16 +8,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from support.runs import make_recipe
 from vlsi_cache import dump_teacher, train_student
+from vlsi_cache.errors import StageError
 from vlsi_cache.recipe import Schedule
+from vlsi_cache.training import StageModule
 from vlsi_cache.training.loop.guard import LossGuard, find_rise
 from vlsi_cache.training.loop.rates import (
     adapter_rate,
     finetuning_rate,
+    first_step_rate,
     fresh_rate,
     rate_factor,
     samples_per_step,
@@ -92,6 +97,38 @@ def test_the_guard_keeps_as_much_of_a_long_run_as_of_a_short_one() -> None:
         guard.end_step()
     assert guard.find_problem() is not None
     assert len(guard._first) == len(guard._last) == 100
+
+
+class _Scale(StageModule):
+    """A weight whose loss is the mean of the samples times it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(1e-4))
+
+    def forward(self, labels: Tensor, num_items_in_batch: int) -> dict[str, Tensor]:
+        return {"loss": self.weight * labels.sum() / num_items_in_batch}
+
+
+def _first_step_rate(samples: list[float], batch_size: int) -> float:
+    module = _Scale()
+
+    def collate(indices: list[int]) -> dict[str, Any]:
+        return {"labels": torch.tensor([samples[index] for index in indices])}
+
+    indices, schedule = np.arange(len(samples)), Schedule(batch_size=batch_size)
+    parameters = module.parameters()
+    return first_step_rate(module, parameters, collate, indices, schedule, autocast=False)
+
+
+def test_no_rate_is_made_up_where_no_sample_has_a_finite_loss() -> None:
+    with pytest.raises(StageError, match=r"no learning rate can be measured.*student\.dtype"):
+        _first_step_rate([float("nan")] * 3, batch_size=2)
+
+
+def test_a_step_of_one_bad_sample_leaves_the_rate_to_the_others() -> None:
+    # the loss by its gradient is the weight
+    assert _first_step_rate([float("nan"), 1.0, 2.0], batch_size=1) == 1e-4
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from support.runs import make_recipe
+from support.runs import changed, make_recipe
 from vlsi_cache.errors import StageError
 from vlsi_cache.interruption import Interrupted, ask_to_stop
-from vlsi_cache.recipe import Recipe, recipe_from_mapping
+from vlsi_cache.recipe import Recipe
 from vlsi_cache.student import train_student
 from vlsi_cache.teacher import DumpProgress, dump_teacher
 
@@ -40,25 +40,18 @@ class Saved(TrainerCallback):
         self.steps.append(state.global_step)
 
 
-def _with(recipe: Recipe, **changes: Any) -> Recipe:
-    raw = recipe.model_dump(mode="json")
-    for name, change in changes.items():
-        raw[name] = {**raw[name], **change} if isinstance(change, dict) else change
-    return recipe_from_mapping(raw, where="test")
-
-
 @pytest.fixture(scope="module")
 def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     recipe = make_recipe(tmp_path_factory.mktemp("stopping"))
     dump_teacher(recipe)
-    return _with(recipe, cache={"path": str(recipe.cache_path)})
+    return changed(recipe, cache={"path": str(recipe.cache_path)})
 
 
 def test_an_interrupted_stage_ends_as_an_unbroken_one(dumped: Recipe, tmp_path: Path) -> None:
     stages = ["verbalization", "interaction"]
     weights = []
     for name, stop in (("unbroken", None), ("interrupted", 2)):
-        recipe = _with(dumped, stages=stages, output=str(tmp_path / name))
+        recipe = changed(dumped, stages=stages, output=str(tmp_path / name))
         if stop:
             with pytest.raises(Interrupted, match=rf"at step {stop} of 3 of .*go on") as caught:
                 train_student(recipe, [StopAt(stop)])
@@ -72,7 +65,7 @@ def test_an_interrupted_stage_ends_as_an_unbroken_one(dumped: Recipe, tmp_path: 
 
 
 def test_a_stop_in_the_last_step_keeps_the_result(dumped: Recipe, tmp_path: Path) -> None:
-    recipe = _with(dumped, stages=["finetuning"], output=str(tmp_path / "run"))
+    recipe = changed(dumped, stages=["finetuning"], output=str(tmp_path / "run"))
     with pytest.raises(Interrupted, match="after finetuning"):
         train_student(recipe, [StopAt(3)])
     assert (recipe.student_path / "model.safetensors").is_file()
@@ -81,7 +74,7 @@ def test_a_stop_in_the_last_step_keeps_the_result(dumped: Recipe, tmp_path: Path
 
 def test_an_interrupted_dump_publishes_whole_shards_alone(dumped: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "cache"
-    recipe = _with(dumped, cache={"path": str(path)})
+    recipe = changed(dumped, cache={"path": str(path)})
 
     def stop(progress: DumpProgress) -> None:
         if progress.num_samples == 7:
@@ -106,7 +99,9 @@ def test_checkpoints_follow_time_as_well_as_steps(
     minutes: float | None, steps: list[int], dumped: Recipe, tmp_path: Path
 ) -> None:
     schedule = {"save_every_minutes": minutes}
-    recipe = _with(dumped, stages=["finetuning"], output=str(tmp_path / "run"), finetuning=schedule)
+    recipe = changed(
+        dumped, stages=["finetuning"], output=str(tmp_path / "run"), finetuning=schedule
+    )
     saved = Saved()
     train_student(recipe, [saved])
     assert saved.steps == steps
@@ -117,10 +112,10 @@ def test_a_stage_that_never_trained_takes_other_settings(dumped: Recipe, tmp_pat
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             raise OSError("the power is gone")
 
-    recipe = _with(dumped, stages=["finetuning"], output=str(tmp_path / "run"))
+    recipe = changed(dumped, stages=["finetuning"], output=str(tmp_path / "run"))
     with pytest.raises(OSError, match="power"):
         train_student(recipe, [Broken()])
-    other = _with(recipe, finetuning={"learning_rate": 1e-3})
+    other = changed(recipe, finetuning={"learning_rate": 1e-3})
     with pytest.raises(Interrupted):
         train_student(other, [StopAt(1)])
     with pytest.raises(StageError, match="learning_rate"):  # a step is kept now

@@ -28,6 +28,7 @@ from vlsi_cache.verbalizer import (
 )
 
 STRUCTURES = get_args(VerbalizerSection.model_fields["structure"].annotation)
+LEARNING = tuple(name for name in STRUCTURES if name != "logit_lens")
 TAPS = (0, 2)
 
 
@@ -62,7 +63,7 @@ def test_an_untrained_verbalizer_is_the_logit_lens(
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", LEARNING)
 @pytest.mark.parametrize("residual", [True, False])
 def test_every_weight_of_a_structure_can_learn(
     llama: Decoder, structure: str, depth: int, residual: bool
@@ -100,7 +101,7 @@ def test_structures_fit_families_of_other_blocks(family: str, structure: str) ->
 
 def test_a_bfloat16_backbone_is_read_by_float32_verbalizers() -> None:
     decoder = bind_decoder(tiny_model("llama").bfloat16())
-    for structure in STRUCTURES:
+    for structure in LEARNING:
         bank = build_verbalizers(decoder, TAPS, VerbalizerSection(structure=structure), seed=0)
         assert {parameter.dtype for parameter in bank.parameters()} == {torch.float32}
         assert {read.dtype for read in bank(_states(decoder), torch.tensor([0])).values()} == {

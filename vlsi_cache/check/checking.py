@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from vlsi_cache.data import (
 )
 from vlsi_cache.data.images import missing_image
 from vlsi_cache.errors import DataError, ModelError, counted, printable
-from vlsi_cache.recipe import Recipe
+from vlsi_cache.recipe import Recipe, idle_settings
 
 __all__ = ["check_data"]
 
@@ -69,7 +70,15 @@ def check_data(
         check.read(data, index)
         if on_progress is not None:
             on_progress(index + 1, len(data))
-    return check.report(data, [subject.checked for subject in subjects])
+    return check.report(data, [subject.checked for subject in subjects], _idle(recipe))
+
+
+def _idle(recipe: Recipe) -> list[str]:
+    """Find settings without effect in the commands that run the named models."""
+    roles: tuple[Literal["teacher", "student"], ...] = ("teacher", "student")
+    named = [role for role in roles if getattr(recipe, role).model is not None]
+    found = [setting for role in named for setting in idle_settings(recipe, role)]
+    return list(dict.fromkeys(found))
 
 
 @dataclass(slots=True)
@@ -177,7 +186,9 @@ class _Check:
             name = printable(conversation.sample_id)
             self.samples.append((is_first, LearnedSample(sample=name, runs=runs)))
 
-    def report(self, data: ConversationDataset, models: list[CheckedModel]) -> CheckReport:
+    def report(
+        self, data: ConversationDataset, models: list[CheckedModel], idle: list[str]
+    ) -> CheckReport:
         """Return what was found."""
         return CheckReport(
             data=data.source,
@@ -190,6 +201,7 @@ class _Check:
             longest=self.longest,
             changed_samples=take_changed_samples(),
             images_decoded=self.decode_images,
+            idle_settings=idle,
             columns_not_read=data.columns_not_read(),
             samples=_chosen(self.samples),
             failures=self.failures,

@@ -73,6 +73,8 @@ class CheckReport(ReportModel):
     """Number of samples that spell a control token, into which a space is put."""
     images_decoded: bool
     """Whether pictures were decoded. Otherwise only their sizes were read."""
+    idle_settings: list[str]
+    """Settings that have no effect, each with the reason."""
     columns_not_read: list[str]
     """Columns of the rows that nothing reads."""
     samples: list[LearnedSample]

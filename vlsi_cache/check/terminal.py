@@ -73,6 +73,7 @@ def _counts(report: CheckReport) -> Table:
         rows.append(
             ("control tokens", f"spelt in {counted(report.changed_samples, 'sample')}, and broken")
         )
+    rows += [("no effect", setting) for setting in report.idle_settings]
     for name, value in rows:
         table.add_row(name, Text(value))
     return table

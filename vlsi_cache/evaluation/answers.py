@@ -19,8 +19,9 @@ from vlsi_cache.evaluation.intervals import wilson_interval
 from vlsi_cache.evaluation.report import AnswerFigures
 from vlsi_cache.models import Backbone, tokenizer_of
 
-__all__ = ["Answer", "Answerer", "answer_figures", "normalised"]
+__all__ = ["Answer", "Answerer", "answer_figures", "is_right", "normalised"]
 
+_TOKEN_DIMENSIONS: Final = 2
 _ARTICLES: Final = re.compile(r"\b(a|an|the)\b")
 _MARKS: Final = str.maketrans("", "", string.punctuation)
 _NUMBER: Final = re.compile(r"[-+]?[\d.,]*\d")
@@ -51,6 +52,8 @@ class Answerer:
         self._encoder = encoder
         self._tokenizer: Any = tokenizer_of(encoder.processor)
         self._max_new_tokens = max_new_tokens
+        self.num_longer = 0
+        """Recorded answers so far that are longer than any that is generated."""
 
     @torch.no_grad()
     def __call__(self, conversations: Sequence[Conversation]) -> list[Answer]:
@@ -61,6 +64,7 @@ class Answerer:
             batch = self._encoder([conversation])
             start, end = _last_run(batch.pop("response_mask")[0])
             ends.add(int(batch["input_ids"][0, end - 1]))
+            self.num_longer += end - start > self._max_new_tokens
             prompts.append(_cut(batch, start))
         given = [text for group in _groups(prompts) for text in self._generate(group, ends)]
         return [
@@ -121,21 +125,35 @@ def _cut(batch: Mapping[str, Tensor], start: int) -> dict[str, Tensor]:
 
 
 def _groups(prompts: Sequence[dict[str, Tensor]]) -> list[list[dict[str, Tensor]]]:
-    """Return neighbours that fit into one batch: text alone, or one by one with pictures."""
+    """Return neighbours that fit into one batch: alike in all but their lengths."""
     groups: list[list[dict[str, Tensor]]] = []
     for prompt in prompts:
-        length = prompt["input_ids"].shape[1]
-        is_text = all(value.shape[:2] == (1, length) for value in prompt.values())
-        if groups and is_text and _is_text(groups[-1][0]):
+        if groups and _form(prompt) == _form(groups[-1][0]) is not None:
             groups[-1].append(prompt)
         else:
             groups.append([prompt])
     return groups
 
 
-def _is_text(prompt: Mapping[str, Tensor]) -> bool:
-    length = prompt["input_ids"].shape[1]
-    return all(value.shape[:2] == (1, length) for value in prompt.values())
+def _form(prompt: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]] | None:
+    """Return the shapes of pictures, but for their number; None for what must be alone.
+
+    Every processor lays pictures, or their patches, one after another in the first dimension. What
+    has a dimension of tokens beside others is padded in ways of its own.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for name, value in prompt.items():
+        if _is_tokens(prompt, value):
+            if value.ndim > _TOKEN_DIMENSIONS:
+                return None
+            found[name] = ()
+        else:
+            found[name] = tuple(value.shape[1:])
+    return found
+
+
+def _is_tokens(prompt: Mapping[str, Tensor], value: Tensor) -> bool:
+    return value.shape[:2] == prompt["input_ids"].shape
 
 
 def _padded(prompts: Sequence[Mapping[str, Tensor]], pad: int) -> dict[str, Tensor]:
@@ -145,8 +163,10 @@ def _padded(prompts: Sequence[Mapping[str, Tensor]], pad: int) -> dict[str, Tens
     longest = max(prompt["input_ids"].shape[1] for prompt in prompts)
 
     def joined(name: str) -> Tensor:
-        value = pad if name == "input_ids" else 0
         parts = [prompt[name] for prompt in prompts]
+        if not _is_tokens(prompts[0], parts[0]):
+            return torch.cat(parts)
+        value = pad if name == "input_ids" else 0
         return torch.cat([F.pad(part, (longest - part.shape[1], 0), value=value) for part in parts])
 
     return {name: joined(name) for name in prompts[0]}

@@ -48,6 +48,8 @@ def evaluate_model(
     checks = [lambda: preview_model(recipe.student, "student")]
     run = begin_run(recipe, "student", checks=checks)
     _validate_alone(run)
+    if recipe.data.select is not None:
+        run.reminders.append("data.select has no effect: evaluate reads every sample")
     cache = open_cache_of(run) if with_cache else None
     model = load_backbone(recipe.student, "student", run.device)
     if cache is not None:
@@ -56,6 +58,11 @@ def evaluate_model(
     reader = Reader(model, _verbalizers(recipe, model), encoder, cache)
     answerer = Answerer(model, encoder, max_new_tokens) if max_new_tokens else None
     found, answers = _read(run, reader, answerer, batch_size)
+    if answerer is not None and answerer.num_longer:
+        run.reminders.append(
+            f"{answerer.num_longer:,} of {found.num_samples:,} recorded answers are longer than "
+            f"the {max_new_tokens} tokens of --generate, and no generated answer can equal them"
+        )
     run.remind()
     return _evaluation(run, model, found, answers)
 

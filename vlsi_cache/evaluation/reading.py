@@ -24,6 +24,8 @@ from vlsi_cache.verbalizer import VerbalizerBank
 __all__ = ["BatchFigures", "Figures", "Reader"]
 
 _NORMAL_95: Final = 1.959964
+_DRAFTED: Final = 4
+"""Tokens that are drafted before each verification, γ."""
 _OVERLAPS: Final = ("agreement", "acceptance")
 
 
@@ -119,6 +121,11 @@ def _overlap(features: Tensor, final: Tensor, head: Head) -> dict[str, Tensor]:
     return {"agreement": torch.cat(agreement), "acceptance": torch.cat(acceptance)}
 
 
+def _expected_tokens(acceptance: float) -> float:
+    """Return the expected tokens of a verification, its own one included."""
+    return sum(acceptance**accepted for accepted in range(_DRAFTED + 1))
+
+
 def _by_sample(per_token: dict[str, Tensor], samples: Tensor, count: int) -> BatchFigures:
     def summed(value: Tensor) -> Tensor:
         total = torch.zeros(count, dtype=torch.float64)
@@ -162,6 +169,7 @@ class Figures:
                     tap=tap,
                     loss_nats=self._mean(f"{tap} loss")[0],
                     **{name: self._mean(f"{tap} {name}")[0] for name in _OVERLAPS},
+                    tokens_per_verification=_expected_tokens(self._mean(f"{tap} acceptance")[0]),
                 )
                 for tap in taps
             ],

@@ -21,6 +21,9 @@ class TapFigures(ReportModel):
     acceptance: float
     """Mean overlap with the output, Σ min(p, q). It is the rate at which speculative sampling
     accepts a token drafted here (Leviathan et al., 2023)."""
+    tokens_per_verification: float
+    """Expected tokens of one verification of four drafted ones: (1 − α⁵) / (1 − α), where α is the
+    acceptance (Leviathan et al., 2023). 1 is plain generation, and 5 is the most."""
 
 
 class AnswerFigures(ReportModel):

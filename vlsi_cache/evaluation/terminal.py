@@ -34,13 +34,16 @@ def _parts(found: Evaluation) -> Iterator[RenderableType]:
         table.add_row(name, *figures)
     yield table
     if found.taps:
-        layers = Table("layer", "label loss", "agrees with the output", "acceptance")
+        layers = Table(
+            "layer", "label loss", "agrees with the output", "acceptance", "tokens of 4 + 1"
+        )
         for tap in found.taps:
             layers.add_row(
                 str(tap.tap),
                 f"{tap.loss_nats:.4f}",
                 f"{tap.agreement:.1%}",
                 f"{tap.acceptance:.3f}",
+                f"{tap.tokens_per_verification:.2f}",
             )
         yield layers
     if found.answers:

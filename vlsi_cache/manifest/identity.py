@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -59,6 +59,15 @@ class Sampling(StoredModel):
     """Tokens drawn from the rest; from the whole distribution if k is 0."""
     seed: int
     """Seed of the draws."""
+    drawn_from: Literal["rest", "whole"] = Field(
+        default="rest", exclude_if=lambda drawn_from: drawn_from == "rest"
+    )
+    """What the m tokens are drawn from if k ≥ 1. `rest` is left out."""
+
+    @property
+    def format_version(self) -> Literal[1, 2]:
+        """Version of the format that has such records."""
+        return 2 if self.drawn_from == "whole" else 1
 
 
 class CachePart(StoredModel):

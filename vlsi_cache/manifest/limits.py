@@ -22,8 +22,9 @@ __all__ = [
     "Tap",
 ]
 
-FORMAT_VERSION: Final = 1
-"""Version of the cache format that this library writes and reads. FORMAT.md describes it."""
+FORMAT_VERSION: Final = 2
+"""Newest version of the cache format. FORMAT.md describes it. This library reads all versions, and
+writes the oldest that has the cache's records."""
 
 MAX_DRAWS: Final = 255
 """Most tokens that are drawn per response token and tap."""

@@ -16,6 +16,7 @@ from vlsi_cache.manifest.identity import (
     TokenizerIdentity,
 )
 from vlsi_cache.manifest.limits import (
+    MAX_DRAWS,
     MAX_PARTS,
     MAX_POOL,
     MAX_SHARDS,
@@ -34,8 +35,8 @@ __all__ = ["CacheManifest"]
 class CacheManifest(StoredModel):
     """Identity and layout of a cache. It is written once, before the first shard."""
 
-    format_version: Literal[1] = 1
-    """Version of the cache format."""
+    format_version: Literal[1, 2] = 1
+    """Version of the cache format: 2 if the draws are from the whole distribution beside k."""
     vlsi_cache_version: str
     """Version of the library that began the cache, for people."""
     teacher: TeacherIdentity
@@ -71,6 +72,12 @@ class CacheManifest(StoredModel):
         *blocks, last = self.taps
         if last != OUTPUT_TAP or OUTPUT_TAP in blocks or blocks != sorted(set(blocks)):
             raise ValueError("taps must ascend without repetition and end with -1, the output")
+        if self.format_version != self.sampling.format_version:
+            raise ValueError(
+                f"format_version is not {self.sampling.format_version}, which has such sampling"
+            )
+        if self.sampling.drawn_from == "whole":
+            self._validate_whole()
         if not 1 <= self.sampling.k + self.sampling.m <= self.tokenizer.vocab_size:
             raise ValueError("sampling.k + sampling.m is 0 or exceeds tokenizer.vocab_size")
         if len(self.taps) * self.sampling.m > MAX_POOL:
@@ -84,6 +91,13 @@ class CacheManifest(StoredModel):
                 f"{self.num_shards:,} shards, at most {MAX_SHARDS:,}: raise samples_per_shard"
             )
         return self
+
+    def _validate_whole(self) -> None:
+        k, m = self.sampling.k, self.sampling.m
+        if not 1 <= k <= MAX_DRAWS or not m:
+            raise ValueError(f"sampling.drawn_from whole needs m ≥ 1 and k in 1 … {MAX_DRAWS}")
+        if len(self.taps) * (k + m) > MAX_POOL:
+            raise ValueError(f"more than {MAX_POOL:,} entries per token at all taps together")
 
     def _validate_parts(self) -> None:
         if sum(part.dataset.num_samples for part in self.parts) != self.dataset.num_samples:

@@ -40,6 +40,8 @@ _FIXED_BYTES: Final = 2.9
 _DRAW_BYTES: Final = 0.58
 _TOP_BYTES: Final = 2.6
 _LONE_DRAW_BYTES: Final = 1.65
+_TOGETHER_TOP_BYTES: Final = 1.7
+_TOGETHER_DRAW_BYTES: Final = 0.27
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
@@ -117,8 +119,13 @@ def bytes_per_token_and_tap(settings: CacheSection) -> float:
     """Return the measured size of a record, for each response token and tap.
 
     Draws alone: 2.9 + 0.58 · m, from caches of SmolLM2-135M with 8 to 16 draws. With k ≥ 1, draws
-    are not shared between taps: 2.9 + 2.6 · k + 1.65 · m. docs/benchmarks.md has the measurements.
+    are not shared between taps: 2.9 + 2.6 · k + 1.65 · m. With draws from the whole, ids are
+    shared and the k take the place of most draws: 2.9 + 1.7 · k + 0.27 · m. docs/benchmarks.md
+    has the measurements.
     """
+    if settings.drawn_from == "whole":
+        likely = _TOGETHER_TOP_BYTES * settings.k
+        return _FIXED_BYTES + likely + _TOGETHER_DRAW_BYTES * settings.m
     if settings.k == 0:
         return _FIXED_BYTES + _DRAW_BYTES * settings.m
     return _FIXED_BYTES + _TOP_BYTES * settings.k + _LONE_DRAW_BYTES * settings.m

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
@@ -16,9 +17,12 @@ from vlsi_cache.plan.spreading import as_recipe_spreads, spreads
 from vlsi_cache.plan.steps import PlannedStageName
 from vlsi_cache.recipe import Recipe
 
+logger = logging.getLogger(__name__)
+
 __all__ = [
     "NAMED_KEYS",
     "batch_path",
+    "bound_of",
     "changed_recipe",
     "find_mends",
     "has_key",
@@ -68,8 +72,9 @@ def find_mends(
     for change in _changes(setting.recipe, stage, fits_one=now.static <= limit):
         recipe = changed_recipe(setting.recipe, change)
         changed = replace(setting, recipe=recipe)
-        found = rehearse_stage(changed, stage, sketch, lengths, counts=False)
         text = ", ".join(f"{key}: {_spelt(value)}" for key, value in change.items())
+        logger.info("trying %s", text)
+        found = rehearse_stage(changed, stage, sketch, lengths, counts=False)
         tried.append(Mend(setting=text, device_bytes=found.peak, fits=found.peak <= limit))
         if tried[-1].fits:
             break
@@ -96,13 +101,19 @@ def rehearse_stage(
         lengths: the data's lengths.
         counts: count operations, too.
     """
-    size = _get(setting.recipe, batch_path(stage))
+    size = lengths.bounded(_get(setting.recipe, batch_path(stage)), bound_of(setting.recipe, stage))
     patches = lengths.patches(size, sketch.pixels_per_patch) if sketch.pixels_per_patch else 0
     usual = lengths.usual(size) if counts else None
     found = rehearse(setting, stage, sketch, lengths.heaviest(size), usual, patches)
     section = setting.recipe.teacher if sketch.role == "teacher" else setting.recipe.student
     num_taps = len(section.taps or ())
     return as_recipe_spreads(found, setting.recipe, stage, setting.num_processes, num_taps)
+
+
+def bound_of(recipe: Recipe, stage: PlannedStageName) -> int | None:
+    """Return the most tokens of a stage's forward pass; None for no bound."""
+    bound: int | None = _get(recipe, f"{_SECTIONS[stage]}.batch_tokens")
+    return bound
 
 
 def batch_path(stage: PlannedStageName) -> str:

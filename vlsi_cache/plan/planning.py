@@ -17,13 +17,13 @@ import torch
 from vlsi_cache.models import load_processor_of
 from vlsi_cache.phases import phase
 from vlsi_cache.plan.formulae import ACCELERATOR, USABLE, record_bytes
-from vlsi_cache.plan.mending import find_mends, rehearse_stage
+from vlsi_cache.plan.mending import bound_of, find_mends, rehearse_stage
 from vlsi_cache.plan.probe import probe_rate
 from vlsi_cache.plan.progress import is_finished, num_recorded, opened_cache, stages_of
 from vlsi_cache.plan.reading import SampleLengths, read_lengths
 from vlsi_cache.plan.rehearsal import Rehearsed, Setting
 from vlsi_cache.plan.report import Plan, PlannedStage, VerbalizerParameters
-from vlsi_cache.plan.sketch import Sketch, read_sketch
+from vlsi_cache.plan.sketch import REHEARSED, Sketch, read_sketch
 from vlsi_cache.plan.spreading import is_mapped
 from vlsi_cache.plan.steps import PlannedStageName, schedule_of
 from vlsi_cache.plan.verbalizers import (
@@ -34,11 +34,13 @@ from vlsi_cache.plan.verbalizers import (
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import url_scheme
 
-__all__ = ["Machines", "plan_run"]
+__all__ = ["Machines", "not_planned", "plan_run"]
 
 logger = logging.getLogger(__name__)
 
 _NOTE_EXTRAPOLATED = "tokens are extrapolated from {} of {} rows, evenly spread over the data"
+
+_NOTE_BETWEEN = "data.select.between is not counted: stages without steps may be shorter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,9 @@ class _Planner:
         self.cache = opened_cache(recipe)
         known = with_planned_verbalizers(recipe, self.sketches)
         self.setting = Setting(known, self.device, machines.devices, self._num_teacher_taps())
-        self.notes: list[str] = []
+        self.notes = [
+            note for role, sketch in self.sketches.items() for note in not_planned(role, sketch)
+        ]
 
     def plan(self) -> Plan:
         """Return the plan."""
@@ -172,11 +176,12 @@ class _Planner:
     def _batch_size(self, name: PlannedStageName) -> int:
         schedule = schedule_of(self.recipe, name)
         size = self.recipe.cache.batch_size if schedule is None else schedule.batch_size
+        size = self.lengths.bounded(size, bound_of(self.recipe, name))
         return min(size, self.lengths.num_rows)
 
     def _length(self, name: PlannedStageName) -> tuple[float, int | None]:
         """Return the samples that a stage reads, and its optimizer steps."""
-        rows = self.lengths.num_rows
+        rows = self._num_rows(name)
         schedule = schedule_of(self.recipe, name)
         if schedule is None:
             return float(rows - num_recorded(self.cache)) or float(rows), None
@@ -190,6 +195,15 @@ class _Planner:
             return float(schedule.steps * per_step), schedule.steps
         samples = rows * (schedule.epochs or 1.0)
         return samples, max(ceil(samples / per_step), 1)
+
+    def _num_rows(self, name: PlannedStageName) -> int:
+        """Return the rows that a stage learns from."""
+        rows, select = self.lengths.num_rows, self.recipe.data.select
+        if select is None or name.startswith("teacher"):
+            return rows
+        if select.keep is None and _NOTE_BETWEEN not in self.notes:
+            self.notes.append(_NOTE_BETWEEN)
+        return max(round(rows * (select.keep or 1.0)), 1)
 
     def _seconds(self, name: PlannedStageName, sketch: Sketch, operations: float) -> float | None:
         rate = self.machines.operations_per_second
@@ -227,6 +241,22 @@ class _Planner:
             if role in self.sketches:
                 counts[role] = count_verbalizers(self.setting.recipe, role, self.sketches[role])
         return VerbalizerParameters(**counts)
+
+
+def not_planned(role: str, sketch: Sketch) -> list[str]:
+    """Return notes on settings of a model that the rehearsal does not follow."""
+    section, notes = sketch.section, []
+    if getattr(section, "quantization", {}) or sketch.is_quantised:
+        notes.append(
+            f"{role}: weights are counted at full width. The run holds them quantised, in less "
+            "memory than planned"
+        )
+    if section.attn_implementation not in (None, *REHEARSED):
+        notes.append(
+            f"{role}: attention is rehearsed with scaled dot products, and not with "
+            f"{section.attn_implementation}"
+        )
+    return notes
 
 
 def _parts(found: Rehearsed) -> dict[str, Any]:

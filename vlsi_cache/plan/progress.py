@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vlsi_cache.plan.steps import PlannedStageName
 from vlsi_cache.recipe import Recipe
+from vlsi_cache.stagefiles import StageRecord
 from vlsi_cache.store import Cache, is_begun, open_cache
-from vlsi_cache.training.folders.stage_folder import StageRecord
 
 __all__ = ["is_finished", "num_recorded", "opened_cache", "stages_of"]
 
@@ -16,13 +16,13 @@ def stages_of(recipe: Recipe) -> list[PlannedStageName]:
     """Return the stages that the recipe's commands run, in order. Those that are done count too."""
     found: list[PlannedStageName] = []
     if recipe.teacher.model is not None:
-        if recipe.teacher.verbalizers is None:
+        if recipe.teacher.verbalizers is None and recipe.teacher.verbalizer.trains:
             found.append("teacher-verbalization")
         found.append("teacher-pass")
     if recipe.student.model is not None:
         reads_taps = "interaction" not in recipe.stages or recipe.interaction.inner != "none"
         trains = "verbalization" in recipe.stages and recipe.student.verbalizers is None
-        if trains and reads_taps:
+        if trains and reads_taps and recipe.student.verbalizer.trains:
             found.append("student-verbalization")
         if "interaction" in recipe.stages:
             found.append("interaction")

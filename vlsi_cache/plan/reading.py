@@ -53,6 +53,12 @@ class SampleLengths:
         others = ceil((num_samples - 1) * float(np.mean(self.responses)))
         return Batch(num_samples, max(self.tokens), max(self.responses) + others)
 
+    def bounded(self, num_samples: int, most_tokens: int | None) -> int:
+        """Return the samples of the heaviest pass: its rows are padded to the longest sample."""
+        if most_tokens is None:
+            return num_samples
+        return max(1, min(num_samples, most_tokens // max(self.tokens)))
+
     def usual(self, num_samples: int) -> Batch:
         """Return a batch of samples of the mean length."""
         num_samples = min(num_samples, self.num_rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -31,7 +31,10 @@ from vlsi_cache.models.binding.trace import block_output, removing
 from vlsi_cache.models.loading.precision import frozen_dtype, trained_dtype
 from vlsi_cache.recipe import ModelSection
 
-__all__ = ["Sketch", "read_sketch"]
+__all__ = ["REHEARSED", "Sketch", "read_sketch"]
+
+REHEARSED: Final = ("eager", "sdpa")
+"""Kernels of attention that run on tensors without numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,9 @@ class Sketch:
         dtype = self.dtype(planned, trains=trains)
         config.quantization_config = None
         try:
-            model = loader.from_config(config, dtype=dtype)
+            kernel = self.section.attn_implementation
+            asked = {"attn_implementation": kernel} if kernel in REHEARSED else {}
+            model = loader.from_config(config, dtype=dtype, **asked)
             decoder = _view(model.eval().requires_grad_(False))
         except Exception as error:
             # Anything, because the code is the family's own.

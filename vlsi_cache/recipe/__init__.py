@@ -12,7 +12,9 @@ from vlsi_cache.recipe.existing import (
     validate_model_folder,
     validate_named,
     validate_together,
+    validate_trackers,
 )
+from vlsi_cache.recipe.heldout import HeldOutSection
 from vlsi_cache.recipe.idle import idle_settings, warn_idle_settings
 from vlsi_cache.recipe.learning import (
     Comparison,
@@ -25,6 +27,7 @@ from vlsi_cache.recipe.learning import (
 from vlsi_cache.recipe.load import (
     RecipeProblemsError,
     apply_overrides,
+    keys_named,
     load_recipe,
     recipe_from_mapping,
 )
@@ -38,7 +41,7 @@ from vlsi_cache.recipe.models import (
 from vlsi_cache.recipe.recipe import Recipe, StageName
 from vlsi_cache.recipe.schedule import Schedule
 from vlsi_cache.recipe.section import Section
-from vlsi_cache.recipe.sources import CacheSection, DataSection, SourceSection
+from vlsi_cache.recipe.sources import CacheSection, DataSection, SelectSection, SourceSection
 
 __all__ = [
     "AUTOMATIC",
@@ -47,6 +50,7 @@ __all__ = [
     "Comparison",
     "DataSection",
     "FinetuningSection",
+    "HeldOutSection",
     "InteractionSection",
     "LoraSection",
     "MatchingSection",
@@ -57,6 +61,7 @@ __all__ = [
     "Role",
     "Schedule",
     "Section",
+    "SelectSection",
     "SourceSection",
     "StageName",
     "TeacherSection",
@@ -66,6 +71,7 @@ __all__ = [
     "expand_pattern",
     "idle_settings",
     "is_there",
+    "keys_named",
     "load_recipe",
     "model_name",
     "named_models",
@@ -75,5 +81,6 @@ __all__ = [
     "validate_model_folder",
     "validate_named",
     "validate_together",
+    "validate_trackers",
     "warn_idle_settings",
 ]

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
@@ -24,6 +25,7 @@ from vlsi_cache.recipe.sources import DataSection
 
 __all__ = [
     "DATA_FORMS",
+    "DATA_SUFFIXES",
     "expand_pattern",
     "is_there",
     "looks_local",
@@ -34,13 +36,14 @@ __all__ = [
     "validate_model_folder",
     "validate_named",
     "validate_together",
+    "validate_trackers",
 ]
 
 DATA_FORMS: Final = (
     "a .jsonl, .json or .parquet file, a folder of datasets or Parquet, or a hub name"
 )
 Role = Literal["teacher", "student"]
-_SUFFIXES: Final = (
+DATA_SUFFIXES: Final = (
     ".jsonl",
     ".json",
     ".ndjson",
@@ -58,6 +61,8 @@ _SUFFIXES: Final = (
     ".xlsx",
 )
 """Suffixes of files. A hub name that ends so is the name of a file that is not there."""
+_FEW: Final = 3
+"""Folders that an error names."""
 _MOST_NAME_CHARACTERS: Final = 500
 """A longer name is data, and not printed whole."""
 _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
@@ -145,6 +150,27 @@ def validate_model_folder(name: str) -> None:
             found="a file" if path.is_file() else None,
             mend="Give the folder that save_pretrained wrote, or a name on the Hugging Face hub",
         )
+    inside = _models_inside(path)
+    if inside:
+        raise ModelError(
+            "this folder is not a model, and folders in it are",
+            where=name,
+            expected="a config.json",
+            found=", ".join(inside[:_FEW]) + (" …" if len(inside) > _FEW else ""),
+            mend=f"Give the folder of one model, such as {path / inside[0]}",
+        )
+
+
+def _models_inside(path: Path) -> list[str]:
+    """Return the names of subfolders that hold models, where the folder itself holds none."""
+    known = ("config.json", "adapter_config.json", "processor_config.json", "tokenizer.json")
+    if not path.is_dir() or any((path / name).is_file() for name in known):
+        return []
+    try:
+        found = [*path.glob("*/config.json"), *path.glob("*/*/config.json")]
+    except OSError:
+        return []
+    return sorted({str(config.parent.relative_to(path)) for config in found})
 
 
 def validate_data_named(section: DataSection) -> None:
@@ -174,7 +200,7 @@ def validate_data_name(name: str) -> None:
         return
     is_hub_name = _HUB_NAME.fullmatch(name) and len(name) <= _MOST_NAME_CHARACTERS
     is_beside_files = "/" in name and is_there(path.parent)
-    if not is_hub_name or path.suffix.lower() in _SUFFIXES or is_beside_files:
+    if not is_hub_name or path.suffix.lower() in DATA_SUFFIXES or is_beside_files:
         raise DataError(
             "there is no such data file or folder",
             where=(name if len(name) <= _MOST_NAME_CHARACTERS else excerpt(name)) or "data",
@@ -211,6 +237,26 @@ def _validate_data(section: DataSection) -> None:
         for pattern in [path] if isinstance(path, str) else path or []:
             for name in expand_pattern(pattern):
                 validate_data_name(name)
+
+
+def validate_trackers(recipe: Recipe) -> None:
+    """Refuse trackers that are not installed.
+
+    Raises:
+        RecipeError: the package of one is not there.
+    """
+    for name in recipe.report_to:
+        try:
+            found = find_spec(name)
+        except (ImportError, ValueError):  # a module that is half imported
+            found = None
+        if found is None or found.origin is None:  # such as a folder of this name, with its runs
+            raise RecipeError(
+                "this tracker is not installed",
+                where="report_to",
+                found=name,
+                mend=f"Run pip install {name}, or leave it out",
+            )
 
 
 def validate_together(checks: Sequence[Callable[[], object]]) -> None:

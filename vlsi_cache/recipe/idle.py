@@ -41,12 +41,20 @@ def idle_settings(recipe: Recipe, role: Literal["teacher", "student"]) -> list[s
     elif model.verbalizers is not None:
         reason = f"{role}.verbalizers are trained already"
         found += _changed(model, role, ["verbalizer", "verbalization"], reason)
+    elif not model.verbalizer.trains:
+        reason = f"{role}.verbalizer.structure is logit_lens, which has nothing to train"
+        found += _changed(model, role, ["verbalization"], reason)
+        found += _changed(model.verbalizer, f"{role}.verbalizer", ["start"], reason)
     if role == "teacher":
+        reason = "dump-teacher records every sample, and train-student chooses among them"
+        found += _changed(recipe.data, "data", ["select"], reason)
         if not recipe.skips_failures:
             names = ["max_failures_in_a_row"]
             found += _changed(recipe.cache, "cache", names, "cache.on_error is stop")
     elif "interaction" in recipe.stages:
         found += _of_interaction(recipe.interaction)
+    if role == "student" and recipe.held_out.is_other_data and recipe.stages == ["verbalization"]:
+        found.append("held_out has no effect: stages two and three alone are measured")
     return found
 
 

@@ -153,6 +153,12 @@ class InteractionSection(Schedule):
     weights train. They train in float32, and each needs a gradient and the optimizer's state."""
 
     @property
+    def bound_decides(self) -> bool:
+        """Whether another bound gives another result: the samples of a pass share a matching."""
+        shared = self.matches_taps and self.matching.granularity != "sample"
+        return self.batch_tokens is not None and shared
+
+    @property
     def matches_taps(self) -> bool:
         """Whether student taps are matched with teacher taps."""
         return self.inner not in ("ce", "none") and self.inner_target == "matched"
@@ -163,6 +169,8 @@ class InteractionSection(Schedule):
         for name in _LATER:
             if getattr(self, name) == type(self).model_fields[name].default:
                 del found[name]
+        if self.bound_decides:
+            found["batch_tokens"] = self.batch_tokens
         lora = found["lora"]
         if isinstance(lora, dict) and lora["experts"]:
             del lora["experts"]

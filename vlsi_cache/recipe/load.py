@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -17,7 +17,18 @@ from vlsi_cache.errors import RecipeError, counted
 from vlsi_cache.recipe.recipe import Recipe
 from vlsi_cache.recipe.section import Contradiction, Section
 
-__all__ = ["RecipeProblemsError", "apply_overrides", "load_recipe", "recipe_from_mapping"]
+__all__ = [
+    "RecipeProblemsError",
+    "apply_overrides",
+    "keys_named",
+    "load_recipe",
+    "recipe_from_mapping",
+]
+
+
+_ALIKE: Final = 0.6
+_ALL_BUT_THE_SAME: Final = 0.8
+"""How alike a misspelt key and the suggested one are: at 0.8, ``tap`` and ``taps``."""
 
 
 class RecipeProblemsError(RecipeError):
@@ -167,13 +178,20 @@ def _known_paths(section: type[Section], inside: str = "") -> list[str]:
     return paths
 
 
+def keys_named(name: str) -> list[str]:
+    """Return the recipe's keys whose last part has a name, as dotted paths."""
+    return [path for path in _known_paths(Recipe) if path.rpartition(".")[2] == name]
+
+
 def _suggestion(path: str) -> str:
     """Guess the intended key: one of the same name elsewhere, or a neighbour."""
     parent, _, name = path.rpartition(".")
     names = {known: known.rpartition(".") for known in _known_paths(Recipe)}
     neighbours = [own for above, _, own in names.values() if above == parent]
     everywhere = {own for _, _, own in names.values()}
-    near = get_close_matches(name, neighbours, n=1) if name not in everywhere else []
+    # a name that exists elsewhere is meant there, unless a neighbour is all but the same
+    likeness = _ALL_BUT_THE_SAME if name in everywhere else _ALIKE
+    near = get_close_matches(name, neighbours, n=1, cutoff=likeness)
     if near:
         return f", perhaps {near[0]}"
     near = [name] if name in everywhere else get_close_matches(name, everywhere, n=1)

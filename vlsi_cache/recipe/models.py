@@ -27,9 +27,10 @@ Device = NonNegative | str
 class VerbalizerSection(Section):
     """The small network that reads one tap as a vocabulary distribution."""
 
-    structure: Literal["mlp", "verb_ffn", "ffn", "decoder"] = "verb_ffn"
+    structure: Literal["mlp", "verb_ffn", "ffn", "decoder", "logit_lens"] = "verb_ffn"
     """`verb_ffn`: gated, three D×D maps (the paper's). `mlp`: one D×D map. `ffn`: the same gate
-    with the backbone's own expansion. `decoder`: a whole decoder block."""
+    with the backbone's own expansion. `decoder`: a whole decoder block. `logit_lens`: nothing, so
+    that final norm and head read the tap as it is (docs/exits.md)."""
     depth: Literal[1, 2] = 1
     """The structure once, or stacked twice."""
     residual: bool = True
@@ -42,11 +43,26 @@ class VerbalizerSection(Section):
     @property
     def starts_by_ridge(self) -> bool:
         """Whether training begins at the closed form."""
-        return self.residual and self.start == "ridge"
+        return self.residual and self.start == "ridge" and self.trains
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train."""
+        return self.structure != "logit_lens"
 
     def identity(self) -> dict[str, object]:
         """The settings as JSON values. The start that verbalizers had before is left out."""
-        return self.model_dump(exclude={"start"} if self.start == "logit_lens" else None)
+        unnamed = self.start == "logit_lens" or not self.trains
+        return self.model_dump(exclude={"start"} if unnamed else None)
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """Find a logit lens that is stacked, or that is to be more than the tap."""
+        if self.trains:
+            return []
+        found = [(f"{path}.depth", "stacks a logit_lens, which is nothing")] * (self.depth != 1)
+        if not self.residual:
+            found.append((f"{path}.residual", "takes the tap away, which a logit_lens reads"))
+        return found
 
 
 class VerbalizationSection(Schedule):
@@ -107,6 +123,7 @@ class ModelSection(Section):
     def contradictions(self, path: str) -> list[Contradiction]:
         """Find repeated taps, and the schedule's own contradictions."""
         found = self.verbalization.contradictions(f"{path}.verbalization")
+        found += self.verbalizer.contradictions(f"{path}.verbalizer")
         if self.taps is not None and len(set(self.taps)) != len(self.taps):
             found.append((f"{path}.taps", f"names a block twice: {self.taps}"))
         if self.taps is not None and self.verbalizers is not None:

@@ -56,10 +56,15 @@ class Schedule(Section):
         """The settings that decide the trained weights, as JSON values.
 
         Of the bound on a pass its presence decides, since it orders the samples. Its value decides
-        rounding, and in stage two which samples share a matching, so that it may be lowered.
+        rounding alone, unless ``bound_decides``, so that it may be lowered.
         """
         found = self.model_dump(mode="json", exclude=self._indecisive() | {"batch_tokens"})
         return found if self.batch_tokens is None else {**found, "batch_tokens": "given"}
+
+    @property
+    def bound_decides(self) -> bool:
+        """Whether another bound on a pass gives another result, beyond rounding."""
+        return False
 
     def _indecisive(self) -> set[str]:
         saving = {"save_every", "save_every_minutes"}

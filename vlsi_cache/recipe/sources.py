@@ -16,7 +16,7 @@ from vlsi_cache.recipe.section import (
     UserPath,
 )
 
-__all__ = ["CacheSection", "DataSection", "SourceSection"]
+__all__ = ["CacheSection", "DataPath", "DataSection", "SelectSection", "SourceSection"]
 
 DataPath = UserName | Annotated[list[UserName], Field(min_length=1)]
 """One name of data, or several."""
@@ -39,6 +39,45 @@ class SourceSection(Section):
     """Our name of each column, by its name in the source. `data.columns` by default."""
     image_root: UserPath | None = None
     """Folder that relative image paths start from. `data.image_root` by default."""
+
+
+class SelectSection(Section):
+    """Which samples the student learns from, by figures that the cache holds.
+
+    Each figure is a sample's mean over its response tokens.
+    """
+
+    by: Literal["teacher_loss", "entropy", "disagreement"]
+    """`teacher_loss`: the output's cross-entropy to the labels, in nats. `entropy`: the output's
+    entropy, in nats. `disagreement`: the total variation between a tap and the output, from 0 to 1,
+    by what is recorded of both."""
+    tap: NonNegative | None = None
+    """The teacher's tap of `disagreement`. The cache has to hold it."""
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Part of the samples to learn from. Or give `between`."""
+    order: Literal["highest", "lowest", "middle"] | None = None
+    """With `keep`: the samples whose figures are `highest` or `lowest`, or those in the `middle`.
+    Samples of equal figures follow the hash of their content."""
+    between: tuple[float | None, float | None] | None = None
+    """The least and the greatest figure of a sample to learn from, such as `[0.5, 3.0]`. `null` is
+    no bound."""
+
+    def contradictions(self, path: str) -> list[Contradiction]:
+        """Find what is missing, given twice, or without effect."""
+        found = []
+        if (self.keep is None) == (self.between is None):
+            found.append((path, "needs one of keep and between"))
+        if self.keep is not None and self.order is None:
+            found.append((f"{path}.order", "is missing: highest, lowest or middle, beside keep"))
+        if self.order is not None and self.keep is None:
+            found.append((f"{path}.order", "needs keep"))
+        if (self.tap is not None) != (self.by == "disagreement"):
+            problem = "is missing" if self.tap is None else f"has no effect: by is {self.by}"
+            found.append((f"{path}.tap", problem))
+        least, greatest = self.between or (None, None)
+        if least is not None and greatest is not None and least > greatest:
+            found.append((f"{path}.between", f"is empty: {least:g} is above {greatest:g}"))
+        return found
 
 
 class DataSection(Section):
@@ -68,15 +107,18 @@ class DataSection(Section):
     """Variables of the chat template for all rows, such as `enable_thinking: false`. A row's own
     `chat_template_kwargs` go before them."""
     on_error: Literal["stop", "skip"] = "stop"
-    """Reaction of every stage to a sample that its model cannot read: a broken row or image, or too
-    many tokens. `stop` ends the run. `skip` encodes all samples once, and leaves out those that
-    fail. `cache.on_error: skip` does the same."""
+    """Reaction of every stage to a sample that its model cannot read: a broken row or image, too
+    many tokens, or a loss or gradient that is not finite. `stop` ends the run. `skip` encodes all
+    samples once, and leaves out those that fail. `cache.on_error: skip` does the same."""
+    select: SelectSection | None = None
+    """Some of the samples for the student, chosen by the cache's own figures. All by default."""
 
     def contradictions(self, path: str) -> list[Contradiction]:
-        """Find data that is named twice."""
+        """Find data that is named twice, and a choice that is not one."""
+        found = [] if self.select is None else self.select.contradictions(f"{path}.select")
         if self.path is not None and self.sources:
-            return [(f"{path}.sources", "is given beside path: give one of them")]
-        return []
+            found.append((f"{path}.sources", "is given beside path: give one of them"))
+        return found
 
 
 class CacheSection(Section):
@@ -89,6 +131,13 @@ class CacheSection(Section):
     more accurate per byte. The tails `bucket` and `renormalize` need k ≥ 1."""
     m: Annotated[int, Field(ge=0, le=255)] = 14
     """Tokens drawn from the rest of the distribution, or from the whole distribution if k is 0."""
+    drawn_from: Literal["rest", "whole"] = "rest"
+    """What the m tokens are drawn from if k ≥ 1. `rest`: what lies beyond the k, at each tap by
+    itself. `whole`: the whole distribution. Draws of the k are left out, all taps share ids, and
+    probabilities are stored in steps of ¼ nat in log-odds, rounded at random: unbiased, not exact.
+    Reverse, Jensen-Shannon and skewed divergences and the tail `bucket` get a small bias from that.
+    It takes the fewest bytes of all that hold probabilities. With k = 0 the draws are of the whole
+    distribution anyway."""
     samples_per_shard: Positive = 512
     """Conversations per shard. An interrupted run loses at most the work of one shard."""
     batch_size: Positive = 8
@@ -110,4 +159,6 @@ class CacheSection(Section):
         """Find a record of nothing."""
         if self.k + self.m == 0:
             return [(f"{path}.m", "is 0 like k: then there is nothing to record")]
+        if self.drawn_from == "whole" and not (1 <= self.k <= 255 and self.m):
+            return [(f"{path}.drawn_from", "is whole, which needs k from 1 to 255 and m ≥ 1")]
         return []

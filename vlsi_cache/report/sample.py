@@ -168,6 +168,8 @@ def _token(
     token_id = int(record.response_ids[position])
     ids, probabilities = here.most_likely()
     weights = here.weights()
+    if here.drawn_from == "whole":
+        weights[..., : here.k] = np.exp(here.top_log_probs)  # weights would be scaled
     return TokenView(
         token_id=token_id,
         text=decode(token_id),

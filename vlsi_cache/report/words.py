@@ -100,7 +100,7 @@ def setting_rows(summary: CacheSummary) -> list[tuple[str, str]]:
 def _kept(sampling: Sampling) -> str:
     if sampling.k == 0:
         return f"{sampling.m} drawn from the whole distribution"
-    return f"{sampling.k} most likely + {sampling.m} drawn from the rest"
+    return f"{sampling.k} most likely + {sampling.m} drawn from the {sampling.drawn_from}"
 
 
 def _samples(summary: CacheSummary) -> str:

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-__all__ = ["Drawn", "coupled_draws", "systematic_draws"]
+__all__ = ["Drawn", "DrawnTail", "coupled_draws", "coupled_tail_draws", "systematic_draws"]
 
 _STRETCH: Final = 128
 """G. A pointer finds its stretch of so many neighbours by the stretches' sums, and then its entry
@@ -28,6 +28,18 @@ class Drawn:
     """[N, V], rows sum to 1."""
     positions: Tensor
     """[N, n] long, ascending, with repetition: columns of ``probability``."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnTail:
+    """The draws of one tap from the tail of a distribution, as many as each row asks for."""
+
+    expected: Tensor
+    """[N, V], how often each entry is drawn on average. A row sums to its number of draws."""
+    counts: Tensor
+    """[N] long, the number of draws of each row, at most n."""
+    positions: Tensor
+    """[N, n] long, with repetition: columns of ``expected``. Those from the count on are −1."""
 
 
 def systematic_draws(weights: Tensor, uniforms: Tensor, num_draws: int) -> Tensor:
@@ -88,6 +100,48 @@ def coupled_draws(
     return Drawn(probability, _draws(weights, sums, uniforms, num_draws))
 
 
+def coupled_tail_draws(
+    expected: Tensor,
+    counts: Tensor,
+    uniforms: Tensor,
+    num_draws: int,
+    later: DrawnTail | None = None,
+    scratch: Tensor | None = None,
+) -> DrawnTail:
+    """Draw as ``coupled_draws`` does, where every row has its own number of draws.
+
+    With a the expected draws of this tap and b those of the other, let c = min(1, Σa / Σb). Every
+    draw i of the other stays with probability c · min(1, a_i / (c · b_i)). The remaining ones are
+    drawn from (a − c · b)₊. Over the other's draws the mean count of i is then min(a_i, c · b_i) +
+    (a_i − c · b_i)₊ = a_i. At most Σa draws stay on average, so never a negative number remains.
+
+    Args:
+        expected: [N, V], rows sum to ``counts``.
+        counts: [N] long, the number of draws of each row. It may depend on all but the draws.
+        uniforms: [N] in [0, 1), independent of all that the other draws and the counts came from.
+        num_draws: most draws of a row, n.
+        later: the other distribution and its draws. None for draws of their own.
+        scratch: [N, V], overwritten. None to allocate it.
+    """
+    weights, sums = expected, _stretch_sums(expected)
+    if later is not None:
+        ratio = (counts / later.counts.clamp(min=1)).clamp(max=1.0).to(expected.dtype)[:, None]
+        weights = torch.mul(later.expected, -ratio, out=scratch).add_(expected).relu_()
+        sums = _stretch_sums(weights)
+        kept = later.positions.clamp(min=0)
+        chance = expected.gather(1, kept) / later.expected.gather(1, kept)
+        stays = torch.minimum(chance, ratio).masked_fill_(later.positions < 0, 0.0)
+        fresh = sums.sum(1, keepdim=True, dtype=uniforms.dtype)
+        lost = counts[:, None] - stays.sum(1, keepdim=True, dtype=uniforms.dtype)
+        scale = torch.where(fresh > 0, lost / fresh, 0.0).clamp_min(_LEAST_SCALE)
+        scaled = (stays / scale).to(weights.dtype)
+        weights.scatter_add_(1, kept, scaled)
+        sums.scatter_add_(1, kept // _STRETCH, scaled)
+    drawn = _draws(weights, sums, uniforms, num_draws, counts)
+    steps = torch.arange(num_draws, device=counts.device)
+    return DrawnTail(expected, counts, drawn.masked_fill(steps >= counts[:, None], -1))
+
+
 def _stretch_sums(weights: Tensor) -> Tensor:
     """The weight of every stretch, [N, ⌈V / G⌉]. The last stretch may be shorter."""
     whole = weights.shape[1] // _STRETCH * _STRETCH
@@ -97,18 +151,22 @@ def _stretch_sums(weights: Tensor) -> Tensor:
     return torch.cat([sums, weights[:, whole:].sum(1, keepdim=True)], dim=1)
 
 
-def _draws(weights: Tensor, sums: Tensor, uniforms: Tensor, num_draws: int) -> Tensor:
+def _draws(
+    weights: Tensor, sums: Tensor, uniforms: Tensor, num_draws: int, counts: Tensor | None = None
+) -> Tensor:
     """Systematic draws, given the sums of the stretches.
 
     Pointer j stands at ``(uniform + j) / n`` of the row's weight. It draws the first entry whose
-    running sum exceeds it.
+    running sum exceeds it. With ``counts`` [N] each row has an n of its own, at most ``num_draws``,
+    and the draws beyond it have no meaning.
     """
     vocab_size = weights.shape[1]
     below_1 = 1 - torch.finfo(uniforms.dtype).eps
     edges = sums.cumsum(1, dtype=uniforms.dtype)
     steps = torch.arange(num_draws, device=weights.device, dtype=uniforms.dtype)
     # Rounding may lift the last pointer to 1, behind the last entry with weight.
-    shares = ((uniforms[:, None] + steps) / num_draws).clamp_(max=below_1)
+    spacing = num_draws if counts is None else counts[:, None].clamp(min=1)
+    shares = ((uniforms[:, None] + steps) / spacing).clamp_(max=below_1)
     pointers = shares * edges[:, -1:]
     # With right=True a pointer on an edge passes it, and so skips stretches without weight.
     stretch = torch.searchsorted(edges, pointers, right=True).clamp_(max=sums.shape[1] - 1)

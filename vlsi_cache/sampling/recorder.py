@@ -13,11 +13,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from vlsi_cache.distribution import SparseDistribution
+from vlsi_cache.distribution import DrawnFrom, SparseDistribution
+from vlsi_cache.levels import log_probs_of
 from vlsi_cache.models import Head
 from vlsi_cache.objectives.tiles import chunks
-from vlsi_cache.sampling.draws import Drawn
+from vlsi_cache.sampling.draws import Drawn, DrawnTail
 from vlsi_cache.sampling.sparsify import Kept, draw, sparsify
+from vlsi_cache.sampling.together import draw_together, num_uniforms
 from vlsi_cache.sampling.vocabulary_order import vocabulary_order
 
 __all__ = ["PendingRecord", "TapRecorder", "chunk_elements"]
@@ -77,6 +79,8 @@ class PendingRecord:
     """Ids, top log-probabilities, entropies and label log-probabilities, on the host."""
     copied: torch.cuda.Event | None = None
     """Comes when the parts hold their values. None if they do already."""
+    drawn_from: DrawnFrom = "rest"
+    """What was drawn from. With ``whole`` there are levels in the place of log-probabilities."""
 
     def result(self) -> SparseDistribution:
         """Wait for the record, and return it."""
@@ -86,7 +90,11 @@ class PendingRecord:
             parts = [part.copy() for part in parts]  # the pinned memory serves the next batch
         ids, top, entropy, label = parts
         return SparseDistribution(
-            token_ids=ids, top_log_probs=top, entropy=entropy, label_log_prob=label
+            token_ids=ids,
+            top_log_probs=log_probs_of(top) if self.drawn_from == "whole" else top,
+            entropy=entropy,
+            label_log_prob=label,
+            drawn_from=self.drawn_from,
         )
 
 
@@ -95,21 +103,33 @@ class TapRecorder:
 
     With k = 0 it draws from whole distributions. It begins at the output, and couples every tap to
     the tap after it. The draws walk in ``vocabulary_order``, and the recorder keeps a copy of the
-    head in this order. With k ≥ 1 every tap is recorded by itself, in the order of the vocabulary.
+    head in this order. With k ≥ 1 every tap is recorded by itself, in the order of the vocabulary,
+    unless the draws are from the whole distribution there, too.
 
     Args:
         head: the model's head, without padded rows.
         k: most likely tokens kept.
         m: tokens drawn.
-        order: [V] permutation for draws alone. ``vocabulary_order`` of the head by default.
+        drawn_from: what is drawn from if k ≥ 1.
+        order: [V] permutation for draws from the whole. ``vocabulary_order`` of the head by
+            default.
     """
 
-    def __init__(self, head: Head, *, k: int, m: int, order: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        head: Head,
+        *,
+        k: int,
+        m: int,
+        drawn_from: DrawnFrom = "rest",
+        order: Tensor | None = None,
+    ) -> None:
         self.k = k
         self.m = m
+        self._drawn_from = drawn_from if k else "rest"
         self._head = head
         self._order: _Order | None = None
-        if k == 0:
+        if k == 0 or drawn_from == "whole":
             tokens = vocabulary_order(head.weight) if order is None else order
             # The inverse permutation: columns[tokens[i]] = i.
             numbers = torch.arange(len(tokens), device=tokens.device)
@@ -117,6 +137,11 @@ class TapRecorder:
             self._order = _Order(tokens, columns)
             bias = None if head.bias is None else head.bias[tokens]
             self._head = Head(head.weight[tokens], bias, head.transform)
+
+    @property
+    def num_uniforms(self) -> int:
+        """Random numbers that each token and tap takes."""
+        return num_uniforms(self.k) if self._drawn_from == "whole" else 1
 
     def record(
         self, features: Sequence[Tensor], labels: Tensor, uniforms: Tensor
@@ -131,8 +156,10 @@ class TapRecorder:
         Args:
             features: L tensors ``[N, D]`` after the final norm, the output's last.
             labels: ``[N]`` long, the tokens that the data holds.
-            uniforms: ``[N, L]`` in [0, 1), in float64 where the device has it.
+            uniforms: ``[N, L, num_uniforms]`` in [0, 1), in float64 where the device has it. The
+                last axis may be left out if it is 1.
         """
+        uniforms = uniforms.view(*uniforms.shape[:2], self.num_uniforms)
         # One product with the head serves all taps of a chunk, so the head is read once per chunk.
         size = max(1, chunk_elements(labels.device) // (self._head.num_rows * len(features)))
         record_chunk: Callable[[Tensor, Tensor, Tensor], Kept] = self._separate_taps
@@ -151,7 +178,8 @@ class TapRecorder:
                 torch.cat([part.top_log_probs for part in parts]),
                 torch.cat([part.entropy for part in parts]),
                 torch.cat([part.label_log_prob for part in parts]),
-            ]
+            ],
+            self._drawn_from,
         )
 
     def _separate_taps(self, logits: Tensor, labels: Tensor, uniforms: Tensor) -> Kept:
@@ -159,7 +187,7 @@ class TapRecorder:
         return _stacked(
             [
                 sparsify(tap, labels, dice, k=self.k, m=self.m)
-                for tap, dice in zip(logits, uniforms.unbind(1), strict=True)
+                for tap, dice in zip(logits, uniforms[..., 0].unbind(1), strict=True)
             ]
         )
 
@@ -168,25 +196,44 @@ class TapRecorder:
     ) -> Kept:
         """Draws of every tap, coupled to the tap after it: logits ``[L, n, V]`` to ``[n, L]``."""
         columns = order.columns[labels]
-        taps = []
+        taps: list[Kept] = []
         later: Drawn | None = None
+        later_tail: DrawnTail | None = None
         # From the output backwards, because each tap shares draws with the tap after it. The cache
         # stores an id once for all the taps that drew it.
         for tap in reversed(range(len(logits))):
             memory = buffers.for_tap(tap, len(labels))
-            kept, later = draw(
-                logits[tap], columns, uniforms[:, tap], m=self.m, later=later, memory=memory
-            )
+            dice = uniforms[:, tap]
+            if self.k:
+                kept, later_tail = draw_together(
+                    logits[tap], columns, dice, m=self.m, later=later_tail, memory=memory
+                )
+            else:
+                kept, later = draw(
+                    logits[tap], columns, dice[:, 0], m=self.m, later=later, memory=memory
+                )
             taps.append(kept)
         drawn = _stacked(taps[::-1])
-        # The order of draws means nothing. Ascending ids make equal draws equal records.
-        ids = order.tokens[drawn.token_ids].sort(-1).values
+        ids = _ascending(order.tokens[drawn.token_ids], self.k)
         return Kept(ids, drawn.top_log_probs, drawn.entropy, drawn.label_log_prob)
 
 
 def chunk_elements(device: torch.device) -> int:
     """Logits of all taps that the recorder keeps alive at once on a device."""
     return _CPU_ELEMENTS if device.type == "cpu" else _DEVICE_ELEMENTS
+
+
+def _ascending(ids: Tensor, k: int) -> Tensor:
+    """Sort the draws ``[*, k + m]``, whose order means nothing: equal draws make equal records.
+
+    With k ≥ 1 those that fell on the likeliest token come last.
+    """
+    top, draws = ids[..., :k], ids[..., k:]
+    if not k:
+        return draws.sort(-1).values
+    likeliest, beyond = top[..., :1], torch.iinfo(ids.dtype).max
+    ordered = draws.masked_fill(draws == likeliest, beyond).sort(-1).values
+    return torch.cat([top, torch.where(ordered == beyond, likeliest, ordered)], -1)
 
 
 def _stacked(taps: Sequence[Kept]) -> Kept:
@@ -198,15 +245,15 @@ def _stacked(taps: Sequence[Kept]) -> Kept:
     )
 
 
-def _to_host(parts: Sequence[Tensor]) -> PendingRecord:
+def _to_host(parts: Sequence[Tensor], drawn_from: DrawnFrom) -> PendingRecord:
     """Begin to copy the parts to the host. CUDA's copies into pinned memory wait for nothing."""
     device = parts[0].device
     if device.type != "cuda":
-        return PendingRecord([part.cpu() for part in parts])
+        return PendingRecord([part.cpu() for part in parts], drawn_from=drawn_from)
     hosted = []
     for part in parts:
         host = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
         hosted.append(host.copy_(part, non_blocking=True))
     copied = torch.cuda.Event()
     copied.record(torch.cuda.current_stream(device))
-    return PendingRecord(hosted, copied)
+    return PendingRecord(hosted, copied, drawn_from)

@@ -10,7 +10,7 @@ from torch import Tensor
 from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP
 from vlsi_cache.sampling.draws import Drawn, coupled_draws, systematic_draws
 
-__all__ = ["Kept", "draw", "sparsify"]
+__all__ = ["Kept", "draw", "rounded", "sparsify"]
 
 _LEAST_LOG_PROB = -1e4
 """Far below where exp is 0 in float32."""
@@ -50,7 +50,7 @@ def sparsify(logits: Tensor, labels: Tensor, uniforms: Tensor, *, k: int, m: int
     if m:
         tail = probability.scatter_(1, top.indices, 0.0)
         token_ids = torch.cat([top.indices, systematic_draws(tail, uniforms, m)], dim=1)
-    return Kept(token_ids, top.values, *_rounded(entropy, label_log_prob, uniforms))
+    return Kept(token_ids, top.values, *rounded(entropy, label_log_prob, uniforms))
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def draw(
     # H = −Σ p log p = log Σ exp z − Σ p z, since Σ p = 1.
     entropy = normaliser[:, 0] - torch.mul(probability, logits, out=scratch).sum(1)
     nothing = logits.new_empty(len(logits), 0)
-    kept = Kept(drawn.positions, nothing, *_rounded(entropy, label_log_prob, uniforms))
+    kept = Kept(drawn.positions, nothing, *rounded(entropy, label_log_prob, uniforms))
     return kept, drawn
 
 
@@ -101,7 +101,7 @@ def _with_entropy(log_p: Tensor) -> tuple[Tensor, Tensor]:
     return probability, -torch.linalg.vecdot(probability, log_p.clamp_(min=_LEAST_LOG_PROB))
 
 
-def _rounded(entropy: Tensor, label_log_prob: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def rounded(entropy: Tensor, label_log_prob: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Round up or down at random, so that the means stay what they are: ``E[⌊x + u⌋] = x``."""
     # A uniform just below 1 in float64 is 1 in float32, and would lift a certain label above 0.
     dice = uniforms.to(entropy.dtype).clamp(max=1 - torch.finfo(entropy.dtype).eps)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from vlsi_cache.data import IndexedConversations, encoder_for
+from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.errors import CacheError, CacheMismatchError, DataError
 from vlsi_cache.matching import validate_reach
 from vlsi_cache.models import (
@@ -17,13 +17,19 @@ from vlsi_cache.models import (
     tokenizer_of,
     vocabulary_hash,
 )
-from vlsi_cache.recipe import InteractionSection, ModelSection, Recipe
+from vlsi_cache.recipe import InteractionSection, ModelSection, Recipe, validate_trackers
 from vlsi_cache.store import Cache, is_begun, open_cache, validate_recorded
 from vlsi_cache.student.cached_batches import CachedBatches
 from vlsi_cache.training import Run, StageFolder
 from vlsi_cache.verbalizer import preview_taps
 
-__all__ = ["training_checks", "validate_contents", "validate_model", "validate_student"]
+__all__ = [
+    "open_selecting_cache",
+    "training_checks",
+    "validate_contents",
+    "validate_model",
+    "validate_student",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +43,23 @@ def training_checks(recipe: Recipe) -> list[Callable[[], object]]:
         lambda: _validate_cache(recipe),
         lambda: _validate_student(recipe),
         lambda: _validate_stages(recipe),
+        lambda: validate_trackers(recipe),
+        lambda: _validate_held_out(recipe),
     ]
 
 
+def _validate_held_out(recipe: Recipe) -> None:
+    """Refuse held-out data that is not there, or whose record cannot be opened."""
+    settings = recipe.held_out
+    if settings.is_other_data:
+        load_data(settings.section_of(recipe.data))
+    if settings.cache is not None:
+        open_cache(settings.cache)
+
+
 def _validate_cache(recipe: Recipe) -> None:
-    cache = _cache_so_far(recipe)
-    if cache is not None:
+    cache = open_selecting_cache(recipe) or _cache_so_far(recipe)
+    if cache is not None and recipe.reads_cache:
         validate_contents(cache, recipe.interaction)
 
 
@@ -71,7 +88,54 @@ def _cache_so_far(recipe: Recipe) -> Cache | None:
         return None
     if recipe.interaction.follow and not is_begun(recipe.cache_path):
         return None
+    if "interaction" not in recipe.stages and not is_begun(recipe.cache_path):
+        raise CacheError(
+            "there is no cache. With finetuning.record_weight above 0, stage three learns the "
+            "teacher's record beside the labels",
+            where=recipe.cache_path,
+            mend="Name the cache (--cache), dump the teacher first, or set "
+            "finetuning.record_weight: 0 to learn labels alone",
+        )
     return open_cache(recipe.cache_path)
+
+
+def open_selecting_cache(recipe: Recipe) -> Cache | None:
+    """Open the cache that ``data.select`` chooses by, or return None if it is not given.
+
+    Raises:
+        CacheError: there is no cache, it is incomplete, or no sample of it could be read.
+        CacheMismatchError: the cache lacks the tap.
+    """
+    section = recipe.data.select
+    if section is None:
+        return None
+    path = recipe.cache_path
+    if not is_begun(path):
+        raise CacheError(
+            "data.select chooses by the figures of a cache, and there is none",
+            where=path,
+            mend="Run dump-teacher first, name a cache with --cache, or leave data.select out",
+        )
+    cache = open_cache(path)
+    missing = cache.missing_shards()
+    if missing:
+        raise CacheError(
+            f"data.select needs a whole cache: {len(missing)} of {cache.manifest.num_shards} "
+            "shards are missing",
+            where=path,
+            mend="Run dump-teacher again with the same settings; it goes on where it stopped",
+        )
+    validate_recorded(cache)
+    inner = cache.manifest.taps[:-1]
+    if section.tap is not None and section.tap not in inner:
+        raise CacheMismatchError(
+            f"data.select.tap is {section.tap}, and the cache does not hold it",
+            where=path,
+            expected=f"one of {', '.join(map(str, inner))}" if inner else "a cache with taps",
+            found=section.tap,
+            mend="Name a tap of the cache, or choose by teacher_loss or entropy",
+        )
+    return cache
 
 
 def _can_open(recipe: Recipe) -> bool:

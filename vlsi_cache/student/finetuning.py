@@ -28,6 +28,8 @@ from vlsi_cache.recipe import FinetuningSection, ModelSection, Recipe
 from vlsi_cache.store import Cache
 from vlsi_cache.student.cache_order import cache_order
 from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.card import card_of
+from vlsi_cache.student.held_out import HeldOutSamples, chosen_by, held_out_of
 from vlsi_cache.training import (
     Run,
     Stage,
@@ -38,6 +40,7 @@ from vlsi_cache.training import (
     run_stage,
     save_model,
 )
+from vlsi_cache.verbalizer import carry_exits
 
 __all__ = ["Finetuning", "finetune"]
 
@@ -101,13 +104,21 @@ class Finetuning(StageModule):
         return {"loss": self.with_unused((loss - known.sum()) / count)}
 
 
-def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -> Path:
+def finetune(
+    run: Run,
+    source: Path | None = None,
+    cache: Cache | None = None,
+    held_out: HeldOutSamples | None = None,
+    learned_from: Cache | None = None,
+) -> Path:
     """Train the whole student and save it under its own architecture.
 
     Args:
         run: what all stages share.
         source: folder of the merged student after interaction; the recipe's student if None.
         cache: the complete record of the same data, if the student goes on learning from it.
+        held_out: the samples on which the student is measured, if any.
+        learned_from: the cache of any stage, for the card.
 
     Returns:
         Folder of the finished student.
@@ -117,45 +128,62 @@ def finetune(run: Run, source: Path | None = None, cache: Cache | None = None) -
         StageError: the folder holds another run's stage.
     """
     recipe = run.recipe
-    section = recipe.student
-    if source is not None:
-        section = section.model_copy(update={"model": str(source), "revision": None})
+    section = _section(recipe, source)
     student = load_backbone(section, "student", run.device, trains=True, place=run.place)
     original = load_config_of(recipe.student)
+    began_as = student.fingerprint
     stage = Stage(
         name="finetuning",
         folder=recipe.output / "finetuning",
         result=recipe.student_path,
         schedule=recipe.finetuning,
-        settings={
-            **run.settings(),
-            **student.identity(),
-            "finetuning": recipe.finetuning.decisive(),
-            **({} if cache is None else _record_settings(cache, recipe)),
-        },
-        start=lambda: _start(run, student, cache),
-        save=lambda module: _save(module, original, section, recipe.student_path),
+        settings=_settings(run, student, cache) | chosen_by(held_out),
+        start=lambda: _start(run, student, cache, held_out),
+        save=lambda module: _save(module, original, section, run, began_as, learned_from),
     )
     return run_stage(run, stage)
 
 
-def _record_settings(cache: Cache, recipe: Recipe) -> dict[str, object]:
-    tail = recipe.interaction.tail
-    return {"cache": cache.manifest.model_dump(mode="json"), "tail": tail}
+def _section(recipe: Recipe, source: Path | None) -> ModelSection:
+    """Return the recipe's student, or the one in a folder."""
+    if source is None:
+        return recipe.student
+    return recipe.student.model_copy(update={"model": str(source), "revision": None})
+
+
+def _settings(run: Run, student: Backbone, cache: Cache | None) -> dict[str, object]:
+    settings = {
+        **run.settings(),
+        **student.identity(),
+        "finetuning": run.recipe.finetuning.decisive(),
+    }
+    if cache is not None:
+        settings["cache"] = cache.manifest.model_dump(mode="json")
+        settings["tail"] = run.recipe.interaction.tail
+    return settings
 
 
 def _save(
-    module: Finetuning, original: PreTrainedConfig, section: ModelSection, folder: Path
+    module: Finetuning,
+    original: PreTrainedConfig,
+    section: ModelSection,
+    run: Run,
+    began_as: str,
+    learned_from: Cache | None,
 ) -> None:
     """Save the student under the config and in the dtype of the model that it began as."""
     dtype = saved_dtype(section.dtype, original.dtype)
     module.model.to(dtype=dtype)  # type: ignore[call-arg]
     original.dtype = dtype
     module.model.config = original
-    save_model(module.model, section, folder)
+    folder, card = run.recipe.student_path, card_of(run, learned_from, original)
+    save_model(module.model, section, folder, card)
+    carry_exits(Path(section.model or ""), began_as, module.model, folder)
 
 
-def _start(run: Run, student: Backbone, cache: Cache | None) -> Training[Finetuning]:
+def _start(
+    run: Run, student: Backbone, cache: Cache | None, held_out: HeldOutSamples | None
+) -> Training[Finetuning]:
     settings = run.recipe.finetuning
     module = Finetuning(student, settings)
     if settings.gradient_checkpointing:
@@ -186,6 +214,8 @@ def _start(run: Run, student: Backbone, cache: Cache | None) -> Training[Finetun
         learning_rate=measure,
         callbacks=run.callbacks,
         autocast=student.autocast,
+        guards_samples=True,
+        held_out=held_out_of(held_out, student, run.recipe),
     )
 
 

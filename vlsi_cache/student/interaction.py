@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
+from transformers import TrainerCallback
 
 from vlsi_cache.data import IndexedConversations, encoder_for
 from vlsi_cache.models import Backbone
 from vlsi_cache.store import Cache
 from vlsi_cache.student.arrivals import recorded_order
 from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.card import card_of
+from vlsi_cache.student.held_out import HeldOutSamples, chosen_by, held_out_of
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import Run, Stage, Training, interaction_rates, run_stage, save_model
-from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
+from vlsi_cache.verbalizer import VerbalizerBank, keep_exits, verbalizers_fingerprint
 
-__all__ = ["interact"]
+__all__ = ["RestingVerbalizers", "interact"]
 
 
-def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) -> Path:
+def interact(
+    run: Run,
+    student: Backbone,
+    bank: VerbalizerBank,
+    cache: Cache,
+    held_out: HeldOutSamples | None = None,
+) -> Path:
     """Train student and verbalizers against the cache, merge, and save an ordinary checkpoint.
 
     Args:
@@ -27,6 +37,7 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
         student: the untouched student.
         bank: its trained verbalizers; without taps where nothing inner is compared.
         cache: the record of the same data; complete, unless it is to be followed.
+        held_out: the samples on which the student is measured, if any.
 
     Returns:
         Folder of the merged student, in float32 where the student was.
@@ -36,24 +47,52 @@ def interact(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) ->
         CacheMismatchError: a sample or its response tokens differ from the cache's.
     """
     folder = run.recipe.output / "interaction"
-    section = run.recipe.interaction
     result = folder / "model"
     stage = Stage(
         name="interaction",
         folder=folder,
         result=result,
-        schedule=section,
-        settings={
-            **run.settings(),
-            **student.identity(),
-            "verbalizers": verbalizers_fingerprint(bank),
-            "cache": cache.manifest.model_dump(mode="json"),
-            "interaction": section.decisive(),
-        },
-        start=lambda: _start(run, student, bank, cache, folder),
-        save=lambda module: save_model(module.learned(), run.recipe.student, result),
+        schedule=run.recipe.interaction,
+        settings=_settings(run, student, bank, cache) | chosen_by(held_out),
+        start=lambda: replace(
+            _start(run, student, bank, cache, folder),
+            held_out=held_out_of(held_out, student, run.recipe),
+        ),
+        save=lambda module: _save(module, student, run, cache, result),
     )
     return run_stage(run, stage)
+
+
+def _settings(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) -> dict[str, object]:
+    return {
+        **run.settings(),
+        **student.identity(),
+        "verbalizers": verbalizers_fingerprint(bank),
+        "cache": cache.manifest.model_dump(mode="json"),
+        "interaction": run.recipe.interaction.decisive(),
+    }
+
+
+class RestingVerbalizers(TrainerCallback):
+    """Lets verbalizers rest once taps no longer count: AdamW's momentum would still move them.
+
+    Several processes compute the taps all the same, and give them gradients of 0.
+    """
+
+    def __init__(self, module: Interaction) -> None:
+        self.module = module
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """Take the gradients away, as a single process has none."""
+        if not self.module.inner_weight():
+            self.module.bank.zero_grad(set_to_none=True)
+
+
+def _save(module: Interaction, student: Backbone, run: Run, cache: Cache, folder: Path) -> None:
+    """Save the merged student with its card, and its verbalizers as exits."""
+    learned = module.learned()
+    save_model(learned, run.recipe.student, folder, card_of(run, cache, learned.config))
+    keep_exits(module.bank, student, learned, folder)
 
 
 def _start(
@@ -73,12 +112,13 @@ def _start(
         module=module,
         dataset=IndexedConversations(run.data),
         collate=batches,
-        order=recorded_order(cache, settings, folder, run.left_out.unreadable),
+        order=recorded_order(cache, settings, folder, run.left_out.unknown_to_cache),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
-        callbacks=run.callbacks,
+        callbacks=(*run.callbacks, RestingVerbalizers(module)),
         learning_rate=rate,
         other_rates={"bank.": verbalizer_rate},
         other_norms={} if norm is None else {"bank.": norm},
         autocast=student.autocast,
         start_method=batches.start_method,
+        guards_samples=True,
     )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from vlsi_cache.errors import StageError
 from vlsi_cache.matching import Match, match_layers, validate_reach
@@ -94,13 +96,13 @@ class Interaction(StageModule):
             targets: ``[N, L_t + 1, S]``, the teacher's taps, its final output last.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
-        if PartialState().num_processes == 1:  # several stop together, between two steps
-            self._validate_divergences()
         self.seed_draws()
+        if self.settings.inner_schedule is not None and self.settings.inner != "none":
+            self.observe("inner_weight", torch.full((), self.inner_weight(), device=labels.device))
         head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
         states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
         output = self._output_loss(final, head, targets, labels)
-        weight, inner = self._inner_weight(), {}
+        weight, inner = self.inner_weight(), {}
         if weight or PartialState().num_processes > 1:  # they step together, so all or none compute
             reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
             num_samples = len(inputs["input_ids"])
@@ -114,7 +116,7 @@ class Interaction(StageModule):
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         return {"loss": torch.stack(sums + weighted).sum() / count}
 
-    def _inner_weight(self) -> float:
+    def inner_weight(self) -> float:
         """Return the weight of every tap's loss at this point of the stage."""
         settings, schedule = self.settings, self.settings.inner_schedule
         weight = settings.inner_weight
@@ -198,21 +200,12 @@ class Interaction(StageModule):
         self.teacher_taps = self.teacher_taps.to(device)
         self.generator = torch.Generator(device=device)
 
-    def _validate_divergences(self) -> None:
-        """Refuse divergences that cannot be compared.
-
-        Raises:
-            StageError: a divergence is NaN or infinite.
-        """
-        problem = self.find_problem()
-        if problem is not None:
-            raise problem
+    def is_unsound(self) -> Tensor | None:
+        """Return whether divergences cannot be compared, 0-d, without waiting for the device."""
+        return None if self._unsound is None else self._unsound.any()
 
     def find_problem(self) -> StageError | None:
-        """Find divergences that cannot be compared: they would match the first teacher tap.
-
-        On an accelerator the batch before is looked at, so that the device is not waited for.
-        """
+        """Find divergences that cannot be compared: they would match the first teacher tap."""
         unsound, self._unsound = self._unsound, None
         if unsound is None or not unsound.any():
             return None
@@ -230,12 +223,7 @@ class Interaction(StageModule):
         )
 
     def collect(self) -> dict[str, tuple[Tensor, int]]:
-        """Return sums and counts of what was observed since the last call.
-
-        Raises:
-            StageError: a divergence of the last batch is NaN or infinite.
-        """
-        self._validate_divergences()
+        """Return sums and counts of what was observed since the last call."""
         observed = super().collect()
         total, count = observed.get("gradient_cosine", (torch.zeros(()), 1))
         if float(total) < 0 and not self._warned_of_opposing:
@@ -247,13 +235,13 @@ class Interaction(StageModule):
             )
         return observed
 
-    def learned(self) -> nn.Module:
+    def learned(self) -> PreTrainedModel:
         """Return the student's own model, the adapters merged into its weights, in float32."""
-        adapted = self.adapted.cpu().float()  # the sum is exact, and off the accelerator
-        if not isinstance(adapted, PeftModel):
-            return adapted
-        with phase("merging the adapters"):
-            merged: nn.Module = adapted.merge_and_unload()
+        adapted: Any = self.adapted.cpu().float()  # the sum is exact, and off the accelerator
+        if isinstance(adapted, PeftModel):
+            with phase("merging the adapters"):
+                adapted = adapted.merge_and_unload()
+        merged: PreTrainedModel = adapted
         return merged
 
     def _compare(
@@ -272,8 +260,6 @@ class Interaction(StageModule):
         if self._unsound is None:
             self._unsound, self._unsound_step = unsound, self.step + 1
         self._unsound = self._unsound | unsound
-        if means.device.type == "cpu" and PartialState().num_processes == 1:
-            self._validate_divergences()
         matching = self.settings.matching
         if matching.granularity == "sample":
             means_per_sample = _means_per_sample(divergence, token_samples, num_samples)

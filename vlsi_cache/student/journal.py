@@ -4,41 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from vlsi_cache.errors import StageError
-from vlsi_cache.files import write_whole
+from vlsi_cache.stagefiles import JOURNAL_FILE, JournalLine
+from vlsi_cache.training.folders.lines import keep_lines
 
-__all__ = ["JOURNAL_FILE", "JournalLine", "MatchingJournal"]
-
-JOURNAL_FILE: Final = "matching.jsonl"
-
-
-class JournalLine(BaseModel):
-    """Means over the micro-batches since the line before. Rows are student taps."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    step: int
-    """Optimizer step after which the line was written."""
-    student_taps: list[int]
-    """Blocks of the student, in the order of the rows."""
-    teacher_taps: list[int]
-    """Blocks of the teacher, in the order of the columns."""
-    share: list[list[float]]
-    """Mean share of each teacher tap in a student tap's loss. A drawn matching gives all of it to
-    one teacher tap, so the mean is how often that tap was drawn. Rows sum to 1."""
-    divergence: list[list[float]]
-    """Mean divergence of all pairs, matched or not, in nats (`l2`: without a unit)."""
-    choice: list[float] | None = None
-    """How often each student tap had several candidates. It is null for strategies without a
-    temperature."""
-    temperature: list[float | None] | None = None
-    """Mean temperature of each student tap's softmax over several candidates. It is null where a
-    tap never had several, and for strategies without a temperature."""
+__all__ = ["MatchingJournal"]
 
 
 class MatchingJournal:
@@ -63,25 +35,7 @@ class MatchingJournal:
         Raises:
             StageError: a line is damaged, and not by an interruption: that tears only the last.
         """
-        if not self.path.exists():
-            return
-        kept = []
-        texts = self.path.read_bytes().rstrip(b"\0\n").split(b"\n")
-        for number, text in enumerate(texts, start=1):
-            try:
-                line = JournalLine.model_validate_json(text)
-            except ValueError as error:
-                if number == len(texts):
-                    break
-                raise StageError(
-                    f"line {number} of the journal is damaged",
-                    where=self.path,
-                    mend="Move the file elsewhere. The stage then goes on, with a new journal",
-                ) from error
-            if line.step > step:
-                break
-            kept.append(text.decode() + "\n")
-        write_whole(self.path, "".join(kept))
+        keep_lines(self.path, JournalLine, step)
 
     def append(self, step: int, tables: Mapping[str, Tensor]) -> None:
         """Write the means of the tables that the interaction observed since the last line."""

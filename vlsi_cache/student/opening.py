@@ -16,6 +16,7 @@ from vlsi_cache.training.processes import from_main_process
 __all__ = [
     "open_cache_of",
     "open_matching_cache",
+    "open_record",
     "recorded_failures",
     "wait_for_cache",
 ]
@@ -99,7 +100,17 @@ def open_cache_of(run: Run) -> Cache:
         CacheError: there is no cache.
         CacheMismatchError: the cache was made for other data.
     """
-    cache = open_cache(run.recipe.cache_path)
+    return open_record(run.recipe.cache_path, run)
+
+
+def open_record(path: str | Path, run: Run) -> Cache:
+    """Open a cache of a run's data to compare a model with it; it may be incomplete.
+
+    Raises:
+        CacheError: there is no cache.
+        CacheMismatchError: the cache was made for other data.
+    """
+    cache = open_cache(path)
     validate_data(cache, run)
     _warn_without_draws(cache)
     return cache

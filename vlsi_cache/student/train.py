@@ -15,9 +15,12 @@ from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import Cache, open_cache
 from vlsi_cache.student.checks import training_checks, validate_student
 from vlsi_cache.student.finetuning import finetune
+from vlsi_cache.student.held_out import HeldOutSamples
+from vlsi_cache.student.holding_out import find_held_out
 from vlsi_cache.student.interaction import interact
 from vlsi_cache.student.opening import open_matching_cache, recorded_failures
-from vlsi_cache.training import Run, begin_run, find_left_out, without_other_bars
+from vlsi_cache.student.selection import with_selection
+from vlsi_cache.training import Run, advising, begin_run, find_left_out, without_other_bars
 from vlsi_cache.training.sharding import hidden_from_libraries, is_sharded
 from vlsi_cache.verbalizer import build_verbalizers, find_verbalizers, load_verbalizers
 
@@ -42,7 +45,7 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
     run = begin_run(recipe, "student", callbacks, training_checks(recipe))
-    with hidden_from_libraries():
+    with hidden_from_libraries(), advising():
         result = _run_stages(run)
     report_changed_samples()
     run.remind()
@@ -55,17 +58,22 @@ def _run_stages(run: Run) -> Path:
     result = None
     cache = open_matching_cache(run) if recipe.reads_cache else None
     run = _leave_out(run, cache)
+    held_out = find_held_out(run, cache)
+    if held_out is not None:
+        run = run.holding_out(held_out.left_out)
+    run = with_selection(run)
     if cache is not None and "interaction" in stages:
-        result = _distil(run, cache)
+        result = _distil(run, cache, held_out)
     elif "verbalization" in stages:
         result = _verbalize(run)
     if "finetuning" in stages:
         gc.collect()  # the adapted student's hooks and modules refer to one another
         if cache is not None and recipe.interaction.follow:  # its failures are all known only now
             cache = open_cache(recipe.cache_path)
-            run = _leave_out(run, cache)
+            run = _leave_out(run, cache).holding_out(run.left_out.held_out)
         source = result if "interaction" in stages else None
-        result = finetune(run, source, cache if recipe.finetuning.record_weight else None)
+        record = cache if recipe.finetuning.record_weight else None
+        result = finetune(run, source, record, held_out, learned_from=cache)
     assert result is not None  # a recipe names at least one stage
     return result
 
@@ -78,7 +86,7 @@ def _leave_out(run: Run, cache: Cache | None) -> Run:
     return replace(run, left_out=found)
 
 
-def _distil(run: Run, cache: Cache) -> Path:
+def _distil(run: Run, cache: Cache, held_out: HeldOutSamples | None) -> Path:
     """Run verbalization where taps are compared, then interaction."""
     recipe = run.recipe
     student = _load_student(run)
@@ -93,7 +101,7 @@ def _distil(run: Run, cache: Cache) -> Path:
             gc.collect()
             student = _load_student(run)
         bank = load_verbalizers(folder, student.decoder, fingerprint=student.fingerprint)
-    return interact(run, student, bank, cache)
+    return interact(run, student, bank, cache, held_out)
 
 
 def _verbalize(run: Run) -> Path:

@@ -10,11 +10,11 @@ from accelerate import PartialState
 from vlsi_cache.errors import RecipeError
 from vlsi_cache.manifest import MAX_POOL, MAX_TOP, OUTPUT_TAP, Sampling
 from vlsi_cache.models import preview_model
-from vlsi_cache.recipe import Recipe
+from vlsi_cache.recipe import Recipe, validate_trackers
 from vlsi_cache.store import validate_beginnable
 from vlsi_cache.verbalizer import preview_taps
 
-__all__ = ["dump_checks", "validate_entries"]
+__all__ = ["dump_checks", "sampling_of", "validate_entries"]
 
 
 def dump_checks(recipe: Recipe) -> list[Callable[[], object]]:
@@ -23,7 +23,14 @@ def dump_checks(recipe: Recipe) -> list[Callable[[], object]]:
         lambda: _validate_launch(recipe),
         lambda: _validate_teacher(recipe),
         lambda: _validate_cache_settings(recipe),
+        lambda: validate_trackers(recipe),
     ]
+
+
+def sampling_of(recipe: Recipe) -> Sampling:
+    """Return what a recipe keeps of each distribution, as a manifest says it."""
+    settings = recipe.cache
+    return Sampling(k=settings.k, m=settings.m, seed=recipe.seed, drawn_from=settings.drawn_from)
 
 
 def validate_entries(recipe: Recipe, where: str, *, vocab_size: int, num_taps: int) -> None:
@@ -48,7 +55,10 @@ def validate_entries(recipe: Recipe, where: str, *, vocab_size: int, num_taps: i
             found=f"{k} + {m}",
             mend="Lower cache.k or cache.m",
         )
-    for name, each, most in (("m", m, MAX_POOL), ("k", k, MAX_TOP)):
+    bounds = [("m", m, MAX_POOL), ("k", k, MAX_TOP)]
+    if recipe.cache.drawn_from == "whole":
+        bounds.append(("k + cache.m", k + m, MAX_POOL))
+    for name, each, most in bounds:
         if each * num_taps > most:
             raise RecipeError(
                 "more entries per token, at all taps together, than the format holds",
@@ -101,7 +111,7 @@ def _validate_teacher(recipe: Recipe) -> None:
 
 def _validate_cache_settings(recipe: Recipe) -> None:
     known: dict[str, object] = {
-        "sampling": Sampling(k=recipe.cache.k, m=recipe.cache.m, seed=recipe.seed),
+        "sampling": sampling_of(recipe),
         "samples_per_shard": recipe.cache.samples_per_shard,
         "processor_options": recipe.teacher.processor,
     }

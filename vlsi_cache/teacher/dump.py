@@ -18,7 +18,7 @@ from vlsi_cache.teacher.filling import DumpProgress, fill_cache
 from vlsi_cache.teacher.identity import begin_dump, validate_cache_folder
 from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
-from vlsi_cache.training import Run, begin_run, find_left_out, without_other_bars
+from vlsi_cache.training import Run, advising, begin_run, find_left_out, without_other_bars
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
 from vlsi_cache.verbalizer import obtain_verbalizers
 
@@ -49,8 +49,9 @@ def dump_teacher(
     run = begin_run(recipe, "teacher", checks=dump_checks(recipe))
     validate_cache_folder(run)
     teacher = load_backbone(recipe.teacher, "teacher", run.device)
-    reads, writer = _begin(run, teacher)
-    fill_cache(run, reads, writer, partition or Partition(), on_progress or (lambda _: None))
+    with advising():
+        reads, writer = _begin(run, teacher)
+        fill_cache(run, reads, writer, partition or Partition(), on_progress or (lambda _: None))
     report_changed_samples()
     run.remind()
     wait_for_everyone()

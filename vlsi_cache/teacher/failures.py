@@ -57,6 +57,7 @@ def failed_record(sample_id: str, key: str, reason: str, manifest: CacheManifest
             top_log_probs=np.empty((*leading, sampling.k), np.float32),
             entropy=np.empty(leading, np.float32),
             label_log_prob=np.empty(leading, np.float32),
+            drawn_from=sampling.drawn_from,
         ),
         failure=reason,
     )

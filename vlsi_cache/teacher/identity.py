@@ -12,14 +12,13 @@ from vlsi_cache.manifest import (
     OUTPUT_TAP,
     CacheManifest,
     DatasetIdentity,
-    Sampling,
     TeacherIdentity,
     TokenizerIdentity,
 )
 from vlsi_cache.models import Backbone, chat_template_hash, tokenizer_of, vocabulary_hash
 from vlsi_cache.sampling import TapRecorder, remembered_order
 from vlsi_cache.store import CacheWriter, create_cache, validate_beginnable
-from vlsi_cache.teacher.checks import validate_entries
+from vlsi_cache.teacher.checks import sampling_of, validate_entries
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
@@ -55,13 +54,16 @@ def begin_dump(
         RecipeError: ``cache.k`` or ``cache.m`` is too large.
         CacheMismatchError: the cache there was begun with other settings.
     """
-    settings = run.recipe.cache
     num_taps = len(bank.taps) + 1
     validate_entries(run.recipe, teacher.name, vocab_size=teacher.vocab_size, num_taps=num_taps)
     manifest = _manifest(run, teacher, bank)
     head = teacher.head
-    order = remembered_order(head.weight, run.recipe.output) if not settings.k else None
-    recorder = TapRecorder(head, k=settings.k, m=settings.m, order=order)
+    sampling = manifest.sampling
+    of_whole = not sampling.k or sampling.drawn_from == "whole"
+    order = remembered_order(head.weight, run.recipe.output) if of_whole else None
+    recorder = TapRecorder(
+        head, k=sampling.k, m=sampling.m, drawn_from=sampling.drawn_from, order=order
+    )
     with PartialState().main_process_first():  # only one may publish the processor
         writer = create_cache(run.recipe.cache_path, manifest, processor)
     if teacher.autocast:  # as they were trained; the fingerprint above is of the float32 weights
@@ -71,7 +73,9 @@ def begin_dump(
 
 def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifest:
     model = teacher.decoder.model
+    sampling = sampling_of(run.recipe)
     return CacheManifest(
+        format_version=sampling.format_version,
         vlsi_cache_version=version("vlsi-cache"),
         teacher=TeacherIdentity(
             name=teacher.name,
@@ -90,15 +94,11 @@ def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifes
         processor_options=run.recipe.teacher.processor,
         dataset=_dataset_identity(run),
         taps=(*bank.taps, OUTPUT_TAP),
-        sampling=_sampling(run),
+        sampling=sampling,
         samples_per_shard=run.recipe.cache.samples_per_shard,
         batch_size=run.recipe.cache.batch_size,
         dtype=str(model.dtype).removeprefix("torch."),
     )
-
-
-def _sampling(run: Run) -> Sampling:
-    return Sampling(k=run.recipe.cache.k, m=run.recipe.cache.m, seed=run.recipe.seed)
 
 
 def _dataset_identity(run: Run) -> DatasetIdentity:

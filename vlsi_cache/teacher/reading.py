@@ -46,7 +46,8 @@ class TeacherPass:
             batch: a batch of ``TokenBatches``, on the backbone's device. Processes that hold one
                 teacher together read the same batch. Each records a slice of its tokens, and all
                 return the whole.
-            uniforms: ``[N, L_t + 1]`` float64 in [0, 1), one random number per token and tap.
+            uniforms: ``[N, L_t + 1, num_uniforms]`` float64 in [0, 1), for each token and tap as
+                many random numbers as the recorder takes.
         """
         decoder = self.backbone.decoder
         positions = batch["positions"]
@@ -78,9 +79,10 @@ class TeacherPass:
             keys: id and content key of each sample.
         """
         counts = np.bincount(batch["token_samples"].numpy(), minlength=len(keys))
+        each = self.recorder.num_uniforms
         uniforms = np.concatenate(
             [
-                record_uniforms(self.seed, key, int(count), len(self.bank.taps) + 1)
+                record_uniforms(self.seed, key, int(count), len(self.bank.taps) + 1, each)
                 for (_, key), count in zip(keys, counts, strict=True)
             ]
         )
@@ -117,15 +119,15 @@ class TeacherPass:
         )
 
 
-def record_uniforms(seed: int, key: str, num_tokens: int, num_taps: int) -> Floats:
-    """Return the random numbers behind a sample's record, ``[N, L]`` float64 in [0, 1).
+def record_uniforms(seed: int, key: str, *shape: int) -> Floats:
+    """Return the random numbers behind a sample's record, float64 in [0, 1).
 
     They follow from the seed and the sample's content alone. So a resumed pass, or one with other
     partitions, draws the same tokens.
     """
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-    return generator.random((num_tokens, num_taps))
+    return generator.random(shape)
 
 
 def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

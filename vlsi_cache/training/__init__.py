@@ -1,5 +1,6 @@
 """The engine: trains a module through one stage; knows no teacher, student or cache."""
 
+from vlsi_cache.training.advice import advising
 from vlsi_cache.training.engine import run_stage
 from vlsi_cache.training.folders.checkpoints import save_model
 from vlsi_cache.training.folders.stage_folder import StageFolder
@@ -12,8 +13,9 @@ from vlsi_cache.training.loop.rates import (
 )
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.quiet import without_other_bars
-from vlsi_cache.training.run import LeftOut, Run, begin_run
+from vlsi_cache.training.run import LeftOut, Run, begin_run, prepare_data
 from vlsi_cache.training.samples.budget import collate_pieces, padded_tokens, row_lengths
+from vlsi_cache.training.samples.heldout import HeldOut
 from vlsi_cache.training.samples.loader import make_loader, or_raise
 from vlsi_cache.training.samples.memory import TokenBound, is_out_of_memory, release_memory
 from vlsi_cache.training.samples.order import (
@@ -27,6 +29,7 @@ from vlsi_cache.training.stage import Journal, Stage, Training
 
 __all__ = [
     "GroupOrder",
+    "HeldOut",
     "Indices",
     "Journal",
     "LeftOut",
@@ -38,6 +41,7 @@ __all__ = [
     "StageModule",
     "TokenBound",
     "Training",
+    "advising",
     "begin_run",
     "collate_pieces",
     "find_left_out",
@@ -49,6 +53,7 @@ __all__ = [
     "or_raise",
     "padded_tokens",
     "plain_order",
+    "prepare_data",
     "reason_of",
     "release_memory",
     "row_lengths",

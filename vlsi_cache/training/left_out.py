@@ -52,7 +52,7 @@ class UnreadableSamples(BaseModel):
 
 
 def find_left_out(
-    run: Run, section: ModelSection, failed: Mapping[int, str], workers: int
+    run: Run, section: ModelSection, failed: Mapping[int, str], workers: int, name: str = ""
 ) -> LeftOut:
     """Find the samples that all stages of a command leave out.
 
@@ -64,11 +64,12 @@ def find_left_out(
         section: the recipe's ``teacher`` or ``student``: the model that reads the samples.
         failed: index → reason of the samples that the cache records as failed.
         workers: processes that look for samples to leave out.
+        name: name of the data, if it is not the run's own.
 
     Raises:
         StageError: no sample remains, or too many in a row cannot be read.
     """
-    unreadable = _find_unreadable(run, section, workers) if run.recipe.skips_failures else {}
+    unreadable = _find_unreadable(run, section, workers, name) if run.recipe.skips_failures else {}
     found = LeftOut(failed, unreadable)
     if len(found.indices) == len(run.data):
         raise StageError(
@@ -80,7 +81,7 @@ def find_left_out(
     return found
 
 
-def _find_unreadable(run: Run, section: ModelSection, workers: int) -> dict[int, str]:
+def _find_unreadable(run: Run, section: ModelSection, workers: int, name: str) -> dict[int, str]:
     """Return index → reason of the samples that the model cannot read."""
     encoder = encoder_of(section, run.recipe.data)
     settings = {
@@ -91,7 +92,7 @@ def _find_unreadable(run: Run, section: ModelSection, workers: int) -> dict[int,
         "processor": section.processor,
         "max_pixels_per_image": run.recipe.data.max_pixels_per_image,
     }
-    path = run.recipe.output / f"unreadable-{run.role}.json"
+    path = run.recipe.output / f"unreadable-{name or run.role}.json"
     known = from_main_process(_read(path, settings))
     if known is None:
         known = _look(run, encoder, workers)

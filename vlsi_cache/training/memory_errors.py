@@ -36,10 +36,12 @@ def plain_memory_errors(stage: Stage[Any]) -> Iterator[None]:
 def _mend(stage: Stage[Any]) -> str:
     schedule = stage.schedule
     ways = [] if schedule.gradient_checkpointing else ["set gradient_checkpointing: true"]
-    if schedule.batch_tokens is not None:
+    if schedule.batch_tokens is not None and not schedule.bound_decides:
         ways.append("lower batch_tokens")
     going_on = f"To go on from the last checkpoint, {' or '.join(ways)}. " if ways else ""
     bound = "batch_tokens, or " if schedule.batch_tokens is None else ""
+    if schedule.bound_decides:
+        bound = "fewer batch_tokens, or "
     return (
         f"{going_on}To begin again, delete the folder, and give the stage {bound}a smaller "
         "batch_size with as much more gradient_accumulation"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from vlsi_cache.errors import VlsiCacheError
-from vlsi_cache.models import Decoder, Head
+from vlsi_cache.models import Decoder, Head, run_backbone
+from vlsi_cache.objectives import SparseTargets, candidate_divergences, label_targets
 
 __all__ = ["StageModule"]
 
@@ -22,6 +26,8 @@ class StageModule(nn.Module):
 
     decoder: Decoder
     """View of the model inside."""
+    vocab_size: int
+    """Rows of the head that are real tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,6 +38,8 @@ class StageModule(nn.Module):
         """Part of the stage's steps that are done, from 0 to 1."""
         self.step = 0
         """Optimizer steps that are done."""
+        self.tokens_seen = 0
+        """Response tokens of all processes, since this command began."""
         self._observed: dict[str, tuple[Tensor, int]] = {}
         self._head_places: dict[str, tuple[nn.Module, str]] = {}
 
@@ -46,9 +54,53 @@ class StageModule(nn.Module):
             total = total + value
         self._observed[name] = (total, count + self.batch_weight)
 
-    def find_problem(self) -> VlsiCacheError | None:
-        """Return what the forward has found wrong since the last call, for all to stop together."""
+    def measure(
+        self,
+        inputs: Mapping[str, Tensor],
+        positions: Tensor,
+        labels: Tensor,
+        targets: SparseTargets | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the figures of every response token at the output, ``[N]`` nats each.
+
+        Args:
+            inputs: the model's own inputs.
+            positions: ``[N]`` long, flat positions that predict the response tokens.
+            labels: ``[N]`` long, the response tokens.
+            targets: ``[N, L_t + 1, S]``, the teacher's taps, its output last, if there are any.
+
+        Returns:
+            ``loss``, the cross-entropy to the labels. With targets also ``divergence``,
+            KL(teacher ‖ model).
+        """
+        _, final = run_backbone(self.decoder, (), inputs, positions)
+        head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
+        wanted = {"loss": label_targets(labels)}
+        if targets is not None:
+            wanted["divergence"] = targets.candidate(-1)
+        return {
+            name: candidate_divergences(final, head, one).values[:, 0]
+            for name, one in wanted.items()
+        }
+
+    def is_unsound(self) -> Tensor | None:
+        """Return whether a forward met what is not finite, 0-d, beside its loss; None if not known.
+
+        The device is not waited for.
+        """
         return None
+
+    def find_problem(self) -> VlsiCacheError | None:
+        """Return what the forwards have met that is not finite, and forget it."""
+        return None
+
+    def restore(self, observed: Mapping[str, tuple[Tensor, int]]) -> None:
+        """Go back to what was observed before."""
+        self._observed = dict(observed)
+
+    def observed(self) -> dict[str, tuple[Tensor, int]]:
+        """Return sums and counts of what was observed so far, to go back to."""
+        return dict(self._observed)
 
     def collect(self) -> dict[str, tuple[Tensor, int]]:
         """Return sums and counts of what was observed since the last call."""
@@ -112,6 +164,7 @@ class StageModule(nn.Module):
         The decoder's own head still names the weights from before. They are emptied, so that
         nobody reads them, and their memory is free.
         """
+        register_fsdp_forward_method(self, "measure")  # it gathers weights, as the forward does
         for value in (self.decoder.head.weight, self.decoder.head.bias):
             if value is not None:
                 value.data = value.data.new_empty(0, *value.shape[1:])

@@ -17,6 +17,7 @@ from vlsi_cache.errors import RecipeError, StageError, VlsiCacheError, first_lin
 from vlsi_cache.training.folders.writing import plain_write_errors
 
 __all__ = [
+    "found_by_main_process",
     "from_main_process",
     "gathered",
     "gathered_numbers",
@@ -170,6 +171,17 @@ def from_main_process(value: T) -> T:
     """Return the main process's value in every process; all of them must call it."""
     received: T = broadcast_object_list([value], from_process=0)[0]
     return received
+
+
+def found_by_main_process(find: Callable[[], T]) -> T:
+    """Return what the main process alone looks up. If it fails, all processes do.
+
+    Raises:
+        VlsiCacheError: the main process failed.
+    """
+    found: list[T] = []
+    on_main_process(lambda: found.append(find()))
+    return from_main_process(found)[0]
 
 
 def gathered(items: Sequence[T]) -> list[T]:

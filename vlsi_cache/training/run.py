@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +18,13 @@ from transformers import TrainerCallback
 from vlsi_cache.data import ConversationDataset, DataFindings, load_data
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe, validate_together, warn_idle_settings
+from vlsi_cache.training.advice import advising
 from vlsi_cache.training.launch import asked_sharding, validate_launch, validate_precision
 from vlsi_cache.training.preflight import validate_output
 from vlsi_cache.training.processes import from_main_process, on_main_process, resolve_device
 from vlsi_cache.training.sharding import FsdpOptions
 
-__all__ = ["LeftOut", "Run", "begin_run"]
+__all__ = ["LeftOut", "Run", "begin_run", "prepare_data"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +37,20 @@ class LeftOut:
     """Index → reason, where the cache records a failure."""
     unreadable: Mapping[int, str] = field(default_factory=dict)
     """Index → reason, where the command's own model cannot read the sample."""
+    unchosen: Sequence[int] = ()
+    """Indices of the samples that ``data.select`` does not choose."""
+    held_out: frozenset[int] = frozenset()
+    """Samples that a student is measured on."""
 
     @property
     def indices(self) -> list[int]:
         """All of them, ascending."""
-        return sorted({*self.failed, *self.unreadable})
+        return sorted({*self.failed, *self.unknown_to_cache})
+
+    @property
+    def unknown_to_cache(self) -> list[int]:
+        """Those that are no failures of the cache, ascending."""
+        return sorted({*self.unreadable, *self.held_out, *self.unchosen})
 
     def reasons(self, role: str) -> str:
         """Return how many failed where, with the first reason.
@@ -52,6 +64,10 @@ class LeftOut:
         if self.unreadable:
             reason = next(iter(self.unreadable.values()))
             clauses.append(f"{len(self.unreadable)} cannot be read by the {role}: {reason}")
+        if self.held_out:
+            clauses.append(f"{len(self.held_out)} are held out")
+        if self.unchosen:
+            clauses.append(f"{len(self.unchosen)} are not chosen by data.select")
         return ", and ".join(clauses)
 
 
@@ -75,6 +91,10 @@ class Run:
     """How weights are sharded over the processes; each process holds all of them if None."""
     reminders: list[str] = field(default_factory=list)
     """Warnings that the command repeats at its end, where they are not scrolled away."""
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    """What ``data.select`` asks for and what it has chosen, as JSON values; empty without it."""
+    figures: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    """Name of each stage that has trained here → its last metrics. The main process has them."""
     lengths: list[NDArray[np.int64]] = field(default_factory=list)
     """About how many tokens each sample has, once ``sample_lengths`` has measured it."""
 
@@ -82,6 +102,10 @@ class Run:
     def place(self) -> torch.device:
         """Where models are loaded: one that is to be sharded may be too large for the device."""
         return self.device if self.sharding is None else torch.device("cpu")
+
+    def holding_out(self, indices: Iterable[int]) -> Run:
+        """Return the run with samples that no stage learns from."""
+        return replace(self, left_out=replace(self.left_out, held_out=frozenset(indices)))
 
     def report_left_out(self, stage: str) -> None:
         """Log how many samples a stage leaves out, on the main process."""
@@ -111,7 +135,17 @@ class Run:
             "data": self.fingerprint(),
             "max_length": self.recipe.data.max_length,
             "seed": self.recipe.seed,
+            **({"select": dict(self.selection)} if self.selection else {}),
+            **self._held_out_settings(),
         }
+
+    def _held_out_settings(self) -> dict[str, Any]:
+        """Return which samples are held out, if any are."""
+        held_out = sorted(self.left_out.held_out)
+        if not held_out:
+            return {}
+        digest = hashlib.sha256(json.dumps(held_out).encode()).hexdigest()
+        return {"held_out": {"num_samples": len(held_out), "samples": digest[:16]}}
 
 
 def begin_run(
@@ -147,15 +181,24 @@ def begin_run(
         checks = [lambda: validate_output(recipe.output), *checks]
         validate_together([join, lambda: opened.append(load_data(recipe.data)), *checks])
     (device, sharding), data = joined[0], opened[0]
-    _prepare(data, skip=recipe.skips_failures)
+    prepare_data(data, skip=recipe.skips_failures)
     return Run(recipe, device, data, callbacks, role, sharding=sharding)
 
 
-def _prepare(data: ConversationDataset, *, skip: bool) -> None:
-    """Validate the data in the main process, for all of them."""
+def prepare_data(data: ConversationDataset, *, skip: bool) -> None:
+    """Validate the data in the main process, for all of them.
+
+    Args:
+        data: what was opened.
+        skip: whether rows that are not sound are left out later.
+
+    Raises:
+        DataError: a row is not a conversation and not to be skipped.
+    """
     # with skip, a row that is not sound fails later, like one that cannot be encoded
     found: list[DataFindings | None] = [None]
-    on_main_process(lambda: found.insert(0, data.prepare(skip=skip)))
+    with advising():
+        on_main_process(lambda: found.insert(0, data.prepare(skip=skip)))
     shared = from_main_process(found[0])
     assert shared is not None  # or the main process has raised, and so have all
     data.adopt(shared)

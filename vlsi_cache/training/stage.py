@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from vlsi_cache.recipe import Schedule
 from vlsi_cache.training.module import StageModule
+from vlsi_cache.training.samples.heldout import HeldOut
 from vlsi_cache.training.samples.loader import SizedDataset
 from vlsi_cache.training.samples.order import SampleOrder
 
@@ -65,6 +66,10 @@ class Training(Generic[M]):
     """Whether all processes read the same batches, and each computes a part of the loss."""
     start_method: str | None = None
     """How workers start; Python's default if None."""
+    guards_samples: bool = False
+    """Whether a step goes on without samples whose loss or gradient is not finite."""
+    held_out: HeldOut | None = None
+    """The samples on which the module is measured, if any."""
 
     def rate(self) -> float:
         """Return the peak learning rate where the schedule names none."""

@@ -8,19 +8,33 @@ from vlsi_cache.verbalizer.checkpoint import (
     verbalizers_fingerprint,
 )
 from vlsi_cache.verbalizer.early import preview_taps
-from vlsi_cache.verbalizer.structures import BlockVerbalizer, GatedVerbalizer, LinearVerbalizer
+from vlsi_cache.verbalizer.exits import Exits, load_exits
+from vlsi_cache.verbalizer.export import export_exits
+from vlsi_cache.verbalizer.keeping import carry_exits, keep_exits
+from vlsi_cache.verbalizer.structures import (
+    BlockVerbalizer,
+    GatedVerbalizer,
+    LensVerbalizer,
+    LinearVerbalizer,
+)
 from vlsi_cache.verbalizer.training import find_verbalizers, obtain_verbalizers
 from vlsi_cache.verbalizer.verbalization import Verbalization
 
 __all__ = [
     "BlockVerbalizer",
+    "Exits",
     "GatedVerbalizer",
+    "LensVerbalizer",
     "LinearVerbalizer",
     "Verbalization",
     "VerbalizerBank",
     "VerbalizerConfig",
     "build_verbalizers",
+    "carry_exits",
+    "export_exits",
     "find_verbalizers",
+    "keep_exits",
+    "load_exits",
     "load_verbalizers",
     "obtain_verbalizers",
     "preview_taps",

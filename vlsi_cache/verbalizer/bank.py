@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import Decoder, TapState, device_of, is_plain, text_config
 from vlsi_cache.recipe import VerbalizerSection
-from vlsi_cache.verbalizer.structures import BlockVerbalizer, GatedVerbalizer, LinearVerbalizer
+from vlsi_cache.verbalizer.structures import (
+    BlockVerbalizer,
+    GatedVerbalizer,
+    LensVerbalizer,
+    LinearVerbalizer,
+)
 
 __all__ = ["VerbalizerBank", "build_verbalizers"]
 
@@ -42,7 +47,9 @@ class VerbalizerBank(nn.Module):
         return tuple(sorted(int(tap) for tap in self.layers))
 
     def units(self) -> list[nn.Module]:
-        """Return the structures, which run one after another."""
+        """Return the structures with weights, which run one after another."""
+        if not self.settings.trains:
+            return []
         layers = [layer for tap in self.taps for layer in self.layers[str(tap)].children()]
         return [*layers, *self.linear.values()]
 
@@ -142,8 +149,10 @@ def _zero_map(size: int) -> nn.Linear:
 
 
 def _build(decoder: Decoder, tap: int, settings: VerbalizerSection) -> nn.Module:
-    layer: LinearVerbalizer | GatedVerbalizer | BlockVerbalizer
-    if settings.structure == "mlp":
+    layer: LinearVerbalizer | GatedVerbalizer | BlockVerbalizer | LensVerbalizer
+    if settings.structure == "logit_lens":
+        layer = LensVerbalizer()
+    elif settings.structure == "mlp":
         layer = LinearVerbalizer(decoder.hidden_size)
     elif settings.structure == "verb_ffn":
         layer = GatedVerbalizer(decoder.hidden_size, decoder.hidden_size)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from safetensors import SafetensorError
@@ -16,16 +18,23 @@ from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
 
 __all__ = [
+    "OWNER",
     "VERBALIZERS_FILE",
+    "WEIGHTS_FILE",
     "VerbalizerConfig",
     "load_verbalizers",
     "read_config",
     "save_verbalizers",
     "verbalizers_fingerprint",
+    "write_config",
 ]
 
+logger = logging.getLogger(__name__)
+
 VERBALIZERS_FILE = "verbalizers.json"
-_WEIGHTS = "verbalizers.safetensors"
+WEIGHTS_FILE = "verbalizers.safetensors"
+OWNER: Final = ".."
+"""Name of the backbone in whose own folder the verbalizers lie: it may be moved and shared."""
 
 
 class VerbalizerConfig(BaseModel):
@@ -34,7 +43,8 @@ class VerbalizerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     backbone: str
-    """`from_pretrained` name or folder of the model they were trained on."""
+    """`from_pretrained` name or folder of the model they were trained on. `..` is the folder above,
+    where they lie inside their model's own."""
     backbone_fingerprint: str
     """SHA-256 over the backbone's weights (`models.weights_fingerprint`)."""
     hidden_size: int
@@ -43,6 +53,8 @@ class VerbalizerConfig(BaseModel):
     """0-based decoder block indices, ascending."""
     verbalizer: VerbalizerSection
     """Structure."""
+    stale: bool = False
+    """Whether the backbone was trained on after its verbalizers, which read what it was before."""
 
     @field_validator("verbalizer", mode="before")
     @classmethod
@@ -61,7 +73,7 @@ def save_verbalizers(bank: VerbalizerBank, folder: Path, backbone: Backbone) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().contiguous().cpu() for name, value in bank.state_dict().items()}
-    save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
+    save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = VerbalizerConfig(
         backbone=backbone.name,
         backbone_fingerprint=backbone.fingerprint,
@@ -69,10 +81,19 @@ def save_verbalizers(bank: VerbalizerBank, folder: Path, backbone: Backbone) -> 
         taps=list(bank.taps),
         verbalizer=bank.settings,
     )
-    # what began as the logit lens stays readable for versions that know nothing else
-    unnamed = {"verbalizer": {"start"}} if bank.settings.start == "logit_lens" else None
-    described = config.model_dump_json(indent=2, exclude=unnamed)
-    write_whole(folder / VERBALIZERS_FILE, described + "\n")
+    write_config(config, folder)
+
+
+def write_config(config: VerbalizerConfig, folder: Path) -> None:
+    """Write what a folder of verbalizers says of itself.
+
+    What is not asked for is left out, so that the file stays readable for versions that know
+    nothing of it.
+    """
+    unnamed: dict[str, Any] = {} if config.stale else {"stale": True}
+    if config.verbalizer.start == "logit_lens":
+        unnamed["verbalizer"] = {"start": True}
+    write_whole(folder / VERBALIZERS_FILE, config.model_dump_json(indent=2, exclude=unnamed) + "\n")
 
 
 def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> VerbalizerBank:
@@ -95,22 +116,33 @@ def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> Ver
             found=f"weights {config.backbone_fingerprint[:12]} ({config.backbone})",
             mend="Train verbalizers for this model, or name the model they were trained on",
         )
+    if config.stale:
+        logger.warning(
+            "%s: these verbalizers are older than their model, which was trained on after them. "
+            "New ones read it better (docs/exits.md)",
+            folder,
+        )
     taps = resolve_taps(config.taps, decoder.num_blocks, where=str(folder / VERBALIZERS_FILE))
     bank = build_verbalizers(decoder, taps, config.verbalizer, seed=0)
     try:
-        bank.load_state_dict(load_file(folder / _WEIGHTS))
+        bank.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(
             f"verbalizer weights cannot be used ({error})",
-            where=folder / _WEIGHTS,
+            where=folder / WEIGHTS_FILE,
             mend="Delete the folder to train them again",
         ) from error
     return bank
 
 
 def verbalizers_fingerprint(bank: VerbalizerBank) -> str:
-    """Return SHA-256 over every weight in float32, in the order of their names."""
+    """Return SHA-256 over every weight in float32, in the order of their names.
+
+    Verbalizers without weights are known by their taps.
+    """
     digest = hashlib.sha256()
+    if not bank.settings.trains:
+        digest.update(f"{bank.settings.structure} {bank.taps}".encode())
     for name, value in sorted(bank.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
@@ -125,12 +157,15 @@ def read_config(folder: Path) -> VerbalizerConfig:
     """
     path = folder / VERBALIZERS_FILE
     try:
-        return VerbalizerConfig.model_validate_json(path.read_bytes())
+        config = VerbalizerConfig.model_validate_json(path.read_bytes())
+        if config.backbone != OWNER:
+            return config
+        return config.model_copy(update={"backbone": str(folder.parent)})
     except FileNotFoundError:
         raise ModelError(
             "no trained verbalizers here",
             where=folder,
-            expected=f"a folder with {VERBALIZERS_FILE} and {_WEIGHTS}",
+            expected=f"a folder with {VERBALIZERS_FILE} and {WEIGHTS_FILE}",
             mend="Leave teacher.verbalizers (or student.verbalizers) out to train them",
         ) from None
     except OSError as error:

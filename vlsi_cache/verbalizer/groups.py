@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsi_cache.models import Backbone
+from vlsi_cache.stagefiles import METRICS_FILE
 from vlsi_cache.training import Run, Stage, StageFolder, run_stage
 from vlsi_cache.training.folders.stage_folder import one_job_at_a_time
 from vlsi_cache.training.processes import on_main_process
@@ -86,4 +87,7 @@ def _joined(banks: Iterable[VerbalizerBank]) -> VerbalizerBank:
 
 def _remove_groups(folder: Path) -> None:
     for group in folder.glob(_FOLDERS):
+        metrics = group / METRICS_FILE
+        if metrics.is_file():
+            metrics.replace(folder / f"{metrics.stem}-{group.name}{metrics.suffix}")
         shutil.rmtree(group, ignore_errors=True)

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from vlsi_cache.models import TapState
 
-__all__ = ["BlockVerbalizer", "GatedVerbalizer", "LinearVerbalizer", "PositionwiseVerbalizer"]
+__all__ = [
+    "BlockVerbalizer",
+    "GatedVerbalizer",
+    "LensVerbalizer",
+    "LinearVerbalizer",
+    "PositionwiseVerbalizer",
+]
 
 
 class PositionwiseVerbalizer(nn.Module, ABC):
@@ -92,6 +98,18 @@ class BlockVerbalizer(nn.Module):
         if residual:
             output = own.hidden + self.gate * (output - own.hidden)
         return output.flatten(0, 1)[positions].to(state.hidden.dtype)  # back to the backbone's
+
+
+class LensVerbalizer(nn.Module):
+    """``logit_lens``: the tap as it is. The backbone's own norm and head read it."""
+
+    def zero_last_map(self) -> None:
+        """Stay the identity."""
+
+    def forward(self, state: TapState, positions: Tensor, *, residual: bool) -> Tensor:
+        """Return the states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
+        assert residual  # or the recipe contradicts itself
+        return state.hidden.flatten(0, 1)[positions]
 
 
 def _cast_floating(state: TapState, dtype: torch.dtype) -> TapState:

@@ -26,12 +26,14 @@ from vlsi_cache.recipe import ModelSection, Schedule
 from vlsi_cache.training import (
     Run,
     Stage,
+    StageFolder,
     Training,
     fresh_rate,
     plain_order,
     run_stage,
     samples_per_step,
 )
+from vlsi_cache.training.folders.stage_folder import one_job_at_a_time
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
 from vlsi_cache.verbalizer.checkpoint import (
     VERBALIZERS_FILE,
@@ -80,6 +82,8 @@ def find_verbalizers(run: Run, section: ModelSection, backbone: Backbone, folder
 
 def early_settings(section: ModelSection) -> dict[str, Any]:
     """Return the settings of stage one that the recipe alone decides."""
+    if not section.verbalizer.trains:
+        return {"verbalizer": section.verbalizer.identity()}
     return {
         "verbalizer": section.verbalizer.identity(),
         "verbalization": section.verbalization.decisive(),
@@ -96,6 +100,8 @@ def _train(run: Run, section: ModelSection, backbone: Backbone, folder: Path) ->
     """Train all taps at once, or group after group."""
     taps = resolve_taps(section.taps, backbone.decoder.num_blocks, where=backbone.name)
     plan = _Plan(run, section, backbone, taps)
+    if not section.verbalizer.trains:
+        return _keep_lenses(plan, folder)
     size = section.verbalization.taps_at_once or len(taps)
     if size >= len(taps):
         return run_stage(run, plan.stage(taps, folder))
@@ -108,6 +114,19 @@ def _train(run: Run, section: ModelSection, backbone: Backbone, folder: Path) ->
     groups = [taps[start : start + size] for start in range(0, len(taps), size)]
     stages = [partial(plan.group_stage, group) for group in groups]
     return train_in_groups(run, backbone, folder, plan.settings(taps), stages)
+
+
+def _keep_lenses(plan: _Plan, folder: Path) -> Path:
+    """Write down verbalizers that have nothing to train."""
+    backbone, taps = plan.backbone, plan.taps
+    kept = StageFolder(folder, plan.settings(taps), folder / VERBALIZERS_FILE)
+    kept.validate_settings()
+    with one_job_at_a_time(folder):
+        if kept.enter():
+            bank = build_verbalizers(backbone.decoder, taps, plan.section.verbalizer, seed=0)
+            kept.finish(lambda: save_verbalizers(bank, folder, backbone))
+            logger.info("verbalization: a logit lens has nothing to train (%s)", folder)
+    return folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import platform
 import shutil
 import statistics
@@ -17,7 +16,7 @@ from typing import Any
 import click
 import torch
 import transformers
-from harness import in_fresh_process, machine, peak_extra_bytes
+from harness import in_fresh_process, machine, peak_extra_bytes, written_once
 
 from experiments.first_proof.arms import ARMS, Arm
 from experiments.first_proof.online import interact_online
@@ -37,7 +36,7 @@ COST_STEPS = 8
 def run_arm(setting: Setting, arm: Arm, seed: int, rates: Rates) -> dict[str, Any]:
     """Train, and score on held-out conversations. A run that is written down is not made again."""
     path = setting.results / "runs" / f"{arm.name}-seed{seed}.json"
-    run = _once(path, lambda: _apart(setting, _run, arm.name, seed, rates, "held-out"))
+    run = written_once(path, lambda: _apart(setting, _run, arm.name, seed, rates, "held-out"))
     if Rates(**run["rates"]) != rates:
         raise click.ClickException(f"{path} was made at other rates than {rates}. Remove it.")
     if run["interaction"] != arm.interaction:
@@ -71,7 +70,7 @@ def _best(runs: Sequence[dict[str, Any]]) -> Rates:
 def _tried(setting: Setting, family: str, rates: Rates) -> dict[str, Any]:
     path = setting.results / "search" / f"{family}-{rates}.json"
     name = searched(family).name
-    return _once(path, lambda: _apart(setting, _run, name, 1000, rates, "validation"))
+    return written_once(path, lambda: _apart(setting, _run, name, 1000, rates, "validation"))
 
 
 def searched(family: str) -> Arm:
@@ -83,19 +82,7 @@ def searched(family: str) -> Arm:
 def measure_cost(setting: Setting, arm: Arm) -> dict[str, Any]:
     """Measure the step and the peak memory of an arm's distillation alone, or of fine-tuning."""
     path = setting.results / "costs" / f"{arm.name}.json"
-    return _once(path, lambda: _apart(setting, _cost, arm.name))
-
-
-def _once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Read a result, which is made and written down first if it is missing."""
-    if not path.exists():
-        made = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return written_once(path, lambda: _apart(setting, _cost, arm.name))
 
 
 def _apart(setting: Setting, function: Callable[..., dict[str, Any]], *arguments: Any) -> Any:

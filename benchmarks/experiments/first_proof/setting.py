@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from material import assets
 from material.made_up import save_small_model, write_letters
 from material.teacher import (
+    TAPS,
     Training,
     encoded_batches,
     linear_verbalizers,
@@ -29,6 +30,8 @@ __all__ = ["CACHES", "FULL", "QUICK", "Plan", "Rates", "Setting"]
 
 CACHES = {"cache": (CacheSection().k, CacheSection().m), "truncated": (4, 0)}
 """k and m of the caches. The truncated one takes a fifth more bytes."""
+
+MADE_UP_TAPS = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Plan:
     length: float = 1.0
     """Its length over that of a whole run."""
     stages: tuple[str, ...] = STAGES
+    finetuning: Mapping[str, Any] = field(default_factory=dict)
+    """Section of the recipe, without the schedule."""
+    student: Path | None = None
+    """What a later stage begins with. The cut by default."""
 
     @property
     def reads_taps(self) -> bool:
@@ -95,6 +102,11 @@ class Setting:
     def results(self) -> Path:
         """The folder of the results. Those of a smoke are not committed."""
         return (self.folder if self.made_up else Path(__file__).parent) / "results"
+
+    @property
+    def last_tap(self) -> int:
+        """The teacher's last inner tap."""
+        return MADE_UP_TAPS[-1] if self.made_up else TAPS[-1]
 
     @property
     def num_steps(self) -> int:
@@ -161,7 +173,7 @@ class Setting:
                     "model": str(self.teacher),
                     "verbalizers": str(self.verbalizers("teacher")),
                 },
-                "student": {"model": str(self.student)} | student,
+                "student": {"model": str(plan.student or self.student)} | student,
                 "data": {"path": str(self.data("train"))},
                 "cache": {"path": str(self.folder / plan.cache), "k": k, "m": m},
                 "interaction": {
@@ -169,7 +181,10 @@ class Setting:
                     "verbalizer_learning_rate": plan.rates.interaction,  # the rival's, too
                     **plan.interaction,
                 },
-                "finetuning": self._schedule(steps["finetuning"], plan.rates.finetuning),
+                "finetuning": {
+                    **self._schedule(steps["finetuning"], plan.rates.finetuning),
+                    **plan.finetuning,
+                },
                 "stages": list(plan.stages),
                 "output": str(plan.output),
                 "device": "cpu",
@@ -194,7 +209,7 @@ class Setting:
 
     def _verbalize_teacher(self) -> None:
         # a made-up teacher has fewer blocks than the default taps need
-        taps = {"taps": (1, 2, 3, 4)} if self.made_up else {}
+        taps = {"taps": MADE_UP_TAPS} if self.made_up else {}
 
         def train() -> tuple[Backbone, VerbalizerBank]:
             teacher = self.backbone(self.teacher, "teacher")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
+
+from harness import mean_and_interval
 
 from experiments.first_proof.arms import ARMS, COMPARISONS
 from experiments.first_proof.setting import Setting
@@ -14,8 +15,6 @@ from experiments.first_proof.setting import Setting
 __all__ = ["CURVES", "summarize"]
 
 CURVES = {"label_loss": "label loss (nats)", "divergence_nats": "KL to teacher (nats)"}
-STUDENT_T_95 = (math.nan, math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Two-sided quantiles, by the number of values."""
 
 
 def summarize(setting: Setting) -> dict[str, Any]:
@@ -43,10 +42,12 @@ def _arm(setting: Setting, name: str, runs: Sequence[dict[str, Any]]) -> dict[st
         "source": ARMS[name].source,
         "seeds": [run["seed"] for run in runs],
         "rates": runs[0]["rates"],
-        "label_loss": _mean([final["label_loss"] for final in finals]),
-        "divergence_nats": _mean([final["divergence_nats"] for final in finals]),
-        "token_accuracy": _mean([final["token_accuracy"] for final in finals]),
-        "exact_answers": _mean([final["by_kind"]["word"]["exact_answers"] for final in finals]),
+        "label_loss": mean_and_interval([final["label_loss"] for final in finals]),
+        "divergence_nats": mean_and_interval([final["divergence_nats"] for final in finals]),
+        "token_accuracy": mean_and_interval([final["token_accuracy"] for final in finals]),
+        "exact_answers": mean_and_interval(
+            [final["by_kind"]["word"]["exact_answers"] for final in finals]
+        ),
         "step_seconds": own and tuning and _mean_step(setting, own, tuning),
         "peak_bytes": own and tuning and max(own["peak_bytes"], tuning["peak_bytes"]),
         "stage_step_seconds": own and own["step_seconds"],
@@ -90,16 +91,9 @@ def _difference(runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]
         "from": others[0]["arm"],
         "seeds": seeds,
         **{
-            figure: _mean([finals[seed][figure] - other_finals[seed][figure] for seed in seeds])
+            figure: mean_and_interval(
+                [finals[seed][figure] - other_finals[seed][figure] for seed in seeds]
+            )
             for figure in ("label_loss", "divergence_nats")
         },
     }
-
-
-def _mean(values: Sequence[float]) -> dict[str, float | None]:
-    """Return the mean and half the 95 % interval. One value has no interval."""
-    interval = None
-    if len(values) > 1:
-        t = STUDENT_T_95[min(len(values), len(STUDENT_T_95) - 1)]
-        interval = t * statistics.stdev(values) / math.sqrt(len(values))
-    return {"mean": statistics.fmean(values) if values else None, "interval": interval}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness import PrintedTable
+from harness import PrintedTable, shown
 
 from experiments.first_proof.summary import CURVES
 
@@ -32,9 +32,9 @@ def _scores(arms: Sequence[dict[str, Any]]) -> PrintedTable:
             (
                 arm["name"],
                 str(len(arm["seeds"])),
-                _shown(arm["label_loss"]),
-                _shown(arm["divergence_nats"]),
-                _shown(arm["token_accuracy"]),
+                shown(arm["label_loss"]),
+                shown(arm["divergence_nats"]),
+                shown(arm["token_accuracy"]),
                 f"{arm['wall_seconds'] / 60:.0f}",
             )
             for arm in arms
@@ -51,8 +51,8 @@ def _differences(differences: Sequence[dict[str, Any]]) -> PrintedTable:
                 difference["name"],
                 difference["from"],
                 str(len(difference["seeds"])),
-                _shown(difference["label_loss"], sign="+"),
-                _shown(difference["divergence_nats"], sign="+"),
+                shown(difference["label_loss"], sign="+"),
+                shown(difference["divergence_nats"], sign="+"),
             )
             for difference in differences
         ],
@@ -88,10 +88,3 @@ def _over_the_steps(arms: Sequence[dict[str, Any]], figure: str) -> PrintedTable
             for name, curve in curves.items()
         ],
     )
-
-
-def _shown(figure: dict[str, Any], sign: str = "") -> str:
-    if figure["mean"] is None:
-        return ""
-    interval = "" if figure["interval"] is None else f" ± {figure['interval']:.3f}"
-    return f"{figure['mean']:{sign}.3f}{interval}"

@@ -98,7 +98,7 @@ def _open(section: DataSection, limit: int | None) -> ConversationDataset:
         source=describe_section(section),
         limit=limit,
         settings=ReadSettings(section.template_variables, section.max_pixels_per_image),
-        identity=section.model_dump(mode="json", exclude={"on_error", "max_length"}),
+        identity=section.model_dump(mode="json", exclude={"on_error", "max_length", "select"}),
     )
 
 

@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for, load_conversations
+from vlsi_cache.data import (
+    Conversation,
+    ImagePart,
+    ImageRef,
+    IndexedConversations,
+    Message,
+    TextPart,
+    TokenBatches,
+    encoder_for,
+    load_conversations,
+)
 from vlsi_cache.demo.dataset import Question
+from vlsi_cache.evaluation.answers import Answerer, is_right
 from vlsi_cache.models import load_backbone, run_backbone
 from vlsi_cache.objectives import dense_divergence
 from vlsi_cache.recipe import DataSection, ModelSection
@@ -26,38 +35,31 @@ _BATCH = 128
 _LONGEST_ANSWER = 4
 
 
-@torch.no_grad()
 def count_right_answers(model_folder: Path, questions: Sequence[Question]) -> int:
     """Count the questions that a model answers rightly by greedy generation, one turn each.
 
+    These are the answers, and the comparison, of ``vlsi-cache evaluate --generate``.
+
     Args:
-        model_folder: Ordinary checkpoint with its processor, loaded with plain
-            ``from_pretrained``.
+        model_folder: Ordinary checkpoint with its processor.
         questions: Questions with their images.
     """
-    processor: Any = AutoProcessor.from_pretrained(model_folder)
-    model: Any = AutoModelForImageTextToText.from_pretrained(model_folder).eval()
-    processor.tokenizer.padding_side = "left"
-    right = 0
-    for start in range(0, len(questions), _BATCH):
-        asked = questions[start : start + _BATCH]
-        inputs = processor.apply_chat_template(
-            [_prompt(question) for question in asked],
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            add_generation_prompt=True,
-            processor_kwargs={"padding": True},
-        )
-        generated = model.generate(**inputs, do_sample=False, max_new_tokens=_LONGEST_ANSWER)
-        answers = processor.batch_decode(
-            generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
-        right += sum(
-            answer.strip() == question.answer
-            for answer, question in zip(answers, asked, strict=True)
-        )
-    return right
+    section = ModelSection(model=str(model_folder))
+    model = load_backbone(section, "student", torch.device("cpu"))
+    answerer = Answerer(model, encoder_for(model, DataSection()), _LONGEST_ANSWER)
+    asked = [_conversation(number, question) for number, question in enumerate(questions)]
+    starts = range(0, len(asked), _BATCH)
+    answers = [one for start in starts for one in answerer(asked[start : start + _BATCH])]
+    return sum(map(is_right, answers))
+
+
+def _conversation(number: int, question: Question) -> Conversation:
+    image = ImagePart(ImageRef(path=question.image))
+    messages = (
+        Message("user", (image, TextPart(question.text))),
+        Message("assistant", (TextPart(question.answer),)),
+    )
+    return Conversation(str(number), messages, origin=f"question {number}")
 
 
 @torch.no_grad()
@@ -92,10 +94,3 @@ def held_out_divergence(
         total += divergence.sum().item()
         num_tokens += len(divergence)
     return total / num_tokens
-
-
-def _prompt(question: Question) -> list[dict[str, Any]]:
-    with Image.open(question.image) as image:
-        picture = image.convert("RGB")
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": question.text}]
-    return [{"role": "user", "content": content}]

@@ -2,80 +2,125 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from vlsi_cache.report.page.geometry import (
+    LEFT,
+    RIGHT,
+    WIDTH,
+    height_scale,
+    round_ticks,
+    sparse_names,
+)
 from vlsi_cache.report.page.shapes import Bar, Box, Cell, Histogram, Matrix, Plot, Table
 from vlsi_cache.report.words import bytes_text, tap_name
 from vlsi_cache.store.cache.summary import CacheSummary, Lengths, Quantiles, TapSummary
 
-__all__ = ["array_rows", "length_plot", "matrix_plot", "tap_plots"]
+__all__ = ["array_rows", "length_plot", "matrix_plots", "shown_taps", "tap_plots"]
 
-WIDTH: Final = 360
-HEIGHT: Final = 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 6, 10, 34
-_ROOM: Final = 10
-"""Taps up to which each has room for its name."""
-_MOST_LABELS: Final = 7
-"""Names of more taps than that."""
+_FiguresOf = Callable[[TapSummary], tuple[Quantiles | None, float, float]]
+_TapRow = tuple[str, float, float, tuple[float, ...]]
+
 _MOST_VALUES: Final = 10
 """Taps up to which a matrix has room for its values."""
+_MOST_TAPS: Final = 100
+"""Most taps of a page."""
+_AGREEMENT_NOTE: Final = "Share of tokens at which both taps hold the same token most likely."
+_DISTANCE_NOTE: Final = (
+    "Total variation between the records of a token: 0 % if they are the same, 100 % if they have "
+    "no token in common. On average it is no less than that of the whole distributions."
+)
 _QUANTILES: Final = ("5 %", "25 %", "50 %", "75 %", "95 %")
 
 
-def tap_plots(summary: CacheSummary) -> list[Plot]:
-    """Return the plots with a box per tap. A summary without quantiles has none."""
+def tap_plots(
+    summary: CacheSummary, *, label: str = "", beside: CacheSummary | None = None
+) -> list[Plot]:
+    """Return the plots with a box per tap. A summary without quantiles has none.
+
+    Args:
+        summary: the cache.
+        label: what its plots' titles end with.
+        beside: a cache whose plots stand beside, and have the same scale.
+    """
     if not summary.taps or summary.taps[0].entropy_quantiles is None:
         return []
+    others = [] if beside is None else [tap for tap in beside.taps if tap.entropy_quantiles]
     return [
-        _tap_plot(
-            summary.taps,
-            "Entropy, in nats",
-            "Quantiles over response tokens. Little entropy: the tap is sure of one token.",
-            lambda tap: (tap.entropy_quantiles, tap.entropy_nats, _error(tap, "entropy_nats")),
-        ),
-        _tap_plot(
-            summary.taps,
-            "Log-probability of the label, in nats",
-            "Quantiles over response tokens. The label is the token that the data holds.",
-            lambda tap: (
-                tap.label_log_prob_quantiles,
-                tap.label_log_prob_nats,
-                _error(tap, "label_log_prob_nats"),
-            ),
-        ),
-        _tap_plot(
-            summary.taps,
-            "Agreement with the output",
-            "Share of tokens whose likeliest token is the output's. Quantiles over samples.",
-            lambda tap: (
-                tap.agreement_quantiles,
-                tap.agreement_with_final,
-                _error(tap, "agreement_with_final"),
-            ),
-        ),
+        _tap_plot(summary.taps, others, f"{title}{label}", note, figures_of)
+        for title, note, figures_of in _FIGURES
     ]
 
 
-def matrix_plot(summary: CacheSummary) -> Matrix | None:
-    """Return the agreement of all pairs of taps, or None if the summary lacks it."""
-    names = [tap_name(tap.tap) for tap in summary.taps]
-    if not names or not summary.taps[0].agreement_with_taps:
-        return None
+def shown_taps(summary: CacheSummary) -> CacheSummary:
+    """Return a summary of at most 100 taps, evenly chosen, the output among them."""
+    every = -(-len(summary.taps) // _MOST_TAPS)
+    if every <= 1:
+        return summary
+    rows = range(len(summary.taps) - 1, -1, -every)[::-1]
+    taps = [summary.taps[row] for row in rows]
+    kept = [
+        tap.model_copy(
+            update={
+                name: tuple(getattr(tap, name)[row] for row in rows if getattr(tap, name))
+                for name in ("agreement_with_taps", "distance_to_taps", "distance_errors")
+            }
+        )
+        for tap in taps
+    ]
+    return summary.model_copy(update={"taps": tuple(kept)})
+
+
+def matrix_plots(summary: CacheSummary, *, label: str = "") -> list[Matrix]:
+    """Return agreement and distance of all pairs of taps, as far as the summary has them.
+
+    Args:
+        summary: the cache.
+        label: what the titles end with.
+    """
+    taps = summary.taps
+    found = []
+    if taps and taps[0].agreement_with_taps:
+        title, note = f"Agreement of the taps with one another{label}", _AGREEMENT_NOTE
+        shares = [tap.agreement_with_taps for tap in taps]
+        found.append(_matrix(title, note, taps, shares, [() for _ in taps]))
+    if taps and taps[0].distance_to_taps:
+        title, note = f"Distance of the taps from one another{label}", _DISTANCE_NOTE
+        if summary.num_tokens_compared is not None:
+            note += f" Over {summary.num_tokens_compared:,} tokens chosen at random."
+        shares = [tap.distance_to_taps for tap in taps]
+        found.append(_matrix(title, note, taps, shares, [tap.distance_errors for tap in taps]))
+    return found
+
+
+def _matrix(
+    title: str,
+    note: str,
+    taps: Sequence[TapSummary],
+    shares: Sequence[tuple[float, ...]],
+    errors: Sequence[tuple[float, ...]],
+) -> Matrix:
+    """Return a matrix of shares, with their standard errors where there are any."""
+    names = [tap_name(tap.tap) for tap in taps]
     side = (WIDTH - LEFT - RIGHT) / len(names)
     cells, rows = [], []
-    for row, tap in enumerate(summary.taps):
-        percents = [round(share * 100) for share in tap.agreement_with_taps]
-        rows.append((names[row], *(f"{percent} %" for percent in percents)))
-        for column, percent in enumerate(percents):
-            title = f"{names[row]} and {names[column]}: {percent} %"
-            cells.append(Cell(LEFT + column * side, row * side, percent, title))
+    for row, values in enumerate(shares):
+        texts = [f"{share:.1%}" if errors[row] else f"{share:.0%}" for share in values]
+        if errors[row]:
+            pairs = zip(texts, errors[row], strict=True)
+            texts = [f"{text} ± {error:.1%}" for text, error in pairs]
+        rows.append((names[row], *texts))
+        for column, share in enumerate(values):
+            words = f"{names[row]} and {names[column]}: {texts[column]}"
+            cells.append(Cell(LEFT + column * side, row * side, round(share * 100), words))
     return Matrix(
+        title=title,
+        note=note,
         side=side,
         cells=tuple(cells),
         names=tuple(
-            ((index + 0.5) * side, name) for index, name in enumerate(_sparse(names)) if name
+            ((index + 0.5) * side, name) for index, name in enumerate(sparse_names(names)) if name
         ),
         has_values=len(names) <= _MOST_VALUES,
         table=Table(("tap", *names), tuple(rows)),
@@ -85,13 +130,13 @@ def matrix_plot(summary: CacheSummary) -> Matrix | None:
 def length_plot(lengths: Lengths) -> Histogram:
     """Return the histogram of the samples' lengths."""
     most = max(bin_.num_samples for bin_ in lengths.bins)
-    ticks = _ticks(0, most, whole=True)
-    height, width = _height(0, ticks[-1]), (WIDTH - LEFT - RIGHT) / len(lengths.bins)
+    ticks = round_ticks(0, most, whole=True)
+    height, width = height_scale(0, ticks[-1]), (WIDTH - LEFT - RIGHT) / len(lengths.bins)
     names = [
         f"{bin_.first:,}" if bin_.first == bin_.last else f"{bin_.first:,}–{bin_.last:,}"
         for bin_ in lengths.bins
     ]
-    labels = _sparse([f"{bin_.first:,}" for bin_ in lengths.bins])
+    labels = sparse_names([f"{bin_.first:,}" for bin_ in lengths.bins])
     return Histogram(
         bars=tuple(
             Bar(
@@ -129,25 +174,48 @@ def _error(tap: TapSummary, name: str) -> float:
     return 0.0 if tap.standard_errors is None else 2 * float(getattr(tap.standard_errors, name))
 
 
+_FIGURES: Final[tuple[tuple[str, str, _FiguresOf], ...]] = (
+    (
+        "Entropy, in nats",
+        "Quantiles over response tokens. Little entropy: the tap is sure of one token.",
+        lambda tap: (tap.entropy_quantiles, tap.entropy_nats, _error(tap, "entropy_nats")),
+    ),
+    (
+        "Log-probability of the label, in nats",
+        "Quantiles over response tokens. The label is the token that the data holds.",
+        lambda tap: (
+            tap.label_log_prob_quantiles,
+            tap.label_log_prob_nats,
+            _error(tap, "label_log_prob_nats"),
+        ),
+    ),
+    (
+        "Agreement with the output",
+        "Share of tokens whose likeliest token is the output's. Quantiles over samples.",
+        lambda tap: (
+            tap.agreement_quantiles,
+            tap.agreement_with_final,
+            _error(tap, "agreement_with_final"),
+        ),
+    ),
+)
+
+
 def _tap_plot(
     taps: Sequence[TapSummary],
+    others: Sequence[TapSummary],
     title: str,
     note: str,
-    figures_of: Callable[[TapSummary], tuple[Quantiles | None, float, float]],
+    figures_of: _FiguresOf,
 ) -> Plot:
     """Return a plot of the quantiles, the mean and two standard errors of each tap."""
-    found = [(tap_name(tap.tap), *figures_of(tap)) for tap in taps]
-    rows = [
-        (name, mean, error, tuple(quantiles.model_dump().values()))
-        for name, quantiles, mean, error in found
-        if quantiles is not None
-    ]
-    values = [value for _, mean, _, edges in rows for value in (mean, *edges)]
+    rows, beside = (list(_tap_rows(shown, figures_of)) for shown in (taps, others))
+    values = [value for _, mean, _, edges in [*rows, *beside] for value in (mean, *edges)]
     is_share = min(values) >= 0 and max(values) <= 1 and title.startswith("Agreement")
-    ticks = _ticks(min(0.0, *values), max(0.0, *values), whole=False)
-    height, step = _height(ticks[0], ticks[-1]), (WIDTH - LEFT - RIGHT) / len(rows)
+    ticks = round_ticks(min(0.0, *values), max(0.0, *values), whole=False)
+    height, step = height_scale(ticks[0], ticks[-1]), (WIDTH - LEFT - RIGHT) / len(rows)
     shown = "{:.0%}" if is_share else "{:.2f}"
-    labels = _sparse([name for name, *_ in rows])
+    labels = sparse_names([name for name, *_ in rows])
     return Plot(
         title=title,
         note=note,
@@ -168,7 +236,14 @@ def _tap_plot(
     )
 
 
-def _tap_table(rows: Sequence[tuple[str, float, float, tuple[float, ...]]], shown: str) -> Table:
+def _tap_rows(taps: Sequence[TapSummary], figures_of: _FiguresOf) -> Iterator[_TapRow]:
+    for tap in taps:
+        quantiles, mean, error = figures_of(tap)
+        if quantiles is not None:
+            yield tap_name(tap.tap), mean, error, tuple(quantiles.model_dump().values())
+
+
+def _tap_table(rows: Sequence[_TapRow], shown: str) -> Table:
     """Return name, mean, two standard errors and quantiles of each tap as text."""
     return Table(
         ("tap", "mean", *_QUANTILES),
@@ -181,25 +256,3 @@ def _tap_table(rows: Sequence[tuple[str, float, float, tuple[float, ...]]], show
 
 def _mean_text(shown: str, mean: float, error: float) -> str:
     return f"{shown.format(mean)} ± {shown.format(error / 2)}" if error else shown.format(mean)
-
-
-def _height(low: float, high: float) -> Callable[[float], float]:
-    span = (high - low) or 1.0
-    return lambda value: TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / span
-
-
-def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
-    """Return round numbers that enclose the values, about five of them."""
-    rough = (high - low) / 4 or 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
-    step = max(step, 1.0) if whole else step
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [index * step + 0.0 for index in range(first, max(last, first + 1) + 1)]
-
-
-def _sparse(names: Sequence[str]) -> list[str]:
-    """Empty the names that have no room. The last one stays."""
-    every = 1 if len(names) <= _ROOM else -(-len(names) // _MOST_LABELS)
-    last = len(names) - 1
-    return [name if (last - index) % every == 0 else "" for index, name in enumerate(names)]

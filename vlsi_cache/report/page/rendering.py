@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
-import json
-from importlib.resources import files
-from typing import Any, Final
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from typing import Final
 
 from vlsi_cache.errors import printable
 from vlsi_cache.jsonmodels import ReportModel
+from vlsi_cache.report.page.environment import MAX_PAGE_BYTES, render_template
 from vlsi_cache.report.page.grids import Limits, make_grid
-from vlsi_cache.report.page.plots import array_rows, length_plot, matrix_plot, tap_plots
+from vlsi_cache.report.page.plots import (
+    array_rows,
+    length_plot,
+    matrix_plots,
+    shown_taps,
+    tap_plots,
+)
 from vlsi_cache.report.sample import SampleView
 from vlsi_cache.report.words import MOST_OF_NAME, lacking_text, setting_rows, tap_name
 from vlsi_cache.store.cache.summary import CacheSummary
 
-__all__ = ["MAX_PAGE_BYTES", "MAX_PAGE_SAMPLES", "CachePage", "render_page"]
+__all__ = ["MAX_PAGE_SAMPLES", "CachePage", "render_page"]
 
-MAX_PAGE_BYTES: Final = 5_000_000
-"""A page is smaller, however large the cache is."""
 MAX_PAGE_SAMPLES: Final = 50
 """Most samples of a page."""
 
@@ -66,60 +63,32 @@ def _render(page: CachePage, divisor: int) -> str:
     """Render a page whose samples take a part of what they could."""
     summary, count = page.summary, max(len(page.samples), 1) * divisor
     limits = Limits(_CELLS // count, _CHARACTERS // count, _PICTURES // count)
-    style, script = _asset("style.css"), _asset("script.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    shown = {view.key: number for number, view in enumerate(page.samples, 1)}
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            title=f"Cache of {printable(summary.teacher.name, MOST_OF_NAME)}",
-            style=Markup(style),  # noqa: S704 (our own file)
-            script=Markup(script),  # noqa: S704 (our own file)
-            script_digest=digest,
-            lacking=lacking_text(summary),
-            settings=setting_rows(summary),
-            failures=[
-                (printable(name, MOST_OF_NAME), printable(reason))
-                for name, reason in list(summary.failures.items())[:20]
-            ],
-            num_failures=len(summary.failures),
-            summary=summary,
-            plots=tap_plots(summary),
-            matrix=matrix_plot(summary),
-            arrays=array_rows(summary),
-            lengths=summary.lengths,
-            histogram=None if summary.lengths is None else length_plot(summary.lengths),
-            certain=[
-                ("Most certain", summary.most_certain),
-                ("Least certain", summary.least_certain),
-            ],
-            shown=shown,
-            grids=[make_grid(view, limits) for view in page.samples],
-            chosen=page.chosen,
-            tap_name=tap_name,
-            name_of=lambda name: printable(name, MOST_OF_NAME),
-        )
+    drawn = shown_taps(summary)
+    numbers = {view.key: number for number, view in enumerate(page.samples, 1)}
+    return render_template(
+        "page.html",
+        title=f"Cache of {printable(summary.teacher.name, MOST_OF_NAME)}",
+        lacking=lacking_text(summary),
+        settings=setting_rows(summary),
+        failures=[
+            (printable(name, MOST_OF_NAME), printable(reason))
+            for name, reason in list(summary.failures.items())[:20]
+        ],
+        num_failures=len(summary.failures),
+        summary=summary,
+        plots=tap_plots(drawn),
+        matrices=matrix_plots(drawn),
+        arrays=array_rows(summary),
+        lengths=summary.lengths,
+        histogram=None if summary.lengths is None else length_plot(summary.lengths),
+        certain=[
+            ("Most certain", summary.most_certain),
+            ("Least certain", summary.least_certain),
+        ],
+        shown=numbers,
+        num_drawn=len(drawn.taps),
+        grids=[make_grid(view, limits) for view in page.samples],
+        chosen=page.chosen,
+        tap_name=tap_name,
+        name_of=lambda name: printable(name, MOST_OF_NAME),
     )
-
-
-def _asset(name: str) -> str:
-    return files("vlsi_cache.report.page").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-@functools.cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("vlsi_cache.report.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_function"] = _compact_json
-    environment.policies["json.dumps_kwargs"] = {}
-    return environment
-
-
-def _compact_json(value: Any, **_options: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Bar", "Box", "Cell", "Histogram", "Matrix", "Plot", "Table"]
+__all__ = [
+    "Bar",
+    "Box",
+    "Cell",
+    "HeatMap",
+    "Histogram",
+    "Line",
+    "LinePlot",
+    "Matrix",
+    "Plot",
+    "Table",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +78,19 @@ class Cell:
     y: float
     """Upper edge."""
     percent: int
-    """Share of tokens at which the two agree."""
+    """The pair's share."""
     title: str
     """What the cell says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Agreement of each tap with each."""
+    """A share for each tap with each."""
 
+    title: str
+    """What is shown."""
+    note: str
+    """What it is a share of."""
     side: float
     """Width and height of a cell."""
     cells: tuple[Cell, ...]
@@ -116,3 +131,61 @@ class Histogram:
     """Height and label of each line."""
     table: Table
     """The same figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series of a plot."""
+
+    name: str
+    """What it is called."""
+    color: str
+    """Style of its stroke."""
+    is_dashed: bool
+    """Whether the stroke is dashed."""
+    points: str
+    """Points of the means."""
+    band: str
+    """Points around the least and the greatest values. Empty where they are the means."""
+    dots: tuple[tuple[float, float, str], ...]
+    """Place and words of each point, if there are few."""
+    in_legend: bool
+    """Whether the legend has room for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinePlot:
+    """Series over the steps."""
+
+    title: str
+    """What is shown."""
+    note: str
+    """What its lines are."""
+    ticks: tuple[tuple[float, str], ...]
+    """Height and label of each line across."""
+    steps: tuple[tuple[float, str], ...]
+    """Place and label of steps."""
+    lines: tuple[Line, ...]
+    """The series."""
+    table: Table
+    """The same figures, at some steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """Shares of the teacher taps over the steps, for one student tap."""
+
+    title: str
+    """Whose shares they are."""
+    width: float
+    """Width of a cell."""
+    height: float
+    """Height of a cell."""
+    cells: tuple[tuple[float, float, int], ...]
+    """Left edge, upper edge and percent of each share that is not 0."""
+    names: tuple[tuple[float, str], ...]
+    """Middle and name of the teacher taps that have room for their names."""
+    steps: tuple[tuple[float, str], ...]
+    """Place and label of steps."""
+    table: Table
+    """The likeliest teacher tap of each period."""

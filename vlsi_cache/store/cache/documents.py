@@ -88,11 +88,11 @@ def validate_known_version(
             f"{what} is damaged", where=where, expected="an object", found=found, mend=mend
         )
     version = tree.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise CacheError(
             "cache format is of an unknown version",
             where=where,
-            expected=FORMAT_VERSION,
+            expected=" or ".join(map(str, range(1, FORMAT_VERSION + 1))),
             found=repr(version)[:40],
             mend="Use the version of vlsi-cache that wrote it",
         )

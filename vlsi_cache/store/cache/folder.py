@@ -40,6 +40,7 @@ __all__ = [
     "read_index",
     "read_processor_seal",
     "read_seal",
+    "validate_index_version",
 ]
 
 PROCESSOR_FILE_BYTES: Final = 2**28
@@ -147,8 +148,26 @@ def read_index(folder: CacheFolder) -> CacheIndex | None:
             mend="Run vlsi-cache verify: it names the one at fault",
         )
     if index is not None:
+        validate_index_version(folder, index)
         _validate_counts(folder, index)
     return index
+
+
+def validate_index_version(folder: CacheFolder, index: CacheIndex) -> None:
+    """Refuse an index of this manifest that names another version of the format.
+
+    Raises:
+        CacheError: it does.
+    """
+    expected = folder.manifest.format_version
+    if index.manifest_sha256 == folder.digest and index.format_version != expected:
+        raise CacheError(
+            "index is damaged",
+            where=folder.place.locate(INDEX_FILE),
+            expected=f"format version {expected}, as in the manifest",
+            found=f"format version {index.format_version}",
+            mend=_MEND_DERIVED,
+        )
 
 
 def _validate_counts(folder: CacheFolder, index: CacheIndex) -> None:

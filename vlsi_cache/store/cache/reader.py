@@ -21,6 +21,7 @@ from vlsi_cache.store.cache.agreement import (
     validate_listed,
     validate_seals,
 )
+from vlsi_cache.store.cache.documents import render_document
 from vlsi_cache.store.cache.folder import (
     CacheFolder,
     find_missing_shards,
@@ -30,7 +31,7 @@ from vlsi_cache.store.cache.folder import (
 )
 from vlsi_cache.store.cache.lru import RecentlyUsed
 from vlsi_cache.store.cache.sealing import fetch_processor
-from vlsi_cache.store.cache.seals import CacheIndex, ShardSeal
+from vlsi_cache.store.cache.seals import CacheIndex, ShardSeal, sha256_hex
 from vlsi_cache.store.cache.statistics import summarize_cache
 from vlsi_cache.store.cache.summary import CacheSummary
 from vlsi_cache.store.cache.verification.damage import Verification
@@ -39,7 +40,7 @@ from vlsi_cache.store.places.keys import INDEX_FILE, shard_key
 from vlsi_cache.store.places.opening import open_place, url_scheme
 from vlsi_cache.store.shards.arrays import Array, parse_distribution
 from vlsi_cache.store.shards.header import ShardHeader
-from vlsi_cache.store.shards.layout import CHUNK_TOKENS, token_arrays
+from vlsi_cache.store.shards.layout import CHUNK_TOKENS
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
 from vlsi_cache.store.shards.shard import OpenShard, read_array_bytes
 
@@ -66,9 +67,10 @@ def open_cache(path: str | Path) -> Cache:
         CacheError: there is no cache, its manifest or index is damaged, or its version is unknown.
             Or a file is missing that the index lists.
     """
-    folder = open_folder(open_place(path))
+    place = open_place(path)
+    folder = open_folder(place)
     index = read_complete(folder)
-    return Cache(path if url_scheme(path) else Path(path), folder, index)
+    return Cache(place.locate() if url_scheme(path) else Path(path), folder, index)
 
 
 class ShardOutline(NamedTuple):
@@ -182,6 +184,23 @@ class Cache:
             # not kept, because a pass over the cache would displace everything else
             yield open_shard(self._folder, self._index, shard_index).read_record()
 
+    def iter_parts(self, shard_index: int, num_tokens: int) -> Iterator[ShardRecord]:
+        """Yield a published shard in parts of whole samples, of about so many tokens.
+
+        Raises:
+            CacheError: the shard is missing or damaged.
+        """
+        shard = open_shard(self._folder, self._index, shard_index)
+        yield from shard.iter_parts(num_tokens)
+
+    def present_shards(self) -> list[int]:
+        """Find the indices of the published shards, ascending.
+
+        Raises:
+            CacheError: a shard of a complete cache is missing.
+        """
+        return self._present()
+
     def missing_shards(self) -> list[int]:
         """Find the indices of the shards that are not published yet, ascending."""
         return find_missing_shards(self._folder)
@@ -195,6 +214,11 @@ class Cache:
     def is_indexed(self) -> bool:
         """Whether the cache has an index. A shard that is missing is then damage."""
         return self._index is not None
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the index, which covers every file; None while the cache has none."""
+        return None if self._index is None else sha256_hex(render_document(self._index))
 
     @property
     def num_tokens(self) -> int:
@@ -256,13 +280,17 @@ class Cache:
             )
         return found
 
-    def statistics(self) -> CacheSummary:
+    def statistics(self, *, processes: int = 1) -> CacheSummary:
         """Return what ``vlsi-cache inspect`` shows: sizes, and means per tap. Reads all shards.
+
+        Args:
+            processes: processes that read at once. With several, a script needs
+                ``if __name__ == "__main__":``.
 
         Raises:
             CacheError: a shard is damaged.
         """
-        return summarize_cache(self)
+        return summarize_cache(self, processes=processes)
 
     def verify(self) -> Verification:
         """Hash every file and compare it with its seal. Reads the whole cache once.
@@ -375,7 +403,7 @@ class Cache:
         # copies, so that a caller may write into its arrays
         return {
             name: np.concatenate([chunk[name][part] for chunk, part in parts])
-            for name in token_arrays(self.manifest)
+            for name in parts[0][0]
         }
 
     def _example_ids(self) -> str:

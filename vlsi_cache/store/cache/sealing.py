@@ -129,6 +129,7 @@ def publish_index(folder: CacheFolder) -> set[int]:
     if len(seals) < num_shards:  # a seal was deleted meanwhile
         return {index for index, seal in enumerate(found) if seal is None}
     index = CacheIndex(
+        format_version=folder.manifest.format_version,
         manifest_sha256=folder.digest,
         processor=read_processor_seal(place),
         shards=tuple(seals),

@@ -10,6 +10,7 @@ from typing import Final, Protocol, TypedDict
 import numpy as np
 
 from vlsi_cache.manifest import CacheManifest, Sampling, TeacherIdentity, TokenizerIdentity
+from vlsi_cache.store.cache.counting import new_tally, tally_shards
 from vlsi_cache.store.cache.summary import CacheSummary, TapErrors, TapSummary
 from vlsi_cache.store.cache.tally import MEASURES, Tally
 from vlsi_cache.store.shards.layout import token_bytes
@@ -44,8 +45,11 @@ class RecordedShards(Protocol):
     def missing_shards(self) -> list[int]:
         """Find the shards that are not published yet."""
 
-    def iter_shards(self) -> Iterator[ShardRecord]:
-        """Yield every published shard, in order."""
+    def present_shards(self) -> list[int]:
+        """Find the published shards."""
+
+    def iter_parts(self, shard_index: int, num_tokens: int) -> Iterator[ShardRecord]:
+        """Yield a published shard in parts of whole samples."""
 
     def failures(self) -> dict[int, str]:
         """Return index → reason of the samples that could not be read."""
@@ -57,13 +61,19 @@ class RecordedShards(Protocol):
         """Return array → bytes on disk."""
 
 
-def summarize_cache(cache: RecordedShards, *, max_samples: int | None = None) -> CacheSummary:
-    """Read every published shard once, one at a time. Or read some samples of them.
+def summarize_cache(
+    cache: RecordedShards, *, max_samples: int | None = None, processes: int = 1
+) -> CacheSummary:
+    """Read every published shard once, part by part. Or read some samples of them.
+
+    Memory does not grow with the cache. The figures are the same with any number of processes.
 
     Args:
         cache: an open cache.
         max_samples: most samples to read, at least 2. They are chosen at random, always the same
             ones, from 128 on in groups of neighbours. The means get standard errors.
+        processes: processes that read all shards at once. With several, a script needs
+            ``if __name__ == "__main__":``.
 
     Raises:
         CacheError: a shard is damaged.
@@ -73,16 +83,16 @@ def summarize_cache(cache: RecordedShards, *, max_samples: int | None = None) ->
         raise ValueError(f"max_samples is {max_samples}, and a standard error needs 2")
     manifest, missing = cache.manifest, cache.missing_shards()
     total = _count_samples(manifest, missing)
-    tally = Tally(len(manifest.taps))
     if max_samples is None or max_samples >= total:
-        for record in cache.iter_shards():
-            tally.add(record)
+        present = cache.present_shards()
+        tally = tally_shards(cache, present, cache.num_tokens, processes)
         # a growing cache may have gained shards since its missing ones were found
-        missing = [] if tally.num_added == manifest.num_shards else missing
+        missing = sorted({*range(manifest.num_shards)} - {*present})
         arrays = cache.array_bytes()
         rest = {"other": cache.size_bytes() - sum(arrays.values())}
         return _summary(cache, tally, missing, bytes_by_array={**arrays, **rest})
     size = max(1, min(_GROUP, max_samples // _GROUPS))
+    tally = new_tally(manifest, cache.num_tokens * max_samples // max(total, 1))
     for group in choose_groups(manifest, missing, max_samples, size):
         tally.add(ShardRecord.join([cache[index] for index in group]))
     chosen = _Chosen(num_samples_total=total, num_groups_total=-(-total // size))
@@ -172,7 +182,7 @@ def _summary(
         path=str(cache.path),
         complete=not missing,
         num_shards=manifest.num_shards,
-        num_shards_present=manifest.num_shards - len(missing) if some else tally.num_added,
+        num_shards_present=manifest.num_shards - len(missing),
         missing_shards=tuple(missing),
         indexed=cache.is_indexed,
         num_samples=tally.num_samples if chosen is None else chosen.num_samples_total,
@@ -182,6 +192,7 @@ def _summary(
         num_samples_read=tally.num_samples if some else None,
         num_tokens_read=tally.num_tokens if some else None,
         **_sizes(manifest, num_tokens, cache.size_bytes()),
+        num_tokens_compared=_num_compared(tally) if some or tally.distances.share < 1 else None,
         bytes_by_array=dict(bytes_by_array or {}),
         **_settings(manifest),
         taps=_taps(tally, manifest, chosen) if found else (),
@@ -189,6 +200,11 @@ def _summary(
         most_certain=tally.most_certain(),
         least_certain=tally.least_certain(),
     )
+
+
+def _num_compared(tally: Tally) -> int | None:
+    """Return the tokens that distances are taken over, or None where there are no distances."""
+    return tally.distances.num_tokens or None
 
 
 def _named_failures(cache: RecordedShards) -> dict[str, str]:
@@ -243,6 +259,12 @@ def _taps(tally: Tally, manifest: CacheManifest, chosen: _Chosen | None) -> tupl
                 "label_log_prob_quantiles": tally.label_log_prob_quantiles(row),
                 "agreement_quantiles": tally.agreement_quantiles(row),
                 "agreement_with_taps": tally.agreement_with_taps(row),
+                "distance_to_taps": tally.distances.means(row),
+                "distance_errors": tally.distances.errors(
+                    row,
+                    num_groups=0 if chosen is None else tally.num_added,
+                    num_groups_total=0 if chosen is None else chosen.num_groups_total,
+                ),
                 "standard_errors": errors,
             }
         )

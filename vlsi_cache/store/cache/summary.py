@@ -76,6 +76,11 @@ class TapSummary(ReportModel):
     final output's, to a thousandth."""
     agreement_with_taps: tuple[float, ...] = ()
     """Fraction of tokens whose most likely token is also that of each tap, in the taps' order."""
+    distance_to_taps: tuple[float, ...] = ()
+    """Mean distance to each tap, in the taps' order: the total variation between the two records
+    of a token, from 0 to 1. On average it is no less than that of the whole distributions."""
+    distance_errors: tuple[float, ...] = ()
+    """Standard errors of ``distance_to_taps``; empty if all tokens were compared."""
     standard_errors: TapErrors | None = None
     """How far the means may be off because only some samples were read; null if all were."""
 
@@ -177,6 +182,8 @@ class CacheSummary(ReportModel):
     """Samples that the means are taken over; null if all were read."""
     num_tokens_read: int | None = None
     """Response tokens that the means are taken over; null if all were read."""
+    num_tokens_compared: int | None = None
+    """Response tokens that the distances between taps are taken over; null if all were."""
     bytes_by_array: dict[str, int] = Field(default_factory=dict)
     """Array → its bytes on disk. ``other`` is the rest: metadata, seals, the index and the
     manifest. Empty if only some samples were read."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP
+from vlsi_cache.store.cache.distances import Distances
 from vlsi_cache.store.cache.summary import LengthBin, Lengths, Quantiles, SampleFigures
 from vlsi_cache.store.shards.layout import CODE_HOLE
 from vlsi_cache.store.shards.records import ShardRecord
@@ -37,6 +38,10 @@ MEASURES: Final[tuple[Measure, ...]] = (
 )
 """Figures of a token and tap whose means are taken."""
 
+_ADDED: Final = (
+    *("num_tokens", "num_added", "_sums", "_squares", "_products", "_square_lengths"),
+    *("_entropies", "_label_log_probs", "_agreements", "_common"),
+)
 _LEVELS: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MOST_BINS: Final = 24
 _NAMED: Final = 8
@@ -46,14 +51,16 @@ _FRACTIONS: Final = 1000
 
 
 class Tally:
-    """Sums, squares and counts that grow by one shard, or by one group of samples.
+    """Sums, squares and counts that grow by a part of a shard, or by one group of samples.
 
     Args:
         num_taps: taps of a record, L.
+        compared: share of the tokens at which the taps are compared with one another.
     """
 
-    def __init__(self, num_taps: int) -> None:
+    def __init__(self, num_taps: int, compared: float = 1.0) -> None:
         self.num_taps = num_taps
+        self.distances = Distances(num_taps, compared)
         self.num_samples = 0
         self.num_tokens = 0
         self.num_added = 0
@@ -71,7 +78,7 @@ class Tally:
         self._uncertain: list[tuple[float, int, SampleFigures]] = []
 
     def add(self, record: ShardRecord) -> None:
-        """Count the samples of a shard, or of a group of samples that were chosen together."""
+        """Count the samples of a part of a shard, or a group that was chosen together."""
         rows = np.flatnonzero(np.diff(record.offsets))
         if len(rows):
             top = record.distribution.most_likely()[0]
@@ -83,11 +90,28 @@ class Tally:
             )
             self._add_sums(sums, np.diff(record.offsets)[rows])
             self._add_counts(record, top)
+            if self.distances.share:
+                self.distances.add(record)
             self._name(record, rows, sums[..., -1])
         self.num_tokens += record.num_tokens
         self.num_samples += len(record)
         self.num_added += 1
         self.failures |= {record.sample_ids[row]: why for row, why in record.failures.items()}
+
+    def merge(self, other: Tally) -> None:
+        """Add what another has counted of the samples after this one's."""
+        for name in _ADDED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.distances.merge(other.distances)
+        self._lengths.update(other._lengths)
+        self.failures |= other.failures
+        for heap, others in (
+            (self._certain, other._certain),
+            (self._uncertain, other._uncertain),
+        ):
+            for value, order, figures in others:
+                _keep(heap, (value, order - self.num_samples, figures))
+        self.num_samples += other.num_samples
 
     def mean(self, measure: Measure, row: int) -> float:
         """Return a mean over tokens."""
@@ -202,7 +226,10 @@ def _measures(record: ShardRecord, top: NDArray[np.int32]) -> Iterator[NDArray[n
     yield distribution.label_log_prob
     yield top == top[:, -1:]
     yield top == label
-    yield (distribution.token_ids == label[..., None]).any(-1)
+    found = np.zeros(distribution.shape, np.bool_)
+    for column in np.moveaxis(distribution.token_ids, -1, 0):
+        found |= column == label  # a reduction over so short an axis takes several times as long
+    yield found
 
 
 def _count(steps: NDArray[np.floating], num_steps: int) -> Counts:

@@ -6,6 +6,7 @@ from typing import Final
 
 __all__ = [
     "CACHE_FOLDERS",
+    "CARD_FILE",
     "INDEX_FILE",
     "MANIFEST_FILE",
     "PARTS_FOLDER",
@@ -17,6 +18,8 @@ __all__ = [
     "shard_key",
 ]
 
+CARD_FILE: Final = "README.md"
+"""The card of a cache that is shared. It is no part of the cache."""
 INDEX_FILE: Final = "index.json"
 MANIFEST_FILE: Final = "manifest.json"
 PARTS_FOLDER: Final = "parts"

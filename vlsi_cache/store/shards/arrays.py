@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP, SparseDistribution
 from vlsi_cache.errors import CacheError
 from vlsi_cache.jsonmodels import parse_json
+from vlsi_cache.levels import are_levels, find_levels, log_probs_of
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store.shards.layout import CODE_HOLE, LOG_PROB_FLOOR
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
@@ -22,6 +23,7 @@ __all__ = [
     "find_problem",
     "parse_distribution",
     "parse_sample_ids",
+    "separate",
     "validate_storable",
 ]
 
@@ -54,6 +56,8 @@ def validate_storable(record: SampleRecord, manifest: CacheManifest) -> None:
         "token_ids": _within(distribution.token_ids, vocab_size),
         "response_ids": _within(record.response_ids, vocab_size),
     }
+    if distribution.drawn_from == "whole":
+        ids["token_ids"] &= _are_distinct(distribution.token_ids, distribution.k)
     for name, sound in {**floats, **ids}.items():
         if not sound.all():
             values = record.response_ids if name == "response_ids" else getattr(distribution, name)
@@ -68,14 +72,15 @@ def validate_storable(record: SampleRecord, manifest: CacheManifest) -> None:
 
 def _validate_shape(record: SampleRecord, manifest: CacheManifest) -> None:
     distribution, sampling = record.distribution, manifest.sampling
-    expected = (len(record.response_ids), len(manifest.taps)), sampling.k, sampling.m
-    found = distribution.shape, distribution.k, distribution.m
+    shape = len(record.response_ids), len(manifest.taps)
+    expected = shape, sampling.k, sampling.m, sampling.drawn_from
+    found = distribution.shape, distribution.k, distribution.m, distribution.drawn_from
     if found != expected:
         raise CacheError(
             "record does not fit the cache",
             where=f"sample {record.sample_id!r}",
-            expected="[tokens, taps], k, m = {}, {}, {}".format(*expected),
-            found="{}, {}, {}".format(*found),
+            expected="[tokens, taps], k, m = {}, {}, {}, drawn from the {}".format(*expected),
+            found="{}, {}, {}, drawn from the {}".format(*found),
         )
 
 
@@ -99,12 +104,23 @@ def encode_shard(record: ShardRecord) -> dict[str, Array]:
     distribution, k = record.distribution, record.distribution.k
     names = json.dumps(record.sample_ids).encode("ascii")
     ids = distribution.token_ids.astype(np.int32, copy=False)
+    entropy = _codes(distribution.entropy / ENTROPY_STEP)
+    label = _codes(distribution.label_log_prob / -LABEL_STEP)
+    if distribution.drawn_from == "whole":
+        codes = np.stack([entropy, label], -1)
+        levels = find_levels(distribution.top_log_probs)
+        parts: list[Array] = [ids[..., :k], levels, ids[..., k:], codes]
+        kept: dict[str, Array] = {"together": np.concatenate(parts, -1, dtype=np.int32)}
+    else:
+        kept = {
+            "top_ids": ids[..., :k],
+            "top_log_probs": _log_probs(distribution.top_log_probs),
+            "drawn_ids": ids[..., k:],
+            "entropy": entropy,
+            "label_log_prob": label,
+        }
     return {
-        "top_ids": ids[..., :k],
-        "top_log_probs": _log_probs(distribution.top_log_probs),
-        "drawn_ids": ids[..., k:],
-        "entropy": _codes(distribution.entropy / ENTROPY_STEP),
-        "label_log_prob": _codes(distribution.label_log_prob / -LABEL_STEP),
+        **kept,
         "response_ids": record.response_ids.astype(np.int32),
         "sample_offsets": record.offsets.astype(np.int64),
         "sample_keys": record.keys,
@@ -112,17 +128,36 @@ def encode_shard(record: ShardRecord) -> dict[str, Array]:
     }
 
 
+def separate(arrays: Mapping[str, Array], k: int) -> dict[str, Array]:
+    """Return stored token arrays with ``together`` as arrays of their own."""
+    parts = dict(arrays)
+    kept = parts.pop("together", None)
+    if kept is None:
+        return parts
+    return parts | {
+        "top_ids": kept[..., :k],
+        "top_levels": kept[..., k : 2 * k],
+        "drawn_ids": kept[..., 2 * k : -2],
+        "entropy": kept[..., -2],
+        "label_log_prob": kept[..., -1],
+    }
+
+
 def parse_distribution(arrays: Mapping[str, Array]) -> SparseDistribution:
-    """Parse stored token arrays as a distribution, with nats in float32."""
+    """Parse token arrays of ``separate`` as a distribution, with nats in float32."""
     ids = [arrays[name] for name in ("top_ids", "drawn_ids") if name in arrays]
     entropy = arrays["entropy"].astype(np.float32) * np.float32(ENTROPY_STEP)
     label = arrays["label_log_prob"].astype(np.float32) * np.float32(-LABEL_STEP)
+    levels = arrays.get("top_levels")
     top = arrays.get("top_log_probs", np.empty((*entropy.shape, 0), np.float16))
+    if levels is not None:
+        top = log_probs_of(levels)
     return SparseDistribution(
         token_ids=np.concatenate(ids, axis=-1) if len(ids) > 1 else ids[0],
         top_log_probs=top.astype(np.float32),
         entropy=entropy,
         label_log_prob=label,
+        drawn_from="rest" if levels is None else "whole",
     )
 
 
@@ -140,7 +175,7 @@ def parse_sample_ids(stored: Array) -> tuple[str, ...]:
 
 
 def find_problem(arrays: Mapping[str, Array], vocab_size: int) -> str | None:
-    """Find what is impossible about stored token arrays, or None.
+    """Find what is impossible about token arrays of ``separate``, or None.
 
     A hole in a file reads as its array's fill value, which is impossible on purpose.
     """
@@ -150,11 +185,22 @@ def find_problem(arrays: Mapping[str, Array], vocab_size: int) -> str | None:
     top = arrays.get("top_log_probs")
     if top is not None and not ((top <= 0) & np.isfinite(top)).all():
         return "top_log_probs holds a hole or a value that is not a log-probability"
-    if (arrays["label_log_prob"] == CODE_HOLE).any():
+    levels = arrays.get("top_levels")
+    if levels is not None and not are_levels(levels):
+        return "together holds a hole or a level that does not exist"
+    if not _within(arrays["label_log_prob"], CODE_HOLE).all():
         return "label_log_prob holds a hole"
     if arrays["entropy"].max(initial=0) * ENTROPY_STEP > np.log(vocab_size) + ENTROPY_STEP:
         return "entropy holds a hole or a value that is not an entropy"
     return None
+
+
+def _are_distinct(ids: Array, k: int) -> NDArray[np.bool_]:
+    """Report for each id ``[*, k + m]`` whether it is no likely one that stands there twice."""
+    sound = np.ones(ids.shape, np.bool_)
+    for rank in range(1, k):
+        sound[..., rank] = (ids[..., :rank] != ids[..., rank : rank + 1]).all(-1)
+    return sound
 
 
 def _codes(steps: NDArray[np.float32]) -> NDArray[np.uint8]:

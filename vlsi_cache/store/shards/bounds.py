@@ -12,6 +12,7 @@ from vlsi_cache.store.shards.layout import (
     CHUNK_BYTES,
     DRAWS_CODEC,
     MAX_CHUNK_DRAWS,
+    TOGETHER_CODEC,
     ArrayLayout,
 )
 
@@ -26,6 +27,7 @@ _CHAINS: Final = (
     ["bytes", "crc32c"],
     ["bytes", "zstd", "crc32c"],
     [DRAWS_CODEC, "crc32c"],
+    [TOGETHER_CODEC, "crc32c"],
 )
 """Codecs of a chunk. Only zstd returns more bytes than it takes, and it runs once at most."""
 _INDEX_CHAIN: Final = ["bytes", "crc32c"]
@@ -77,7 +79,11 @@ def validate_array(
     """
     chunk, chain = _validate_codecs(name, metadata["codecs"])
     grid = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    drawn = chain[0] == DRAWS_CODEC
+    drawn = chain[0] in (DRAWS_CODEC, TOGETHER_CODEC)
+    if (chain[0] == TOGETHER_CODEC) != (layout.together is not None):
+        raise ValueError(f"{name} has chunks of codecs {chain}")
+    if layout.together is not None:
+        _validate_together(name, metadata["codecs"][0]["configuration"]["codecs"][0], layout)
     most = MAX_CHUNK_DRAWS if drawn else CHUNK_BYTES // np.dtype(layout.dtype).itemsize
     if min(chunk) < 1 or math.prod(chunk) > most:
         raise ValueError(f"{name} has chunks of {chunk}")
@@ -105,6 +111,11 @@ def _validate_codecs(name: str, codecs: Any) -> tuple[tuple[int, ...], list[str]
     if sharding["index_location"] != "end":
         raise ValueError(f"{name} has its index at the {sharding['index_location']}")
     return tuple(sharding["chunk_shape"]), chain
+
+
+def _validate_together(name: str, codec: Mapping[str, Any], layout: ArrayLayout) -> None:
+    if codec.get("configuration") != {"k": layout.together}:
+        raise ValueError(f"{name} is coded for another k than {layout.together}")
 
 
 def _names(codecs: Any) -> list[str]:

@@ -17,6 +17,7 @@ __all__ = [
     "DRAWS_CODEC",
     "LOG_PROB_FLOOR",
     "MAX_CHUNK_DRAWS",
+    "TOGETHER_CODEC",
     "ArrayLayout",
     "shard_layout",
     "token_arrays",
@@ -35,6 +36,9 @@ MAX_CHUNK_DRAWS: Final = 2**22
 
 DRAWS_CODEC: Final = "vlsi-cache.draws"
 """Name of the codec of draws in an array's metadata."""
+
+TOGETHER_CODEC: Final = "vlsi-cache.together"
+"""Name of the codec of whole records in an array's metadata."""
 
 CODE_HOLE: Final = 255
 """Fill value of the arrays that hold whole numbers of steps, 0 … 254."""
@@ -58,6 +62,8 @@ class ArrayLayout:
     impossible in a sound record, and every read looks for it."""
     draws: bool = False
     """Whether the rows are draws, which have a codec of their own."""
+    together: int | None = None
+    """k, if the rows are records of ``TOGETHER_CODEC``."""
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -107,6 +113,13 @@ def token_bytes(manifest: CacheManifest) -> int:
 def _token_layout(manifest: CacheManifest, num_tokens: int) -> dict[str, ArrayLayout]:
     taps, k, m = len(manifest.taps), manifest.sampling.k, manifest.sampling.m
     rows = max(min(num_tokens, CHUNK_TOKENS), 1)
+    response_ids = ArrayLayout("int32", (num_tokens,), rows, -1)
+    if manifest.sampling.drawn_from == "whole":
+        width = 2 * k + m + 2
+        fewer = min(rows, MAX_CHUNK_DRAWS // (taps * width))
+        shape = (num_tokens, taps, width)
+        together = ArrayLayout("int32", shape, fewer, -1, together=k)
+        return {"together": together, "response_ids": response_ids}
     arrays = {}
     if k:
         shape, fewer = (num_tokens, taps, k), min(rows, CHUNK_BYTES // (4 * taps * k))
@@ -118,7 +131,7 @@ def _token_layout(manifest: CacheManifest, num_tokens: int) -> dict[str, ArrayLa
     return arrays | {
         "entropy": ArrayLayout("uint8", (num_tokens, taps), rows, CODE_HOLE),
         "label_log_prob": ArrayLayout("uint8", (num_tokens, taps), rows, CODE_HOLE),
-        "response_ids": ArrayLayout("int32", (num_tokens,), rows, -1),
+        "response_ids": response_ids,
     }
 
 

@@ -20,6 +20,7 @@ from vlsi_cache.store.shards.arrays import (
     find_problem,
     parse_distribution,
     parse_sample_ids,
+    separate,
 )
 from vlsi_cache.store.shards.bounds import validate_array, validate_volume
 from vlsi_cache.store.shards.coding.codecs import bounded_array
@@ -94,15 +95,16 @@ class OpenShard:
         return {failure.row: failure.reason for failure in self.header.failures}
 
     def read_tokens(self, first: int, stop: int) -> dict[str, Array]:
-        """Read the stored token arrays from one response token up to another.
+        """Read the token arrays from one response token up to another, as ``separate`` does.
 
         Raises:
             CacheError: a chunk is missing, damaged, or holds an impossible value.
         """
         with _errors_named(self.address):
-            arrays = {
+            stored = {
                 name: np.asarray(self._arrays[name][first:stop]) for name in self._token_arrays
             }
+            arrays = separate(stored, self.manifest.sampling.k)
             problem = find_problem(arrays, self.manifest.tokenizer.vocab_size)
             if problem:
                 raise ValueError(problem)
@@ -113,17 +115,33 @@ class OpenShard:
         first = chunk_index * CHUNK_TOKENS
         return self.read_tokens(first, min(first + CHUNK_TOKENS, self.num_tokens))
 
-    def read_record(self) -> ShardRecord:
-        """Read the whole shard."""
-        arrays = self.read_tokens(0, self.num_tokens)
+    def iter_parts(self, num_tokens: int) -> Iterator[ShardRecord]:
+        """Yield the shard in parts of whole samples, of about so many tokens or one sample."""
+        first, count = 0, len(self.sample_ids)
+        while first < count:
+            reached = int(self.offsets[first]) + num_tokens
+            stop = int(np.searchsorted(self.offsets, reached, side="right")) - 1
+            stop = min(max(stop, first + 1), count)
+            yield self._read_samples(first, stop)
+            first = stop
+
+    def _read_samples(self, first: int, stop: int) -> ShardRecord:
+        begin, end = int(self.offsets[first]), int(self.offsets[stop])
+        arrays = self.read_tokens(begin, end)
         return ShardRecord(
-            sample_ids=self.sample_ids,
-            keys=self.keys,
-            offsets=self.offsets,
+            sample_ids=self.sample_ids[first:stop],
+            keys=self.keys[first:stop],
+            offsets=self.offsets[first : stop + 1] - begin,
             response_ids=arrays["response_ids"],
             distribution=parse_distribution(arrays),
-            failures=self.failures,
+            failures={
+                row - first: why for row, why in self.failures.items() if first <= row < stop
+            },
         )
+
+    def read_record(self) -> ShardRecord:
+        """Read the whole shard."""
+        return self._read_samples(0, len(self.sample_ids))
 
     def _open_arrays(self, archive: Archive) -> dict[str, zarr.Array[Any]]:
         group = zarr.open_group(ArchiveStore(archive), mode="r", zarr_format=3)

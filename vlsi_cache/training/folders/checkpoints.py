@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training.folders.writing import plain_write_errors
 
 __all__ = [
+    "best_of",
     "discard_checkpoints",
     "epochs_of",
     "last_checkpoint",
@@ -25,6 +27,7 @@ __all__ = [
     "remove_torn_checkpoints",
     "renumber",
     "save_model",
+    "state_of",
     "whole_checkpoint",
 ]
 
@@ -64,8 +67,13 @@ def discard_checkpoints(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_checkpoint(folder: Path, step: int) -> Iterator[None]:
+def whole_checkpoint(folder: Path, step: int, kept: Path | None = None) -> Iterator[None]:
     """Write a checkpoint inside. It is removed if it fails, and old ones are if it does not.
+
+    Args:
+        folder: the stage's folder.
+        step: the checkpoint's step.
+        kept: an old one that is not removed.
 
     Raises:
         StageError: a file cannot be written.
@@ -79,7 +87,8 @@ def whole_checkpoint(folder: Path, step: int) -> Iterator[None]:
             shutil.rmtree(path, ignore_errors=True)  # it would keep the room that is missing
         raise
     for old in _own_checkpoints(folder)[_NUM_KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old != kept:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def processes_of(checkpoint: Path) -> int:
@@ -89,37 +98,99 @@ def processes_of(checkpoint: Path) -> int:
 
 def epochs_of(checkpoint: Path) -> float:
     """Return how many epochs were trained until a checkpoint."""
-    state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-    return float(state["epoch"])
+    return float(state_of(checkpoint)["epoch"])
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """Return the Trainer's state at a checkpoint."""
+    state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def best_of(checkpoint: Path) -> Path | None:
+    """Return the best checkpoint until this one, which lies beside it, if one is kept."""
+    recorded = state_of(checkpoint).get("best_model_checkpoint")
+    return None if recorded is None else checkpoint.with_name(Path(recorded).name)
 
 
 def renumber(checkpoint: Path, step: int) -> None:
     """Give the last checkpoint another step, and remove those of later ones.
 
-    It is whole under the one name or the other at any moment.
+    It is whole under the one name or the other at any moment. The best one until then gets a step
+    before it, if its own is not.
 
     Raises:
         OSError: a file cannot be written.
+        StageError: files of the user's are in the way.
     """
     target = checkpoint.with_name(f"checkpoint-{step}")
     if target == checkpoint:
         return
+    _validate_replaceable(target)
+    for path in _numbered(checkpoint.parent):
+        if _step(path) > step and _is_whole(path):
+            _validate_replaceable(path)  # it would stay, and be the last one again
+    best, changes = best_of(checkpoint), {}
+    if best == checkpoint:
+        changes["best_model_checkpoint"] = str(target)
+    elif best is not None and _step(best) >= step:  # or those of later steps would go with it
+        moved = _free_before(target)
+        _copy(best, moved, {"global_step": _step(moved), "best_model_checkpoint": str(moved)})
+        changes["best_model_checkpoint"] = str(moved)
+    _copy(checkpoint, target, {"global_step": step, **changes})
+    for path in _own_checkpoints(checkpoint.parent):
+        if _step(path) > step:
+            shutil.rmtree(path)
+
+
+def _validate_replaceable(path: Path) -> None:
+    """Refuse to replace what the user put there.
+
+    Raises:
+        StageError: something other than a checkpoint of the stage's own is there.
+    """
+    if not _is_replaceable(path):
+        raise StageError(
+            "this is in the way of a checkpoint that gets another step's number, and holds files "
+            "that are not the stage's own",
+            where=path,
+            mend="Move it elsewhere, or go on with as many processes as before",
+        )
+
+
+def _free_before(target: Path) -> Path:
+    """Return the latest name before a checkpoint's where nothing of the user's is.
+
+    Raises:
+        StageError: there is none.
+    """
+    names = [target.with_name(f"checkpoint-{step}") for step in reversed(range(_step(target)))]
+    free = [name for name in names if _is_replaceable(name)]
+    if not free:
+        _validate_replaceable(names[0])
+    return free[0]
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Report whether nothing is there, or a checkpoint of the stage's own."""
+    return not os.path.lexists(path) or (path.is_dir() and not path.is_symlink() and _is_own(path))
+
+
+def _copy(checkpoint: Path, target: Path, changes: Mapping[str, Any]) -> None:
+    """Copy a checkpoint to another name, with changes of its state. It appears whole."""
     fresh = checkpoint.with_name(".renumbered")
     shutil.rmtree(fresh, ignore_errors=True)  # an interruption may have left it
     fresh.mkdir()
     for file in checkpoint.iterdir():
         if _FILES.fullmatch(file.name) and file.name != _STATE:
             shutil.copyfile(file, fresh / file.name)
-    state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-    write_whole(fresh / _STATE, json.dumps({**state, "global_step": step}, indent=2) + "\n")
+    state = {**state_of(checkpoint), **changes}
+    write_whole(fresh / _STATE, json.dumps(state, indent=2) + "\n")
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
-    for path in _own_checkpoints(checkpoint.parent):
-        if _step(path) > step:
-            shutil.rmtree(path)
 
 
-def save_model(model: Any, source: ModelSection, folder: Path) -> None:
+def save_model(model: Any, source: ModelSection, folder: Path, card: str | None = None) -> None:
     """Write a model and its processor as an ordinary checkpoint.
 
     Everything is written beside ``folder`` and moved there at the end, so that a folder that
@@ -130,6 +201,7 @@ def save_model(model: Any, source: ModelSection, folder: Path) -> None:
         source: names its processor, which is loaded again. One that was used would save how it
             padded.
         folder: where the checkpoint goes; files of the same names are replaced.
+        card: text of its README.md, if it gets one.
 
     Raises:
         StageError: a file cannot be written.
@@ -140,6 +212,8 @@ def save_model(model: Any, source: ModelSection, folder: Path) -> None:
         with plain_write_errors(folder):
             model.save_pretrained(partial)
             load_processor_of(source).save_pretrained(partial)
+            if card is not None:
+                (partial / "README.md").write_text(card, encoding="utf-8")
             _move(partial, folder)
     except StageError:
         shutil.rmtree(partial, ignore_errors=True)  # it would keep the room that is missing

@@ -11,37 +11,23 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from vlsi_cache.differences import find_differences
+from vlsi_cache.differences import Difference, find_differences
 from vlsi_cache.errors import StageError
 from vlsi_cache.files import write_whole
+from vlsi_cache.stagefiles import STAGE_FILE, StageRecord
 from vlsi_cache.training.folders.checkpoints import discard_checkpoints, remove_torn_checkpoints
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
 
-__all__ = ["StageFolder", "StageRecord", "one_job_at_a_time"]
+__all__ = ["StageFolder", "one_job_at_a_time"]
 
 _LOCK: Final = ".lock"
-_FILE: Final = "stage.json"
+_FILE: Final = STAGE_FILE
 _WEIGHTS: Final = "*.safetensors"
 
 logger = logging.getLogger(__name__)
-
-
-class StageRecord(BaseModel):
-    """What a stage was started with, and whether its result is whole."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    finished: bool
-    """Whether the result is whole."""
-    settings: dict[str, Any]
-    """Everything that the result depends on."""
-    weights: list[str] = []
-    """Names of the result's files of weights."""
-    num_bytes: dict[str, int] = {}
-    """Their sizes: a file that was cut off is noticed before it is used."""
 
 
 class StageFolder:
@@ -159,7 +145,11 @@ class StageFolder:
     def _compare(self, recorded: Mapping[str, Any], record: StageRecord) -> None:
         if self._is_untrained(record):
             return
-        found = find_differences(recorded, self.settings)
+        found = [
+            difference
+            for difference in find_differences(recorded, self.settings)
+            if not _is_undecided(difference)
+        ]
         if found:
             clauses = "; ".join(difference.clause() for difference in found)
             raise StageError(
@@ -190,6 +180,12 @@ class StageFolder:
             record["weights"] = weights
             record["num_bytes"] = {name: _size(self.config.parent / name) for name in weights}
         write_whole(self.path / _FILE, json.dumps(record, indent=2) + "\n")
+
+
+def _is_undecided(difference: Difference) -> bool:
+    """Report whether a bound was recorded before its number was: any number may be that one."""
+    is_bound = difference.path.rsplit(".", 1)[-1] == "batch_tokens"
+    return is_bound and difference.recorded == "given" and isinstance(difference.wanted, int)
 
 
 def _size(path: Path) -> int:

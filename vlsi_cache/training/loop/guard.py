@@ -35,6 +35,15 @@ class LossGuard:
         loss = loss.detach().float()
         self._step = loss if self._step is None else self._step + loss
 
+    @property
+    def step_loss(self) -> Tensor | None:
+        """What was added since the last step; None if nothing was."""
+        return self._step
+
+    def drop_step(self) -> None:
+        """Forget what was added since the last step."""
+        self._step = None
+
     def end_step(self) -> None:
         """Take what was added as one step's loss."""
         if self._step is not None:

@@ -24,11 +24,15 @@ class MetricLines(TrainerCallback):
 
     Args:
         phase: the stage's training, which reports its steps.
+
+    Attributes:
+        last: the metrics of the last logging step.
     """
 
     def __init__(self, phase: Phase) -> None:
         self.phase = phase
         self.writer: TensorBoardCallback | None = None
+        self.last: dict[str, float] = {}
         self._num_lines = 0
         self._spoke = 0.0
 
@@ -51,9 +55,14 @@ class MetricLines(TrainerCallback):
         """Write the events, and log a line if one is due, by one process."""
         if not state.is_world_process_zero or self.writer is None:
             return
+        if "held_out_loss_nats" in logs:
+            self.writer.on_log(args, state, control, logs=logs)
+            self.phase.say(self._held_out_line(state, logs))
+            return
         if "loss" not in logs:
             return  # the Trainer's closing summary
         self.writer.on_log(args, state, control, logs=logs)
+        self.last = dict(logs)
         self.phase.detail = f"loss {logs['loss']:.4g}"
         now = time.monotonic()
         is_last = state.global_step >= state.max_steps
@@ -66,6 +75,14 @@ class MetricLines(TrainerCallback):
         """Close the events."""
         if self.writer is not None and self.writer.tb_writer is not None:
             self.writer.tb_writer.close()
+
+    def _held_out_line(self, state: Any, logs: Mapping[str, float]) -> str:
+        figures = [f"held-out loss {logs['held_out_loss_nats']:.4f}"]
+        if "held_out_divergence_nats" in logs:
+            figures.append(f"divergence {logs['held_out_divergence_nats']:.4f}")
+        count = f"step {state.global_step:,} of {state.max_steps:,}"
+        samples = f"({logs['held_out_samples']:,.0f} samples)"
+        return "  ".join((self.phase.what, count, *figures, samples))
 
     def _line(self, state: Any, logs: Mapping[str, float]) -> str:
         taps = [name for name in logs if name.startswith("tap_")]

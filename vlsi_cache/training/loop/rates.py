@@ -16,8 +16,10 @@ itself.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +28,7 @@ from accelerate import PartialState
 from accelerate.utils import send_to_device
 from torch import nn
 
+from vlsi_cache.errors import StageError
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import InteractionSection, Schedule
 from vlsi_cache.training.module import StageModule
@@ -45,6 +48,8 @@ __all__ = [
     "rate_factor",
     "samples_per_step",
 ]
+
+logger = logging.getLogger(__name__)
 
 WARMUP = 0.1
 """Fraction of the steps in which rates rise, where the recipe names no number of steps."""
@@ -166,18 +171,58 @@ def first_step_rate(
         indices: the samples to choose from. Those of one step are taken, from all over the data.
         settings: the batch. Its own learning rate, if it names one, is returned unmeasured.
         autocast: whether the forward runs in bfloat16 autocast.
+
+    Raises:
+        StageError: no sample that is measured has a finite loss and gradient.
     """
     if settings.learning_rate is not None:
         return settings.learning_rate
     chosen = _spread(indices, min(samples_per_step(settings), _MOST_MEASURED))
-    size = settings.batch_size
-    batches = [
-        batch
-        for start in range(0, len(chosen), size)
-        for _, batch in collate_pieces(collate, chosen[start : start + size], settings.batch_tokens)
-    ]
+    batches = list(_batches(chosen, collate, settings))
     with phase("measuring the gradient, for the learning rate"):
-        return _measured_rate(module, list(measured), batches, autocast=autocast)
+        measure = partial(_measured_rate, module, list(measured), autocast=autocast)
+        rate = measure(batches)
+        if rate is None:
+            # a step of few samples may have none that is sound
+            tried = (chosen, _spread(indices, _MOST_MEASURED))
+            found = (_sound([collate([index]) for index in some], measure) for some in tried)
+            rate = measure(next(filter(None, found), [])[: len(chosen)])
+        if rate is None:
+            raise _no_rate()
+        return rate
+
+
+def _batches(
+    chosen: list[int], collate: Callable[[list[int]], dict[str, Any]], settings: Schedule
+) -> Iterator[dict[str, Any]]:
+    """Yield the batches of one step."""
+    size = settings.batch_size
+    for start in range(0, len(chosen), size):
+        some = chosen[start : start + size]
+        yield from (batch for _, batch in collate_pieces(collate, some, settings.batch_tokens))
+
+
+def _no_rate() -> StageError:
+    return StageError(
+        "no learning rate can be measured, because no sample has a finite loss and gradient",
+        where="finetuning.learning_rate",
+        found="not given",
+        mend="Look for NaN in the weights that the stage begins with. float16 holds nothing above "
+        "65504: if they are float16, set student.dtype: float32, or bfloat16",
+    )
+
+
+def _sound(
+    samples: list[dict[str, Any]], measure: Callable[[list[dict[str, Any]]], float | None]
+) -> list[dict[str, Any]]:
+    """Return the samples whose rate can be measured."""
+    sound = [sample for sample in samples if measure([sample]) is not None]
+    logger.warning(
+        "%d of %d samples are not measured, because their loss or gradient is not finite",
+        len(samples) - len(sound),
+        len(samples),
+    )
+    return sound
 
 
 def _measured_rate(
@@ -186,7 +231,10 @@ def _measured_rate(
     batches: list[dict[str, Any]],
     *,
     autocast: bool,
-) -> float:
+) -> float | None:
+    """Return the rate, or None where loss or gradient is not finite, or nothing is measured."""
+    if not batches:
+        return None
     device = PartialState().device
     module.train()  # gradient checkpointing holds in this mode alone
     count = sum(len(batch["labels"]) for batch in batches)
@@ -201,8 +249,9 @@ def _measured_rate(
     norm = sum(float(whole(gradient.abs().sum(dtype=torch.float32))) for gradient in gradients)
     module.zero_grad(set_to_none=True)
     module.collect()  # what the forward observed is no step's
-    rate = min(total / norm, _HIGHEST) if norm > 0 else _HIGHEST
-    return from_main_process(float(f"{rate:.2g}"))
+    finite = math.isfinite(total) and math.isfinite(norm)
+    rate = min(total / norm, _HIGHEST) if finite and norm > 0 else _HIGHEST
+    return from_main_process(float(f"{rate:.2g}") if finite else None)
 
 
 def _spread(indices: np.ndarray[Any, Any], count: int) -> list[int]:

@@ -6,6 +6,8 @@ go on from them, sharded or not.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +19,24 @@ from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
-from vlsi_cache.errors import StageError
+from vlsi_cache.errors import StageError, counted
 from vlsi_cache.training.folders.checkpoints import whole_checkpoint
 from vlsi_cache.training.folders.writing import plain_read_errors
+from vlsi_cache.training.loop.unsound import UnsoundSamples
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import gathered, raise_together
 from vlsi_cache.training.sharding import like, whole_state
 
 __all__ = ["MEND_DIVERGED", "SavingTrainer"]
 
+logger = logging.getLogger(__name__)
+
 MEND_DIVERGED = "Delete this folder, then lower the stage's learning_rate or raise warmup_steps"
 _WEIGHTS = "model.safetensors"
 _OPTIMIZER = "optimizer.pt"
 _SCHEDULER = "scheduler.pt"
 _BATCHES_SEEN = "batches_seen"
+_UNSOUND = "unsound_samples"
 
 
 class SavingTrainer(Trainer):
@@ -38,11 +44,16 @@ class SavingTrainer(Trainer):
 
     Attributes:
         sharded: whether the weights are sharded.
+        best: the checkpoint that is kept beside the last ones, if there is one.
+        unsound: keeps account of samples that are not sound; None in a stage that does not guard.
     """
 
     sharded: bool
+    best: Path | None = None
+    unsound: UnsoundSamples | None = None
     _weights: dict[str, Tensor]
     _optimizer_state: dict[str, Any]
+    _broken: dict[str, int]
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
         if not self.sharded:
@@ -64,7 +75,8 @@ class SavingTrainer(Trainer):
         problem: StageError | None = None
         try:
             # the Trainer's own limit would also delete what the user put there
-            with whole_checkpoint(Path(str(self.args.output_dir)), self.state.global_step):
+            folder = Path(str(self.args.output_dir))
+            with whole_checkpoint(folder, self.state.global_step, self.best):
                 super()._save_checkpoint(model, trial)
         except StageError as error:
             problem = error
@@ -136,6 +148,8 @@ class SavingTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.contiguous() for name, value in self._weights.items()}
         state[_BATCHES_SEEN] = torch.tensor(self._module().batches_seen)
+        if self.unsound is not None:
+            state[_UNSOUND] = torch.tensor(list(self.unsound.written()), dtype=torch.uint8)
         save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
 
     def _load_from_checkpoint(
@@ -146,7 +160,7 @@ class SavingTrainer(Trainer):
             plain_read_errors(resume_from_checkpoint),
             safe_open(Path(resume_from_checkpoint) / _WEIGHTS, "pt") as saved,
         ):
-            names = set(saved.keys()) - {_BATCHES_SEEN}
+            names = set(saved.keys()) - {_BATCHES_SEEN, _UNSOUND}
             if names != trainable.keys():
                 raise StageError(
                     "checkpoint holds other parameters than this stage trains",
@@ -158,6 +172,17 @@ class SavingTrainer(Trainer):
                 for name, parameter in trainable.items():
                     parameter.copy_(like(saved.get_tensor(name), parameter))
 
+    def resume_account(self, checkpoint: Path | None) -> None:
+        """Go on with a checkpoint's account of samples that are not sound.
+
+        The best checkpoint's weights may be loaded later. Its account is an earlier one.
+        """
+        if checkpoint is None or self.unsound is None:
+            return
+        with plain_read_errors(str(checkpoint)), safe_open(checkpoint / _WEIGHTS, "pt") as saved:
+            if _UNSOUND in saved.keys():  # noqa: SIM118 - it is no mapping
+                self.unsound.resume(bytes(saved.get_tensor(_UNSOUND).tolist()))
+
     def _trainable(self) -> dict[str, nn.Parameter]:
         parameters = self._module().named_parameters()
         return {name: value for name, value in parameters if value.requires_grad}
@@ -167,17 +192,39 @@ class SavingTrainer(Trainer):
         assert isinstance(module, StageModule)
         return module
 
+    def note_broken(self) -> None:
+        """Note what is not finite before the first step, and say so: no step can mend it."""
+        self._broken = self._find_broken()
+        if self._broken and self.is_world_process_zero():
+            logger.warning(
+                "%s in %s are not finite before the first step, and stay so",
+                counted(sum(self._broken.values()), "weight"),
+                ", ".join(list(self._broken)[:3]) + " …" * (len(self._broken) > 3),
+            )
+
     def validate_parameters(self) -> None:
-        """Refuse trained parameters that are NaN or infinite, in any process's slice of them."""
-        trainable = self._trainable().items()
-        found = [name for name, value in trainable if not torch.isfinite(_own(value)).all()]
-        broken = list(dict.fromkeys(gathered(found)))
+        """Refuse trained parameters that have become NaN or infinite, in any process's slice."""
+        broken = self.find_newly_broken()
         if broken:
             raise StageError(
                 f"{len(broken)} of the trained parameters are not finite ({broken[0]} …)",
                 where=self.args.output_dir,
                 mend=MEND_DIVERGED,
             )
+
+    def find_newly_broken(self) -> list[str]:
+        """Return names of the parameters with more that is not finite than at the beginning."""
+        found = self._find_broken().items()
+        return [name for name, count in found if count > self._broken.get(name, 0)]
+
+    def _find_broken(self) -> dict[str, int]:
+        """Count what is not finite in each trained parameter; all processes must call it."""
+        trainable = self._trainable().items()
+        own = {name: int((~torch.isfinite(_own(value))).sum()) for name, value in trainable}
+        found: Counter[str] = Counter()
+        for name, count in gathered([item for item in own.items() if item[1]]):
+            found[name] += count
+        return dict(found)
 
 
 def _own(value: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -28,12 +28,18 @@ from vlsi_cache.training.folders.checkpoints import (
     renumber,
 )
 from vlsi_cache.training.folders.writing import plain_write_errors, quiet_event_writer
-from vlsi_cache.training.loop.guard import LossGuard
+from vlsi_cache.training.loop.arguments import trainer_arguments
+from vlsi_cache.training.loop.groups import give_own_rates, split_scalars
+from vlsi_cache.training.loop.guarded import GuardedTrainer
+from vlsi_cache.training.loop.heldout import held_out_callbacks
+from vlsi_cache.training.loop.metricfile import MetricFile
 from vlsi_cache.training.loop.metrics import MetricLines
-from vlsi_cache.training.loop.pieces import align_pieces, num_tokens, pieces_of, without_sync
-from vlsi_cache.training.loop.rates import FINAL, WARMUP, rate_factor
-from vlsi_cache.training.loop.saving import MEND_DIVERGED, SavingTrainer
+from vlsi_cache.training.loop.pieces import align_pieces, num_tokens
+from vlsi_cache.training.loop.rates import FINAL, rate_factor
+from vlsi_cache.training.loop.saving import MEND_DIVERGED
 from vlsi_cache.training.loop.stopping import Checkpointer
+from vlsi_cache.training.loop.trackers import tracker_ends
+from vlsi_cache.training.loop.unsound import UnsoundSamples
 from vlsi_cache.training.processes import (
     from_main_process,
     gathered_numbers,
@@ -52,7 +58,7 @@ from vlsi_cache.training.samples.loader import (
     quiet_forks,
 )
 from vlsi_cache.training.samples.order import Indices, ProcessSlice, plain_order
-from vlsi_cache.training.sharding import is_sharded, whole
+from vlsi_cache.training.sharding import is_sharded
 from vlsi_cache.training.stage import Stage, Training
 
 __all__ = ["train"]
@@ -77,34 +83,68 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     """
     checkpointer = Checkpointer(stage.schedule.save_every_minutes)
     with phase(stage.name, unit="steps") as steps:
-        arguments = _arguments(run, stage, training)
+        arguments = trainer_arguments(run, stage, training)
         lengths = None if stage.schedule.batch_tokens is None else sample_lengths(run)
-        callbacks = [MetricLines(steps), checkpointer]
+        lines = MetricLines(steps)
+        metrics = MetricFile(stage.folder)
+        callbacks = [lines, metrics, checkpointer]
+        callbacks += tracker_ends(run.recipe.report_to)
+        callbacks += held_out_callbacks(training.held_out)
         trainer = _StageTrainer(stage, training, arguments, callbacks, lengths)
-        _train_on(stage, training, trainer)
+        if training.guards_samples:
+            trainer.unsound = _unsound_samples(run, stage, training)
+        trainer.note_broken()
+        _train_on(stage, trainer, metrics)
         if checkpointer.stopped_by is not None:
             where = f"step {trainer.state.global_step:,} of {trainer.state.max_steps:,}"
             stop_if_asked(f"at {where} of {stage.name}", checkpointer.stopped_by)
+    if trainer.unsound is not None:
+        trainer.unsound.validate_end()
     trainer.validate_parameters()
+    if trainer.unsound is not None:
+        run.reminders.extend(filter(None, [trainer.unsound.summary()]))
+    run.figures[stage.name] = lines.last
+    run.reminders.extend(_losses_reminder(stage, trainer))
+
+
+def _losses_reminder(stage: Stage[Any], trainer: _StageTrainer) -> list[str]:
+    """Return what the run says at its end if the losses ended badly."""
     problem = trainer.guard.find_problem()
-    if problem is not None:
-        rate = arguments.learning_rate
-        run.reminders.append(
-            f"{stage.name}: {problem}. The result may be worse than what it began with. Delete "
-            f"{stage.folder}, then train it with a learning_rate below {rate:.2g}"
-        )
+    if problem is None:
+        return []
+    return [
+        f"{stage.name}: {problem}. The result may be worse than what it began with. Delete "
+        f"{stage.folder}, then train it with a learning_rate below "
+        f"{trainer.args.learning_rate:.2g}"
+    ]
 
 
-def _train_on(stage: Stage[Any], training: Training[Any], trainer: _StageTrainer) -> None:
+def _unsound_samples(run: Run, stage: Stage[Any], training: Training[Any]) -> UnsoundSamples:
+    dtypes = {value.dtype for value in training.module.parameters()}
+    return UnsoundSamples(
+        stage.name,
+        name=lambda index: run.data.identify(index)[0],
+        is_half=torch.float16 in dtypes,
+        skips=run.recipe.skips_failures,
+        speaks=PartialState().is_main_process,
+    )
+
+
+def _train_on(stage: Stage[Any], trainer: _StageTrainer, metrics: MetricFile) -> None:
     checkpoint = from_main_process(last_checkpoint(stage.folder))
     if checkpoint is not None:
         checkpoint = trainer.recount(checkpoint)
         if trainer.is_world_process_zero():
             logger.info("%s: going on from %s", stage.name, checkpoint.name)
-    journal = training.journal
+    step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
+    on_main_process(lambda: metrics.resume(step))
+    journal = trainer.training.journal
     if journal is not None:
-        step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
         on_main_process(lambda: journal.resume(step))
+    trainer.resume_account(checkpoint)
+    trainer.resume_measuring(checkpoint)
+    if trainer.end_early(checkpoint):
+        return
     with (
         plain_write_errors(stage.folder),
         quiet_event_writer(),
@@ -120,53 +160,7 @@ def _train_on(stage: Stage[Any], training: Training[Any], trainer: _StageTrainer
             raise lost_others(stage.folder) from error
 
 
-def _arguments(run: Run, stage: Stage[Any], training: Training[Any]) -> TrainingArguments:
-    schedule = stage.schedule
-    length: dict[str, Any] = (
-        {"max_steps": schedule.steps}
-        if schedule.steps is not None
-        else {"num_train_epochs": schedule.epochs or 1.0}
-    )
-    arguments = TrainingArguments(
-        output_dir=str(stage.folder),
-        per_device_train_batch_size=schedule.batch_size,
-        gradient_accumulation_steps=schedule.gradient_accumulation,
-        learning_rate=schedule.learning_rate or training.rate(),
-        warmup_steps=WARMUP if schedule.warmup_steps is None else schedule.warmup_steps,
-        weight_decay=schedule.weight_decay,
-        max_grad_norm=schedule.max_grad_norm,
-        logging_steps=schedule.log_every,
-        logging_first_step=True,
-        save_steps=schedule.save_every,
-        dataloader_num_workers=schedule.workers,
-        remove_unused_columns=False,
-        report_to=[],
-        logging_nan_inf_filter=False,  # `log` checks the loss, and the filter waits every step
-        disable_tqdm=True,
-        use_cpu=run.device.type == "cpu",
-        bf16=training.autocast,
-        dataloader_pin_memory=run.device.type == "cuda",
-        seed=run.recipe.seed,
-        **length,
-    )
-    # Without a launcher, several visible GPUs would be wrapped in DataParallel, which scatters flat
-    # token tensors wrongly. One process drives one device, and accelerate launches more.
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001
-    return arguments
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Parameters whose gradients are clipped to one norm, as the Trainer asks a model for them."""
-
-    members: list[nn.Parameter]
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield them."""
-        return iter(self.members)
-
-
-class _StageTrainer(SavingTrainer):
+class _StageTrainer(GuardedTrainer):
     """Trains a stage's module on its batches, with its metrics and rates."""
 
     def __init__(
@@ -180,7 +174,6 @@ class _StageTrainer(SavingTrainer):
         self.training = training
         self.batch_tokens = stage.schedule.batch_tokens
         self.lengths = lengths
-        self.guard = LossGuard()
         self.warned_of_rise = False
         final = stage.schedule.final_learning_rate
         self.final_factor = FINAL if final is None else final / arguments.learning_rate
@@ -190,6 +183,7 @@ class _StageTrainer(SavingTrainer):
             model=training.module,
             args=arguments,
             train_dataset=training.dataset,
+            eval_dataset=None if training.held_out is None else training.held_out.dataset,
             data_collator=training.collate,
             callbacks=[*callbacks, EpochSetter(), *training.callbacks],
             optimizers=(training.optimizer, None),
@@ -199,6 +193,7 @@ class _StageTrainer(SavingTrainer):
         self.is_distributed_loading_by_transformers = self.sharded
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
+        self.begin_measuring(training.held_out, stage.schedule)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process's batches.
@@ -253,6 +248,7 @@ class _StageTrainer(SavingTrainer):
         A batch of weight 0 runs too, since the other processes wait for its gradients.
         """
         weight = inputs.pop("weight")
+        inputs.pop("indices")
         module = self._module()
         module.batch_weight = weight
         module.step = self.state.global_step
@@ -260,34 +256,12 @@ class _StageTrainer(SavingTrainer):
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
         return loss * float(weight)
 
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """Train on a micro-batch, piece by piece, and show its loss to the guard."""
-        *pieces, last = pieces_of(inputs)
-        losses: list[Tensor] = []
-        for piece in pieces:
-            with without_sync(self.accelerator, model):
-                losses.append(super().training_step(model, piece, *args, **kwargs))
-        losses.append(super().training_step(model, last, *args, **kwargs))
-        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-        self.guard.add(loss)
-        if self.accelerator.sync_gradients:
-            self.guard.end_step()
-        return loss
-
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Give parameters with rates of their own groups of their own."""
         optimizer = super().create_optimizer(model)
-        _split_scalars(optimizer)
-        for prefix, rate in self.training.other_rates.items():
-            named = self._module().named_parameters()
-            own = {id(value) for name, value in named if name.startswith(prefix)}
-            for group in list(optimizer.param_groups):
-                split = {**group, "params": [p for p in group["params"] if id(p) in own]}
-                group["params"] = [p for p in group["params"] if id(p) not in own]
-                optimizer.add_param_group({**split, "lr": rate})
-        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        split_scalars(optimizer)
+        named = self._module().named_parameters()
+        give_own_rates(optimizer, named, self.training.other_rates)
         return optimizer
 
     def create_scheduler(
@@ -319,7 +293,6 @@ class _StageTrainer(SavingTrainer):
         problem = next(
             (batch for batch in batch_samples if isinstance(batch, VlsiCacheError)), None
         )
-        problem = problem or self._module().find_problem()
         count = sum(map(num_tokens, batch_samples)) if problem is None else _PROBLEM
         counts = gathered_numbers(int(count))
         if _PROBLEM in counts:
@@ -328,21 +301,8 @@ class _StageTrainer(SavingTrainer):
             counts = counts[:1]
         elif self.args.world_size > 1 and self.batch_tokens is not None:
             align_pieces(batch_samples, self.accelerator, device)
+        self._module().tokens_seen += sum(counts)
         return torch.tensor(max(sum(counts), 1), device=device)  # all may have weight 0
-
-    def _clip_grad_norm(self, model: Any) -> Any:
-        rest = dict(self._module().named_parameters())
-        for prefix, most in self.training.other_norms.items():
-            own = [rest.pop(name) for name in list(rest) if name.startswith(prefix)]
-            if most and any(value.grad is not None for value in own):
-                self._mixed_mesh_grad_norm(_Group(own), most)  # type: ignore[no-untyped-call]
-        clipped = _Group(list(rest.values())) if self.training.other_norms else model
-        norm: Any = super()._clip_grad_norm(clipped)  # type: ignore[no-untyped-call]
-        return whole(norm)
-
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm: Any = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
-        return whole(norm)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the observed metrics to the line, and the tables to the journal."""
@@ -391,12 +351,3 @@ class _StageTrainer(SavingTrainer):
             whole = self.accelerator.reduce(total, reduction="sum")
             means[name] = whole / self.accelerator.reduce(torch.tensor(count, device=total.device))
         return means
-
-
-def _split_scalars(optimizer: torch.optim.Optimizer) -> None:
-    """Give scalars groups of their own: a fused step takes no mixture with sharded tensors."""
-    for group in list(optimizer.param_groups):
-        scalars = [value for value in group["params"] if value.ndim == 0]
-        if scalars and len(scalars) < len(group["params"]):
-            group["params"] = [value for value in group["params"] if value.ndim]
-            optimizer.add_param_group({**group, "params": scalars})

@@ -122,13 +122,16 @@ class BatchReader:
     """Most padded tokens of one forward pass; None for no bound."""
 
     def __call__(self, picks: Sequence[Pick]) -> dict[str, Any]:
-        """Return the collated batch, with its ``weight``: 1, or 0.
+        """Return the collated batch, with its ``weight``: 1, or 0, and its samples' ``indices``.
 
         A batch beyond the bound is its first piece, with the others under ``FURTHER``.
         """
         items = [self.dataset[pick.index] for pick in picks]
         pieces = collate_pieces(self.collate, items, self.batch_tokens)
-        first, *further = ({**batch, "weight": picks[0].weight} for _, batch in pieces)
+        first, *further = (
+            {**batch, "weight": picks[0].weight, "indices": tuple(picks[row].index for row in rows)}
+            for rows, batch in pieces
+        )
         return {**first, FURTHER: further} if further else first
 
 

@@ -17,6 +17,7 @@ from vlsi_cache.store.cache.folder import (
     open_folder,
     parse_index,
     read_processor_seal,
+    validate_index_version,
 )
 from vlsi_cache.store.cache.seals import CacheIndex
 from vlsi_cache.store.cache.verification.damage import (
@@ -30,6 +31,7 @@ from vlsi_cache.store.cache.verification.examine import Finding, examine_shard, 
 from vlsi_cache.store.cache.verification.processor import judge_processor
 from vlsi_cache.store.cache.verification.trust import judge_manifest
 from vlsi_cache.store.places.keys import (
+    CARD_FILE,
     INDEX_FILE,
     MANIFEST_FILE,
     PROCESSOR_FOLDER,
@@ -112,10 +114,13 @@ class _Check:
 
     def _read_index(self, damages: list[Damage]) -> CacheIndex | None:
         try:
-            return parse_index(self.folder.place, self._num_examined)
+            index = parse_index(self.folder.place, self._num_examined)
+            if index is not None:
+                validate_index_version(self.folder, index)
         except CacheError as error:
             damages.append(self._damage(INDEX_FILE, error.what, advice_on(error, "index")))
             return None
+        return index
 
     @property
     def _num_examined(self) -> int:
@@ -140,7 +145,7 @@ class _Check:
             return list(pool.map(examine, range(self._num_examined)))
 
     def _find_strays(self, index: CacheIndex | None) -> Iterator[Damage]:
-        known = {MANIFEST_FILE, INDEX_FILE, PROCESSOR_SEAL_FILE}
+        known = {MANIFEST_FILE, INDEX_FILE, PROCESSOR_SEAL_FILE, CARD_FILE}
         for shard_index in range(self.folder.manifest.num_shards):
             known |= {shard_key(shard_index), seal_key(shard_index)}
         known |= {part_key(index) for index in range(len(self.folder.manifest.parts))}

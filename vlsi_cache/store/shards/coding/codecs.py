@@ -17,9 +17,10 @@ from zarr.registry import register_codec
 
 from vlsi_cache.store.shards.bounds import FRAME_HEAD, validate_frame
 from vlsi_cache.store.shards.coding.draws import decode_draws, encode_draws
-from vlsi_cache.store.shards.layout import DRAWS_CODEC, ArrayLayout
+from vlsi_cache.store.shards.coding.together import decode_together, encode_together
+from vlsi_cache.store.shards.layout import DRAWS_CODEC, TOGETHER_CODEC, ArrayLayout
 
-__all__ = ["BoundedZstdCodec", "DrawsCodec", "bounded_array", "chunk_codecs"]
+__all__ = ["BoundedZstdCodec", "DrawsCodec", "TogetherCodec", "bounded_array", "chunk_codecs"]
 
 _BOUNDED: Final = "vlsi-cache.bounded-zstd"
 """Name of a codec that only readers use. It is not in any file."""
@@ -56,19 +57,63 @@ class DrawsCodec(ArrayBytesCodec):
         raise NotImplementedError
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        _validate_kind(chunk_spec)
+        _validate_kind(chunk_spec, DRAWS_CODEC)
         content = await asyncio.to_thread(encode_draws, chunk_array.as_numpy_array())
         return chunk_spec.prototype.buffer.from_bytes(content)
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        shape = _validate_kind(chunk_spec)
+        shape = _validate_kind(chunk_spec, DRAWS_CODEC)
         drawn = await asyncio.to_thread(decode_draws, chunk_bytes.to_bytes(), shape)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(drawn)
 
 
-def _validate_kind(chunk_spec: ArraySpec) -> tuple[int, int, int]:
+@dataclass(frozen=True)
+class TogetherCodec(ArrayBytesCodec):
+    """Zarr codec of records ``[n, L, 2k + m + 2]``.
+
+    Its bytes are those of ``vlsi_cache.store.shards.coding.together``. An entry point registers it.
+    """
+
+    k: int
+    """Most likely tokens of a record."""
+
+    is_fixed_size = False
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Make the codec from an array's metadata.
+
+        Raises:
+            ValueError: the configuration is not k alone.
+        """
+        configuration = data.get("configuration", {})
+        if list(configuration) != ["k"] or type(configuration["k"]) is not int:
+            raise ValueError(f"{TOGETHER_CODEC} is configured by k alone")
+        return cls(configuration["k"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry of an array's metadata."""
+        return {"name": TOGETHER_CODEC, "configuration": {"k": self.k}}
+
+    def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
+        """Refuse: the size depends on the values."""
+        raise NotImplementedError
+
+    async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        _validate_kind(chunk_spec, TOGETHER_CODEC)
+        kept = chunk_array.as_numpy_array()
+        content = await asyncio.to_thread(encode_together, kept, self.k)
+        return chunk_spec.prototype.buffer.from_bytes(content)
+
+    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        shape = _validate_kind(chunk_spec, TOGETHER_CODEC)
+        kept = await asyncio.to_thread(decode_together, chunk_bytes.to_bytes(), shape, self.k)
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(kept)
+
+
+def _validate_kind(chunk_spec: ArraySpec, name: str) -> tuple[int, int, int]:
     if len(chunk_spec.shape) != 3 or chunk_spec.dtype.to_native_dtype() != np.int32:
-        raise ValueError(f"{DRAWS_CODEC} is for int32 of three axes")
+        raise ValueError(f"{name} is for int32 of three axes")
     tokens, taps, draws = chunk_spec.shape
     return tokens, taps, draws
 
@@ -96,6 +141,7 @@ class BoundedZstdCodec(ZstdCodec):
 
 
 register_codec(DRAWS_CODEC, DrawsCodec)
+register_codec(TOGETHER_CODEC, TogetherCodec)
 register_codec(_BOUNDED, BoundedZstdCodec)
 
 
@@ -118,6 +164,8 @@ def chunk_codecs(array: ArrayLayout) -> dict[str, Any]:
     The checksum comes last, over the compressed bytes, so that it is verified before any decoder
     runs. Without it, a flipped byte mostly decodes to wrong numbers.
     """
+    if array.together is not None:
+        return {"serializer": TogetherCodec(array.together), "compressors": (Crc32cCodec(),)}
     if array.draws:
         return {"serializer": DrawsCodec(), "compressors": (Crc32cCodec(),)}
     return {"compressors": (ZstdCodec(level=3), Crc32cCodec())}

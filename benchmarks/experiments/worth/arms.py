@@ -1,0 +1,72 @@
+"""The arms of all experiments: how each student is distilled, and what is fine-tuned after it.
+
+All start from the same cut of SmolLM2, see the same samples in the same order for a seed, and take
+as many steps of distillation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["ARMS", "LABELS", "LORA_RATE", "RECORD", "Arm"]
+
+LORA_RATE = 4e-3
+"""The rate of the adapters, which the first proof's search chose for all arms."""
+SLOW = LORA_RATE / 20
+"""The rate of dense verbalizers that are trained already (benchmarks/experiments/first_proof)."""
+
+LABELS: Mapping[str, Any] = {}
+RECORD: Mapping[str, Any] = {"record_weight": 1.0}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to distil the student."""
+
+    name: str
+    interaction: Mapping[str, Any]
+    """Section of the recipe, without the schedule."""
+    tunings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Fine-tunings after it: name → section of the recipe, without the schedule."""
+    corrected: bool = False
+    """Whether the output learns the teacher's last inner tap in place of the teacher's output."""
+    exits: bool = False
+    """Whether verbalizers are trained afterwards, with the student frozen, and scored as exits."""
+
+    def settings(self, last_tap: int) -> dict[str, Any]:
+        """Return the section of the recipe for a teacher with this last inner tap."""
+        target = {"output_target": {"tap": last_tap}} if self.corrected else {}
+        return {**self.interaction, **target}
+
+    @property
+    def reads_taps(self) -> bool:
+        """Whether inner layers are compared."""
+        return self.interaction.get("inner") != "none"
+
+
+_TAPS = {"inner_weight_of": "all", "verbalizer_learning_rate": SLOW, "gradients_every": 10}
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("output", {"inner": "none"}, {"labels": LABELS, "record": RECORD}, exits=True),
+        Arm(
+            "taps-fast",
+            {**_TAPS, "inner_weight": 0.75, "verbalizer_learning_rate": LORA_RATE},
+        ),
+        Arm("taps", {**_TAPS, "inner_weight": 0.75}, exits=True),
+        Arm(
+            "taps-first",
+            {**_TAPS, "inner_weight": 1.0, "inner_schedule": {"until": 0.3, "end": 0.0}},
+            exits=True,
+        ),
+        Arm(
+            "taps-to-output",
+            {**_TAPS, "inner_weight": 0.6, "inner_target": "output"},
+            exits=True,
+        ),
+        Arm("tap-26", {"inner": "none"}, {"labels": LABELS}, corrected=True),
+    )
+}

@@ -1,0 +1,139 @@
+"""The experiments: a question, what was predicted before any run, and the differences that decide.
+
+The predictions follow from published figures and from the first proof's curves. An experiment's
+verdict is read off its intervals by one rule, so that no one chooses it after the runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["EXPERIMENTS", "Comparison", "Experiment"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A difference of two arms in one figure, seed by seed."""
+
+    arm: str
+    other: str
+    figure: str
+    """Name of a figure of a run."""
+    title: str
+    """What it is: nats of KL(teacher ‖ student) or of label loss, or an exit's acceptance."""
+    predicted: tuple[float, float]
+    """Bounds of the difference, written down before the runs."""
+    other_figure: str | None = None
+    """Figure of the other arm. The same by default."""
+
+    @property
+    def name(self) -> str:
+        """The two sides of the difference."""
+        if self.arm == self.other:
+            return "with record − without"
+        return f"{self.arm} − {self.other}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question and how it is answered."""
+
+    name: str
+    question: str
+    prediction: str
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms that it compares, in order."""
+        found = [name for pair in self.comparisons for name in (pair.arm, pair.other)]
+        return list(dict.fromkeys(found))
+
+
+_KL = ("distilled.divergence_nats", "KL, distilled")
+_KL_30 = ("step-30.divergence_nats", "KL, step 30")
+_LABELS = ("distilled.label_loss", "labels, distilled")
+
+
+def _exit(tap: int, trained: str = "after") -> tuple[str, str]:
+    when = {"after": "afterwards", "along": "along"}[trained]
+    return f"exit-{tap}.{trained}.acceptance", f"exit {tap}, {when}"
+
+
+EXPERIMENTS = (
+    Experiment(
+        "E0",
+        "Is the early harm of the taps the fault of a rate that is too high for the verbalizers?",
+        "At the adapters' rate the taps cost 0.12 nats at step 30, and verbalizers move by half "
+        "their size or more. At a twentieth of it they cost at most 0.03 nats.",
+        (
+            Comparison("taps-fast", "output", *_KL_30, (0.05, 0.25)),
+            Comparison("taps", "output", *_KL_30, (-0.05, 0.03)),
+            Comparison("taps", "taps-fast", *_KL_30, (-0.25, -0.05)),
+        ),
+    ),
+    Experiment(
+        "E1",
+        "Does the output learn more from the teacher's tap 26, which reads the labels better?",
+        "Label loss falls by 0.10 to 0.25 nats before the fine-tuning and by 0.03 to 0.10 after "
+        "it. The divergence to the teacher's output rises by 0.1 to 0.3 nats.",
+        (
+            Comparison("tap-26", "output", *_LABELS, (-0.25, -0.10)),
+            Comparison(
+                "tap-26",
+                "output",
+                "tuned-labels.label_loss",
+                "labels, fine-tuned",
+                (-0.10, -0.03),
+            ),
+            Comparison("tap-26", "output", *_KL, (0.1, 0.3)),
+        ),
+    ),
+    Experiment(
+        "E2b",
+        "Which recipe with taps ends nearer to the teacher than the output alone?",
+        "Slow verbalizers end 0.00 to 0.02 nats nearer, taps that are switched off after 30 % of "
+        "the steps 0.01 to 0.02.",
+        (
+            Comparison("taps", "output", *_KL, (-0.02, 0.0)),
+            Comparison("taps-first", "output", *_KL, (-0.02, -0.01)),
+            Comparison("taps", "output", *_LABELS, (-0.02, 0.0)),
+            Comparison("taps-first", "output", *_LABELS, (-0.02, 0.0)),
+        ),
+    ),
+    Experiment(
+        "E3",
+        "Does a record beside the labels keep stage three near the teacher?",
+        "The divergence is 0.4 to 0.5 nats less than with labels alone, and the label loss 0.01 "
+        "to 0.05 nats.",
+        (
+            Comparison(
+                *("output", "output", "tuned-record.divergence_nats"),
+                *("KL, fine-tuned", (-0.5, -0.4)),
+                other_figure="tuned-labels.divergence_nats",
+            ),
+            Comparison(
+                *("output", "output", "tuned-record.label_loss"),
+                *("labels, fine-tuned", (-0.05, -0.01)),
+                other_figure="tuned-labels.label_loss",
+            ),
+        ),
+    ),
+    Experiment(
+        "E4",
+        "Do taps that learn the output make better exits than verbalizers trained afterwards?",
+        "At half the depth (tap 6) the acceptance is 0.03 to 0.10 higher than that of verbalizers "
+        "trained afterwards on the student of the output alone, for at most 0.03 nats of "
+        "divergence. Matched taps give 0.00 to -0.05.",
+        (
+            Comparison("taps-to-output", "output", *_exit(6), (0.03, 0.10)),
+            Comparison("taps-to-output", "output", *_exit(10), (0.0, 0.06)),
+            Comparison(
+                *("taps-to-output", "output", *_exit(6, "along"), (0.0, 0.10)),
+                other_figure=_exit(6)[0],
+            ),
+            Comparison("taps", "output", *_exit(6), (-0.05, 0.0)),
+            Comparison("taps-to-output", "output", *_KL, (0.0, 0.03)),
+        ),
+    ),
+)

@@ -1,0 +1,89 @@
+"""What the written runs say: means per arm, differences seed by seed, and the verdicts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from harness import mean_and_interval
+
+from experiments.first_proof.setting import Setting
+from experiments.worth.arms import ARMS
+from experiments.worth.experiments import EXPERIMENTS, Comparison, Experiment
+from experiments.worth.running import results_of
+
+__all__ = ["summarize"]
+
+Runs = dict[str, dict[int, dict[str, float]]]
+"""Arm → seed → figures."""
+
+
+def summarize(setting: Setting) -> dict[str, Any]:
+    """Summarize the runs that are written down so far."""
+    runs: Runs = {name: {} for name in ARMS}
+    for path in sorted(results_of(setting).glob("*/*.json")):
+        part = json.loads(path.read_text(encoding="utf-8"))
+        runs[part["arm"]].setdefault(part["seed"], {}).update(part["figures"])
+    return {"experiments": [_experiment(experiment, runs) for experiment in EXPERIMENTS]}
+
+
+def _experiment(experiment: Experiment, runs: Runs) -> dict[str, Any]:
+    differences = [_difference(pair, runs) for pair in experiment.comparisons]
+    return {
+        "name": experiment.name,
+        "question": experiment.question,
+        "prediction": experiment.prediction,
+        "arms": [_arm(name, runs[name]) for name in experiment.arms],
+        "differences": differences,
+        "verdict": "; ".join(_verdict(found) for found in differences),
+    }
+
+
+def _arm(name: str, runs: dict[int, dict[str, float]]) -> dict[str, Any]:
+    names = sorted({figure for figures in runs.values() for figure in figures})
+    return {
+        "name": name,
+        "seeds": sorted(runs),
+        "settings": {"interaction": dict(ARMS[name].interaction)},
+        "figures": {
+            figure: mean_and_interval([found[figure] for found in runs.values() if figure in found])
+            for figure in names
+        },
+    }
+
+
+def _difference(pair: Comparison, runs: Runs) -> dict[str, Any]:
+    mine, others = runs[pair.arm], runs[pair.other]
+    other_figure = pair.other_figure or pair.figure
+    seeds = [
+        seed
+        for seed in sorted(mine.keys() & others.keys())
+        if pair.figure in mine[seed] and other_figure in others[seed]
+    ]
+    found = [mine[seed][pair.figure] - others[seed][other_figure] for seed in seeds]
+    return {
+        "name": pair.name,
+        "title": pair.title,
+        "arm": pair.arm,
+        "from": pair.other,
+        "figure": pair.figure,
+        "from_figure": other_figure,
+        "predicted": list(pair.predicted),
+        "seeds": seeds,
+        "each": found,
+        **mean_and_interval(found),
+    }
+
+
+def _verdict(difference: dict[str, Any]) -> str:
+    """Read one difference: its sign is known where its interval leaves zero out."""
+    what = f"{difference['name']}, {difference['title']}"
+    mean, interval = difference["mean"], difference["interval"]
+    if mean is None:
+        return f"{what}: not run"
+    if interval is None:
+        return f"{what}: {mean:+.3f}, one seed"
+    low, high = difference["predicted"]
+    sign = "no difference is seen" if abs(mean) <= interval else "lower" if mean < 0 else "higher"
+    met = "as predicted" if low <= mean <= high else f"predicted {low:+.2f} to {high:+.2f}"
+    return f"{what}: {mean:+.3f} ± {interval:.3f}, {sign}, {met}"

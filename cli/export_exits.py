@@ -1,0 +1,37 @@
+"""``vlsi-cache export-exits``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vlsi_cache.cli.options import errors_in_one_line
+from vlsi_cache.cli.terminal import log_to
+
+__all__ = ["command"]
+
+
+@click.command("export-exits")
+@errors_in_one_line
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Replace the exits that OUT holds.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(run: Path, out: Path, replace: bool, as_json: bool) -> None:
+    """Copy the exits of a run's latest student to the folder OUT.
+
+    Exits are the verbalizers that read a student's taps as words. RUN is the folder of a run, of a
+    student or of verbalizers.
+    """
+    log_to("stderr")
+    from vlsi_cache.verbalizer import export_exits
+
+    found = export_exits(run, out, replace=replace)
+    if as_json:
+        click.echo(found.model_dump_json(indent=2))
+        return
+    click.echo(f"exits at taps {', '.join(map(str, found.taps))} of {found.backbone}: {out}")
+    if found.stale:
+        click.echo("they are older than the student: docs/exits.md says how to renew them")
+    click.echo(f"next: vlsi-cache evaluate {found.backbone} --verbalizers {out} --data HELD-OUT")

@@ -1,0 +1,53 @@
+"""Reports as JSON, as terminal tables or as pages."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import RenderableType
+
+    from vlsi_cache.store import Cache
+
+__all__ = ["echo_json", "print_table", "reading_processes", "write_page"]
+
+_WORTH_A_PROCESS: Final = 2_000_000
+"""Tokens times taps from which a second process saves more time than its start takes."""
+_MOST_PROCESSES: Final = 8
+
+
+def reading_processes(cache: Cache) -> int:
+    """Return how many processes read a cache's statistics."""
+    if cache.num_tokens * len(cache.manifest.taps) < _WORTH_A_PROCESS:
+        return 1
+    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES)
+
+
+def echo_json(report: BaseModel) -> None:
+    """Print a report as JSON."""
+    from vlsi_cache.report import json_text
+
+    click.echo(json_text(report))
+
+
+def print_table(table: RenderableType) -> None:
+    """Print a table in the terminal's width."""
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def write_page(path: Path, page: str, report: BaseModel, *, as_json: bool) -> None:
+    """Write a page, and print its path, or what it shows as JSON."""
+    from vlsi_cache.files import write_whole
+
+    write_whole(path, page)
+    if as_json:
+        echo_json(report)
+    else:
+        click.echo(f"page: {path}")

@@ -1,0 +1,1 @@
+"""What a run's folder says: its stages, their metrics and their matchings."""

@@ -1,0 +1,178 @@
+"""Cards: what a student or a cache is, for who finds it on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Final
+
+import yaml
+
+from vlsi_cache.recipe import Recipe
+from vlsi_cache.recipe.publicnames import (
+    hub_name,
+    public_name,
+    public_settings,
+    public_source,
+)
+from vlsi_cache.store import Cache
+
+__all__ = ["StudentFacts", "cache_card", "student_card"]
+
+_TAGS: Final = ("vlsi-cache", "distillation")
+
+
+@dataclass(frozen=True, slots=True)
+class StudentFacts:
+    """What a card says about a student."""
+
+    name: str
+    """Name for the title."""
+    recipe: Recipe
+    """The recipe of its training."""
+    sees_images: bool
+    """Whether it reads images."""
+    data: str
+    """The conversations, as they were named."""
+    data_fingerprint: str
+    """Their identity."""
+    num_samples: int
+    """How many it learned from."""
+    cache: Cache | None = None
+    """The teacher's record that it learned from."""
+    figures: Sequence[tuple[str, str, float]] = field(default=())
+    """Stage, name and value of each figure."""
+
+
+def student_card(facts: StudentFacts) -> str:
+    """Return the card of a student: its origin, its figures and its recipe."""
+    recipe, cache = facts.recipe, facts.cache
+    datasets = [hub_name(name) for name in _data_names(recipe)]
+    metadata = {
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text" if facts.sees_images else "text-generation",
+        "base_model": hub_name(recipe.student.model or ""),
+        "datasets": [name for name in datasets if name is not None] or None,
+        "tags": [*_TAGS],
+    }
+    settings = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"output", "device"})
+    parts = [
+        f"# {facts.name}",
+        "This model is a student of offline distillation: it learned from a record of its "
+        "teacher's distributions, layer by layer."
+        if cache is not None
+        else "This model was fine-tuned on its data, without a teacher.",
+        _table(("", ""), _origin(facts)),
+    ]
+    if facts.figures:
+        figures = [(stage, name, f"{value:.4g}") for stage, name, value in facts.figures]
+        parts += ["## Figures", _table(("stage", "figure", "value"), figures)]
+    parts += ["## Recipe", _fenced("yaml", _yaml(public_settings(settings)))]
+    return _card(metadata, parts)
+
+
+def _origin(facts: StudentFacts) -> list[tuple[str, str]]:
+    """Return what a student was made from, and by what."""
+    recipe, cache = facts.recipe, facts.cache
+    rows = [("began as", _revised(recipe.student.model or "", recipe.student.revision))]
+    if cache is not None:
+        teacher = cache.manifest.teacher
+        rows += [
+            ("teacher", _revised(teacher.name, teacher.revision)),
+            ("teacher's weights", f"`{teacher.weights_fingerprint}`"),
+            ("cache", f"`{cache.digest or 'incomplete when it was read'}`"),
+            ("taps of the teacher", _taps(cache)),
+        ]
+    return [
+        *rows,
+        ("data", f"{public_source(facts.data)}, {facts.num_samples:,} samples"),
+        ("data's fingerprint", f"`{facts.data_fingerprint}`"),
+        ("stages", ", ".join(recipe.stages)),
+        ("made by", f"vlsi-cache {version('vlsi-cache')}"),
+    ]
+
+
+def cache_card(cache: Cache, repository: str) -> str:
+    """Return the card of a cache as a dataset repository.
+
+    Args:
+        cache: a complete cache.
+        repository: owner and name on the hub.
+    """
+    manifest = cache.manifest
+    metadata = {
+        "pretty_name": f"Teacher's record of {public_source(manifest.dataset.source)}",
+        "tags": [*_TAGS],
+        "viewer": False,  # these are no tables
+    }
+    address = f"hf://datasets/{repository}"
+    commands = (
+        f"vlsi-cache inspect {address}\n"
+        f"vlsi-cache verify {address}\n"
+        f"vlsi-cache train-student --student MODEL --data DATA --cache {address}"
+    )
+    return _card(
+        metadata,
+        [
+            f"# {repository.rpartition('/')[2]}",
+            "This is what a teacher says about each response token at several of its layers: a "
+            "cache of vlsi-cache. Students learn from it without the teacher. It is read in parts, "
+            "without a download of the whole.",
+            "The records hold the tokens of the responses, but no prompts and no images.",
+            _table(("", ""), _contents(cache)),
+            "## Use",
+            _fenced("sh", commands),
+            "Training needs the same conversations: the data's fingerprint is compared.",
+        ],
+    )
+
+
+def _contents(cache: Cache) -> list[tuple[str, str]]:
+    """Return what a cache holds, and how it came about."""
+    manifest = cache.manifest
+    sampling, teacher = manifest.sampling, manifest.teacher
+    return [
+        ("teacher", _revised(teacher.name, teacher.revision)),
+        ("teacher's weights", f"`{teacher.weights_fingerprint}`"),
+        ("tokenizer", f"{public_name(manifest.tokenizer.name)}, `{manifest.tokenizer.hash}`"),
+        ("data", f"{public_source(manifest.dataset.source)}, {len(cache):,} samples"),
+        ("data's fingerprint", f"`{manifest.dataset.fingerprint}`"),
+        ("response tokens", f"{cache.num_tokens:,}"),
+        ("taps", _taps(cache)),
+        ("kept of each distribution", f"{sampling.k} most likely tokens, {sampling.m} drawn"),
+        ("digest", f"`{cache.digest}`"),
+        ("made by", f"vlsi-cache {manifest.vlsi_cache_version}"),
+    ]
+
+
+def _data_names(recipe: Recipe) -> Iterable[str]:
+    for path in (recipe.data.path, *(source.path for source in recipe.data.sources)):
+        yield from [path] if isinstance(path, str) else path or []
+
+
+def _revised(name: str, revision: str | None) -> str:
+    return public_name(name) + (f" at `{revision}`" if revision else "")
+
+
+def _taps(cache: Cache) -> str:
+    return ", ".join(map(str, cache.manifest.taps[:-1])) + " and the output"
+
+
+def _card(metadata: Mapping[str, Any], parts: Sequence[str]) -> str:
+    known = {name: value for name, value in metadata.items() if value is not None}
+    return "\n\n".join([f"---\n{_yaml(known)}\n---", *parts]) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def _fenced(language: str, text: str) -> str:
+    return f"```{language}\n{text}\n```"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -1,0 +1,143 @@
+"""All shards of a cache to one tally, by one process or by several."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
+from pathlib import Path
+from types import FrameType
+from typing import Final, Protocol
+
+from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.store.cache.distances import compared_share
+from vlsi_cache.store.cache.tally import Tally
+from vlsi_cache.store.shards.records import ShardRecord
+
+__all__ = ["CountedShards", "new_tally", "tally_shards"]
+
+logger = logging.getLogger(__name__)
+
+_PART_TOKENS: Final = 2**16
+"""Tokens that are in memory at once, unless one sample has more."""
+_RUNS: Final = 64
+"""Runs of neighbouring shards. Each is counted by one process, and the sums follow from the runs:
+so they are the same with any number of processes."""
+
+
+class CountedShards(Protocol):
+    """What counting needs of an open cache. It is sent to other processes, which open their own."""
+
+    path: str | Path
+    manifest: CacheManifest
+
+    def iter_parts(self, shard_index: int, num_tokens: int) -> Iterator[ShardRecord]:
+        """Yield a published shard in parts of whole samples."""
+
+
+def new_tally(manifest: CacheManifest, num_tokens: int) -> Tally:
+    """Return an empty tally, for about so many tokens."""
+    num_taps, kept = len(manifest.taps), manifest.sampling.k + manifest.sampling.m
+    return Tally(num_taps, compared_share(num_tokens, num_taps, kept))
+
+
+def tally_shards(
+    cache: CountedShards, shards: Sequence[int], num_tokens: int, processes: int
+) -> Tally:
+    """Read some shards once, part by part.
+
+    Args:
+        cache: an open cache.
+        shards: published shards, ascending.
+        num_tokens: response tokens of all of them.
+        processes: processes that read at once.
+
+    Raises:
+        CacheError: a shard is damaged.
+    """
+    size = max(1, -(-len(shards) // _RUNS))
+    runs = [shards[first : first + size] for first in range(0, len(shards), size)]
+    count = functools.partial(_count, cache, num_tokens=num_tokens)
+    if min(processes, len(runs)) > 1:
+        try:
+            with contextlib.closing(_counted_by_several(count, runs, processes)) as tallies:
+                return _merged(cache, num_tokens, tallies)
+        except BrokenProcessPool:
+            logger.warning(
+                "%s: the system ended a process that counts, perhaps for want of memory. One "
+                "process counts everything again",
+                cache.path,
+            )
+    return _merged(cache, num_tokens, map(count, runs))
+
+
+def _merged(cache: CountedShards, num_tokens: int, tallies: Iterable[Tally]) -> Tally:
+    total = new_tally(cache.manifest, num_tokens)
+    for tally in tallies:
+        total.merge(tally)
+    return total
+
+
+def _counted_by_several(
+    count: Callable[[Sequence[int]], Tally], runs: Sequence[Sequence[int]], processes: int
+) -> Generator[Tally]:
+    """Yield the tally of each run, in order.
+
+    Raises:
+        BrokenProcessPool: the system ended a process.
+    """
+    # not forked: the threads of numpy, zarr and an object store's client would be lost
+    context = multiprocessing.get_context("spawn")
+    others = {*multiprocessing.active_children()}
+    with ProcessPoolExecutor(min(processes, len(runs)), context) as pool:
+        try:
+            with _interrupts_held():
+                tallies = pool.map(count, runs)
+            yield from tallies
+        except BaseException as error:
+            # A broken pool may wait for ever for a process that it did not end, and that writes a
+            # result which nobody reads. An interruption does not wait for the runs.
+            if isinstance(error, BrokenProcessPool) or not isinstance(error, Exception):
+                for process in {*multiprocessing.active_children()} - others:
+                    process.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back. Processes that start meanwhile never see it: their parent ends them.
+
+    The mask is what they inherit. The parent itself needs a handler too: another thread may
+    take the signal, and an interruption in the middle of a start would leave half a process.
+    """
+    resource_tracker.ensure_running()  # it would lift the mask if it started later
+    held: list[FrameType | None] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    if is_main and handler is not None:
+        signal.signal(signal.SIGINT, lambda _, frame: held.append(frame))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+    if held and callable(handler):
+        handler(signal.SIGINT, held[0])
+
+
+def _count(cache: CountedShards, shards: Sequence[int], *, num_tokens: int) -> Tally:
+    tally = new_tally(cache.manifest, num_tokens)
+    for shard_index in shards:
+        for part in cache.iter_parts(shard_index, _PART_TOKENS):
+            tally.add(part)
+    return tally
