@@ -17,9 +17,12 @@ __all__ = ["inspect_cache", "make_cache", "train_students", "write_recipe"]
 
 logger = logging.getLogger(__name__)
 
+_RECORD_WEIGHT = 9
+"""Weight of the record beside the hurried answers' 1 in the distilled student's fine-tuning."""
+
 
 def write_recipe(demo: Demo) -> None:
-    """Write the recipe of teacher pass and students."""
+    """Write the recipe of the teacher pass and of a pair of students."""
     text = yaml.safe_dump(_recipe(demo), sort_keys=False)
     demo.recipe.write_text(text, encoding="utf-8")
 
@@ -35,12 +38,17 @@ def train_students(demo: Demo) -> None:
     _vlsi_cache(
         "train-student",
         *("--recipe", demo.recipe, "--stages", "finetuning", "--output", demo.finetuned_run),
+        *("--finetuning-steps", demo.size.student_steps),
+        *("--set", "finetuning.record_weight=0"),
     )
 
 
 def inspect_cache(demo: Demo) -> None:
-    """Write the statistics of the cache."""
-    shown = _vlsi_cache("inspect", demo.cache, "--json", capture=True)
+    """Write the statistics of the cache, and a page of them and of what each layer says."""
+    if demo.statistics.is_file():
+        return
+    page = ("--html", demo.page)
+    shown = _vlsi_cache("inspect", "--recipe", demo.recipe, *page, "--json", capture=True)
     demo.statistics.write_text(shown, encoding="utf-8")
 
 
@@ -51,20 +59,19 @@ def _recipe(demo: Demo) -> dict[str, Any]:
         "teacher": {"model": str(demo.pretrained("teacher")), "verbalization": verbalization},
         "student": {"model": str(demo.pretrained("student")), "verbalization": verbalization},
         "data": {"path": str(demo.data.hurried), "limit": size.dumped_samples},
-        "cache": {"batch_size": size.batch_size},
+        "cache": {"path": str(demo.cache), "batch_size": size.batch_size},
         "interaction": {
-            **_schedule(size, size.student_steps, 4e-3),
+            **_schedule(size, size.interaction_steps, 4e-3),
             "lora": {"rank": 64, "alpha": 64},
         },
         "finetuning": {
-            **_schedule(size, size.student_steps, 5e-4),
+            **_schedule(size, size.finetuning_steps, 5e-4),
             "train_vision_tower": False,
+            "record_weight": _RECORD_WEIGHT,
         },
-        # the labels are not to be trusted, so that no fine-tuning on them follows
-        "stages": ["verbalization", "interaction"],
-        "output": str(demo.out),
+        "output": str(demo.run),
         "device": "cpu",
-        "seed": demo.seed,
+        "seed": demo.student_seed,
     }
 
 

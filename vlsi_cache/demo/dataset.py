@@ -35,8 +35,8 @@ _SHAPE_WEIGHT = 4
 hardest to see, and most yes-or-no questions can be answered without them."""
 
 WRONG_SHARE = 0.4
-"""Share of wrong answers among those given in a hurry. Chosen openly: with exact labels the two
-students do not differ by more than chance, since then there is nothing to gain from a teacher."""
+"""Share of wrong answers among those given in a hurry. Paid annotators of CIFAR-100 were wrong at
+as many (Wei et al., 2022). With exact answers there is little to gain from a teacher."""
 _SHAPES = ("circle", "rectangle", "triangle")
 
 
@@ -59,6 +59,8 @@ class DemoData:
     """The same images and questions, with many wrong answers. This is all that students have."""
     heldout: Path
     """Conversations about images that no model has trained on."""
+    questions: Path
+    """The questions of those conversations, one by one."""
 
     @classmethod
     def within(cls, folder: Path) -> DemoData:
@@ -67,6 +69,7 @@ class DemoData:
             train=folder / "train.jsonl",
             hurried=folder / "hurried.jsonl",
             heldout=folder / "heldout.jsonl",
+            questions=folder / "questions.jsonl",
         )
 
 
@@ -94,6 +97,7 @@ def prepare_data(folder: Path, *, num_train: int, num_heldout: int, seed: int) -
     generator = random.Random(seed)  # noqa: S311 (an order, not a secret)
     heldout = _pictures(load_questions("test", num_heldout), folder, False)
     _write(data.heldout, heldout, generator)
+    _write(data.questions, heldout, random.Random(seed), turns=1)  # noqa: S311
     pictures = _pictures(load_questions("train", num_train), folder, True)
     answered = _answered_in_a_hurry(pictures, generator)
     for path, found in ((data.hurried, answered), (data.train, pictures)):
@@ -206,23 +210,23 @@ def _write(
     path: Path,
     pictures: dict[Path, list[Question]],
     generator: random.Random,
+    turns: int = _TURNS,
 ) -> None:
     rows = [
         row
         for image, asked in pictures.items()
-        for row in _conversations(image, path.parent, asked, generator)
+        for row in _conversations(image, path.parent, generator.sample(asked, len(asked)), turns)
     ]
     generator.shuffle(rows)
     write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _conversations(
-    image: Path, folder: Path, asked: Sequence[Question], generator: random.Random
+    image: Path, folder: Path, asked: Sequence[Question], turns: int
 ) -> Iterator[dict[str, Any]]:
-    shuffled = generator.sample(list(asked), len(asked))
-    for part, start in enumerate(range(0, len(shuffled), _TURNS)):
+    for part, start in enumerate(range(0, len(asked), turns)):
         messages: list[dict[str, Any]] = []
-        for position, question in enumerate(shuffled[start : start + _TURNS]):
+        for position, question in enumerate(asked[start : start + turns]):
             content: list[dict[str, str]] = [{"type": "text", "text": question.text}]
             if position == 0:
                 path = image.relative_to(folder).as_posix()

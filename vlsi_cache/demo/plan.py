@@ -1,4 +1,4 @@
-"""What one demo is: its folder, its sizes and its seed, from which every path follows."""
+"""What one demo is: its folder, its sizes and its seeds, from which every path follows."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ class DemoSize:
     teacher_steps: int
     pretraining_steps: int
     verbalization_steps: int
-    student_steps: int
-    """Steps that move the student's own weights, in both arms."""
+    interaction_steps: int
+    finetuning_steps: int
     dumped_samples: int
     batch_size: int
     divergence_samples: int
+
+    @property
+    def student_steps(self) -> int:
+        """Steps that move the student's own weights, in both arms."""
+        return self.interaction_steps + self.finetuning_steps
 
 
 FULL = DemoSize(
@@ -35,7 +40,8 @@ FULL = DemoSize(
     teacher_steps=600,
     pretraining_steps=120,
     verbalization_steps=100,
-    student_steps=400,
+    interaction_steps=200,
+    finetuning_steps=100,
     dumped_samples=2048,
     batch_size=32,
     divergence_samples=500,
@@ -46,7 +52,8 @@ QUICK = DemoSize(
     teacher_steps=3,
     pretraining_steps=3,
     verbalization_steps=3,
-    student_steps=6,
+    interaction_steps=3,
+    finetuning_steps=3,
     dumped_samples=48,
     batch_size=8,
     divergence_samples=16,
@@ -61,7 +68,19 @@ class Demo:
     """Folder of everything."""
     size: DemoSize
     seed: int = 0
-    """Seed of the data, the weights and every training."""
+    """Seed of the data, the teacher, the cache and the first pair of students."""
+    pair: int = 0
+    """Number of a pair of students. All pairs learn from one cache, and each has its own seed."""
+
+    @property
+    def run(self) -> Path:
+        """The run folder of this pair."""
+        return self.out / f"pair-{self.pair}" if self.pair else self.out
+
+    @property
+    def student_seed(self) -> int:
+        """Seed of this pair's weights and of its training."""
+        return self.seed + self.pair
 
     @property
     def data(self) -> DemoData:
@@ -70,16 +89,16 @@ class Demo:
 
     def untrained(self, role: Role) -> Path:
         """Return the folder of a model of random weights."""
-        return self.out / "untrained" / role
+        return self._folder_of(role) / "untrained" / role
 
     @property
     def seeing_student(self) -> Path:
         """The untrained student with the teacher's vision tower."""
-        return self.out / "seeing-student"
+        return self.run / "seeing-student"
 
     def pretraining(self, role: Role) -> Path:
         """Return the folder of a training from scratch."""
-        return self.out / "from-scratch" / role
+        return self._folder_of(role) / "from-scratch" / role
 
     def pretrained(self, role: Role) -> Path:
         """Return the folder of a model that was trained from scratch."""
@@ -87,8 +106,8 @@ class Demo:
 
     @property
     def recipe(self) -> Path:
-        """The recipe of the run."""
-        return self.out / "recipe.yaml"
+        """The recipe of this pair."""
+        return self.run / "recipe.yaml"
 
     @property
     def cache(self) -> Path:
@@ -101,16 +120,24 @@ class Demo:
         return self.out / "cache-statistics.json"
 
     @property
+    def page(self) -> Path:
+        """A page of the cache's figures, and of what each layer says."""
+        return self.out / "report.html"
+
+    @property
     def distilled(self) -> Path:
-        """The student after verbalization and interaction."""
-        return self.out / "interaction" / "model"
+        """The student after verbalization, interaction and fine-tuning."""
+        return self.run / "student"
 
     @property
     def finetuned_run(self) -> Path:
         """The output folder of the fine-tuning alone."""
-        return self.out / "finetuned-only"
+        return self.run / "finetuned-only"
 
     @property
     def finetuned(self) -> Path:
         """The student after fine-tuning only."""
         return self.finetuned_run / "student"
+
+    def _folder_of(self, role: Role) -> Path:
+        return self.out if role == "teacher" else self.run
