@@ -15,7 +15,6 @@ import yaml
 from transformers import AutoModelForImageTextToText, Qwen2VLForConditionalGeneration
 
 from vlsi_cache import open_cache
-from vlsi_cache.demo.dataset import load_questions
 from vlsi_cache.demo.plan import FULL, QUICK, Demo
 from vlsi_cache.demo.run import run_demo
 from vlsi_cache.errors import StageError
@@ -61,15 +60,16 @@ def test_the_demos_accuracy_is_that_of_the_evaluate_command(
 ) -> None:
     out, summary = demo
     questions = out / "data" / "questions.jsonl"
+    flags = ["--limit", str(QUICK.questions), "--generate", "4", "--json"]
     shown = subprocess.run(
-        [COMMAND, "evaluate", out / "student", "--data", questions, "--generate", "4", "--json"],
+        [COMMAND, "evaluate", out / "student", "--data", questions, *flags],
         check=True,
         capture_output=True,
         text=True,
     )
     found = json.loads(shown.stdout)
     assert found["accuracy"] == summary["accuracy"]["distilled"]
-    assert found["num_samples"] == summary["num_questions"] == len(load_questions("test", 8))
+    assert found["num_samples"] == summary["num_questions"] == QUICK.questions
 
 
 def test_students_have_hurried_answers_alone_and_the_rival_does_not_read_the_cache(
@@ -78,9 +78,12 @@ def test_students_have_hurried_answers_alone_and_the_rival_does_not_read_the_cac
     out, _ = demo
     recipe = yaml.safe_load((out / "recipe.yaml").read_text())
     assert Path(recipe["data"]["path"]).name == "hurried.jsonl"
-    rival = json.loads((out / "finetuned-only" / "finetuning" / "stage.json").read_text())
-    assert "record_weight" not in rival["settings"]["schedule"]
-    assert rival["settings"]["schedule"]["steps"] == 6
+    settings = json.loads((out / "finetuned-only" / "finetuning" / "stage.json").read_text())
+    rival = settings["settings"]["finetuning"]
+    assert "record_weight" not in rival  # as where it is 0
+    assert rival["steps"] == QUICK.student_steps
+    distilled = json.loads((out / "finetuning" / "stage.json").read_text())
+    assert distilled["settings"]["finetuning"]["record_weight"] > 1
 
 
 def test_the_demos_student_is_an_ordinary_checkpoint(demo: tuple[Path, dict[str, Any]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 from rich.console import Console
@@ -108,6 +110,21 @@ def test_several_pairs_have_a_table_of_their_own() -> None:
     assert max(len(line) for line in text.splitlines()) <= 80
     rows = [line.replace("│", " ").split() for line in text.splitlines()]
     assert ["1", "79.0%", "80.1%", "+1.1", "-2.4", "–", "+4.6"] in rows
+    assert (
+        "The teacher's record adds +1.1 to +6.0 points, +3.5 on average. It is more than chance "
+        "in 1 of 2 pairs."
+    ) in " ".join(text.split())
+
+
+def test_the_page_of_the_demo_has_what_the_run_gave() -> None:
+    root = Path(__file__).parents[2]
+    result = (root / "benchmarks" / "results" / "demo.json").read_text(encoding="utf-8")
+    summary = DemoSummary.model_validate_json(result)
+    page = (root / "docs" / "demo.md").read_text(encoding="utf-8")
+    shown = "\n".join(line.rstrip() for line in _text(summary).splitlines())
+    assert f"$ vlsi-cache demo --pairs {len(summary.pairs)}\n{shown}" in page
+    assert len(summary.pairs) == 5
+    assert all(pair.gain_interval[0] > 0 for pair in summary.pairs)
 
 
 def test_the_summary_survives_json() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from vlsi_cache.demo.plan import Demo, DemoSize
+from vlsi_cache.demo.progress import remembered
 from vlsi_cache.errors import StageError
 from vlsi_cache.interruption import finishing_steps, stop_if_asked
 
-__all__ = ["inspect_cache", "make_cache", "train_students", "write_recipe"]
+__all__ = ["make_cache", "train_students", "write_recipe"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,28 +29,30 @@ def write_recipe(demo: Demo) -> None:
 
 
 def make_cache(demo: Demo) -> None:
-    """Train the teacher's verbalizers, and fill the cache."""
+    """Train the teacher's verbalizers, and fill the cache.
+
+    Then write its statistics, and a page of them and of what each layer says.
+    """
+    if demo.statistics.is_file() and demo.cache.is_dir():
+        return
     _vlsi_cache("dump-teacher", "--recipe", demo.recipe)
+    page = ("--html", demo.page)
+    shown = _vlsi_cache("inspect", "--recipe", demo.recipe, *page, "--json", capture=True)
+    demo.statistics.write_text(shown, encoding="utf-8")
 
 
 def train_students(demo: Demo) -> None:
     """Distil one student from the cache, and fine-tune another for as many steps."""
-    _vlsi_cache("train-student", "--recipe", demo.recipe)
-    _vlsi_cache(
-        "train-student",
-        *("--recipe", demo.recipe, "--stages", "finetuning", "--output", demo.finetuned_run),
-        *("--finetuning-steps", demo.size.student_steps),
-        *("--set", "finetuning.record_weight=0"),
-    )
-
-
-def inspect_cache(demo: Demo) -> None:
-    """Write the statistics of the cache, and a page of them and of what each layer says."""
-    if demo.statistics.is_file():
-        return
-    page = ("--html", demo.page)
-    shown = _vlsi_cache("inspect", "--recipe", demo.recipe, *page, "--json", capture=True)
-    demo.statistics.write_text(shown, encoding="utf-8")
+    scores = remembered(demo.scores, {})
+    if not (demo.distilled.is_dir() and "distilled" in scores):
+        _vlsi_cache("train-student", "--recipe", demo.recipe)
+    if not (demo.finetuned.is_dir() and "finetuned" in scores):
+        _vlsi_cache(
+            "train-student",
+            *("--recipe", demo.recipe, "--stages", "finetuning", "--output", demo.finetuned_run),
+            *("--finetuning-steps", demo.size.student_steps),
+            *("--set", "finetuning.record_weight=0"),
+        )
 
 
 def _recipe(demo: Demo) -> dict[str, Any]:

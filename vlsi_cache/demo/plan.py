@@ -27,6 +27,8 @@ class DemoSize:
     dumped_samples: int
     batch_size: int
     divergence_samples: int
+    questions: int
+    """Most held-out questions that are answered, in random order."""
 
     @property
     def student_steps(self) -> int:
@@ -45,6 +47,7 @@ FULL = DemoSize(
     dumped_samples=2048,
     batch_size=32,
     divergence_samples=500,
+    questions=2000,
 )
 QUICK = DemoSize(
     train_images=32,
@@ -57,6 +60,7 @@ QUICK = DemoSize(
     dumped_samples=48,
     batch_size=8,
     divergence_samples=16,
+    questions=64,
 )
 
 
@@ -118,6 +122,11 @@ class Demo:
     def statistics(self) -> Path:
         """Statistics of the cache."""
         return self.out / "cache-statistics.json"
+
+    @property
+    def scores(self) -> Path:
+        """Scores of this pair, and in the first pair's file the teacher's too."""
+        return self.run / "scores.json"
 
     @property
     def page(self) -> Path:

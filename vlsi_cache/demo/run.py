@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vlsi_cache.demo.commands import inspect_cache, make_cache, train_students, write_recipe
+from vlsi_cache.demo.commands import make_cache, train_students, write_recipe
 from vlsi_cache.demo.plan import Demo
 from vlsi_cache.demo.pretraining import prepare, pretrain_student, pretrain_teacher
 from vlsi_cache.demo.progress import Clock, validate_same_demo
@@ -54,7 +54,6 @@ def _make_models(demo: Demo, pairs: Sequence[Demo]) -> None:
 def _make_cache(demo: Demo) -> None:
     _say("2/4  teacher pass: verbalizers, then the cache")
     make_cache(demo)
-    inspect_cache(demo)
 
 
 def _make_students(pairs: Sequence[Demo]) -> None:

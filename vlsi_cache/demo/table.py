@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import mean
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
@@ -202,12 +203,24 @@ def _pairs(pairs: Sequence[DemoPair]) -> Table:
 
 def _verdict(summary: DemoSummary) -> str:
     """Say what the figures allow, and no more."""
+    if len(summary.pairs) > 1:
+        return _verdict_on_all(summary.pairs)
     least, most = (100 * one for one in summary.gain_interval)
     kind = "more" if summary.gain >= 0 else "less"
     chance = "" if least > 0 or most < 0 else ", which may be chance"
     return (
         f"With the teacher's record the student is {abs(100 * summary.gain):.1f} points {kind} "
         f"accurate than without it{chance} (95 % interval {least:+.1f} to {most:+.1f})."
+    )
+
+
+def _verdict_on_all(pairs: Sequence[DemoPair]) -> str:
+    gains = [100 * pair.gain for pair in pairs]
+    num_sure = sum(pair.gain_interval[0] > 0 for pair in pairs)
+    return (
+        f"The teacher's record adds {min(gains):+.1f} to {max(gains):+.1f} points, "
+        f"{mean(gains):+.1f} on average. It is more than chance in {num_sure} of {len(pairs)} "
+        "pairs."
     )
 
 

@@ -37,14 +37,13 @@ Score = dict[str, Any]
 
 def score_teacher(demo: Demo) -> Score:
     """Score the teacher on held-out images."""
-    return _score(demo, "teacher", demo.pretrained("teacher"), demo.out / "scores.json")
+    return _score(demo, "teacher", demo.pretrained("teacher"))
 
 
 def score_pair(demo: Demo) -> DemoPair:
     """Score both students of a pair on held-out images."""
-    path = demo.run / "scores.json"
-    finetuned = _score(demo, "finetuned", demo.finetuned, path)
-    distilled = _score(demo, "distilled", demo.distilled, path)
+    finetuned = _score(demo, "finetuned", demo.finetuned)
+    distilled = _score(demo, "distilled", demo.distilled)
     intervals = tuple(distilled["accuracy_interval"]), tuple(finetuned["accuracy_interval"])
     return DemoPair(
         seed=demo.student_seed,
@@ -61,8 +60,8 @@ def score_pair(demo: Demo) -> DemoPair:
     )
 
 
-def _score(demo: Demo, name: str, model: Path, path: Path) -> Score:
-    scores: dict[str, Score] = remembered(path, {})
+def _score(demo: Demo, name: str, model: Path) -> Score:
+    scores: dict[str, Score] = remembered(demo.scores, {})
     if name not in scores:
         found = _answers(demo, model)
         if name != "teacher":
@@ -73,7 +72,7 @@ def _score(demo: Demo, name: str, model: Path, path: Path) -> Score:
                 limit=demo.size.divergence_samples,
             )
         scores[name] = found
-        remember(path, scores)
+        remember(demo.scores, scores)
     logger.info("%s: %.1f %% right", name, 100 * scores[name]["accuracy"])
     return scores[name]
 
@@ -81,8 +80,12 @@ def _score(demo: Demo, name: str, model: Path, path: Path) -> Score:
 def _answers(demo: Demo, model: Path) -> Score:
     """Return the figures of a model's answers to the held-out questions, one turn each."""
     questions = demo.data.questions
-    logger.info("$ vlsi-cache evaluate %s --data %s --generate 4", model, questions)
-    raw = {"student": {"model": str(model)}, "data": {"path": str(questions)}, "device": "cpu"}
+    limit = demo.size.questions
+    logger.info(
+        "$ vlsi-cache evaluate %s --data %s --limit %d --generate 4", model, questions, limit
+    )
+    data = {"path": str(questions), "limit": limit}
+    raw = {"student": {"model": str(model)}, "data": data, "device": "cpu"}
     found = evaluate_model(
         recipe_from_mapping(raw, where="demo"), max_new_tokens=_LONGEST_ANSWER, batch_size=_BATCH
     )
