@@ -6,6 +6,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= vlsi-cache-demo
 TREE   := build/tree
+HARNESS := tests/evaluation/harness.txt
 
 .PHONY: demo test lint types suite tree schemas golden bench-gpu clean
 
@@ -46,11 +47,12 @@ golden: $(VENV)/.installed
 	cd tests && $(abspath $(BIN))/python -m support.golden
 
 # torch comes first and alone: its version is pinned together with torchvision's
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(HARNESS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vlsi-cache needs Python 3.11 or later")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/harness -r $(HARNESS)
 	touch $@
 
 clean:

@@ -35,8 +35,8 @@ from vlsi_cache.data import BatchEncoder, Conversation, Message, TextPart, Token
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.recipe import CacheSection
 from vlsi_cache.store import SampleRecord, create_cache, open_cache
-from vlsi_cache.student.cache_order import cache_order
-from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.cached.batches import CachedBatches
+from vlsi_cache.student.cached.order import cache_order
 from vlsi_cache.training.samples.loader import BatchReader, BatchSampler, make_loader
 from vlsi_cache.training.samples.order import ProcessSlice, slice_batches
 

@@ -23,10 +23,10 @@ def _stored_models() -> dict[str, type[BaseModel]]:
     from vlsi_cache.recipe import Recipe
     from vlsi_cache.stagefiles import JournalLine, MetricLine, StageRecord
     from vlsi_cache.store.cache.seals import CacheIndex, ProcessorSeal, ShardSeal
-    from vlsi_cache.student.arrivals import ArrivalLine
-    from vlsi_cache.student.holding_out import HeldOutFound
+    from vlsi_cache.student.cached.arrivals import ArrivalLine
+    from vlsi_cache.student.choosing.holding_out import HeldOutFound
     from vlsi_cache.training.folders.measurements import MeasurementLine
-    from vlsi_cache.training.left_out import UnreadableSamples
+    from vlsi_cache.training.samples.left_out import UnreadableSamples
     from vlsi_cache.verbalizer import VerbalizerConfig
 
     return {

@@ -16,7 +16,7 @@ from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import open_cache
-from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.cached.batches import CachedBatches
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.verbalizer import build_verbalizers, load_verbalizers

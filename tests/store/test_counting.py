@@ -1,9 +1,12 @@
-"""Counting by several processes, when the system ends one."""
+"""Counting by several processes, when the system ends one or the user ends all."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +14,23 @@ import pytest
 
 from support.caches import make_cache, make_manifest
 from vlsi_cache.store import open_cache, summarize_cache
+
+INTERRUPTED = """
+import multiprocessing, os, signal, sys, threading
+from vlsi_cache.store import open_cache, summarize_cache
+
+def interrupt():
+    while not multiprocessing.active_children():
+        pass
+    os.killpg(os.getpgrp(), signal.SIGINT)
+
+if __name__ == "__main__":
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        summarize_cache(open_cache(sys.argv[1]), processes=2)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
 
 
 @pytest.fixture
@@ -34,3 +54,20 @@ def test_one_process_counts_again_where_several_are_killed(
     killer.join()
     assert "One process counts everything again" in caplog.text
     assert found == summarize_cache(open_cache(path))
+
+
+def test_an_interruption_ends_all_processes_without_a_word_of_theirs(
+    path: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED, "utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script), str(path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("interrupted\n", "", 0)

@@ -26,8 +26,8 @@ from vlsi_cache.errors import CacheError, StageError
 from vlsi_cache.recipe import InteractionSection, Recipe, recipe_from_mapping
 from vlsi_cache.store import create_cache, open_cache
 from vlsi_cache.student import train_student
-from vlsi_cache.student.arrivals import ArrivalOrder, recorded_order
-from vlsi_cache.student.opening import wait_for_cache
+from vlsi_cache.student.cached.arrivals import ArrivalOrder, recorded_order
+from vlsi_cache.student.cached.opening import wait_for_cache
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.training.samples.loader import BatchSampler
 from vlsi_cache.training.samples.order import ProcessSlice, slice_batches

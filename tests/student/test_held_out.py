@@ -26,8 +26,8 @@ from vlsi_cache.interruption import Interrupted, ask_to_stop
 from vlsi_cache.models import load_backbone
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
 from vlsi_cache.student import train_student
-from vlsi_cache.student.held_out import held_out_of
-from vlsi_cache.student.holding_out import find_held_out
+from vlsi_cache.student.choosing.held_out import held_out_of
+from vlsi_cache.student.choosing.holding_out import find_held_out
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.training import begin_run
 from vlsi_cache.training.folders.measurements import MeasurementJournal

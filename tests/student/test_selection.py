@@ -96,6 +96,34 @@ def test_every_stage_reads_the_chosen_samples_alone(
         )
 
 
+def test_held_out_samples_are_measured_whether_or_not_they_would_be_chosen(
+    dumped: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = _changed(
+        dumped,
+        output=str(tmp_path),
+        stages=["finetuning"],
+        data={"select": HALF},
+        held_out={"part": 0.4, "every": 1},
+    )
+    with caplog.at_level(logging.INFO, "vlsi_cache"):
+        train_student(recipe)
+    held_out = set(json.loads((tmp_path / "held-out.json").read_bytes())["samples"])
+    chosen = set(_highest(dumped, 6))
+    assert held_out & chosen
+    assert held_out - chosen - {4}
+    others = set(range(12)) - held_out - chosen - {4}
+    readable = held_out - {4}
+    assert f"{len(readable)} of them are measured every step" in caplog.text
+    assert f"finetuning leaves out {12 - len(chosen - held_out)} of 12 samples" in caplog.text
+    assert (
+        f"of which 1 failed when the teacher was dumped, and {len(readable)} are held out, "
+        f"and {len(others)} are not chosen by data.select" in caplog.text
+    )
+    lines = (tmp_path / "finetuning" / "held-out.jsonl").read_text("utf-8").splitlines()
+    assert {json.loads(line)["held_out_samples"] for line in lines} == {len(readable)}
+
+
 def test_another_choice_is_another_run(dumped: Recipe, tmp_path: Path) -> None:
     recipe = _changed(dumped, output=str(tmp_path), stages=["verbalization"], data={"select": HALF})
     train_student(recipe)

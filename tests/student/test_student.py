@@ -31,7 +31,7 @@ from vlsi_cache.recipe import InteractionSection, Recipe, recipe_from_mapping
 from vlsi_cache.stagefiles import JournalLine
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
-from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.cached.batches import CachedBatches
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.verbalizer import build_verbalizers

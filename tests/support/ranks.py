@@ -31,7 +31,7 @@ from vlsi_cache.interruption import Interrupted, ask_to_stop
 from vlsi_cache.recipe import DataSection, InteractionSection, Recipe, Schedule, recipe_from_mapping
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
-from vlsi_cache.student.arrivals import recorded_order
+from vlsi_cache.student.cached.arrivals import recorded_order
 from vlsi_cache.teacher import DumpProgress, dump_teacher
 from vlsi_cache.training import Run, Stage, StageModule, Training
 from vlsi_cache.training.loop.trainer import train

@@ -19,7 +19,7 @@ from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import open_cache, verify_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.teacher import dump_teacher
-from vlsi_cache.training.left_out import reason_of
+from vlsi_cache.training.samples.left_out import reason_of
 
 
 def with_section(recipe: Recipe, section: str, **changes: Any) -> Recipe:

@@ -22,9 +22,9 @@ from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import CHUNK_TOKENS, create_cache, open_cache, token_bytes
 from vlsi_cache.store.cache import reader
 from vlsi_cache.store.shards.shard import OpenShard
-from vlsi_cache.student import cache_order as grouping
-from vlsi_cache.student.cache_order import cache_order
-from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.cached import order as grouping
+from vlsi_cache.student.cached.batches import CachedBatches
+from vlsi_cache.student.cached.order import cache_order
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.training.samples.loader import BatchReader, BatchSampler, make_loader
 from vlsi_cache.training.samples.order import ProcessSlice, slice_batches

@@ -18,7 +18,7 @@ from vlsi_cache import dump_teacher, train_student
 from vlsi_cache.errors import StageError
 from vlsi_cache.recipe import Schedule
 from vlsi_cache.training import StageModule
-from vlsi_cache.training.loop.guard import LossGuard, find_rise
+from vlsi_cache.training.loop.guarding.guard import LossGuard, find_rise
 from vlsi_cache.training.loop.rates import (
     adapter_rate,
     finetuning_rate,

@@ -11,8 +11,8 @@ import torch
 
 from support.ranks import RankServer, errors, seen
 from vlsi_cache.errors import StageError
-from vlsi_cache.training.loop.redoing import StepStart
-from vlsi_cache.training.loop.unsound import UnsoundSamples
+from vlsi_cache.training.loop.guarding.redoing import StepStart
+from vlsi_cache.training.loop.guarding.unsound import UnsoundSamples
 
 
 def _weight(folder: Path) -> float:

@@ -15,8 +15,7 @@ from vlsi_cache.evaluation.report import Evaluation
 from vlsi_cache.models import Backbone, load_backbone, preview_model
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.student.checks import validate_model
-from vlsi_cache.student.opening import open_cache_of
+from vlsi_cache.student.cached import open_cache_of, validate_model
 from vlsi_cache.training import Run, begin_run, reason_of
 from vlsi_cache.verbalizer import VerbalizerBank, load_verbalizers
 

@@ -18,7 +18,7 @@ from vlsi_cache.evaluation.report import TapFigures
 from vlsi_cache.models import Backbone, Head, run_backbone
 from vlsi_cache.objectives import candidate_divergences, label_targets, tiles
 from vlsi_cache.store import Cache
-from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.cached import CachedBatches
 from vlsi_cache.verbalizer import VerbalizerBank
 
 __all__ = ["BatchFigures", "Figures", "Reader"]

@@ -26,10 +26,9 @@ from vlsi_cache.objectives import (
 )
 from vlsi_cache.recipe import FinetuningSection, ModelSection, Recipe
 from vlsi_cache.store import Cache
-from vlsi_cache.student.cache_order import cache_order
-from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.cached import CachedBatches, cache_order
 from vlsi_cache.student.card import card_of
-from vlsi_cache.student.held_out import HeldOutSamples, chosen_by, held_out_of
+from vlsi_cache.student.choosing import HeldOutSamples, chosen_by, held_out_of
 from vlsi_cache.training import (
     Run,
     Stage,

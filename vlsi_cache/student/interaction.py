@@ -11,10 +11,9 @@ from transformers import TrainerCallback
 from vlsi_cache.data import IndexedConversations, encoder_for
 from vlsi_cache.models import Backbone
 from vlsi_cache.store import Cache
-from vlsi_cache.student.arrivals import recorded_order
-from vlsi_cache.student.cached_batches import CachedBatches
+from vlsi_cache.student.cached import CachedBatches, recorded_order
 from vlsi_cache.student.card import card_of
-from vlsi_cache.student.held_out import HeldOutSamples, chosen_by, held_out_of
+from vlsi_cache.student.choosing import HeldOutSamples, chosen_by, held_out_of
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import Run, Stage, Training, interaction_rates, run_stage, save_model

@@ -13,13 +13,11 @@ from vlsi_cache.data import report_changed_samples
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import Cache, open_cache
+from vlsi_cache.student.cached import open_matching_cache, recorded_failures
 from vlsi_cache.student.checks import training_checks, validate_student
+from vlsi_cache.student.choosing import HeldOutSamples, find_held_out, with_selection
 from vlsi_cache.student.finetuning import finetune
-from vlsi_cache.student.held_out import HeldOutSamples
-from vlsi_cache.student.holding_out import find_held_out
 from vlsi_cache.student.interaction import interact
-from vlsi_cache.student.opening import open_matching_cache, recorded_failures
-from vlsi_cache.student.selection import with_selection
 from vlsi_cache.training import Run, advising, begin_run, find_left_out, without_other_bars
 from vlsi_cache.training.sharding import hidden_from_libraries, is_sharded
 from vlsi_cache.verbalizer import build_verbalizers, find_verbalizers, load_verbalizers

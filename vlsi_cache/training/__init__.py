@@ -4,7 +4,6 @@ from vlsi_cache.training.advice import advising
 from vlsi_cache.training.engine import run_stage
 from vlsi_cache.training.folders.checkpoints import save_model
 from vlsi_cache.training.folders.stage_folder import StageFolder
-from vlsi_cache.training.left_out import find_left_out, reason_of, too_many_in_a_row
 from vlsi_cache.training.loop.rates import (
     first_step_rate,
     fresh_rate,
@@ -16,6 +15,7 @@ from vlsi_cache.training.quiet import without_other_bars
 from vlsi_cache.training.run import LeftOut, Run, begin_run, prepare_data
 from vlsi_cache.training.samples.budget import collate_pieces, padded_tokens, row_lengths
 from vlsi_cache.training.samples.heldout import HeldOut
+from vlsi_cache.training.samples.left_out import find_left_out, reason_of, too_many_in_a_row
 from vlsi_cache.training.samples.loader import make_loader, or_raise
 from vlsi_cache.training.samples.memory import TokenBound, is_out_of_memory, release_memory
 from vlsi_cache.training.samples.order import (

@@ -53,21 +53,24 @@ class LeftOut:
         return sorted({*self.unreadable, *self.held_out, *self.unchosen})
 
     def reasons(self, role: str) -> str:
-        """Return how many failed where, with the first reason.
+        """Return how many failed where, with the first reason. Each sample counts once.
 
         Args:
             role: the model that the command works on.
         """
         clauses = []
+        unreadable = {*self.unreadable} - {*self.failed}
+        held_out = self.held_out - {*self.failed} - unreadable
+        unchosen = {*self.unchosen} - {*self.failed} - unreadable - held_out
         if self.failed:
             clauses.append(f"{len(self.failed)} failed when the teacher was dumped")
-        if self.unreadable:
-            reason = next(iter(self.unreadable.values()))
-            clauses.append(f"{len(self.unreadable)} cannot be read by the {role}: {reason}")
-        if self.held_out:
-            clauses.append(f"{len(self.held_out)} are held out")
-        if self.unchosen:
-            clauses.append(f"{len(self.unchosen)} are not chosen by data.select")
+        if unreadable:
+            reason = self.unreadable[min(unreadable)]
+            clauses.append(f"{len(unreadable)} cannot be read by the {role}: {reason}")
+        if held_out:
+            clauses.append(f"{len(held_out)} are held out")
+        if unchosen:
+            clauses.append(f"{len(unchosen)} are not chosen by data.select")
         return ", and ".join(clauses)
 
 

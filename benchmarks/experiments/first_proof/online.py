@@ -18,7 +18,7 @@ from vlsi_cache import open_cache
 from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for, load_data
 from vlsi_cache.models import Backbone, Head, load_backbone, run_backbone
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.student.cache_order import cache_order
+from vlsi_cache.student.cached.order import cache_order
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.training import Run, Stage, Training, run_stage
 from vlsi_cache.training.folders.checkpoints import save_model

@@ -9,13 +9,14 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
+from vlsi_cache.errors import VlsiCacheError
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store.cache.distances import compared_share
 from vlsi_cache.store.cache.tally import Tally
@@ -42,6 +43,10 @@ class CountedShards(Protocol):
         """Yield a published shard in parts of whole samples."""
 
 
+class _ProcessEndedError(Exception):
+    """A process ended before it sent what it counted."""
+
+
 def new_tally(manifest: CacheManifest, num_tokens: int) -> Tally:
     """Return an empty tally, for about so many tokens."""
     num_taps, kept = len(manifest.taps), manifest.sampling.k + manifest.sampling.m
@@ -65,11 +70,11 @@ def tally_shards(
     size = max(1, -(-len(shards) // _RUNS))
     runs = [shards[first : first + size] for first in range(0, len(shards), size)]
     count = functools.partial(_count, cache, num_tokens=num_tokens)
-    if min(processes, len(runs)) > 1:
+    if (processes := min(processes, len(runs))) > 1:
         try:
             with contextlib.closing(_counted_by_several(count, runs, processes)) as tallies:
                 return _merged(cache, num_tokens, tallies)
-        except BrokenProcessPool:
+        except _ProcessEndedError:
             logger.warning(
                 "%s: the system ended a process that counts, perhaps for want of memory. One "
                 "process counts everything again",
@@ -88,27 +93,52 @@ def _merged(cache: CountedShards, num_tokens: int, tallies: Iterable[Tally]) -> 
 def _counted_by_several(
     count: Callable[[Sequence[int]], Tally], runs: Sequence[Sequence[int]], processes: int
 ) -> Generator[Tally]:
-    """Yield the tally of each run, in order.
+    """Yield the tally of each run, in order. Each process counts each so many-th run.
 
     Raises:
-        BrokenProcessPool: the system ended a process.
+        _ProcessEndedError: the system ended a process.
     """
     # not forked: the threads of numpy, zarr and an object store's client would be lost
     context = multiprocessing.get_context("spawn")
-    others = {*multiprocessing.active_children()}
-    with ProcessPoolExecutor(min(processes, len(runs)), context) as pool:
-        try:
-            with _interrupts_held():
-                tallies = pool.map(count, runs)
-            yield from tallies
-        except BaseException as error:
-            # A broken pool may wait for ever for a process that it did not end, and that writes a
-            # result which nobody reads. An interruption does not wait for the runs.
-            if isinstance(error, BrokenProcessPool) or not isinstance(error, Exception):
-                for process in {*multiprocessing.active_children()} - others:
-                    process.terminate()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    workers: list[tuple[SpawnProcess, Connection]] = []
+    try:
+        with _interrupts_held():
+            for first in range(processes):
+                ours, theirs = context.Pipe(duplex=False)
+                arguments = (count, runs[first::processes], theirs)
+                process = context.Process(target=_send_tallies, args=arguments, daemon=True)
+                process.start()
+                theirs.close()  # so that its end is noticed here
+                workers.append((process, ours))
+        for number in range(len(runs)):
+            yield _received(workers[number % processes][1])
+    finally:
+        for process, ours in workers:
+            process.terminate()  # an interruption does not wait for the runs
+            process.join()
+            ours.close()
+
+
+def _send_tallies(
+    count: Callable[[Sequence[int]], Tally], runs: Iterable[Sequence[int]], results: Connection
+) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the process that asked was killed
+        for run in runs:
+            try:
+                results.send(count(run))
+            except VlsiCacheError as error:
+                results.send(error)
+                return
+
+
+def _received(results: Connection) -> Tally:
+    try:
+        found: Tally | VlsiCacheError = results.recv()
+    except (EOFError, ConnectionResetError):
+        raise _ProcessEndedError from None
+    if isinstance(found, VlsiCacheError):
+        raise found
+    return found
 
 
 @contextlib.contextmanager

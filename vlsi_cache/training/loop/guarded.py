@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from vlsi_cache.training.loop.groups import Group
-from vlsi_cache.training.loop.guard import LossGuard
+from vlsi_cache.training.loop.guarding.guard import LossGuard
+from vlsi_cache.training.loop.guarding.redoing import Redo, StepPasses, StepStart, are_finite
+from vlsi_cache.training.loop.guarding.unsound import TOGETHER, UnsoundSamples
 from vlsi_cache.training.loop.heldout import MeasuringTrainer
 from vlsi_cache.training.loop.pieces import pieces_of, without_sync
-from vlsi_cache.training.loop.redoing import Redo, StepPasses, StepStart, are_finite
-from vlsi_cache.training.loop.unsound import TOGETHER, UnsoundSamples
 from vlsi_cache.training.processes import gathered_numbers
 from vlsi_cache.training.sharding import whole
 from vlsi_cache.training.stage import Training

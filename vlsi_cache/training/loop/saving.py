@@ -22,7 +22,7 @@ from transformers import Trainer
 from vlsi_cache.errors import StageError, counted
 from vlsi_cache.training.folders.checkpoints import whole_checkpoint
 from vlsi_cache.training.folders.writing import plain_read_errors
-from vlsi_cache.training.loop.unsound import UnsoundSamples
+from vlsi_cache.training.loop.guarding.unsound import UnsoundSamples
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import gathered, raise_together
 from vlsi_cache.training.sharding import like, whole_state

@@ -31,15 +31,15 @@ from vlsi_cache.training.folders.writing import plain_write_errors, quiet_event_
 from vlsi_cache.training.loop.arguments import trainer_arguments
 from vlsi_cache.training.loop.groups import give_own_rates, split_scalars
 from vlsi_cache.training.loop.guarded import GuardedTrainer
+from vlsi_cache.training.loop.guarding.unsound import UnsoundSamples
 from vlsi_cache.training.loop.heldout import held_out_callbacks
-from vlsi_cache.training.loop.metricfile import MetricFile
-from vlsi_cache.training.loop.metrics import MetricLines
+from vlsi_cache.training.loop.logs.metricfile import MetricFile
+from vlsi_cache.training.loop.logs.metrics import MetricLines
+from vlsi_cache.training.loop.logs.trackers import tracker_ends
 from vlsi_cache.training.loop.pieces import align_pieces, num_tokens
 from vlsi_cache.training.loop.rates import FINAL, rate_factor
 from vlsi_cache.training.loop.saving import MEND_DIVERGED
 from vlsi_cache.training.loop.stopping import Checkpointer
-from vlsi_cache.training.loop.trackers import tracker_ends
-from vlsi_cache.training.loop.unsound import UnsoundSamples
 from vlsi_cache.training.processes import (
     from_main_process,
     gathered_numbers,

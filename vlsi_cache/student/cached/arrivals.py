@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from vlsi_cache.errors import CacheError, StageError
 from vlsi_cache.recipe import InteractionSection
 from vlsi_cache.store import Cache, nothing_recorded
-from vlsi_cache.student.cache_order import cache_order, group_size, shard_groups
+from vlsi_cache.student.cached.order import cache_order, group_size, shard_groups
 from vlsi_cache.training import Indices, Parcel, SampleOrder
 from vlsi_cache.training.processes import is_main_process, on_main_process
 

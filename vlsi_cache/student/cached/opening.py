@@ -9,7 +9,7 @@ from typing import Final
 
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.store import Cache, is_begun, open_cache
-from vlsi_cache.student.checks import validate_contents
+from vlsi_cache.student.cached.checks import validate_contents
 from vlsi_cache.training import Run
 from vlsi_cache.training.processes import from_main_process
 
@@ -18,6 +18,7 @@ __all__ = [
     "open_matching_cache",
     "open_record",
     "recorded_failures",
+    "validate_data",
     "wait_for_cache",
 ]
 

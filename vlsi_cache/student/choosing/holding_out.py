@@ -17,8 +17,8 @@ from vlsi_cache.errors import CacheError, RecipeError
 from vlsi_cache.files import write_whole
 from vlsi_cache.phases import tracked
 from vlsi_cache.store import Cache, is_begun, open_cache
-from vlsi_cache.student.held_out import HeldOutSamples
-from vlsi_cache.student.opening import open_record
+from vlsi_cache.student.cached import open_record
+from vlsi_cache.student.choosing.held_out import HeldOutSamples
 from vlsi_cache.training import LeftOut, Run, find_left_out, prepare_data
 from vlsi_cache.training.processes import (
     found_by_main_process,
@@ -240,8 +240,8 @@ def _report(found: HeldOutSamples, run: Run) -> None:
     else:
         logger.info("held out: %d of %d samples", len(found.left_out), len(run.data))
     logger.info(
-        "%d of them are measured every %d steps, %d with a record of the teacher",
+        "%d of them are measured every %s, %d with a record of the teacher",
         len(recorded) + len(others),
-        settings.every,
+        "step" if settings.every == 1 else f"{settings.every} steps",
         len(recorded),
     )

@@ -12,8 +12,7 @@ from vlsi_cache.data import ConversationDataset, IndexedConversations, TokenBatc
 from vlsi_cache.models import Backbone
 from vlsi_cache.recipe import HeldOutSection, Recipe
 from vlsi_cache.store import Cache
-from vlsi_cache.student.cached_batches import CachedBatches
-from vlsi_cache.student.checks import validate_model
+from vlsi_cache.student.cached import CachedBatches, validate_model
 from vlsi_cache.training import HeldOut
 
 __all__ = ["HeldOutSamples", "chosen_by", "held_out_of"]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from vlsi_cache.errors import VlsiCacheError
+from vlsi_cache.training.loop.guarding.unsound import UNSOUND_GRADIENT
 from vlsi_cache.training.loop.pieces import num_tokens
-from vlsi_cache.training.loop.unsound import UNSOUND_GRADIENT
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import gathered, gathered_numbers, raise_together
 from vlsi_cache.training.sharding import whole

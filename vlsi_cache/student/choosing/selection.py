@@ -10,18 +10,56 @@ from typing import Any
 import numpy as np
 
 from vlsi_cache.data.selecting import Choice, choose_by_figure, sample_figures
-from vlsi_cache.errors import StageError
+from vlsi_cache.errors import CacheError, CacheMismatchError, StageError
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import SelectSection
-from vlsi_cache.store import Cache
-from vlsi_cache.student.checks import open_selecting_cache
-from vlsi_cache.student.opening import validate_data
+from vlsi_cache.recipe import Recipe, SelectSection
+from vlsi_cache.store import Cache, is_begun, open_cache, validate_recorded
+from vlsi_cache.student.cached import validate_data
 from vlsi_cache.training import Run
 from vlsi_cache.training.processes import from_main_process, on_main_process
 
-__all__ = ["with_selection"]
+__all__ = ["open_selecting_cache", "with_selection"]
 
 logger = logging.getLogger(__name__)
+
+
+def open_selecting_cache(recipe: Recipe) -> Cache | None:
+    """Open the cache that ``data.select`` chooses by, or return None if it is not given.
+
+    Raises:
+        CacheError: there is no cache, it is incomplete, or no sample of it could be read.
+        CacheMismatchError: the cache lacks the tap.
+    """
+    section = recipe.data.select
+    if section is None:
+        return None
+    path = recipe.cache_path
+    if not is_begun(path):
+        raise CacheError(
+            "data.select chooses by the figures of a cache, and there is none",
+            where=path,
+            mend="Run dump-teacher first, name a cache with --cache, or leave data.select out",
+        )
+    cache = open_cache(path)
+    missing = cache.missing_shards()
+    if missing:
+        raise CacheError(
+            f"data.select needs a whole cache: {len(missing)} of {cache.manifest.num_shards} "
+            "shards are missing",
+            where=path,
+            mend="Run dump-teacher again with the same settings; it goes on where it stopped",
+        )
+    validate_recorded(cache)
+    inner = cache.manifest.taps[:-1]
+    if section.tap is not None and section.tap not in inner:
+        raise CacheMismatchError(
+            f"data.select.tap is {section.tap}, and the cache does not hold it",
+            where=path,
+            expected=f"one of {', '.join(map(str, inner))}" if inner else "a cache with taps",
+            found=section.tap,
+            mend="Name a tap of the cache, or choose by teacher_loss or entropy",
+        )
+    return cache
 
 
 def with_selection(run: Run) -> Run:

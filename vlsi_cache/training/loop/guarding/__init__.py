@@ -1,0 +1,1 @@
+"""What keeps bad samples and rising losses from going unnoticed."""

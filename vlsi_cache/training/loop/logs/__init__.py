@@ -1,0 +1,1 @@
+"""What a stage logs: lines of a file, events, and trackers' runs."""
