@@ -68,7 +68,7 @@ def _recipe(demo: Demo) -> dict[str, Any]:
             "lora": {"rank": 64, "alpha": 64},
         },
         "finetuning": {
-            **_schedule(size, size.finetuning_steps, 5e-4),
+            **_schedule(size, size.finetuning_steps, 2e-3),
             "train_vision_tower": False,
             "record_weight": _RECORD_WEIGHT,
         },
