@@ -26,8 +26,15 @@ from harness import benchmark
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw the differences as SVG.")
 @click.option("--arms", default=",".join(ARMS), metavar="A,B,…", help="[default: all]")
 @click.option("--seeds", default="10,11,12", metavar="I,J,…", show_default=True)
+@click.option("--only-distilled", is_flag=True, help="Train no exits, and fine-tune nothing.")
 def measure(
-    setting: Setting, *, table: bool, figure: Path | None, arms: str, seeds: str
+    setting: Setting,
+    *,
+    table: bool,
+    figure: Path | None,
+    arms: str,
+    seeds: str,
+    only_distilled: bool,
 ) -> dict[str, Any]:
     """Make the missing runs, and summarize all."""
     chosen = [_named(name.strip()) for name in arms.split(",")]
@@ -36,9 +43,11 @@ def measure(
             shutil.rmtree(setting.folder, ignore_errors=True)  # a smoke tests the code of now
             seeds = "10"
         setting.prepare([PROOF_ARMS["full-quarter"]])
+        if any(ARMS[name].starts_random and ARMS[name].reads_taps for name in chosen):
+            setting.verbalize_student(starts_random=True)
         for seed in map(int, seeds.split(",")):
             for name in chosen:
-                run_arm(setting, ARMS[name], seed)
+                run_arm(setting, ARMS[name], seed, only_distilled=only_distilled)
                 click.echo(f"{name}, seed {seed}: done", err=True)
     result = summarize(setting)
     if figure is not None:

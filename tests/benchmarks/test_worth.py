@@ -49,6 +49,24 @@ def test_a_verdict_needs_an_interval_off_zero(summary: dict[str, Any]) -> None:
     assert labels.endswith("no difference is seen, as predicted")
 
 
+def test_tokens_to_the_same_divergence_are_read_off_the_curves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    from experiments.worth.experiments import TOKENS, Comparison
+    from experiments.worth.summary import _difference
+
+    def curve(*values: float) -> dict[str, float]:
+        return {f"step-{30 * i}.divergence_nats": value for i, value in enumerate(values)}
+
+    taps = {1: curve(5.0, 3.0, 2.0, 1.0), 2: curve(5.0, 4.0, 3.5, 3.0), 13: curve(5.0, 1.0)}
+    runs = {"taps": taps, "output": dict.fromkeys(taps, curve(6.0, 4.0, 3.0, 2.5))}
+    found = _difference(Comparison("taps", "output", TOKENS, "tokens", (0.0, 0.0)), runs)
+    # 2.5 lies halfway between steps 30 and 60 of 90; the second never comes so far
+    assert found["each"] == [pytest.approx(45 / 90 - 1), 0.0]
+    assert found["seeds"] == [1, 2]  # the others are kept for the confirmation
+
+
 def test_the_figure_shows_every_difference(summary: dict[str, Any]) -> None:
     from experiments.worth.figure import draw
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-__all__ = ["cut_blocks"]
+__all__ = ["cut_blocks", "start_again"]
 
 
 def cut_blocks(teacher: Path, folder: Path, blocks: Sequence[int]) -> None:
@@ -33,3 +33,14 @@ def cut_blocks(teacher: Path, folder: Path, blocks: Sequence[int]) -> None:
     student.load_state_dict(state)
     student.save_pretrained(folder)
     AutoTokenizer.from_pretrained(teacher).save_pretrained(folder)
+
+
+def start_again(student: Path, folder: Path) -> None:
+    """Save the student with random blocks. Embeddings, last norm and head stay as they are."""
+    model: Any = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    torch.manual_seed(0)
+    random: Any = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+    kept = {name: value for name, value in model.state_dict().items() if ".layers." not in name}
+    random.load_state_dict(kept, strict=False)
+    random.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(student).save_pretrained(folder)

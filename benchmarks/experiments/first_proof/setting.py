@@ -20,7 +20,7 @@ from material.teacher import (
 )
 
 from experiments.first_proof.arms import STAGES, Arm
-from experiments.first_proof.cut import cut_blocks
+from experiments.first_proof.cut import cut_blocks, start_again
 from vlsi_cache import dump_teacher
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import CacheSection, DataSection, ModelSection, Recipe, recipe_from_mapping
@@ -63,6 +63,8 @@ class Plan:
     """Section of the recipe, without the schedule."""
     student: Path | None = None
     """What a later stage begins with. The cut by default."""
+    starts_random: bool = False
+    """Whether the student begins with random blocks in place of the cut's."""
 
     @property
     def reads_taps(self) -> bool:
@@ -131,6 +133,14 @@ class Setting:
             cut_blocks(self.teacher, folder, self.student_blocks)
         return folder
 
+    @property
+    def random_student(self) -> Path:
+        """The student with random blocks."""
+        folder = self.folder / "student-random"
+        if not (folder / "config.json").exists():
+            start_again(self.student, folder)
+        return folder
+
     def data(self, split: str) -> Path:
         """Return the conversations of ``train``, ``validation`` or ``held-out``."""
         counts = {
@@ -148,7 +158,7 @@ class Setting:
         if caches:
             self._verbalize_teacher()
         if any(arm.reads_taps for arm in arms):
-            self._verbalize_student()
+            self.verbalize_student()
         for name in caches:
             shared = Plan(self.folder / "shared", {}, Rates(1e-3, 1e-3), seed=0, cache=name)
             dump_teacher(self.recipe(shared), _report_progress)
@@ -160,7 +170,9 @@ class Setting:
     def recipe(self, plan: Plan) -> Recipe:
         """Return the recipe of one training."""
         k, m = CACHES[plan.cache]
-        student = {"verbalizers": str(self.verbalizers("student"))} if plan.reads_taps else {}
+        role = "student-random" if plan.starts_random else "student"
+        begins_as = self.random_student if plan.starts_random else self.student
+        student = {"verbalizers": str(self.verbalizers(role))} if plan.reads_taps else {}
         steps = {
             "interaction": round(self.interaction_steps * plan.length),
             "finetuning": round(self.finetuning_steps * plan.length),
@@ -173,7 +185,7 @@ class Setting:
                     "model": str(self.teacher),
                     "verbalizers": str(self.verbalizers("teacher")),
                 },
-                "student": {"model": str(plan.student or self.student)} | student,
+                "student": {"model": str(plan.student or begins_as)} | student,
                 "data": {"path": str(self.data("train"))},
                 "cache": {"path": str(self.folder / plan.cache), "k": k, "m": m},
                 "interaction": {
@@ -204,7 +216,7 @@ class Setting:
         }
 
     def verbalizers(self, role: str) -> Path:
-        """Return the folder of the verbalizers of the teacher or the student."""
+        """Return the folder of the verbalizers of the teacher or of a student."""
         return self.folder / f"{role}-verbalizers"
 
     def _verbalize_teacher(self) -> None:
@@ -217,16 +229,19 @@ class Setting:
 
         save_verbalizers_once(self.verbalizers("teacher"), train)
 
-    def _verbalize_student(self) -> None:
-        """Train the student's verbalizers, which start towards the teacher's output."""
+    def verbalize_student(self, *, starts_random: bool = False) -> None:
+        """Train a student's verbalizers, which start towards the teacher's output."""
+        role, folder = "student", self.student
+        if starts_random:
+            role, folder = "student-random", self.random_student
 
         def train() -> tuple[Backbone, VerbalizerBank]:
-            student = self.backbone(self.student, "student")
+            student = self.backbone(folder, "student")
             towards = self.backbone(self.teacher, "teacher").decoder
             training = Training(self.student_taps, **self._verbalization, towards=towards)
             return student, self._linear(student, training)
 
-        save_verbalizers_once(self.verbalizers("student"), train)
+        save_verbalizers_once(self.verbalizers(role), train)
 
     @property
     def _verbalization(self) -> dict[str, Any]:

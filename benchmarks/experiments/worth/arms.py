@@ -1,7 +1,7 @@
 """The arms of all experiments: how each student is distilled, and what is fine-tuned after it.
 
-All start from the same cut of SmolLM2, see the same samples in the same order for a seed, and take
-as many steps of distillation.
+All see the same samples in the same order for a seed, and take as many steps of distillation. They
+start from the same cut of SmolLM2, or all from the same random blocks.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Arm:
     """Fine-tunings after it: name → section of the recipe, without the schedule."""
     corrected: bool = False
     """Whether the output learns the teacher's last inner tap in place of the teacher's output."""
+    starts_random: bool = False
+    """Whether the student begins with random blocks in place of the cut's."""
     exits: bool = False
     """Whether verbalizers are trained afterwards, with the student frozen, and scored as exits."""
 
@@ -46,6 +48,8 @@ class Arm:
         return self.interaction.get("inner") != "none"
 
 
+_WHOLE = {"lora": None, "learning_rate": 1e-3, "final_learning_rate": 5e-5}
+"""Random blocks cannot learn by adapters: all weights train."""
 _TAPS = {"inner_weight_of": "all", "verbalizer_learning_rate": SLOW, "gradients_every": 10}
 
 ARMS = {
@@ -68,5 +72,17 @@ ARMS = {
             exits=True,
         ),
         Arm("tap-26", {"inner": "none"}, {"labels": LABELS}, corrected=True),
+        Arm("random-output", {"inner": "none", **_WHOLE}, starts_random=True),
+        Arm(
+            "random-taps",
+            {
+                **_TAPS,
+                **_WHOLE,
+                "inner_weight": 1.0,
+                "inner_schedule": {"until": 0.3, "end": 0.0},
+                "verbalizer_learning_rate": 1e-3,
+            },
+            starts_random=True,
+        ),
     )
 }

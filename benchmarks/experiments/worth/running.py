@@ -43,13 +43,15 @@ def results_of(setting: Setting) -> Path:
     return setting.folder / "worth" if setting.made_up else Path(__file__).parent / "results"
 
 
-def run_arm(setting: Setting, arm: Arm, seed: int) -> None:
+def run_arm(setting: Setting, arm: Arm, seed: int, *, only_distilled: bool = False) -> None:
     """Make what an arm lacks: the distilled student's scores, its exits, and each fine-tuning.
 
     Each is written down by itself. A student is kept while something of it is missing.
     """
     folder = results_of(setting) / f"{arm.name}-seed{seed}"
-    parts = ["distilled", *(["exits"] if arm.exits else []), *arm.tunings]
+    parts = ["distilled"]
+    if not only_distilled:
+        parts += [*(["exits"] if arm.exits else []), *arm.tunings]
     for part in parts:
 
         def make(part: str = part) -> dict[str, Any]:
@@ -70,6 +72,8 @@ def _runs(setting: Setting, arm: Arm, seed: int) -> Path:
 
 def _settings(setting: Setting, arm: Arm, part: str) -> dict[str, Any]:
     found: dict[str, Any] = {"interaction": arm.settings(setting.last_tap)}
+    if arm.starts_random:
+        found["starts_random"] = True
     if part == "exits":
         return {**found, "exits": dict(EXITS)}
     return {**found, "finetuning": dict(arm.tunings[part])} if part != "distilled" else found
@@ -79,7 +83,11 @@ def _part(setting: Setting, name: str, seed: int, part: str) -> dict[str, Any]:
     arm = ARMS[name]
     began = time.monotonic()
     folder = _runs(setting, arm, seed)
-    plan = Plan(folder / "distilled", arm.settings(setting.last_tap), RATES, seed, stages=FIRST)
+    plan = Plan(
+        *(folder / "distilled", arm.settings(setting.last_tap), RATES, seed),
+        stages=FIRST,
+        starts_random=arm.starts_random,
+    )
     every = max(setting.interaction_steps // CURVE_POINTS, 1)
     some = _held_out(setting, setting.curve_samples)
     watch, audit = Watch(some, every=every), Audit(_held_out(setting, None), some, every)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 from harness import mean_and_interval
 
 from experiments.first_proof.setting import Setting
 from experiments.worth.arms import ARMS
-from experiments.worth.experiments import EXPERIMENTS, Comparison, Experiment
+from experiments.worth.experiments import EXPERIMENTS, TOKENS, Comparison, Experiment
 from experiments.worth.running import results_of
 
 __all__ = ["summarize"]
@@ -55,12 +56,11 @@ def _arm(name: str, runs: dict[int, dict[str, float]]) -> dict[str, Any]:
 def _difference(pair: Comparison, runs: Runs) -> dict[str, Any]:
     mine, others = runs[pair.arm], runs[pair.other]
     other_figure = pair.other_figure or pair.figure
-    seeds = [
-        seed
-        for seed in sorted(mine.keys() & others.keys())
-        if pair.figure in mine[seed] and other_figure in others[seed]
-    ]
-    found = [mine[seed][pair.figure] - others[seed][other_figure] for seed in seeds]
+    each = {
+        seed: _compared(mine[seed], others[seed], pair.figure, other_figure)
+        for seed in sorted(mine.keys() & others.keys() & {*pair.seeds})
+    }
+    found = {seed: value for seed, value in each.items() if value is not None}
     return {
         "name": pair.name,
         "title": pair.title,
@@ -69,10 +69,45 @@ def _difference(pair: Comparison, runs: Runs) -> dict[str, Any]:
         "figure": pair.figure,
         "from_figure": other_figure,
         "predicted": list(pair.predicted),
-        "seeds": seeds,
-        "each": found,
-        **mean_and_interval(found),
+        "seeds": [*found],
+        "each": [*found.values()],
+        **mean_and_interval([*found.values()]),
     }
+
+
+def _compared(
+    mine: dict[str, float], other: dict[str, float], figure: str, other_figure: str
+) -> float | None:
+    if figure == TOKENS:
+        return _share_of_tokens(_curve(mine), _curve(other))
+    if figure not in mine or other_figure not in other:
+        return None
+    return mine[figure] - other[other_figure]
+
+
+def _curve(figures: dict[str, float]) -> list[tuple[int, float]]:
+    """Return step and divergence at each point on the way, ascending."""
+    found = [
+        (int(name.removeprefix("step-").split(".")[0]), value)
+        for name, value in figures.items()
+        if name.startswith("step-") and name.endswith(".divergence_nats")
+    ]
+    return sorted(found)
+
+
+def _share_of_tokens(mine: list[tuple[int, float]], other: list[tuple[int, float]]) -> float | None:
+    """Return the share of the steps, less 1, after which a curve has the other's last value.
+
+    Steps have equally many tokens on average. It is 0 where the curve does not come so far.
+    """
+    if not mine or not other:
+        return None
+    steps, goal = other[-1]
+    for (before, high), (after, low) in pairwise(mine):
+        if low <= goal:
+            share = 1.0 if high <= goal else (high - goal) / (high - low)
+            return (before + share * (after - before)) / steps - 1
+    return 0.0
 
 
 def _verdict(difference: dict[str, Any]) -> str:
