@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
@@ -11,6 +12,8 @@ import click
 
 __all__ = ["COMMANDS", "cli", "main"]
 
+_SIGNALLED = 128
+"""Exit codes beyond this are those of signals."""
 COMMANDS = {
     "check": "vlsi_cache.cli.check",
     "plan": "vlsi_cache.cli.plan",
@@ -71,4 +74,11 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    cli()
+    try:
+        cli()
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > _SIGNALLED:
+            # A signal to the whole job ends the workers too. What reads their batches would say so
+            # with a traceback when it is collected, below the line that says how to go on.
+            sys.unraisablehook = lambda _: None
+        raise

@@ -101,8 +101,10 @@ def next_command(name: str, more: Mapping[str, str]) -> str:
 
 def loading_code(folder: Path) -> str:
     """Return the line of Python that loads a finished model."""
-    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-    sees = type(AutoConfig.from_pretrained(str(folder))) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    from vlsi_cache.models import load_config
+
+    sees = type(load_config(str(folder))) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     auto = "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"
     return f'transformers.{auto}.from_pretrained("{folder}")'

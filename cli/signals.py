@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Final
 
 from vlsi_cache.interruption import ask_to_stop
-from vlsi_cache.phases import current_phase
+from vlsi_cache.phases import place_of_work
 
 __all__ = ["stopping_on_signals"]
 
@@ -35,8 +35,7 @@ class _Handler:
             if now - self.first > _SAME_SECONDS:
                 os._exit(128 + number)
             return
-        at_work = current_phase()
-        ask_to_stop(number, f"while {at_work.what}" if at_work else "at the start")
+        ask_to_stop(number, place_of_work())
         self.first = now
         # Not by logging or a stream, whose locks this thread may hold just now.
         name = signal.Signals(number).name

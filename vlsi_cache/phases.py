@@ -14,7 +14,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-__all__ = ["LIVE", "Phase", "current_phase", "duration", "phase", "speaks_for_all", "tracked"]
+__all__ = [
+    "LIVE",
+    "Phase",
+    "duration",
+    "phase",
+    "place_of_work",
+    "speaks_for_all",
+    "tracked",
+]
 
 T = TypeVar("T")
 
@@ -29,6 +37,8 @@ _WORTH_A_LINE_SECONDS: Final = 2.0
 """The end of a shorter phase is no news."""
 
 _active: list[Phase] = []
+_ended: list[str] = []
+"""What the last phase did that has ended."""
 
 
 class Phase:
@@ -101,6 +111,7 @@ class Phase:
     def _end(self, *, failed: bool) -> None:
         self._ended.set()
         _active.remove(self)
+        _ended[:] = [self.what]
         logger.log(LIVE, "")
         seconds = time.monotonic() - self._began
         if not failed and seconds >= _WORTH_A_LINE_SECONDS:
@@ -150,9 +161,11 @@ def speaks_for_all() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def current_phase() -> Phase | None:
-    """Return the innermost phase that is at work."""
-    return _active[-1] if _active else None
+def place_of_work() -> str:
+    """Return how far the work is, in words: while a phase, after one, or at the start."""
+    if _active:
+        return f"while {_active[-1].what}"
+    return f"after {_ended[0]}" if _ended else "at the start"
 
 
 def duration(seconds: float) -> str:

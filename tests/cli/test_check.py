@@ -161,6 +161,15 @@ def test_rows_that_a_run_would_skip_are_no_reason_to_fail(
     assert _run("--teacher", models["text"], "--data", data).exit_code == 1
 
 
+def test_a_column_that_no_row_has_is_a_setting_without_effect(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    data = write(_row("What?", "red"), _row("Which?", "blue", pic="red.png"))
+    columns = ("--set", "data.columns={pics: image, pic: null}")
+    report = _json("--teacher", models["text"], "--data", data, *columns, code=0)
+    assert report["idle_settings"] == ["data.columns: no row has pics"]
+
+
 def test_a_path_beside_other_files_is_not_sought_on_the_hub(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

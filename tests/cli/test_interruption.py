@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from support.runs import make_recipe
@@ -101,6 +102,26 @@ def test_a_signal_in_the_first_stage_of_a_dump_begins_no_cache(tmp_path: Path) -
     assert code == 128 + signal.SIGUSR1
     assert last.startswith("interrupted at step ")
     assert not Path(recipe.cache_path).exists()
+
+
+@pytest.mark.parametrize("code", [1, 143])
+def test_what_ends_with_an_interrupted_command_has_nothing_to_say(code: int) -> None:
+    script = f"""
+import sys
+from vlsi_cache.cli import main
+class Late:
+    def __del__(self): raise RuntimeError("worker is killed by signal")
+kept = Late()
+def command():
+    sys.exit({code})
+main.cli = command
+main.main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == code
+    assert ("worker is killed by signal" in ended.stderr) is (code == 1)
 
 
 def test_a_second_signal_ends_a_command_that_waits(tmp_path: Path) -> None:

@@ -127,6 +127,10 @@ def test_each_command_ends_with_the_next_and_a_second_run_has_nothing_to_do(
     assert "each  learning_rate" in trained.stdout, "stage one's loss is a sum over taps"
     again = CliRunner().invoke(cli, ["train-student", *given, "--student", student])
     assert again.stdout.count("nothing to do") == 3
+    (Path(recipe.student_path) / "config.json").write_text("{", encoding="utf-8")
+    broken = CliRunner().invoke(cli, ["train-student", *given, "--student", student])
+    assert broken.exit_code == 1
+    assert f"error: {recipe.student_path}: the model's configuration cannot be" in broken.stderr
 
 
 def test_the_next_command_has_the_flags_that_were_typed() -> None:

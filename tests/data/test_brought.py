@@ -45,7 +45,13 @@ def test_forms_of_public_sets_are_read(row: Any, said: Any, write_rows: Any) -> 
     assert _said(_read(row, write_rows)) == said
 
 
-@pytest.mark.parametrize("key", ["loss_weight", "training", "trainable"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("loss_weight", "training", "trainable", "learn"),
+        *("loss_scale", "loss_multiplier", "step_loss_mask", "train_on_turn"),
+    ],
+)
 def test_other_names_of_a_weight_mean_the_same(key: str, write_rows: Any) -> None:
     row = {"messages": [USER, {**ANSWER, key: 0}, USER, {**ANSWER, key: True}]}
     assert [message.learned for message in _read(row, write_rows).messages[1::2]] == [False, True]
@@ -67,6 +73,12 @@ def test_images_and_thoughts_of_anthropics_messages_are_read(folder: Path, write
     assert [image.data for image in sample.images] == [encoded]
     assert sample.messages[1].fields == {"reasoning_content": "Hm."}
     assert dataset.columns_not_read() == []
+
+
+@pytest.mark.parametrize("key", ["thinking_content", "thoughts", "think", "cot"])
+def test_other_names_of_a_thought_mean_the_same(key: str, write_rows: Any) -> None:
+    sample = _read({"messages": [USER, {**ANSWER, key: "Hm."}]}, write_rows)
+    assert sample.messages[1].fields == {"reasoning_content": "Hm."}
 
 
 @pytest.mark.parametrize("key", ["input_schema", "inputSchema"])
@@ -94,6 +106,9 @@ def test_schemas_of_tools_have_the_name_that_templates_read(key: str, write_rows
         ('{"messages": [], "id": ' + "9" * 5000 + "}", "a number has too many digits"),
         ({"prompt": "a", "completion": "b", "label": False}, "marks the completion as one not to"),
         ('{"messages": ' + "[" * 4000 + "]" * 4000 + "}", "it is nested too deeply"),
+        ({"prompt": "a", "completion": "b", "label": 0}, "label is 0, which marks the completion"),
+        ({"prompt": "a", "response": "b", "label": False}, "marks the completion as one not to"),
+        ({"messages": [USER, ANSWER], "label": False}, "marks the completion as one not to"),
         ({"messages": [["a"]]}, "messages is not a list of turns; expected \\[{"),
         ("null", "row is not a JSON object; found null"),
     ],
@@ -105,7 +120,14 @@ def test_what_is_not_read_is_refused_in_words_that_help(
         _read(row, write_rows)
 
 
-@pytest.mark.parametrize("tag", ["<image_1>", "<image 1>", "<|image_1|>", "<ImageHere>"])
+@pytest.mark.parametrize(
+    "tag",
+    [
+        *("<image_1>", "<image 1>", "<|image_1|>", "<ImageHere>", "<image-1>", "<img_1>"),
+        *("<IMAGE>", "<img>", "<|image|>", "<image/>", "[IMG]", "{image}", "<picture>"),
+        *("<|image_pad|>", "<IMG_CONTEXT>", "<image_soft_token>", "<start_of_image>"),
+    ],
+)
 def test_places_in_other_spellings_are_refused(tag: str, write_rows: Any) -> None:
     row = {"question": f"{tag} What?", "answer": "red", "image": "red.png"}
     with pytest.raises(DataError, match="a place for an image that is not read"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
@@ -24,6 +25,7 @@ from support.processors import (
 from vlsi_cache.data import (
     BatchEncoder,
     ConversationDataset,
+    known_ids,
     load_conversations,
     model_inputs,
     response_ids,
@@ -280,3 +282,37 @@ def test_transformers_warns_of_lengths_only_where_there_is_no_limit(
     BatchEncoder(tokenizer, max_length=limit)(dataset[:])
     warned = "sequence-length-is-longer-than-the-specified-maximum"
     assert tokenizer.deprecation_warnings.get(warned, False) == (limit is None)
+
+
+def test_a_token_that_the_model_has_no_row_for_is_refused_by_sample(talk: Any) -> None:
+    tokenizer = text_tokenizer("chatml")
+    sample = talk("What colour?", "It is yellow.")
+    ids = BatchEncoder(tokenizer, max_length=None)([sample])["input_ids"]
+    highest = int(ids.max())
+    enough = BatchEncoder(tokenizer, max_length=None, num_ids=highest + 1)
+    assert torch.equal(enough([sample])["input_ids"], ids)
+    few = BatchEncoder(tokenizer, max_length=None, num_ids=highest)
+    with pytest.raises(
+        DataError, match=rf"sample 'sample'.*ids below {highest}; found {highest}, "
+    ):
+        few([sample])
+
+
+def test_a_padding_token_that_the_model_has_no_row_for_is_not_used(talk: Any) -> None:
+    tokenizer = copy.deepcopy(text_tokenizer("chatml"))
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    samples = [talk("a", "It is red, and yellow."), talk("a", "b")]
+    batch = BatchEncoder(tokenizer, max_length=None, num_ids=rows)(samples)
+    assert batch["input_ids"].max() < rows
+    assert BatchEncoder(tokenizer, max_length=None)(samples)["input_ids"].max() == rows
+    assert tokenizer.pad_token == "<pad>"
+
+
+def test_the_ids_that_a_model_takes_are_its_rows_and_its_placeholders() -> None:
+    plain = transformers.LlamaConfig(vocab_size=100, pad_token_id=200)
+    assert known_ids(plain) == 100
+    sees = transformers.LlavaConfig(
+        text_config=plain, vision_config=transformers.CLIPVisionConfig(), image_token_index=100
+    )
+    assert known_ids(sees) == 101

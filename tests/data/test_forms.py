@@ -55,6 +55,8 @@ MORE = [{"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"
         ({"query": "q", "response": "a"}, ASKED),
         ({"input": "q", "output": "a"}, ASKED),
         ({"question": "q", "answer": "a", "system_prompt": "s"}, SYSTEM),
+        ({"query": "q2", "response": "a2", "history": [["q", "a"]]}, TWO),
+        ({"prompt": "q2", "completion": "a2", "history": [["q", "a"]]}, TWO),
         ({"texts": [{"user": "q", "assistant": "a", "source": "x"}]}, ASKED),
         (
             {"texts": [{"user": "q", "assistant": "a"}, {"user": "q2", "assistant": "a2"}]},
@@ -204,6 +206,10 @@ def test_columns_are_renamed_and_left_out(write_rows: Any, caplog: Any) -> None:
     dataset.validate()
     assert said(dataset[0]) == [("user", "|q"), ("assistant", "a")]
     assert dataset.columns_not_read() == []
+    assert "no row has" not in caplog.text
+    slip = load_data(DataSection(path=path, columns={**columns, "answr": "text", "xtra": None}))
+    slip.validate()
+    assert "data.columns names columns that no row has: answr, xtra" in caplog.text
     with pytest.raises(RecipeError, match=r"data.columns: a column gets a name that is never read"):
         load_data(DataSection(path=path, columns={"ask": "ask2"}))
     both = str(write_rows([{"ask": "q", "question": "p", "answer": "a"}], "both.jsonl"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader
@@ -23,7 +24,7 @@ from support.talks import (
 )
 from vlsi_cache.data import BatchEncoder, Conversation, TokenBatches
 from vlsi_cache.data.encoding.tally import report_changed_samples, take_changed_samples
-from vlsi_cache.errors import DataError
+from vlsi_cache.errors import DataError, ModelError
 
 SHORT = conversation(turn("user", "What?"), turn("assistant", "red"))
 
@@ -213,3 +214,49 @@ def test_plain_text_beside_conversations_is_as_it_is_alone(family: str) -> None:
         for name, value in alone.items():
             assert (batch[name][row, :length] == value[0]).all(), name
         assert not batch["attention_mask"][row, length:].any()
+
+
+_TURN = "<|im_start|>{{ message['role'] + '\n' + message['content'] }}<|im_end|>\n"
+_PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+def _chatml(body: str) -> Any:
+    tokenizer = copy.deepcopy(text_tokenizer("chatml"))
+    tokenizer.chat_template = "{% for message in messages %}" + body + "{% endfor %}" + _PROMPT
+    return tokenizer
+
+
+def test_tags_around_every_turn_teach_the_answers_alone() -> None:
+    tokenizer = _chatml("{% generation %}" + _TURN + "{% endgeneration %}")
+    sample = conversation(turn("system", "Be brief."), *PLAIN.messages)
+    assert learned_with(tokenizer, sample) == ["It is red.<|im_end|>", "4 blue<|im_end|>"]
+
+
+def test_a_template_that_never_ends_is_refused() -> None:
+    tokenizer = _chatml(_TURN)
+    endless = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
+    tokenizer.chat_template = endless + str(tokenizer.chat_template)
+    with pytest.raises(ModelError, match=r"does not render a question and an answer; .*recursion"):
+        learned_with(tokenizer, PLAIN)
+
+
+def test_tags_around_questions_teach_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    tagged = "{% generation %}" + _TURN + "{% endgeneration %}"
+    tokenizer = _chatml(
+        "{% if message['role'] == 'user' %}" + tagged + "{% else %}" + _TURN + "{% endif %}"
+    )
+    with pytest.raises(DataError, match="no token of the sample is learned"):
+        learned_with(tokenizer, PLAIN)
+    assert "tags leave an answer out" in caplog.text
+
+
+def test_words_of_another_role_in_an_answer_are_refused() -> None:
+    tokenizer = _chatml(
+        "{% if message['role'] != 'system' %}<|im_start|>{{ message['role'] + '\n' }}"
+        "{% if loop.last and messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}"
+        "{% endif %}{{ message['content'] }}<|im_end|>\n{% endif %}"
+    )
+    sample = conversation(turn("system", "Be brief."), *PLAIN.messages)
+    with pytest.raises(DataError, match="writes what the system says into an answer"):
+        learned_with(tokenizer, sample)
+    assert learned_with(tokenizer, PLAIN) == ["It is red.<|im_end|>", "4 blue<|im_end|>"]

@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import pickle
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,26 @@ def test_wide_characters_are_refused_by_name(
         load_conversations(folder / "rows.json")
 
 
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("gzip", PACKERS["gz"](b"{}")),
+        ("bzip2", PACKERS["bz2"](b"{}")),
+        ("xz", PACKERS["xz"](b"{}")),
+        ("zstd", PACKERS["zst"](b"{}")),
+        ("a zip archive", b"PK\x03\x04"),
+        ("Parquet", b"PAR1\0\0"),
+        ("Arrow", b"ARROW1\0\0"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_in_spite_of_its_suffix(
+    kind: str, content: bytes, folder: Path
+) -> None:
+    (folder / "rows.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=f"rows.jsonl: file is not text, but {kind}"):
+        load_conversations(folder / "rows.jsonl")
+
+
 def test_bytes_that_are_not_utf8_are_refused_with_their_line(rows: list[str], folder: Path) -> None:
     (folder / "rows.jsonl").write_bytes(rows[0].encode() + b'\n{"a": "\xff"}\n')
     with pytest.raises(DataError, match=r"rows.jsonl:2: line is not JSON \('utf-8' codec"):
@@ -203,6 +224,19 @@ def test_a_compressed_file_reads_like_its_content(
     assert len(list((tmp_path / "unpacked").iterdir())) == 1
     del dataset
     assert list((tmp_path / "unpacked").iterdir()) == []
+
+
+def test_a_full_folder_of_temporary_files_is_not_the_data_files_problem(
+    rows: list[str], folder: Path
+) -> None:
+    (folder / "rows.jsonl.gz").write_bytes(PACKERS["gz"]("\n".join(rows).encode()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(DataError, match=r"cannot be unpacked; .*Set TMPDIR to a folder with"):
+            load_conversations(folder / "rows.jsonl.gz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("suffix", PACKERS)

@@ -73,6 +73,11 @@ BOTH = ["red.png", "blue.jpg"]
         (asked("q", images=[], image=None, videos=[], audio=None), ["q"]),
         (llava("q", image=""), ["q"]),
         (asked("q <video>", name="clip"), ["q <video>"]),
+        (asked("q", source="coco/1.jpg"), ["q"]),
+        (asked("q", image_note="See the page of red.png"), ["q"]),
+        (asked("<image>q", images=["red.png"], image=None), ["red.png", "q"]),
+        (asked("<image>q <image>", images=["red.png"], image="blue.jpg"), [BOTH[0], "q ", BOTH[1]]),
+        (asked([{"type": "image", "image": "red.png", "url": "red.png"}, "q"]), ["red.png", "q"]),
     ],
 )
 def test_images_stand_where_they_belong(row: Any, expected: Any, write_rows: Any) -> None:
@@ -97,10 +102,23 @@ def test_images_without_a_place_stand_before_the_first_question(write_rows: Any)
         (asked([{"type": "text", "text": "<image>\nq"}]), "the user's text holds <image>"),
         (llava("<image>\nq", picture="red.png"), "expected 1 image,.*found 0.*images in picture"),
         ({"question": "<image> q", "answer": "a"}, "the user's text holds <image>"),
+        (asked("q", image_path="red.png"), r"a column holds images.*\{image_path: image\}"),
+        (asked("q", img="https://x.org/red.JPG?w=9"), "a column holds images.*found img"),
+        (asked("q", pictures=["red.png"]), "a column holds images.*found pictures"),
+        (asked("q", view={"bytes": "iVBORw0KGgoAAAAN"}), "a column holds images.*found view"),
+        (asked("q", jpg_b64="/9j/4AAQSkZJRg"), "a column holds images.*found jpg_b64"),
+        (asked("<image></image> q", image="red.png"), "a text holds </image>"),
+        (asked("q", image="red.png", images=["blue.jpg"]), "row has both images and image"),
+        (
+            asked([{"type": "image", "image": "red.png", "path": "blue.jpg"}, "q"]),
+            "path and image name different images; found blue.jpg and red.png",
+        ),
         (asked("Picture 1: <img>red.png</img>\nq"), "a text names an image in <img>"),
         (asked("<video>\nq", videos=["a.mp4"]), "row has videos, and nothing reads it"),
         (asked("q", video="a.mp4"), "row has video, and nothing reads it"),
         (asked("<audio>\nq", audios=["a.wav"]), "row has audios, and nothing reads it"),
+        (asked("<video>\nq", frames=["red.png"]), "a text holds <video>, and.*found a file in fra"),
+        (asked("<audio>\nq", speech="https://x.org/a.wav?x=1"), "a text holds <audio>, and noth"),
         (llava("<video>\nq", clip="a.mp4"), "a text holds <video>, and nothing reads videos.*clip"),
         (asked([{"type": "video", "video": "a.mp4"}]), "unknown part of a message.*video"),
         (asked([{"type": "audio", "audio": "a.wav"}]), "unknown part of a message.*audio"),
@@ -152,14 +170,20 @@ def test_an_image_that_nothing_shows_is_refused(row: Any, problem: str, write_ro
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("form", ["column", "part", "lines"])
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("form", ["column", "part", "lines", "urls", "bare", "uri"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "AVIF"])
 def test_bare_base64_is_an_image(form: str, kind: str, write_rows: Any) -> None:
     buffer = io.BytesIO()
     Image.effect_noise((9, 7), 50).convert("RGB").save(buffer, kind)
     text = base64.b64encode(buffer.getvalue()).decode()
     if form == "lines":
         text = base64.encodebytes(buffer.getvalue()).decode()
+    if form == "urls":
+        text = base64.urlsafe_b64encode(buffer.getvalue()).decode()
+    if form == "bare":
+        text = text.rstrip("=")
+    if form == "uri":
+        text = f"DATA:image/{kind.lower()};BASE64,{text}"
     row = (
         asked([{"type": "image", "image": text}, "q"]) if form == "part" else asked("q", image=text)
     )

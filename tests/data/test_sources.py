@@ -129,6 +129,12 @@ def test_a_folder_is_read_by_split(
         ({"train.jsonl": "a", "train.json": "b"}, "train.json"),
         ({"train-0.jsonl": "a", "extra.jsonl": "b"}, "extra.jsonl"),
         ({"a.parquet": "a", "b.jsonl": "b"}, "b.jsonl"),
+        ({"a.parquet": "a", "b.csv": "b"}, "b.csv"),
+        ({"train.jsonl": "a", "train.csv": "b", "test.csv": "c"}, "train.csv"),
+        (
+            {"a.jsonl": "a", "b.jsonl.lz4": "b", "c.arrow": "c", "notes.txt": "d"},
+            "b.jsonl.lz4, c.arrow",
+        ),
     ],
 )
 def test_files_of_a_folder_that_are_not_read_are_listed(
@@ -140,6 +146,21 @@ def test_files_of_a_folder_that_are_not_read_are_listed(
         assert texts(load_conversations(tmp_path / "data")) == "a"
     (record,) = [record for record in caplog.records if record.name.startswith("vlsi_cache")]
     assert record.getMessage().endswith(f"; not read: {unread}")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_files_that_the_names_of_others_count_are_missed(
+    suffix: str, write: Write, tmp_path: Path, caplog: Any
+) -> None:
+    write(f"train-00001-of-00003.{suffix}", "a")
+    with caplog.at_level(logging.WARNING):
+        assert texts(load_conversations(tmp_path / "data")) == "a"
+        assert f"train-*.{suffix} count 3 files, and 2 of them are not there" in caplog.text
+        caplog.clear()
+        write(f"train-00002-of-00003.{suffix}", "b")
+        write(f"train-00003-of-00003.{suffix}", "c")
+        assert texts(load_conversations(tmp_path / "data")) == "abc"
+    assert "not there" not in caplog.text
 
 
 def test_a_folder_without_the_split_names_its_files(write: Write, tmp_path: Path) -> None:

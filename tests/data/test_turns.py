@@ -55,6 +55,15 @@ def read(row: Any, write_rows: Any) -> Conversation:
         {"function_call": {"name": "weather", "arguments": json.dumps(ARGUMENTS)}},
         {"role": "function_call", "content": json.dumps(CALL["function"])},
         {"role": "tool_call", "content": CALL["function"]},
+        {"tool_call": CALL},
+        {"function_calls": [CALL]},
+        {"toolCalls": json.dumps([CALL])},
+        {"tool_calls": [{"name": "weather", "parameters": ARGUMENTS}]},
+        {"tool_calls": [{"name": "weather", "input": ARGUMENTS, "arguments": {}}]},
+        {"tool_calls": [{"name": "weather", "args": ARGUMENTS}]},
+        {"tool_calls": [{"function": {"name": "weather", "parameters": json.dumps(ARGUMENTS)}}]},
+        {"tool_calls": [{"function": {"name": "weather"}, "arguments": ARGUMENTS}]},
+        {"tool_calls": [{**CALL, "arguments": json.dumps(ARGUMENTS)}]},
     ],
 )
 def test_calls_of_tools_have_one_shape(turn: Any, write_rows: Any) -> None:
@@ -179,6 +188,44 @@ def test_a_rows_variables_go_before_the_recipes(own: Any, write_rows: Any) -> No
             r"tool_calls\[\].arguments is not an object",
         ),
         (calling(tool_calls=[CALL], function_call=CALL), "both tool_calls and function_call"),
+        (calling(function_calls="weather()"), "function_calls is not JSON"),
+        (
+            calling(tool_calls=[{**CALL, "input": {"city": "Rome"}}]),
+            "a call with two different arguments; found call.input and function.arguments",
+        ),
+        (
+            {"messages": [{"role": "system", "content": "s", "tools": [TOOL]}, QUESTION, ANSWER]},
+            "the system's turn has tools, which is read beside the turns",
+        ),
+        (
+            {"messages": [{**QUESTION, "functions": json.dumps([TOOL])}, ANSWER]},
+            "the user's turn has functions, which is read beside the turns",
+        ),
+        ({"messages": [QUESTION, {**ANSWER, "is_masked": True}]}, "a turn has is_masked, which"),
+        (
+            {
+                "messages": [
+                    QUESTION,
+                    {
+                        "role": "assistant",
+                        "content": [{"type": "text", "text": "Hm.", "weight": 0}, "Sun."],
+                    },
+                ]
+            },
+            "a part of a message has weight, which is read of whole turns alone",
+        ),
+        (
+            {"messages": [QUESTION, {**ANSWER, "channel": "analysis"}, ANSWER]},
+            "has channel, which is not read; found 'analysis'. Write thoughts into reasoning_cont",
+        ),
+        (
+            {"messages": [QUESTION, {**ANSWER, "recipient": "functions.f"}, ANSWER]},
+            "the assistant's turn has recipient",
+        ),
+        (
+            {"messages": [QUESTION, {**ANSWER, "loss_scale": 0.1}]},
+            "loss_scale of a turn is neither 0 nor 1",
+        ),
         (calling(role="function_call", content="weather()"), "function_call's turn is not JSON"),
         (
             {"messages": [{**QUESTION, "tool_calls": [CALL]}, ANSWER]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -266,6 +267,35 @@ def test_scaled_positions_lengthen_the_context(scaling: dict[str, Any] | None, l
 def test_a_broken_configuration_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text("{broken")
     assert "configuration cannot be read" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"hidden_size": 33}, r"33\) is not a multiple of the number of attention heads"),
+        ({"dtype": "nonsense"}, "has no attribute 'nonsense'"),
+        ({"num_hidden_layers": "many"}, "num_hidden_layers"),
+        ({"rope_scaling": {"rope_type": "nonsense"}}, "'nonsense'"),
+        (
+            {"quantization_config": {"quant_method": "torchao", "quant_type": "int8"}},
+            "Expected only one key",
+        ),
+    ],
+)
+def test_a_configuration_of_bad_values_is_refused_in_one_line(
+    fields: dict[str, Any], problem: str, folder: Path
+) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    assert re.search(problem, refusal(folder))
+
+
+def test_weights_that_are_not_numbers_are_refused(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    weights["model.norm.weight"] *= float("nan")
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="logits are not numbers"):
+        bind_decoder(load_model(str(folder)))
 
 
 def test_code_inside_a_model_folder_is_not_run(folder: Path) -> None:

@@ -7,6 +7,8 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,36 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(dumped: Recipe, tmp_pa
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
+@contextmanager
+def _limited(num_bytes: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("num_bytes", [1, 3000])
+def test_no_room_for_temporary_files_stops_the_dump_in_one_line(
+    num_bytes: int, dumped: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the template is written by Python, and the tokenizer by its own library
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    recipe = dumped.model_copy(update={"output": tmp_path / "run"})
+    with _limited(num_bytes), pytest.raises(StageError, match=rf"{tmp_path}.*: no room for the fi"):
+        dump_teacher(recipe)
+
+
+def test_a_missing_folder_for_temporary_files_is_named(
+    dumped: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    recipe = dumped.model_copy(update={"output": tmp_path / "run"})
+    with pytest.raises(StageError, match=r"gone/.*: file cannot be read or written"):
+        dump_teacher(recipe)
+
+
 def test_no_room_for_the_student_leaves_the_one_before_whole(
     dumped: Recipe, tmp_path: Path
 ) -> None:
@@ -109,13 +141,8 @@ def test_no_room_for_the_student_leaves_the_one_before_whole(
     folder = tmp_path / "student"
     save_model(model, dumped.student, folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(StageError, match=r"student: no room for the file.*Make room"):
-            save_model(model, dumped.student, folder)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with _limited(20_000), pytest.raises(StageError, match=r"student: no room for.*Make room"):
+        save_model(model, dumped.student, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from support.runs import make_recipe
 from vlsi_cache import dump_teacher, train_student
 from vlsi_cache.errors import StageError
+from vlsi_cache.interruption import Interrupted, ask_to_stop
 from vlsi_cache.recipe import Schedule
 from vlsi_cache.training import StageModule
 from vlsi_cache.training.loop.guarding.guard import LossGuard, find_rise
@@ -99,6 +101,18 @@ def test_the_guard_keeps_as_much_of_a_long_run_as_of_a_short_one() -> None:
     assert len(guard._first) == len(guard._last) == 100
 
 
+def test_a_guard_that_goes_on_knows_the_first_value() -> None:
+    whole, resumed = LossGuard(), LossGuard()
+    for step in range(300):
+        if step == 150:
+            resumed.resume(whole.written())
+        for guard in (whole, resumed):
+            guard.add(torch.tensor(1.0 if step < 50 else 2.0 + 1e-3 * step))
+            guard.end_step()
+    assert whole.find_problem() == resumed.find_problem() is not None
+    assert torch.equal(whole.written(), resumed.written())
+
+
 class _Scale(StageModule):
     """A weight whose loss is the mean of the samples times it."""
 
@@ -150,6 +164,34 @@ def test_a_student_that_grows_worse_is_reported_at_the_end_of_the_command(
         train_student(recipe)
     assert "finetuning: loss stays above its first value" in caplog.records[-1].getMessage()
     assert "learning_rate below 3" in caplog.records[-1].getMessage()
+
+
+def test_a_run_that_was_interrupted_still_compares_with_its_first_step(
+    dumped: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            if state.global_step == 4:
+                ask_to_stop(signal.SIGTERM, "here")
+
+    rates = {"steps": 8, "learning_rate": 3.0, "final_learning_rate": 3.0}
+    section = dumped.finetuning.model_copy(update=rates)
+    said = []
+    for name in ("unbroken", "interrupted"):
+        recipe = dumped.model_copy(
+            update={"finetuning": section, "stages": ["finetuning"], "output": tmp_path / name}
+        )
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="vlsi_cache"):
+            if name == "interrupted":
+                with pytest.raises(Interrupted):
+                    train_student(recipe, callbacks=[Stop()])
+            train_student(recipe)
+        said.append(caplog.records[-1].getMessage().partition(". ")[0])
+    assert said[0] == said[1]
+    assert "finetuning: loss stays above its first value" in said[0]
 
 
 def test_verbalizers_train_at_a_rate_of_their_own_in_interaction(

@@ -190,6 +190,9 @@ class _Check:
         self, data: ConversationDataset, models: list[CheckedModel], idle: list[str]
     ) -> CheckReport:
         """Return what was found."""
+        absent = data.columns_not_met()
+        if absent:
+            idle = [*idle, f"data.columns: no row has {', '.join(absent)}"]
         return CheckReport(
             data=data.source,
             models=models,

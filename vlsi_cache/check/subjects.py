@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlsi_cache.check.report import CheckedModel, CheckFailure, LearnedRun
-from vlsi_cache.data import BatchEncoder, length_limit
+from vlsi_cache.data import BatchEncoder, known_ids, length_limit
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.models import (
     load_config_of,
@@ -108,7 +108,7 @@ def _open(role: str, section: ModelSection, recipe: Recipe) -> Subject:
         section=section,
         num_blocks=getattr(text, "num_hidden_layers", None),
         processor=processor,
-        encoder=BatchEncoder(processor, max_length=limit),
+        encoder=BatchEncoder(processor, max_length=limit, num_ids=known_ids(config)),
     )
 
 

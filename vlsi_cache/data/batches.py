@@ -30,11 +30,15 @@ __all__ = [
     "TokenBatches",
     "encoder_for",
     "encoder_of",
+    "known_ids",
     "length_limit",
     "model_inputs",
     "response_ids",
     "response_positions",
 ]
+
+_PLACEHOLDERS = ("image", "img", "video", "audio", "vision", "boi", "eoi")
+"""Beginnings of the names under which configurations hold ids of placeholders."""
 
 
 def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -104,8 +108,9 @@ def encoder_for(backbone: Backbone, section: DataSection) -> BatchEncoder:
         backbone: the model and its processor.
         section: the recipe's ``data``. Its ``max_length`` may be a stricter bound.
     """
-    limit = length_limit(text_config(backbone.decoder.model), section)
-    return BatchEncoder(backbone.processor, max_length=limit)
+    model = backbone.decoder.model
+    limit = length_limit(text_config(model), section)
+    return BatchEncoder(backbone.processor, max_length=limit, num_ids=known_ids(model.config))
 
 
 def encoder_of(model: ModelSection, section: DataSection) -> BatchEncoder:
@@ -120,7 +125,31 @@ def encoder_of(model: ModelSection, section: DataSection) -> BatchEncoder:
     """
     config = load_config_of(model)
     limit = length_limit(config.get_text_config(decoder=True), section)
-    return BatchEncoder(load_processor_of(model), max_length=limit)
+    return BatchEncoder(load_processor_of(model), max_length=limit, num_ids=known_ids(config))
+
+
+def known_ids(config: PreTrainedConfig) -> int | None:
+    """Return the number of token ids that a model takes, or None if its configuration names none.
+
+    Some families replace the placeholders of images before they look them up. Those may lie beyond
+    the embedding.
+
+    Args:
+        config: the model's whole configuration.
+    """
+    text = config.get_text_config(decoder=True)
+    rows = getattr(text, "vocab_size", None)
+    if not isinstance(rows, int):
+        return None
+    named = {**text.to_dict(), **config.to_dict()}
+    places = [
+        value
+        for name, value in named.items()
+        if isinstance(value, int)
+        and name.endswith(("_token_id", "_token_index"))
+        and name.startswith(_PLACEHOLDERS)
+    ]
+    return max([rows, *(place + 1 for place in places)])
 
 
 def length_limit(config: PreTrainedConfig, section: DataSection) -> int | None:

@@ -28,7 +28,10 @@ _BEGINNINGS: Final = (
     b"BM",
     b"II*\0",
     b"MM\0*",
+    b"\0\0\0\x0cjP  \r\n",
 )
+_BRANDS: Final = (b"avif", b"avis", b"heic", b"heix", b"mif1")
+"""Kinds of images among the files that begin with a box ``ftyp``."""
 PROGRAMS: Final = {"EPS": "Ghostscript"}
 """Formats that Pillow hands to a program."""
 _TURNS: Final = {
@@ -126,6 +129,8 @@ class ImageRef:
 
 def is_known_image(data: bytes) -> bool:
     """Whether the bytes begin like an image of a common format."""
+    if data[4:8] == b"ftyp":
+        return data[8:12] in _BRANDS
     return data.startswith(_BEGINNINGS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vlsi_cache.teacher.identity import begin_dump, validate_cache_folder
 from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run, advising, begin_run, find_left_out, without_other_bars
+from vlsi_cache.training.folders.writing import plain_write_errors
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
 from vlsi_cache.verbalizer import obtain_verbalizers
 
@@ -67,9 +69,12 @@ def _begin(run: Run, teacher: Backbone) -> tuple[TeacherPass, CacheWriter]:
     if recipe.teacher.verbalizers is None:
         workers = recipe.teacher.verbalization.workers
         run = replace(run, left_out=find_left_out(run, recipe.teacher, {}, workers))
-    with tempfile.TemporaryDirectory() as folder:
-        # saved before its use: a tokenizer remembers how it padded, and would save that too
-        teacher.processor.save_pretrained(folder)
+    with ExitStack() as stack:
+        with plain_write_errors():
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+        with plain_write_errors(Path(folder)):
+            # saved before its use: a tokenizer remembers how it padded, and would save that too
+            teacher.processor.save_pretrained(folder)
         bank = obtain_verbalizers(run, recipe.teacher, teacher, recipe.teacher_verbalizers_path)
         return begin_dump(run, teacher, bank, Path(folder))
 

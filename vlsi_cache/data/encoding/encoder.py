@@ -47,6 +47,7 @@ class BatchEncoder:
     Args:
         processor: a processor, or the tokenizer of a text model.
         max_length: most tokens of a conversation, image tokens included. None for no limit.
+        num_ids: rows of the model's embedding. None is enough for every token.
 
     Raises:
         ModelError: the chat template is not usable, there is no token to pad with, or the tokenizer
@@ -54,11 +55,16 @@ class BatchEncoder:
     """
 
     def __init__(
-        self, processor: ProcessorMixin | PreTrainedTokenizerBase, *, max_length: int | None
+        self,
+        processor: ProcessorMixin | PreTrainedTokenizerBase,
+        *,
+        max_length: int | None,
+        num_ids: int | None = None,
     ) -> None:
         self.max_length = max_length
+        self._num_ids = num_ids
         # Who has a limit gets an error that names it, and needs no warning beside it.
-        self._call = ProcessorCall(processor, warns_of_length=max_length is None)
+        self._call = ProcessorCall(processor, warns_of_length=max_length is None, num_ids=num_ids)
         self._tokenizer = tokenizer_of(self._call.processor)
         # Made here rather than with the sanitizer, so that all loader workers share them.
         self._notices = Notices(logger)
@@ -224,6 +230,7 @@ class BatchEncoder:
         }
         attention = batch["attention_mask"]
         self._validate_lengths(attention, names)
+        self._validate_ids(batch["input_ids"], names)
         masks = [
             self._response_mask(one, swaps, rows)
             for one, swaps, rows in zip(rendered, replacements, offsets, strict=True)
@@ -245,6 +252,21 @@ class BatchEncoder:
                     expected=f"at most {self.max_length} tokens",
                     found=f"{length} tokens",
                     mend="Shorten or split it. data.max_length can only lower the limit",
+                )
+
+    def _validate_ids(self, input_ids: Tensor, names: Sequence[str]) -> None:
+        """Refuse a token that the model has no row for. A GPU would end the whole run."""
+        if self._num_ids is None:
+            return
+        for name, highest in zip(names, input_ids.amax(1).tolist(), strict=True):
+            if highest >= self._num_ids:
+                raise DataError(
+                    "a token of the sample has no row in the model's embedding",
+                    where=name,
+                    expected=f"ids below {self._num_ids}",
+                    found=f"{highest}, which is {self.word(highest)!r}",
+                    mend="Give the tokenizer that belongs to the model, or enlarge the embedding "
+                    "with resize_token_embeddings",
                 )
 
     def _response_mask(

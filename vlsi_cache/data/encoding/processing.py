@@ -36,15 +36,20 @@ class ProcessorCall:
     Args:
         processor: the processor, or the tokenizer.
         warns_of_length: whether transformers warns of texts that are too long for the tokenizer.
+        num_ids: rows of the model's embedding. None is enough for every token.
 
     Raises:
         ModelError: the tokenizer has no character offsets, or no token to pad with.
     """
 
     def __init__(
-        self, processor: ProcessorMixin | PreTrainedTokenizerBase, *, warns_of_length: bool = True
+        self,
+        processor: ProcessorMixin | PreTrainedTokenizerBase,
+        *,
+        warns_of_length: bool = True,
+        num_ids: int | None = None,
     ) -> None:
-        self.processor: Any = _with_padding(processor)
+        self.processor: Any = _with_padding(processor, num_ids)
         self._options: dict[str, Any] = {**_OPTIONS, "verbose": warns_of_length}
         self.sees_images = isinstance(processor, ProcessorMixin)
         self._tokenizer = tokenizer_of(self.processor)
@@ -128,10 +133,11 @@ def _culprit(
     return _refused(f"{names[0]} … {names[-1]}", refusal)
 
 
-def _with_padding(processor: Any) -> Any:
-    """The processor. If it has no padding token, a copy that pads with the end-of-text token."""
-    tokenizer = tokenizer_of(processor)
-    if tokenizer.pad_token is not None:
+def _with_padding(processor: Any, num_ids: int | None) -> Any:
+    """The processor. If the model has no padding token, a copy that pads with the end of text."""
+    tokenizer: Any = tokenizer_of(processor)
+    # Trainers add a padding token that the model's embedding does not have.
+    if tokenizer.pad_token is not None and (num_ids is None or tokenizer.pad_token_id < num_ids):
         return processor
     if tokenizer.eos_token is None:
         raise ModelError(

@@ -177,6 +177,10 @@ class ConversationDataset(Sequence[Conversation]):
         """
         return sorted(self._notes.unread)
 
+    def columns_not_met(self) -> list[str]:
+        """Names in ``data.columns`` that no row had, of those that were read."""
+        return sorted(self._rows.columns_not_met())
+
     def prepare(self, *, skip: bool = False) -> DataFindings:
         """Validate every row and fingerprint the data, unless an earlier command did.
 
@@ -257,6 +261,9 @@ class ConversationDataset(Sequence[Conversation]):
         )
         self._reads_files = bool(images)
         self._report_notes()
+        absent = self.columns_not_met()
+        if absent and speaks_for_all():
+            logger.warning("data.columns names columns that no row has: %s", ", ".join(absent))
 
     def _validated_name(self, index: int, images: dict[str, None], *, skip: bool) -> str:
         """Return the id that a row gives, or its number if it is not sound and is skipped."""

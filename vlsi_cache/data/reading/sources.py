@@ -15,6 +15,7 @@ from vlsi_cache.data.reading.files.folders import (
     list_names,
     split_file,
     split_files,
+    warn_missing,
     warn_unread,
 )
 from vlsi_cache.data.reading.files.rowsource import JsonRows, RowSource
@@ -163,12 +164,13 @@ def _open_folder(folder: Path, split: str) -> RowSource:
     file = split_file(folder, split)
     if file is not None:
         return JsonRows(file)
-    tables, files = find_data_files(folder)
+    tables, files, others = find_data_files(folder)
     if tables:
-        if files:
-            warn_unread(folder, split, tables, files)
+        if files or others:
+            warn_unread(folder, split, tables, [*files, *others])
+        warn_missing(folder, tables)
         return ArrowRows(load_folder(folder, split, tables), folder.name, folder)
-    chosen = split_files(folder, split, files)
+    chosen = split_files(folder, split, files, others)
     if not chosen:
         raise DataError(
             f"folder has no file of the split {split}" if files else "folder holds no dataset",

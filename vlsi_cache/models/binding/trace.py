@@ -118,6 +118,14 @@ def trace_blocks(model: PreTrainedModel, blocks: nn.ModuleList, output: nn.Modul
         raise unbindable(
             model, "hidden states are not finite", "finite numbers", found="NaN or infinity"
         )
+    if torch.isnan(logits).any():  # some families write −∞ for tokens that nobody may say
+        raise unbindable(
+            model,
+            "logits are not numbers",
+            "sound weights",
+            found="NaN",
+            mend="Copy the checkpoint again, or use another dtype",
+        )
     if notes.head_input is None:
         raise unbindable(model, "output embeddings are never called", "logits made by the head")
     return Trace(inputs, notes.last_hidden, tuple(notes.readers), notes.head_input, logits)

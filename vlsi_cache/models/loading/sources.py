@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import SafetensorError
 
-from vlsi_cache.errors import ModelError, first_line
+from vlsi_cache.errors import ModelError, VlsiCacheError, first_line
 from vlsi_cache.models.loading.adapters import find_adapter
 from vlsi_cache.recipe import validate_model_folder
 
@@ -91,8 +91,18 @@ def model_errors(name: str, what: str) -> Iterator[None]:
         raise ModelError(
             what, where=name, found=error, mend="Copy the checkpoint again: it is damaged"
         ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError) as error:
-        raise ModelError(what, where=name, found=first_line(error)) from error
+    except VlsiCacheError:
+        raise
+    except Exception as error:
+        # Anything, because a configuration's fields are used wherever the family's code uses them.
+        raise ModelError(what, where=name, found=_problem(error)) from error
+
+
+def _problem(error: Exception) -> str:
+    """The first line of an error, and of what it goes back to if it ends in a colon."""
+    line = first_line(error)
+    cause = error.__cause__
+    return f"{line} {cause}" if line.endswith(":") and cause is not None else line
 
 
 def _validate_on_hub(name: str, revision: str | None) -> None:

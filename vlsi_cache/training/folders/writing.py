@@ -24,7 +24,8 @@ _UNUSABLE: Final = (
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
     *(errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE),
 )
-_SAFETENSORS_NUMBER: Final = re.compile(r"os error ([0-9]+)")
+_RUST_NUMBER: Final = re.compile(r"os error ([0-9]+)")
+"""The system's number in errors of safetensors and tokenizers."""
 _TORCH_WRITER: Final = re.compile(r"inline_container|iostream error|PytorchStreamWriter")
 """Words of torch's own writer, which hides the system's reason."""
 _TORCH_NO_FOLDER: Final = re.compile(r"Parent directory .* does not exist")
@@ -39,7 +40,7 @@ _EVENT_THREAD: Final = "_AsyncWriterThread"
 
 @contextmanager
 def plain_write_errors(where: Path | None = None) -> Iterator[None]:
-    """Turn errors of the system, of safetensors and of torch's writer into a ``StageError``.
+    """Turn errors of the system and of other libraries' writers into a ``StageError``.
 
     Args:
         where: what is written, for errors that name no file.
@@ -55,7 +56,7 @@ def plain_write_errors(where: Path | None = None) -> Iterator[None]:
             raise  # no question of files, such as a lost connection
         raise _problem(error.errno, Path(named) if named else where) from error
     except SafetensorError as error:
-        number = _SAFETENSORS_NUMBER.search(str(error))
+        number = _RUST_NUMBER.search(str(error))
         raise _problem(int(number[1]) if number else errno.EIO, where) from error
     except RuntimeError as error:
         if _TORCH_NO_FOLDER.search(str(error)):
@@ -63,6 +64,11 @@ def plain_write_errors(where: Path | None = None) -> Iterator[None]:
         if not _TORCH_WRITER.search(str(error)):
             raise
         raise _problem(errno.ENOSPC, where) from error
+    except Exception as error:
+        number = _RUST_NUMBER.search(str(error))
+        if type(error) is not Exception or number is None:  # as tokenizers raise it
+            raise
+        raise _problem(int(number[1]), where) from error
 
 
 def _problem(number: int, where: Path | None) -> StageError:

@@ -22,6 +22,7 @@ from transformers import Trainer
 from vlsi_cache.errors import StageError, counted
 from vlsi_cache.training.folders.checkpoints import whole_checkpoint
 from vlsi_cache.training.folders.writing import plain_read_errors
+from vlsi_cache.training.loop.guarding.guard import LossGuard
 from vlsi_cache.training.loop.guarding.unsound import UnsoundSamples
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import gathered, raise_together
@@ -37,6 +38,7 @@ _OPTIMIZER = "optimizer.pt"
 _SCHEDULER = "scheduler.pt"
 _BATCHES_SEEN = "batches_seen"
 _UNSOUND = "unsound_samples"
+_LOSSES = "losses"
 
 
 class SavingTrainer(Trainer):
@@ -46,8 +48,10 @@ class SavingTrainer(Trainer):
         sharded: whether the weights are sharded.
         best: the checkpoint that is kept beside the last ones, if there is one.
         unsound: keeps account of samples that are not sound; None in a stage that does not guard.
+        guard: keeps the loss of every step.
     """
 
+    guard: LossGuard
     sharded: bool
     best: Path | None = None
     unsound: UnsoundSamples | None = None
@@ -148,6 +152,7 @@ class SavingTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.contiguous() for name, value in self._weights.items()}
         state[_BATCHES_SEEN] = torch.tensor(self._module().batches_seen)
+        state[_LOSSES] = self.guard.written()
         if self.unsound is not None:
             state[_UNSOUND] = torch.tensor(list(self.unsound.written()), dtype=torch.uint8)
         save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
@@ -160,7 +165,7 @@ class SavingTrainer(Trainer):
             plain_read_errors(resume_from_checkpoint),
             safe_open(Path(resume_from_checkpoint) / _WEIGHTS, "pt") as saved,
         ):
-            names = set(saved.keys()) - {_BATCHES_SEEN, _UNSOUND}
+            names = set(saved.keys()) - {_BATCHES_SEEN, _UNSOUND, _LOSSES}
             if names != trainable.keys():
                 raise StageError(
                     "checkpoint holds other parameters than this stage trains",
@@ -173,14 +178,17 @@ class SavingTrainer(Trainer):
                     parameter.copy_(like(saved.get_tensor(name), parameter))
 
     def resume_account(self, checkpoint: Path | None) -> None:
-        """Go on with a checkpoint's account of samples that are not sound.
+        """Go on with a checkpoint's account of losses, and of samples that are not sound.
 
         The best checkpoint's weights may be loaded later. Its account is an earlier one.
         """
-        if checkpoint is None or self.unsound is None:
+        if checkpoint is None:
             return
         with plain_read_errors(str(checkpoint)), safe_open(checkpoint / _WEIGHTS, "pt") as saved:
-            if _UNSOUND in saved.keys():  # noqa: SIM118 - it is no mapping
+            names = saved.keys()
+            if _LOSSES in names:
+                self.guard.resume(saved.get_tensor(_LOSSES))
+            if self.unsound is not None and _UNSOUND in names:
                 self.unsound.resume(bytes(saved.get_tensor(_UNSOUND).tolist()))
 
     def _trainable(self) -> dict[str, nn.Parameter]:

@@ -93,7 +93,7 @@ class ResponseFinder:
         located = self._locate(conversation, text, where)
         if located is None:
             return RenderedConversation(text, self._by_tags_alone(conversation, text, tags, where))
-        marked, answers = located
+        marked, answers, given = located
         if following is not None and answers:
             text = self._with_next_stop(marked, answers[-1], text, following)
         spans = []
@@ -109,12 +109,17 @@ class ResponseFinder:
                     self._notices.warn("untagged", warning, where)
                 spans += own
             previous = answer.last
-        return RenderedConversation(text, tuple(span for span in spans if span[0] < span[1]))
+        spans = [span for span in spans if span[0] < span[1]]
+        self._written.validate_given_words(spans, given, where)
+        return RenderedConversation(text, tuple(spans))
 
     def _locate(
         self, conversation: Conversation, text: str, where: str
-    ) -> tuple[MarkedConversation, list[_Answer]] | None:
-        """The answers in the text. None if only the template's tags can find them."""
+    ) -> tuple[MarkedConversation, list[_Answer], list[tuple[str, int]]] | None:
+        """The answers in the text, and where words of each other role stand.
+
+        None if only the template's tags can find the answers.
+        """
         for answers_only in (False, True):
             marked = mark_conversation(conversation, text, answers_only=answers_only)
             try:
@@ -129,7 +134,8 @@ class ResponseFinder:
             )
             if plain == text and not twice:
                 self._written.validate(marked, offsets, conversation, where)
-                return marked, self._answers(marked, offsets, conversation, text, where)
+                answers = self._answers(marked, offsets, conversation, text, where)
+                return marked, answers, _given(marked, offsets)
         if self._template.has_tags:
             return None
         raise DataError(
@@ -298,9 +304,11 @@ def _spans_of(
     if not tags:
         return [(start(), answer.last)]
     own = _tags_of(answer, answers, tags)
-    if own:
-        own[0] = (max(own[0][0], min(start(), own[0][1])), own[0][1])
-    return own
+    if not own:
+        return []
+    begins = start()
+    # Tags may stand around other turns, too. Those end before the answer begins.
+    return [(max(tag[0], begins), tag[1]) for tag in own if tag[1] > begins]
 
 
 def _tags_of(answer: _Answer, answers: Sequence[_Answer], tags: Sequence[Span]) -> list[Span]:
@@ -308,6 +316,14 @@ def _tags_of(answer: _Answer, answers: Sequence[_Answer], tags: Sequence[Span]) 
     position = answers.index(answer)
     begins = answers[position - 1].last if position else -1
     return [tag for tag in tags if begins <= tag[0] <= answer.last and tag[0] < tag[1]]
+
+
+def _given(
+    marked: MarkedConversation, offsets: Mapping[str, Sequence[int]]
+) -> list[tuple[str, int]]:
+    """Where words of turns stand that are not the assistant's, with their roles."""
+    turns = zip(marked.conversation.messages, marked.turns, strict=True)
+    return [(turn.role, offsets[marks.words][0]) for turn, marks in turns if marks.words in offsets]
 
 
 def _walk_back(text: str, within: Span, words: str) -> tuple[int, str]:

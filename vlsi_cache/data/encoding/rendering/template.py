@@ -30,7 +30,10 @@ __all__ = ["ChatTemplate", "has_template"]
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # What templates raise on a conversation that they do not take. Jinja's own errors, and Python's,
 # because a template may add, index or call anything.
-_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+_REFUSALS = (
+    *(TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError),
+    RecursionError,
+)
 
 
 class ChatTemplate:

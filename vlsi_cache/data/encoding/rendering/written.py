@@ -10,6 +10,7 @@ from vlsi_cache.data.conversation import RESERVED_VARIABLES, Conversation, Messa
 from vlsi_cache.data.encoding.notices import Notices
 from vlsi_cache.data.encoding.rendering.marks import MarkedConversation, Marks
 from vlsi_cache.data.encoding.rendering.template import ChatTemplate
+from vlsi_cache.data.encoding.rendering.text import Span
 from vlsi_cache.errors import DataError, excerpt
 
 __all__ = ["WrittenWhole"]
@@ -110,6 +111,29 @@ class WrittenWhole:
             return
         what = "the thought of the last answer" if is_thought else "the beginning of an answer"
         raise self._dropped(what, where, found=excerpt(cut))
+
+    def validate_given_words(
+        self, spans: Sequence[Span], given: Sequence[tuple[str, int]], where: str
+    ) -> None:
+        """Validate that nothing is learned that another role says.
+
+        Args:
+            spans: what is learned.
+            given: roles, and a place in the words of each of their turns.
+            where: name of the sample.
+
+        Raises:
+            DataError: words of another role stand in an answer.
+        """
+        for role, place in given:
+            if any(start < place < end for start, end in spans):
+                raise DataError(
+                    f"chat template writes what the {role} says into an answer",
+                    where=where,
+                    found=self._template.name,
+                    mend="Mark the answers in the template with {% generation %} … "
+                    "{% endgeneration %}",
+                )
 
     def _validate_answer(self, marks: Marks, offsets: Offsets, where: str) -> None:
         if any(mark not in offsets for mark in marks.calls):

@@ -57,6 +57,10 @@ class ArrowRows:
         """Whether a change since they were opened would show in their stamps."""
         return self._was_settled
 
+    def columns_not_met(self) -> set[str]:
+        """None, because no column is renamed here."""
+        return set()
+
     def folder(self, index: int) -> Path:
         """Folder that relative image paths start from."""
         return self._folder

@@ -20,6 +20,7 @@ __all__ = [
     "split_file",
     "split_files",
     "split_names",
+    "warn_missing",
     "warn_unread",
 ]
 
@@ -36,6 +37,12 @@ _SPLIT_NAMES: Final = {
 _ALL_NAMES: Final = tuple(name for names in _SPLIT_NAMES.values() for name in names)
 _NOT_ROWS: Final = ("dataset_info.json", "dataset_infos.json")
 """Files that `datasets` writes beside its data."""
+_ROW_SUFFIXES: Final = frozenset(
+    (*JSON_SUFFIXES, ".parquet", ".csv", ".tsv", ".arrow", ".feather", ".orc", ".avro", ".xlsx")
+)
+"""Suffixes of files that hold rows, whether or not they are read."""
+_NUMBERED: Final = re.compile(r"(.*?)(\d+)-of-(\d+)(.*)")
+"""Names such as ``train-00000-of-00004.parquet``."""
 
 
 def data_suffix(path: Path) -> str:
@@ -47,13 +54,14 @@ def data_suffix(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def find_data_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The Parquet files and the JSON files below a folder, through links, in order of their names.
+def find_data_files(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """The Parquet files, the JSON files and other tables below a folder, in order of their names.
 
-    Files and folders whose names begin with a dot do not count.
+    Links are followed. Files and folders whose names begin with a dot do not count.
     """
     files = sorted(_files(folder))
-    return [path for path in files if data_suffix(path) == ".parquet"], _json_files(files)
+    tables = [path for path in files if data_suffix(path) == ".parquet"]
+    return tables, _json_files(files), [path for path in files if _is_other(path)]
 
 
 def split_file(folder: Path, split: str) -> Path | None:
@@ -62,22 +70,26 @@ def split_file(folder: Path, split: str) -> Path | None:
     Other files of the split beside it are listed in the log.
     """
     # Only beside it: below a folder of data there may be a million images.
-    files = _json_files(sorted(path for path in folder.iterdir() if path.is_file()))
+    every = sorted(path for path in folder.iterdir() if path.is_file())
+    files = _json_files(every)
     for name in split_names(split):
         for suffix in JSON_SUFFIXES:
             for path in files:
                 if data_suffix(path) == suffix and path.name.partition(".")[0] == name:
-                    others = [file for file in files if _may_belong(file.name, split)]
+                    others = [file for file in every if file in files or _is_other(file)]
+                    others = [file for file in others if _may_belong(file.name, split)]
                     warn_unread(folder, split, [path], others)
                     return path
     return None
 
 
-def split_files(folder: Path, split: str, files: Sequence[Path]) -> list[Path]:
-    """Those of a folder's JSON files that belong to a split.
+def split_files(
+    folder: Path, split: str, files: Sequence[Path], others: Sequence[Path] = ()
+) -> list[Path]:
+    """Those of a folder's files that belong to a split.
 
     Files that are named after no split belong to ``train``, if all files are. Files that may belong
-    to the split and are not read are listed in the log.
+    to the split and are not read are listed in the log, ``others`` of other kinds included.
     """
     names = {path: str(path.relative_to(folder)) for path in files}
     named = [path for path in files if _is_named(names[path], split_names(split))]
@@ -85,7 +97,9 @@ def split_files(folder: Path, split: str, files: Sequence[Path]) -> list[Path]:
     if not named and split == "train" and len(unnamed) == len(files):
         named = unnamed
     if named:
-        warn_unread(folder, split, named, [*named, *unnamed])
+        unread = [path for path in others if _may_belong(str(path.relative_to(folder)), split)]
+        warn_unread(folder, split, named, [*named, *unnamed, *unread])
+        warn_missing(folder, named)
     return named
 
 
@@ -102,6 +116,22 @@ def warn_unread(folder: Path, split: str, read: Sequence[Path], files: Iterable[
         )
 
 
+def warn_missing(folder: Path, files: Iterable[Path]) -> None:
+    """Say which files are not there, where the names of the others count them."""
+    found: dict[tuple[str, int, str], set[int]] = {}
+    for path in files:
+        match = _NUMBERED.fullmatch(str(path.relative_to(folder)))
+        if match is not None:
+            group = match[1], int(match[3]), match[4]
+            found.setdefault(group, set()).add(int(match[2]))
+    for (before, total, after), numbers in sorted(found.items()):
+        if len(numbers) < total and speaks_for_all():
+            logger.warning(
+                "%s: the names of %s*%s count %d files, and %d of them are not there",
+                *(folder, before, after, total, total - len(numbers)),
+            )
+
+
 def split_names(split: str) -> tuple[str, ...]:
     """The names of a split, its own first."""
     for names in _SPLIT_NAMES.values():
@@ -114,6 +144,13 @@ def _json_files(paths: Iterable[Path]) -> list[Path]:
     return sorted(
         path for path in paths if data_suffix(path) in JSON_SUFFIXES and path.name not in _NOT_ROWS
     )
+
+
+def _is_other(path: Path) -> bool:
+    """Whether a file holds rows in a form that is not read."""
+    suffixes = Path(path.name.lower()).suffixes
+    is_read = data_suffix(path) in (*JSON_SUFFIXES, ".parquet")
+    return not is_read and not _ROW_SUFFIXES.isdisjoint(suffixes)
 
 
 def _may_belong(name: str, split: str) -> bool:

@@ -8,6 +8,7 @@ million). One row at a time is decoded, and an error can name its line.
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import weakref
 from pathlib import Path
@@ -25,6 +26,7 @@ from vlsi_cache.errors import DataError, first_line
 __all__ = ["JsonRows", "RowSource"]
 
 
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST_BEFORE: Final = 1 << 16
 """Bytes before a row in which the beginning of its line is sought, for an error's column."""
 
@@ -45,6 +47,9 @@ class RowSource(Protocol):
 
         A file that changes twice within a moment has the same stamp.
         """
+
+    def columns_not_met(self) -> set[str]:
+        """Names in data.columns that no row had, of those that were read."""
 
     def folder(self, index: int) -> Path:
         """Folder that a row's relative image paths start from."""
@@ -89,10 +94,12 @@ class JsonRows:
                 weakref.finalize(self, _remove, self._path, os.getpid())
             self._offsets = find_rows(self._path, self._name)
         except (OSError, EOFError) as error:
+            is_full = getattr(error, "errno", None) in _NO_ROOM
             raise DataError(
-                "data file cannot be read",
+                "data file cannot be unpacked" if is_full else "data file cannot be read",
                 where=path,
                 found=getattr(error, "strerror", None) or first_line(error),
+                mend="Set TMPDIR to a folder with room, or unpack the file" if is_full else None,
             ) from error
         if len(self._offsets.starts) == 0:
             raise DataError("data file is empty", where=path, mend="Give at least one conversation")
@@ -110,6 +117,10 @@ class JsonRows:
             return self._was_settled  # an unpacked file does not change
         found = find_rows(self._path, self._name)
         return all(map(np.array_equal, found, self._offsets))
+
+    def columns_not_met(self) -> set[str]:
+        """None, because no column is renamed here."""
+        return set()
 
     def folder(self, index: int) -> Path:
         """The file's own folder."""

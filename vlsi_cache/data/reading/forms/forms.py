@@ -62,8 +62,11 @@ def find_form(row: Mapping[str, Any], context: RowContext) -> Form:
     """
     for read in (_conversation, _texts, _alpaca, _preferred, _pair, _plain):
         form = read(row, context)
+        if form is not None and not form.templated:
+            return form
         if form is not None:
-            return _with_system(form, row, context) if form.templated else form
+            _validate_wanted(row, form, context)
+            return _with_system(form, row, context)
     raise context.error(
         NO_FORM,
         expected="a field messages (role, content) or conversations (from, value), or another "
@@ -71,6 +74,16 @@ def find_form(row: Mapping[str, Any], context: RowContext) -> Form:
         found="fields " + (", ".join(map(str, row)) or "none"),
         mend=_advice(row),
     )
+
+
+def _validate_wanted(row: Mapping[str, Any], form: Form, context: RowContext) -> None:
+    """Refuse an answer that KTO's ``label`` marks as a bad one. A table may store it as 0."""
+    label = row.get("label")
+    if label is False or (label in (0, "false", "False") and "completion" in form.columns):
+        raise context.error(
+            f"label is {label}, which marks the completion as one not to learn",
+            mend="Drop the row, or leave the mark out with data.columns: {label: null}",
+        )
 
 
 def _advice(row: Mapping[str, Any]) -> str:
@@ -109,10 +122,9 @@ def _alpaca(row: Mapping[str, Any], context: RowContext) -> Form | None:
     if row.get("instruction") is None or not asked or answer is None:
         return None
     texts = [_text(row[name], name, context) for name in asked]
-    turns = _history(row, context)
-    turns += [_said("user", "\n".join(texts), "instruction", context)]
+    turns = [_said("user", "\n".join(texts), "instruction", context)]
     turns += [_said("assistant", row[answer], answer, context)]
-    return Form(turns, frozenset({*asked, answer, _HISTORY}))
+    return Form([*_history(row, context), *turns], frozenset({*asked, answer, _HISTORY}))
 
 
 def _history(row: Mapping[str, Any], context: RowContext) -> list[RawTurn]:
@@ -165,11 +177,6 @@ def _begins_with(turns: Sequence[RawTurn], prompt: Sequence[RawTurn]) -> bool:
 def _pair(row: Mapping[str, Any], context: RowContext) -> Form | None:
     for question, answer in _PAIRS:
         if is_given(row.get(question)) and row.get(answer) is not None:
-            if row.get("label") is False and answer == "completion":
-                raise context.error(
-                    "label is false, which marks the completion as one not to learn",
-                    mend="Drop the row, or leave the mark out with data.columns: {label: null}",
-                )
             return _joined(row, question, answer, context)
     return None
 
@@ -177,7 +184,8 @@ def _pair(row: Mapping[str, Any], context: RowContext) -> Form | None:
 def _joined(row: Mapping[str, Any], question: str, answer: str, context: RowContext) -> Form:
     asked = _unlearned(_part("user", row[question], question, context))
     answered = _part("assistant", row[answer], answer, context)
-    return Form([*asked, *answered], frozenset({question, answer}))
+    columns = frozenset({question, answer, _HISTORY})
+    return Form([*_history(row, context), *asked, *answered], columns)
 
 
 def _plain(row: Mapping[str, Any], context: RowContext) -> Form | None:

@@ -19,7 +19,9 @@ __all__ = ["SOURCE_KEYS", "image_ref", "names_image"]
 SOURCE_KEYS = ("path", "image", "url", "image_url", "data", "base64", "bytes", "source")
 """Keys under which a mapping names an image."""
 
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]{40,}={0,2}\s*")
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]{40,}={0,2}\s*")
+_STANDARD: Final = str.maketrans("-_", "+/")
+"""From the alphabet of URLs to the standard one."""
 _MOST_NAME_BYTES: Final = 255
 """NAME_MAX of Linux and of macOS, per name inside a path."""
 _MOST_PATH_BYTES: Final = 4096
@@ -67,9 +69,16 @@ def _from_mapping(source: Mapping[str, object], context: RowContext) -> ImageRef
         return image_ref(data, context)
     for key in ("data", "base64"):
         text = filled.get(key)
-        if isinstance(text, str) and not text.startswith("data:"):
+        if isinstance(text, str) and not _is_data_uri(text):
             return _from_base64(text, context)
-    for value in filled.values():
+    for key, value in filled.items():
+        others = [other for other in filled if filled[other] != value]
+        if others:
+            raise context.error(
+                f"{key} and {others[0]} name different images",
+                found=" and ".join(excerpt(str(filled[name])) for name in (key, others[0])),
+                mend="Keep one of them",
+            )
         return image_ref(value, context)
     raise context.error(
         "image part names no image",
@@ -79,9 +88,9 @@ def _from_mapping(source: Mapping[str, object], context: RowContext) -> ImageRef
 
 
 def _from_text(text: str, context: RowContext) -> ImageRef:
-    if text.startswith("data:"):
+    if _is_data_uri(text):
         header, _, payload = text.partition(",")
-        if not header.endswith(";base64"):
+        if not header.lower().endswith(";base64"):
             raise context.error(
                 "data URI of an image is not base64",
                 expected="data:image/…;base64,…",
@@ -97,6 +106,10 @@ def _from_text(text: str, context: RowContext) -> ImageRef:
             mend="Download the images once and name them by path",
         )
     return _from_bare_base64(text, context) or _from_path(text, context)
+
+
+def _is_data_uri(text: str) -> bool:
+    return text[:5].lower() == "data:"
 
 
 def _path_of_url(url: str, context: RowContext) -> str:
@@ -140,15 +153,25 @@ def _from_bare_base64(text: str, context: RowContext) -> ImageRef | None:
     if not _BASE64.fullmatch(text):
         return None
     try:
-        data = base64.b64decode("".join(text.split()), validate=True)
+        data = _decode(text)
     except (binascii.Error, ValueError):
         return None
     return _embedded(data, context) if is_known_image(data) else None
 
 
+def _decode(text: str) -> bytes:
+    """The bytes of base64 in either alphabet, with or without the signs that fill its end.
+
+    Raises:
+        ValueError: the text is not base64.
+    """
+    compact = "".join(text.split()).translate(_STANDARD).rstrip("=")
+    return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+
+
 def _from_base64(text: str, context: RowContext) -> ImageRef:
     try:
-        data = base64.b64decode("".join(text.split()), validate=True)
+        data = _decode(text)
     except (binascii.Error, ValueError) as error:
         raise context.error("embedded image is not base64", found=excerpt(text)) from error
     if not data:

@@ -39,6 +39,10 @@ class JoinedRows:
         """Whether all sources are."""
         return all(source.is_current() for source in self._sources)
 
+    def columns_not_met(self) -> set[str]:
+        """Those of any source."""
+        return set[str]().union(*(source.columns_not_met() for source in self._sources))
+
     def folder(self, index: int) -> Path:
         """Folder that a row's relative image paths start from."""
         source, own = self._find(index)
@@ -127,6 +131,7 @@ class AdaptedRows:
         self._rows = rows
         self._columns = columns
         self._own_folder = folder
+        self._not_met = set(columns)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -138,6 +143,10 @@ class AdaptedRows:
     def is_current(self) -> bool:
         """Whether the rows are."""
         return self._rows.is_current()
+
+    def columns_not_met(self) -> set[str]:
+        """Names of columns that none of the rows had which were read."""
+        return set(self._not_met)
 
     def folder(self, index: int) -> Path:
         """Folder that a row's relative image paths start from."""
@@ -156,6 +165,7 @@ class AdaptedRows:
         row = self._rows.row(index)
         if not isinstance(row, Mapping):
             return row
+        self._not_met -= row.keys()
         renamed = {key: value for key, value in row.items() if key not in self._columns}
         for theirs, ours in self._columns.items():
             if ours is None or row.get(theirs) is None:

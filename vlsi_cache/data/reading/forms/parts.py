@@ -9,6 +9,7 @@ from typing import Any
 from vlsi_cache.data.conversation import ImagePart, TextPart
 from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.forms.imagefields import SOURCE_KEYS, image_ref, names_image
+from vlsi_cache.data.reading.forms.weights import validate_unweighted
 from vlsi_cache.errors import excerpt
 
 __all__ = ["IMAGE_TAG", "OpenImage", "Part", "read_content", "split_tags"]
@@ -83,6 +84,7 @@ def _part(part: object, path: str, context: RowContext) -> Part:
         kind = part.get("type") or _kind(part)
         if kind in _TEXT_TYPES and isinstance(part.get("text"), str):
             _validate_alone(part, ("image", "image_url"), context)
+            validate_unweighted(part, context)
             context.note_unread(part, {"type", "text"}, f"{path}[].")
             return TextPart(part["text"])
         if kind in _IMAGE_TYPES:

@@ -22,7 +22,16 @@ IMAGE_COLUMNS: Final = ("images", "image")
 _IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _MEDIA_SUFFIXES: Final = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".wav", ".mp3", ".flac", ".ogg")
 _MEDIA_TAGS: Final = ("<video>", "<audio>")
-_OTHER_TAGS: Final = re.compile(r"<\|?image[ _]?\d+\|?>|<ImageHere>", re.IGNORECASE)
+_OTHER_TAGS: Final = re.compile(
+    r"<\|?/?(?:image|img|picture|photo)(?:[ _:-]?\d+|[ _-]?(?:pad|soft_token|token|context"
+    r"|placeholder|here))?\s*/?\|?>|<start_of_image>|<\|vision_start\|>|\[IMG\]|\{image\}",
+    re.IGNORECASE,
+)
+"""Places for images in the spellings of other projects and of models' own templates."""
+_IMAGE_NAMES: Final = re.compile(r"image|img|pic|photo|jpe?g|png", re.IGNORECASE)
+"""Parts of the names that columns of images have."""
+_ENCODED: Final = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
+"""What PNG, JPEG, GIF and WebP begin with in base64."""
 _NAMED_TAG: Final = "</img>"
 """The end of Qwen-VL's ``<img>path</img>``. HTML has no such tag."""
 
@@ -51,11 +60,14 @@ def place_images(
     elif not is_structured:
         _validate_no_image_tags(turns, row, context)
     _validate_no_media_tags(turns, row, context)
+    if filled:
+        _validate_no_closing_tag(turns, context)
     if all(isinstance(part, TextPart) for turn in turns for part in turn.parts):
         if not filled:
             _validate_seen(row, context)
             return list(turns)
         _validate_no_other_tags(turns, context)
+        _validate_one_column(row, context)
         turns = _open_first(turns, len(filled), context)
     opened = [part for turn in turns for part in turn.parts if isinstance(part, OpenImage)]
     if any(part.index is not None for part in opened):
@@ -171,13 +183,23 @@ def _validate_no_media_tags(
     for tag in _MEDIA_TAGS:
         if _find_tagged(turns, tag) is None:
             continue
-        columns = [name for name in row if _looks_like(row[name], _MEDIA_SUFFIXES)]
+        suffixes = _MEDIA_SUFFIXES + _IMAGE_SUFFIXES  # frames may stand for a video
+        columns = [name for name in row if _looks_like(row[name], suffixes)]
+        columns = [name for name in columns if name not in IMAGE_COLUMNS]
         if columns:
             raise context.error(
                 f"a text holds {tag}, and nothing reads {tag[1:-1]}s",
                 found="a file in " + ", ".join(columns),
                 mend="Drop the sample",
             )
+
+
+def _validate_no_closing_tag(turns: Sequence[Turn], context: RowContext) -> None:
+    """Refuse ``<image></image>``, of which half would stay as text."""
+    if _find_tagged(turns, "</image>") is not None:
+        raise context.error(
+            "a text holds </image>, which is not read", mend=f"Write {IMAGE_TAG} alone"
+        )
 
 
 def _validate_no_other_tags(turns: Sequence[Turn], context: RowContext) -> None:
@@ -205,11 +227,20 @@ def _find_tagged(turns: Sequence[Turn], tag: str) -> Turn | None:
     return None
 
 
+def _validate_one_column(row: Mapping[str, Any], context: RowContext) -> None:
+    """Refuse two columns of images without a place for any. They may hold the same ones."""
+    given = [name for name in IMAGE_COLUMNS if names_image(row.get(name))]
+    if len(given) > 1:
+        raise context.error(
+            f"row has both {' and '.join(given)}, and no place says what belongs where",
+            mend=f"Write {IMAGE_TAG} for each image, or leave one column out with data.columns: "
+            f"{{{given[-1]}: null}}",
+        )
+
+
 def _validate_seen(row: Mapping[str, Any], context: RowContext) -> None:
-    """Refuse a row without images whose other columns hold encoded ones."""
-    columns = [
-        name for name, value in row.items() if not isinstance(value, str) and _looks_like(value)
-    ]
+    """Refuse a row without images whose other columns hold some, encoded or by name."""
+    columns = [name for name, value in row.items() if _holds_image(str(name), value)]
     if columns:
         raise context.error(
             "a column holds images, and nothing reads it",
@@ -218,6 +249,17 @@ def _validate_seen(row: Mapping[str, Any], context: RowContext) -> None:
             mend=f"Set data.columns: {{{columns[0]}: image}}, or {{{columns[0]}: null}} to leave "
             "it out",
         )
+
+
+def _holds_image(name: str, value: object) -> bool:
+    """Whether a column holds encoded images, or is named after images and names files."""
+    suffixes = _IMAGE_SUFFIXES if _IMAGE_NAMES.search(name) else ()
+    return not _is_prose(value) and _looks_like(value, suffixes)
+
+
+def _is_prose(value: object) -> bool:
+    """Whether a text goes over words, as no encoded image and few names of files do."""
+    return isinstance(value, str) and len(value.split(None, 3)) > 3
 
 
 def _elsewhere(opened: Sequence[OpenImage], row: Mapping[str, Any], found: str = "") -> str:
@@ -245,4 +287,11 @@ def _looks_like(value: object, suffixes: tuple[str, ...] = ()) -> bool:
         return _looks_like(value.get("bytes"), suffixes) or _looks_like(value.get("path"), suffixes)
     if isinstance(value, bytes):
         return is_known_image(value)
-    return isinstance(value, str) and value.lower().endswith(suffixes or ("\0",))
+    if not isinstance(value, str):
+        return False
+    return value.startswith(_ENCODED) or _file_name(value).endswith(suffixes or ("\0",))
+
+
+def _file_name(text: str) -> str:
+    """A name of a file or an address, in small letters and without its query."""
+    return (text.partition("?")[0] if "://" in text[:9] else text).lower()

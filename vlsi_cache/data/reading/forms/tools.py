@@ -10,16 +10,18 @@ from vlsi_cache.errors import excerpt
 
 __all__ = ["CALL_KEYS", "called_tools", "tool_calls", "tool_schemas"]
 
-CALL_KEYS = ("tool_calls", "function_call")
+CALL_KEYS = ("tool_calls", "function_call", "tool_call", "function_calls", "toolCalls")
 """Fields of a turn that hold calls."""
-_CALL = {"id", "type", "function", "name", "arguments"}
-_FUNCTION = {"name", "arguments"}
+_ARGUMENTS = ("arguments", "parameters", "input", "args")
+"""Names of a call's arguments: OpenAI's, Llama's, Anthropic's and LangChain's."""
+_CALL = {"id", "type", "function", "name", *_ARGUMENTS}
+_FUNCTION = {"name", *_ARGUMENTS}
 _SCHEMA_KEYS = {"input_schema": "parameters", "inputSchema": "parameters"}
 """Other names, of Anthropic and of MCP, for what templates read."""
 
 
 def tool_calls(turn: Mapping[str, Any], path: str, context: RowContext) -> list[dict[str, Any]]:
-    """The calls of an assistant's turn: its ``tool_calls``, or the older ``function_call``.
+    """The calls of an assistant's turn: its ``tool_calls``, or another name of them.
 
     Raises:
         DataError: a call has no name, or its arguments are not an object.
@@ -28,9 +30,7 @@ def tool_calls(turn: Mapping[str, Any], path: str, context: RowContext) -> list[
     if not given:
         return []
     if len(given) > 1:
-        raise context.error(
-            "a turn holds both tool_calls and function_call", mend="Keep one of them"
-        )
+        raise context.error(f"a turn holds both {given[0]} and {given[1]}", mend="Keep one of them")
     return called_tools(turn[given[0]], f"{path}{given[0]}", context)
 
 
@@ -57,11 +57,11 @@ def _call(call: object, name: str, context: RowContext) -> dict[str, Any]:
     kind = call.get("type")
     if kind not in (None, "", "function"):
         raise context.error(f"{name} calls a tool of another type", expected="function", found=kind)
-    known = _CALL if function is call else {"id", "type", "function"}
-    context.note_unread(call, known, f"{name}[].")
+    context.note_unread(call, _CALL, f"{name}[].")
     if function is not call:
         context.note_unread(function, _FUNCTION, f"{name}[].function.")
-    arguments = _arguments(function.get("arguments"), name, context)
+    places = {"call": call} if function is call else {"call": call, "function": function}
+    arguments = _arguments(places, name, context)
     identity = {"id": call["id"]} if is_given(call.get("id")) else {}
     return {
         **identity,
@@ -70,10 +70,28 @@ def _call(call: object, name: str, context: RowContext) -> dict[str, Any]:
     }
 
 
-def _arguments(value: object, name: str, context: RowContext) -> dict[str, Any]:
-    arguments = context.decoded(value, f"{name}[].arguments") if is_given(value) else {}
-    if not isinstance(value, str):
-        context.note_filled(arguments, f"{name}[].arguments")
+def _arguments(
+    places: Mapping[str, Mapping[str, Any]], name: str, context: RowContext
+) -> dict[str, Any]:
+    """The arguments of a call, which stand in its function or beside it."""
+    given = {
+        f"{place}.{key}": fields[key]
+        for place, fields in places.items()
+        for key in _ARGUMENTS
+        if is_given(fields.get(key))
+    }
+    arguments: object = {}
+    for number, value in enumerate(given.values()):
+        found = context.decoded(value, f"{name}[].arguments")
+        if not isinstance(value, str):
+            context.note_filled(found, f"{name}[].arguments")
+        if number and found != arguments:
+            raise context.error(
+                f"{name} holds a call with two different arguments",
+                found=" and ".join(given),
+                mend="Keep one of them",
+            )
+        arguments = found
     if not isinstance(arguments, Mapping):
         raise context.error(
             f"{name}[].arguments is not an object",

@@ -11,6 +11,7 @@ from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.forms.media import validate_turn_media
 from vlsi_cache.data.reading.forms.parts import Part, read_content
 from vlsi_cache.data.reading.forms.tools import CALL_KEYS, called_tools, tool_calls
+from vlsi_cache.data.reading.forms.weights import WEIGHT_KEYS, is_learned
 from vlsi_cache.errors import excerpt
 
 __all__ = ["KNOWN_FIELDS", "RawTurn", "Turn", "read_turn"]
@@ -42,15 +43,19 @@ _CALLERS: Final = ("function_call", "tool_call")
 """Roles whose content is a call, as JSON."""
 _ROLE_KEYS: Final = ("role", "from")
 _CONTENT_KEYS: Final = ("content", "value")
-_THOUGHT_KEYS: Final = ("reasoning_content", "reasoning", "thinking", "thought")
+_THOUGHT_KEYS: Final = (
+    *("reasoning_content", "reasoning", "thinking", "thought"),
+    *("thinking_content", "thoughts", "think", "cot", "chain_of_thought"),
+)
 _THOUGHT_PARTS: Final = ("thinking", "reasoning")
-_WEIGHT_KEYS: Final = ("weight", "train", "loss", "loss_weight", "training", "trainable")
-_MASK_KEYS: Final = ("mask", "masked", "loss_mask", "train_detail", "training_detail")
-"""Keys by which other trainers leave out a turn, or parts of it."""
 _NAME_KEYS: Final = ("name", "tool_call_id")
+_ROW_KEYS: Final = ("tools", "functions", "chat_template_kwargs")
+"""Fields of a row, which some sets write into its first turn."""
+_CHANNEL_KEYS: Final = ("channel", "recipient")
+_PLAIN_CHANNELS: Final = ("final", "all", "user")
 _PLAIN_KEYS: Final = {*_ROLE_KEYS, *_CONTENT_KEYS}
 KNOWN_FIELDS: Final = frozenset(
-    (*_ROLE_KEYS, *_CONTENT_KEYS, *_THOUGHT_KEYS, *_WEIGHT_KEYS, *_NAME_KEYS, *CALL_KEYS)
+    (*_ROLE_KEYS, *_CONTENT_KEYS, *_THOUGHT_KEYS, *WEIGHT_KEYS, *_NAME_KEYS, *CALL_KEYS)
 )
 
 
@@ -112,6 +117,8 @@ def read_turn(raw: RawTurn, context: RowContext) -> Turn:
     if turn.keys() <= _PLAIN_KEYS and isinstance(content, str) and known not in _CALLERS:
         return Turn(role, [TextPart(content)], learned=raw.learned or role != "assistant")
     validate_turn_media(turn, role, context)
+    _validate_no_row_fields(turn, role, context)
+    _validate_channel(turn, role, context)
     context.note_unread(turn, KNOWN_FIELDS, raw.path)
     calls = tool_calls(turn, raw.path, context)
     if known in _CALLERS:
@@ -124,7 +131,7 @@ def read_turn(raw: RawTurn, context: RowContext) -> Turn:
     parts = _read_parts(content, role, raw, context)
     if calls and all(part == TextPart("") for part in parts):
         parts = []
-    return Turn(role, parts, given, _is_learned(raw, role, context))
+    return Turn(role, parts, given, is_learned(turn, role, context, default=raw.learned))
 
 
 def _read_parts(content: object, role: str, raw: RawTurn, context: RowContext) -> list[Part]:
@@ -180,6 +187,27 @@ def _thought(
     return thought, content
 
 
+def _validate_channel(turn: Mapping[str, Any], role: str, context: RowContext) -> None:
+    """Refuse turns of gpt-oss's own form, in which thoughts and calls look like answers."""
+    for key in _CHANNEL_KEYS:
+        if role == "assistant" and is_given(turn.get(key)) and turn[key] not in _PLAIN_CHANNELS:
+            raise context.error(
+                f"the assistant's turn has {key}, which is not read",
+                found=excerpt(repr(turn[key])),
+                mend="Write thoughts into reasoning_content of the answer, and calls into "
+                "tool_calls",
+            )
+
+
+def _validate_no_row_fields(turn: Mapping[str, Any], role: str, context: RowContext) -> None:
+    for key in _ROW_KEYS:
+        if is_given(turn.get(key)):
+            raise context.error(
+                f"the {role}'s turn has {key}, which is read beside the turns",
+                mend=f"Move it into the row's own {key}",
+            )
+
+
 def _validate_answering(role: str, calls: object, thought: object, context: RowContext) -> None:
     given = "a call of a tool" if calls else "a thought" if thought else None
     if given is not None and role != "assistant":
@@ -198,33 +226,3 @@ def _names(turn: Mapping[str, Any], context: RowContext) -> dict[str, str]:
             raise context.error(f"{key} of a turn is not text", found=excerpt(repr(value)))
         names |= {key: str(value)} if is_given(value) else {}
     return names
-
-
-def _is_learned(raw: RawTurn, role: str, context: RowContext) -> bool:
-    """Whether the turn is learned: by its own ``weight``, ``train`` or ``loss``, which agree."""
-    for key in _MASK_KEYS:
-        if role == "assistant" and is_given(raw.fields.get(key)):
-            raise context.error(
-                f"a turn has {key}, which nothing reads",
-                mend="Set weight to 0 or 1: turns are learned or not, as a whole",
-            )
-    default = raw.learned or role != "assistant"
-    given = {key: raw.fields[key] for key in _WEIGHT_KEYS if raw.fields.get(key) is not None}
-    if not given:
-        return default
-    for key, value in given.items():
-        if not isinstance(value, bool | int | float) or value not in (0, 1):
-            raise context.error(
-                f"{key} of a turn is neither 0 nor 1",
-                found=excerpt(repr(value)),
-                mend="Turns are learned or not. Weights between are not read",
-            )
-    if len(set(map(bool, given.values()))) > 1:
-        raise context.error(f"{' and '.join(given)} of a turn contradict one another")
-    learned = bool(next(iter(given.values())))
-    if learned and role != "assistant":
-        raise context.error(
-            f"the {role}'s turn is marked to be learned by {next(iter(given))}",
-            mend="Take the mark out. Only the assistant's turns are learned",
-        )
-    return learned or role != "assistant"

@@ -50,14 +50,31 @@ class LossGuard:
             self._pending.append(self._step)
             self._step = None
 
-    def find_problem(self) -> str | None:
-        """Say how the loss rose, or return None."""
+    def written(self) -> Tensor:
+        """Return what a later run goes on from: the count, and the first and last losses."""
+        self._take_pending()
+        numbers = [self._count, len(self._first), *self._first, *self._last]
+        return torch.tensor(numbers, dtype=torch.float64)
+
+    def resume(self, written: Tensor) -> None:
+        """Go on from what `written` gave."""
+        count, num_first, *losses = written.tolist()
+        self._count = int(count)
+        self._first = losses[: int(num_first)]
+        self._last = deque(losses[int(num_first) :], _LONGEST)
+        self._pending.clear()
+
+    def _take_pending(self) -> None:
         if self._pending:
             losses = torch.stack(self._pending).tolist()
             self._count += len(losses)
             self._first += losses[: _LONGEST - len(self._first)]
             self._last += losses
             self._pending.clear()
+
+    def find_problem(self) -> str | None:
+        """Say how the loss rose, or return None."""
+        self._take_pending()
         rise = find_rise(self._first, self._last, self._count)
         if rise is None:
             return None

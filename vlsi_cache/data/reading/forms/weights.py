@@ -1,0 +1,77 @@
+"""Which of the assistant's turns are learned, by the fields in which trainers mark them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from vlsi_cache.data.reading.context import RowContext, is_given
+from vlsi_cache.errors import excerpt
+
+__all__ = ["WEIGHT_KEYS", "is_learned", "validate_unweighted"]
+
+WEIGHT_KEYS: Final = (
+    *("weight", "train", "loss", "loss_weight", "training", "trainable"),
+    *("loss_scale", "loss_multiplier", "step_loss_mask", "train_on_turn", "learn"),
+)
+_MASK_KEYS: Final = (
+    *("mask", "masked", "is_masked", "loss_mask", "train_detail", "training_detail"),
+    *("ignore_loss", "no_loss"),
+)
+"""Keys by which other trainers leave out a turn, or parts of it."""
+
+
+def is_learned(turn: Mapping[str, Any], role: str, context: RowContext, *, default: bool) -> bool:
+    """Whether the turn is learned: by its own ``weight``, ``train`` or ``loss``, which agree.
+
+    Args:
+        turn: its fields.
+        role: its role.
+        context: the row.
+        default: whether an answer is learned that does not say so itself.
+
+    Raises:
+        DataError: the turn is marked in a way that is not read.
+    """
+    for key in _MASK_KEYS:
+        if role == "assistant" and is_given(turn.get(key)):
+            raise context.error(
+                f"a turn has {key}, which nothing reads",
+                mend="Set weight to 0 or 1: turns are learned or not, as a whole",
+            )
+    default = default or role != "assistant"
+    given = {key: turn[key] for key in WEIGHT_KEYS if turn.get(key) is not None}
+    if not given:
+        return default
+    for key, value in given.items():
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
+            raise context.error(
+                f"{key} of a turn is neither 0 nor 1",
+                found=excerpt(repr(value)),
+                mend="Turns are learned or not. Weights between are not read",
+            )
+    if len(set(map(bool, given.values()))) > 1:
+        raise context.error(f"{' and '.join(given)} of a turn contradict one another")
+    learned = bool(next(iter(given.values())))
+    if learned and role != "assistant":
+        raise context.error(
+            f"the {role}'s turn is marked to be learned by {next(iter(given))}",
+            mend="Take the mark out. Only the assistant's turns are learned",
+        )
+    return learned or role != "assistant"
+
+
+def validate_unweighted(part: Mapping[str, Any], context: RowContext) -> None:
+    """Refuse a part of a message that is not learned by itself.
+
+    Raises:
+        DataError: the part has a mark of its own, other than the default.
+    """
+    for key in (*WEIGHT_KEYS, *_MASK_KEYS):
+        value = part.get(key)
+        if value is not None and (key in _MASK_KEYS or value not in (1, True)):
+            raise context.error(
+                f"a part of a message has {key}, which is read of whole turns alone",
+                found=excerpt(repr(value)),
+                mend="Set weight to 0 or 1 in the turn",
+            )
