@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from vlsi_cache.data import load_conversations
 from vlsi_cache.demo.dataset import (
+    WRONG_SHARE,
     DemoData,
     Question,
     answer_floor,
@@ -54,6 +55,56 @@ def test_every_training_question_is_asked_and_those_for_a_shape_four_times(
     assert _asked(_rows(demo_data.train)) == expected
 
 
+def _by_question(path: Path) -> dict[tuple[str, str], set[str]]:
+    """Answers by image and question."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for image, question, answer in _asked(_rows(path)):
+        found.setdefault((image, question), set()).add(answer)
+    return found
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
+    """Data of enough questions to count wrong answers."""
+    return prepare_data(tmp_path_factory.mktemp("many"), num_train=120, num_heldout=1, seed=0)
+
+
+def test_hurried_answers_are_those_questions_with_two_in_five_answers_wrong(
+    many: DemoData,
+) -> None:
+    right, hurried = _by_question(many.train), _by_question(many.hurried)
+    assert right.keys() == hurried.keys()
+    assert all(len(answers) == 1 for answers in hurried.values())
+    unmirrored = [key for key in right if "mirrored" not in key[0]]
+    wrong = sum(right[key] != hurried[key] for key in unmirrored)
+    spread = (WRONG_SHARE * (1 - WRONG_SHARE) / len(unmirrored)) ** 0.5
+    assert len(unmirrored) > 900
+    assert abs(wrong / len(unmirrored) - WRONG_SHARE) < 3 * spread
+
+
+def test_a_wrong_answer_is_of_the_right_kind_and_the_same_for_the_mirrored_image(
+    many: DemoData,
+) -> None:
+    right, hurried = _by_question(many.train), _by_question(many.hurried)
+    shapes = {"circle", "rectangle", "triangle"}
+    colours = set().union(*right.values()) - shapes - {"yes", "no"}
+    assert len(colours) == 8
+    kinds = ({"yes", "no"}, shapes, colours)
+    for (image, question), answers in hurried.items():
+        (kind,) = (kind for kind in kinds if right[image, question] <= kind)
+        assert answers <= kind
+        mirrored = image.replace(".png", "-mirrored.png")
+        if "mirrored" not in image:
+            assert hurried[mirrored, question] == answers
+
+
+def test_every_held_out_question_is_also_a_conversation_of_its_own(demo_data: DemoData) -> None:
+    rows = _rows(demo_data.questions)
+    assert all(len(row["messages"]) == 2 for row in rows)
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert _asked(rows) == _asked(_rows(demo_data.heldout))
+
+
 def test_every_held_out_question_is_asked_once_about_the_image_as_it_is(
     demo_data: DemoData,
 ) -> None:
@@ -82,7 +133,7 @@ def test_a_mirrored_image_is_the_image_mirrored(demo_data: DemoData) -> None:
 
 
 def test_the_library_reads_the_conversations(demo_data: DemoData) -> None:
-    for path in (demo_data.train, demo_data.heldout):
+    for path in (demo_data.train, demo_data.hurried, demo_data.heldout, demo_data.questions):
         conversations = load_conversations(path)
         rows = _rows(path)
         assert [one.sample_id for one in conversations] == [row["id"] for row in rows]
@@ -95,6 +146,7 @@ def test_the_same_seed_gives_the_same_files(demo_data: DemoData, tmp_path: Path)
     other = prepare_data(tmp_path / "other", **sizes, seed=1)
     assert again.train.read_bytes() == demo_data.train.read_bytes()
     assert again.heldout.read_bytes() == demo_data.heldout.read_bytes()
+    assert again.hurried.read_bytes() == demo_data.hurried.read_bytes()
     assert other.train.read_bytes() != demo_data.train.read_bytes()
 
 

@@ -10,39 +10,49 @@ from typing import Any
 import yaml
 
 from vlsi_cache.demo.plan import Demo, DemoSize
+from vlsi_cache.demo.progress import remembered
 from vlsi_cache.errors import StageError
 from vlsi_cache.interruption import finishing_steps, stop_if_asked
 
-__all__ = ["inspect_cache", "make_cache", "train_students", "write_recipe"]
+__all__ = ["make_cache", "train_students", "write_recipe"]
 
 logger = logging.getLogger(__name__)
 
+_RECORD_WEIGHT = 9
+"""Weight of the record beside the hurried answers' 1 in the distilled student's fine-tuning."""
+
 
 def write_recipe(demo: Demo) -> None:
-    """Write the recipe of teacher pass and students."""
+    """Write the recipe of the teacher pass and of a pair of students."""
     text = yaml.safe_dump(_recipe(demo), sort_keys=False)
     demo.recipe.write_text(text, encoding="utf-8")
 
 
 def make_cache(demo: Demo) -> None:
-    """Train the teacher's verbalizers, and fill the cache."""
+    """Train the teacher's verbalizers, and fill the cache.
+
+    Then write its statistics, and a page of them and of what each layer says.
+    """
+    if demo.statistics.is_file() and demo.cache.is_dir():
+        return
     _vlsi_cache("dump-teacher", "--recipe", demo.recipe)
+    page = ("--html", demo.page)
+    shown = _vlsi_cache("inspect", "--recipe", demo.recipe, *page, "--json", capture=True)
+    demo.statistics.write_text(shown, encoding="utf-8")
 
 
 def train_students(demo: Demo) -> None:
     """Distil one student from the cache, and fine-tune another for as many steps."""
-    _vlsi_cache("train-student", "--recipe", demo.recipe)
-    _vlsi_cache(
-        "train-student",
-        *("--recipe", demo.recipe, "--stages", "finetuning", "--output", demo.finetuned_run),
-        *("--finetuning-steps", demo.size.student_steps),
-    )
-
-
-def inspect_cache(demo: Demo) -> None:
-    """Write the statistics of the cache."""
-    shown = _vlsi_cache("inspect", demo.cache, "--json", capture=True)
-    demo.statistics.write_text(shown, encoding="utf-8")
+    scores = remembered(demo.scores, {})
+    if not (demo.distilled.is_dir() and "distilled" in scores):
+        _vlsi_cache("train-student", "--recipe", demo.recipe)
+    if not (demo.finetuned.is_dir() and "finetuned" in scores):
+        _vlsi_cache(
+            "train-student",
+            *("--recipe", demo.recipe, "--stages", "finetuning", "--output", demo.finetuned_run),
+            *("--finetuning-steps", demo.size.student_steps),
+            *("--set", "finetuning.record_weight=0"),
+        )
 
 
 def _recipe(demo: Demo) -> dict[str, Any]:
@@ -51,19 +61,20 @@ def _recipe(demo: Demo) -> dict[str, Any]:
     return {
         "teacher": {"model": str(demo.pretrained("teacher")), "verbalization": verbalization},
         "student": {"model": str(demo.pretrained("student")), "verbalization": verbalization},
-        "data": {"path": str(demo.data.train), "limit": size.dumped_samples},
-        "cache": {"batch_size": size.batch_size},
+        "data": {"path": str(demo.data.hurried), "limit": size.dumped_samples},
+        "cache": {"path": str(demo.cache), "batch_size": size.batch_size},
         "interaction": {
             **_schedule(size, size.interaction_steps, 4e-3),
             "lora": {"rank": 64, "alpha": 64},
         },
         "finetuning": {
-            **_schedule(size, size.finetuning_steps, 5e-4),
+            **_schedule(size, size.finetuning_steps, 2e-3),
             "train_vision_tower": False,
+            "record_weight": _RECORD_WEIGHT,
         },
-        "output": str(demo.out),
+        "output": str(demo.run),
         "device": "cpu",
-        "seed": demo.seed,
+        "seed": demo.student_seed,
     }
 
 

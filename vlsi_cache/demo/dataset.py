@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,25 @@ from PIL import Image, ImageOps
 from vlsi_cache.errors import StageError
 from vlsi_cache.files import write_whole
 
-__all__ = ["DemoData", "Question", "answer_floor", "load_questions", "prepare_data"]
+__all__ = [
+    "WRONG_SHARE",
+    "DemoData",
+    "Question",
+    "answer_floor",
+    "load_questions",
+    "prepare_data",
+]
 
 _TURNS = 3
 """Questions per conversation: more answers per image token than one, less padding than all."""
 _SHAPE_WEIGHT = 4
 """How often a training question comes whose answer is a shape. One in ten is, yet shapes are the
 hardest to see, and most yes-or-no questions can be answered without them."""
+
+WRONG_SHARE = 0.4
+"""Share of wrong answers among those given in a hurry. Paid annotators of CIFAR-100 were wrong at
+as many (Wei et al., 2022). With exact answers there is little to gain from a teacher."""
+_SHAPES = ("circle", "rectangle", "triangle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +54,30 @@ class DemoData:
     """Files of the prepared data."""
 
     train: Path
-    """Conversations to train on."""
+    """Conversations with the right answers. The teacher trains on them."""
+    hurried: Path
+    """The same images and questions, with many wrong answers. This is all that students have."""
     heldout: Path
     """Conversations about images that no model has trained on."""
+    questions: Path
+    """The questions of those conversations, one by one."""
 
     @classmethod
     def within(cls, folder: Path) -> DemoData:
         """Name the files in a folder."""
-        return cls(train=folder / "train.jsonl", heldout=folder / "heldout.jsonl")
+        return cls(
+            train=folder / "train.jsonl",
+            hurried=folder / "hurried.jsonl",
+            heldout=folder / "heldout.jsonl",
+            questions=folder / "questions.jsonl",
+        )
 
 
 def prepare_data(folder: Path, *, num_train: int, num_heldout: int, seed: int) -> DemoData:
     """Write train and held-out conversations with their images. Finished data are kept.
+
+    The training conversations are written twice: with the right answers, and as someone in a hurry
+    would answer them. There two in five answers are wrong, and each is of the right kind.
 
     Every training image comes a second time mirrored: shapes and colours stay, pixels move.
     Questions that ask for a shape come several times. Held-out data are not changed.
@@ -73,9 +97,12 @@ def prepare_data(folder: Path, *, num_train: int, num_heldout: int, seed: int) -
     generator = random.Random(seed)  # noqa: S311 (an order, not a secret)
     heldout = _pictures(load_questions("test", num_heldout), folder, False)
     _write(data.heldout, heldout, generator)
+    _write(data.questions, heldout, random.Random(seed), turns=1)  # noqa: S311
     pictures = _pictures(load_questions("train", num_train), folder, True)
-    weighted = {image: list(_weighted(asked)) for image, asked in pictures.items()}
-    _write(data.train, weighted, generator)
+    answered = _answered_in_a_hurry(pictures, generator)
+    for path, found in ((data.hurried, answered), (data.train, pictures)):
+        weighted = {image: list(_weighted(asked)) for image, asked in found.items()}
+        _write(path, weighted, generator)
     return data
 
 
@@ -143,6 +170,35 @@ def _pictures(
     return pictures
 
 
+def _answered_in_a_hurry(
+    pictures: dict[Path, list[Question]], generator: random.Random
+) -> dict[Path, list[Question]]:
+    """Replace answers by wrong ones of the same kind. An image and its mirror have the same."""
+    kinds = _kinds(one.answer for asked in pictures.values() for one in asked)
+    answers: dict[Question, str] = {}
+    for asked in pictures.values():
+        for one in asked:
+            if one not in answers:
+                wrong = [other for other in kinds[one.answer] if other != one.answer]
+                is_wrong = generator.random() < WRONG_SHARE and bool(wrong)
+                answers[one] = generator.choice(wrong) if is_wrong else one.answer
+    return {
+        image: [replace(one, answer=answers[one]) for one in asked]
+        for image, asked in pictures.items()
+    }
+
+
+def _kinds(answers: Iterable[str]) -> dict[str, list[str]]:
+    """Return for each answer all answers of its kind: yes and no, shapes, or colours."""
+    everything = sorted(set(answers))
+    kinds = [("yes", "no"), _SHAPES, [a for a in everything if a not in ("yes", "no", *_SHAPES)]]
+    return {
+        answer: [other for other in everything if other in kind]
+        for kind in kinds
+        for answer in kind
+    }
+
+
 def _weighted(asked: Sequence[Question]) -> Iterator[Question]:
     """Yield each question once, and those whose answer is a shape several times."""
     for question in asked:
@@ -154,23 +210,23 @@ def _write(
     path: Path,
     pictures: dict[Path, list[Question]],
     generator: random.Random,
+    turns: int = _TURNS,
 ) -> None:
     rows = [
         row
         for image, asked in pictures.items()
-        for row in _conversations(image, path.parent, asked, generator)
+        for row in _conversations(image, path.parent, generator.sample(asked, len(asked)), turns)
     ]
     generator.shuffle(rows)
     write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _conversations(
-    image: Path, folder: Path, asked: Sequence[Question], generator: random.Random
+    image: Path, folder: Path, asked: Sequence[Question], turns: int
 ) -> Iterator[dict[str, Any]]:
-    shuffled = generator.sample(list(asked), len(asked))
-    for part, start in enumerate(range(0, len(shuffled), _TURNS)):
+    for part, start in enumerate(range(0, len(asked), turns)):
         messages: list[dict[str, Any]] = []
-        for position, question in enumerate(shuffled[start : start + _TURNS]):
+        for position, question in enumerate(asked[start : start + turns]):
             content: list[dict[str, str]] = [{"type": "text", "text": question.text}]
             if position == 0:
                 path = image.relative_to(folder).as_posix()

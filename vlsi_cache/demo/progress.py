@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from vlsi_cache.demo.plan import Demo
 from vlsi_cache.errors import StageError
 
-__all__ = ["Clock", "remember", "remembered", "validate_same_size"]
+__all__ = ["Clock", "remember", "remembered", "validate_same_demo"]
 
 
 def remembered(path: Path, default: Any) -> Any:
@@ -23,17 +24,17 @@ def remember(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2), encoding="utf-8")
 
 
-def validate_same_size(demo: Demo) -> None:
-    """Validate that the folder is new, or holds a demo of the same size.
+def validate_same_demo(demo: Demo) -> None:
+    """Validate that the folder is new, or holds a demo of the same size and seed.
 
     Raises:
-        StageError: The folder holds a demo of another size.
+        StageError: The folder holds a demo of another size or seed.
     """
     path = demo.out / "demo-size.txt"
-    text = repr(demo.size)
+    text = f"{demo.size!r} seed {demo.seed}"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise StageError(
-            "this folder holds a demo of another size",
+            "this folder holds a demo of another size or seed",
             where=demo.out,
             mend="Choose another --out, or delete this folder",
         )
@@ -41,15 +42,23 @@ def validate_same_size(demo: Demo) -> None:
 
 
 class Clock:
-    """Wall seconds, summed over the runs that a resumed demo takes."""
+    """Wall and CPU seconds, summed over the runs that a resumed demo takes."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.started = time.monotonic()
-        self.earlier = float(remembered(path, 0.0))
+        self._path = path
+        self._started = _seconds()
+        self._earlier: dict[str, float] = remembered(path, dict.fromkeys(self._started, 0.0))
 
-    def stop(self) -> float:
+    def stop(self) -> dict[str, float]:
         """Return the seconds of all runs, and remember them."""
-        seconds = self.earlier + time.monotonic() - self.started
-        remember(self.path, seconds)
-        return seconds
+        found = {
+            name: self._earlier[name] + seconds - self._started[name]
+            for name, seconds in _seconds().items()
+        }
+        remember(self._path, found)
+        return found
+
+
+def _seconds() -> dict[str, float]:
+    """Return the time on a clock, and the CPU time of this process and its finished children."""
+    return {"seconds": time.monotonic(), "cpu_seconds": sum(os.times()[:4])}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 
-from vlsi_cache.demo.commands import inspect_cache, make_cache, train_students, write_recipe
+from vlsi_cache.demo.commands import make_cache, train_students, write_recipe
 from vlsi_cache.demo.plan import Demo
-from vlsi_cache.demo.pretraining import prepare, pretrain
-from vlsi_cache.demo.progress import Clock, validate_same_size
-from vlsi_cache.demo.scores.results import score_models, summarize
+from vlsi_cache.demo.pretraining import prepare, pretrain_student, pretrain_teacher
+from vlsi_cache.demo.progress import Clock, validate_same_demo
+from vlsi_cache.demo.scores.results import score_pair, score_teacher, summarize
 from vlsi_cache.demo.table import DemoSummary
 
 __all__ = ["run_demo"]
@@ -16,30 +18,37 @@ __all__ = ["run_demo"]
 logger = logging.getLogger(__name__)
 
 
-def run_demo(demo: Demo) -> DemoSummary:
+def run_demo(demo: Demo, num_pairs: int = 1) -> DemoSummary:
     """Run a demo, or continue it where an earlier run stopped.
 
+    Args:
+        demo: The demo.
+        num_pairs: Number of pairs of students, a distilled and a fine-tuned one each.
+
     Raises:
-        StageError: A command failed, or the folder holds a demo of another size.
+        StageError: A command failed, or the folder holds a demo of another size or seed.
     """
     clock = _start(demo)
-    _make_models(demo)
+    pairs = [replace(demo, pair=index) for index in range(num_pairs)]
+    _make_models(demo, pairs)
     _make_cache(demo)
-    _make_students(demo)
-    return _score(demo, clock)
+    _make_students(pairs)
+    return _score(demo, pairs, clock)
 
 
 def _start(demo: Demo) -> Clock:
     demo.out.mkdir(parents=True, exist_ok=True)
-    validate_same_size(demo)
+    validate_same_demo(demo)
     return Clock(demo.out / "demo-seconds.json")
 
 
-def _make_models(demo: Demo) -> None:
+def _make_models(demo: Demo, pairs: Sequence[Demo]) -> None:
     prepare(demo)
     _say("1/4  training teacher and student from scratch")
-    pretrain(demo)
-    write_recipe(demo)
+    pretrain_teacher(demo)
+    for pair in pairs:
+        pretrain_student(pair)
+        write_recipe(pair)
 
 
 def _make_cache(demo: Demo) -> None:
@@ -47,16 +56,17 @@ def _make_cache(demo: Demo) -> None:
     make_cache(demo)
 
 
-def _make_students(demo: Demo) -> None:
+def _make_students(pairs: Sequence[Demo]) -> None:
     _say("3/4  students: distilled from the cache, and fine-tuned only")
-    train_students(demo)
-    inspect_cache(demo)
+    for pair in pairs:
+        train_students(pair)
 
 
-def _score(demo: Demo, clock: Clock) -> DemoSummary:
+def _score(demo: Demo, pairs: Sequence[Demo], clock: Clock) -> DemoSummary:
     _say("4/4  scores on held-out images")
-    scores = score_models(demo)
-    return summarize(demo, scores, clock.stop())
+    teacher = score_teacher(demo)
+    scores = [score_pair(pair) for pair in pairs]
+    return summarize(demo, teacher, scores, clock)
 
 
 def _say(step: str) -> None:
