@@ -15,7 +15,7 @@ from vlsi_cache.cli.main import cli
 from vlsi_cache.cli.next_step import Given, next_command, remember_given
 from vlsi_cache.errors import CacheError, DataError, ModelError, RecipeError
 from vlsi_cache.plan.planning import not_planned
-from vlsi_cache.plan.sketch import read_sketch
+from vlsi_cache.plan.rehearsing.sketch import read_sketch
 from vlsi_cache.recipe import (
     Recipe,
     TeacherSection,

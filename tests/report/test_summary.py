@@ -14,8 +14,8 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import CacheError
 from vlsi_cache.report import CacheSummary, summarize_cache
 from vlsi_cache.store import Cache, SampleRecord, ShardRecord, create_cache, open_cache
-from vlsi_cache.store.cache.statistics import choose_groups, choose_samples
-from vlsi_cache.store.cache.tally import Tally
+from vlsi_cache.store.cache.figures.statistics import choose_groups, choose_samples
+from vlsi_cache.store.cache.figures.tally import Tally
 
 
 def test_statistics_are_means_over_all_response_tokens(tmp_path: Path) -> None:

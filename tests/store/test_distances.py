@@ -13,7 +13,7 @@ from support.caches import make_cache, make_manifest
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.sampling.draws import coupled_draws
 from vlsi_cache.store import open_cache, summarize_cache
-from vlsi_cache.store.cache.distances import Distances, compared_share
+from vlsi_cache.store.cache.figures.distances import Distances, compared_share
 from vlsi_cache.store.shards.records import ShardRecord
 
 

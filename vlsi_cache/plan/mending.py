@@ -10,11 +10,11 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from vlsi_cache.plan.reading import SampleLengths
-from vlsi_cache.plan.rehearsal import Rehearsed, Setting, rehearse
+from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed, Setting, rehearse
+from vlsi_cache.plan.rehearsing.sketch import Sketch
+from vlsi_cache.plan.rehearsing.steps import PlannedStageName
 from vlsi_cache.plan.report import Mend
-from vlsi_cache.plan.sketch import Sketch
 from vlsi_cache.plan.spreading import as_recipe_spreads, spreads
-from vlsi_cache.plan.steps import PlannedStageName
 from vlsi_cache.recipe import Recipe
 
 logger = logging.getLogger(__name__)

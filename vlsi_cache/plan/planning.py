@@ -16,16 +16,16 @@ import torch
 
 from vlsi_cache.models import load_processor_of
 from vlsi_cache.phases import phase
-from vlsi_cache.plan.formulae import ACCELERATOR, USABLE, record_bytes
 from vlsi_cache.plan.mending import bound_of, find_mends, rehearse_stage
 from vlsi_cache.plan.probe import probe_rate
 from vlsi_cache.plan.progress import is_finished, num_recorded, opened_cache, stages_of
 from vlsi_cache.plan.reading import SampleLengths, read_lengths
-from vlsi_cache.plan.rehearsal import Rehearsed, Setting
+from vlsi_cache.plan.rehearsing.formulae import ACCELERATOR, USABLE, record_bytes
+from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed, Setting
+from vlsi_cache.plan.rehearsing.sketch import REHEARSED, Sketch, read_sketch
+from vlsi_cache.plan.rehearsing.steps import PlannedStageName, schedule_of
 from vlsi_cache.plan.report import Plan, PlannedStage, VerbalizerParameters
-from vlsi_cache.plan.sketch import REHEARSED, Sketch, read_sketch
 from vlsi_cache.plan.spreading import is_mapped
-from vlsi_cache.plan.steps import PlannedStageName, schedule_of
 from vlsi_cache.plan.verbalizers import (
     count_verbalizers,
     planned_taps,

@@ -12,9 +12,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlsi_cache.phases import phase
-from vlsi_cache.plan.rehearsal import Setting, trains_weights
-from vlsi_cache.plan.sketch import Sketch
-from vlsi_cache.plan.steps import Batch, PlannedStageName, make_step
+from vlsi_cache.plan.rehearsing.rehearsal import Setting, trains_weights
+from vlsi_cache.plan.rehearsing.sketch import Sketch
+from vlsi_cache.plan.rehearsing.steps import Batch, PlannedStageName, make_step
 
 __all__ = ["probe_rate"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlsi_cache.plan.steps import PlannedStageName
+from vlsi_cache.plan.rehearsing.steps import PlannedStageName
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.stagefiles import StageRecord
 from vlsi_cache.store import Cache, is_begun, open_cache

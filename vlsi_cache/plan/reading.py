@@ -12,7 +12,7 @@ import numpy as np
 from vlsi_cache.check import Subject, open_subjects, with_blank_pictures
 from vlsi_cache.data import ConversationDataset, load_data
 from vlsi_cache.errors import DataError
-from vlsi_cache.plan.steps import Batch
+from vlsi_cache.plan.rehearsing.steps import Batch
 from vlsi_cache.recipe import Recipe
 
 __all__ = ["SampleLengths", "read_lengths"]

@@ -7,8 +7,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Final
 
-from vlsi_cache.plan.rehearsal import Rehearsed
-from vlsi_cache.plan.steps import PlannedStageName
+from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed
+from vlsi_cache.plan.rehearsing.steps import PlannedStageName
 from vlsi_cache.recipe import Recipe
 
 __all__ = [

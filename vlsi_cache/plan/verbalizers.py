@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from vlsi_cache.models import default_taps, resolve_taps
-from vlsi_cache.plan.sketch import Sketch
-from vlsi_cache.plan.world import rehearsing
+from vlsi_cache.plan.rehearsing.sketch import Sketch
+from vlsi_cache.plan.rehearsing.world import rehearsing
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.verbalizer import build_verbalizers, preview_taps
 from vlsi_cache.verbalizer.checkpoint import read_config

@@ -4,8 +4,8 @@ from vlsi_cache.report.rendering import json_text
 from vlsi_cache.report.sample import SampleView, SampleViews, TapGuess, TokenView, sample_view
 from vlsi_cache.report.terminal import sample_table, summary_table
 from vlsi_cache.report.verification import verification_table
-from vlsi_cache.store.cache.statistics import summarize_cache
-from vlsi_cache.store.cache.summary import CacheSummary, TapSummary
+from vlsi_cache.store.cache.figures.statistics import summarize_cache
+from vlsi_cache.store.cache.figures.summary import CacheSummary, TapSummary
 
 __all__ = [
     "CacheSummary",

@@ -12,7 +12,7 @@ from rich.text import Text
 from vlsi_cache.errors import printable
 from vlsi_cache.report.comparison import CacheComparison, SettingDifference, value_text
 from vlsi_cache.report.words import setting_rows, tap_name
-from vlsi_cache.store.cache.summary import TapSummary
+from vlsi_cache.store.cache.figures.summary import TapSummary
 
 __all__ = ["both_rows", "caches_table", "differences_table", "name_grid", "plain_table"]
 

@@ -10,7 +10,7 @@ from vlsi_cache.jsonmodels import ReportModel
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.report.run.summary import RunSummary
 from vlsi_cache.report.settings import setting_text
-from vlsi_cache.store.cache.summary import CacheSummary
+from vlsi_cache.store.cache.figures.summary import CacheSummary
 
 __all__ = [
     "CacheComparison",

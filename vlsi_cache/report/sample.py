@@ -14,7 +14,7 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.jsonmodels import ReportModel
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import Cache, SampleRecord
-from vlsi_cache.store.cache.statistics import choose_samples
+from vlsi_cache.store.cache.figures.statistics import choose_samples
 
 __all__ = [
     "Entry",

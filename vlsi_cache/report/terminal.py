@@ -20,7 +20,7 @@ from vlsi_cache.report.words import (
     visible_text,
     visible_token,
 )
-from vlsi_cache.store.cache.summary import CacheSummary, TapErrors
+from vlsi_cache.store.cache.figures.summary import CacheSummary, TapErrors
 
 __all__ = ["sample_table", "summary_table"]
 

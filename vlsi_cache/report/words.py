@@ -6,7 +6,7 @@ from typing import Final
 
 from vlsi_cache.errors import printable
 from vlsi_cache.manifest import OUTPUT_TAP, Sampling
-from vlsi_cache.store.cache.summary import CacheSummary
+from vlsi_cache.store.cache.figures.summary import CacheSummary
 
 __all__ = [
     "MOST_OF_NAME",

@@ -1,11 +1,11 @@
 """The cache: a folder of Zarr v3 groups, which any number of runs may fill and read."""
 
+from vlsi_cache.store.cache.figures.statistics import summarize_cache
+from vlsi_cache.store.cache.figures.summary import CacheSummary, TapSummary
 from vlsi_cache.store.cache.folder import count_shards, is_begun
 from vlsi_cache.store.cache.merge import merge_caches
 from vlsi_cache.store.cache.reader import DECODED_BYTES, Cache, ShardOutline, open_cache
 from vlsi_cache.store.cache.recorded import nothing_recorded, validate_recorded
-from vlsi_cache.store.cache.statistics import summarize_cache
-from vlsi_cache.store.cache.summary import CacheSummary, TapSummary
 from vlsi_cache.store.cache.verification.damage import Damage, Verification
 from vlsi_cache.store.cache.verification.verify import verify_cache
 from vlsi_cache.store.cache.writer import CacheWriter, create_cache, validate_beginnable

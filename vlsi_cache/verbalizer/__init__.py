@@ -8,9 +8,9 @@ from vlsi_cache.verbalizer.checkpoint import (
     verbalizers_fingerprint,
 )
 from vlsi_cache.verbalizer.early import preview_taps
-from vlsi_cache.verbalizer.exits import Exits, load_exits
-from vlsi_cache.verbalizer.export import export_exits
-from vlsi_cache.verbalizer.keeping import carry_exits, keep_exits
+from vlsi_cache.verbalizer.exits.export import export_exits
+from vlsi_cache.verbalizer.exits.keeping import carry_exits, keep_exits
+from vlsi_cache.verbalizer.exits.loading import Exits, load_exits
 from vlsi_cache.verbalizer.structures import (
     BlockVerbalizer,
     GatedVerbalizer,

@@ -15,7 +15,7 @@ from vlsi_cache.report.page.geometry import (
 )
 from vlsi_cache.report.page.shapes import Bar, Box, Cell, Histogram, Matrix, Plot, Table
 from vlsi_cache.report.words import bytes_text, tap_name
-from vlsi_cache.store.cache.summary import CacheSummary, Lengths, Quantiles, TapSummary
+from vlsi_cache.store.cache.figures.summary import CacheSummary, Lengths, Quantiles, TapSummary
 
 __all__ = ["array_rows", "length_plot", "matrix_plots", "shown_taps", "tap_plots"]
 

@@ -17,7 +17,7 @@ from vlsi_cache.report.page.plots import (
 )
 from vlsi_cache.report.sample import SampleView
 from vlsi_cache.report.words import MOST_OF_NAME, lacking_text, setting_rows, tap_name
-from vlsi_cache.store.cache.summary import CacheSummary
+from vlsi_cache.store.cache.figures.summary import CacheSummary
 
 __all__ = ["MAX_PAGE_SAMPLES", "CachePage", "render_page"]
 

@@ -22,7 +22,6 @@ from vlsi_cache.manifest import (
     explain_difference,
     find_kind_differences,
 )
-from vlsi_cache.store.cache.agreement import open_shard, read_complete
 from vlsi_cache.store.cache.documents import render_document
 from vlsi_cache.store.cache.folder import (
     MANIFEST_BYTES,
@@ -33,6 +32,7 @@ from vlsi_cache.store.cache.folder import (
 from vlsi_cache.store.cache.reader import open_cache
 from vlsi_cache.store.cache.sealing import publish_index
 from vlsi_cache.store.cache.seals import CacheIndex, FileSeal, sha256_hex
+from vlsi_cache.store.cache.verification.agreement import open_shard, read_complete
 from vlsi_cache.store.cache.writer import begin_cache
 from vlsi_cache.store.places.keys import (
     INDEX_FILE,

@@ -14,14 +14,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from vlsi_cache.errors import CacheError
-from vlsi_cache.store.cache.agreement import (
-    open_shard,
-    read_complete,
-    read_shard_header,
-    validate_listed,
-    validate_seals,
-)
 from vlsi_cache.store.cache.documents import render_document
+from vlsi_cache.store.cache.figures.statistics import summarize_cache
+from vlsi_cache.store.cache.figures.summary import CacheSummary
 from vlsi_cache.store.cache.folder import (
     CacheFolder,
     find_missing_shards,
@@ -32,8 +27,13 @@ from vlsi_cache.store.cache.folder import (
 from vlsi_cache.store.cache.lru import RecentlyUsed
 from vlsi_cache.store.cache.sealing import fetch_processor
 from vlsi_cache.store.cache.seals import CacheIndex, ShardSeal, sha256_hex
-from vlsi_cache.store.cache.statistics import summarize_cache
-from vlsi_cache.store.cache.summary import CacheSummary
+from vlsi_cache.store.cache.verification.agreement import (
+    open_shard,
+    read_complete,
+    read_shard_header,
+    validate_listed,
+    validate_seals,
+)
 from vlsi_cache.store.cache.verification.damage import Verification
 from vlsi_cache.store.cache.verification.verify import verify_cache
 from vlsi_cache.store.places.keys import INDEX_FILE, shard_key

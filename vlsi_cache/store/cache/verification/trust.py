@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vlsi_cache.store.cache.folder import CacheFolder
-from vlsi_cache.store.cache.origins import find_contradiction, read_copy
 from vlsi_cache.store.cache.seals import CacheIndex, sha256_hex
 from vlsi_cache.store.cache.verification.damage import Damage, describe_damage
 from vlsi_cache.store.cache.verification.examine import Finding
+from vlsi_cache.store.cache.verification.origins import find_contradiction, read_copy
 from vlsi_cache.store.places.keys import INDEX_FILE, MANIFEST_FILE, part_key, shard_key
 
 __all__ = ["Trust", "judge_manifest"]

@@ -18,7 +18,7 @@ from vlsi_cache.verbalizer.checkpoint import (
     read_config,
     write_config,
 )
-from vlsi_cache.verbalizer.keeping import EXITS_FOLDER
+from vlsi_cache.verbalizer.exits.keeping import EXITS_FOLDER
 
 __all__ = ["export_exits"]
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlsi_cache.models import Backbone
-from vlsi_cache.plan.formulae import (
+from vlsi_cache.plan.rehearsing.formulae import (
     bucket_bytes,
     gradient_bytes,
     optimizer_bytes,
@@ -18,10 +18,16 @@ from vlsi_cache.plan.formulae import (
     tile_bytes,
     vision_bytes,
 )
-from vlsi_cache.plan.meter import AllocationMeter
-from vlsi_cache.plan.sketch import Sketch
-from vlsi_cache.plan.steps import Batch, PlannedStageName, StageStep, make_step, schedule_of
-from vlsi_cache.plan.world import rehearsing
+from vlsi_cache.plan.rehearsing.meter import AllocationMeter
+from vlsi_cache.plan.rehearsing.sketch import Sketch
+from vlsi_cache.plan.rehearsing.steps import (
+    Batch,
+    PlannedStageName,
+    StageStep,
+    make_step,
+    schedule_of,
+)
+from vlsi_cache.plan.rehearsing.world import rehearsing
 from vlsi_cache.recipe import Recipe
 
 __all__ = ["Rehearsed", "Setting", "rehearse", "trains_weights"]

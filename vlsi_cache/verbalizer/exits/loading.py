@@ -13,7 +13,7 @@ from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training.processes import resolve_device
 from vlsi_cache.verbalizer.bank import VerbalizerBank
 from vlsi_cache.verbalizer.checkpoint import load_verbalizers
-from vlsi_cache.verbalizer.keeping import EXITS_FOLDER
+from vlsi_cache.verbalizer.exits.keeping import EXITS_FOLDER
 
 __all__ = ["Exits", "load_exits"]
 

@@ -18,8 +18,8 @@ from typing import Final, Protocol
 
 from vlsi_cache.errors import VlsiCacheError
 from vlsi_cache.manifest import CacheManifest
-from vlsi_cache.store.cache.distances import compared_share
-from vlsi_cache.store.cache.tally import Tally
+from vlsi_cache.store.cache.figures.distances import compared_share
+from vlsi_cache.store.cache.figures.tally import Tally
 from vlsi_cache.store.shards.records import ShardRecord
 
 __all__ = ["CountedShards", "new_tally", "tally_shards"]

@@ -10,9 +10,9 @@ from typing import Final, Protocol, TypedDict
 import numpy as np
 
 from vlsi_cache.manifest import CacheManifest, Sampling, TeacherIdentity, TokenizerIdentity
-from vlsi_cache.store.cache.counting import new_tally, tally_shards
-from vlsi_cache.store.cache.summary import CacheSummary, TapErrors, TapSummary
-from vlsi_cache.store.cache.tally import MEASURES, Tally
+from vlsi_cache.store.cache.figures.counting import new_tally, tally_shards
+from vlsi_cache.store.cache.figures.summary import CacheSummary, TapErrors, TapSummary
+from vlsi_cache.store.cache.figures.tally import MEASURES, Tally
 from vlsi_cache.store.shards.layout import token_bytes
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
 

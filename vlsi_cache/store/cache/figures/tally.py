@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP
-from vlsi_cache.store.cache.distances import Distances
-from vlsi_cache.store.cache.summary import LengthBin, Lengths, Quantiles, SampleFigures
+from vlsi_cache.store.cache.figures.distances import Distances
+from vlsi_cache.store.cache.figures.summary import LengthBin, Lengths, Quantiles, SampleFigures
 from vlsi_cache.store.shards.layout import CODE_HOLE
 from vlsi_cache.store.shards.records import ShardRecord
 

@@ -15,10 +15,10 @@ from vlsi_cache.store.cache.folder import (
     read_index,
     read_seal,
 )
-from vlsi_cache.store.cache.origins import validate_origins
 from vlsi_cache.store.cache.seals import CacheIndex, ShardSeal
 from vlsi_cache.store.cache.verification.damage import Damage, describe_damage
 from vlsi_cache.store.cache.verification.examine import examine_shard, judge_shard
+from vlsi_cache.store.cache.verification.origins import validate_origins
 from vlsi_cache.store.cache.verification.processor import judge_processor
 from vlsi_cache.store.places.keys import (
     INDEX_FILE,
