@@ -18,7 +18,7 @@ from vlsi_cache.demo.dataset import (
     Question,
     answer_floor,
     load_questions,
-    prepare_data,
+    write_data,
 )
 from vlsi_cache.errors import StageError
 
@@ -66,7 +66,7 @@ def _by_question(path: Path) -> dict[tuple[str, str], set[str]]:
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
     """Data of enough questions to count wrong answers."""
-    return prepare_data(tmp_path_factory.mktemp("many"), num_train=120, num_heldout=1, seed=0)
+    return write_data(tmp_path_factory.mktemp("many"), num_train=120, num_heldout=1, seed=0)
 
 
 def test_hurried_answers_are_those_questions_with_two_in_five_answers_wrong(
@@ -142,8 +142,8 @@ def test_the_library_reads_the_conversations(demo_data: DemoData) -> None:
 
 def test_the_same_seed_gives_the_same_files(demo_data: DemoData, tmp_path: Path) -> None:
     sizes = {"num_train": NUM_TRAIN, "num_heldout": NUM_HELDOUT}
-    again = prepare_data(tmp_path / "again", **sizes, seed=0)
-    other = prepare_data(tmp_path / "other", **sizes, seed=1)
+    again = write_data(tmp_path / "again", **sizes, seed=0)
+    other = write_data(tmp_path / "other", **sizes, seed=1)
     assert again.train.read_bytes() == demo_data.train.read_bytes()
     assert again.heldout.read_bytes() == demo_data.heldout.read_bytes()
     assert again.hurried.read_bytes() == demo_data.hurried.read_bytes()
@@ -152,12 +152,12 @@ def test_the_same_seed_gives_the_same_files(demo_data: DemoData, tmp_path: Path)
 
 def test_finished_data_are_kept_and_interrupted_ones_written_again(tmp_path: Path) -> None:
     sizes = {"num_train": 2, "num_heldout": 1, "seed": 0}
-    data = prepare_data(tmp_path, **sizes)
+    data = write_data(tmp_path, **sizes)
     expected = data.train.read_bytes()
     data.train.write_bytes(b"finished\n")
-    assert prepare_data(tmp_path, **sizes).train.read_bytes() == b"finished\n"
+    assert write_data(tmp_path, **sizes).train.read_bytes() == b"finished\n"
     data.train.unlink()
-    assert prepare_data(tmp_path, **sizes).train.read_bytes() == expected
+    assert write_data(tmp_path, **sizes).train.read_bytes() == expected
     assert not list(tmp_path.glob("*.partial"))
 
 

@@ -25,7 +25,7 @@ __all__ = [
     "Question",
     "answer_floor",
     "load_questions",
-    "prepare_data",
+    "write_data",
 ]
 
 _TURNS = 3
@@ -73,7 +73,7 @@ class DemoData:
         )
 
 
-def prepare_data(folder: Path, *, num_train: int, num_heldout: int, seed: int) -> DemoData:
+def write_data(folder: Path, *, num_train: int, num_heldout: int, seed: int) -> DemoData:
     """Write train and held-out conversations with their images. Finished data are kept.
 
     The training conversations are written twice: with the right answers, and as someone in a hurry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlsi_cache.demo.dataset import load_questions, prepare_data
+from vlsi_cache.demo.dataset import load_questions, write_data
 from vlsi_cache.demo.models import build_processor, save_untrained, share_vision_tower
 from vlsi_cache.demo.plan import Demo, Role
 from vlsi_cache.demo.training import train_from_scratch
@@ -16,7 +16,7 @@ _HIDDEN = 96
 
 def prepare(demo: Demo) -> None:
     """Write the data."""
-    prepare_data(
+    write_data(
         demo.out / "data",
         num_train=demo.size.train_images,
         num_heldout=demo.size.heldout_images,

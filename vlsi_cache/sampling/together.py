@@ -58,8 +58,7 @@ def draw_together(
     places, dice, level_dice = uniforms[:, 0], uniforms[:, 1], uniforms[:, 2:]
     probability = torch.softmax(logits, dim=-1, out=own)
     top, top_ids = likeliest_tokens(probability, level_dice.shape[1])
-    likeliest = top_ids[:, :1]
-    read = _entropy_and_label(logits, labels, probability, likeliest, scratch)
+    read = _entropy_and_label(logits, labels, probability, top_ids[:, :1], scratch)
     tail = probability.scatter_(1, top_ids, 0.0)
     # Sums of stretches first: a sum in float64 alone would copy the whole vocabulary.
     mass = stretch_sums(tail).sum(1, keepdim=True, dtype=uniforms.dtype)
@@ -68,7 +67,7 @@ def draw_together(
     counts = (m * stored + dice).floor().clamp_(max=m).long()
     tail.mul_((counts[:, None] / mass.clamp_min(torch.finfo(tail.dtype).tiny)).to(tail.dtype))
     drawn = coupled_tail_draws(tail, counts, places, m, later, scratch)
-    ids = torch.cat([top_ids, torch.where(drawn.positions < 0, likeliest, drawn.positions)], 1)
+    ids = torch.cat([top_ids, torch.where(drawn.positions < 0, top_ids[:, :1], drawn.positions)], 1)
     return Kept(ids, levels, *rounded(*read, places)), drawn
 
 

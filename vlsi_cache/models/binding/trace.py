@@ -114,7 +114,14 @@ def trace_blocks(model: PreTrainedModel, blocks: nn.ModuleList, output: nn.Modul
         raise unbindable(
             model, "decoder blocks do not run once each", "every block called once per pass"
         )
-    if not torch.isfinite(notes.last_hidden).all():
+    _validate_numbers(model, notes.last_hidden, logits)
+    if notes.head_input is None:
+        raise unbindable(model, "output embeddings are never called", "logits made by the head")
+    return Trace(inputs, notes.last_hidden, tuple(notes.readers), notes.head_input, logits)
+
+
+def _validate_numbers(model: PreTrainedModel, last_hidden: Tensor, logits: Tensor) -> None:
+    if not torch.isfinite(last_hidden).all():
         raise unbindable(
             model, "hidden states are not finite", "finite numbers", found="NaN or infinity"
         )
@@ -126,9 +133,6 @@ def trace_blocks(model: PreTrainedModel, blocks: nn.ModuleList, output: nn.Modul
             found="NaN",
             mend="Copy the checkpoint again, or use another dtype",
         )
-    if notes.head_input is None:
-        raise unbindable(model, "output embeddings are never called", "logits made by the head")
-    return Trace(inputs, notes.last_hidden, tuple(notes.readers), notes.head_input, logits)
 
 
 def probe_logits(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:

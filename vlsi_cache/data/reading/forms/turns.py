@@ -12,7 +12,7 @@ from vlsi_cache.data.reading.forms.media import validate_turn_media
 from vlsi_cache.data.reading.forms.parts import Part, read_content
 from vlsi_cache.data.reading.forms.tools import CALL_KEYS, called_tools, tool_calls
 from vlsi_cache.data.reading.forms.weights import WEIGHT_KEYS, is_learned
-from vlsi_cache.errors import excerpt
+from vlsi_cache.errors import DataError, excerpt
 
 __all__ = ["KNOWN_FIELDS", "RawTurn", "Turn", "read_turn"]
 
@@ -100,19 +100,8 @@ def read_turn(raw: RawTurn, context: RowContext) -> Turn:
     name = _only(turn, _ROLE_KEYS, context)
     known = name.lower() if isinstance(name, str) else ""
     role = _ROLES.get(known)
-    if name is None:
-        raise context.error(
-            "unknown role",
-            expected="role and content, or from and value",
-            found="None, beside the keys " + (", ".join(map(str, turn)) or "none"),
-        )
     if role is None:
-        raise context.error(
-            "unknown role",
-            expected="one of " + ", ".join(_ROLES),
-            found=excerpt(repr(name)),
-            mend="Rename the role, or drop the turn",
-        )
+        raise _unknown_role(name, turn, context)
     content = _only(turn, _CONTENT_KEYS, context)
     if turn.keys() <= _PLAIN_KEYS and isinstance(content, str) and known not in _CALLERS:
         return Turn(role, [TextPart(content)], learned=raw.learned or role != "assistant")
@@ -132,6 +121,21 @@ def read_turn(raw: RawTurn, context: RowContext) -> Turn:
     if calls and all(part == TextPart("") for part in parts):
         parts = []
     return Turn(role, parts, given, is_learned(turn, role, context, default=raw.learned))
+
+
+def _unknown_role(name: object, turn: Mapping[str, Any], context: RowContext) -> DataError:
+    if name is None:
+        return context.error(
+            "unknown role",
+            expected="role and content, or from and value",
+            found="None, beside the keys " + (", ".join(map(str, turn)) or "none"),
+        )
+    return context.error(
+        "unknown role",
+        expected="one of " + ", ".join(_ROLES),
+        found=excerpt(repr(name)),
+        mend="Rename the role, or drop the turn",
+    )
 
 
 def _read_parts(content: object, role: str, raw: RawTurn, context: RowContext) -> list[Part]:
