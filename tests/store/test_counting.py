@@ -67,7 +67,7 @@ def test_an_interruption_ends_all_processes_without_a_word_of_theirs(
         start_new_session=True,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=400,
         check=False,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("interrupted\n", "", 0)

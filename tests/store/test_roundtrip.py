@@ -173,7 +173,7 @@ def test_a_cache_in_use_travels_to_another_process(tmp_path: Path, method: str) 
     cache = make_cache(tmp_path)
     here = cache[3]
     with multiprocessing.get_context(method).Pool(1) as pool:
-        there = pool.apply_async(operator.getitem, [cache, 3]).get(timeout=60)
+        there = pool.apply_async(operator.getitem, [cache, 3]).get(timeout=400)
     assert_same(there, here)
 
 

@@ -63,7 +63,7 @@ def _make_bucket(port: int, bucket: str, patience_seconds: float = 60) -> None:
     request = urllib.request.Request(f"http://127.0.0.1:{port}/{bucket}", method="PUT")
     while True:
         try:
-            urllib.request.urlopen(request, timeout=10).close()
+            urllib.request.urlopen(request, timeout=60).close()
         except urllib.error.URLError:
             if time.monotonic() > deadline:
                 raise
