@@ -41,6 +41,7 @@ __all__ = ["command"]
         "steps": "teacher.verbalization.steps",
         "k": "cache.k",
         "m": "cache.m",
+        "drawn_from": "cache.drawn_from",
         "dtype": "teacher.dtype",
         "device_map": "teacher.device_map",
         "max_memory": "teacher.max_memory",
@@ -70,8 +71,23 @@ __all__ = ["command"]
     "--verbalizers", metavar="DIR", help="Trained verbalizers. Otherwise they are trained."
 )
 @click.option("--steps", type=int, help="Steps of verbalizer training.  [default: one epoch]")
-@click.option("-k", "--k", type=int, help="Most likely tokens kept.  [default: 4]")
-@click.option("-m", "--m", type=int, help="Tokens drawn.  [default: 12]")
+@click.option(
+    "-k",
+    "--k",
+    type=int,
+    help="Most likely tokens kept.  [default: 4, or 0 if -m is given without --drawn-from whole]",
+)
+@click.option(
+    "-m",
+    "--m",
+    type=int,
+    help="Tokens drawn.  [default: 12, or 14 if -k is given without --drawn-from whole]",
+)
+@click.option(
+    "--drawn-from",
+    help="What they are drawn from: the whole distribution, or the rest beyond the k.  "
+    "[default: whole, or rest if -k or -m is given]",
+)
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option(
     "--device-map",

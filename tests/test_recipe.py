@@ -14,6 +14,7 @@ from vlsi_cache.recipe import (
     CacheSection,
     Recipe,
     apply_overrides,
+    find_completion,
     idle_settings,
     load_recipe,
     recipe_from_mapping,
@@ -102,6 +103,36 @@ def test_a_record_that_is_given_in_part_means_what_it_meant_before_the_default_c
     assert CacheSection.model_validate(found.model_dump()) == found
     assignments = [f"cache.{name}={value}" for name, value in cache.items()]
     assert load_recipe(None, assignments).cache == found
+
+
+@pytest.mark.parametrize(
+    ("cache", "said"),
+    [
+        ({}, None),
+        ({"samples_per_shard": 7}, None),
+        ({"k": 4, "m": 4, "drawn_from": "rest"}, None),
+        ({"k": 0, "m": 14}, None),
+        ({"k": 8}, "k 8, m 14, drawn_from rest: the recipe gives cache.k without cache.m and"),
+        ({"k": 4, "m": 12}, "k 4, m 12, drawn_from rest: the recipe gives cache.k and cache.m w"),
+        ({"m": 16}, "k 0, m 16, drawn_from rest: the recipe gives cache.m without cache.k"),
+        ({"drawn_from": "whole"}, "k 4, m 12, drawn_from whole: the recipe gives cache.drawn_from"),
+        ({"k": 16, "drawn_from": "whole"}, "k 16, m 12, drawn_from whole"),
+    ],
+)
+def test_a_record_that_follows_from_a_part_of_it_is_said(
+    cache: dict[str, Any], said: str | None
+) -> None:
+    ways = [
+        Recipe(cache=CacheSection(**cache)),
+        recipe_from_mapping({"cache": cache}, where="run.yaml"),
+        load_recipe(None, [f"cache.{name}={value}" for name, value in cache.items()]),
+    ]
+    for recipe in ways:
+        found = find_completion(recipe)
+        assert (found is None) == (said is None)
+        assert found is None or found.startswith(f"the record is {said or ''}")
+        rest = recipe.cache.drawn_from == "rest" and {"k"} <= cache.keys() and recipe.cache.m > 0
+        assert ("takes fewer bytes" in (found or "")) == (rest and found is not None)
 
 
 def test_a_tilde_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import CacheError
 from vlsi_cache.levels import FRACTIONS, TAILS
 from vlsi_cache.manifest import CacheManifest
-from vlsi_cache.store import create_cache
+from vlsi_cache.store import create_cache, open_cache
+from vlsi_cache.store.shards import packing
 from vlsi_cache.store.shards.coding.codecs import TogetherCodec
 from vlsi_cache.store.shards.coding.together import decode_together, encode_together
 
@@ -113,10 +114,11 @@ def test_shapes_beyond_the_codec_are_refused() -> None:
             decode_together(b"", shape, k)
 
 
-def test_the_codec_is_configured_by_k_alone() -> None:
+def test_the_codec_is_configured_by_k_and_its_revision() -> None:
     assert TogetherCodec.from_dict(TogetherCodec(4).to_dict()) == TogetherCodec(4)
-    for wrong in ({}, {"k": "4"}, {"k": 4, "m": 2}, {"k": True}):
-        with pytest.raises(ValueError, match="k alone"):
+    said = "k and its revision alone|revision none, expected 2"
+    for wrong in ({}, {"k": "4", "revision": 2}, {"k": 4, "m": 2, "revision": 2}, {"revision": 2}):
+        with pytest.raises(ValueError, match=said):
             TogetherCodec.from_dict({"name": "vlsi-cache.together", "configuration": wrong})
 
 
@@ -147,6 +149,22 @@ def test_a_cache_holds_what_was_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.top_log_probs, made.top_log_probs)
         np.testing.assert_array_equal(found.weights(), made.weights())
         np.testing.assert_allclose(found.entropy, made.entropy, atol=1 / 16)
+
+
+@pytest.mark.parametrize("earlier", [{"k": 4}, {"k": 4, "revision": 1}, {"k": 4, "revision": 3}])
+def test_a_cache_of_another_revision_of_the_codec_is_refused_by_name(
+    earlier: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        written = {"name": "vlsi-cache.together", "configuration": earlier}
+        patch.setattr(TogetherCodec, "to_dict", lambda _: written)
+        patch.setattr(packing, "validate_array", lambda *_: None)
+        make_cache(tmp_path / "cache", together_manifest())
+    with pytest.raises(
+        CacheError,
+        match=r"00000\.zarr\.zip.*a revision that.*expected revision 2; found (none|1|3).*new folder",
+    ):
+        open_cache(tmp_path / "cache")[0]
 
 
 def test_records_of_the_other_kind_are_refused(tmp_path: Path) -> None:

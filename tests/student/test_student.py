@@ -192,7 +192,8 @@ def test_every_comparison_trains(
 @pytest.mark.parametrize("tail", ["bucket", "renormalize"])
 def test_a_cache_of_draws_alone_has_one_reading(tail: str, tmp_path: Path) -> None:
     recipe = with_section(_dumped(tmp_path), "interaction", tail=tail)
-    with pytest.raises(CacheMismatchError, match=rf"tail is {tail}.*draws alone.*cache\.k: 16"):
+    mend = r"cache\.k: 16 and cache\.drawn_from: whole"
+    with pytest.raises(CacheMismatchError, match=rf"tail is {tail}.*draws alone.*{mend}"):
         train_student(recipe)
     assert not recipe.student_verbalizers_path.exists(), "it is said before anything is trained"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,29 @@ def test_draws_follow_from_seed_and_content_alone() -> None:
 def test_other_settings_do_not_go_on_in_the_same_cache(recipe: Recipe) -> None:
     with pytest.raises(CacheMismatchError, match=r"sampling\.k is 4, asked for 3"):
         _dump(with_section(recipe, "cache", k=3))
+
+
+def test_a_tap_that_is_named_twice_goes_on_with_the_same_cache(recipe: Recipe) -> None:
+    taps = [*open_cache(recipe.cache_path).manifest.taps[:-1], 1]
+    assert _dump(with_section(recipe, "teacher", taps=taps)) == []
+
+
+def test_the_cache_of_another_teacher_is_refused_before_verbalizers_train(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    model = tmp_path / "other"
+    shutil.copytree(str(recipe.teacher.model), model)
+    weights = load_file(model / "model.safetensors")
+    name = next(name for name in weights if name.endswith("mlp.down_proj.weight"))
+    weights[name] = weights[name] * 2
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    other = with_section(recipe, "teacher", model=str(model))
+    other = with_section(other, "cache", path=str(recipe.cache_path))
+    other = other.model_copy(update={"output": tmp_path / "new"})
+    with pytest.raises(CacheMismatchError, match=r"the teacher has other weights") as caught:
+        _dump(other)
+    assert "verbalizers" not in str(caught.value)
+    assert not other.teacher_verbalizers_path.exists()
 
 
 def test_k_beyond_the_vocabulary_is_refused(recipe: Recipe, tmp_path: Path) -> None:

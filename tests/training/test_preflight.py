@@ -64,6 +64,20 @@ def test_a_dump_is_refused_before_the_weights_are_read(
     assert "weights" not in error
 
 
+def test_a_cache_of_another_record_is_refused_early_and_says_how_to_go_on(
+    recipe: Recipe,
+) -> None:
+    error = str(_error(dump_teacher, recipe, cache__k=4, cache__m=12, cache__drawn_from="whole"))
+    assert 'drawn_from is absent, asked for "whole"' in error
+    settings = [part for part in error.rstrip(".").split() if part.startswith("cache.")]
+    record = {part.partition("=")[0]: part.partition("=")[2] for part in settings}
+    kept = recipe.cache
+    assert record == {
+        "cache.k": str(kept.k), "cache.m": str(kept.m), "cache.drawn_from": kept.drawn_from,
+    }  # fmt: skip
+    assert "to those settings." in str(_error(dump_teacher, recipe, cache__samples_per_shard=1))
+
+
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [

@@ -1,5 +1,6 @@
 """The recipe: one validated description of a whole run."""
 
+from vlsi_cache.recipe.completion import find_completion, report_completion
 from vlsi_cache.recipe.existing import (
     DATA_FORMS,
     Role,
@@ -69,6 +70,7 @@ __all__ = [
     "VerbalizerSection",
     "apply_overrides",
     "expand_pattern",
+    "find_completion",
     "idle_settings",
     "is_there",
     "keys_named",
@@ -76,6 +78,7 @@ __all__ = [
     "model_name",
     "named_models",
     "recipe_from_mapping",
+    "report_completion",
     "validate_data_name",
     "validate_data_named",
     "validate_model_folder",

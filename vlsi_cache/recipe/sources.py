@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, ModelWrapValidatorHandler, model_validator
 
 from vlsi_cache.recipe.section import (
     CacheAddress,
@@ -165,13 +165,17 @@ class CacheSection(Section):
     max_failures_in_a_row: Positive = 16
     """With `skip`: if more samples than this fail one after another, the run stops."""
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _complete_the_record(cls, given: Any) -> Any:
+    def _complete_the_record(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Let a k or an m that is given by itself mean what it meant before there was `whole`."""
         if not isinstance(given, Mapping) or given.get("drawn_from") == "whole":
-            return given
-        return {**_DRAWS_ALONE, **given} if _DRAWS_ALONE.keys() & given.keys() else given
+            return handler(given)
+        if not _DRAWS_ALONE.keys() & given.keys():
+            return handler(given)
+        made = handler({**_DRAWS_ALONE, **given})
+        made.model_fields_set.intersection_update(given)  # what follows is not given
+        return made
 
     def contradictions(self, path: str) -> list[Contradiction]:
         """Find a record of nothing."""

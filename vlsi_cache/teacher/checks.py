@@ -110,11 +110,13 @@ def _validate_teacher(recipe: Recipe) -> None:
 
 
 def _validate_cache_settings(recipe: Recipe) -> None:
+    sampling = sampling_of(recipe)
     known: dict[str, object] = {
-        "sampling": sampling_of(recipe),
+        "format_version": sampling.format_version,
+        "sampling": sampling,
         "samples_per_shard": recipe.cache.samples_per_shard,
         "processor_options": recipe.teacher.processor,
     }
     if recipe.teacher.taps is not None:
-        known["taps"] = (*sorted(recipe.teacher.taps), OUTPUT_TAP)
+        known["taps"] = (*sorted(set(recipe.teacher.taps)), OUTPUT_TAP)
     validate_beginnable(recipe.cache_path, known)

@@ -12,11 +12,11 @@ from vlsi_cache.data import report_changed_samples
 from vlsi_cache.errors import StageError
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import Recipe
+from vlsi_cache.recipe import Recipe, report_completion
 from vlsi_cache.store import CacheWriter, open_cache, validate_recorded
 from vlsi_cache.teacher.checks import dump_checks
 from vlsi_cache.teacher.filling import DumpProgress, fill_cache
-from vlsi_cache.teacher.identity import begin_dump, validate_cache_folder
+from vlsi_cache.teacher.identity import begin_dump, validate_cache_folder, validate_cache_of
 from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run, advising, begin_run, find_left_out, without_other_bars
@@ -48,9 +48,11 @@ def dump_teacher(
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
+    report_completion(recipe)
     run = begin_run(recipe, "teacher", checks=dump_checks(recipe))
     validate_cache_folder(run)
     teacher = load_backbone(recipe.teacher, "teacher", run.device)
+    validate_cache_of(run, teacher)
     with advising():
         reads, writer = _begin(run, teacher)
         fill_cache(run, reads, writer, partition or Partition(), on_progress or (lambda _: None))

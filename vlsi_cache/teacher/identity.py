@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -15,7 +16,13 @@ from vlsi_cache.manifest import (
     TeacherIdentity,
     TokenizerIdentity,
 )
-from vlsi_cache.models import Backbone, chat_template_hash, tokenizer_of, vocabulary_hash
+from vlsi_cache.models import (
+    Backbone,
+    chat_template_hash,
+    resolve_taps,
+    tokenizer_of,
+    vocabulary_hash,
+)
 from vlsi_cache.sampling import TapRecorder, remembered_order
 from vlsi_cache.store import CacheWriter, create_cache, validate_beginnable
 from vlsi_cache.teacher.checks import sampling_of, validate_entries
@@ -23,7 +30,7 @@ from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
-__all__ = ["begin_dump", "validate_cache_folder"]
+__all__ = ["begin_dump", "validate_cache_folder", "validate_cache_of"]
 
 
 def validate_cache_folder(run: Run) -> None:
@@ -34,6 +41,20 @@ def validate_cache_folder(run: Run) -> None:
         CacheError: the folder holds something else, or cannot be used.
     """
     validate_beginnable(run.recipe.cache_path, {"dataset": _dataset_identity(run)})
+
+
+def validate_cache_of(run: Run, teacher: Backbone) -> None:
+    """Refuse the cache of another teacher before its verbalizers train, not after.
+
+    Raises:
+        CacheMismatchError: the cache there was begun with other settings.
+    """
+    known = _known_fields(run, teacher)
+    section = run.recipe.teacher
+    if section.verbalizers is None:
+        taps = resolve_taps(section.taps, teacher.decoder.num_blocks, where=teacher.name)
+        known["taps"] = (*taps, OUTPUT_TAP)
+    validate_beginnable(run.recipe.cache_path, known)
 
 
 def begin_dump(
@@ -72,33 +93,40 @@ def begin_dump(
 
 
 def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifest:
+    return CacheManifest(
+        **_known_fields(run, teacher),
+        vlsi_cache_version=version("vlsi-cache"),
+        verbalizers_fingerprint=verbalizers_fingerprint(bank),
+        taps=(*bank.taps, OUTPUT_TAP),
+        batch_size=run.recipe.cache.batch_size,
+    )
+
+
+def _known_fields(run: Run, teacher: Backbone) -> dict[str, Any]:
+    """Return the compared fields that are known before there are verbalizers."""
     model = teacher.decoder.model
     sampling = sampling_of(run.recipe)
-    return CacheManifest(
-        format_version=sampling.format_version,
-        vlsi_cache_version=version("vlsi-cache"),
-        teacher=TeacherIdentity(
+    return {
+        "format_version": sampling.format_version,
+        "teacher": TeacherIdentity(
             name=teacher.name,
             model_type=model.config.model_type,
             weights_fingerprint=teacher.fingerprint,
             revision=run.recipe.teacher.revision,
             loading=dict(teacher.loading),
         ),
-        verbalizers_fingerprint=verbalizers_fingerprint(bank),
-        tokenizer=TokenizerIdentity(
+        "tokenizer": TokenizerIdentity(
             name=teacher.name,
             hash=vocabulary_hash(tokenizer_of(teacher.processor)),
             vocab_size=teacher.vocab_size,
         ),
-        chat_template_hash=chat_template_hash(teacher.processor),
-        processor_options=run.recipe.teacher.processor,
-        dataset=_dataset_identity(run),
-        taps=(*bank.taps, OUTPUT_TAP),
-        sampling=sampling,
-        samples_per_shard=run.recipe.cache.samples_per_shard,
-        batch_size=run.recipe.cache.batch_size,
-        dtype=str(model.dtype).removeprefix("torch."),
-    )
+        "chat_template_hash": chat_template_hash(teacher.processor),
+        "processor_options": run.recipe.teacher.processor,
+        "dataset": _dataset_identity(run),
+        "sampling": sampling,
+        "samples_per_shard": run.recipe.cache.samples_per_shard,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
 
 
 def _dataset_identity(run: Run) -> DatasetIdentity:

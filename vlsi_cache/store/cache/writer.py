@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vlsi_cache.differences import Difference
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.manifest import CacheManifest, explain_difference, find_manifest_differences
 from vlsi_cache.store.cache.documents import render_document
@@ -105,8 +106,19 @@ def _validate_same(begun: CacheFolder, wanted: CacheManifest) -> None:
         raise CacheMismatchError(
             "cache was begun with other settings: " + "; ".join(map(explain_difference, found)),
             where=begun.place.locate(),
-            mend="Choose another cache folder, or go back to those settings",
+            mend="Choose another cache folder, or go back to those settings"
+            + _record_of(begun, found),
         )
+
+
+def _record_of(begun: CacheFolder, found: Sequence[Difference]) -> str:
+    """Return how a recipe says the begun cache's record, if the difference is there."""
+    sampling = begun.manifest.sampling
+    names = ("sampling.k", "sampling.m", "sampling.drawn_from")
+    if not any(item.path in names for item in found):
+        return ""
+    values = {"k": sampling.k, "m": sampling.m, "drawn_from": sampling.drawn_from}
+    return ": " + " ".join(f"--set cache.{name}={value}" for name, value in values.items())
 
 
 class CacheWriter:

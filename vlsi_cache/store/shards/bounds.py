@@ -13,6 +13,7 @@ from vlsi_cache.store.shards.layout import (
     DRAWS_CODEC,
     MAX_CHUNK_DRAWS,
     TOGETHER_CODEC,
+    TOGETHER_REVISION,
     ArrayLayout,
 )
 
@@ -114,7 +115,8 @@ def _validate_codecs(name: str, codecs: Any) -> tuple[tuple[int, ...], list[str]
 
 
 def _validate_together(name: str, codec: Mapping[str, Any], layout: ArrayLayout) -> None:
-    if codec.get("configuration") != {"k": layout.together}:
+    wanted = {"k": layout.together, "revision": TOGETHER_REVISION}
+    if codec.get("configuration") != wanted:
         raise ValueError(f"{name} is coded for another k than {layout.together}")
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "LOG_PROB_FLOOR",
     "MAX_CHUNK_DRAWS",
     "TOGETHER_CODEC",
+    "TOGETHER_REVISION",
     "ArrayLayout",
     "shard_layout",
     "token_arrays",
@@ -39,6 +40,10 @@ DRAWS_CODEC: Final = "vlsi-cache.draws"
 
 TOGETHER_CODEC: Final = "vlsi-cache.together"
 """Name of the codec of whole records in an array's metadata."""
+
+TOGETHER_REVISION: Final = 2
+"""Revision of that codec. Before any release, records had other bytes under the same name and
+without this number. Those bytes would now and then decode to wrong records."""
 
 CODE_HOLE: Final = 255
 """Fill value of the arrays that hold whole numbers of steps, 0 … 254."""

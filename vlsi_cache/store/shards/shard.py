@@ -23,9 +23,15 @@ from vlsi_cache.store.shards.arrays import (
     separate,
 )
 from vlsi_cache.store.shards.bounds import validate_array, validate_volume
-from vlsi_cache.store.shards.coding.codecs import bounded_array
+from vlsi_cache.store.shards.coding.codecs import OtherRevisionError, bounded_array
 from vlsi_cache.store.shards.header import ShardHeader, parse_header, validate_header
-from vlsi_cache.store.shards.layout import CHUNK_TOKENS, ArrayLayout, shard_layout, token_arrays
+from vlsi_cache.store.shards.layout import (
+    CHUNK_TOKENS,
+    TOGETHER_REVISION,
+    ArrayLayout,
+    shard_layout,
+    token_arrays,
+)
 from vlsi_cache.store.shards.records import ShardRecord
 
 __all__ = ["OpenShard", "read_array_bytes", "read_sized_header"]
@@ -211,6 +217,14 @@ def _errors_named(address: ShardAddress) -> Iterator[None]:
         yield
     except CacheError:
         raise
+    except OtherRevisionError as error:
+        raise CacheError(
+            "records are coded in a revision that this library does not read",
+            where=address.where,
+            expected=f"revision {TOGETHER_REVISION}",
+            found=error.found,
+            mend="Dump the teacher into a new folder",
+        ) from error
     # damaged bytes surface as whatever error Zarr, a codec or a parser happens to raise
     except Exception as error:
         raise CacheError(

@@ -95,5 +95,5 @@ def _validate_tail(cache: Cache, settings: InteractionSection) -> None:
             expected="the most likely tokens, k ≥ 1",
             found=f"k = 0, m = {sampling.m}",
             mend="Set interaction.tail: sample, with inner and output forward, ce or none; or "
-            "dump the teacher into a new cache with cache.k: 16",
+            "dump the teacher into a new cache, with cache.k: 16 and cache.drawn_from: whole",
         )

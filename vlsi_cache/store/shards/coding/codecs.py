@@ -18,9 +18,21 @@ from zarr.registry import register_codec
 from vlsi_cache.store.shards.bounds import FRAME_HEAD, validate_frame
 from vlsi_cache.store.shards.coding.draws import decode_draws, encode_draws
 from vlsi_cache.store.shards.coding.together import decode_together, encode_together
-from vlsi_cache.store.shards.layout import DRAWS_CODEC, TOGETHER_CODEC, ArrayLayout
+from vlsi_cache.store.shards.layout import (
+    DRAWS_CODEC,
+    TOGETHER_CODEC,
+    TOGETHER_REVISION,
+    ArrayLayout,
+)
 
-__all__ = ["BoundedZstdCodec", "DrawsCodec", "TogetherCodec", "bounded_array", "chunk_codecs"]
+__all__ = [
+    "BoundedZstdCodec",
+    "DrawsCodec",
+    "OtherRevisionError",
+    "TogetherCodec",
+    "bounded_array",
+    "chunk_codecs",
+]
 
 _BOUNDED: Final = "vlsi-cache.bounded-zstd"
 """Name of a codec that only readers use. It is not in any file."""
@@ -67,6 +79,20 @@ class DrawsCodec(ArrayBytesCodec):
         return chunk_spec.prototype.nd_buffer.from_numpy_array(drawn)
 
 
+class OtherRevisionError(ValueError):
+    """Records are of another revision of ``TOGETHER_CODEC``. They are not damaged.
+
+    Args:
+        revision: what the array's metadata says.
+    """
+
+    def __init__(self, revision: object) -> None:
+        self.found = "none" if revision is None else repr(revision)
+        super().__init__(
+            f"{TOGETHER_CODEC} is of revision {self.found}, expected {TOGETHER_REVISION}"
+        )
+
+
 @dataclass(frozen=True)
 class TogetherCodec(ArrayBytesCodec):
     """Zarr codec of records ``[n, L, 2k + m + 2]``.
@@ -84,16 +110,22 @@ class TogetherCodec(ArrayBytesCodec):
         """Make the codec from an array's metadata.
 
         Raises:
-            ValueError: the configuration is not k alone.
+            OtherRevisionError: the records have other bytes than this library reads.
+            ValueError: the configuration is not k and the revision.
         """
         configuration = data.get("configuration", {})
-        if list(configuration) != ["k"] or type(configuration["k"]) is not int:
-            raise ValueError(f"{TOGETHER_CODEC} is configured by k alone")
-        return cls(configuration["k"])
+        revision = configuration.get("revision")
+        if revision != TOGETHER_REVISION:
+            raise OtherRevisionError(revision)
+        k = configuration.get("k")
+        if type(k) is not int or configuration != {"k": k, "revision": revision}:
+            raise ValueError(f"{TOGETHER_CODEC} is configured by k and its revision alone")
+        return cls(k)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of an array's metadata."""
-        return {"name": TOGETHER_CODEC, "configuration": {"k": self.k}}
+        configuration = {"k": self.k, "revision": TOGETHER_REVISION}
+        return {"name": TOGETHER_CODEC, "configuration": configuration}
 
     def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
         """Refuse: the size depends on the values."""
