@@ -160,11 +160,10 @@ def test_a_cache_of_another_revision_of_the_codec_is_refused_by_name(
         patch.setattr(TogetherCodec, "to_dict", lambda _: written)
         patch.setattr(packing, "validate_array", lambda *_: None)
         make_cache(tmp_path / "cache", together_manifest())
-    with pytest.raises(
-        CacheError,
-        match=r"00000\.zarr\.zip.*a revision that.*expected revision 2; found (none|1|3).*new folder",
-    ):
-        open_cache(tmp_path / "cache")[0]
+    said = r"00000\.zarr\.zip: .*a revision that.*expected revision 2; found (none|1|3)\. Dump"
+    cache = open_cache(tmp_path / "cache")
+    with pytest.raises(CacheError, match=said):
+        next(iter(cache))
 
 
 def test_records_of_the_other_kind_are_refused(tmp_path: Path) -> None:

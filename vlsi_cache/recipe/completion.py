@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Final
 
 from vlsi_cache.phases import speaks_for_all
@@ -45,5 +46,5 @@ def find_completion(recipe: Recipe) -> str | None:
     return line
 
 
-def _listing(names: list[str]) -> str:
+def _listing(names: Iterable[str]) -> str:
     return " and ".join(f"cache.{name}" for name in names)
