@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from vlsi_cache import schemas
 from vlsi_cache.cli.main import COMMANDS, cli
+from vlsi_cache.recipe import CacheSection
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +28,17 @@ def test_every_command_has_help_for_itself_and_all_its_options(command: str | No
         for parameter in cli.get_command(None, command).params:  # type: ignore[arg-type, union-attr]
             if parameter.param_type_name == "option":
                 assert parameter.help, parameter.opts  # type: ignore[attr-defined]
+
+
+def test_the_help_of_a_dump_says_the_record_that_its_flags_make() -> None:
+    words = " ".join(CliRunner().invoke(cli, ["dump-teacher", "--help"]).output.split())
+    alone = CacheSection(), CacheSection(m=1).k, CacheSection(k=1).m, CacheSection(k=1).drawn_from
+    default, k, m, drawn_from = alone
+    assert CacheSection(k=1, m=1).drawn_from == drawn_from
+    without = "is given without --drawn-from whole]"
+    assert f"kept. [default: {default.k}, or {k} if -m {without}" in words
+    assert f"drawn. [default: {default.m}, or {m} if -k {without}" in words
+    assert f"[default: {default.drawn_from}, or {drawn_from} if -k or -m is given]" in words
 
 
 def test_help_imports_neither_torch_nor_transformers() -> None:

@@ -183,6 +183,34 @@ def test_another_cache_is_refused_before_verbalizers_are_trained(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "record", "said"),
+    [
+        ("-k 8", "k 8, m 14, drawn_from rest", True),
+        ("-k 4 -m 12", "k 4, m 12, drawn_from rest", True),
+        ("-k 8 --drawn-from whole", "k 8, m 12, drawn_from whole", True),
+        ("-k 8 -m 12 --drawn-from whole", "", False),
+    ],
+)
+def test_the_record_that_follows_from_flags_is_said_before_a_cache_of_another_is_refused(
+    flags: str, record: str, said: bool, run: Recipe, tmp_path: Path
+) -> None:
+    kept = {"path": str(run.cache_path), "samples_per_shard": run.cache.samples_per_shard}
+    file = _recipe_file(run, tmp_path, cache=kept)
+    result = _run("dump-teacher", "-r", file, *flags.split())
+    assert [f"the record is {record}: the recipe gives cache.k" in result.stdout] == [said]
+    _expect(result, "begun with other settings", "--set cache.k=4 --set cache.m=12 --set cache.d")
+
+
+def test_a_plan_says_the_record_that_follows(run: Recipe, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("[]\n", encoding="utf-8")  # refused once it is read
+    file = _recipe_file(run, tmp_path, cache={"m": 16}, output=str(tmp_path / "new"))
+    result = _run("plan", "-r", file, "--data", data)
+    assert "the record is k 0, m 16, drawn_from rest" in result.stderr
+    _expect(result, "data.jsonl")
+
+
 def test_taps_out_of_range(run: Recipe, tmp_path: Path) -> None:
     file = _recipe_file(run, tmp_path)
     new = ("--cache", tmp_path / "new")
@@ -193,9 +221,16 @@ def test_taps_out_of_range(run: Recipe, tmp_path: Path) -> None:
     assert "block indices such as 2,6,10" in unclear.output
 
 
+def test_a_k_that_draws_of_the_whole_do_not_go_with_is_named(run: Recipe, tmp_path: Path) -> None:
+    file = _recipe_file(run, tmp_path, cache={})
+    for flags, found in (("-k 256", "k 256, m 12"), ("-k 0", "k 0, m 12"), ("-m 0", "k 4, m 0")):
+        result = _run("dump-teacher", "-r", file, *flags.split(), "--drawn-from", "whole")
+        _expect(result, "--drawn-from: is whole, which needs", f"found {found}", code=2)
+
+
 def test_k_larger_than_the_vocabulary(run: Recipe, tmp_path: Path) -> None:
     file = _recipe_file(run, tmp_path, cache__path=str(tmp_path / "cache"))
-    result = _run("dump-teacher", "-r", file, "--k", 10_000_000)
+    result = _run("dump-teacher", "-r", file, "--k", 10_000_000, "--drawn-from", "rest")
     _expect(result, "cache.k", "vocabulary", code=2)
 
 

@@ -182,5 +182,6 @@ class CacheSection(Section):
         if self.k + self.m == 0:
             return [(f"{path}.m", "is 0 like k: then there is nothing to record")]
         if self.drawn_from == "whole" and not (1 <= self.k <= 255 and self.m):
-            return [(f"{path}.drawn_from", "is whole, which needs k from 1 to 255 and m ≥ 1")]
+            needed = "is whole, which needs k from 1 to 255 and m ≥ 1"
+            return [(f"{path}.drawn_from", f"{needed}, found k {self.k}, m {self.m}")]
         return []
