@@ -21,7 +21,7 @@ from vlsi_cache.plan.mending import NAMED_KEYS, has_key
 from vlsi_cache.plan.rehearsing.formulae import USABLE, bytes_per_token_and_tap
 from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed
 from vlsi_cache.plan.spreading import SPREADS, as_recipe_spreads, spreads
-from vlsi_cache.recipe import Recipe
+from vlsi_cache.recipe import CacheSection, Recipe
 from vlsi_cache.teacher import Partition
 
 
