@@ -119,12 +119,14 @@ def test_an_absolute_and_a_relative_name_of_one_file_agree(folder: Path, write_r
     ],
 )
 def test_what_a_row_of_text_says_of_images_is_listed(
-    name: str, value: Any, write_rows: Any
+    name: str, value: Any, write_rows: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = load_conversations(write_rows([asked("q", **{name: value})]))
     dataset.validate()
     assert first(dataset[0]) == ["q"]
     assert dataset.columns_not_read() == [name]
+    hint = "" if name in ("topic", "epic", "avatar") else " (perhaps images)"
+    assert [record.getMessage() for record in caplog.records] == [f"columns not read: {name}{hint}"]
 
 
 def test_images_without_a_place_stand_before_the_first_question(write_rows: Any) -> None:

@@ -170,6 +170,18 @@ def test_a_turn_of_no_weight_is_not_learned(mark: Any, write_rows: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "schema", [{"type": "object"}, {"type": "object", "properties": {"city": {"type": "string"}}}]
+)
+@pytest.mark.parametrize("own", [{}, {"arguments": None}, {"args": ARGUMENTS}])
+def test_a_schema_is_not_taught_as_arguments(schema: Any, own: Any, write_rows: Any) -> None:
+    call = {"name": "weather", "parameters": schema, **own}
+    dataset = load_conversations(write_rows([calling(tool_calls=[call])]))
+    (called,) = dataset[0].messages[1].fields["tool_calls"]
+    assert called["function"]["arguments"] == own.get("args", {})
+    assert dataset.columns_not_read() == ["messages[].tool_calls[].parameters"]
+
+
+@pytest.mark.parametrize(
     "mark",
     [
         *({"is_masked": False}, {"ignore_loss": False}, {"no_loss": 0}, {"masked": False}),
@@ -208,6 +220,10 @@ def test_a_thought_by_a_vague_name_is_the_assistants(write_rows: Any) -> None:
     question, answer = dataset[0].messages
     assert (question.fields, answer.fields) == ({}, {"reasoning_content": "July."})
     assert dataset.columns_not_read() == ["messages[].think"]
+    row = {"messages": [QUESTION, {**ANSWER, "reasoning": "It is July.", "cot": "July."}]}
+    dataset = load_conversations(write_rows([row]))
+    assert dataset[0].messages[1].fields == {"reasoning_content": "It is July."}
+    assert dataset.columns_not_read() == ["messages[].cot"]
 
 
 def test_a_developer_is_a_role_of_its_own(write_rows: Any) -> None:

@@ -16,7 +16,7 @@ from vlsi_cache.data.reading.forms.parts import IMAGE_TAG, OpenImage, split_tags
 from vlsi_cache.data.reading.forms.turns import Turn
 from vlsi_cache.errors import counted
 
-__all__ = ["IMAGE_COLUMNS", "place_images"]
+__all__ = ["IMAGE_COLUMNS", "is_named_after_images", "place_images"]
 
 IMAGE_COLUMNS: Final = ("images", "image")
 """Columns that hold images."""
@@ -283,8 +283,13 @@ def _holds_image(name: str, value: object, context: RowContext) -> bool:
         return _looks_like(value)
     if _looks_like(value):
         return True
-    is_named = not _IMAGE_WORDS.isdisjoint(map(str.lower, _WORDS.findall(name)))
-    return is_named and _looks_like(value, _IMAGE_SUFFIXES) and is_image_file(value, context)
+    is_named = is_named_after_images(name) and _looks_like(value, _IMAGE_SUFFIXES)
+    return is_named and is_image_file(value, context)
+
+
+def is_named_after_images(name: str) -> bool:
+    """Whether a word of a column's name means images, such as the first of ``image_path``."""
+    return not _IMAGE_WORDS.isdisjoint(map(str.lower, _WORDS.findall(name)))
 
 
 def _is_prose(value: object) -> bool:

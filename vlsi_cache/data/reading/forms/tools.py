@@ -79,7 +79,19 @@ def _argument_names(places: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     Where ``arguments`` stands, even empty, it is alone: ``parameters`` beside it are a schema.
     """
     has_own = any(fields.get("arguments") is not None for fields in places.values())
-    return _ARGUMENTS if has_own else _OTHER_ARGUMENTS
+    if has_own:
+        return _ARGUMENTS
+    has_schema = any(_is_schema(fields.get("parameters")) for fields in places.values())
+    return tuple(key for key in _OTHER_ARGUMENTS if not (has_schema and key == "parameters"))
+
+
+def _is_schema(value: object) -> bool:
+    """Whether parameters are the types of a tool's arguments, and not arguments."""
+    return (
+        isinstance(value, Mapping)
+        and value.get("type") == "object"
+        and (len(value) == 1 or isinstance(value.get("properties"), Mapping))
+    )
 
 
 def _arguments(

@@ -46,7 +46,7 @@ _ROLE_KEYS: Final = ("role", "from")
 _CONTENT_KEYS: Final = ("content", "value")
 _THOUGHT_KEYS: Final = ("reasoning_content", "reasoning", "thinking", "thought")
 _THOUGHT_TEXTS: Final = ("thinking_content", "thoughts", "think", "cot", "chain_of_thought")
-"""Keys that hold a thought if they hold text, in an answer. Elsewhere they mean other things."""
+"""Keys that hold an answer's thought if they hold text, and none of the keys above does."""
 _THOUGHT_PARTS: Final = ("thinking", "reasoning")
 _NAME_KEYS: Final = ("name", "tool_call_id")
 _ROW_KEYS: Final = ("tools", "functions", "chat_template_kwargs")
@@ -174,7 +174,8 @@ def _is_same(value: object, other: object) -> bool:
 
 def _thought_keys(turn: Mapping[str, Any], role: str) -> tuple[str, ...]:
     """The keys under which a turn's thought is sought."""
-    texts = _THOUGHT_TEXTS if role == "assistant" else ()
+    has_own = any(is_given(turn.get(key)) for key in _THOUGHT_KEYS)
+    texts = _THOUGHT_TEXTS if role == "assistant" and not has_own else ()
     return (*_THOUGHT_KEYS, *(key for key in texts if isinstance(turn.get(key), str)))
 
 
