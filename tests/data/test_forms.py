@@ -58,6 +58,7 @@ MORE = [{"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"
         ({"query": "q2", "response": "a2", "history": [["q", "a"]]}, TWO),
         ({"query": "q2", "response": "a2", "history": '[["q", "a"]]'}, TWO),
         ({"query": "q2", "response": "a2", "history": MESSAGES}, TWO),
+        ({"query": "q", "response": "a", "history": [["", ""]]}, ASKED),
         ({"instruction": "q2", "output": "a2", "history": json.dumps(MESSAGES)}, TWO),
         (
             {

@@ -138,6 +138,7 @@ def _with_history(form: Form, row: Mapping[str, Any]) -> Form:
         turns = [
             RawTurn({"role": role, "content": text})
             for pair in history
+            if any(pair)
             for role, text in zip(_SIDES, pair, strict=True)
         ]
     else:
