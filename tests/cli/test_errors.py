@@ -229,8 +229,9 @@ def test_a_k_that_draws_of_the_whole_do_not_go_with_is_named(run: Recipe, tmp_pa
 
 
 def test_k_larger_than_the_vocabulary(run: Recipe, tmp_path: Path) -> None:
-    file = _recipe_file(run, tmp_path, cache__path=str(tmp_path / "cache"))
-    result = _run("dump-teacher", "-r", file, "--k", 10_000_000, "--drawn-from", "rest")
+    changes = {"cache__path": str(tmp_path / "cache"), "cache__drawn_from": "rest"}
+    file = _recipe_file(run, tmp_path, **changes)
+    result = _run("dump-teacher", "-r", file, "--k", 10_000_000)
     _expect(result, "cache.k", "vocabulary", code=2)
 
 
