@@ -129,6 +129,16 @@ def test_fine_tuning_alone_does_not_write_over_a_distilled_student(
     assert (alone.student_path / "exits" / "verbalizers.json").is_file()
 
 
+def test_fine_tuning_alone_may_begin_with_the_distilled_student_by_name(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    distilled = tmp_path / "run" / "interaction" / "model"
+    alone = _copied(recipe, tmp_path / "run", stages=["finetuning"], student__model=str(distilled))
+    shutil.rmtree(alone.output / "finetuning")
+    assert train_student(alone) == alone.student_path
+    assert (alone.student_path / "exits" / "verbalizers.json").is_file()
+
+
 def test_fine_tuning_alone_in_a_folder_of_its_own_is_not_refused(
     recipe: Recipe, tmp_path: Path
 ) -> None:

@@ -35,6 +35,9 @@ def validate_untouched_start(recipe: Recipe) -> None:
     if "finetuning" not in recipe.stages or "interaction" in recipe.stages:
         return
     folders = _folders(recipe)
+    distilled = folders["interaction"].config.parent
+    if Path(recipe.student.model or "").resolve() == distilled.resolve():
+        return  # it is named as the student to begin with
     if folders["interaction"].holds_training:
         mend = (
             "Give --stages verbalization,interaction,finetuning to go on from it: finished stages "
