@@ -52,8 +52,14 @@ _OTHERS: Final = {
     ),
 }
 """Beginnings of the assignments that a command does not read."""
-_BOTH: Final = {"teacher.model": "--teacher", "student.model": "--student"}
+_BOTH: Final = {
+    "teacher.model": "--teacher",
+    "student.model": "--student",
+    "data.max_length": "--max-length",
+}
 """The same for the commands that read both models."""
+_ASSIGNED: Final = ("data.max_length",)
+"""Keys of a run that are assigned where a command has no flag for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,11 @@ def next_command(name: str, more: Mapping[str, str]) -> str:
     for flag, value in more.items():
         words += [flag, value]
     own = {"dump-teacher": _TEACHERS, "plan": _BOTH, "check": _BOTH}.get(name, _OWN)
-    for key, flag in (_SHARED | own).items():
+    flags = _SHARED | own
+    for key in _ASSIGNED:
+        if key not in flags and given.flags.get(key) is not None:
+            words += ["--set", f"{key}={given.flags[key]}"]
+    for key, flag in flags.items():
         found = given.flags.get(key)
         if found is True:
             words.append(flag)

@@ -122,17 +122,25 @@ def command(recipe: Recipe, rows: int, as_json: bool, **given: Any) -> None:
 
         console = Console()
         console.print(plan_table(plan))
-        click.echo(f"\nnext: {_next(plan)}")
+        click.echo(f"\nnext: {_next(plan, recipe, taps)}")
     if plan.fits is False:
         raise SystemExit(1)
 
 
-def _next(plan: Plan) -> str:
-    """Return the command that comes next: the first whose stages are not done."""
+def _next(plan: Plan, recipe: Recipe, taps: list[int] | None) -> str:
+    """Return the command that comes next: the first whose stages are not done.
+
+    Args:
+        plan: what is to be done.
+        recipe: the recipe of it.
+        taps: those of ``--taps``, which belong to the first model that is named.
+    """
+    typed = {} if taps is None else {"--taps": ",".join(map(str, taps))}
+    role = next(iter(named_models(recipe)))
     remaining = [stage.name for stage in plan.stages if not stage.done]
     if any(stage.fits is False and not stage.done for stage in plan.stages):
-        return next_command("plan", {})
+        return next_command("plan", typed)
     if not remaining:
         return next_command("inspect", {}) if not plan.stages else "nothing, all stages are done"
     name = "dump-teacher" if remaining[0].startswith("teacher") else "train-student"
-    return next_command(name, {})
+    return next_command(name, typed if name.endswith(role) else {})

@@ -194,7 +194,8 @@ def test_taps_out_of_range(run: Recipe, tmp_path: Path) -> None:
 
 
 def test_k_larger_than_the_vocabulary(run: Recipe, tmp_path: Path) -> None:
-    file = _recipe_file(run, tmp_path, cache__path=str(tmp_path / "cache"))
+    changes = {"cache__path": str(tmp_path / "cache"), "cache__drawn_from": "rest"}
+    file = _recipe_file(run, tmp_path, **changes)
     result = _run("dump-teacher", "-r", file, "--k", 10_000_000)
     _expect(result, "cache.k", "vocabulary", code=2)
 

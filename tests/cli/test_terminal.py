@@ -147,6 +147,11 @@ def test_the_next_command_has_the_flags_that_were_typed() -> None:
             "vlsi-cache train-student --recipe r.yaml --set seed=1 --data 'a b.jsonl' --taps 1,3 "
             "--follow --follow-timeout 60.0"
         )
+        remember_given(Given(None, (), {"data.max_length": 100}))
+        assert next_command("dump-teacher", {"--taps": "1,3"}) == (
+            "vlsi-cache dump-teacher --taps 1,3 --set data.max_length=100"
+        )
+        assert next_command("plan", {}) == "vlsi-cache plan --max-length 100"
 
 
 def test_a_misspelt_command_names_the_right_one() -> None:

@@ -106,8 +106,6 @@ def test_schemas_of_tools_have_the_name_that_templates_read(key: str, write_rows
         ('{"messages": [], "id": ' + "9" * 5000 + "}", "a number has too many digits"),
         ({"prompt": "a", "completion": "b", "label": False}, "marks the completion as one not to"),
         ('{"messages": ' + "[" * 4000 + "]" * 4000 + "}", "it is nested too deeply"),
-        ({"prompt": "a", "completion": "b", "label": 0}, "label is 0, which marks the completion"),
-        ({"prompt": "a", "response": "b", "label": False}, "marks the completion as one not to"),
         ({"messages": [USER, ANSWER], "label": False}, "marks the completion as one not to"),
         ({"messages": [["a"]]}, "messages is not a list of turns; expected \\[{"),
         ("null", "row is not a JSON object; found null"),
@@ -124,7 +122,7 @@ def test_what_is_not_read_is_refused_in_words_that_help(
     "tag",
     [
         *("<image_1>", "<image 1>", "<|image_1|>", "<ImageHere>", "<image-1>", "<img_1>"),
-        *("<IMAGE>", "<img>", "<|image|>", "<image/>", "[IMG]", "{image}", "<picture>"),
+        *("<IMAGE>", "<|image|>", "<image/>", "[IMG]", "<picture 2>", "<photo_1>"),
         *("<|image_pad|>", "<IMG_CONTEXT>", "<image_soft_token>", "<start_of_image>"),
     ],
 )
@@ -135,6 +133,20 @@ def test_places_in_other_spellings_are_refused(tag: str, write_rows: Any) -> Non
     assert _said(_read({"question": tag, "answer": "red"}, write_rows))[0] == ("user", tag)
     mended = {**row, "question": "<image> What?"}
     assert len(_read(mended, write_rows).images) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("<picture>", "<img>", "<photo>", "{image}", "<img src='a.png'/>", "</image>", "</img>"),
+        *("![IMG](a.png)", "[img]a.png", "[IMG]https://x.org/a.png[/IMG]", "<svg><image></svg>"),
+    ],
+)
+def test_code_that_speaks_of_images_is_read(text: str, write_rows: Any) -> None:
+    row = {"question": f"Write {text} so.", "answer": "red", "images": ["red.png"]}
+    sample = _read(row, write_rows)
+    assert len(sample.images) == 1
+    assert sample.messages[0].text == f"Write {text} so.".replace("<image>", "")
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])

@@ -25,6 +25,7 @@ from support.processors import (
 from vlsi_cache.data import (
     BatchEncoder,
     ConversationDataset,
+    encoder_for,
     known_ids,
     load_conversations,
     model_inputs,
@@ -32,6 +33,8 @@ from vlsi_cache.data import (
     response_positions,
 )
 from vlsi_cache.errors import DataError, ModelError
+from vlsi_cache.models import Backbone, bind_decoder
+from vlsi_cache.recipe import DataSection
 
 # Made by hand: the responses of `mixed_rows`, spelt as the vocabulary does.
 _CHATML = [
@@ -316,3 +319,25 @@ def test_the_ids_that_a_model_takes_are_its_rows_and_its_placeholders() -> None:
         text_config=plain, vision_config=transformers.CLIPVisionConfig(), image_token_index=100
     )
     assert known_ids(sees) == 101
+
+
+def test_the_ids_of_rows_beyond_the_vocabulary_are_known() -> None:
+    config = transformers.Molmo2Config()
+    assert known_ids(config) == config.text_config.vocab_size + 128 == 152064
+    assert known_ids(config) > max(config.image_patch_id, config.low_res_image_start_token_id)
+    assert known_ids(transformers.IdeficsConfig(vocab_size=100, additional_vocab_size=2)) == 102
+    assert known_ids(transformers.LlamaConfig(vocab_size=100), 108) == 108
+
+
+def test_an_encoder_takes_every_row_of_a_loaded_embedding(talk: Any) -> None:
+    tokenizer = copy.deepcopy(text_tokenizer("chatml"))
+    rows = len(tokenizer)
+    tokenizer.add_tokens(["<extra>"])
+    decoder = bind_decoder(tiny_model("llama", vocab_size=rows), learns=False)
+    backbone = Backbone("tiny", tokenizer, decoder, rows, "")
+    sample = talk("a", "It is <extra>.")
+    with pytest.raises(DataError, match=rf"ids below {rows}; found {rows}"):
+        encoder_for(backbone, DataSection())([sample])
+    model: Any = decoder.model
+    model.set_input_embeddings(torch.nn.Embedding(rows + 8, 32))  # as Llama 3.2 Vision's
+    assert encoder_for(backbone, DataSection())([sample])["input_ids"].max() == rows

@@ -56,6 +56,18 @@ MORE = [{"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"
         ({"input": "q", "output": "a"}, ASKED),
         ({"question": "q", "answer": "a", "system_prompt": "s"}, SYSTEM),
         ({"query": "q2", "response": "a2", "history": [["q", "a"]]}, TWO),
+        ({"query": "q2", "response": "a2", "history": '[["q", "a"]]'}, TWO),
+        ({"query": "q2", "response": "a2", "history": MESSAGES}, TWO),
+        ({"query": "q", "response": "a", "history": [["", ""]]}, ASKED),
+        ({"instruction": "q2", "output": "a2", "history": json.dumps(MESSAGES)}, TWO),
+        (
+            {
+                "query": "q2",
+                "response": "a2",
+                "history": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}],
+            },
+            TWO,
+        ),
         ({"prompt": "q2", "completion": "a2", "history": [["q", "a"]]}, TWO),
         ({"texts": [{"user": "q", "assistant": "a", "source": "x"}]}, ASKED),
         (
@@ -84,6 +96,43 @@ def test_a_form_is_read_as_it_is_meant(row: Any, expected: Any, write_rows: Any)
     dataset.validate()
     assert said(dataset[0]) == expected
     assert dataset[0].templated
+
+
+@pytest.mark.parametrize(
+    "history",
+    ["Patient has had fever", "[see above]", ["q", "a"], [[3, 4]], [["q"]], {"visits": 2}, 7],
+)
+def test_a_history_that_is_not_of_turns_is_listed(history: Any, write_rows: Any) -> None:
+    dataset = load_conversations(
+        write_rows(
+            [
+                {"question": "q", "answer": "a", "history": history},
+                {"instruction": "q", "output": "a", "history": history},
+            ]
+        )
+    )
+    assert [said(sample) for sample in dataset] == [ASKED, ASKED]
+    assert dataset.columns_not_read() == ["history"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "completion": "a", "label": 0},
+        {"prompt": "q", "completion": "a", "label": "False"},
+        {"prompt": "q", "completion": "a", "label": 1},
+        {"instruction": "q", "output": "a", "label": False},
+        {"question": "q", "answer": "a", "label": False},
+        {"conversations": MESSAGES, "label": False},
+        {"messages": MESSAGES, "label": 0},
+    ],
+)
+def test_a_label_that_may_be_a_class_is_listed(row: Any, write_rows: Any, caplog: Any) -> None:
+    dataset = load_conversations(write_rows([row]))
+    dataset.validate()
+    assert said(dataset[0]) == ASKED
+    assert dataset.columns_not_read() == ["label"]
+    assert "columns not read: label (drop rows that it marks as bad answers)" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["model", "chatgpt", "bot", "bing", "GPT", "assistant"])
@@ -135,7 +184,7 @@ def test_a_text_alone_is_plain(write_rows: Any) -> None:
         ({"question": "q", "answer": 7}, "answer is not text; found 7"),
         ({"question": "q", "answer": ""}, "response is empty"),
         ({"instruction": "q", "input": 3, "output": "a"}, "input is not text; found 3"),
-        ({"instruction": "q", "output": "a", "history": ["q"]}, "history is not a list of"),
+        ({"query": "q", "response": "a", "history": [{"role": "x", "content": ""}]}, "unknown ro"),
         ({"texts": [{"user": "q"}]}, r"texts\[\].assistant is not text; found None"),
         ({"texts": ["q"]}, "texts is not a list of turns"),
         ({"chosen": "Human: q"}, "chosen is text, and there is no prompt"),

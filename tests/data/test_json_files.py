@@ -96,6 +96,7 @@ def test_all_rows_of_a_file_are_read(layout: str, rows: list[str], folder: Path)
         ),
         ("{0},\n{0},\n", "rows.json:1: .*column .*Take the comma at the end of the line out"),
         ("{0}\n{'messages': []}\n", "rows.json:2: .*with json.dumps"),
+        ('{0}\n{"messages": []\n', "rows.json:2: .*found the end of the line"),
         (
             '{0}\n{"messages": [],}\n',
             "rows.json:2: .*Take the comma before the closing",

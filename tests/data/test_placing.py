@@ -78,10 +78,55 @@ BOTH = ["red.png", "blue.jpg"]
         (asked("<image>q", images=["red.png"], image=None), ["red.png", "q"]),
         (asked("<image>q <image>", images=["red.png"], image="blue.jpg"), [BOTH[0], "q ", BOTH[1]]),
         (asked([{"type": "image", "image": "red.png", "url": "red.png"}, "q"]), ["red.png", "q"]),
+        (asked("q", image={"path": "red.png", "url": "http://x.org/1.jpg"}), ["red.png", "q"]),
+        (asked("q", image={"path": "red.png", "source": "coco"}), ["red.png", "q"]),
+        (asked("q", image={"source": "red.png"}), ["red.png", "q"]),
+        (asked("q", image={"path": "more/../red.png", "image": "red.png"}), ["red.png", "q"]),
+        (
+            asked([{"type": "image_url", "image_url": {"url": "http://x.org/1"}, "path": BOTH[1]}]),
+            ["blue.jpg"],
+        ),
+        (asked("q</image>", image="red.png"), ["red.png", "q</image>"]),
+        (asked("<image>q <svg></image>", image="red.png"), ["red.png", "q <svg></image>"]),
+        (
+            asked([{"type": "image"}, "<svg><image/></image>"], image="red.png"),
+            ["red.png", "<svg><image/></image>"],
+        ),
+        (asked("q <img src={a}></img>", image="red.png"), ["red.png", "q <img src={a}></img>"]),
     ],
 )
 def test_images_stand_where_they_belong(row: Any, expected: Any, write_rows: Any) -> None:
     assert first(read(row, write_rows)) == expected
+
+
+def test_an_absolute_and_a_relative_name_of_one_file_agree(folder: Path, write_rows: Any) -> None:
+    row = asked("q", image={"path": str(folder / "red.png"), "image": "red.png"})
+    assert first(read(row, write_rows)) == ["red.png", "q"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("profile_image_url", "https://x.org/a.jpg"),
+        ("photo_url", "https://x.org/a.png?w=9"),
+        ("img", "https://x.org/red.JPG?w=9"),
+        ("image_name", "gone.png"),
+        ("image_id", "1.jpg"),
+        ("images_before", ["gone.png"]),
+        ("topic", "red.png"),
+        ("epic", "red.png"),
+        ("avatar", {"path": "gone.png"}),
+    ],
+)
+def test_what_a_row_of_text_says_of_images_is_listed(
+    name: str, value: Any, write_rows: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = load_conversations(write_rows([asked("q", **{name: value})]))
+    dataset.validate()
+    assert first(dataset[0]) == ["q"]
+    assert dataset.columns_not_read() == [name]
+    hint = "" if name in ("topic", "epic", "avatar") else " (perhaps images)"
+    assert [record.getMessage() for record in caplog.records] == [f"columns not read: {name}{hint}"]
 
 
 def test_images_without_a_place_stand_before_the_first_question(write_rows: Any) -> None:
@@ -103,11 +148,13 @@ def test_images_without_a_place_stand_before_the_first_question(write_rows: Any)
         (llava("<image>\nq", picture="red.png"), "expected 1 image,.*found 0.*images in picture"),
         ({"question": "<image> q", "answer": "a"}, "the user's text holds <image>"),
         (asked("q", image_path="red.png"), r"a column holds images.*\{image_path: image\}"),
-        (asked("q", img="https://x.org/red.JPG?w=9"), "a column holds images.*found img"),
+        (asked("q", imageFile="red.png"), "a column holds images.*found imageFile"),
+        (asked("q", view=[{"bytes": None, "path": "red.png"}]), "a column holds images.*found vi"),
         (asked("q", pictures=["red.png"]), "a column holds images.*found pictures"),
         (asked("q", view={"bytes": "iVBORw0KGgoAAAAN"}), "a column holds images.*found view"),
         (asked("q", jpg_b64="/9j/4AAQSkZJRg"), "a column holds images.*found jpg_b64"),
         (asked("<image></image> q", image="red.png"), "a text holds </image>"),
+        (asked("<image>\n</image>\nq", image="red.png"), "a text holds </image>"),
         (asked("q", image="red.png", images=["blue.jpg"]), "row has both images and image"),
         (
             asked([{"type": "image", "image": "red.png", "path": "blue.jpg"}, "q"]),

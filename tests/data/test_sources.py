@@ -286,6 +286,23 @@ def test_a_source_has_its_own_limit_columns_and_folder(
     assert texts(mixture({"path": path}, {"path": path, "weight": 2}, limit=3)) == "aab"
 
 
+def test_a_shared_column_may_stand_in_one_source_alone(
+    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"ask": "q", "reply": "r", "note": "n"}))
+    talks = {"path": str(write("a.jsonl", "ab"))}
+    columns = {"ask": "question", "reply": "answer", "note": None}
+    dataset = mixture(talks, {"path": str(pairs)}, columns={**columns, "answr": "answer"})
+    dataset.validate()
+    assert dataset.columns_not_met() == ["answr"]
+    assert "data.columns names columns that no row has: answr" in caplog.text
+    # A mapping of a source's own is for that source alone.
+    own = mixture({**talks, "columns": {"note": None}}, {"path": str(pairs)}, columns=columns)
+    own.validate()
+    assert own.columns_not_met() == ["note"]
+
+
 def test_a_mixture_that_takes_nothing_is_refused(write: Write) -> None:
     path = str(write("a.jsonl", "abcd"))
     with pytest.raises(DataError, match=r"gives no row.*4 rows with weight 0.1"):

@@ -59,7 +59,10 @@ def read(row: Any, write_rows: Any) -> Conversation:
         {"function_calls": [CALL]},
         {"toolCalls": json.dumps([CALL])},
         {"tool_calls": [{"name": "weather", "parameters": ARGUMENTS}]},
-        {"tool_calls": [{"name": "weather", "input": ARGUMENTS, "arguments": {}}]},
+        {"tool_calls": [{"name": "weather", "input": ARGUMENTS, "arguments": None}]},
+        {"tool_calls": [{"type": "tool_call", "name": "weather", "args": ARGUMENTS}]},
+        {"tool_calls": [{"type": "tool_use", "name": "weather", "input": ARGUMENTS}]},
+        {"tool_calls": [{"type": "function_call", **CALL["function"]}]},
         {"tool_calls": [{"name": "weather", "args": ARGUMENTS}]},
         {"tool_calls": [{"function": {"name": "weather", "parameters": json.dumps(ARGUMENTS)}}]},
         {"tool_calls": [{"function": {"name": "weather"}, "arguments": ARGUMENTS}]},
@@ -77,6 +80,23 @@ def test_calls_of_tools_have_one_shape(turn: Any, write_rows: Any) -> None:
     called = conversation.messages[1]
     assert (called.parts, dict(called.fields)) == ((), {"tool_calls": [CALL]})
     assert dict(conversation.messages[2].fields) == {"name": "weather", "tool_call_id": "c1"}
+
+
+@pytest.mark.parametrize("arguments", [{}, "{}", "", ARGUMENTS, json.dumps(ARGUMENTS)])
+@pytest.mark.parametrize(
+    "other", [{"parameters": {"type": "object"}}, {"input": "Bern, please"}, {"args": {"x": 1}}]
+)
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_arguments_go_alone_before_their_other_names(
+    arguments: Any, other: Any, is_wrapped: bool, write_rows: Any
+) -> None:
+    call: dict[str, Any] = {"name": "weather", "arguments": arguments, **other}
+    row = calling(tool_calls=[{"function": call} if is_wrapped else call])
+    dataset = load_conversations(write_rows([row]))
+    (called,) = dataset[0].messages[1].fields["tool_calls"]
+    assert called["function"]["arguments"] == (ARGUMENTS if len(arguments) > 2 else {})
+    place = "tool_calls[].function" if is_wrapped else "tool_calls[]"
+    assert dataset.columns_not_read() == [f"messages[].{place}.{next(iter(other))}"]
 
 
 def test_a_call_beside_text_keeps_both_and_its_id(write_rows: Any) -> None:
@@ -149,6 +169,63 @@ def test_a_turn_of_no_weight_is_not_learned(mark: Any, write_rows: Any) -> None:
     assert [message.learned for message in conversation.messages] == [True, False, True, True]
 
 
+@pytest.mark.parametrize(
+    "schema", [{"type": "object"}, {"type": "object", "properties": {"city": {"type": "string"}}}]
+)
+@pytest.mark.parametrize("own", [{}, {"arguments": None}, {"args": ARGUMENTS}])
+def test_a_schema_is_not_taught_as_arguments(schema: Any, own: Any, write_rows: Any) -> None:
+    call = {"name": "weather", "parameters": schema, **own}
+    dataset = load_conversations(write_rows([calling(tool_calls=[call])]))
+    (called,) = dataset[0].messages[1].fields["tool_calls"]
+    assert called["function"]["arguments"] == own.get("args", {})
+    assert dataset.columns_not_read() == ["messages[].tool_calls[].parameters"]
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *({"is_masked": False}, {"ignore_loss": False}, {"no_loss": 0}, {"masked": False}),
+        *({"recipient": "bob"}, {"channel": "#general"}, {"channel": "final"}),
+        *({"recipient": "all"}, {"recipient": "python-team"}, {"channel": 7}),
+        *({"think": True}, {"cot": 0.7}, {"thoughts": ["Hm."]}, {"chain_of_thought": {"n": 1}}),
+    ],
+)
+def test_marks_that_mean_nothing_here_are_listed(mark: Any, write_rows: Any) -> None:
+    dataset = load_conversations(write_rows([{"messages": [QUESTION, {**ANSWER, **mark}]}]))
+    assert [message.text for message in dataset[0].messages] == ["Weather?", "Sun."]
+    assert [(message.learned, message.fields) for message in dataset[0].messages] == [
+        (True, {})
+    ] * 2
+    assert dataset.columns_not_read() == [f"messages[].{next(iter(mark))}"]
+
+
+@pytest.mark.parametrize(
+    ("role", "mark"),
+    [
+        *(("user", {"weight": 0}), ("user", {"mask": 1}), ("system", {"loss": 0.5})),
+        *(("assistant", {"weight": 1}), ("assistant", {"is_masked": False})),
+    ],
+)
+def test_marks_of_parts_count_in_answers_alone(role: str, mark: Any, write_rows: Any) -> None:
+    turn = {"role": role, "content": [{"type": "text", "text": "Hm.", **mark}]}
+    dataset = load_conversations(write_rows([{"messages": [turn, QUESTION, ANSWER]}]))
+    assert dataset[0].messages[0].text == "Hm."
+    assert dataset[0].messages[0].learned
+    assert dataset.columns_not_read() == [f"messages[].content[].{next(iter(mark))}"]
+
+
+def test_a_thought_by_a_vague_name_is_the_assistants(write_rows: Any) -> None:
+    row = {"messages": [{**QUESTION, "think": "Hm."}, {**ANSWER, "think": True, "cot": "July."}]}
+    dataset = load_conversations(write_rows([row]))
+    question, answer = dataset[0].messages
+    assert (question.fields, answer.fields) == ({}, {"reasoning_content": "July."})
+    assert dataset.columns_not_read() == ["messages[].think"]
+    row = {"messages": [QUESTION, {**ANSWER, "reasoning": "It is July.", "cot": "July."}]}
+    dataset = load_conversations(write_rows([row]))
+    assert dataset[0].messages[1].fields == {"reasoning_content": "It is July."}
+    assert dataset.columns_not_read() == ["messages[].cot"]
+
+
 def test_a_developer_is_a_role_of_its_own(write_rows: Any) -> None:
     row = {"messages": [{"role": "developer", "content": "Be brief."}, QUESTION, ANSWER]}
     assert read(row, write_rows).messages[0].role == "developer"
@@ -190,8 +267,12 @@ def test_a_rows_variables_go_before_the_recipes(own: Any, write_rows: Any) -> No
         (calling(tool_calls=[CALL], function_call=CALL), "both tool_calls and function_call"),
         (calling(function_calls="weather()"), "function_calls is not JSON"),
         (
-            calling(tool_calls=[{**CALL, "input": {"city": "Rome"}}]),
-            "a call with two different arguments; found call.input and function.arguments",
+            calling(tool_calls=[{**CALL, "arguments": {"city": "Rome"}}]),
+            "a call with two different arguments; found call.arguments and function.arguments",
+        ),
+        (
+            calling(tool_calls=[{"name": "f", "parameters": {"x": 1}, "input": {"x": 2}}]),
+            "a call with two different arguments; found call.parameters and call.input",
         ),
         (
             {"messages": [{"role": "system", "content": "s", "tools": [TOOL]}, QUESTION, ANSWER]},
@@ -202,6 +283,8 @@ def test_a_rows_variables_go_before_the_recipes(own: Any, write_rows: Any) -> No
             "the user's turn has functions, which is read beside the turns",
         ),
         ({"messages": [QUESTION, {**ANSWER, "is_masked": True}]}, "a turn has is_masked, which"),
+        ({"messages": [QUESTION, {**ANSWER, "no_loss": True}]}, "a turn has no_loss, which"),
+        ({"messages": [QUESTION, {**ANSWER, "loss_mask": 0}]}, "a turn has loss_mask, which"),
         (
             {
                 "messages": [
@@ -221,6 +304,18 @@ def test_a_rows_variables_go_before_the_recipes(own: Any, write_rows: Any) -> No
         (
             {"messages": [QUESTION, {**ANSWER, "recipient": "functions.f"}, ANSWER]},
             "the assistant's turn has recipient",
+        ),
+        (
+            {"messages": [QUESTION, {**ANSWER, "recipient": "python"}, ANSWER]},
+            "the assistant's turn has recipient",
+        ),
+        (
+            {"messages": [QUESTION, {**ANSWER, "recipient": "browser.search"}, ANSWER]},
+            "the assistant's turn has recipient",
+        ),
+        (
+            {"messages": [QUESTION, {**ANSWER, "channel": "commentary to=functions.f"}, ANSWER]},
+            "the assistant's turn has channel",
         ),
         (
             {"messages": [QUESTION, {**ANSWER, "loss_scale": 0.1}]},

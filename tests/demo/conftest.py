@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import Qwen2VLProcessor
 
-from vlsi_cache.demo.dataset import DemoData, Question, load_questions, prepare_data
+from vlsi_cache.demo.dataset import DemoData, Question, load_questions, write_data
 from vlsi_cache.demo.models import build_processor, save_untrained
 
 NUM_TRAIN = 6
@@ -17,7 +17,7 @@ NUM_HELDOUT = 4
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
     folder = tmp_path_factory.mktemp("data")
-    return prepare_data(folder, num_train=NUM_TRAIN, num_heldout=NUM_HELDOUT, seed=0)
+    return write_data(folder, num_train=NUM_TRAIN, num_heldout=NUM_HELDOUT, seed=0)
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def test_the_demos_accuracy_is_that_of_the_evaluate_command(
 ) -> None:
     out, summary = demo
     questions = out / "data" / "questions.jsonl"
-    flags = ["--limit", str(QUICK.questions), "--generate", "4", "--json"]
+    flags = ["--limit", str(QUICK.questions), "--generate", "4", "--batch-size", "128", "--json"]
     shown = subprocess.run(
         [COMMAND, "evaluate", out / "student", "--data", questions, *flags],
         check=True,

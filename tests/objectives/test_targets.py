@@ -86,6 +86,18 @@ def test_each_tail_has_its_own_weights_and_entropy() -> None:
         assert found == pytest.approx(expected, rel=1e-5, abs=ENTROPY_STEP * (tail == "sample"))
 
 
+def test_likely_tokens_without_draws_have_their_own_entropy() -> None:
+    """With that of the whole distribution, a divergence could fall below 0."""
+    logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(0))
+    record = _records(logits, 1, k=4, m=0)
+    found, expected = sparse_targets(record, "sample"), sparse_targets(record, "renormalize")
+    torch.testing.assert_close(found, expected)
+    p = found.weights[0, 0].double()
+    assert found.entropy.item() == pytest.approx(-(p * p.log()).sum().item(), rel=1e-6)
+    log_q = torch.full((1, 1, 4), -float(np.log(4)))  # no student is nearer than these tokens
+    assert Divergence("forward", "sample")(log_q, found.weights, found.entropy).item() > 0
+
+
 def test_draws_alone_have_no_other_reading() -> None:
     torch.manual_seed(0)
     record = _records(torch.randn(1, VOCAB), 3, k=1, m=4)

@@ -245,6 +245,10 @@ def test_the_command_prints_a_plan_and_the_next_command(small: Recipe, tmp_path:
     assert last == f"next: vlsi-cache train-student --recipe {path}"
     assert lines[-1].split()[0] == "interaction"
     assert lines[-1].split()[-1] == "fits"
+    result = _run(path, "--taps", "1,2", "--max-length", 500)
+    assert result.stdout.splitlines()[-1] == (
+        f"next: vlsi-cache train-student --recipe {path} --taps 1,2 --set data.max_length=500"
+    )
 
 
 def test_json_has_what_is_promised_and_the_exit_status_says_what_fits(

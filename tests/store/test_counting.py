@@ -52,6 +52,7 @@ def test_one_process_counts_again_where_several_are_killed(
     with caplog.at_level(logging.WARNING):
         found = summarize_cache(open_cache(path), processes=2)
     killer.join()
+    assert "the system ended a process that counts, perhaps for want of memory" in caplog.text
     assert "One process counts everything again" in caplog.text
     assert found == summarize_cache(open_cache(path))
 
@@ -71,3 +72,26 @@ def test_an_interruption_ends_all_processes_without_a_word_of_theirs(
         check=False,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("interrupted\n", "", 0)
+
+
+def test_a_script_without_a_main_guard_is_counted_by_one_process(
+    path: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from vlsi_cache.store import open_cache, summarize_cache\n"
+        "print(summarize_cache(open_cache(sys.argv[1]), processes=2).num_tokens)\n",
+        "utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), str(path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == str(summarize_cache(open_cache(path)).num_tokens)
+    assert "a process that counts could not start or failed" in done.stderr

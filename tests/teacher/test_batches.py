@@ -45,18 +45,26 @@ def _again(recipe: Recipe, path: Path, **changes: Any) -> Recipe:
 
 
 def _assert_same_to_rounding(found: Path, wanted: Path) -> None:
-    """No draw of these runs falls within rounding of a boundary: all are equal."""
+    """Few draws fall within rounding of a boundary. Taps share them, so the next ones differ too.
+
+    All weights are equal to rounding, because the number of draws is.
+    """
     one, other = open_cache(found), open_cache(wanted)
     assert len(one) == len(other)
+    differing = []
     for record, alone in zip(one, other, strict=True):
         assert (record.sample_id, record.key) == (alone.sample_id, alone.key)
+        if record.failure is not None:
+            continue
         np.testing.assert_array_equal(record.response_ids, alone.response_ids)
         ours, theirs = record.distribution, alone.distribution
-        np.testing.assert_array_equal(ours.token_ids, theirs.token_ids)
+        differing.append((ours.token_ids != theirs.token_ids).any(-1).ravel())
+        np.testing.assert_allclose(ours.weights(), theirs.weights(), atol=1e-5)
         # both are rounded to a step, by the same random number
         np.testing.assert_allclose(ours.entropy, theirs.entropy, atol=ENTROPY_STEP + 1e-4)
         np.testing.assert_allclose(ours.label_log_prob, theirs.label_log_prob, atol=LABEL_STEP)
         assert np.mean(ours.entropy != theirs.entropy) < 0.02
+    assert np.mean(np.concatenate(differing)) < 0.02
 
 
 @pytest.mark.parametrize(
@@ -206,7 +214,7 @@ threading.stack_size(2**20)  # a thread reserves eight times as much otherwise
 def limit(progress):
     if progress.num_samples == 16:  # a shard is published: all that is needed is loaded
         held = int(re.search(r"VmSize:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
-        most = held * 1024 + 80 * 2**20
+        most = held * 1024 + 90 * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
 for raw in json.loads(Path(sys.argv[1]).read_text()):
@@ -259,7 +267,4 @@ def test_out_of_memory_halves_the_batch_down_to_one_sample(long: Recipe, tmp_pat
     cache = open_cache(tmp_path / "skips")
     assert list(cache.failures()) == [20]
     dump_teacher(_again(long, tmp_path / "whole", batch_tokens=1))
-    for record, alone in zip(cache, open_cache(tmp_path / "whole"), strict=True):
-        if record.failure is None:
-            ours, theirs = record.distribution, alone.distribution
-            np.testing.assert_array_equal(ours.token_ids, theirs.token_ids)
+    _assert_same_to_rounding(tmp_path / "skips", tmp_path / "whole")

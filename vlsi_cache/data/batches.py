@@ -110,7 +110,9 @@ def encoder_for(backbone: Backbone, section: DataSection) -> BatchEncoder:
     """
     model = backbone.decoder.model
     limit = length_limit(text_config(model), section)
-    return BatchEncoder(backbone.processor, max_length=limit, num_ids=known_ids(model.config))
+    embedding: Any = model.get_input_embeddings()
+    known = known_ids(model.config, getattr(embedding, "num_embeddings", None))
+    return BatchEncoder(backbone.processor, max_length=limit, num_ids=known)
 
 
 def encoder_of(model: ModelSection, section: DataSection) -> BatchEncoder:
@@ -128,19 +130,22 @@ def encoder_of(model: ModelSection, section: DataSection) -> BatchEncoder:
     return BatchEncoder(load_processor_of(model), max_length=limit, num_ids=known_ids(config))
 
 
-def known_ids(config: PreTrainedConfig) -> int | None:
+def known_ids(config: PreTrainedConfig, num_embeddings: int | None = None) -> int | None:
     """Return the number of token ids that a model takes, or None if its configuration names none.
 
     Some families replace the placeholders of images before they look them up. Those may lie beyond
-    the embedding.
+    the embedding. Others, such as Molmo 2, have rows for them beyond the vocabulary.
 
     Args:
         config: the model's whole configuration.
+        num_embeddings: rows of the embedding, if the model is loaded.
     """
     text = config.get_text_config(decoder=True)
-    rows = getattr(text, "vocab_size", None)
-    if not isinstance(rows, int):
+    words = getattr(text, "vocab_size", None)
+    if not isinstance(words, int):
         return None
+    # A family may have rows that its configuration does not count, and keep others elsewhere.
+    rows = max(num_embeddings or 0, words + (getattr(text, "additional_vocab_size", None) or 0))
     named = {**text.to_dict(), **config.to_dict()}
     places = [
         value

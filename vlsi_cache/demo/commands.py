@@ -12,6 +12,7 @@ import yaml
 from vlsi_cache.demo.plan import Demo, DemoSize
 from vlsi_cache.demo.progress import remembered
 from vlsi_cache.errors import StageError
+from vlsi_cache.files import write_whole
 from vlsi_cache.interruption import finishing_steps, stop_if_asked
 
 __all__ = ["make_cache", "train_students", "write_recipe"]
@@ -38,7 +39,7 @@ def make_cache(demo: Demo) -> None:
     _vlsi_cache("dump-teacher", "--recipe", demo.recipe)
     page = ("--html", demo.page)
     shown = _vlsi_cache("inspect", "--recipe", demo.recipe, *page, "--json", capture=True)
-    demo.statistics.write_text(shown, encoding="utf-8")
+    write_whole(demo.statistics, shown)
 
 
 def train_students(demo: Demo) -> None:

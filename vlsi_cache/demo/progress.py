@@ -10,6 +10,7 @@ from typing import Any
 
 from vlsi_cache.demo.plan import Demo
 from vlsi_cache.errors import StageError
+from vlsi_cache.files import write_whole
 
 __all__ = ["Clock", "remember", "remembered", "validate_same_demo"]
 
@@ -21,7 +22,7 @@ def remembered(path: Path, default: Any) -> Any:
 
 def remember(path: Path, value: Any) -> None:
     """Write a value for later runs."""
-    path.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    write_whole(path, json.dumps(value, indent=2))
 
 
 def validate_same_demo(demo: Demo) -> None:

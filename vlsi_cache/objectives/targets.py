@@ -77,8 +77,9 @@ def sparse_targets(distribution: SparseDistribution, tail: Tail) -> SparseTarget
     Args:
         distribution: the distributions, ``[N, C]``.
         tail: what stands for the tokens beyond the k most likely. ``sample``: the drawn tokens,
-            which share that mass. ``bucket``: nothing here, because the divergence makes a bin of
-            it. ``renormalize``: nothing at all, with the k weights scaled to sum to 1.
+            which share that mass. Without draws it is as ``renormalize``. ``bucket``: nothing
+            here, because the divergence makes a bin of it. ``renormalize``: nothing at all, with
+            the k weights scaled to sum to 1.
 
     Raises:
         ValueError: the tail is not sampled, and the record has no most likely tokens.
@@ -89,6 +90,8 @@ def sparse_targets(distribution: SparseDistribution, tail: Tail) -> SparseTarget
         ``renormalize``.
     """
     k = distribution.k
+    if tail == "sample" and not distribution.m:
+        tail = "renormalize"
     if tail == "sample":
         ids = distribution.token_ids
         weights = distribution.weights()

@@ -96,18 +96,25 @@ def _curve(figures: dict[str, float]) -> list[tuple[int, float]]:
 
 
 def _share_of_tokens(mine: list[tuple[int, float]], other: list[tuple[int, float]]) -> float | None:
-    """Return the share of the steps, less 1, after which a curve has the other's last value.
+    """Return the ratio of the steps to the same divergence, less 1.
 
-    Steps have equally many tokens on average. It is 0 where the curve does not come so far.
+    The goal is the last value that both curves reach. Steps have equally many tokens on average.
     """
     if not mine or not other:
         return None
-    steps, goal = other[-1]
-    for (before, high), (after, low) in pairwise(mine):
-        if low <= goal:
-            share = 1.0 if high <= goal else (high - goal) / (high - low)
-            return (before + share * (after - before)) / steps - 1
-    return 0.0
+    steps = _steps_to(other[-1][1], mine)
+    if steps is not None:
+        return steps / other[-1][0] - 1
+    steps = _steps_to(mine[-1][1], other)
+    return None if steps is None else mine[-1][0] / steps - 1
+
+
+def _steps_to(goal: float, curve: list[tuple[int, float]]) -> float | None:
+    """Return the steps after which a curve comes down to a value, or None if it never does."""
+    for (before, high), (after, low) in pairwise(curve):
+        if low <= goal < high:
+            return before + (high - goal) / (high - low) * (after - before)
+    return None
 
 
 def _verdict(difference: dict[str, Any]) -> str:

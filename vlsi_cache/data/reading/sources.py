@@ -53,11 +53,18 @@ def open_section(section: DataSection) -> RowSource:
     Raises:
         DataError: there is no such file, folder, split or hub name, or it is empty.
     """
+    shared = set(section.columns or ())
     if not section.sources:
-        return _open_source(_own_source(section))
-    sources = [_with_defaults(source, section) for source in section.sources]
+        return _open_source(_own_source(section), shared)
+    sources = section.sources
     return MixedRows(
-        [_open_source(source) for source in sources],
+        [
+            _open_source(
+                _with_defaults(source, section),
+                shared if source.columns is None else set(source.columns),
+            )
+            for source in sources
+        ],
         [source.weight for source in sources],
         [source.limit for source in sources],
         "data.sources",
@@ -89,11 +96,11 @@ def _paths(path: str | Sequence[str]) -> list[str]:
     return [path] if isinstance(path, str) else list(path)
 
 
-def _open_source(source: SourceSection) -> RowSource:
+def _open_source(source: SourceSection, not_met: set[str]) -> RowSource:
     names = [name for path in _paths(source.path) for name in expand_pattern(path)]
     rows = _open_one(names[0], source, None) if len(names) == 1 else _open_several(names, source)
     if source.columns or source.image_root is not None:
-        return AdaptedRows(rows, source.columns or {}, source.image_root)
+        return AdaptedRows(rows, source.columns or {}, source.image_root, not_met)
     return rows
 
 

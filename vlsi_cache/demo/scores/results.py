@@ -82,7 +82,8 @@ def _answers(demo: Demo, model: Path) -> Score:
     questions = demo.data.questions
     limit = demo.size.questions
     logger.info(
-        "$ vlsi-cache evaluate %s --data %s --limit %d --generate 4", model, questions, limit
+        "$ vlsi-cache evaluate %s --data %s --limit %d --generate %d --batch-size %d --device cpu",
+        *(model, questions, limit, _LONGEST_ANSWER, _BATCH),
     )
     data = {"path": str(questions), "limit": limit}
     raw = {"student": {"model": str(model)}, "data": data, "device": "cpu"}

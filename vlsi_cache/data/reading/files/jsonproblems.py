@@ -41,6 +41,8 @@ def not_json(
     """
     place = _place(text, error)
     text = text if isinstance(text, str) else text.decode(errors="replace")
+    if place is not None and kind == "line":  # the end of a line is not the next one's beginning
+        place = min(place, len(text.rstrip("\r\n")))
     line, column = start
     before = text[: place or 0]
     line += before.count("\n")

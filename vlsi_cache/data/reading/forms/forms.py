@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from vlsi_cache.data.reading.context import RowContext, is_given
+from vlsi_cache.data.reading.files.strictjson import parse_row_json
 from vlsi_cache.data.reading.forms.turns import RawTurn
 from vlsi_cache.errors import excerpt
 
@@ -28,6 +29,8 @@ _PAIRS: Final = (
     ("problem", "solution"),
 )
 _SYSTEM_COLUMNS: Final = ("system", "system_prompt", "system_message")
+_LABELLED: Final = ("completion", "messages")
+"""Columns beside which a ``label`` is KTO's: TRL's, and ms-swift's."""
 _SIDES: Final = ("user", "assistant")
 _HISTORY: Final = "history"
 _TURN_KEYS: Final = ("role", "from", "speaker")
@@ -77,11 +80,10 @@ def find_form(row: Mapping[str, Any], context: RowContext) -> Form:
 
 
 def _validate_wanted(row: Mapping[str, Any], form: Form, context: RowContext) -> None:
-    """Refuse an answer that KTO's ``label`` marks as a bad one. A table may store it as 0."""
-    label = row.get("label")
-    if label is False or (label in (0, "false", "False") and "completion" in form.columns):
+    """Refuse an answer that KTO's ``label`` marks as a bad one. Numbers may be classes."""
+    if row.get("label") is False and not form.columns.isdisjoint(_LABELLED):
         raise context.error(
-            f"label is {label}, which marks the completion as one not to learn",
+            "label is False, which marks the completion as one not to learn",
             mend="Drop the row, or leave the mark out with data.columns: {label: null}",
         )
 
@@ -124,20 +126,49 @@ def _alpaca(row: Mapping[str, Any], context: RowContext) -> Form | None:
     texts = [_text(row[name], name, context) for name in asked]
     turns = [_said("user", "\n".join(texts), "instruction", context)]
     turns += [_said("assistant", row[answer], answer, context)]
-    return Form([*_history(row, context), *turns], frozenset({*asked, answer, _HISTORY}))
+    return _with_history(Form(turns, frozenset({*asked, answer})), row)
 
 
-def _history(row: Mapping[str, Any], context: RowContext) -> list[RawTurn]:
-    turns: list[RawTurn] = []
-    for pair in row.get(_HISTORY) or []:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise context.error(
-                "history is not a list of [question, answer]", found=excerpt(repr(pair))
-            )
-        turns += [
-            _said(role, text, _HISTORY, context) for role, text in zip(_SIDES, pair, strict=True)
+def _with_history(form: Form, row: Mapping[str, Any]) -> Form:
+    """The form after the turns of ``history``. Other things of that name are not read."""
+    history = _decoded_list(row.get(_HISTORY))
+    if history and all(map(_is_turn, history)):
+        turns = [RawTurn(turn, f"{_HISTORY}[].") for turn in history]
+    elif history and all(map(_is_exchange, history)):
+        turns = [
+            RawTurn({"role": role, "content": text})
+            for pair in history
+            if any(pair)
+            for role, text in zip(_SIDES, pair, strict=True)
         ]
-    return turns
+    else:
+        return form
+    return Form([*turns, *form.turns], form.columns | {_HISTORY})
+
+
+def _decoded_list(value: Any) -> list[Any]:
+    """A list, or the list in a text of JSON. Whatever else is empty."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = parse_row_json(value)
+        except (ValueError, RecursionError):
+            return []
+    return value if isinstance(value, list) else []
+
+
+def _is_turn(value: object) -> bool:
+    return isinstance(value, Mapping) and (
+        {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()
+    )
+
+
+def _is_exchange(value: object) -> bool:
+    """Whether a value is a pair of a question and its answer."""
+    return (
+        isinstance(value, list)
+        and len(value) == len(_SIDES)
+        and all(isinstance(text, str) for text in value)
+    )
 
 
 def _preferred(row: Mapping[str, Any], context: RowContext) -> Form | None:
@@ -184,8 +215,7 @@ def _pair(row: Mapping[str, Any], context: RowContext) -> Form | None:
 def _joined(row: Mapping[str, Any], question: str, answer: str, context: RowContext) -> Form:
     asked = _unlearned(_part("user", row[question], question, context))
     answered = _part("assistant", row[answer], answer, context)
-    columns = frozenset({question, answer, _HISTORY})
-    return Form([*_history(row, context), *asked, *answered], columns)
+    return _with_history(Form([*asked, *answered], frozenset({question, answer})), row)
 
 
 def _plain(row: Mapping[str, Any], context: RowContext) -> Form | None:

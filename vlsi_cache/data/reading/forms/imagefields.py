@@ -12,9 +12,9 @@ from urllib.parse import unquote
 
 from vlsi_cache.data.images import ImageRef, is_known_image
 from vlsi_cache.data.reading.context import RowContext, is_given
-from vlsi_cache.errors import excerpt
+from vlsi_cache.errors import DataError, excerpt
 
-__all__ = ["SOURCE_KEYS", "image_ref", "names_image"]
+__all__ = ["SOURCE_KEYS", "image_ref", "is_image_file", "names_image"]
 
 SOURCE_KEYS = ("path", "image", "url", "image_url", "data", "base64", "bytes", "source")
 """Keys under which a mapping names an image."""
@@ -71,20 +71,67 @@ def _from_mapping(source: Mapping[str, object], context: RowContext) -> ImageRef
         text = filled.get(key)
         if isinstance(text, str) and not _is_data_uri(text):
             return _from_base64(text, context)
-    for key, value in filled.items():
-        others = [other for other in filled if filled[other] != value]
-        if others:
+    if not filled:
+        raise context.error(
+            "image part names no image",
+            expected="one of " + ", ".join(SOURCE_KEYS),
+            found="keys " + (", ".join(sorted(map(str, source))) or "none"),
+        )
+    return _from_named(_local(filled), context)
+
+
+def _local(filled: dict[str, object]) -> dict[str, object]:
+    """The fields that name an image here. Beside others, an address or a text of origin is a note.
+
+    COCO's records name a file, and the address that it came from.
+    """
+    here = {key: value for key, value in filled.items() if not _is_remote(value)} or filled
+    named = {
+        key: value for key, value in here.items() if key != "source" or isinstance(value, Mapping)
+    }
+    return named or here
+
+
+def _is_remote(value: object) -> bool:
+    if isinstance(value, Mapping):
+        inner = [value[key] for key in SOURCE_KEYS if value.get(key)]
+        return bool(inner) and all(map(_is_remote, inner))
+    return isinstance(value, str) and "://" in value[:9] and not value.startswith("file:")
+
+
+def _from_named(filled: Mapping[str, object], context: RowContext) -> ImageRef:
+    """The one image that all of the fields name."""
+    (first, value), *others = filled.items()
+    image = image_ref(value, context)
+    for key, other in others:
+        if other != value and not _is_same(image, image_ref(other, context)):
             raise context.error(
-                f"{key} and {others[0]} name different images",
-                found=" and ".join(excerpt(str(filled[name])) for name in (key, others[0])),
+                f"{first} and {key} name different images",
+                found=" and ".join(excerpt(str(named)) for named in (value, other)),
                 mend="Keep one of them",
             )
-        return image_ref(value, context)
-    raise context.error(
-        "image part names no image",
-        expected="one of " + ", ".join(SOURCE_KEYS),
-        found="keys " + (", ".join(sorted(map(str, source))) or "none"),
-    )
+    return image
+
+
+def _is_same(image: ImageRef, other: ImageRef) -> bool:
+    if image.path is None or other.path is None:
+        return image.data == other.data and image.path == other.path
+    return image.path.resolve() == other.path.resolve()
+
+
+def is_image_file(text: str, context: RowContext) -> bool:
+    """Whether a text names a file that exists, as the path of an image.
+
+    Args:
+        text: what a column holds.
+        context: the row. A relative path starts from its folder.
+    """
+    if _is_remote(text):
+        return False
+    try:
+        return image_ref(text, context).exists()
+    except DataError:
+        return False
 
 
 def _from_text(text: str, context: RowContext) -> ImageRef:

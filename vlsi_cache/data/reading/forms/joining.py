@@ -123,15 +123,21 @@ class AdaptedRows:
         rows: the rows.
         columns: our name by their name. None leaves the column out.
         folder: folder that relative image paths start from. None is the rows' own.
+        not_met: those of the columns that no row had so far. Sources that share a mapping share it,
+            because a column may stand in one of them alone.
     """
 
     def __init__(
-        self, rows: RowSource, columns: Mapping[str, str | None], folder: Path | None
+        self,
+        rows: RowSource,
+        columns: Mapping[str, str | None],
+        folder: Path | None,
+        not_met: set[str],
     ) -> None:
         self._rows = rows
         self._columns = columns
         self._own_folder = folder
-        self._not_met = set(columns)
+        self._not_met = not_met
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -165,7 +171,7 @@ class AdaptedRows:
         row = self._rows.row(index)
         if not isinstance(row, Mapping):
             return row
-        self._not_met -= row.keys()
+        self._not_met.difference_update(row)
         renamed = {key: value for key, value in row.items() if key not in self._columns}
         for theirs, ours in self._columns.items():
             if ours is None or row.get(theirs) is None:

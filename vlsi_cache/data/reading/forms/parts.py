@@ -37,10 +37,16 @@ class OpenImage:
 Part = TextPart | ImagePart | OpenImage
 
 
-def read_content(content: object, path: str, context: RowContext) -> list[Part] | None:
+def read_content(content: object, role: str, path: str, context: RowContext) -> list[Part] | None:
     """The parts of a turn's content. None means that it is neither text nor a list of parts.
 
     Tags stay in the texts, because all of a row decides whether they are tags.
+
+    Args:
+        content: the content.
+        role: the turn's role.
+        path: name of the content, when its fields are reported.
+        context: the row.
 
     Raises:
         DataError: a part is unknown, or names no image.
@@ -48,7 +54,7 @@ def read_content(content: object, path: str, context: RowContext) -> list[Part] 
     if isinstance(content, str):
         return [TextPart(content)]
     if isinstance(content, list):
-        return [_part(part, path, context) for part in content]
+        return [_part(part, role, path, context) for part in content]
     return None
 
 
@@ -77,14 +83,14 @@ def _split(text: str) -> list[Part]:
     return parts
 
 
-def _part(part: object, path: str, context: RowContext) -> Part:
+def _part(part: object, role: str, path: str, context: RowContext) -> Part:
     if isinstance(part, str):
         return TextPart(part)
     if isinstance(part, Mapping):
         kind = part.get("type") or _kind(part)
         if kind in _TEXT_TYPES and isinstance(part.get("text"), str):
             _validate_alone(part, ("image", "image_url"), context)
-            validate_unweighted(part, context)
+            validate_unweighted(part, role, context)
             context.note_unread(part, {"type", "text"}, f"{path}[].")
             return TextPart(part["text"])
         if kind in _IMAGE_TYPES:

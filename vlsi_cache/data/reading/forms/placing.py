@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Final
 
 from vlsi_cache.data.conversation import ImagePart, TextPart
 from vlsi_cache.data.images import ImageRef, is_known_image
 from vlsi_cache.data.reading.context import RowContext
-from vlsi_cache.data.reading.forms.imagefields import image_ref, names_image
+from vlsi_cache.data.reading.forms.imagefields import image_ref, is_image_file, names_image
 from vlsi_cache.data.reading.forms.parts import IMAGE_TAG, OpenImage, split_tags
 from vlsi_cache.data.reading.forms.turns import Turn
 from vlsi_cache.errors import counted
 
-__all__ = ["IMAGE_COLUMNS", "place_images"]
+__all__ = ["IMAGE_COLUMNS", "is_named_after_images", "place_images"]
 
 IMAGE_COLUMNS: Final = ("images", "image")
 """Columns that hold images."""
@@ -23,17 +24,28 @@ _IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".ti
 _MEDIA_SUFFIXES: Final = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".wav", ".mp3", ".flac", ".ogg")
 _MEDIA_TAGS: Final = ("<video>", "<audio>")
 _OTHER_TAGS: Final = re.compile(
-    r"<\|?/?(?:image|img|picture|photo)(?:[ _:-]?\d+|[ _-]?(?:pad|soft_token|token|context"
-    r"|placeholder|here))?\s*/?\|?>|<start_of_image>|<\|vision_start\|>|\[IMG\]|\{image\}",
+    r"<\|?(?:image|img|picture|photo)(?:[ _:-]?\d+|[ _-]?(?:pad|soft_token|token|context"
+    r"|placeholder|here))\s*/?\|?>|<\|(?:image|img)\|>|<image\s*/?>|<start_of_image>"
+    r"|<\|vision_start\|>|(?<!!)(?-i:\[IMG\])(?!\(|https?:)",
     re.IGNORECASE,
 )
-"""Places for images in the spellings of other projects and of models' own templates."""
-_IMAGE_NAMES: Final = re.compile(r"image|img|pic|photo|jpe?g|png", re.IGNORECASE)
-"""Parts of the names that columns of images have."""
+"""Places for images in the spellings of other projects and of models' own templates.
+
+HTML's ``<img>`` and ``<picture>`` are not among them, nor images of Markdown and of BBCode.
+"""
+_WORDS: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+"""The words of a column's name, such as ``image`` and ``Path`` of ``imagePath``."""
+_IMAGE_WORDS: Final = frozenset(
+    name + ending
+    for name in ("image", "img", "pic", "picture", "photo", "jpg", "jpeg", "png")
+    for ending in ("", "s")
+)
+"""Words in the names of columns that hold images."""
 _ENCODED: Final = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
 """What PNG, JPEG, GIF and WebP begin with in base64."""
-_NAMED_TAG: Final = "</img>"
-"""The end of Qwen-VL's ``<img>path</img>``. HTML has no such tag."""
+_NAMED_TAG: Final = re.compile(r"<img>[^<>]+</img>")
+"""Qwen-VL's ``<img>path</img>``. HTML's and JSX's tags have their source inside."""
+_CLOSING_TAG: Final = "</image>"
 
 
 def place_images(
@@ -61,7 +73,7 @@ def place_images(
         _validate_no_image_tags(turns, row, context)
     _validate_no_media_tags(turns, row, context)
     if filled:
-        _validate_no_closing_tag(turns, context)
+        _validate_no_closing_tags(turns, context)
     if all(isinstance(part, TextPart) for turn in turns for part in turn.parts):
         if not filled:
             _validate_seen(row, context)
@@ -175,9 +187,9 @@ def _validate_no_image_tags(
 def _validate_no_media_tags(
     turns: Sequence[Turn], row: Mapping[str, Any], context: RowContext
 ) -> None:
-    if _find_tagged(turns, _NAMED_TAG) is not None:
+    if any(_NAMED_TAG.search(_text_of(turn)) for turn in turns if turn.role != "assistant"):
         raise context.error(
-            f"a text names an image in <img>…{_NAMED_TAG}, and nothing reads it",
+            "a text names an image in <img>…</img>, and nothing reads it",
             mend=f"Write {IMAGE_TAG} in its context, and the image into images",
         )
     for tag in _MEDIA_TAGS:
@@ -194,19 +206,22 @@ def _validate_no_media_tags(
             )
 
 
-def _validate_no_closing_tag(turns: Sequence[Turn], context: RowContext) -> None:
-    """Refuse ``<image></image>``, of which half would stay as text."""
-    if _find_tagged(turns, "</image>") is not None:
-        raise context.error(
-            "a text holds </image>, which is not read", mend=f"Write {IMAGE_TAG} alone"
-        )
+def _validate_no_closing_tags(turns: Sequence[Turn], context: RowContext) -> None:
+    """Refuse ``<image></image>``, of which half would stay as text. SVG has such ends, too."""
+    for turn in turns:
+        for part, after in pairwise(turn.parts):
+            is_end = isinstance(after, TextPart) and after.text.lstrip().startswith(_CLOSING_TAG)
+            if is_end and isinstance(part, OpenImage):
+                raise context.error(
+                    f"a text holds {_CLOSING_TAG}, which is not read",
+                    mend=f"Write {IMAGE_TAG} alone",
+                )
 
 
 def _validate_no_other_tags(turns: Sequence[Turn], context: RowContext) -> None:
     """Refuse places for images in the spelling of another project, which would stay as text."""
     for turn in turns:
-        text = "".join(part.text for part in turn.parts if isinstance(part, TextPart))
-        found = _OTHER_TAGS.search(text)
+        found = _OTHER_TAGS.search(_text_of(turn))
         if found is not None and turn.role != "assistant":
             raise context.error(
                 "a text holds a place for an image that is not read",
@@ -214,6 +229,10 @@ def _validate_no_other_tags(turns: Sequence[Turn], context: RowContext) -> None:
                 found=found.group(),
                 mend=f"Write {IMAGE_TAG} in its place",
             )
+
+
+def _text_of(turn: Turn) -> str:
+    return "".join(part.text for part in turn.parts if isinstance(part, TextPart))
 
 
 def _find_tagged(turns: Sequence[Turn], tag: str) -> Turn | None:
@@ -239,8 +258,8 @@ def _validate_one_column(row: Mapping[str, Any], context: RowContext) -> None:
 
 
 def _validate_seen(row: Mapping[str, Any], context: RowContext) -> None:
-    """Refuse a row without images whose other columns hold some, encoded or by name."""
-    columns = [name for name, value in row.items() if _holds_image(str(name), value)]
+    """Refuse a row without images whose other columns hold some: encoded, or as files here."""
+    columns = [name for name, value in row.items() if _holds_image(str(name), value, context)]
     if columns:
         raise context.error(
             "a column holds images, and nothing reads it",
@@ -251,10 +270,26 @@ def _validate_seen(row: Mapping[str, Any], context: RowContext) -> None:
         )
 
 
-def _holds_image(name: str, value: object) -> bool:
-    """Whether a column holds encoded images, or is named after images and names files."""
-    suffixes = _IMAGE_SUFFIXES if _IMAGE_NAMES.search(name) else ()
-    return not _is_prose(value) and _looks_like(value, suffixes)
+def _holds_image(name: str, value: object, context: RowContext) -> bool:
+    """Whether a column holds encoded images, or is named after images and names files that exist.
+
+    Addresses and names of files that are elsewhere are what many sets of texts say of a row.
+    """
+    if isinstance(value, list):
+        return bool(value) and _holds_image(name, value[0], context)
+    if isinstance(value, Mapping):
+        return any(_holds_image("image", value.get(key), context) for key in ("bytes", "path"))
+    if _is_prose(value) or not isinstance(value, str):
+        return _looks_like(value)
+    if _looks_like(value):
+        return True
+    is_named = is_named_after_images(name) and _looks_like(value, _IMAGE_SUFFIXES)
+    return is_named and is_image_file(value, context)
+
+
+def is_named_after_images(name: str) -> bool:
+    """Whether a word of a column's name means images, such as the first of ``image_path``."""
+    return not _IMAGE_WORDS.isdisjoint(map(str.lower, _WORDS.findall(name)))
 
 
 def _is_prose(value: object) -> bool:

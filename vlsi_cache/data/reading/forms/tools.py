@@ -12,10 +12,11 @@ __all__ = ["CALL_KEYS", "called_tools", "tool_calls", "tool_schemas"]
 
 CALL_KEYS = ("tool_calls", "function_call", "tool_call", "function_calls", "toolCalls")
 """Fields of a turn that hold calls."""
-_ARGUMENTS = ("arguments", "parameters", "input", "args")
-"""Names of a call's arguments: OpenAI's, Llama's, Anthropic's and LangChain's."""
-_CALL = {"id", "type", "function", "name", *_ARGUMENTS}
-_FUNCTION = {"name", *_ARGUMENTS}
+_ARGUMENTS = ("arguments",)
+_OTHER_ARGUMENTS = ("parameters", "input", "args")
+"""Other names of a call's arguments: Llama's, Anthropic's and LangChain's."""
+_CALL_TYPES = ("function", "function_call", "tool_call", "tool_use")
+"""Types of a call: OpenAI's two, LangChain's and Anthropic's."""
 _SCHEMA_KEYS = {"input_schema": "parameters", "inputSchema": "parameters"}
 """Other names, of Anthropic and of MCP, for what templates read."""
 
@@ -55,13 +56,15 @@ def _call(call: object, name: str, context: RowContext) -> dict[str, Any]:
             found=excerpt(repr(call)),
         )
     kind = call.get("type")
-    if kind not in (None, "", "function"):
-        raise context.error(f"{name} calls a tool of another type", expected="function", found=kind)
-    context.note_unread(call, _CALL, f"{name}[].")
-    if function is not call:
-        context.note_unread(function, _FUNCTION, f"{name}[].function.")
+    if kind not in (None, "", *_CALL_TYPES):
+        expected = " or ".join(_CALL_TYPES)
+        raise context.error(f"{name} calls a tool of another type", expected=expected, found=kind)
     places = {"call": call} if function is call else {"call": call, "function": function}
-    arguments = _arguments(places, name, context)
+    names = _argument_names(places)
+    context.note_unread(call, {"id", "type", "function", "name", *names}, f"{name}[].")
+    if function is not call:
+        context.note_unread(function, {"name", *names}, f"{name}[].function.")
+    arguments = _arguments(places, names, name, context)
     identity = {"id": call["id"]} if is_given(call.get("id")) else {}
     return {
         **identity,
@@ -70,14 +73,38 @@ def _call(call: object, name: str, context: RowContext) -> dict[str, Any]:
     }
 
 
+def _argument_names(places: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """The names under which a call's arguments are sought.
+
+    Where ``arguments`` stands, even empty, it is alone: ``parameters`` beside it are a schema.
+    """
+    has_own = any(fields.get("arguments") is not None for fields in places.values())
+    if has_own:
+        return _ARGUMENTS
+    has_schema = any(_is_schema(fields.get("parameters")) for fields in places.values())
+    return tuple(key for key in _OTHER_ARGUMENTS if not (has_schema and key == "parameters"))
+
+
+def _is_schema(value: object) -> bool:
+    """Whether parameters are the types of a tool's arguments, and not arguments."""
+    return (
+        isinstance(value, Mapping)
+        and value.get("type") == "object"
+        and (len(value) == 1 or isinstance(value.get("properties"), Mapping))
+    )
+
+
 def _arguments(
-    places: Mapping[str, Mapping[str, Any]], name: str, context: RowContext
+    places: Mapping[str, Mapping[str, Any]],
+    names: tuple[str, ...],
+    name: str,
+    context: RowContext,
 ) -> dict[str, Any]:
     """The arguments of a call, which stand in its function or beside it."""
     given = {
         f"{place}.{key}": fields[key]
         for place, fields in places.items()
-        for key in _ARGUMENTS
+        for key in names
         if is_given(fields.get(key))
     }
     arguments: object = {}

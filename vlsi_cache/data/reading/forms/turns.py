@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -43,20 +44,20 @@ _CALLERS: Final = ("function_call", "tool_call")
 """Roles whose content is a call, as JSON."""
 _ROLE_KEYS: Final = ("role", "from")
 _CONTENT_KEYS: Final = ("content", "value")
-_THOUGHT_KEYS: Final = (
-    *("reasoning_content", "reasoning", "thinking", "thought"),
-    *("thinking_content", "thoughts", "think", "cot", "chain_of_thought"),
-)
+_THOUGHT_KEYS: Final = ("reasoning_content", "reasoning", "thinking", "thought")
+_THOUGHT_TEXTS: Final = ("thinking_content", "thoughts", "think", "cot", "chain_of_thought")
+"""Keys that hold an answer's thought if they hold text, and none of the keys above does."""
 _THOUGHT_PARTS: Final = ("thinking", "reasoning")
 _NAME_KEYS: Final = ("name", "tool_call_id")
 _ROW_KEYS: Final = ("tools", "functions", "chat_template_kwargs")
 """Fields of a row, which some sets write into its first turn."""
-_CHANNEL_KEYS: Final = ("channel", "recipient")
-_PLAIN_CHANNELS: Final = ("final", "all", "user")
+_INNER_CHANNELS: Final = ("analysis", "commentary")
+_CALLED: Final = re.compile(r"functions\.|(?:browser|python)(?:[. ]|$)")
+"""How recipients begin that are tools. Others are people and rooms."""
 _PLAIN_KEYS: Final = {*_ROLE_KEYS, *_CONTENT_KEYS}
 KNOWN_FIELDS: Final = frozenset(
     (*_ROLE_KEYS, *_CONTENT_KEYS, *_THOUGHT_KEYS, *WEIGHT_KEYS, *_NAME_KEYS, *CALL_KEYS)
-)
+).union(_THOUGHT_TEXTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +109,13 @@ def read_turn(raw: RawTurn, context: RowContext) -> Turn:
     validate_turn_media(turn, role, context)
     _validate_no_row_fields(turn, role, context)
     _validate_channel(turn, role, context)
-    context.note_unread(turn, KNOWN_FIELDS, raw.path)
+    thoughts = _thought_keys(turn, role)
+    context.note_unread(turn, (KNOWN_FIELDS - {*_THOUGHT_TEXTS}) | {*thoughts}, raw.path)
     calls = tool_calls(turn, raw.path, context)
     if known in _CALLERS:
         calls += called_tools(content, f"{name}'s turn", context)
         content = None
-    thought, content = _thought(turn, content, context)
+    thought, content = _thought(turn, thoughts, content, context)
     _validate_answering(role, calls, thought, context)
     fields = {"reasoning_content": thought, "tool_calls": calls, **_names(turn, context)}
     given = {key: value for key, value in fields.items() if value}
@@ -139,7 +141,7 @@ def _unknown_role(name: object, turn: Mapping[str, Any], context: RowContext) ->
 
 
 def _read_parts(content: object, role: str, raw: RawTurn, context: RowContext) -> list[Part]:
-    parts = read_content(content, f"{raw.path}content", context)
+    parts = read_content(content, role, f"{raw.path}content", context)
     if parts is None and not (content is None and role == "assistant"):
         raise context.error(
             f"content of the {role}'s turn is neither text nor a list of parts",
@@ -170,11 +172,18 @@ def _is_same(value: object, other: object) -> bool:
     return value == other or (role is not None and role == _ROLES.get(str(other)))
 
 
+def _thought_keys(turn: Mapping[str, Any], role: str) -> tuple[str, ...]:
+    """The keys under which a turn's thought is sought."""
+    has_own = any(is_given(turn.get(key)) for key in _THOUGHT_KEYS)
+    texts = _THOUGHT_TEXTS if role == "assistant" and not has_own else ()
+    return (*_THOUGHT_KEYS, *(key for key in texts if isinstance(turn.get(key), str)))
+
+
 def _thought(
-    turn: Mapping[str, Any], content: object, context: RowContext
+    turn: Mapping[str, Any], keys: Sequence[str], content: object, context: RowContext
 ) -> tuple[str | None, object]:
     """The turn's thought, from its own field or from parts of the content, and the other parts."""
-    thought = _only(turn, _THOUGHT_KEYS, context) or None
+    thought = _only(turn, keys, context) or None
     if isinstance(content, list):
         kinds = [part.get("type") if isinstance(part, Mapping) else None for part in content]
         count = sum(kind in _THOUGHT_PARTS for kind in kinds)
@@ -193,8 +202,14 @@ def _thought(
 
 def _validate_channel(turn: Mapping[str, Any], role: str, context: RowContext) -> None:
     """Refuse turns of gpt-oss's own form, in which thoughts and calls look like answers."""
-    for key in _CHANNEL_KEYS:
-        if role == "assistant" and is_given(turn.get(key)) and turn[key] not in _PLAIN_CHANNELS:
+    if role != "assistant":
+        return
+    inner = {
+        "channel": str(turn.get("channel")).partition(" ")[0] in _INNER_CHANNELS,
+        "recipient": _CALLED.match(str(turn.get("recipient"))),
+    }
+    for key in inner:
+        if inner[key]:
             raise context.error(
                 f"the assistant's turn has {key}, which is not read",
                 found=excerpt(repr(turn[key])),

@@ -19,6 +19,8 @@ _MASK_KEYS: Final = (
     *("ignore_loss", "no_loss"),
 )
 """Keys by which other trainers leave out a turn, or parts of it."""
+_NEGATED_KEYS: Final = ("masked", "is_masked", "ignore_loss", "no_loss")
+"""Those that mean the default where they are false."""
 
 
 def is_learned(turn: Mapping[str, Any], role: str, context: RowContext, *, default: bool) -> bool:
@@ -34,7 +36,7 @@ def is_learned(turn: Mapping[str, Any], role: str, context: RowContext, *, defau
         DataError: the turn is marked in a way that is not read.
     """
     for key in _MASK_KEYS:
-        if role == "assistant" and is_given(turn.get(key)):
+        if role == "assistant" and _is_marked(turn, key):
             raise context.error(
                 f"a turn has {key}, which nothing reads",
                 mend="Set weight to 0 or 1: turns are learned or not, as a whole",
@@ -61,17 +63,29 @@ def is_learned(turn: Mapping[str, Any], role: str, context: RowContext, *, defau
     return learned or role != "assistant"
 
 
-def validate_unweighted(part: Mapping[str, Any], context: RowContext) -> None:
-    """Refuse a part of a message that is not learned by itself.
+def _is_marked(fields: Mapping[str, Any], key: str) -> bool:
+    """Whether a key of masks holds something else than the default."""
+    value = fields.get(key)
+    return is_given(value) and not (key in _NEGATED_KEYS and value in (0, False))
+
+
+def validate_unweighted(part: Mapping[str, Any], role: str, context: RowContext) -> None:
+    """Refuse a part of an answer that is not learned by itself.
+
+    Args:
+        part: its fields.
+        role: the role of its turn. Only the assistant's parts are learned.
+        context: the row.
 
     Raises:
         DataError: the part has a mark of its own, other than the default.
     """
-    for key in (*WEIGHT_KEYS, *_MASK_KEYS):
-        value = part.get(key)
-        if value is not None and (key in _MASK_KEYS or value not in (1, True)):
-            raise context.error(
-                f"a part of a message has {key}, which is read of whole turns alone",
-                found=excerpt(repr(value)),
-                mend="Set weight to 0 or 1 in the turn",
-            )
+    if role != "assistant":
+        return
+    weighted = [key for key in WEIGHT_KEYS if part.get(key) not in (None, 1, True)]
+    for key in (*weighted, *(key for key in _MASK_KEYS if _is_marked(part, key))):
+        raise context.error(
+            f"a part of a message has {key}, which is read of whole turns alone",
+            found=excerpt(repr(part[key])),
+            mend="Set weight to 0 or 1 in the turn",
+        )

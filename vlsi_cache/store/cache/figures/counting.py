@@ -44,7 +44,7 @@ class CountedShards(Protocol):
 
 
 class _ProcessEndedError(Exception):
-    """A process ended before it sent what it counted."""
+    """A process ended before it sent what it counted. Its text says how."""
 
 
 def new_tally(manifest: CacheManifest, num_tokens: int) -> Tally:
@@ -74,12 +74,8 @@ def tally_shards(
         try:
             with contextlib.closing(_counted_by_several(count, runs, processes)) as tallies:
                 return _merged(cache, num_tokens, tallies)
-        except _ProcessEndedError:
-            logger.warning(
-                "%s: the system ended a process that counts, perhaps for want of memory. One "
-                "process counts everything again",
-                cache.path,
-            )
+        except _ProcessEndedError as error:
+            logger.warning("%s: %s. One process counts everything again", cache.path, error)
     return _merged(cache, num_tokens, map(count, runs))
 
 
@@ -111,7 +107,7 @@ def _counted_by_several(
                 theirs.close()  # so that its end is noticed here
                 workers.append((process, ours))
         for number in range(len(runs)):
-            yield _received(workers[number % processes][1])
+            yield _received(*workers[number % processes])
     finally:
         for process, ours in workers:
             process.terminate()  # an interruption does not wait for the runs
@@ -131,11 +127,17 @@ def _send_tallies(
                 return
 
 
-def _received(results: Connection) -> Tally:
+def _received(process: SpawnProcess, results: Connection) -> Tally:
     try:
         found: Tally | VlsiCacheError = results.recv()
     except (EOFError, ConnectionResetError):
-        raise _ProcessEndedError from None
+        process.join()
+        killed = (process.exitcode or 0) < 0
+        raise _ProcessEndedError(
+            "the system ended a process that counts, perhaps for want of memory"
+            if killed
+            else "a process that counts could not start or failed, as it says itself"
+        ) from None
     if isinstance(found, VlsiCacheError):
         raise found
     return found
