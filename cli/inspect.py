@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
-from vlsi_cache.cli.showing import echo_json, print_table, reading_processes, write_page
+from vlsi_cache.cli.showing import (
+    echo_json,
+    print_table,
+    reading_processes,
+    validate_page,
+    write_page,
+)
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import DataSection, Recipe
@@ -75,7 +81,9 @@ def command(
     """
     given = click.get_current_context().params
     asks_for_data = given["data"] is not None
-    if not html:
+    if html is not None:
+        validate_page(html)
+    else:
         _refuse_without_a_page(samples, max_samples, asks_for_data=asks_for_data)
     if compare is not None:
         _refuse("--compare shows no samples", given, ("samples", "data"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from vlsi_cache.store import Cache
 
-__all__ = ["echo_json", "print_table", "reading_processes", "write_page"]
+__all__ = ["echo_json", "print_table", "reading_processes", "validate_page", "write_page"]
 
 _WORTH_A_PROCESS: Final = 2_000_000
 """Tokens times taps from which a second process saves more time than its start takes."""
@@ -40,6 +41,26 @@ def print_table(table: RenderableType) -> None:
     from rich.console import Console
 
     Console().print(table)
+
+
+def validate_page(path: Path) -> None:
+    """Refuse a page that could not be written, before hours of reading.
+
+    Raises:
+        StageError: its folder is not there, or cannot be written.
+    """
+    from vlsi_cache.errors import StageError
+
+    folder = path.parent
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+        return
+    if folder.is_dir():
+        what, mend = "no page can be written in this folder", "Choose another folder for --html"
+    elif folder.exists():
+        what, mend = "the page's folder is a file", "Choose another folder for --html"
+    else:
+        what, mend = "the page's folder is not there", f"Make it with mkdir -p {quote(str(folder))}"
+    raise StageError(what, where=folder, mend=mend)
 
 
 def write_page(path: Path, page: str, report: BaseModel, *, as_json: bool) -> None:

@@ -47,7 +47,7 @@ def test_every_problem_is_reported_at_once_with_its_path() -> None:
         "cache.m: ",
         "stages.0: ",
         "student.taps: names a block twice",
-        "interaction.epochs: contradicts steps",
+        "interaction.epochs: contradicts interaction.steps",
         "interaction.matching.order: needs search_range",
     ):
         assert path in message
@@ -158,7 +158,10 @@ def test_no_recipe_and_no_flags_give_the_defaults() -> None:
         ("finetuning: {final_learning_rate: 1.0}\n", "needs learning_rate: give both"),
         ("finetuning: {learning_rate: 0.5, final_learning_rate: 1}\n", "is above learning_rate"),
         ("finetuning: {learning_rate: .inf}\n", "finetuning.learning_rate: "),
-        ("finetuning: {steps: 3, warmup_steps: 4}\n", "finetuning.warmup_steps: is above steps"),
+        (
+            "finetuning: {steps: 3, warmup_steps: 4}\n",
+            "finetuning.warmup_steps: is above finetuning.steps",
+        ),
         ("stages: [finetuning, finetuning]\n", "stages: names a stage twice"),
         ("student: {dtype: float16}\n", "student.dtype: float16 cannot be trained"),
         (

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from vlsi_cache.errors import RecipeError
+from vlsi_cache.recipe import load_recipe
 
 _RUN = (
     "import sys; from vlsi_cache.cli.main import cli\n"
@@ -73,3 +77,70 @@ def test_flags_and_keys_are_named_as_they_were_given(tmp_path: Path) -> None:
     assert "flags: recipe has 2 problems: " in stderr
     assert "--limit: input should be greater than 0, found 0" in stderr
     assert "data.splt: unknown key, perhaps split" in stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            "dump-teacher r.yaml --verbalizers model",
+            "teacher.taps: contradicts --verbalizers, which name their own taps "
+            "(--set teacher.taps=null leaves these out)",
+        ),
+        (
+            "dump-teacher r.yaml --taps 1 --set teacher.verbalizers=model",
+            "--taps: contradicts teacher.verbalizers, which name their own taps",
+        ),
+        (
+            "dump-teacher r.yaml --set teacher.taps=null --steps 3",
+            "teacher.verbalization.epochs: contradicts --steps: give one of the two "
+            "(--set teacher.verbalization.epochs=null leaves this one out)",
+        ),
+        (
+            "train-student r.yaml --finetuning-steps 3",
+            "finetuning.warmup_steps: is above --finetuning-steps (3)",
+        ),
+        (
+            "dump-teacher r.yaml --tensor-parallel 2",
+            "teacher.device_map: contradicts --tensor-parallel: give one of the two",
+        ),
+        (
+            "train-student r.yaml --output new --set interaction.inner=none "
+            "--set interaction.output=none --set interaction.inner_schedule.end=0",
+            "needs an output loss, which is none",
+        ),
+        ("dump-teacher r.yaml --data rows.jsonl", "data.sources: is given beside --data: give one"),
+    ],
+)
+def test_a_contradiction_names_the_flag_that_was_typed_and_the_way_out(
+    command: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "data: {sources: [{path: rows.jsonl}]}\n"
+        "teacher: {model: model, taps: [1], verbalization: {epochs: 1}, device_map: auto}\n"
+        "finetuning: {warmup_steps: 5}\n"
+    )
+    code, stderr, _ = _run(tmp_path, command)
+    assert code == 2
+    assert said in stderr
+
+
+@pytest.mark.parametrize(
+    "way_out",
+    [
+        "teacher.verbalizers=v teacher.taps=null",
+        "teacher.verbalization.steps=3 teacher.verbalization.epochs=null",
+        "teacher.tensor_parallel=2 teacher.device_map=null",
+        "data.path=rows.jsonl data.sources=[]",
+    ],
+)
+def test_the_way_out_of_a_contradiction_leads_out(way_out: str, tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        "data: {sources: [{path: rows.jsonl}]}\n"
+        "teacher: {model: model, taps: [1], verbalization: {epochs: 1}, device_map: auto}\n"
+    )
+    given, *out = way_out.split()
+    with pytest.raises(RecipeError, match=f"--set {re.escape(out[0])}"):
+        load_recipe(file, [given])
+    load_recipe(file, [given, *out])

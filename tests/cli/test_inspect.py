@@ -143,7 +143,19 @@ def test_flags_without_an_effect_are_refused(run: Recipe, arguments: list[str], 
     assert said in " ".join(result.stderr.replace("│", " ").split())
 
 
-def test_a_page_in_a_folder_that_is_not_there_is_an_error(run: Recipe, tmp_path: Path) -> None:
-    result = inspect(run.cache_path, "--html", tmp_path / "none" / "report.html")
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("no ne", "the page's folder is not there. Make it with mkdir -p '{}'."),
+        ("file", "the page's folder is a file. Choose another folder for --html."),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["--compare", "nowhere"]])
+def test_a_page_without_a_folder_is_refused_before_the_cache_is_read(
+    folder: str, said: str, flags: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / folder)
+    result = inspect(tmp_path / "no-cache", "--html", f"{folder}/report.html", *flags)
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1].endswith("No such file or directory")
+    assert result.stderr == f"error: {folder}: {said.format(folder)}\n"

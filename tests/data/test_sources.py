@@ -307,7 +307,7 @@ def test_a_mixture_that_takes_nothing_is_refused(write: Write) -> None:
     path = str(write("a.jsonl", "abcd"))
     with pytest.raises(DataError, match=r"gives no row.*4 rows with weight 0.1"):
         mixture({"path": path, "weight": 0.1})
-    with pytest.raises(RecipeError, match=r"data.sources.*is given beside path"):
+    with pytest.raises(RecipeError, match=r"data.sources.*is given beside data.path"):
         mixture({"path": path}, path=path)
     with pytest.raises(RecipeError, match=r"data.sources.0.weight"):
         mixture({"path": path, "weight": 0})

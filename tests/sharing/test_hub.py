@@ -153,11 +153,26 @@ def test_a_dry_run_prints_files_and_card_and_asks_nobody(hub: Hub, local: Path) 
     assert not hub.requests
 
 
+@pytest.mark.parametrize(
+    "name", ["x y", "me/x/y z", "me/x.git", "me/a--b", "-me/x", "https://h/me/x"]
+)
+def test_a_name_that_the_hub_would_refuse_is_refused_offline(
+    name: str, hub: Hub, tmp_path: Path
+) -> None:
+    for flags in (["--dry-run"], []):
+        done = _command("push", tmp_path, *flags, "--", name)
+        assert done.exit_code == 1
+        assert done.stderr.startswith(f"error: {name}: is not a name of a repository (")
+        assert "expected OWNER/NAME" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not hub.requests
+
+
 def test_what_the_hub_refuses_is_one_line(
     hub: Hub, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = _command("push", local, "no/such/name")
-    assert "no/such/name: this is no name of a repository" in named.stderr
+    assert "no/such/name: is not a name of a repository" in named.stderr
     absent = _command("inspect", "hf://datasets/me/absent")
     assert "hf://datasets/me/absent: no such repository can be read" in absent.stderr
     bare = _command("inspect", "hf://record")

@@ -143,7 +143,10 @@ def test_what_cannot_be_had_is_said_before_anything_is_loaded(
     [
         ({"max_memory": {0: "1GiB"}}, "teacher.max_memory: needs device_map: auto, balanced"),
         ({"max_memory": {0: 5}, "device_map": {"": 0}}, "teacher.max_memory: needs device_map"),
-        ({"device_map": "auto", "tensor_parallel": 2}, "device_map: contradicts tensor_parallel"),
+        (
+            {"device_map": "auto", "tensor_parallel": 2},
+            "device_map: contradicts teacher.tensor_parallel",
+        ),
         ({"device_map": -1}, "teacher.device_map"),
         ({"tensor_parallel": 0}, "teacher.tensor_parallel"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,72 @@ def test_all_problems_are_named_at_once(recipe: Recipe, tmp_path: Path) -> None:
     assert isinstance(nothing, RecipeError)
     assert "data.path" in str(nothing)
     assert "teacher.model" in str(nothing)
+
+
+def _copied(recipe: Recipe, folder: Path, **changes: Any) -> Recipe:
+    """A run that may be changed."""
+    shutil.copytree(recipe.output, folder, ignore=shutil.ignore_patterns("cache"))
+    return _with(recipe, output=str(folder), **changes)
+
+
+def test_fine_tuning_alone_does_not_write_over_a_distilled_student(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    alone = _copied(recipe, tmp_path / "run", stages=["finetuning"])
+    shutil.rmtree(alone.output / "finetuning")
+    error = str(_error(train_student, alone))
+    assert error.startswith(f"{alone.output}: this folder holds a distilled student, and")
+    assert "--stages verbalization,interaction,finetuning to go on from it" in error
+    assert "another --output" in error
+    shutil.rmtree(alone.output / "interaction")  # its exits still say what the student is
+    error = str(_error(train_student, alone))
+    assert "distilled student, and fine-tuning alone would begin" in error
+    assert f"or delete {alone.student_path}" in error
+    assert (alone.student_path / "exits" / "verbalizers.json").is_file()
+
+
+def test_fine_tuning_alone_may_begin_with_the_distilled_student_by_name(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    distilled = tmp_path / "run" / "interaction" / "model"
+    alone = _copied(recipe, tmp_path / "run", stages=["finetuning"], student__model=str(distilled))
+    shutil.rmtree(alone.output / "finetuning")
+    assert train_student(alone) == alone.student_path
+    assert (alone.student_path / "exits" / "verbalizers.json").is_file()
+
+
+def test_fine_tuning_alone_in_a_folder_of_its_own_is_not_refused(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    error = str(_error(train_student, recipe, stages=["finetuning"], output=str(tmp_path / "new")))
+    assert "distilled" not in error
+    assert "weights cannot be loaded" in error
+
+
+@pytest.mark.parametrize(
+    ("lost", "stale"),
+    [
+        (["interaction"], ["finetuning"]),
+        (["interaction/model/config.json"], ["finetuning"]),
+        (["student-verbalizers"], ["interaction", "finetuning"]),
+        (["student-verbalizers", "interaction"], ["finetuning"]),
+        (["student-verbalizers", "finetuning"], ["interaction"]),
+    ],
+)
+def test_a_stage_is_not_made_again_beneath_one_that_builds_on_it(
+    lost: list[str], stale: list[str], recipe: Recipe, tmp_path: Path
+) -> None:
+    run = _copied(recipe, tmp_path / "run")
+    for name in lost:
+        path = run.output / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    error = str(_error(train_student, run))
+    folders = " and ".join(str(run.output / name) for name in stale)
+    assert f"Delete {folders} and run the same command again" in error
+    assert "weights" not in error
+    for name in stale:
+        shutil.rmtree(run.output / name)
+    assert "builds on it" not in str(_error(train_student, run))

@@ -7,19 +7,20 @@ import random
 import re
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from support.runs import make_recipe
+from support.runs import changed, make_recipe
 from vlsi_cache import dump_teacher, train_student
 from vlsi_cache.errors import StageError
 from vlsi_cache.interruption import Interrupted, ask_to_stop
-from vlsi_cache.recipe import Schedule
+from vlsi_cache.recipe import Schedule, recipe_from_mapping
 from vlsi_cache.training import StageModule
+from vlsi_cache.training.advice import folders_to_delete
 from vlsi_cache.training.loop.guarding.guard import LossGuard, find_rise
 from vlsi_cache.training.loop.rates import (
     adapter_rate,
@@ -64,15 +65,17 @@ def test_the_warm_up_rises_from_above_zero_and_the_cosine_ends_at_the_last_rate(
 @pytest.mark.parametrize(
     "losses",
     [
-        [1.76, 2.3, 2.5, 2.2],
+        [1.76, 2.3, 2.5, 2.2, 2.4, 2.3, 2.5, 2.4, 2.3, 2.4],
         [2.0] * 2 + [3.0] * 30,
         [1.0 + 0.1 * step for step in range(40)],
+        [6.7, 53.0, 111.0, 162.0, 153.0, 117.0, 79.0, 134.0] + [100.0, 60.0] * 8 + [40.0, 50.0] * 3,
+        [-0.5] * 3 + [0.5, 0.4] * 10,
     ],
 )
 def test_a_loss_that_stays_above_its_first_value_is_found(losses: list[float]) -> None:
     found = find_rise(losses, losses, len(losses))
     assert found is not None
-    assert found[0] < found[1]
+    assert found.first < found.last
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 8, 200])
@@ -82,14 +85,29 @@ def test_a_noisy_loss_that_falls_is_no_rise(count: int) -> None:
     assert find_rise(falling, falling, count) is None
 
 
+@pytest.mark.parametrize("losses", [[1.76, 2.3, 2.5, 2.2], [1.0, 1.1, 1.2, 1.3, 1.4, 1.5]])
+def test_a_handful_of_steps_gives_no_verdict(losses: list[float]) -> None:
+    assert find_rise(losses, losses, len(losses)) is None
+
+
+def test_a_loss_that_stays_as_it_is_seldom_looks_risen() -> None:
+    """The guard looks at every step, and each look may be wrong."""
+    noise, wrong = random.Random(0), 0
+    for _ in range(200):
+        flat = [noise.gauss(2, 0.3) for _ in range(50)]
+        wrong += any(find_rise(flat[:count], flat[:count], count) for count in range(1, 51))
+    assert wrong < 20
+
+
 def test_the_guard_adds_the_micro_batches_of_a_step() -> None:
     guard = LossGuard()
-    for parts in ((0.5, 0.5), (1.5, 1.5), (1.6, 1.0, 0.4), (3.0,)):
+    for parts in [(0.5, 0.5)] * 3 + [(1.5, 1.5), (1.6, 1.0, 0.4), (3.0,)] * 3:
         for part in parts:
             guard.add(torch.tensor(part))
         guard.end_step()
     guard.add(torch.tensor(9.0))
-    assert guard.find_problem() == "loss stays above its first value: 1 at first, 3 now"
+    problem = guard.find_problem()
+    assert problem == "loss stays above its first value: 1 at step 1, 3 is the mean of the last 5"
 
 
 def test_the_guard_keeps_as_much_of_a_long_run_as_of_a_short_one() -> None:
@@ -99,6 +117,10 @@ def test_the_guard_keeps_as_much_of_a_long_run_as_of_a_short_one() -> None:
         guard.end_step()
     assert guard.find_problem() is not None
     assert len(guard._first) == len(guard._last) == 100
+    slow = [2.0 - 0.3 * (step < 10) + 0.1 * (-1) ** step for step in range(100)]
+    found = find_rise(slow, slow, len(slow))
+    assert found is not None
+    assert found.text() == "1.7 is the mean of the first 10 steps, 2 is the mean of the last 10"
 
 
 def test_a_guard_that_goes_on_knows_the_first_value() -> None:
@@ -155,7 +177,7 @@ def dumped(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_student_that_grows_worse_is_reported_at_the_end_of_the_command(
     dumped: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rates = {"steps": 8, "learning_rate": 3.0, "final_learning_rate": 3.0}
+    rates = {"steps": 12, "learning_rate": 3.0, "final_learning_rate": 3.0}
     section = dumped.finetuning.model_copy(update=rates)
     recipe = dumped.model_copy(
         update={"finetuning": section, "stages": ["finetuning"], "output": tmp_path / "run"}
@@ -164,6 +186,24 @@ def test_a_student_that_grows_worse_is_reported_at_the_end_of_the_command(
         train_student(recipe)
     assert "finetuning: loss stays above its first value" in caplog.records[-1].getMessage()
     assert "learning_rate below 3" in caplog.records[-1].getMessage()
+    assert f"Delete {tmp_path / 'run' / 'finetuning'}, then" in caplog.records[-1].getMessage()
+
+
+def test_the_advice_names_the_folders_of_the_stages_that_build_on_it(tmp_path: Path) -> None:
+    (tmp_path / "interaction").mkdir()
+    recipe = recipe_from_mapping({"output": str(tmp_path)}, where="test")
+
+    def named(role: Literal["teacher", "student"], stage: str, **changes: Any) -> list[str]:
+        found = folders_to_delete(changed(recipe, **changes), role, stage, tmp_path / "own")
+        return found.replace(f"{tmp_path}/", "").replace(" and ", ", ").split(", ")
+
+    assert named("student", "finetuning") == ["finetuning"]
+    assert named("student", "interaction") == ["interaction", "finetuning"]
+    whole = ["student-verbalizers", "interaction", "finetuning"]
+    assert named("student", "verbalization") == whole
+    assert named("student", "verbalization", stages=["verbalization"]) == whole[:2]
+    assert named("teacher", "verbalization") == ["teacher-verbalizers", "cache", "interaction"]
+    assert named("student", "pretraining") == ["own"]
 
 
 def test_a_run_that_was_interrupted_still_compares_with_its_first_step(
@@ -176,7 +216,7 @@ def test_a_run_that_was_interrupted_still_compares_with_its_first_step(
             if state.global_step == 4:
                 ask_to_stop(signal.SIGTERM, "here")
 
-    rates = {"steps": 8, "learning_rate": 3.0, "final_learning_rate": 3.0}
+    rates = {"steps": 12, "learning_rate": 3.0, "final_learning_rate": 3.0}
     section = dumped.finetuning.model_copy(update=rates)
     said = []
     for name in ("unbroken", "interrupted"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
@@ -50,7 +51,8 @@ class RecipeProblemsError(RecipeError):
         self.origin = origin
         typed = {path: _flag_of(path, flags) for path in problems}
         listing = "; ".join(
-            f"{typed[path] or path}: {problem}" for path, problem in problems.items()
+            f"{typed[path] or path}: {_in_flags(problem, flags)}"
+            for path, problem in problems.items()
         )
         if all(typed.values()):  # who typed flags need not know the recipe
             super().__init__(listing, mend="See --help")
@@ -111,6 +113,16 @@ def recipe_from_mapping(raw: Mapping[str, Any], *, where: object) -> Recipe:
 def _flag_of(path: str, flags: Mapping[str, str]) -> str | None:
     """Return the flag that gave the value at a path, or a part of it."""
     return next((flag for key, flag in flags.items() if f"{path}.".startswith(f"{key}.")), None)
+
+
+def _in_flags(problem: str, flags: Mapping[str, str]) -> str:
+    """Return a problem with flags in place of the keys whose values they gave."""
+    for key, flag in flags.items():
+        if "." in key:  # any other may be a plain word
+            # a key with its value, or a longer one, is not what the flag gave
+            key = rf"(?<![\w.]){re.escape(key)}(?![\w=]|\.\w)"
+            problem = re.sub(key, flag, problem)
+    return problem
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -127,7 +127,11 @@ class ModelSection(Section):
         if self.taps is not None and len(set(self.taps)) != len(self.taps):
             found.append((f"{path}.taps", f"names a block twice: {self.taps}"))
         if self.taps is not None and self.verbalizers is not None:
-            found.append((f"{path}.taps", "contradicts verbalizers, which name their own taps"))
+            problem = (
+                f"contradicts {path}.verbalizers, which name their own taps "
+                f"(--set {path}.taps=null leaves these out)"
+            )
+            found.append((f"{path}.taps", problem))
         if self.taps is not None and not self.taps:
             found.append((f"{path}.taps", "is empty: name at least one block, or leave it out"))
         return found
@@ -155,7 +159,11 @@ class TeacherSection(ModelSection):
         """Find the model's contradictions, and two ways to spread one teacher."""
         found = super().contradictions(path)
         if self.tensor_parallel > 1 and self.device_map is not None:
-            found.append((f"{path}.device_map", "contradicts tensor_parallel: give one of the two"))
+            problem = (
+                f"contradicts {path}.tensor_parallel: give one of the two "
+                f"(--set {path}.device_map=null leaves this one out)"
+            )
+            found.append((f"{path}.device_map", problem))
         if self.max_memory is not None and self.device_map not in AUTOMATIC:
             problem = f"needs device_map: {', '.join(AUTOMATIC)}"
             found.append((f"{path}.max_memory", problem))

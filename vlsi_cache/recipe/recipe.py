@@ -72,6 +72,15 @@ class Recipe(Section):
         return self.output / "student"
 
     @property
+    def student_folders(self) -> dict[StageName, Path]:
+        """Folder of each stage of the student. Each stage builds on the ones before it."""
+        return {
+            "verbalization": self.student_verbalizers_path,
+            "interaction": self.output / "interaction",
+            "finetuning": self.output / "finetuning",
+        }
+
+    @property
     def reads_cache(self) -> bool:
         """Whether a stage of the student learns from the cache."""
         recorded = "finetuning" in self.stages and self.finetuning.record_weight > 0

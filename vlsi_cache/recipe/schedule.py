@@ -74,9 +74,13 @@ class Schedule(Section):
         """Find fields that exclude one another, as (path, problem)."""
         found = []
         if self.steps is not None and self.epochs is not None:
-            found.append((f"{path}.epochs", "contradicts steps: give one of the two"))
+            problem = (
+                f"contradicts {path}.steps: give one of the two "
+                f"(--set {path}.epochs=null leaves this one out)"
+            )
+            found.append((f"{path}.epochs", problem))
         if self.steps is not None and (self.warmup_steps or 0) > self.steps:
-            found.append((f"{path}.warmup_steps", f"is above steps ({self.steps})"))
+            found.append((f"{path}.warmup_steps", f"is above {path}.steps ({self.steps})"))
         peak, final = self.learning_rate, self.final_learning_rate
         if peak is None and final is not None:
             found.append((f"{path}.final_learning_rate", "needs learning_rate: give both"))

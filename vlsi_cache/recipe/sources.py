@@ -121,7 +121,11 @@ class DataSection(Section):
         """Find data that is named twice, and a choice that is not one."""
         found = [] if self.select is None else self.select.contradictions(f"{path}.select")
         if self.path is not None and self.sources:
-            found.append((f"{path}.sources", "is given beside path: give one of them"))
+            problem = (
+                f"is given beside {path}.path: give one of them "
+                f"(--set {path}.sources=[] leaves the sources out)"
+            )
+            found.append((f"{path}.sources", problem))
         return found
 
 

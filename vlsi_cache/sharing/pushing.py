@@ -101,17 +101,11 @@ def _stale(upload: Upload, there: list[str]) -> list[str]:
 @contextlib.contextmanager
 def _plain_errors(repository: str) -> Iterator[None]:
     """Turn errors of the hub's client into one that says what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
     transport: Any = HfHubHTTPError.__bases__[0]  # of the HTTP library, which versions choose
     try:
         yield
-    except HFValidationError as error:
-        raise HubError(
-            f"this is no name of a repository ({first_line(error)})",
-            where=repository,
-            expected="OWNER/NAME",
-        ) from error
     except HfHubHTTPError as error:
         status = None if error.response is None else error.response.status_code
         denied = status in (401, 403)

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from vlsi_cache.errors import CacheError, HubError, ModelError, StageError
+from vlsi_cache.errors import CacheError, HubError, ModelError, StageError, first_line
 from vlsi_cache.recipe.publicnames import public_name, public_settings, public_source
 from vlsi_cache.sharing.cards import cache_card
 from vlsi_cache.sharing.selecting import select_cache_files, select_student_files
@@ -58,10 +58,12 @@ def plan_upload(path: Path, repository: str) -> Upload:
         repository: owner and name on the hub, for the card.
 
     Raises:
+        HubError: the hub takes no such name.
         StageError: the folder is neither.
         CacheError: the cache is incomplete or damaged.
         ModelError: the student has no weights.
     """
+    _validate_repository(repository)
     if (path / _MANIFEST).is_file():
         return _cache_upload(path, repository)
     if (path / _CONFIG).is_file():
@@ -73,6 +75,21 @@ def plan_upload(path: Path, repository: str) -> Upload:
         expected=f"a folder with {_CONFIG} or {_MANIFEST}",
         mend=f"Give {' or '.join(str(path / name) for name in inside)}" if inside else None,
     )
+
+
+def _validate_repository(repository: str) -> None:
+    """Refuse a name that the hub's own rules refuse, without asking it."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise HubError(
+            f"is not a name of a repository ({first_line(error)})",
+            where=repository,
+            expected="OWNER/NAME",
+        ) from error
 
 
 def validate_names(upload: Upload, path: Path) -> None:

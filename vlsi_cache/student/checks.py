@@ -19,7 +19,12 @@ from vlsi_cache.student.cached import (
     validate_vocabulary,
 )
 from vlsi_cache.student.choosing import open_selecting_cache
-from vlsi_cache.training import Run, StageFolder
+from vlsi_cache.student.folders import (
+    validate_later_stages,
+    validate_stage_settings,
+    validate_untouched_start,
+)
+from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import preview_taps
 
 __all__ = ["training_checks", "validate_student"]
@@ -35,7 +40,9 @@ def training_checks(recipe: Recipe) -> list[Callable[[], object]]:
     return [
         lambda: _validate_cache(recipe),
         lambda: _validate_student(recipe),
-        lambda: _validate_stages(recipe),
+        lambda: validate_untouched_start(recipe),
+        lambda: validate_later_stages(recipe),
+        lambda: validate_stage_settings(recipe),
         lambda: validate_trackers(recipe),
         lambda: _validate_held_out(recipe),
     ]
@@ -95,19 +102,6 @@ def _cache_so_far(recipe: Recipe) -> Cache | None:
 def _can_open(recipe: Recipe) -> bool:
     """Report whether there is a cache to compare with; another check says what is wrong if not."""
     return recipe.reads_cache and is_begun(recipe.cache_path)
-
-
-def _validate_stages(recipe: Recipe) -> None:
-    """Refuse folders of stages two and three that were made with other settings."""
-    stages = {
-        "interaction": (recipe.interaction, recipe.output / "interaction" / "model"),
-        "finetuning": (recipe.finetuning, recipe.student_path),
-    }
-    for name, (section, result) in stages.items():
-        if name in recipe.stages:
-            known = {name: section.decisive(), "seed": recipe.seed}
-            folder = StageFolder(recipe.output / name, known, result / "config.json")
-            folder.validate_known_settings()
 
 
 def validate_student(run: Run, student: Backbone, cache: Cache) -> None:

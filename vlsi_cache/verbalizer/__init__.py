@@ -2,6 +2,7 @@
 
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
 from vlsi_cache.verbalizer.checkpoint import (
+    VERBALIZERS_FILE,
     VerbalizerConfig,
     load_verbalizers,
     save_verbalizers,
@@ -9,7 +10,7 @@ from vlsi_cache.verbalizer.checkpoint import (
 )
 from vlsi_cache.verbalizer.early import preview_taps
 from vlsi_cache.verbalizer.exits.export import export_exits
-from vlsi_cache.verbalizer.exits.keeping import carry_exits, keep_exits
+from vlsi_cache.verbalizer.exits.keeping import EXITS_FOLDER, carry_exits, keep_exits
 from vlsi_cache.verbalizer.exits.loading import Exits, load_exits
 from vlsi_cache.verbalizer.structures import (
     BlockVerbalizer,
@@ -21,6 +22,8 @@ from vlsi_cache.verbalizer.training import find_verbalizers, obtain_verbalizers
 from vlsi_cache.verbalizer.verbalization import Verbalization
 
 __all__ = [
+    "EXITS_FOLDER",
+    "VERBALIZERS_FILE",
     "BlockVerbalizer",
     "Exits",
     "GatedVerbalizer",

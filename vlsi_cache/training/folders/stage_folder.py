@@ -47,6 +47,18 @@ class StageFolder:
         self.settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))
         self.config = config
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the stage is finished, and its result is whole."""
+        record = self._read()
+        return record is not None and record.finished and not self._lacks(record)
+
+    @property
+    def holds_training(self) -> bool:
+        """Whether there is a result or a checkpoint of the stage, of any settings."""
+        record = self._read()
+        return record is not None and not self._is_untrained(record)
+
     def validate_settings(self) -> None:
         """Refuse a folder that holds the same stage, made with other settings.
 
@@ -99,23 +111,27 @@ class StageFolder:
         remove_torn_checkpoints(self.path)
 
     def _is_whole(self, record: StageRecord) -> bool:
-        """Report whether the result has its files, none of them cut off."""
+        """Report whether the result has its files, and log what it lacks."""
+        wrong = self._lacks(record)
+        if wrong:
+            logger.warning(
+                "%s: the stage was finished, but its result %s. It is made again",
+                self.config.parent,
+                ", ".join(wrong),
+            )
+        return not wrong
+
+    def _lacks(self, record: StageRecord) -> list[str]:
+        """Return what is wrong with the result's files: each is there, and is not cut off."""
         result = self.config.parent
         # records of old versions name no weights, or no sizes
         named = record.weights or self._weights() or [_WEIGHTS]
         wrong = [f"lacks {name}" for name in (self.config.name, *named) if _size(result / name) < 0]
-        wrong += [
+        return wrong + [
             f"has {size:,} of the {num_bytes:,} bytes of {name}"
             for name, num_bytes in record.num_bytes.items()
             if 0 <= (size := _size(result / name)) < num_bytes and _is_torn(result / name)
         ]
-        if wrong:
-            logger.warning(
-                "%s: the stage was finished, but its result %s. It is made again",
-                result,
-                ", ".join(wrong),
-            )
-        return not wrong
 
     def _weights(self) -> list[str]:
         return sorted(path.name for path in self.config.parent.glob(_WEIGHTS))

@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from vlsi_cache.errors import StageError, VlsiCacheError
 from vlsi_cache.interruption import stop_if_asked
 from vlsi_cache.phases import phase
+from vlsi_cache.training.advice import folders_to_delete
 from vlsi_cache.training.folders.checkpoints import (
     epochs_of,
     last_checkpoint,
@@ -104,18 +105,19 @@ def train(run: Run, stage: Stage[Any], training: Training[Any]) -> None:
     if trainer.unsound is not None:
         run.reminders.extend(filter(None, [trainer.unsound.summary()]))
     run.figures[stage.name] = lines.last
-    run.reminders.extend(_losses_reminder(stage, trainer))
+    run.reminders.extend(_losses_reminder(run, stage, trainer))
 
 
-def _losses_reminder(stage: Stage[Any], trainer: _StageTrainer) -> list[str]:
+def _losses_reminder(run: Run, stage: Stage[Any], trainer: _StageTrainer) -> list[str]:
     """Return what the run says at its end if the losses ended badly."""
     problem = trainer.guard.find_problem()
     if problem is None:
         return []
+    folders = folders_to_delete(run.recipe, run.role, stage.name, stage.folder)
     return [
         f"{stage.name}: {problem}. The result may be worse than what it began with. Delete "
-        f"{stage.folder}, then train it with a learning_rate below "
-        f"{trainer.args.learning_rate:.2g}"
+        f"{folders}, then run the same command with a learning_rate below "
+        f"{trainer.args.learning_rate:.2g} for {stage.name}"
     ]
 
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
-__all__ = ["LossGuard", "find_rise"]
+__all__ = ["LossGuard", "Rise", "find_rise"]
 
-_FEWEST = 4
+_FEWEST = 10
 """Steps from which a rise can be told from the batches' noise."""
 _WINDOW = 10
 """The first and the last tenth of the steps are compared."""
+_SHORTEST = 5
+"""Fewest last steps."""
 _LONGEST = 100
 """Most steps of either."""
+_ERRORS = 3
+"""Standard errors that count as a rise. Under 1 in 10 runs of a flat loss goes so far by chance,
+although the guard looks many times in a run."""
 
 
 class LossGuard:
@@ -76,19 +83,35 @@ class LossGuard:
         """Say how the loss rose, or return None."""
         self._take_pending()
         rise = find_rise(self._first, self._last, self._count)
-        if rise is None:
-            return None
-        first, last = rise
-        return f"loss stays above its first value: {first:.3g} at first, {last:.3g} now"
+        return None if rise is None else f"loss stays above its first value: {rise.text()}"
 
 
-def find_rise(
-    first: Sequence[float], last: Sequence[float], count: int
-) -> tuple[float, float] | None:
-    """Compare the last tenth of the steps with the first.
+@dataclass(frozen=True, slots=True)
+class Rise:
+    """How the loss of the last steps is above that of the first."""
 
-    The means differ by chance, too. A rise counts if it exceeds the standard error of their
-    difference. Differences of neighbours give the noise, which a trend does not change.
+    num_first: int
+    """Number of first steps."""
+    first: float
+    """Their mean loss."""
+    num_last: int
+    """Number of last steps."""
+    last: float
+    """Their mean loss."""
+
+    def text(self) -> str:
+        """Return both, as the steps' own lines write a loss."""
+        one = self.num_first == 1
+        begin = "at step 1" if one else f"is the mean of the first {self.num_first} steps"
+        return f"{self.first:.4g} {begin}, {self.last:.4g} is the mean of the last {self.num_last}"
+
+
+def find_rise(first: Sequence[float], last: Sequence[float], count: int) -> Rise | None:
+    """Compare the last tenth of the steps with the first step, and with the first tenth.
+
+    The means differ by chance, too. A rise counts if it exceeds three standard errors of their
+    difference. Differences of neighbours give the noise, which a trend does not change. The noise
+    of a spoilt run grows with its loss, so logarithms are compared.
 
     Args:
         first: loss of the first steps.
@@ -96,14 +119,18 @@ def find_rise(
         count: number of all steps.
 
     Returns:
-        Both means if the last is above the first, or None.
+        What is compared if the last steps are above the first, or None.
     """
     if count < _FEWEST:
         return None
-    head = list(first)[: max(1, count // _WINDOW)]
-    tail = list(last)[-max(_FEWEST - 1, count // _WINDOW) :]
-    before, after = sum(head) / len(head), sum(tail) / len(tail)
-    steps = [later - sooner for part in (first, last) for sooner, later in pairwise(part)]
-    variance = sum(step * step for step in steps) / len(steps) / 2
-    error = math.sqrt(variance * (1 / len(head) + 1 / len(tail)))
-    return (before, after) if after > before + error else None
+    first, last = list(first), list(last)
+    tail = last[-max(_SHORTEST, count // _WINDOW) :]
+    scale = math.log if min(*first, *last) > 0 else float
+    steps = [scale(b) - scale(a) for part in (first, last) for a, b in pairwise(part)]
+    variance = fmean(step * step for step in steps) / 2
+    for head in (first[:1], first[: count // _WINDOW]):
+        error = math.sqrt(variance * (1 / len(head) + 1 / len(tail)))
+        is_above = fmean(map(scale, tail)) > fmean(map(scale, head)) + _ERRORS * error
+        if is_above and fmean(tail) > fmean(head):
+            return Rise(len(head), fmean(head), len(tail), fmean(tail))
+    return None
