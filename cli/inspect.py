@@ -92,9 +92,7 @@ def command(
 
         kind = kind_of(recipe.cache_path)
         if compare is not None:
-            _validate_kinds(recipe.cache_path, kind, compare)
-            if kind == "run":
-                _refuse("a run has no samples", given, ("max_samples",))
+            _validate_kinds(recipe.cache_path, kind, compare, max_samples)
             _compare(recipe.cache_path, kind, compare, max_samples, html, as_json=as_json)
             return
         if kind == "run":
@@ -148,7 +146,8 @@ def _refuse(why: str, given: Mapping[str, object], names: Sequence[str]) -> None
             raise click.UsageError(f"{why}, so {flags[name]} has no effect")
 
 
-def _validate_kinds(path: str | Path, kind: str, other: str) -> None:
+def _validate_kinds(path: str | Path, kind: str, other: str, max_samples: int | None) -> None:
+    """Refuse to compare a run with a cache, or samples of runs."""
     from vlsi_cache.errors import StageError
     from vlsi_cache.report.run.finding import kind_of
 
@@ -161,6 +160,8 @@ def _validate_kinds(path: str | Path, kind: str, other: str) -> None:
             found=f"{other} is a {other_kind}",
             mend=f"Give --compare another {kind}",
         )
+    if kind == "run":
+        _refuse("a run has no samples", {"max_samples": max_samples}, ("max_samples",))
 
 
 def _data(recipe: Recipe, *, asks_for_data: bool, html: Path | None) -> DataSection | None:
