@@ -25,6 +25,8 @@ def interrupt():
     os.killpg(os.getpgrp(), signal.SIGINT)
 
 if __name__ == "__main__":
+    # what a shell starts in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt, daemon=True).start()
     try:
         summarize_cache(open_cache(sys.argv[1]), processes=2)

@@ -73,7 +73,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(dumped: Recipe, tmp_pa
         _task(dumped, broken, 0, ["verbalization"]),
         _task(dumped, broken, 30_000, two, save_every=1),  # a checkpoint
         _task(dumped, broken, 0, two, save_every=1),
-        _task(dumped, broken, 30_000, ["finetuning"]),  # the last checkpoint
+        _task(dumped, broken, 30_000, [*two, "finetuning"]),  # the last checkpoint
         _task(dumped, tmp_path / "events", 500, ["verbalization"]),  # TensorBoard's events
         _task(dumped, tmp_path / "unbroken", 0, two),
     ]
