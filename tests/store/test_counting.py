@@ -97,3 +97,13 @@ def test_a_script_without_a_main_guard_is_counted_by_one_process(
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == str(summarize_cache(open_cache(path)).num_tokens)
     assert "a process that counts could not start or failed" in done.stderr
+
+
+def test_shards_with_a_gap_are_counted_alike_by_one_process_and_by_two(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    make_cache(path, make_manifest(num_samples=140, samples_per_shard=1))  # runs of three shards
+    for name in ("index.json", "shards/00004.zarr.zip", "shards/00004.json"):
+        (path / name).unlink()
+    found = summarize_cache(open_cache(path), processes=2)
+    assert found == summarize_cache(open_cache(path), processes=1)
+    assert found.num_samples == 139

@@ -68,7 +68,7 @@ def tally_shards(
         CacheError: a shard is damaged.
     """
     size = max(1, -(-len(shards) // _RUNS))
-    runs = [shards[first : first + size] for first in range(0, len(shards), size)]
+    runs = [_short(shards[first : first + size]) for first in range(0, len(shards), size)]
     count = functools.partial(_count, cache, num_tokens=num_tokens)
     if (processes := min(processes, len(runs))) > 1:
         try:
@@ -77,6 +77,15 @@ def tally_shards(
         except _ProcessEndedError as error:
             logger.warning("%s: %s. One process counts everything again", cache.path, error)
     return _merged(cache, num_tokens, map(count, runs))
+
+
+def _short(run: Sequence[int]) -> Sequence[int]:
+    """Return ascending shards as a range where none is missing.
+
+    A process that starts is sent its runs, and what a pipe does not hold would wait for it.
+    """
+    whole = range(run[0], run[-1] + 1)
+    return whole if len(whole) == len(run) else run
 
 
 def _merged(cache: CountedShards, num_tokens: int, tallies: Iterable[Tally]) -> Tally:
