@@ -177,7 +177,7 @@ def test_a_recipe_that_spreads_its_teacher_is_planned_so() -> None:
 
     assert planned(4) == FOUND
     assert planned(4, device_map="auto").peak == 180 // 4 + 4
-    assert planned(4, tensor_parallel=4).peak == 80 // 4 + 20 + 80 + 4
+    assert planned(4, tensor_parallel=4).peak == (80 + 80) // 4 + 20 + 4
     assert planned(1, taps_at_once=1).peak == 100 + 80 // 4 + 4
     assert planned(1, taps_at_once=4) == FOUND
 
@@ -187,9 +187,11 @@ def test_a_stage_is_spread_by_what_is_there_alone() -> None:
     assert known == {
         "teacher.verbalization.taps_at_once: 1": 100 + 80 // 4 + 4,
         "teacher.device_map: auto, over 4 devices": 180 // 4 + 4,
-        "teacher.tensor_parallel: 64, over 64 devices": round(80 / 64 + 100 + 4),
-        "teacher.tensor_parallel: 4, teacher.verbalization.taps_at_once: 1, over 4 devices": 64,
+        "teacher.tensor_parallel: 4, over 4 devices": 20 + (80 + 80) // 4 + 4,
+        "teacher.tensor_parallel: 4, teacher.verbalization.taps_at_once: 1, over 4 devices": 49,
     }
+    known = dict(spreads("teacher-pass", FOUND, 65, 4, lambda key: True))
+    assert known["teacher.tensor_parallel: 64, over 64 devices"] == round(80 / 64 + 100 + 4)
     assert dict(spreads("teacher-verbalization", FOUND, 65, 4, lambda key: False)) == {}
     # each way is named where its keys are in the recipe's schema
     keys = {key for needs, *_ in SPREADS for key in needs if not key.startswith("vlsi_cache.")}

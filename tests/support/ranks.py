@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import TrainerCallback
 
 from vlsi_cache.errors import DataError, VlsiCacheError
@@ -165,6 +167,17 @@ def dump(task: Mapping[str, Any], rank: int) -> None:
         if rank == task.get("stopped") and progress.num_samples >= task["after"]:
             ask_to_stop(signal.SIGTERM, "here")
 
+    def after_step(optimizer: Any, *_: Any) -> None:
+        """Write down how many numbers of the optimizer's state lie here; kill, if it is time."""
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        own = [value.to_local() if isinstance(value, DTensor) else value for value in states]
+        (folder / f"state-{rank}.txt").write_text(str(sum(value.numel() for value in own)))
+        steps.append(1)
+        if [rank, len(steps)] == task.get("killed_in_training"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    steps: list[int] = []
+    register_optimizer_step_post_hook(after_step)
     try:
         dump_teacher(recipe_from_mapping(task["dump"], where="test"), watch)
     except (VlsiCacheError, Interrupted) as error:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from support.families import tiny_model
 from support.processors import MODEL_CHANGES, image_processor_for, text_tokenizer
 from support.ranks import RankServer
-from support.runs import make_recipe
+from support.runs import changed, make_recipe
 from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP
 from vlsi_cache.manifest import find_manifest_differences
 from vlsi_cache.recipe import Recipe
@@ -55,16 +55,37 @@ def test_two_processes_train_and_record_what_one_does(server: RankServer, tmp_pa
     recipe = make_recipe(tmp_path, num_samples=11, cache={"k": 2, "m": 3})
     dump_teacher(recipe)
     assert server.run(**_task(recipe, tmp_path / "two", 2)) == [0, 0]
-    trained, alone = (
-        load_file(folder / "teacher-verbalizers" / "verbalizers.safetensors")
-        for folder in (tmp_path / "two", recipe.output)
-    )
-    for name, weights in alone.items():
+    trained = _trained(tmp_path / "two")
+    for name, weights in _trained(recipe.output).items():
         # AdamW divides by the gradient's own size, which magnifies the rounding of small gradients
         np.testing.assert_allclose(trained[name], weights, rtol=0, atol=1e-5)
     given = {"verbalizers": str(recipe.teacher_verbalizers_path), "taps": None}
     assert server.run(**_task(recipe, tmp_path / "again", 2, **given)) == [0, 0]
     _agree(open_cache(tmp_path / "again" / "cache"), open_cache(recipe.cache_path))
+
+
+def _trained(run: Path) -> dict[str, np.ndarray[Any, Any]]:
+    return load_file(run / "teacher-verbalizers" / "verbalizers.safetensors")
+
+
+def test_processes_share_the_state_of_the_optimizer_and_any_number_goes_on(
+    server: RankServer, tmp_path: Path
+) -> None:
+    schedule = {"steps": 4, "save_every": 2, "taps_at_once": 1}
+    recipe = make_recipe(tmp_path, num_samples=11)
+    recipe = changed(recipe, teacher={"verbalization": schedule, "verbalizer": {"depth": 2}})
+    assert server.run(**_task(recipe, tmp_path / "alone", 1)) == [0]
+    run = tmp_path / "two"
+    codes = server.run(**_task(recipe, run, 2), killed_in_training=[1, 7])
+    assert codes[1] < 0
+    assert 0 not in codes
+    alone = int((tmp_path / "alone/state-0.txt").read_text())
+    for rank in range(2):
+        own = int((run / f"state-{rank}.txt").read_text())
+        assert 0.49 * alone < own < 0.52 * alone
+    assert server.run(**_task(recipe, run, 1)) == [0]
+    for name, weights in _trained(tmp_path / "alone").items():
+        np.testing.assert_allclose(_trained(run)[name], weights, rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ __all__ = [
 _COUNTS: Final = (2, 4, 8, 16, 32, 64)
 _SHARDING: Final = "vlsi_cache.training.sharding"
 _ONE_TAP: Final = "teacher.verbalization.taps_at_once"
+_SPLIT: Final = "teacher.tensor_parallel"
 
 Spread = Callable[[Rehearsed, int, int], float]
 """Bytes of each device, from a stage, the number of devices and the number of taps."""
@@ -38,11 +39,20 @@ def spread_by_map(found: Rehearsed, count: int, _num_taps: int) -> float:
 
 
 def spread_by_tensors(found: Rehearsed, count: int, _num_taps: int) -> float:
-    """Return blocks / n + the other weights + added + training + working.
+    """Return blocks / n + the other weights + added + working, of the teacher's pass.
 
     Each process holds a part of every block, and the whole of head, embedding and verbalizers.
     """
     return found.blocks / count + found.static - found.blocks + found.working
+
+
+def spread_training_by_tensors(found: Rehearsed, count: int, _num_taps: int) -> float:
+    """Return (blocks + added + training) / n + the other weights + working, of stage one.
+
+    The verbalizers are sharded while they train. What is gathered for one tap is not counted.
+    """
+    trained = found.static - found.weights
+    return (found.blocks + trained) / count + found.weights - found.blocks + found.working
 
 
 def spread_by_taps(found: Rehearsed, _count: int, num_taps: int) -> float:
@@ -52,9 +62,9 @@ def spread_by_taps(found: Rehearsed, _count: int, num_taps: int) -> float:
 
 
 def spread_by_both(found: Rehearsed, count: int, num_taps: int) -> float:
-    """Return blocks / n + the other weights + (added + training) / L + working."""
-    by_taps = spread_by_taps(found, 1, num_taps)
-    return by_taps - found.blocks * (1 - 1 / count)
+    """Return (blocks + (added + training) / L) / n + the other weights + working."""
+    trained = (found.static - found.weights) / max(num_taps, 1)
+    return (found.blocks + trained) / count + found.weights - found.blocks + found.working
 
 
 def spread_by_shards(found: Rehearsed, count: int, _num_taps: int) -> float:
@@ -66,18 +76,15 @@ def spread_by_shards(found: Rehearsed, count: int, _num_taps: int) -> float:
     return found.static / count + found.working
 
 
+_TRAINED: Final = ("added", "gradients", "optimizer")
 _TEACHER: Final = ("teacher-verbalization", "teacher-pass")
 _STUDENT: Final = ("student-verbalization", "interaction", "finetuning")
 SPREADS: Final[tuple[tuple[tuple[str, ...], tuple[str, ...], str, Spread], ...]] = (
     ((_ONE_TAP,), _TEACHER[:1], f"{_ONE_TAP}: 1", spread_by_taps),
     (("teacher.device_map",), _TEACHER, "teacher.device_map: auto", spread_by_map),
-    (("teacher.tensor_parallel",), _TEACHER, "teacher.tensor_parallel: {}", spread_by_tensors),
-    (
-        ("teacher.tensor_parallel", _ONE_TAP),
-        _TEACHER[:1],
-        f"teacher.tensor_parallel: {{}}, {_ONE_TAP}: 1",
-        spread_by_both,
-    ),
+    ((_SPLIT,), _TEACHER[:1], f"{_SPLIT}: {{}}", spread_training_by_tensors),
+    ((_SPLIT,), _TEACHER[1:], f"{_SPLIT}: {{}}", spread_by_tensors),
+    ((_SPLIT, _ONE_TAP), _TEACHER[:1], f"{_SPLIT}: {{}}, {_ONE_TAP}: 1", spread_by_both),
     ((_SHARDING,), _STUDENT, "accelerate launch with FSDP", spread_by_shards),
 )
 """What must be there, the stages that it spreads, its text, and its formula. What must be there are
@@ -131,15 +138,16 @@ def as_recipe_spreads(
         section = recipe.teacher if stage.startswith("teacher") else recipe.student
         at_once = getattr(section.verbalization, "taps_at_once", None)
         if at_once is not None and at_once < num_taps:
-            found = _scaled(found, at_once / num_taps, ("added", "gradients", "optimizer"))
+            found = _scaled(found, at_once / num_taps, _TRAINED)
     if stage not in _TEACHER:
         return found
     count = getattr(recipe.teacher, "tensor_parallel", 1)
     if count > 1:
         spread = found.blocks // count
-        return replace(found, weights=found.weights - found.blocks + spread, blocks=spread)
+        found = replace(found, weights=found.weights - found.blocks + spread, blocks=spread)
+        return _scaled(found, 1 / count, _TRAINED if "verbalization" in stage else ())
     if is_mapped(recipe) and devices > 1:
-        return _scaled(found, 1 / devices, ("weights", "blocks", "added", "gradients", "optimizer"))
+        return _scaled(found, 1 / devices, ("weights", "blocks", *_TRAINED))
     return found
 
 

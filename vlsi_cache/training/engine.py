@@ -15,7 +15,7 @@ from vlsi_cache.training.memory_errors import plain_memory_errors
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import is_main_process
 from vlsi_cache.training.run import Run
-from vlsi_cache.training.sharding import gather, shard
+from vlsi_cache.training.sharding import FsdpOptions, gather, shard
 from vlsi_cache.training.stage import Stage
 
 __all__ = ["run_stage"]
@@ -59,14 +59,16 @@ def _make(run: Run, stage: Stage[Any], folder: StageFolder) -> None:
     run.report_left_out(stage.name)
     with phase(f"{stage.name}: preparing"):
         training = stage.start()
-        if run.sharding is not None:
-            shard(training.module, run.sharding, run.device, autocast=training.autocast)
+        # processes that hold one teacher together share its verbalizers, and their moments, too
+        sharding = run.sharding or (FsdpOptions() if training.shares_batches else None)
+        if sharding is not None:
+            shard(training.module, sharding, run.device, autocast=training.autocast)
         if training.begin is not None and last_checkpoint(stage.folder) is None:
             training.begin()
     with finishing_steps():
         train(run, stage, training)
         with phase(f"{stage.name}: saving {stage.result}"):
-            if run.sharding is not None:
+            if sharding is not None:
                 gather(training.module, keep=is_main_process())
             folder.finish(lambda: stage.save(training.module))
     stop_if_asked(f"after {stage.name}")

@@ -147,21 +147,28 @@ class Verbalization(StageModule):
 
     def units(self) -> list[nn.Module]:
         """Return the modules whose weights are gathered one after another."""
-        return [*super().units(), *self.bank.units()]
+        units = self.bank.units()
+        return units if is_split(self.decoder.model) else [*super().units(), *units]
 
     def begin_sharding(self) -> None:
-        """Take in the backbone, whose weights are sharded with the verbalizers'."""
-        self.backbone = self.decoder.model
-        super().begin_sharding()
+        """Take in the backbone, whose weights are sharded with the verbalizers'.
+
+        One that the processes hold together already stays as it is.
+        """
+        if not is_split(self.decoder.model):
+            self.backbone = self.decoder.model
+            super().begin_sharding()
 
     def end_sharding(self, device: torch.device) -> None:
         """Follow the weights to their device."""
-        super().end_sharding(device)
-        register_fsdp_forward_method(self, "read")  # it gathers weights, as the forward does
+        if not is_split(self.decoder.model):
+            super().end_sharding(device)
+            register_fsdp_forward_method(self, "read")  # it gathers weights, as the forward does
 
     def release(self) -> None:
         """Let go of the backbone, which has not changed."""
-        del self.backbone
+        if not is_split(self.decoder.model):
+            del self.backbone
 
     def collect(self) -> dict[str, tuple[Tensor, int]]:
         """Return sums and counts of what was observed since the last call.

@@ -168,9 +168,13 @@ def _run_peak(recipe: Recipe, stage: PlannedStageName, step: StageStep, batch: B
 
 
 def _num_senders(setting: Setting, stage: PlannedStageName) -> int:
-    """Return the processes that send one another gradients. A mapped teacher has one process."""
-    is_mapped = getattr(setting.recipe.teacher, "device_map", None) is not None
-    return 1 if is_mapped and stage.startswith("teacher") else setting.num_processes
+    """Return the processes that send one another whole gradients.
+
+    A mapped teacher has one process. Those that hold a teacher together shard its verbalizers.
+    """
+    teacher = setting.recipe.teacher
+    is_spread = teacher.device_map is not None or teacher.tensor_parallel > 1
+    return 1 if is_spread and stage.startswith("teacher") else setting.num_processes
 
 
 def _count(step: StageStep, batch: Batch) -> float:
