@@ -83,6 +83,8 @@ def _part(setting: Setting, name: str, seed: int, part: str) -> dict[str, Any]:
     arm = ARMS[name]
     began = time.monotonic()
     folder = _runs(setting, arm, seed)
+    if part == "distilled":  # what an interrupted run scored on its way is lost
+        shutil.rmtree(folder, ignore_errors=True)
     plan = Plan(
         *(folder / "distilled", arm.settings(setting.last_tap), RATES, seed),
         stages=FIRST,
