@@ -150,7 +150,11 @@ class BatchEncoder:
     def _find_responses(self) -> ResponseFinder:
         template = self._template
         ending = TurnEnding(
-            self._special, template.end, template.beginning, template.generation_prompt
+            self._special,
+            template.end,
+            template.beginning,
+            template.question,
+            template.generation_prompt,
         )
         return ResponseFinder(template, ending, self._notices)
 

@@ -19,6 +19,7 @@ class TurnEnding:
         special: the tokenizer's special tokens.
         end: the tokenizer's end-of-text token.
         beginning: its beginning-of-text token.
+        question: the text of a question alone.
         generation_prompt: the text that opens the assistant's turn.
     """
 
@@ -27,14 +28,14 @@ class TurnEnding:
         special: frozenset[str],
         end: str | None,
         beginning: str | None,
+        question: str,
         generation_prompt: str,
     ) -> None:
         self._end = end
         self._special = any_of(special)
         self._pieces = re.compile(f"{self._special.pattern}|.", re.DOTALL)
-        opening = self._special.search(generation_prompt)
         # A token that opens every turn, or every text, is not what the last turn stops at.
-        self._openings = {beginning, opening.group() if opening else None}
+        self._openings = {beginning, self._opening(question, generation_prompt)}
 
     def find(self, tail: str, reference: str | None) -> tuple[int, bool]:
         """Find the end of a turn.
@@ -58,6 +59,16 @@ class TurnEnding:
         if following is not None and following.group(1) not in self._openings:
             return following.end(), True
         return length, False
+
+    def _opening(self, question: str, generation_prompt: str) -> str | None:
+        """The token that opens a turn.
+
+        Some generation prompts close the question first (Qwen 1.5), so one that also stands in the
+        question comes before others.
+        """
+        prompt = self._special.findall(generation_prompt)
+        shared = [token for token in self._special.findall(question) if token in prompt]
+        return next(iter([*shared, *prompt]), None)
 
     def _common(self, tail: str, reference: str | None) -> str:
         if reference is None:

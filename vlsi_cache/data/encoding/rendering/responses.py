@@ -184,13 +184,14 @@ class ResponseFinder:
             self._warn_of_departure(text[start:], answer, conversation)
             if prompt.startswith(bare):
                 start += len(common_beginning(text[start:], prompt[start:]))
-            return min(start, answer.first)
+            # A turn that follows an answer may be opened in another way than after a question.
+            return min(max(start, self._header_end(text, len(bare), answer.first)), answer.first)
         return self._start_by_header(text, previous, answer.first)
 
     def _header_end(self, text: str, previous: int, end: int) -> int:
         """One past the last header of the assistant's between two characters."""
         header = self._template.history_header
-        found = text.rfind(header, previous, end) if header else -1
+        found = text.rfind(header, previous, end) if header.strip() else -1
         return previous if found < 0 else found + len(header)
 
     def _start_by_header(self, text: str, previous: int, first: int) -> int:

@@ -21,13 +21,13 @@ from vlsi_cache.data.encoding.rendering.forms import (
     CallForm,
     probe_turns,
 )
+from vlsi_cache.data.encoding.rendering.tags import has_tags, spans_of_marks, with_marks
 from vlsi_cache.data.encoding.rendering.text import Span, common_beginning
 from vlsi_cache.errors import DataError, ModelError
 from vlsi_cache.models import tokenizer_of
 
 __all__ = ["ChatTemplate", "has_template"]
 
-_GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # What templates raise on a conversation that they do not take. Jinja's own errors, and Python's,
 # because a template may add, index or call anything.
 _REFUSALS = (
@@ -41,6 +41,7 @@ class ChatTemplate:
 
     Attributes:
         has_tags: whether the template marks the assistant's text with ``{% generation %}``.
+        question: the text of a question alone.
         generation_prompt: the text that opens the assistant's turn. It may be empty.
         history_header: the beginning of the generation prompt that earlier turns of the assistant
             have, too. It ends before a thought that only the generation prompt opens.
@@ -63,8 +64,9 @@ class ChatTemplate:
         self.beginning: str | None = tokenizer.bos_token
         self.end: str | None = tokenizer.eos_token
         self._variables = {**tokenizer.special_tokens_map, "date_string": DATE_STRING}
-        self.has_tags = _GENERATION_TAG.search(self._plain_source) is not None
+        self.has_tags = has_tags(self._plain_source)
         self._takes_parts = self._find_form(prefer_parts=isinstance(processor, ProcessorMixin))
+        self.question = self._try(probe_turns(parts=self._takes_parts)[:1], {}) or ""
         self.generation_prompt, self.history_header = self._find_prompts()
 
     def render(
@@ -118,7 +120,8 @@ class ChatTemplate:
     def answer_tokens(self, special: re.Pattern[str]) -> frozenset[str]:
         """Special tokens that the template writes inside an answer: for calls and for thoughts.
 
-        Those that also stand elsewhere are not among them: headers, and what ends a turn.
+        Those that also stand elsewhere are not among them: headers, and what ends a turn. But one
+        at which the template itself splits answers may stand in a header (DeepSeek V3.1).
         """
         question, answer = probe_turns(parts=self._takes_parts)
         asked = self._try([question], {}) or ""
@@ -136,8 +139,9 @@ class ChatTemplate:
             (self._try(turns, {}) or "").partition(PROBE["assistant"])[2]
             for turns in ([question, answer], [question, answer, question])
         ]
-        outside += [asked, self.history_header]
-        found = {token for text in inside for token in special.findall(text)}
+        ends = set(special.findall("".join(outside)))
+        given = {*ends, *special.findall(asked + self.history_header)}
+        found = {token for text in inside for token in special.findall(text)} - given
         # A template also takes thoughts out of answers: '</think>' in content.
         source = self._plain_source + self._tools_source
         found |= {
@@ -147,7 +151,7 @@ class ChatTemplate:
                 rf"""split\(\s*['"]{re.escape(token)}|{re.escape(token)}['"]\s+in\b""", source
             )
         }
-        return frozenset(found - {token for text in outside for token in special.findall(text)})
+        return frozenset(found - ends)
 
     @cached_property
     def call_form(self) -> CallForm | None:
@@ -181,18 +185,28 @@ class ChatTemplate:
     def _render(
         self, turns: Sequence[Mapping[str, Any]], given: Mapping[str, Any]
     ) -> tuple[str, list[Span]]:
+        source = self._tools_source if given.get("tools") else self._plain_source
+        text, counted = self._write(source, turns, given)
+        if not has_tags(source):
+            return text, []
+        marked, _ = self._write(with_marks(source), turns, given)
+        found = spans_of_marks(marked, text)
+        return text, counted if found is None else found
+
+    def _write(
+        self, source: str, turns: Sequence[Mapping[str, Any]], given: Mapping[str, Any]
+    ) -> tuple[str, list[Span]]:
+        """The text, and the spans of the tags as transformers counts them."""
         # Any, because transformers annotates it as if it returned one string.
         render: Any = render_jinja_template
-        source = self._tools_source if given.get("tools") else self._plain_source
-        has_tags = _GENERATION_TAG.search(source) is not None
         texts, spans = render(
             conversations=[list(turns)],
             chat_template=source,
             # A template without tags logs a warning if it is asked for spans.
-            return_assistant_tokens_mask=has_tags,
+            return_assistant_tokens_mask=has_tags(source),
             **{**self._variables, "add_generation_prompt": False, **given},
         )
-        return texts[0], list(spans[0]) if has_tags else []
+        return texts[0], list(spans[0]) if has_tags(source) else []
 
     def _content(self, message: Message) -> str | list[dict[str, str]]:
         if self._takes_parts:
@@ -220,10 +234,11 @@ class ChatTemplate:
             words = (PROBE["user"], PROBE["assistant"])
             if all(word in text for word in words) and "'type'" not in text:
                 return parts
+            errors.append("a text without them")
         raise ModelError(
             "chat template does not render a question and an answer",
             where=self.name,
-            found="; ".join(errors) or "a text without them",
+            found="; ".join(errors),
             mend="Save the model's chat template with its processor",
         )
 
