@@ -25,7 +25,7 @@ from vlsi_cache.data.encoding.rendering.endings import TurnEnding
 from vlsi_cache.data.encoding.rendering.forms import PROBE
 from vlsi_cache.data.encoding.rendering.responses import RenderedConversation, ResponseFinder
 from vlsi_cache.data.encoding.rendering.sanitize import Sanitizer
-from vlsi_cache.data.encoding.rendering.spans import blanks_after, shifted, tokens_in_spans
+from vlsi_cache.data.encoding.rendering.spans import blanks_beside, shifted, tokens_in_spans
 from vlsi_cache.data.encoding.rendering.template import ChatTemplate, has_template
 from vlsi_cache.data.encoding.rendering.text import any_of
 from vlsi_cache.data.encoding.tally import CHANGED
@@ -151,6 +151,7 @@ class BatchEncoder:
         template = self._template
         ending = TurnEnding(
             self._special,
+            frozenset(token.content for token in self._tokenizer.added_tokens_decoder.values()),
             template.end,
             template.beginning,
             template.question,
@@ -290,7 +291,7 @@ class BatchEncoder:
                 where=type(self._call.processor).__name__,
                 mend="Choose a model whose processor leaves the text as it is",
             )
-        blanks = [blanks_after(rendered.text, span) for span in rendered.responses]
+        blanks = [blanks_beside(rendered.text, span) for span in rendered.responses]
         spans = shifted(rendered.responses, replacements)
         return tokens_in_spans(spans, blanks, offsets) & not_first
 

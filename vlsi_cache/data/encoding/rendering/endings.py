@@ -17,6 +17,8 @@ class TurnEnding:
 
     Args:
         special: the tokenizer's special tokens.
+        added: all tokens that were added to its vocabulary. Some checkpoints do not call their
+            end of a turn special.
         end: the tokenizer's end-of-text token.
         beginning: its beginning-of-text token.
         question: the text of a question alone.
@@ -26,6 +28,7 @@ class TurnEnding:
     def __init__(
         self,
         special: frozenset[str],
+        added: frozenset[str],
         end: str | None,
         beginning: str | None,
         question: str,
@@ -33,7 +36,8 @@ class TurnEnding:
     ) -> None:
         self._end = end
         self._special = any_of(special)
-        self._pieces = re.compile(f"{self._special.pattern}|.", re.DOTALL)
+        self._added = any_of(token for token in special | added if token.strip())
+        self._pieces = re.compile(f"{self._added.pattern}|.", re.DOTALL)
         # A token that opens every turn, or every text, is not what the last turn stops at.
         self._openings = {beginning, self._opening(question, generation_prompt)}
 
@@ -50,7 +54,7 @@ class TurnEnding:
             Number of characters that close the turn, and whether a stop is among them.
         """
         common = self._common(tail, reference)
-        stops = list(self._special.finditer(common))
+        stops = list(self._special.finditer(common)) or list(self._added.finditer(common))
         if stops:
             named = [stop for stop in stops if stop.group() == self._end]
             return (named or stops[-1:])[0].end(), True

@@ -28,6 +28,7 @@ from vlsi_cache.models import tokenizer_of
 
 __all__ = ["ChatTemplate", "has_template"]
 
+_LIKE_A_TAG = re.compile(r"[<\[{|].*[>\]}|]")  # words may be added to a vocabulary, too
 # What templates raise on a conversation that they do not take. Jinja's own errors, and Python's,
 # because a template may add, index or call anything.
 _REFUSALS = (
@@ -102,18 +103,21 @@ class ChatTemplate:
     def control_tokens(self, processor: Any) -> frozenset[str]:
         """Special tokens to which the template, the processor or the tokenizer gives a meaning.
 
-        Special tokens that only data writes (Qwen2-VL's ``<|box_start|>``) are not among them.
+        Special tokens that only data writes (Qwen2-VL's ``<|box_start|>``) are not among them. Of
+        added tokens that are not special, those that begin and end turns are.
         """
         tokenizer = tokenizer_of(processor)
-        special = {
-            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
-        }
+        added = tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special}
         named = {value for name, value in vars(processor).items() if name.endswith("_token")}
         named |= {value for value in tokenizer.special_tokens_map.values() if value}
         turns = probe_turns(parts=self._takes_parts)
         written = self._plain_source + self._tools_source
         written += self._render(turns, {"add_generation_prompt": True})[0]
         found = {token for token in special if token in written}
+        around = self.question + "".join(self._after_answer())
+        looks = {token.content for token in added if _LIKE_A_TAG.fullmatch(token.content)}
+        found |= {token for token in looks if token in around}
         found |= {token for token in named if isinstance(token, str) and token}
         return frozenset(token for token in found if len(token) > 1 and not token.isspace())
 
@@ -124,24 +128,18 @@ class ChatTemplate:
         at which the template itself splits answers may stand in a header (DeepSeek V3.1).
         """
         question, answer = probe_turns(parts=self._takes_parts)
-        asked = self._try([question], {}) or ""
         thinking = {**answer, "reasoning_content": PROBE["thought"]}
+        thought = (self._try([question, thinking], {}) or "")[len(self.question) :]
         inside = [self.generation_prompt.removeprefix(self.history_header)]
-        inside.append(
-            _without_stop((self._try([question, thinking], {}) or "")[len(asked) :], special)
-        )
+        inside.append(_without_stop(thought, special))
         if self.call_form is not None:
             # Llama 3.1 writes <|python_tag|> before calls of tools that it calls built-in.
             for given in ({}, {"builtin_tools": [TOOL["function"]["name"]]}):
                 text = self._try([question, self.call_form.probe()], {"tools": [TOOL], **given})
                 inside.append(_without_stop((text or "").rpartition(PROBE["user"])[2], special))
-        outside = [
-            (self._try(turns, {}) or "").partition(PROBE["assistant"])[2]
-            for turns in ([question, answer], [question, answer, question])
-        ]
-        ends = set(special.findall("".join(outside)))
-        given = {*ends, *special.findall(asked + self.history_header)}
-        found = {token for text in inside for token in special.findall(text)} - given
+        ends = set(special.findall("".join(self._after_answer())))
+        elsewhere = {*ends, *special.findall(self.question + self.history_header)}
+        found = {token for text in inside for token in special.findall(text)} - elsewhere
         # A template also takes thoughts out of answers: '</think>' in content.
         source = self._plain_source + self._tools_source
         found |= {
@@ -152,6 +150,14 @@ class ChatTemplate:
             )
         }
         return frozenset(found - ends)
+
+    def _after_answer(self) -> list[str]:
+        """What follows an answer: at the end, and before another question."""
+        question, answer = probe_turns(parts=self._takes_parts)
+        return [
+            (self._try(turns, {}) or "").partition(PROBE["assistant"])[2]
+            for turns in ([question, answer], [question, answer, question])
+        ]
 
     @cached_property
     def call_form(self) -> CallForm | None:
