@@ -404,6 +404,14 @@ def test_a_cache_of_other_data_is_refused(dumped: Recipe, tmp_path: Path) -> Non
         train_student(with_section(dumped, "data", path=str(other)))
 
 
+def test_the_same_rows_in_another_order_are_named_as_that(dumped: Recipe, tmp_path: Path) -> None:
+    rows = Path(str(dumped.data.path)).read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "turned.jsonl").write_text("".join(reversed(rows)), encoding="utf-8")
+    turned = with_section(dumped, "data", path=str(tmp_path / "turned.jsonl"))
+    with pytest.raises(CacheMismatchError, match=r"sample 's11' stands in another place than in"):
+        train_student(turned)
+
+
 def test_an_incomplete_cache_is_refused(dumped: Recipe, tmp_path: Path) -> None:
     copy = tmp_path / "cache"
     shutil.copytree(dumped.cache_path, copy)
