@@ -136,3 +136,21 @@ def test_a_template_that_changes_the_words_is_refused_at_once() -> None:
     tokenizer = _tokenizer("{% for m in messages %}{{ m.content | upper }}{% endfor %}")
     with pytest.raises(ModelError, match=r"does not render .*; a text without them"):
         learned_with(tokenizer, PLAIN)
+
+
+def test_what_closes_a_question_is_not_learned_though_the_prompt_leaves_it_out() -> None:
+    tokenizer = _tokenizer(
+        "{% for m in messages %}" + _TURN + "{{ m.content }}"
+        "{% if not loop.last %}<|im_end|>\n{% endif %}{% endfor %}" + _PROMPT
+    )
+    assert learned_with(tokenizer, PLAIN) == ["It is red.<|im_end|>", "4 blue"]
+
+
+def test_a_question_that_is_repeated_in_an_answer_is_refused() -> None:
+    tokenizer = _tokenizer(
+        "{% for m in messages %}" + _TURN + "{% if m.role == 'assistant' %}"
+        "{{ 'You ask: ' + messages[loop.index0 - 1].content + ' ' }}{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}" + _PROMPT
+    )
+    with pytest.raises(DataError, match="writes what the user says into an answer"):
+        learned_with(tokenizer, PLAIN)

@@ -324,7 +324,7 @@ def _given(
 ) -> list[tuple[str, int]]:
     """Where words of turns stand that are not the assistant's, with their roles."""
     turns = zip(marked.conversation.messages, marked.turns, strict=True)
-    return [(turn.role, offsets[marks.words][0]) for turn, marks in turns if marks.words in offsets]
+    return [(turn.role, place) for turn, marks in turns for place in offsets.get(marks.words, ())]
 
 
 def _walk_back(text: str, within: Span, words: str) -> tuple[int, str]:

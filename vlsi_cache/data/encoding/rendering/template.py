@@ -258,6 +258,8 @@ class ChatTemplate:
         talk = self._try([question, answer, question], {}) or ""
         end = talk.find(PROBE["assistant"])
         header = talk[len(bare) : end] if talk.startswith(bare) and end >= 0 else prompt
+        # What closes the question may stand before the header, and not before the prompt.
+        header = header[max(header.find(prompt), 0) :]
         return prompt, common_beginning(prompt, header)
 
 
