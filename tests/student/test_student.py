@@ -412,6 +412,18 @@ def test_the_same_rows_in_another_order_are_named_as_that(dumped: Recipe, tmp_pa
         train_student(turned)
 
 
+def test_a_shard_of_another_size_is_refused_before_any_step(dumped: Recipe, tmp_path: Path) -> None:
+    copy = tmp_path / "cache"
+    shutil.copytree(dumped.cache_path, copy)
+    last = copy / "shards" / "00002.zarr.zip"
+    last.write_bytes(last.read_bytes()[:-1])
+    moved = with_section(dumped, "cache", path=copy)
+    recipe = moved.model_copy(update={"output": tmp_path / "run"})
+    with pytest.raises(CacheError, match=r"00002\.zarr\.zip: shard is damaged"):
+        train_student(recipe)
+    assert not (tmp_path / "run" / "student-verbalizers").exists()
+
+
 def test_an_incomplete_cache_is_refused(dumped: Recipe, tmp_path: Path) -> None:
     copy = tmp_path / "cache"
     shutil.copytree(dumped.cache_path, copy)
