@@ -34,6 +34,7 @@ from vlsi_cache.models import (
     load_model,
     load_processor,
     saved_dtype,
+    short_length,
     text_config,
 )
 from vlsi_cache.recipe import ModelSection
@@ -256,7 +257,7 @@ def test_weights_that_train_are_float32(
         ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}, 2048),
         ({"rope_type": "yarn", "factor": 4.0}, 2048),
         ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256}, 512),
-        ({"rope_type": "dynamic", "factor": 2.0}, 1024),
+        ({"rope_type": "dynamic", "factor": 2.0}, 512),
         ({"rope_type": "linear", "factor": 8.0}, 512),
     ],
 )
@@ -264,6 +265,15 @@ def test_scaled_positions_lengthen_the_context(scaling: dict[str, Any] | None, l
     rope = None if scaling is None else {"rope_theta": 10000.0, **scaling}
     model = tiny_model("llama", num_layers=1, changes={"rope_parameters": rope} if rope else None)
     assert context_length(text_config(model)) == length
+
+
+def test_the_length_of_short_positions_is_known() -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0}
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    trained = {"original_max_position_embeddings": 64}
+    changes = {"rope_parameters": {**rope, **factors, **trained}}
+    assert short_length(text_config(tiny_model("llama", num_layers=1, changes=changes))) == 64
+    assert short_length(text_config(tiny_model("llama", num_layers=1))) is None
 
 
 def test_a_broken_configuration_is_refused(folder: Path) -> None:
