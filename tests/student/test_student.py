@@ -405,6 +405,26 @@ def test_a_cache_of_other_data_is_refused(dumped: Recipe, tmp_path: Path) -> Non
         train_student(with_section(dumped, "data", path=str(other)))
 
 
+def test_the_same_rows_in_another_order_are_named_as_that(dumped: Recipe, tmp_path: Path) -> None:
+    rows = Path(str(dumped.data.path)).read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "turned.jsonl").write_text("".join(reversed(rows)), encoding="utf-8")
+    turned = with_section(dumped, "data", path=str(tmp_path / "turned.jsonl"))
+    with pytest.raises(CacheMismatchError, match=r"sample 's11' stands in another place than in"):
+        train_student(turned)
+
+
+def test_a_shard_of_another_size_is_refused_before_any_step(dumped: Recipe, tmp_path: Path) -> None:
+    copy = tmp_path / "cache"
+    shutil.copytree(dumped.cache_path, copy)
+    last = copy / "shards" / "00002.zarr.zip"
+    last.write_bytes(last.read_bytes()[:-1])
+    moved = with_section(dumped, "cache", path=copy)
+    recipe = moved.model_copy(update={"output": tmp_path / "run"})
+    with pytest.raises(CacheError, match=r"00002\.zarr\.zip: shard is damaged"):
+        train_student(recipe)
+    assert not (tmp_path / "run" / "student-verbalizers").exists()
+
+
 def test_an_incomplete_cache_is_refused(dumped: Recipe, tmp_path: Path) -> None:
     copy = tmp_path / "cache"
     shutil.copytree(dumped.cache_path, copy)
