@@ -12,8 +12,8 @@ import click
 
 from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags, taps_list
 from vlsi_cache.cli.terminal import hide_other_progress_bars, log_to
-from vlsi_cache.errors import RecipeError, counted
-from vlsi_cache.recipe import named_models, validate_named
+from vlsi_cache.errors import counted
+from vlsi_cache.recipe import RecipeProblemsError, named_models, validate_named
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -89,7 +89,7 @@ def with_taps(recipe: Recipe, taps: list[int]) -> Recipe:
     )
     problems = section.contradictions(role)
     if problems:
-        raise RecipeError("; ".join(f"--taps: {problem}" for _, problem in problems))
+        raise RecipeProblemsError(dict(problems), "flags", {f"{role}.taps": "--taps"})
     return recipe.model_copy(update={role: section})
 
 

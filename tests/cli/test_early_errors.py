@@ -51,7 +51,7 @@ def _run(folder: Path, arguments: str) -> tuple[int, str, str]:
         (f"dump-teacher {_DATA} --teacher a/b/c", 1, "a/b/c: there is no such model folder"),
         ("dump-teacher --teacher model --data a/b.jsonl", 1, "there is no such data file"),
         (f"dump-teacher {_DATA} --teacher model -k -1", 2, "error: --k: input should be"),
-        ("dump-teacher --teacher ./no --data no.json", 1, "2 problems: (1) no.json"),
+        ("dump-teacher --teacher ./no --data no.json", 1, "2 problems:\n  no.json: there"),
         (f"train-student {_DATA} --student /absent", 1, "/absent: there is no such model folder"),
         (f"train-student {_DATA} --student model --stages foo", 2, "error: --stages: input should"),
         (
@@ -74,9 +74,20 @@ def test_a_slip_is_refused_before_torch_is_imported(
 def test_flags_and_keys_are_named_as_they_were_given(tmp_path: Path) -> None:
     arguments = "check --limit 0 --set data.splt=x --teacher model"
     _, stderr, _ = _run(tmp_path, arguments)
-    assert "flags: recipe has 2 problems: " in stderr
-    assert "--limit: input should be greater than 0, found 0" in stderr
-    assert "data.splt: unknown key, perhaps split" in stderr
+    first, *lines, last = stderr.splitlines()
+    assert first == "error: flags: recipe has 2 problems:"
+    assert lines == [
+        "  --limit: input should be greater than 0, found 0",
+        "  data.splt: unknown key, perhaps split",
+    ]
+    assert last.startswith("Every key is described in ")
+    _, stderr, _ = _run(tmp_path, "dump-teacher --limit 0 --on-error stpo")
+    assert stderr.splitlines() == [
+        "error: 2 problems:",
+        "  --limit: input should be greater than 0, found 0",
+        "  --on-error: input should be 'stop' or 'skip', found 'stpo'",
+        "See --help.",
+    ]
 
 
 @pytest.mark.parametrize(
