@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from vlsi_cache.cli.completion import complete_folders
 from vlsi_cache.cli.options import errors_in_one_line
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
@@ -18,6 +19,7 @@ __all__ = ["command"]
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
+    shell_complete=complete_folders,
     default=Path("vlsi-cache-demo"),
     show_default=True,
     help="Folder of everything. A second run continues where the first stopped.",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from vlsi_cache.cli.completion import complete_folders
 from vlsi_cache.cli.options import errors_in_one_line
 from vlsi_cache.cli.terminal import log_to
 
@@ -14,8 +15,8 @@ __all__ = ["command"]
 
 @click.command("export-exits")
 @errors_in_one_line
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_folders)
+@click.argument("out", type=click.Path(path_type=Path), shell_complete=complete_folders)
 @click.option("--replace", is_flag=True, help="Replace the exits that OUT holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(run: Path, out: Path, replace: bool, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vlsi_cache.cli.completion import complete_folders
 from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
 from vlsi_cache.cli.showing import (
     echo_json,
@@ -55,7 +56,12 @@ __all__ = ["command"]
 @click.option("--data", metavar="PATH", help="Show samples with their conversations and images.")
 @click.option("--split", help="Split of a datasets source.  [default: train]")
 @click.option("--limit", type=int, help="Number of first samples, as the cache was made with.")
-@click.option("--compare", metavar="OTHER", help="Set a second run or cache beside the first.")
+@click.option(
+    "--compare",
+    metavar="OTHER",
+    shell_complete=complete_folders,
+    help="Set a second run or cache beside the first.",
+)
 @click.option(
     "--max-samples",
     type=click.IntRange(2),

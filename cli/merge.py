@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from vlsi_cache.cli.completion import complete_folders
 from vlsi_cache.cli.options import errors_in_one_line
 
 __all__ = ["command"]
@@ -11,8 +12,10 @@ __all__ = ["command"]
 
 @click.command("merge")
 @errors_in_one_line
-@click.argument("out", metavar="OUT")
-@click.argument("caches", metavar="CACHE...", nargs=-1, required=True)
+@click.argument("out", metavar="OUT", shell_complete=complete_folders)
+@click.argument(
+    "caches", metavar="CACHE...", nargs=-1, required=True, shell_complete=complete_folders
+)
 def command(out: str, caches: tuple[str, ...]) -> None:
     """Make one cache of several, over the samples of all.
 

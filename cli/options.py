@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from vlsi_cache.cli.completion import ASSIGNMENT, complete_by_key
 from vlsi_cache.cli.next_step import Given, remember_given
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.interruption import Interrupted
@@ -87,6 +88,10 @@ def recipe_flags(flags: Mapping[str, str], *, is_argument: bool = False) -> Call
     """
 
     def decorate(function: F) -> F:
+        for parameter in getattr(function, "__click_params__", ()):
+            if parameter.name in flags:
+                complete_by_key(parameter, flags[parameter.name])
+
         @_recipe_option
         @_set_option
         @functools.wraps(function)
@@ -121,6 +126,7 @@ _recipe_option = click.option(
 _set_option = click.option(
     "--set",
     "assignments",
+    type=ASSIGNMENT,
     multiple=True,
     metavar="KEY=VALUE",
     help="Override any recipe key, e.g. --set interaction.lora.rank=32. Repeatable.",
