@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags, taps_list
-from vlsi_cache.cli.terminal import hide_other_progress_bars, log_to
+from vlsi_cache.cli.terminal import hide_other_progress_bars, importing, log_to
 from vlsi_cache.errors import counted
 from vlsi_cache.recipe import RecipeProblemsError, named_models, validate_named
 
@@ -66,7 +66,8 @@ def command(recipe: Recipe, taps: list[int] | None, images: bool, as_json: bool)
     validate_named(recipe, list(named_models(recipe)))
     if taps is not None:
         recipe = with_taps(recipe, taps)
-    from vlsi_cache.check import check_data, check_table
+    with importing():
+        from vlsi_cache.check import check_data, check_table
 
     hide_other_progress_bars()
     with progress_of("check", "checked") as show:

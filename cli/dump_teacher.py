@@ -10,15 +10,16 @@ import click
 from vlsi_cache.cli.next_step import next_command
 from vlsi_cache.cli.options import (
     RecipeCommand,
-    by_device,
     device_map,
     errors_in_one_line,
+    memory_by_device,
     recipe_flags,
     taps_list,
 )
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
 from vlsi_cache.recipe import validate_named, validate_trackers
+from vlsi_cache.recipe.partition import Partition
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -97,7 +98,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--max-memory",
-    callback=by_device,
+    callback=memory_by_device,
     metavar="0=SIZE,…",
     help="Most memory of each device under --device-map auto.  [default: all that is free]",
 )
@@ -123,15 +124,14 @@ def command(recipe: Recipe, partition: str | None) -> None:
     goes on where it stopped.
     """
     log_to("stdout")
-    if partition is None:  # which is read by what takes seconds to import
-        validate_named(recipe, ["teacher"])
+    selected = None if partition is None else Partition.parse(partition)
+    validate_named(recipe, ["teacher"])
     validate_trackers(recipe)
     with stopping_on_signals():
         import_libraries()
-        from vlsi_cache.teacher import Partition, dump_teacher
+        from vlsi_cache.teacher import dump_teacher
         from vlsi_cache.training.processes import is_main_process, leave_together
 
-        selected = None if partition is None else Partition.parse(partition)
         path = dump_teacher(recipe, None, selected)
         leave_together()
     if is_main_process():

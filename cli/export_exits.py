@@ -8,7 +8,8 @@ import click
 
 from vlsi_cache.cli.completion import complete_folders
 from vlsi_cache.cli.options import errors_in_one_line
-from vlsi_cache.cli.terminal import log_to
+from vlsi_cache.cli.terminal import importing, log_to
+from vlsi_cache.errors import ModelError
 
 __all__ = ["command"]
 
@@ -26,7 +27,10 @@ def command(run: Path, out: Path, replace: bool, as_json: bool) -> None:
     student or of verbalizers.
     """
     log_to("stderr")
-    from vlsi_cache.verbalizer import export_exits
+    if not run.is_dir():
+        raise ModelError("no such folder", where=run, mend="Name the folder of a run")
+    with importing():
+        from vlsi_cache.verbalizer import export_exits
 
     found = export_exits(run, out, replace=replace)
     if as_json:

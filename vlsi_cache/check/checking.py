@@ -29,6 +29,7 @@ from vlsi_cache.data import (
 from vlsi_cache.data.images import missing_image
 from vlsi_cache.data.reading.forms.names import Repetitions
 from vlsi_cache.errors import DataError, ModelError, counted, printable
+from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe, idle_settings
 
 __all__ = ["check_data"]
@@ -63,8 +64,9 @@ def check_data(
         DataError: the data cannot be opened.
         ModelError: a processor or a configuration cannot be loaded.
     """
-    subjects = open_subjects(recipe)
-    data = load_data(recipe.data)
+    with phase("opening the processors and the data", patient=True):
+        subjects = open_subjects(recipe)
+        data = load_data(recipe.data)
     names = " and ".join(f"{one.checked.role} {one.checked.name}" for one in subjects)
     logger.info("checking %s: %s for %s", data.source, counted(len(data), "row"), names)
     take_changed_samples()
