@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vlsi_cache.cli.early import validate_verbalizers_there
 from vlsi_cache.cli.next_step import next_command
 from vlsi_cache.cli.options import (
     RecipeCommand,
@@ -126,6 +127,7 @@ def command(recipe: Recipe, partition: str | None) -> None:
     log_to("stdout")
     selected = None if partition is None else Partition.parse(partition)
     validate_named(recipe, ["teacher"])
+    validate_verbalizers_there(recipe.teacher.verbalizers)
     validate_trackers(recipe)
     with stopping_on_signals():
         import_libraries()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vlsi_cache.cli.early import validate_cache_there, validate_verbalizers_there
 from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags
 from vlsi_cache.cli.terminal import import_libraries, log_to
 from vlsi_cache.recipe import validate_named
@@ -71,6 +72,9 @@ def command(recipe: Recipe, max_new_tokens: int, batch_size: int, as_json: bool)
         raise click.UsageError(problem)
     log_to("stderr")
     validate_named(recipe, ["student"])
+    validate_verbalizers_there(recipe.student.verbalizers)
+    if recipe.cache.path is not None:
+        validate_cache_there(recipe.cache_path)
     import_libraries()
     from vlsi_cache.evaluation import evaluate_model, evaluation_table
 

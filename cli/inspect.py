@@ -254,6 +254,8 @@ def _views(
         return ()
     from vlsi_cache.report import sample_view
 
+    for sample in samples:
+        cache[sample]  # one that is not there is refused before libraries are imported
     with importing():
         from vlsi_cache.data import load_data
         from vlsi_cache.report.conversation import conversation_view
