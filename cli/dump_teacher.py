@@ -106,8 +106,17 @@ __all__ = ["command"]
 @click.option(
     "--tensor-parallel", type=int, help="Processes that hold the teacher together.  [default: 1]"
 )
-@click.option("--batch-size", type=int, help="Most samples per forward pass.  [default: 8]")
-@click.option("--batch-tokens", type=int, help="Most tokens per forward pass, padding included.")
+@click.option(
+    "--batch-size",
+    type=int,
+    help="Most samples per forward pass of the recording. The training of verbalizers has "
+    "teacher.verbalization.batch_size.  [default: 8]",
+)
+@click.option(
+    "--batch-tokens",
+    type=int,
+    help="Most tokens per forward pass of the recording, padding included.",
+)
 @click.option("--samples-per-shard", type=int, help="Samples per shard.  [default: 512]")
 @click.option("--on-error", help="stop, or skip a sample that cannot be read.  [default: stop]")
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto]")

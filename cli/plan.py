@@ -63,7 +63,9 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     metavar="I,J,…",
     help="Decoder blocks to read, of the teacher or else of the student.",
 )
-@click.option("--batch-tokens", type=int, help="Most tokens per forward pass of the teacher.")
+@click.option(
+    "--batch-tokens", type=int, help="Most tokens per forward pass of the teacher's recording."
+)
 @click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
 @click.option("--cache", metavar="DIR", help="Cache folder or URL.  [default: OUTPUT/cache]")
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto, planned as cuda]")

@@ -53,6 +53,7 @@ SUMMARY = CacheSummary.model_validate(
         "failures": {},
         "num_tokens": 4800,
         "bytes_total": 425_200,
+        "bytes_on_disk": 3_949_300,
         "bytes_per_token_tap": 11.1,
         "compression_ratio": 5.3,
         "dense_ratio": 8879,

@@ -100,6 +100,7 @@ def test_a_merged_cache_is_inspected_and_verified(merged: Path) -> None:
     assert (summary.num_samples, summary.complete, summary.num_parts) == (NUM_SAMPLES, True, 3)
     assert summary.dataset == "part0 + part1 + part2"
     sizes = {name: len(content) for name, content in files_of(merged).items()}
+    assert summary.bytes_on_disk == sum(sizes.values())
     assert summary.bytes_total == sum(sizes[name] for name in sizes if "processor" not in name)
     shown = CliRunner().invoke(cli, ["inspect", str(merged)]).stdout
     assert "6, complete, merged of 3 caches" in shown

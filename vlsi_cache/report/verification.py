@@ -15,7 +15,7 @@ __all__ = ["verification_table"]
 
 def verification_table(found: Verification) -> RenderableType:
     """A line of counts, then a row per damage."""
-    counted = f"{found.num_files:,} files, {bytes_text(found.num_bytes)}"
+    counted = f"{found.num_files:,} files, {bytes_text(found.num_bytes)} on disk"
     if found.complete:
         state = f"complete, {found.num_shards:,} shards"
     else:

@@ -55,7 +55,7 @@ class RecordedShards(Protocol):
     def failures(self) -> dict[int, str]:
         """Return index → reason of the samples that could not be read."""
 
-    def size_bytes(self) -> int:
+    def size_bytes(self, *, processor: bool = False) -> int:
         """Return the bytes on disk."""
 
     def array_bytes(self) -> dict[str, int]:
@@ -196,6 +196,7 @@ def _summary(
         num_samples_read=tally.num_samples if some else None,
         num_tokens_read=tally.num_tokens if some else None,
         **_sizes(manifest, num_tokens, cache.size_bytes()),
+        bytes_on_disk=cache.size_bytes(processor=True),
         num_tokens_compared=_num_compared(tally) if some or tally.distances.share < 1 else None,
         bytes_by_array=dict(bytes_by_array or {}),
         **_settings(manifest),
