@@ -27,7 +27,7 @@ _FEW_ROWS = 20
 """So many are read at once, and a line at the end is enough."""
 
 
-@click.command("check", cls=RecipeCommand)
+@click.command("check", cls=RecipeCommand, short_help="Say what would fail, and what is learned.")
 @errors_in_one_line
 @recipe_flags(
     {

@@ -14,7 +14,7 @@ from vlsi_cache.cli.terminal import import_libraries, log_to
 __all__ = ["command"]
 
 
-@click.command("demo")
+@click.command("demo", short_help="Distil a small Qwen2-VL on a CPU, from scratch.")
 @errors_in_one_line
 @click.option(
     "--out",

@@ -57,7 +57,7 @@ __all__ = ["command"]
     help="Conversations per forward pass.",
 )
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
-@click.option("--device", help="auto, cpu, cuda, …")
+@click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(recipe: Recipe, max_new_tokens: int, batch_size: int, as_json: bool) -> None:
     """Evaluate MODEL on held-out conversations.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("push")
+@click.command("push", short_help="Upload a student or a cache to the hub.")
 @errors_in_one_line
 @click.argument(
     "path", metavar="PATH", type=click.Path(path_type=Path), shell_complete=complete_folders

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("verify")
+@click.command("verify", short_help="Prove that a cache is as it was written.")
 @errors_in_one_line
 @recipe_flags({"cache": "cache.path", "output": "output"})
 @click.argument("cache", metavar="[CACHE]", required=False)

@@ -31,6 +31,13 @@ def test_every_command_has_help_for_itself_and_all_its_options(command: str | No
                 assert parameter.help, parameter.opts  # type: ignore[attr-defined]
 
 
+def test_no_command_of_the_list_is_cut_off() -> None:
+    shown = CliRunner().invoke(cli, ["--help"]).output
+    listed = shown.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    assert "..." not in shown
+
+
 def test_the_help_of_a_dump_says_the_record_that_its_flags_make() -> None:
     words = " ".join(CliRunner().invoke(cli, ["dump-teacher", "--help"]).output.split())
     alone = CacheSection(), CacheSection(m=1).k, CacheSection(k=1).m, CacheSection(k=1).drawn_from
