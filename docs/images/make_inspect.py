@@ -21,19 +21,21 @@ _COMMAND = "vlsi-cache inspect runs/vlsi/cache"
 _WIDTH = 72
 _NOT_SHOWN = "0" * 64
 
-# block: entropy, label's log-probability, agreement with the output and with the label, label kept
+# block: entropy, mass kept, label's log-probability, agreement with the output and with the label,
+# label kept
 _TAPS = {
-    2: (5.398, -6.392, 0.244, 0.121, 0.271),
-    6: (5.151, -6.096, 0.251, 0.130, 0.286),
-    10: (4.923, -5.825, 0.295, 0.154, 0.321),
-    14: (4.856, -5.633, 0.311, 0.156, 0.336),
-    18: (4.826, -5.368, 0.363, 0.182, 0.362),
-    22: (4.078, -4.788, 0.482, 0.230, 0.425),
-    26: (3.363, -4.279, 0.613, 0.277, 0.493),
-    -1: (3.545, -3.905, 1.0, 0.312, 0.558),
+    2: (5.84, 0.293, -6.241, 0.216, 0.123, 0.298),
+    6: (5.669, 0.315, -5.951, 0.237, 0.14, 0.321),
+    10: (5.449, 0.338, -5.689, 0.272, 0.159, 0.354),
+    14: (5.626, 0.319, -5.467, 0.303, 0.171, 0.376),
+    18: (5.234, 0.359, -5.205, 0.348, 0.194, 0.403),
+    22: (4.371, 0.464, -4.682, 0.462, 0.239, 0.462),
+    26: (3.719, 0.552, -4.203, 0.575, 0.287, 0.529),
+    -1: (3.528, 0.562, -3.871, 1.0, 0.323, 0.575),
 }
 _FIGURES = (
     "entropy_nats",
+    "captured_mass",
     "label_log_prob_nats",
     "agreement_with_final",
     "agreement_with_label",
@@ -48,15 +50,15 @@ SUMMARY = CacheSummary.model_validate(
         "num_shards_present": 1,
         "missing_shards": (),
         "indexed": True,
-        "num_samples": 32,
-        "num_samples_total": 32,
+        "num_samples": 96,
+        "num_samples_total": 96,
         "failures": {},
-        "num_tokens": 4800,
-        "bytes_total": 425_200,
-        "bytes_on_disk": 3_949_300,
-        "bytes_per_token_tap": 11.1,
-        "compression_ratio": 5.3,
-        "dense_ratio": 8879,
+        "num_tokens": 12_980,
+        "bytes_total": 1_403_280,
+        "bytes_on_disk": 4_927_400,
+        "bytes_per_token_tap": 13.5,
+        "compression_ratio": 6.5,
+        "dense_ratio": 7274,
         "teacher": {
             "name": "SmolLM2-135M-Instruct",
             "model_type": "llama",
@@ -68,18 +70,17 @@ SUMMARY = CacheSummary.model_validate(
             "vocab_size": 49152,
         },
         "dataset": "text.jsonl",
-        "sampling": {"k": 0, "m": 14, "seed": 0},
+        "sampling": {"k": 4, "m": 12, "seed": 0, "drawn_from": "whole"},
         "num_parts": 0,
         "samples_per_shard": 512,
         "batch_size": 8,
         "dtype": "float32",
         "taps": [
-            {"tap": tap, "captured_mass": None, **dict(zip(_FIGURES, row, strict=True))}
-            for tap, row in _TAPS.items()
+            {"tap": tap, **dict(zip(_FIGURES, row, strict=True))} for tap, row in _TAPS.items()
         ],
     }
 )
-"""A cache of SmolLM2-135M-Instruct over 32 pieces of English."""
+"""A cache of SmolLM2-135M-Instruct over 96 pieces of English."""
 
 # rich's own template fetches a font from a server; this one takes what the reader has
 _TEMPLATE = """\

@@ -42,7 +42,7 @@ def _recipes(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_verdict_needs_an_interval_off_zero(summary: dict[str, Any]) -> None:
-    nearer, later, labels, _ = _recipes(summary)["verdict"].split("; ")
+    nearer, later, _, labels, _ = _recipes(summary)["verdict"].split("; ")
     # -0.020, -0.015, -0.015 with t of 2 degrees of freedom: 4.303 × 0.002887 / √3 = 0.0072
     assert nearer == "taps − output, KL, distilled: -0.017 ± 0.007, lower, as predicted"
     assert later == "taps-first − output, KL, distilled: not run"

@@ -81,9 +81,14 @@ def test_one_sample_is_an_object_and_several_are_a_list(run: Recipe) -> None:
     assert one["conversation"] is None
     for token in one["tokens"]:
         for guess in token["guesses"]:
-            weights = [entry["weight"] for entry in guess["entries"]]
-            assert sum(weights) < 1 + 1e-5
-            assert weights == sorted(weights, reverse=True)
+            assert sum(entry["weight"] for entry in guess["entries"]) < 1 + 1e-5
+            likely = [entry["weight"] for entry in guess["entries"] if not entry["drawn"]]
+            assert len(likely) == run.cache.k
+            assert likely == sorted(likely, reverse=True)
+            assert not any(entry["drawn"] for entry in guess["entries"][: run.cache.k])
+            drawn = [entry["drawn"] for entry in guess["entries"][run.cache.k :]]
+            assert sum(drawn) <= run.cache.m
+            assert 0 not in drawn
             by_id = {entry["token_id"]: entry["weight"] for entry in guess["entries"]}
             assert by_id[guess["token_id"]] == pytest.approx(guess["probability"])
     several = inspect(run.cache_path, "--sample", "s1", "--sample", "s0", "--json").stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from click.testing import CliRunner
 
-from support.runs import make_recipe
+from support.runs import make_recipe, save_text_model
 from vlsi_cache import phases
 from vlsi_cache.cli.main import cli
 from vlsi_cache.cli.next_step import Given, next_command, remember_given
@@ -91,8 +91,10 @@ def test_the_first_line_comes_before_the_slow_imports(tmp_path: Path) -> None:
         "from vlsi_cache.cli.main import main\n"
         "main()\n"
     )
+    save_text_model(tmp_path / "teacher")
     done = subprocess.run(
-        [sys.executable, "-c", code, "dump-teacher", "--data", __file__, "--teacher", "."],
+        [sys.executable, "-c", code, "dump-teacher", "--data", __file__, "--teacher", "teacher"],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
     )

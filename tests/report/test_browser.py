@@ -71,6 +71,31 @@ def test_the_browser_asks_for_nothing_and_has_nothing_to_say(
     assert opened.evaluate("document.images.length") == 0
 
 
+def test_drawn_tokens_stand_apart_from_the_likeliest(tmp_path: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed, so the page is not opened in a browser")
+    manifest = make_manifest(k=4, m=12, drawn_from="whole", num_samples=9, samples_per_shard=9)
+    cache = make_cache(tmp_path, manifest)
+    views = [sample_view(cache, index, str) for index in range(9)]
+    view = max(views, key=lambda view: len(view.tokens))
+    path = tmp_path / "report.html"
+    page = CachePage(summary=summarize_cache(cache), samples=(view,))
+    path.write_text(render_page(page), encoding="utf-8")
+    with open_page(path) as opened:
+        opened.point_at(CELL)
+        text = panel(opened)
+    assert text is not None
+    likely, drawn = text.split("Drawn among all others:")
+    entries = view.tokens[1].guesses[1].entries
+    for entry in entries[:4]:
+        assert f"{entry.text} {round(entry.weight * 100, 1):g} %" in likely
+    assert "%" not in drawn
+    assert [entry.drawn > 0 for entry in entries] == [False] * 4 + [True] * (len(entries) - 4)
+    assert len(entries) > 4
+    for entry in entries[4:]:
+        assert entry.text + (f" × {entry.drawn}" if entry.drawn > 1 else "") in drawn
+
+
 def test_the_policy_of_the_page_refuses_what_is_not_its_own(
     browser: tuple[Browser, Path],
 ) -> None:

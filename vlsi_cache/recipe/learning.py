@@ -121,7 +121,7 @@ class InteractionSection(Schedule):
     learns (plain logit distillation)."""
     inner_weight: Annotated[float, Field(gt=0)] = 0.25
     """Weight of every student tap's loss in the sum. The output's loss has the weight 1. The paper
-    has 1 for all. With three taps, 0.25 ended nearer to labels and teacher (docs/results.md)."""
+    has 1 for all. With three taps, 0.25 ended nearer to labels and teacher (docs/first-proof.md)."""
     inner_weight_of: Literal["each", "all"] = "each"
     """`each`: every tap has `inner_weight`, as in the paper. `all`: the taps share it equally, so
     that more taps weigh no more together."""

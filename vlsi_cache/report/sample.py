@@ -43,6 +43,9 @@ class Entry(ReportModel):
     weight: float
     """Its probability. Where only draws are recorded, its share of the draws. The token of a draw
     beside most likely ones has its share of their remaining probability."""
+    drawn: int = 0
+    """How often it was drawn, if it stands beside most likely tokens and is not one of them. Its
+    weight does not say how likely the token itself is."""
 
 
 class TapGuess(ReportModel):
@@ -61,7 +64,7 @@ class TapGuess(ReportModel):
     label_log_prob_nats: float
     """Log-probability of the token that the data holds."""
     entries: tuple[Entry, ...] = ()
-    """The tokens that the record holds, each once, the greatest weight first."""
+    """The tokens that the record holds, each once: the most likely first, then drawn ones."""
 
 
 class TokenView(ReportModel):
@@ -180,7 +183,7 @@ def _token(
                 probability=float(probabilities[row]),
                 entropy_nats=float(here.entropy[row]),
                 label_log_prob_nats=float(here.label_log_prob[row]),
-                entries=_entries(here.token_ids[row], weights[row], decode),
+                entries=_entries(here.token_ids[row], weights[row], here.k, decode),
             )
             for row, tap in enumerate(manifest.taps)
         ),
@@ -199,14 +202,16 @@ def _probabilities(here: SparseDistribution) -> NDArray[np.float32]:
 
 
 def _entries(
-    ids: NDArray[np.int32], weights: NDArray[np.float32], decode: Callable[[int], str]
+    ids: NDArray[np.int32], weights: NDArray[np.float32], k: int, decode: Callable[[int], str]
 ) -> tuple[Entry, ...]:
-    unique, places = np.unique(ids, return_inverse=True)
+    """Return the tokens of one record ``[k + m]``, whose first k are the most likely ones."""
+    unique, places, counts = np.unique(ids, return_inverse=True, return_counts=True)
     totals = np.bincount(places, weights=weights)
+    is_drawn = ~np.isin(unique, ids[:k]) & (k > 0)
+    found = zip(unique.tolist(), totals.tolist(), (counts * is_drawn).tolist(), strict=True)
     return tuple(
-        Entry(token_id=token_id, text=decode(token_id), weight=weight)
-        for _, token_id, weight in sorted(
-            (-weight, token_id, weight)
-            for token_id, weight in zip(unique.tolist(), totals.tolist(), strict=True)
+        Entry(token_id=token_id, text=decode(token_id), weight=weight, drawn=drawn)
+        for token_id, weight, drawn in sorted(
+            found, key=lambda entry: (entry[2] > 0, -entry[1], entry[0])
         )
     )

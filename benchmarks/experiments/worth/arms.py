@@ -1,7 +1,7 @@
 """The arms of all experiments: how each student is distilled, and what is fine-tuned after it.
 
-All see the same samples in the same order for a seed, and take as many steps of distillation. They
-start from the same cut of SmolLM2, or all from the same random blocks.
+All see the same samples in the same order for a seed. They take as many steps of distillation, but
+for those of another length. They start from one cut of SmolLM2, or from the same random blocks.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ class Arm:
     """Whether the output learns the teacher's last inner tap in place of the teacher's output."""
     starts_random: bool = False
     """Whether the student begins with random blocks in place of the cut's."""
+    hidden_cosine: bool = False
+    """Whether a hidden state learns the teacher's, which is in memory: the rival."""
+    length: float = 1.0
+    """Steps of its distillation over those of the others."""
     exits: bool = False
     """Whether verbalizers are trained afterwards, with the student frozen, and scored as exits."""
 
@@ -50,6 +54,7 @@ class Arm:
 
 _WHOLE = {"lora": None, "learning_rate": 1e-3, "final_learning_rate": 5e-5}
 """Random blocks cannot learn by adapters: all weights train."""
+_FIRST = {"inner_weight": 1.0, "inner_schedule": {"until": 0.3, "end": 0.0}}
 _TAPS = {"inner_weight_of": "all", "verbalizer_learning_rate": SLOW, "gradients_every": 10}
 
 ARMS = {
@@ -61,27 +66,20 @@ ARMS = {
             {**_TAPS, "inner_weight": 0.75, "verbalizer_learning_rate": LORA_RATE},
         ),
         Arm("taps", {**_TAPS, "inner_weight": 0.75}, exits=True),
-        Arm(
-            "taps-first",
-            {**_TAPS, "inner_weight": 1.0, "inner_schedule": {"until": 0.3, "end": 0.0}},
-            exits=True,
-        ),
+        Arm("taps-first", {**_TAPS, **_FIRST}, exits=True),
         Arm(
             "taps-to-output",
             {**_TAPS, "inner_weight": 0.6, "inner_target": "output"},
             exits=True,
         ),
         Arm("tap-26", {"inner": "none"}, {"labels": LABELS}, corrected=True),
+        Arm("hidden-cosine", {"inner": "none"}, hidden_cosine=True),
+        Arm("output-long", {"inner": "none"}, length=2.0),
+        Arm("taps-first-long", {**_TAPS, **_FIRST}, length=2.0),
         Arm("random-output", {"inner": "none", **_WHOLE}, starts_random=True),
         Arm(
             "random-taps",
-            {
-                **_TAPS,
-                **_WHOLE,
-                "inner_weight": 1.0,
-                "inner_schedule": {"until": 0.3, "end": 0.0},
-                "verbalizer_learning_rate": 1e-3,
-            },
+            {**_TAPS, **_WHOLE, **_FIRST, "verbalizer_learning_rate": 1e-3},
             starts_random=True,
         ),
     )

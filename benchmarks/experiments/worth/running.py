@@ -20,6 +20,7 @@ from experiments.first_proof.scoring import HeldOut, Watch
 from experiments.first_proof.setting import Plan, Rates, Setting
 from experiments.worth.arms import ARMS, LORA_RATE, Arm
 from experiments.worth.exits import Audit, score_exits
+from experiments.worth.rival import HiddenCosine
 from vlsi_cache import train_student
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.verbalizer import load_verbalizers
@@ -74,6 +75,10 @@ def _settings(setting: Setting, arm: Arm, part: str) -> dict[str, Any]:
     found: dict[str, Any] = {"interaction": arm.settings(setting.last_tap)}
     if arm.starts_random:
         found["starts_random"] = True
+    if arm.hidden_cosine:
+        found["hidden_cosine"] = True
+    if arm.length != 1.0:
+        found["length"] = arm.length
     if part == "exits":
         return {**found, "exits": dict(EXITS)}
     return {**found, "finetuning": dict(arm.tunings[part])} if part != "distilled" else found
@@ -83,16 +88,22 @@ def _part(setting: Setting, name: str, seed: int, part: str) -> dict[str, Any]:
     arm = ARMS[name]
     began = time.monotonic()
     folder = _runs(setting, arm, seed)
+    if part == "distilled":  # what an interrupted run scored on its way is lost
+        shutil.rmtree(folder, ignore_errors=True)
     plan = Plan(
         *(folder / "distilled", arm.settings(setting.last_tap), RATES, seed),
         stages=FIRST,
         starts_random=arm.starts_random,
+        length=arm.length,
     )
     every = max(setting.interaction_steps // CURVE_POINTS, 1)
     some = _held_out(setting, setting.curve_samples)
     watch, audit = Watch(some, every=every), Audit(_held_out(setting, None), some, every)
     # as a finished stage is skipped, a later part measures nothing on the way
-    callbacks = (watch, audit) if arm.reads_taps else (watch,)
+    callbacks: tuple[Any, ...] = (watch, audit) if arm.reads_taps else (watch,)
+    if arm.hidden_cosine:
+        teacher = setting.backbone(setting.teacher, "teacher")
+        callbacks = (HiddenCosine(teacher, setting.student_blocks), *callbacks)
     student = train_student(setting.recipe(plan), callbacks)
     if part == "distilled":
         figures = _distilled(setting, student, watch, audit)

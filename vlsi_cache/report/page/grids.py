@@ -84,7 +84,7 @@ class Grid:
     """The conversation, if the data was read."""
     details: dict[str, Any]
     """``words``, and per row and tap its entropy, the label's log-probability, and pairs of a
-    word's place with its percent."""
+    word's place with its percent, or with minus the number of its draws."""
 
 
 def make_grid(view: SampleView, limits: Limits) -> Grid:
@@ -128,7 +128,7 @@ def _details(guess: TapGuess, words: dict[str, int]) -> list[Any]:
     entries: list[float] = []
     for entry in guess.entries[:_ENTRIES]:
         place = words.setdefault(visible_token(entry.text, _WORD), len(words))
-        entries += [place, round(entry.weight * 100, 1)]
+        entries += [place, -entry.drawn or round(entry.weight * 100, 1)]
     return [round(guess.entropy_nats, 3), round(guess.label_log_prob_nats, 3), entries]
 
 

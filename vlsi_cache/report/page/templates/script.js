@@ -36,14 +36,23 @@
       const tap = tapOf(column);
       heading.append((tap === "output" ? ", the output: " : ", tap " + tap + ": ")
         + "entropy " + entropy + " nats, label log-p " + label + " nats");
-      const list = element("ul");
+      const likely = element("ul");
+      const drawn = element("ul");
       for (let index = 0; index < entries.length; index += 2) {
         const item = element("li");
-        item.style.setProperty("--p", entries[index + 1]);
-        item.append(element("bdi", data.words[entries[index]]), " " + entries[index + 1] + " %");
-        list.append(item);
+        const percent = entries[index + 1];
+        item.append(element("bdi", data.words[entries[index]]));
+        if (percent >= 0) {
+          item.style.setProperty("--p", percent);
+          item.append(" " + percent + " %");
+        } else if (percent < -1) {
+          item.append(" × " + -percent);
+        }
+        (percent >= 0 ? likely : drawn).append(item);
       }
-      panel.replaceChildren(heading, list);
+      const lists = [likely];
+      if (drawn.childElementCount) lists.push(element("p", "Drawn among all others:"), drawn);
+      panel.replaceChildren(heading, ...lists);
       panel.hidden = false;
     };
     const reach = (cell) => {
