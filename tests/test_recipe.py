@@ -15,6 +15,7 @@ from vlsi_cache.recipe import (
     Recipe,
     apply_overrides,
     find_completion,
+    find_weight_completion,
     idle_settings,
     load_recipe,
     recipe_from_mapping,
@@ -135,6 +136,34 @@ def test_a_record_that_follows_from_a_part_of_it_is_said(
         assert found is None or found.startswith(f"the record is {said or ''}")
         rest = recipe.cache.drawn_from == "rest" and {"k"} <= cache.keys() and recipe.cache.m > 0
         assert ("takes fewer bytes" in (found or "")) == (rest and found is not None)
+
+
+@pytest.mark.parametrize(
+    ("interaction", "means", "said"),
+    [
+        ({}, (1.0, "all", True), None),
+        ({"steps": 7}, (1.0, "all", True), None),
+        ({"inner_weight": 1}, (1.0, "each", False), "1 for each and stays: the recipe gives"),
+        ({"inner_weight_of": "all"}, (0.25, "all", False), "0.25 for all and stays"),
+        ({"inner_schedule": {"until": 0.5}}, (0.25, "each", True), "falls until 0.5 of the stage"),
+        ({"output": "none"}, (0.25, "each", False), None),
+        ({"inner": "none"}, (1.0, "all", True), None),
+        ({"inner": "none", "inner_weight": 1}, (1.0, "each", False), None),
+    ],
+)
+def test_a_weight_of_the_taps_that_follows_from_a_part_of_it_is_said(
+    interaction: dict[str, Any], means: tuple[float, str, bool], said: str | None
+) -> None:
+    recipe = recipe_from_mapping({"interaction": interaction}, where="run.yaml")
+    section = recipe.interaction
+    falls = section.inner_schedule is not None
+    assert (section.inner_weight, section.inner_weight_of, falls) == means
+    found = find_weight_completion(recipe)
+    assert (found is None) == (said is None)
+    assert (said or "") in (found or "")
+    whole = recipe_from_mapping(recipe.model_dump(mode="json"), where="run.yaml")
+    assert whole.interaction == section
+    assert find_weight_completion(whole) is None
 
 
 def test_a_tilde_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

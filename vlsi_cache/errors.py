@@ -161,6 +161,11 @@ def excerpt(text: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of another library's error, or the name of its class if it has no text."""
+    """The first line of another library's error, or the name of its class if it has no text.
+
+    A line that ends in a colon says nothing without the next one.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -14,6 +14,7 @@ import transformers
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
+from support import talks
 from support.families import tiny_model
 from support.processors import (
     IMAGE_PROCESSORS,
@@ -341,3 +342,17 @@ def test_an_encoder_takes_every_row_of_a_loaded_embedding(talk: Any) -> None:
     model: Any = decoder.model
     model.set_input_embeddings(torch.nn.Embedding(rows + 8, 32))  # as Llama 3.2 Vision's
     assert encoder_for(backbone, DataSection())([sample])["input_ids"].max() == rows
+
+
+def test_a_batch_that_mixes_short_and_long_positions_is_warned_about(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    short = talks.conversation(talks.turn("user", "What?"), talks.turn("assistant", "red"))
+    asked = talks.turn("user", "What? " * 30)
+    long = talks.conversation(asked, talks.turn("assistant", "red"))
+    encoder = BatchEncoder(text_tokenizer("chatml"), max_length=None, short_length=40)
+    encoder([short, short])
+    encoder([long, long])
+    assert "LongRoPE" not in caplog.text
+    encoder([long, short])
+    assert "a text of more than 40 tokens, for which LongRoPE" in caplog.text

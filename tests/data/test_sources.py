@@ -227,6 +227,29 @@ def test_a_slip_is_not_taken_for_a_hub_name(name: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize(
+    ("url", "mend"),
+    [
+        ("hf://datasets/owner/talks/train.jsonl", "on the hub alone: owner/talks"),
+        ("hf://owner/talks", "on the hub alone: owner/talks"),
+        ("https://huggingface.co/datasets/owner/talks", "on the hub alone: owner/talks"),
+        ("s3://bucket/train.jsonl", "Download it"),
+        ("https://example.org/train.jsonl", "Download it"),
+    ],
+)
+def test_the_url_of_data_is_refused_with_what_to_give(url: str, mend: str) -> None:
+    with pytest.raises(DataError, match=rf"data is not read from .*://; .*{mend}"):
+        load_conversations(url)
+
+
+def test_where_a_relative_path_was_looked_for_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"found nothing in {tmp_path}\. Give"):
+        load_conversations("talks.jsonl")
+
+
 def mixture(*sources: dict[str, Any], **data: Any) -> Any:
     dataset = load_data(
         recipe_from_mapping({"data": {"sources": list(sources), **data}}, where="test").data

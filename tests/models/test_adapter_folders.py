@@ -11,6 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from support.families import tiny_model
@@ -72,6 +73,7 @@ def test_an_adapter_is_merged_into_its_base(
     with caplog.at_level(logging.INFO, logger="vlsi_cache"):
         model = load_model(str(root / kind))
     assert f"merged the adapter in {root / kind} into its base" in caplog.text
+    assert "not read" not in caplog.text
     with torch.no_grad():
         torch.testing.assert_close(model(TOKENS).logits, logits, atol=1e-4, rtol=1e-4)
     assert model.state_dict().keys() == tiny_model("llama").state_dict().keys()
@@ -88,7 +90,7 @@ def test_an_adapter_is_merged_into_its_base(
         ({"base_model_name_or_path": "/nowhere/at/all"}, "no such model folder"),
         ({"target_modules": ["q_proj", "up_proj", "down_proj"]}, "does not fit its base"),
         ({"target_modules": ["nothing"]}, "does not fit its base"),
-        ({"r": 8}, "does not fit its base"),
+        ({"r": 8}, "for PeftModel: size mismatch for base_model"),
         ({"peft_type": "UNHEARD_OF"}, "does not fit its base"),
     ],
 )
@@ -97,6 +99,17 @@ def test_an_adapter_that_does_not_fit_is_refused(
 ) -> None:
     change(adapter, **fields)
     assert problem in refusal(adapter)
+
+
+def test_what_peft_passes_over_is_named(adapter: Path, caplog: pytest.LogCaptureFixture) -> None:
+    change(adapter, future_option=True)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    tensors["base_model.model.visual.blocks.0.lora_A.weight"] = torch.ones(4, 8)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    load_model(str(adapter))
+    assert "1 settings of the adapter are not read: future_option" in caplog.text
+    tensor = "base_model.model.visual.blocks.0.lora_A.weight"
+    assert f"1 tensors of the adapter are not read: {tensor}" in caplog.text
 
 
 def test_an_adapter_without_safetensors_is_refused(adapter: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
+    BartForConditionalGeneration,
     CLIPImageProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
@@ -23,6 +24,7 @@ from transformers import (
 
 from support.families import tiny_model
 from support.processors import image_processor_for, text_tokenizer
+from support.shrinking import shrunken_config
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import (
     bind_decoder,
@@ -32,6 +34,7 @@ from vlsi_cache.models import (
     load_model,
     load_processor,
     saved_dtype,
+    short_length,
     text_config,
 )
 from vlsi_cache.recipe import ModelSection
@@ -254,7 +257,7 @@ def test_weights_that_train_are_float32(
         ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}, 2048),
         ({"rope_type": "yarn", "factor": 4.0}, 2048),
         ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256}, 512),
-        ({"rope_type": "dynamic", "factor": 2.0}, 1024),
+        ({"rope_type": "dynamic", "factor": 2.0}, 512),
         ({"rope_type": "linear", "factor": 8.0}, 512),
     ],
 )
@@ -262,6 +265,15 @@ def test_scaled_positions_lengthen_the_context(scaling: dict[str, Any] | None, l
     rope = None if scaling is None else {"rope_theta": 10000.0, **scaling}
     model = tiny_model("llama", num_layers=1, changes={"rope_parameters": rope} if rope else None)
     assert context_length(text_config(model)) == length
+
+
+def test_the_length_of_short_positions_is_known() -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0}
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    trained = {"original_max_position_embeddings": 64}
+    changes = {"rope_parameters": {**rope, **factors, **trained}}
+    assert short_length(text_config(tiny_model("llama", num_layers=1, changes=changes))) == 64
+    assert short_length(text_config(tiny_model("llama", num_layers=1))) is None
 
 
 def test_a_broken_configuration_is_refused(folder: Path) -> None:
@@ -276,6 +288,7 @@ def test_a_broken_configuration_is_refused(folder: Path) -> None:
         ({"dtype": "nonsense"}, "has no attribute 'nonsense'"),
         ({"num_hidden_layers": "many"}, "num_hidden_layers"),
         ({"rope_scaling": {"rope_type": "nonsense"}}, "'nonsense'"),
+        ({"hidden_act": "swish9"}, "'swish9', which transformers does not know"),
         (
             {"quantization_config": {"quant_method": "torchao", "quant_type": "int8"}},
             "Expected only one key",
@@ -302,6 +315,43 @@ def test_code_inside_a_model_folder_is_not_run(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "evil.Config"}}))
     (folder / "evil.py").write_text("raise SystemExit('ran')")
     assert "custom code" in refusal(folder)
+
+
+def test_code_that_transformers_own_takes_the_place_of_is_named(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": own}))
+    (folder / "modeling_own.py").write_text("raise SystemExit('ran')")
+    load_model(str(folder))
+    assert "own code (modeling_own.OwnForCausalLM) is not run; transformers' llama" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_without_a_quantisation_are_refused(
+    folder: Path, dtype: torch.dtype
+) -> None:
+    weights = load_file(folder / WEIGHTS)
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name] = weights[name].to(dtype)
+    weights[f"{name}_scale_inv"] = torch.ones(1)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    assert "the weights are quantised, and config.json names no quant" in refusal(folder)
+
+
+def test_weights_that_lie_there_twice_are_named(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "model.safetensors.index.json").write_text("{}")
+    load_model(str(folder))
+    assert "model.safetensors is read, and the shards of model.saf" in caplog.text
+
+
+def test_an_encoder_decoder_is_not_read_as_its_decoder(tmp_path: Path) -> None:
+    config = shrunken_config("bart")
+    BartForConditionalGeneration(config).save_pretrained(tmp_path)
+    assert "the model is an encoder-decoder" in refusal(tmp_path)
 
 
 def test_another_kind_of_model_is_refused(folder: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 import yaml
 from click.testing import CliRunner, Result
 
-from support.runs import make_recipe
+from support.runs import make_recipe, with_section
 from vlsi_cache import dump_teacher
 from vlsi_cache.check import check_data
 from vlsi_cache.cli.main import cli
@@ -21,7 +21,7 @@ from vlsi_cache.plan.mending import NAMED_KEYS, has_key
 from vlsi_cache.plan.rehearsing.formulae import USABLE, bytes_per_token_and_tap
 from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed
 from vlsi_cache.plan.spreading import SPREADS, as_recipe_spreads, spreads
-from vlsi_cache.recipe import CacheSection, Recipe
+from vlsi_cache.recipe import CacheSection, InteractionSection, Recipe
 from vlsi_cache.store import open_cache
 from vlsi_cache.teacher import Partition
 
@@ -202,6 +202,21 @@ def test_a_stage_is_spread_by_what_is_there_alone() -> None:
     named = dict(spreads("teacher-verbalization", FOUND, 65, 4, has_key))
     text = " ".join(named)
     assert {key for key in keys if f"{key}:" in text} == {key for key in keys if has_key(key)}
+
+
+def test_taps_that_rest_take_no_more_time(tmp_path: Path) -> None:
+    def operations(devices: int, **interaction: Any) -> float:
+        recipe = with_section(made, "interaction", **interaction)
+        machines = Machines(devices=devices, operations_per_second=1e9)
+        (stage,) = plan_run(recipe, machines).stages
+        return stage.operations / devices
+
+    made = make_recipe(tmp_path).model_copy(update={"stages": ["interaction"]})
+    made = made.model_copy(update={"teacher": Recipe().teacher})
+    schedule = InteractionSection().inner_schedule
+    stays, falls = operations(1, inner_schedule=None), operations(1, inner_schedule=schedule)
+    assert falls == pytest.approx(0.3 * stays + 0.7 * operations(1, inner="none"))
+    assert operations(2, inner_schedule=schedule) == pytest.approx(stays)
 
 
 def test_devices_divide_the_time_and_add_buckets(small: Recipe) -> None:

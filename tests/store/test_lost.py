@@ -294,3 +294,39 @@ def test_a_processors_file_that_is_not_a_file_is_named(cache: Path) -> None:
 def test_a_file_of_a_petabyte_is_refused_by_its_size(cache: Path, key: str) -> None:
     os.truncate(cache / key, 2**43)
     assert {damage.files for damage in verify_cache(cache).damages} == {(key,)}
+
+
+# --- links to foreign folders
+
+
+@pytest.mark.parametrize("key", ["more", "shards/old"])
+def test_a_link_to_a_foreign_folder_is_one_foreign_file(
+    cache: Path, tmp_path: Path, key: str
+) -> None:
+    foreign = tmp_path / "disk"
+    foreign.mkdir()
+    (foreign / "back").symlink_to(".")
+    (foreign / "others.txt").touch()
+    records = len(open_cache(cache))
+    (cache / key).symlink_to(foreign)
+    assert len(list(open_cache(cache))) == records
+    (damage,) = verify_cache(cache).damages
+    assert damage.files == (key,)
+    assert damage.fault == "does not belong to the cache"
+
+
+@pytest.mark.parametrize("name", ["shards", "processor"])
+def test_a_caches_own_folder_may_be_a_link(cache: Path, tmp_path: Path, name: str) -> None:
+    (cache / name).rename(tmp_path / "elsewhere")
+    (cache / name).symlink_to(tmp_path / "elsewhere")
+    assert verify_cache(cache).sound
+    assert open_cache(cache).is_complete
+
+
+def test_thousands_of_damages_are_counted_and_the_first_are_shown(cache: Path) -> None:
+    for number in range(300):
+        (cache / f"{number:03}.txt").touch()
+    shown = CliRunner().invoke(cli, ["verify", str(cache)]).stdout
+    assert "300 damaged" in " ".join(shown.split())
+    assert shown.count(".txt") == 100
+    assert "… and 200 more. --json names all of them" in shown

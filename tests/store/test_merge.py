@@ -358,6 +358,16 @@ def test_a_damaged_shard_is_not_taken_over(parts: list[Path], tmp_path: Path) ->
         merge_caches(tmp_path / "out", [copy, parts[1]])
 
 
+def test_a_changed_file_of_the_processor_is_not_taken_over(
+    parts: list[Path], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(parts[0], tmp_path / "copy")
+    (file,) = (copy / "processor").iterdir()
+    file.write_bytes(file.read_bytes()[::-1])
+    with pytest.raises(CacheError, match=rf"{file.name}: file differs from its seal"):
+        merge_caches(tmp_path / "out", [copy, parts[1]])
+
+
 def test_the_command_merges(parts: list[Path], merged: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = CliRunner().invoke(cli, ["merge", str(out), *map(str, parts)])

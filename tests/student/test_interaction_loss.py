@@ -122,7 +122,8 @@ def test_the_loss_is_the_outputs_and_the_weighted_taps() -> None:
 
     output, taps = loss(inner="none"), loss(output="none", inner_weight=1.0)
     torch.testing.assert_close(loss(inner_weight=1.0), output + taps)
-    torch.testing.assert_close(loss(), output + 0.25 * taps)
+    torch.testing.assert_close(loss(inner_weight=0.25), output + 0.25 * taps)
+    torch.testing.assert_close(loss(), output + 0.5 * taps)  # two taps share the first weight
 
 
 def test_metrics_are_exact_under_autocast() -> None:
@@ -151,7 +152,10 @@ def _taps(means: dict[str, float]) -> float:
 @pytest.mark.parametrize(
     ("settings", "progress", "weight"),
     [
-        ({}, 0.5, 0.25),
+        ({}, 0.0, 0.5),
+        ({}, 0.15, 0.25),
+        ({}, 0.3, 0.0),
+        ({"inner_weight": 0.25}, 0.5, 0.25),
         ({"inner_weight_of": "all"}, 0.5, 0.125),
         ({"inner_schedule": {"until": 0.4}}, 0.0, 0.25),
         ({"inner_schedule": {"until": 0.4}}, 0.1, 0.1875),

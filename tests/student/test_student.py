@@ -96,7 +96,8 @@ def test_the_student_needs_no_teacher_and_comes_out_ordinary(images: bool, tmp_p
 
 def test_interaction_lowers_the_divergence_to_the_teacher(tmp_path: Path) -> None:
     recipe = _dumped(tmp_path)
-    interaction = recipe.interaction.model_copy(update={"steps": 30, "save_every": 1000})
+    update = {"steps": 30, "save_every": 1000, "inner_schedule": None}
+    interaction = recipe.interaction.model_copy(update=update)
     recipe = recipe.model_copy(
         update={"interaction": interaction, "stages": ["verbalization", "interaction"]}
     )
@@ -161,7 +162,7 @@ def test_every_kind_of_matching_trains(matching: dict[str, Any], dumped: Recipe)
     ("changes", "metrics"),
     [
         ({"inner": "none"}, {"kl_output"}),
-        ({"output": "none"}, {"kl_tap_0", "kl_tap_2"}),
+        ({"output": "none", "inner_schedule": None}, {"kl_tap_0", "kl_tap_2"}),
         ({"inner": "ce", "output": "ce"}, {"ce_tap_0", "ce_tap_2", "ce_output"}),
         (
             {"inner": "js", "output": "reverse", "tail": "bucket"},
@@ -170,7 +171,7 @@ def test_every_kind_of_matching_trains(matching: dict[str, Any], dumped: Recipe)
         ({"inner": "l2", "output": "skewed", "tail": "bucket"}, {"l2_tap_0", "skewed_output"}),
         ({"tail": "renormalize"}, {"kl_tap_0", "kl_output"}),
     ],
-    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
 def test_every_comparison_trains(
     changes: dict[str, Any], metrics: set[str], dumped: Recipe, tmp_path: Path
@@ -404,6 +405,26 @@ def test_a_cache_of_other_data_is_refused(dumped: Recipe, tmp_path: Path) -> Non
         train_student(with_section(dumped, "data", path=str(other)))
 
 
+def test_the_same_rows_in_another_order_are_named_as_that(dumped: Recipe, tmp_path: Path) -> None:
+    rows = Path(str(dumped.data.path)).read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "turned.jsonl").write_text("".join(reversed(rows)), encoding="utf-8")
+    turned = with_section(dumped, "data", path=str(tmp_path / "turned.jsonl"))
+    with pytest.raises(CacheMismatchError, match=r"sample 's11' stands in another place than in"):
+        train_student(turned)
+
+
+def test_a_shard_of_another_size_is_refused_before_any_step(dumped: Recipe, tmp_path: Path) -> None:
+    copy = tmp_path / "cache"
+    shutil.copytree(dumped.cache_path, copy)
+    last = copy / "shards" / "00002.zarr.zip"
+    last.write_bytes(last.read_bytes()[:-1])
+    moved = with_section(dumped, "cache", path=copy)
+    recipe = moved.model_copy(update={"output": tmp_path / "run"})
+    with pytest.raises(CacheError, match=r"00002\.zarr\.zip: shard is damaged"):
+        train_student(recipe)
+    assert not (tmp_path / "run" / "student-verbalizers").exists()
+
+
 def test_an_incomplete_cache_is_refused(dumped: Recipe, tmp_path: Path) -> None:
     copy = tmp_path / "cache"
     shutil.copytree(dumped.cache_path, copy)
@@ -459,6 +480,7 @@ def test_a_killed_student_goes_on_and_ends_with_the_same_weights(
         raw["output"] = str(tmp_path / name)
         for section in (raw["interaction"], raw["finetuning"]):
             section.update(steps=8, save_every=2)
+        raw["interaction"]["inner_schedule"] = None  # taps are matched to the end
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(raw), encoding="utf-8")
         return path, tmp_path / name

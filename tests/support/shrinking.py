@@ -136,6 +136,7 @@ _FITS: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "qwen4_exp_text": _INDEXED,
     "qwen4_exp": {"text_config": _INDEXED},
+    "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 2}},
     "zamba": {
         "attention_hidden_size": 64,
         "attention_head_dim": 16,

@@ -21,6 +21,7 @@ from vlsi_cache.models import (
     context_length,
     load_config_of,
     load_processor_of,
+    short_length,
     text_config,
 )
 from vlsi_cache.recipe import DataSection, ModelSection
@@ -112,7 +113,12 @@ def encoder_for(backbone: Backbone, section: DataSection) -> BatchEncoder:
     limit = length_limit(text_config(model), section)
     embedding: Any = model.get_input_embeddings()
     known = known_ids(model.config, getattr(embedding, "num_embeddings", None))
-    return BatchEncoder(backbone.processor, max_length=limit, num_ids=known)
+    return BatchEncoder(
+        backbone.processor,
+        max_length=limit,
+        num_ids=known,
+        short_length=short_length(text_config(model)),
+    )
 
 
 def encoder_of(model: ModelSection, section: DataSection) -> BatchEncoder:
@@ -127,7 +133,12 @@ def encoder_of(model: ModelSection, section: DataSection) -> BatchEncoder:
     """
     config = load_config_of(model)
     limit = length_limit(config.get_text_config(decoder=True), section)
-    return BatchEncoder(load_processor_of(model), max_length=limit, num_ids=known_ids(config))
+    return BatchEncoder(
+        load_processor_of(model),
+        max_length=limit,
+        num_ids=known_ids(config),
+        short_length=short_length(config.get_text_config(decoder=True)),
+    )
 
 
 def known_ids(config: PreTrainedConfig, num_embeddings: int | None = None) -> int | None:

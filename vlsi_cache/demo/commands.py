@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _RECORD_WEIGHT = 9
 """Weight of the record beside the hurried answers' 1 in the distilled student's fine-tuning."""
+_TAPS = {"inner_weight": 0.25, "inner_weight_of": "each", "inner_schedule": None}
+"""The taps' weight with which the five pairs of docs/demo.md were measured."""
 
 
 def write_recipe(demo: Demo) -> None:
@@ -67,6 +69,7 @@ def _recipe(demo: Demo) -> dict[str, Any]:
         "interaction": {
             **_schedule(size, size.interaction_steps, 4e-3),
             "lora": {"rank": 64, "alpha": 64},
+            **_TAPS,
         },
         "finetuning": {
             **_schedule(size, size.finetuning_steps, 2e-3),

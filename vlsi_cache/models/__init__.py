@@ -22,7 +22,7 @@ from vlsi_cache.models.identity import (
     weights_fingerprint,
 )
 from vlsi_cache.models.loading.configs import load_config, load_config_of, text_config
-from vlsi_cache.models.loading.context import context_length
+from vlsi_cache.models.loading.context import context_length, short_length
 from vlsi_cache.models.loading.loading import load_model
 from vlsi_cache.models.loading.precision import saved_dtype, uses_autocast
 from vlsi_cache.models.loading.preview import ModelPreview, preview_model
@@ -70,6 +70,7 @@ __all__ = [
     "resolve_taps",
     "run_backbone",
     "saved_dtype",
+    "short_length",
     "text_config",
     "tokenizer_of",
     "uses_autocast",

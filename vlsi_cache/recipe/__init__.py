@@ -1,6 +1,11 @@
 """The recipe: one validated description of a whole run."""
 
-from vlsi_cache.recipe.completion import find_completion, report_completion
+from vlsi_cache.recipe.completion import (
+    find_completion,
+    find_weight_completion,
+    report_completion,
+    report_weight_completion,
+)
 from vlsi_cache.recipe.existing import (
     DATA_FORMS,
     Role,
@@ -71,6 +76,7 @@ __all__ = [
     "apply_overrides",
     "expand_pattern",
     "find_completion",
+    "find_weight_completion",
     "idle_settings",
     "is_there",
     "keys_named",
@@ -79,6 +85,7 @@ __all__ = [
     "named_models",
     "recipe_from_mapping",
     "report_completion",
+    "report_weight_completion",
     "validate_data_name",
     "validate_data_named",
     "validate_model_folder",

@@ -1,4 +1,4 @@
-"""The record that follows from a recipe which gives only a part of it."""
+"""The record, and the taps' weight, that follow from a recipe which gives a part of them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,30 @@ from typing import Final
 from vlsi_cache.phases import speaks_for_all
 from vlsi_cache.recipe.recipe import Recipe
 
-__all__ = ["find_completion", "report_completion"]
+__all__ = [
+    "find_completion",
+    "find_weight_completion",
+    "report_completion",
+    "report_weight_completion",
+]
 
 logger = logging.getLogger(__name__)
 
 _RECORD: Final = ("k", "m", "drawn_from")
+_WEIGHT: Final = ("inner_weight", "inner_weight_of", "inner_schedule")
 
 
 def report_completion(recipe: Recipe) -> None:
     """Log the record that follows from a part of it, once a run; see ``find_completion``."""
-    line = find_completion(recipe)
+    _report(find_completion(recipe))
+
+
+def report_weight_completion(recipe: Recipe) -> None:
+    """Log the taps' weight that follows from a part of it; see ``find_weight_completion``."""
+    _report(find_weight_completion(recipe))
+
+
+def _report(line: str | None) -> None:
     if line is not None and speaks_for_all():
         logger.info("%s", line)
 
@@ -39,12 +53,32 @@ def find_completion(recipe: Recipe) -> str | None:
         return None
     line = (
         f"the record is k {cache.k}, m {cache.m}, drawn_from {cache.drawn_from}: the recipe gives "
-        f"{_listing(given)} without {_listing(missing)}"
+        f"{_listing('cache', given)} without {_listing('cache', missing)}"
     )
     if cache.k and cache.m and "drawn_from" in missing:
         line += "; with cache.drawn_from: whole it takes fewer bytes"
     return line
 
 
-def _listing(names: Iterable[str]) -> str:
-    return " and ".join(f"cache.{name}" for name in names)
+def find_weight_completion(recipe: Recipe) -> str | None:
+    """Find the taps' weight in stage two if a recipe gives some of its three keys, not all.
+
+    Returns:
+        A line with the whole weight, or None if it follows from nothing but defaults.
+    """
+    section = recipe.interaction
+    given = [name for name in _WEIGHT if name in section.model_fields_set]
+    missing = [name for name in _WEIGHT if name not in given]
+    if not given or not missing or section.inner == "none":
+        return None
+    schedule = section.inner_schedule
+    falls = "stays" if schedule is None else f"falls until {schedule.until:g} of the stage"
+    return (
+        f"the taps' weight is {section.inner_weight:g} for {section.inner_weight_of} and {falls}: "
+        f"the recipe gives {_listing('interaction', given)} without "
+        f"{_listing('interaction', missing)}"
+    )
+
+
+def _listing(section: str, names: Iterable[str]) -> str:
+    return " and ".join(f"{section}.{name}" for name in names)

@@ -65,6 +65,10 @@ _FEW: Final = 3
 """Folders that an error names."""
 _MOST_NAME_CHARACTERS: Final = 500
 """A longer name is data, and not printed whole."""
+_URL: Final = re.compile(r"(\w[\w+.-]*)://")
+_ON_HUB: Final = re.compile(
+    r"(?:hf://|https?://huggingface\.co/)(?:datasets/)?([\w-][\w.-]*/[\w.-]+)"
+)
 _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -201,11 +205,26 @@ def validate_data_name(name: str) -> None:
     is_hub_name = _HUB_NAME.fullmatch(name) and len(name) <= _MOST_NAME_CHARACTERS
     is_beside_files = "/" in name and is_there(path.parent)
     if not is_hub_name or path.suffix.lower() in DATA_SUFFIXES or is_beside_files:
-        raise DataError(
-            "there is no such data file or folder",
-            where=(name if len(name) <= _MOST_NAME_CHARACTERS else excerpt(name)) or "data",
-            mend=f"Give {DATA_FORMS}",
+        raise _no_data(name)
+
+
+def _no_data(name: str) -> DataError:
+    where = (name if len(name) <= _MOST_NAME_CHARACTERS else excerpt(name)) or "data"
+    if url := _URL.match(name):
+        on_hub = _ON_HUB.match(name)
+        return DataError(
+            f"data is not read from {url.group(1)}://",
+            where=where,
+            expected=DATA_FORMS,
+            mend=f"Give the name on the hub alone: {on_hub.group(1)}" if on_hub else "Download it",
         )
+    is_relative = len(name) <= _MOST_NAME_CHARACTERS and not name.startswith(("/", "~"))
+    return DataError(
+        "there is no such data file or folder",
+        where=where,
+        found=f"nothing in {Path.cwd()}" if name and is_relative else None,
+        mend=f"Give {DATA_FORMS}",
+    )
 
 
 def validate_named(recipe: Recipe, roles: Sequence[Role]) -> None:

@@ -104,5 +104,5 @@ def _changed(section: Section, path: str, names: list[str], reason: str) -> list
     return [
         f"{path}.{name} has no effect: {reason}"
         for name in names
-        if getattr(section, name) != getattr(defaults, name)
+        if name in section.model_fields_set and getattr(section, name) != getattr(defaults, name)
     ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from vlsi_cache.recipe.schedule import Schedule
 from vlsi_cache.recipe.section import Contradiction, NonNegative, Positive, Section
@@ -26,11 +27,16 @@ MatchingStrategy = Literal[
 ]
 
 
-_LATER: Final = (
-    *("inner_weight_of", "inner_schedule", "inner_target"),
-    *("output_target", "verbalizer_max_grad_norm"),
-)
-"""Settings of stage two that came when there were caches and runs already."""
+_PER_TAP: Final = {"inner_weight": 0.25, "inner_weight_of": "each", "inner_schedule": None}
+"""The taps' weight of a recipe that gives a part of it, and the default of before."""
+_LATER: Final = {
+    "inner_weight_of": "each",
+    "inner_schedule": None,
+    "inner_target": "matched",
+    "output_target": None,
+    "verbalizer_max_grad_norm": None,
+}
+"""Settings of stage two that came when there were runs already, as those runs have them."""
 
 
 class MatchingSection(Section):
@@ -119,14 +125,16 @@ class InteractionSection(Schedule):
     `reverse`: KL(student ‖ teacher). `reverse`, `js`, `skewed` and `l2` need `tail: bucket`. `ce`:
     cross-entropy to the labels, without the teacher. `none`: nothing, so that only the output
     learns (plain logit distillation)."""
-    inner_weight: Annotated[float, Field(gt=0)] = 0.25
-    """Weight of every student tap's loss in the sum. The output's loss has the weight 1. The paper
-    has 1 for all. With three taps, 0.25 ended nearer to labels and teacher (docs/first-proof.md)."""
-    inner_weight_of: Literal["each", "all"] = "each"
-    """`each`: every tap has `inner_weight`, as in the paper. `all`: the taps share it equally, so
-    that more taps weigh no more together."""
-    inner_schedule: WeightSchedule | None = None
-    """Let the taps' weight fall. `null`: it stays, as in the paper."""
+    inner_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the student taps' losses in the sum. The output's loss has the weight 1. It is one
+    choice with the next two, found by E2c of docs/results.md. A recipe that gives some of the three
+    has 0.25, `each` and `null` for the others."""
+    inner_weight_of: Literal["each", "all"] = "all"
+    """`each`: every tap has `inner_weight`, as in the paper, where it is 1. `all`: the taps share
+    it equally, so that more taps weigh no more together."""
+    inner_schedule: WeightSchedule | None = WeightSchedule()
+    """Let the taps' weight fall, by default to 0. `null`: it stays, as in the paper, and so it is
+    by default where `output` is none."""
     inner_target: Literal["matched", "output"] = "matched"
     """`matched`: each tap learns from the teacher tap that it is matched with. `output`: it learns
     the teacher's output, which suits early exits (LEAP, 2026). Then no teacher taps are read."""
@@ -152,6 +160,18 @@ class InteractionSection(Schedule):
     """Adapters on every linear map of the decoder blocks. `null`: no adapters, and the blocks' own
     weights train. They train in float32, and each needs a gradient and the optimizer's state."""
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _complete_the_weight(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Let a weight that is given by itself mean what it meant before it fell by default."""
+        if not isinstance(given, Mapping):
+            return handler(given)
+        if not _PER_TAP.keys() & given.keys() and given.get("output") != "none":
+            return handler(given)
+        made = handler({**_PER_TAP, **given})
+        made.model_fields_set.intersection_update(given)  # what follows is not given
+        return made
+
     @property
     def bound_decides(self) -> bool:
         """Whether another bound gives another result: the samples of a pass share a matching."""
@@ -166,8 +186,8 @@ class InteractionSection(Schedule):
     def decisive(self) -> dict[str, object]:
         """The settings that decide the trained weights. A default that came later is left out."""
         found = Schedule.decisive(self)
-        for name in _LATER:
-            if getattr(self, name) == type(self).model_fields[name].default:
+        for name, before in _LATER.items():
+            if getattr(self, name) == before:
                 del found[name]
         if self.bound_decides:
             found["batch_tokens"] = self.batch_tokens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,9 +14,12 @@ from vlsi_cache.store import Verification
 
 __all__ = ["verification_table"]
 
+_MOST_ROWS: Final = 100
+"""A table of a hundred thousand rows takes minutes, and nobody reads it."""
+
 
 def verification_table(found: Verification) -> RenderableType:
-    """A line of counts, then a row per damage."""
+    """A line of counts, then a row for each of the first damages."""
     counted = f"{found.num_files:,} files, {bytes_text(found.num_bytes)} on disk"
     if found.complete:
         state = f"complete, {found.num_shards:,} shards"
@@ -30,7 +35,9 @@ def verification_table(found: Verification) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("file", "fault", "what to do"):
         table.add_column(heading, overflow="fold")
-    for damage in found.damages:
+    for damage in found.damages[:_MOST_ROWS]:
         files = Text("\n".join(map(printable, damage.files)))
         table.add_row(files, Text(printable(damage.fault)), Text(printable(damage.mend)))
-    return Group(summary, Text(), table)
+    more = len(found.damages) - _MOST_ROWS
+    rest = [Text(f"… and {more:,} more. --json names all of them")] if more > 0 else []
+    return Group(summary, Text(), table, *rest)

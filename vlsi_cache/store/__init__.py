@@ -6,6 +6,7 @@ from vlsi_cache.store.cache.folder import count_shards, is_begun
 from vlsi_cache.store.cache.merge import merge_caches
 from vlsi_cache.store.cache.reader import DECODED_BYTES, Cache, ShardOutline, open_cache
 from vlsi_cache.store.cache.recorded import nothing_recorded, validate_recorded
+from vlsi_cache.store.cache.verification.agreement import validate_sizes
 from vlsi_cache.store.cache.verification.damage import Damage, Verification
 from vlsi_cache.store.cache.verification.verify import verify_cache
 from vlsi_cache.store.cache.writer import CacheWriter, create_cache, validate_beginnable
@@ -36,5 +37,6 @@ __all__ = [
     "url_scheme",
     "validate_beginnable",
     "validate_recorded",
+    "validate_sizes",
     "verify_cache",
 ]

@@ -8,7 +8,7 @@ from jinja2 import Environment
 
 __all__ = ["draw"]
 
-_LEFT, _WIDTH, _ROW, _HEAD = 330, 860, 26, 54
+_LEFT, _WIDTH, _ROW, _HEAD = 400, 940, 26, 54
 _PLOT = _WIDTH - _LEFT - 120
 """Columns of the plot. The figures in words stand right of it."""
 
@@ -89,7 +89,8 @@ def _row(difference: dict[str, Any], y: int, across: Any) -> dict[str, Any]:
     if mean is None:
         return row
     ends = {"first": across(mean - interval), "last": across(mean + interval)}
-    return {**row, **ends, "point": across(mean), "figures": f"{mean:+.3f} ± {interval:.3f}"}
+    spread = "one seed" if difference["interval"] is None else f"± {interval:.3f}"
+    return {**row, **ends, "point": across(mean), "figures": f"{mean:+.3f} {spread}"}
 
 
 def _bounds(difference: dict[str, Any]) -> list[float]:

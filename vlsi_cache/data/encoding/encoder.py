@@ -25,7 +25,7 @@ from vlsi_cache.data.encoding.rendering.endings import TurnEnding
 from vlsi_cache.data.encoding.rendering.forms import PROBE
 from vlsi_cache.data.encoding.rendering.responses import RenderedConversation, ResponseFinder
 from vlsi_cache.data.encoding.rendering.sanitize import Sanitizer
-from vlsi_cache.data.encoding.rendering.spans import blanks_after, shifted, tokens_in_spans
+from vlsi_cache.data.encoding.rendering.spans import blanks_beside, shifted, tokens_in_spans
 from vlsi_cache.data.encoding.rendering.template import ChatTemplate, has_template
 from vlsi_cache.data.encoding.rendering.text import any_of
 from vlsi_cache.data.encoding.tally import CHANGED
@@ -48,6 +48,7 @@ class BatchEncoder:
         processor: a processor, or the tokenizer of a text model.
         max_length: most tokens of a conversation, image tokens included. None for no limit.
         num_ids: rows of the model's embedding. None is enough for every token.
+        short_length: tokens beyond which one text changes the positions of its whole batch.
 
     Raises:
         ModelError: the chat template is not usable, there is no token to pad with, or the tokenizer
@@ -60,8 +61,10 @@ class BatchEncoder:
         *,
         max_length: int | None,
         num_ids: int | None = None,
+        short_length: int | None = None,
     ) -> None:
         self.max_length = max_length
+        self._short_length = short_length
         self._num_ids = num_ids
         # Who has a limit gets an error that names it, and needs no warning beside it.
         self._call = ProcessorCall(processor, warns_of_length=max_length is None, num_ids=num_ids)
@@ -150,7 +153,12 @@ class BatchEncoder:
     def _find_responses(self) -> ResponseFinder:
         template = self._template
         ending = TurnEnding(
-            self._special, template.end, template.beginning, template.generation_prompt
+            self._special,
+            frozenset(token.content for token in self._tokenizer.added_tokens_decoder.values()),
+            template.end,
+            template.beginning,
+            template.question,
+            template.generation_prompt,
         )
         return ResponseFinder(template, ending, self._notices)
 
@@ -230,6 +238,7 @@ class BatchEncoder:
         }
         attention = batch["attention_mask"]
         self._validate_lengths(attention, names)
+        self._warn_of_mixed_lengths(attention, names)
         self._validate_ids(batch["input_ids"], names)
         masks = [
             self._response_mask(one, swaps, rows)
@@ -253,6 +262,19 @@ class BatchEncoder:
                     found=f"{length} tokens",
                     mend="Shorten or split it. data.max_length can only lower the limit",
                 )
+
+    def _warn_of_mixed_lengths(self, attention_mask: Tensor, names: Sequence[str]) -> None:
+        if self._short_length is None:
+            return
+        is_long = attention_mask.sum(1) > self._short_length
+        if is_long.any() and not is_long.all():
+            self._notices.warn(
+                "mixed lengths",
+                "%s: it lies in a batch with a text of more than %d tokens, for which LongRoPE "
+                "scales the positions of both. Alone it would be read otherwise; batch_size: 1",
+                names[int(is_long.int().argmin())],
+                self._short_length,
+            )
 
     def _validate_ids(self, input_ids: Tensor, names: Sequence[str]) -> None:
         """Refuse a token that the model has no row for. A GPU would end the whole run."""
@@ -286,7 +308,7 @@ class BatchEncoder:
                 where=type(self._call.processor).__name__,
                 mend="Choose a model whose processor leaves the text as it is",
             )
-        blanks = [blanks_after(rendered.text, span) for span in rendered.responses]
+        blanks = [blanks_beside(rendered.text, span) for span in rendered.responses]
         spans = shifted(rendered.responses, replacements)
         return tokens_in_spans(spans, blanks, offsets) & not_first
 

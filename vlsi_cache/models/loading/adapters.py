@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import tempfile
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-from safetensors import SafetensorError
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from vlsi_cache.errors import ModelError, first_line
@@ -115,9 +116,25 @@ def merge_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
             expected="LoRA, or another kind that changes weights",
             mend="Give a model without it",
         )
+    _warn_of_unread(adapted, adapter)
     merged: PreTrainedModel = merge()
     logger.info("merged the adapter in %s into its base, %s", adapter.folder, adapter.base)
     return merged
+
+
+def _warn_of_unread(adapted: PeftModel, adapter: Adapter) -> None:
+    """Warn of tensors and settings that peft passes over. It says nothing, or hides it."""
+    with safe_open(adapter.folder / _WEIGHTS, framework="pt") as tensors:
+        stored = set(tensors.keys())
+    own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    read = {*own, *adapted.state_dict()}
+    fields = json.loads((adapter.folder / _CONFIG).read_text(encoding="utf-8"))
+    known = {field.name for field in dataclasses.fields(adapted.peft_config["default"])}
+    for what, names in (("tensors", stored - read), ("settings", set(fields) - known)):
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (" …" if len(names) > 3 else "")
+            text = "%s: %d %s of the adapter are not read: %s"
+            logger.warning(text, adapter.folder, len(names), what, shown)
 
 
 def _adapted(model: PreTrainedModel, adapter: Adapter) -> PeftModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ from vlsi_cache.models.loading.sources import (
     find_folder,
     model_errors,
     validate_safetensors,
+)
+from vlsi_cache.models.loading.stored import (
+    validate_stored,
+    warn_of_two_copies,
+    warn_of_unread_code,
 )
 from vlsi_cache.models.places.arguments import is_placed, loading_arguments
 from vlsi_cache.models.places.devices import bring_head_back, is_plain, log_places
@@ -145,6 +151,10 @@ def _load_weights(
             mend=f"Download it (hf download {name} --local-dir FOLDER), and give the folder",
         )
     _validate_complete(report, name)
+    if Path(source).is_dir():
+        validate_stored(Path(source), config, report.get("unexpected_keys") or ())
+        warn_of_two_copies(Path(source))
+    warn_of_unread_code(config, name)
     _validate_tied(model, name)
     return model  # type: ignore[no-any-return]
 
@@ -171,6 +181,7 @@ def loader_of(config: PreTrainedConfig, name: str) -> Any:
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return AutoModelForImageTextToText
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        _validate_whole(config, name)
         return AutoModelForCausalLM
     raise ModelError(
         "the model is neither an image-text-to-text nor a causal language model",
@@ -178,6 +189,19 @@ def loader_of(config: PreTrainedConfig, name: str) -> Any:
         found=f"model_type {config.model_type}",
         mend="Give a model that transformers can generate text with",
     )
+
+
+def _validate_whole(config: PreTrainedConfig, name: str) -> None:
+    """Refuse to read the decoder of an encoder-decoder as if it were a model of its own."""
+    made_for = getattr(config, "architectures", None) or ()
+    if config.is_encoder_decoder and any("ConditionalGen" in one for one in made_for):
+        raise ModelError(
+            "the model is an encoder-decoder",
+            where=name,
+            expected="a decoder that reads prompt and response",
+            found=", ".join(made_for),
+            mend="Give a decoder-only model of transformers",
+        )
 
 
 def _validate_complete(report: dict[str, Any], name: str) -> None:

@@ -101,6 +101,8 @@ def model_errors(name: str, what: str) -> Iterator[None]:
 def _problem(error: Exception) -> str:
     """The first line of an error, and of what it goes back to if it ends in a colon."""
     line = first_line(error)
+    if isinstance(error, KeyError):
+        return f"{line}, which transformers does not know"
     cause = error.__cause__
     return f"{line} {cause}" if line.endswith(":") and cause is not None else line
 

@@ -109,7 +109,7 @@ def rehearse(
         backbone = sketch.build(setting.device, trains=trains_weights(setting.recipe, stage))
         found, step = _one_step(setting, stage, backbone, meter, heaviest)
         vision = vision_bytes(backbone, patches, keeps_all=stage == "finetuning")
-        operations = _count(step, usual) if usual is not None else 0.0
+        operations = _mean_count(setting, step, usual) if usual is not None else 0.0
         del step, backbone
     gc.collect()  # hooks and modules refer to one another
     return replace(found, working=found.working + vision, operations=operations)
@@ -175,6 +175,15 @@ def _num_senders(setting: Setting, stage: PlannedStageName) -> int:
     teacher = setting.recipe.teacher
     is_spread = teacher.device_map is not None or teacher.tensor_parallel > 1
     return 1 if is_spread and stage.startswith("teacher") else setting.num_processes
+
+
+def _mean_count(setting: Setting, step: StageStep, batch: Batch) -> float:
+    """Count the operations of a step, the mean over the stage. Only one process lets taps rest."""
+    first = _count(step, batch)
+    if step.share == 1.0 or setting.num_processes > 1:
+        return first
+    step.rest()
+    return step.share * first + (1 - step.share) * _count(step, batch)
 
 
 def _count(step: StageStep, batch: Batch) -> float:

@@ -6,7 +6,7 @@ Shapes: B samples, T positions, N response tokens, L taps, S entries.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -70,6 +70,10 @@ class StageStep:
     """Runs forward, and backward if anything trains."""
     trained: Sequence[nn.Parameter]
     """The parameters that train."""
+    rest: Callable[[], None] = lambda: None
+    """Lets what does not run to the stage's end rest."""
+    share: float = 1.0
+    """Part of the stage's steps before that."""
 
 
 def schedule_of(recipe: Recipe, stage: PlannedStageName) -> Schedule | None:
@@ -153,7 +157,15 @@ def _interaction(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> S
     module = Interaction(backbone, bank, settings, teacher_taps=range(count), seed=0)
     if settings.gradient_checkpointing:
         backbone.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
-    return _trained(module, backbone, _record(recipe, count, device))
+    step = _trained(module, backbone, _record(recipe, count, device))
+    schedule = settings.inner_schedule
+    if schedule is None or schedule.end or settings.inner == "none":
+        return step
+
+    def rest() -> None:
+        module.progress = 1.0
+
+    return replace(step, rest=rest, share=schedule.until)
 
 
 def _record(

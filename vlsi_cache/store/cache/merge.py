@@ -273,8 +273,15 @@ def _adopt_processor(target: Place, source: _Source) -> None:
     seal = read_processor_seal(source.folder.place)
     if seal is None or target.size(INDEX_FILE) is not None:
         return
+    place = source.folder.place
     for name, wanted in seal.files.items():
-        _adopt(target, f"{PROCESSOR_FOLDER}/{name}", source, f"{PROCESSOR_FOLDER}/{name}", wanted)
+        key = f"{PROCESSOR_FOLDER}/{name}"
+        # Nothing but its hash proves a processor's file. A shard proves itself wherever it is read.
+        if place.size(key) == wanted.num_bytes and (
+            sha256_hex(place.read(key, limit=wanted.num_bytes)) != wanted.sha256
+        ):
+            raise _differs(place.locate(key))
+        _adopt(target, key, source, key, wanted)
     target.publish(PROCESSOR_SEAL_FILE, render_document(seal))
 
 
@@ -314,8 +321,12 @@ def _adopt(target: Place, key: str, source: _Source, source_key: str, seal: File
         if sha256_hex(content) == seal.sha256:
             target.publish(key, content)
             return
-    raise CacheError(
+    raise _differs(place.locate(source_key))
+
+
+def _differs(where: str) -> CacheError:
+    return CacheError(
         "file differs from its seal",
-        where=place.locate(source_key),
+        where=where,
         mend="Run vlsi-cache verify: it names the damaged file",
     )

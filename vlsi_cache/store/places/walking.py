@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from vlsi_cache.errors import CacheAccessError
+from vlsi_cache.store.places.keys import CACHE_FOLDERS
 
 __all__ = ["MEND_LINK", "unreadable", "validate_regular", "walk_files"]
 
@@ -28,7 +30,8 @@ _SUFFIXES: Final = (".json", ".zip")
 def walk_files(place: Path, folder: str) -> Iterator[tuple[str, int]]:
     """Yield key and bytes of everything below a folder that is not a folder itself.
 
-    What cannot be read as a file is listed with 0 bytes, so that reading it names it.
+    What cannot be read as a file is listed with 0 bytes, so that reading it names it. So is a link
+    to a folder: it may lead to a whole disk. Only a cache's own folders may be links.
 
     Args:
         place: path to which keys are relative.
@@ -37,7 +40,14 @@ def walk_files(place: Path, folder: str) -> Iterator[tuple[str, int]]:
     Raises:
         CacheAccessError: a folder cannot be listed, or leads back to itself.
     """
-    yield from _walk(place / folder, folder, ())
+    yield from _walk(place / folder, folder, _identities(place) if folder else ())
+
+
+def _identities(place: Path) -> tuple[tuple[int, int], ...]:
+    with contextlib.suppress(OSError):
+        status = place.stat()
+        return ((status.st_dev, status.st_ino),)
+    return ()
 
 
 def _walk(path: Path, key: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int]]:
@@ -78,6 +88,13 @@ def _walk_entry(
         return
     if not stat.S_ISDIR(status.st_mode):
         yield key, status.st_size if stat.S_ISREG(status.st_mode) else 0
+        return
+    if (
+        entry.is_symlink()
+        and key not in CACHE_FOLDERS
+        and (status.st_dev, status.st_ino) not in above
+    ):
+        yield key, 0
         return
     if key.endswith(_SUFFIXES):
         yield key, 0

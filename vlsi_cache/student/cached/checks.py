@@ -5,7 +5,7 @@ from __future__ import annotations
 from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.models import Backbone, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import InteractionSection
-from vlsi_cache.store import Cache, validate_recorded
+from vlsi_cache.store import Cache, validate_recorded, validate_sizes
 
 __all__ = ["validate_contents", "validate_model", "validate_vocabulary"]
 
@@ -14,12 +14,14 @@ def validate_contents(cache: Cache, settings: InteractionSection) -> None:
     """Refuse a cache that lacks what stage two reads.
 
     Raises:
-        CacheError: it is incomplete and not to be followed, or no sample of it could be read.
+        CacheError: it is incomplete and not to be followed, no sample of it could be read, or a
+            shard has another size than it was written with.
         CacheMismatchError: it lacks what ``tail`` reads.
     """
     if not settings.follow:
         _validate_complete(cache)
         validate_recorded(cache)
+        validate_sizes(cache.path)
     _validate_tail(cache, settings)
     target = settings.output_target
     if target is not None and target.tap not in cache.manifest.taps[:-1]:

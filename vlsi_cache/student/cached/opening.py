@@ -141,9 +141,12 @@ def _first_change(cache: Cache, run: Run) -> str:
     if len(cache) != len(run.data) or not cache.is_complete:
         return ""
     failures = cache.failures()
-    for index, recorded in enumerate(cache.keys()):
+    recorded = list(cache.keys())
+    for index, dumped in enumerate(recorded):
         sample_id, key = run.data.identify(index)
-        if key != recorded:
+        if key != dumped and key in recorded:
+            return f": sample {sample_id!r} stands in another place than in the dump"
+        if key != dumped:
             reason = failures.get(index)
             failed = f", and was recorded as failed: {reason}" if reason else ""
             return f": sample {sample_id!r} has changed since the dump{failed}"

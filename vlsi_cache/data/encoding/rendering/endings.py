@@ -17,24 +17,29 @@ class TurnEnding:
 
     Args:
         special: the tokenizer's special tokens.
+        added: all tokens that were added to its vocabulary. Some checkpoints do not call their
+            end of a turn special.
         end: the tokenizer's end-of-text token.
         beginning: its beginning-of-text token.
+        question: the text of a question alone.
         generation_prompt: the text that opens the assistant's turn.
     """
 
     def __init__(
         self,
         special: frozenset[str],
+        added: frozenset[str],
         end: str | None,
         beginning: str | None,
+        question: str,
         generation_prompt: str,
     ) -> None:
         self._end = end
         self._special = any_of(special)
-        self._pieces = re.compile(f"{self._special.pattern}|.", re.DOTALL)
-        opening = self._special.search(generation_prompt)
+        self._added = any_of(token for token in special | added if token.strip())
+        self._pieces = re.compile(f"{self._added.pattern}|.", re.DOTALL)
         # A token that opens every turn, or every text, is not what the last turn stops at.
-        self._openings = {beginning, opening.group() if opening else None}
+        self._openings = {beginning, self._opening(question, generation_prompt)}
 
     def find(self, tail: str, reference: str | None) -> tuple[int, bool]:
         """Find the end of a turn.
@@ -49,7 +54,7 @@ class TurnEnding:
             Number of characters that close the turn, and whether a stop is among them.
         """
         common = self._common(tail, reference)
-        stops = list(self._special.finditer(common))
+        stops = list(self._special.finditer(common)) or list(self._added.finditer(common))
         if stops:
             named = [stop for stop in stops if stop.group() == self._end]
             return (named or stops[-1:])[0].end(), True
@@ -58,6 +63,16 @@ class TurnEnding:
         if following is not None and following.group(1) not in self._openings:
             return following.end(), True
         return length, False
+
+    def _opening(self, question: str, generation_prompt: str) -> str | None:
+        """The token that opens a turn.
+
+        Some generation prompts close the question first (Qwen 1.5), so one that also stands in the
+        question comes before others.
+        """
+        prompt = self._special.findall(generation_prompt)
+        shared = [token for token in self._special.findall(question) if token in prompt]
+        return next(iter([*shared, *prompt]), None)
 
     def _common(self, tail: str, reference: str | None) -> str:
         if reference is None:

@@ -184,13 +184,14 @@ class ResponseFinder:
             self._warn_of_departure(text[start:], answer, conversation)
             if prompt.startswith(bare):
                 start += len(common_beginning(text[start:], prompt[start:]))
-            return min(start, answer.first)
+            # A turn that follows an answer may be opened in another way than after a question.
+            return min(max(start, self._header_end(text, len(bare), answer.first)), answer.first)
         return self._start_by_header(text, previous, answer.first)
 
     def _header_end(self, text: str, previous: int, end: int) -> int:
         """One past the last header of the assistant's between two characters."""
         header = self._template.history_header
-        found = text.rfind(header, previous, end) if header else -1
+        found = text.rfind(header, previous, end) if header.strip() else -1
         return previous if found < 0 else found + len(header)
 
     def _start_by_header(self, text: str, previous: int, first: int) -> int:
@@ -323,7 +324,7 @@ def _given(
 ) -> list[tuple[str, int]]:
     """Where words of turns stand that are not the assistant's, with their roles."""
     turns = zip(marked.conversation.messages, marked.turns, strict=True)
-    return [(turn.role, offsets[marks.words][0]) for turn, marks in turns if marks.words in offsets]
+    return [(turn.role, place) for turn, marks in turns for place in offsets.get(marks.words, ())]
 
 
 def _walk_back(text: str, within: Span, words: str) -> tuple[int, str]:

@@ -21,13 +21,14 @@ from vlsi_cache.data.encoding.rendering.forms import (
     CallForm,
     probe_turns,
 )
+from vlsi_cache.data.encoding.rendering.tags import has_tags, spans_of_marks, with_marks
 from vlsi_cache.data.encoding.rendering.text import Span, common_beginning
 from vlsi_cache.errors import DataError, ModelError
 from vlsi_cache.models import tokenizer_of
 
 __all__ = ["ChatTemplate", "has_template"]
 
-_GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_LIKE_A_TAG = re.compile(r"[<\[{|].*[>\]}|]")  # words may be added to a vocabulary, too
 # What templates raise on a conversation that they do not take. Jinja's own errors, and Python's,
 # because a template may add, index or call anything.
 _REFUSALS = (
@@ -41,6 +42,7 @@ class ChatTemplate:
 
     Attributes:
         has_tags: whether the template marks the assistant's text with ``{% generation %}``.
+        question: the text of a question alone.
         generation_prompt: the text that opens the assistant's turn. It may be empty.
         history_header: the beginning of the generation prompt that earlier turns of the assistant
             have, too. It ends before a thought that only the generation prompt opens.
@@ -63,8 +65,9 @@ class ChatTemplate:
         self.beginning: str | None = tokenizer.bos_token
         self.end: str | None = tokenizer.eos_token
         self._variables = {**tokenizer.special_tokens_map, "date_string": DATE_STRING}
-        self.has_tags = _GENERATION_TAG.search(self._plain_source) is not None
+        self.has_tags = has_tags(self._plain_source)
         self._takes_parts = self._find_form(prefer_parts=isinstance(processor, ProcessorMixin))
+        self.question = self._try(probe_turns(parts=self._takes_parts)[:1], {}) or ""
         self.generation_prompt, self.history_header = self._find_prompts()
 
     def render(
@@ -100,44 +103,43 @@ class ChatTemplate:
     def control_tokens(self, processor: Any) -> frozenset[str]:
         """Special tokens to which the template, the processor or the tokenizer gives a meaning.
 
-        Special tokens that only data writes (Qwen2-VL's ``<|box_start|>``) are not among them.
+        Special tokens that only data writes (Qwen2-VL's ``<|box_start|>``) are not among them. Of
+        added tokens that are not special, those that begin and end turns are.
         """
         tokenizer = tokenizer_of(processor)
-        special = {
-            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
-        }
+        added = tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special}
         named = {value for name, value in vars(processor).items() if name.endswith("_token")}
         named |= {value for value in tokenizer.special_tokens_map.values() if value}
         turns = probe_turns(parts=self._takes_parts)
         written = self._plain_source + self._tools_source
         written += self._render(turns, {"add_generation_prompt": True})[0]
         found = {token for token in special if token in written}
+        around = self.question + "".join(self._after_answer())
+        looks = {token.content for token in added if _LIKE_A_TAG.fullmatch(token.content)}
+        found |= {token for token in looks if token in around}
         found |= {token for token in named if isinstance(token, str) and token}
         return frozenset(token for token in found if len(token) > 1 and not token.isspace())
 
     def answer_tokens(self, special: re.Pattern[str]) -> frozenset[str]:
         """Special tokens that the template writes inside an answer: for calls and for thoughts.
 
-        Those that also stand elsewhere are not among them: headers, and what ends a turn.
+        Those that also stand elsewhere are not among them: headers, and what ends a turn. But one
+        at which the template itself splits answers may stand in a header (DeepSeek V3.1).
         """
         question, answer = probe_turns(parts=self._takes_parts)
-        asked = self._try([question], {}) or ""
         thinking = {**answer, "reasoning_content": PROBE["thought"]}
+        thought = (self._try([question, thinking], {}) or "")[len(self.question) :]
         inside = [self.generation_prompt.removeprefix(self.history_header)]
-        inside.append(
-            _without_stop((self._try([question, thinking], {}) or "")[len(asked) :], special)
-        )
+        inside.append(_without_stop(thought, special))
         if self.call_form is not None:
             # Llama 3.1 writes <|python_tag|> before calls of tools that it calls built-in.
             for given in ({}, {"builtin_tools": [TOOL["function"]["name"]]}):
                 text = self._try([question, self.call_form.probe()], {"tools": [TOOL], **given})
                 inside.append(_without_stop((text or "").rpartition(PROBE["user"])[2], special))
-        outside = [
-            (self._try(turns, {}) or "").partition(PROBE["assistant"])[2]
-            for turns in ([question, answer], [question, answer, question])
-        ]
-        outside += [asked, self.history_header]
-        found = {token for text in inside for token in special.findall(text)}
+        ends = set(special.findall("".join(self._after_answer())))
+        elsewhere = {*ends, *special.findall(self.question + self.history_header)}
+        found = {token for text in inside for token in special.findall(text)} - elsewhere
         # A template also takes thoughts out of answers: '</think>' in content.
         source = self._plain_source + self._tools_source
         found |= {
@@ -147,7 +149,15 @@ class ChatTemplate:
                 rf"""split\(\s*['"]{re.escape(token)}|{re.escape(token)}['"]\s+in\b""", source
             )
         }
-        return frozenset(found - {token for text in outside for token in special.findall(text)})
+        return frozenset(found - ends)
+
+    def _after_answer(self) -> list[str]:
+        """What follows an answer: at the end, and before another question."""
+        question, answer = probe_turns(parts=self._takes_parts)
+        return [
+            (self._try(turns, {}) or "").partition(PROBE["assistant"])[2]
+            for turns in ([question, answer], [question, answer, question])
+        ]
 
     @cached_property
     def call_form(self) -> CallForm | None:
@@ -181,18 +191,28 @@ class ChatTemplate:
     def _render(
         self, turns: Sequence[Mapping[str, Any]], given: Mapping[str, Any]
     ) -> tuple[str, list[Span]]:
+        source = self._tools_source if given.get("tools") else self._plain_source
+        text, counted = self._write(source, turns, given)
+        if not has_tags(source):
+            return text, []
+        marked, _ = self._write(with_marks(source), turns, given)
+        found = spans_of_marks(marked, text)
+        return text, counted if found is None else found
+
+    def _write(
+        self, source: str, turns: Sequence[Mapping[str, Any]], given: Mapping[str, Any]
+    ) -> tuple[str, list[Span]]:
+        """The text, and the spans of the tags as transformers counts them."""
         # Any, because transformers annotates it as if it returned one string.
         render: Any = render_jinja_template
-        source = self._tools_source if given.get("tools") else self._plain_source
-        has_tags = _GENERATION_TAG.search(source) is not None
         texts, spans = render(
             conversations=[list(turns)],
             chat_template=source,
             # A template without tags logs a warning if it is asked for spans.
-            return_assistant_tokens_mask=has_tags,
+            return_assistant_tokens_mask=has_tags(source),
             **{**self._variables, "add_generation_prompt": False, **given},
         )
-        return texts[0], list(spans[0]) if has_tags else []
+        return texts[0], list(spans[0]) if has_tags(source) else []
 
     def _content(self, message: Message) -> str | list[dict[str, str]]:
         if self._takes_parts:
@@ -220,10 +240,11 @@ class ChatTemplate:
             words = (PROBE["user"], PROBE["assistant"])
             if all(word in text for word in words) and "'type'" not in text:
                 return parts
+            errors.append("a text without them")
         raise ModelError(
             "chat template does not render a question and an answer",
             where=self.name,
-            found="; ".join(errors) or "a text without them",
+            found="; ".join(errors),
             mend="Save the model's chat template with its processor",
         )
 
@@ -237,6 +258,8 @@ class ChatTemplate:
         talk = self._try([question, answer, question], {}) or ""
         end = talk.find(PROBE["assistant"])
         header = talk[len(bare) : end] if talk.startswith(bare) and end >= 0 else prompt
+        # What closes the question may stand before the header, and not before the prompt.
+        header = header[max(header.find(prompt), 0) :]
         return prompt, common_beginning(prompt, header)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, NoReturn
 
 from vlsi_cache.errors import CacheError
@@ -12,6 +13,7 @@ from vlsi_cache.store.cache.folder import (
     SEAL_BYTES,
     CacheFolder,
     list_cache,
+    open_folder,
     read_index,
     read_seal,
 )
@@ -24,10 +26,12 @@ from vlsi_cache.store.places.keys import (
     INDEX_FILE,
     PROCESSOR_FOLDER,
     PROCESSOR_SEAL_FILE,
+    SHARDS_FOLDER,
     part_key,
     seal_key,
     shard_key,
 )
+from vlsi_cache.store.places.opening import open_place
 from vlsi_cache.store.shards.header import ShardHeader
 from vlsi_cache.store.shards.shard import OpenShard, read_sized_header
 
@@ -37,6 +41,7 @@ __all__ = [
     "read_shard_header",
     "validate_listed",
     "validate_seals",
+    "validate_sizes",
 ]
 
 _THREADS: Final = 8
@@ -111,6 +116,24 @@ def validate_listed(folder: CacheFolder, index: CacheIndex, files: Mapping[str, 
         where=folder.place.locate(lost[0].files[0]),
         mend=lost[0].mend,
     )
+
+
+def validate_sizes(address: str | Path) -> None:
+    """Refuse a complete cache with a shard of another size, before hours pass until it is read.
+
+    One listing shows all sizes. Bytes are compared wherever a shard is read, and by verifying.
+
+    Raises:
+        CacheError: a shard has another size than the index says.
+    """
+    folder = open_folder(open_place(address))
+    index = read_complete(folder)
+    if index is None:
+        return
+    files = folder.place.list_files(SHARDS_FOLDER)
+    for shard_index, seal in enumerate(index.shards):
+        if files.get(shard_key(shard_index)) != seal.num_bytes:
+            open_shard(folder, index, shard_index)
 
 
 def validate_seals(folder: CacheFolder, index: CacheIndex) -> None:
