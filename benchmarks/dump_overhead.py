@@ -39,11 +39,11 @@ from vlsi_cache.data import TokenBatches, encoder_for, load_data
 from vlsi_cache.models import Backbone, bind_decoder, run_backbone
 from vlsi_cache.objectives import chunks
 from vlsi_cache.recipe import Recipe, VerbalizerSection, recipe_from_mapping
+from vlsi_cache.recipe.partition import Partition
 from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.store import create_cache, open_cache
 from vlsi_cache.teacher.batches import KeyedBatches, ShardBatches
 from vlsi_cache.teacher.filling import fill_cache
-from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run, TokenBound
 from vlsi_cache.verbalizer import build_verbalizers

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags, taps_list
-from vlsi_cache.cli.terminal import hide_other_progress_bars, log_to
-from vlsi_cache.errors import RecipeError, counted
-from vlsi_cache.recipe import named_models, validate_named
+from vlsi_cache.cli.terminal import hide_other_progress_bars, importing, log_to
+from vlsi_cache.errors import counted
+from vlsi_cache.recipe import RecipeProblemsError, named_models, validate_named
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -27,7 +27,7 @@ _FEW_ROWS = 20
 """So many are read at once, and a line at the end is enough."""
 
 
-@click.command("check", cls=RecipeCommand)
+@click.command("check", cls=RecipeCommand, short_help="Say what would fail, and what is learned.")
 @errors_in_one_line
 @recipe_flags(
     {
@@ -66,7 +66,8 @@ def command(recipe: Recipe, taps: list[int] | None, images: bool, as_json: bool)
     validate_named(recipe, list(named_models(recipe)))
     if taps is not None:
         recipe = with_taps(recipe, taps)
-    from vlsi_cache.check import check_data, check_table
+    with importing():
+        from vlsi_cache.check import check_data, check_table
 
     hide_other_progress_bars()
     with progress_of("check", "checked") as show:
@@ -89,7 +90,7 @@ def with_taps(recipe: Recipe, taps: list[int]) -> Recipe:
     )
     problems = section.contradictions(role)
     if problems:
-        raise RecipeError("; ".join(f"--taps: {problem}" for _, problem in problems))
+        raise RecipeProblemsError(dict(problems), "flags", {f"{role}.taps": "--taps"})
     return recipe.model_copy(update={role: section})
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from vlsi_cache.cli.completion import complete_folders
 from vlsi_cache.cli.options import errors_in_one_line
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
@@ -13,11 +14,12 @@ from vlsi_cache.cli.terminal import import_libraries, log_to
 __all__ = ["command"]
 
 
-@click.command("demo")
+@click.command("demo", short_help="Distil a small Qwen2-VL on a CPU, from scratch.")
 @errors_in_one_line
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
+    shell_complete=complete_folders,
     default=Path("vlsi-cache-demo"),
     show_default=True,
     help="Folder of everything. A second run continues where the first stopped.",

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vlsi_cache.cli.early import validate_verbalizers_there
 from vlsi_cache.cli.next_step import next_command
 from vlsi_cache.cli.options import (
     RecipeCommand,
-    by_device,
     device_map,
     errors_in_one_line,
+    memory_by_device,
     recipe_flags,
     taps_list,
 )
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
 from vlsi_cache.recipe import validate_named, validate_trackers
+from vlsi_cache.recipe.partition import Partition
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -97,15 +99,24 @@ __all__ = ["command"]
 )
 @click.option(
     "--max-memory",
-    callback=by_device,
+    callback=memory_by_device,
     metavar="0=SIZE,…",
     help="Most memory of each device under --device-map auto.  [default: all that is free]",
 )
 @click.option(
     "--tensor-parallel", type=int, help="Processes that hold the teacher together.  [default: 1]"
 )
-@click.option("--batch-size", type=int, help="Most samples per forward pass.  [default: 8]")
-@click.option("--batch-tokens", type=int, help="Most tokens per forward pass, padding included.")
+@click.option(
+    "--batch-size",
+    type=int,
+    help="Most samples per forward pass of the recording. The training of verbalizers has "
+    "teacher.verbalization.batch_size.  [default: 8]",
+)
+@click.option(
+    "--batch-tokens",
+    type=int,
+    help="Most tokens per forward pass of the recording, padding included.",
+)
 @click.option("--samples-per-shard", type=int, help="Samples per shard.  [default: 512]")
 @click.option("--on-error", help="stop, or skip a sample that cannot be read.  [default: stop]")
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
@@ -123,15 +134,15 @@ def command(recipe: Recipe, partition: str | None) -> None:
     goes on where it stopped.
     """
     log_to("stdout")
-    if partition is None:  # which is read by what takes seconds to import
-        validate_named(recipe, ["teacher"])
+    selected = None if partition is None else Partition.parse(partition)
+    validate_named(recipe, ["teacher"])
+    validate_verbalizers_there(recipe.teacher.verbalizers)
     validate_trackers(recipe)
     with stopping_on_signals():
         import_libraries()
-        from vlsi_cache.teacher import Partition, dump_teacher
+        from vlsi_cache.teacher import dump_teacher
         from vlsi_cache.training.processes import is_main_process, leave_together
 
-        selected = None if partition is None else Partition.parse(partition)
         path = dump_teacher(recipe, None, selected)
         leave_together()
     if is_main_process():

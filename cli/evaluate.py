@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vlsi_cache.cli.early import validate_cache_there, validate_verbalizers_there
 from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags
 from vlsi_cache.cli.terminal import import_libraries, log_to
 from vlsi_cache.recipe import validate_named
@@ -56,7 +57,7 @@ __all__ = ["command"]
     help="Conversations per forward pass.",
 )
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
-@click.option("--device", help="auto, cpu, cuda, …")
+@click.option("--device", help="auto, cpu, cuda, …  [default: auto]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(recipe: Recipe, max_new_tokens: int, batch_size: int, as_json: bool) -> None:
     """Evaluate MODEL on held-out conversations.
@@ -71,6 +72,9 @@ def command(recipe: Recipe, max_new_tokens: int, batch_size: int, as_json: bool)
         raise click.UsageError(problem)
     log_to("stderr")
     validate_named(recipe, ["student"])
+    validate_verbalizers_there(recipe.student.verbalizers)
+    if recipe.cache.path is not None:
+        validate_cache_there(recipe.cache_path)
     import_libraries()
     from vlsi_cache.evaluation import evaluate_model, evaluation_table
 

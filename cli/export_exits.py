@@ -6,16 +6,18 @@ from pathlib import Path
 
 import click
 
+from vlsi_cache.cli.completion import complete_folders
 from vlsi_cache.cli.options import errors_in_one_line
-from vlsi_cache.cli.terminal import log_to
+from vlsi_cache.cli.terminal import importing, log_to
+from vlsi_cache.errors import ModelError
 
 __all__ = ["command"]
 
 
 @click.command("export-exits")
 @errors_in_one_line
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_folders)
+@click.argument("out", type=click.Path(path_type=Path), shell_complete=complete_folders)
 @click.option("--replace", is_flag=True, help="Replace the exits that OUT holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(run: Path, out: Path, replace: bool, as_json: bool) -> None:
@@ -25,7 +27,10 @@ def command(run: Path, out: Path, replace: bool, as_json: bool) -> None:
     student or of verbalizers.
     """
     log_to("stderr")
-    from vlsi_cache.verbalizer import export_exits
+    if not run.is_dir():
+        raise ModelError("no such folder", where=run, mend="Name the folder of a run")
+    with importing():
+        from vlsi_cache.verbalizer import export_exits
 
     found = export_exits(run, out, replace=replace)
     if as_json:

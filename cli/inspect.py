@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vlsi_cache.cli.completion import complete_folders
 from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
 from vlsi_cache.cli.showing import (
     echo_json,
@@ -17,6 +18,9 @@ from vlsi_cache.cli.showing import (
     validate_page,
     write_page,
 )
+from vlsi_cache.cli.terminal import importing, log_to
+from vlsi_cache.errors import printable
+from vlsi_cache.phases import phase
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import DataSection, Recipe
@@ -55,7 +59,12 @@ __all__ = ["command"]
 @click.option("--data", metavar="PATH", help="Show samples with their conversations and images.")
 @click.option("--split", help="Split of a datasets source.  [default: train]")
 @click.option("--limit", type=int, help="Number of first samples, as the cache was made with.")
-@click.option("--compare", metavar="OTHER", help="Set a second run or cache beside the first.")
+@click.option(
+    "--compare",
+    metavar="OTHER",
+    shell_complete=complete_folders,
+    help="Set a second run or cache beside the first.",
+)
 @click.option(
     "--max-samples",
     type=click.IntRange(2),
@@ -79,6 +88,7 @@ def command(
     RUN is the output folder of a teacher's or a student's run. The report has the losses, the
     matchings and the pace of its stages, as far as they are.
     """
+    log_to("stderr")
     given = click.get_current_context().params
     asks_for_data = given["data"] is not None
     if html is not None:
@@ -90,7 +100,8 @@ def command(
     if given["cache"] is not None or compare is not None:
         from vlsi_cache.report.run.finding import kind_of
 
-        kind = kind_of(recipe.cache_path)
+        with phase(f"opening {printable(str(recipe.cache_path))}", patient=True):
+            kind = kind_of(recipe.cache_path)
         if compare is not None:
             _validate_kinds(recipe.cache_path, kind, compare, max_samples)
             _compare(recipe.cache_path, kind, compare, max_samples, html, as_json=as_json)
@@ -189,7 +200,8 @@ def _run(path: str | Path, html: Path | None, *, as_json: bool) -> None:
 def _cache(path: str | Path, html: Path | None, shown: _Shown, *, as_json: bool) -> None:
     from vlsi_cache.store import open_cache
 
-    opened = open_cache(path)
+    with phase(f"opening {printable(str(path))}", patient=True):
+        opened = open_cache(path)
     if html is not None:
         _page(opened, html, shown, as_json=as_json)
     elif shown.samples:
@@ -238,16 +250,18 @@ def _views(
     cache: Cache, samples: Sequence[str | int], section: DataSection | None
 ) -> tuple[SampleView, ...]:
     """Turn samples into words, with their conversations if the data is named."""
-    from vlsi_cache.report import sample_view
-
     if not samples:
         return ()
+    from vlsi_cache.report import sample_view
+
+    for sample in samples:
+        cache[sample]  # one that is not there is refused before libraries are imported
+    with importing():
+        from vlsi_cache.data import load_data
+        from vlsi_cache.report.conversation import conversation_view
     decode = _decoder(cache)
     if section is None:
         return tuple(sample_view(cache, sample, decode) for sample in samples)
-    from vlsi_cache.data import load_data
-    from vlsi_cache.report.conversation import conversation_view
-
     data = load_data(section)
     return tuple(
         sample_view(cache, sample, decode, conversation_view(data, cache, sample))

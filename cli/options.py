@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
+from vlsi_cache.cli.completion import ASSIGNMENT, complete_by_key
 from vlsi_cache.cli.next_step import Given, remember_given
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.interruption import Interrupted
@@ -19,12 +21,15 @@ from vlsi_cache.recipe import Recipe, RecipeProblemsError, keys_named, load_reci
 
 __all__ = [
     "RecipeCommand",
-    "by_device",
     "device_map",
     "errors_in_one_line",
+    "memory_by_device",
     "recipe_flags",
     "taps_list",
 ]
+
+_SIZE: Final = re.compile(r"\d+(\.\d+)?\s*[KMG]i?B", re.IGNORECASE)
+"""A size of memory, as accelerate reads it."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,6 +92,10 @@ def recipe_flags(flags: Mapping[str, str], *, is_argument: bool = False) -> Call
     """
 
     def decorate(function: F) -> F:
+        for parameter in getattr(function, "__click_params__", ()):
+            if parameter.name in flags:
+                complete_by_key(parameter, flags[parameter.name])
+
         @_recipe_option
         @_set_option
         @functools.wraps(function)
@@ -121,6 +130,7 @@ _recipe_option = click.option(
 _set_option = click.option(
     "--set",
     "assignments",
+    type=ASSIGNMENT,
     multiple=True,
     metavar="KEY=VALUE",
     help="Override any recipe key, e.g. --set interaction.lora.rank=32. Repeatable.",
@@ -157,7 +167,7 @@ def taps_list(_context: click.Context, _parameter: click.Parameter, value: str |
         ) from None
 
 
-def by_device(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+def _by_device(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
     """Read ``0=70GiB,cpu=200GiB`` as a mapping."""
     if value is None:
         return None
@@ -167,6 +177,15 @@ def by_device(_context: click.Context, _parameter: click.Parameter, value: str |
     return {name: size for name, _, size in pairs}
 
 
+def memory_by_device(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """Read ``0=70GiB,cpu=200GiB`` as a mapping to sizes."""
+    found = _by_device(context, parameter, value)
+    for size in (found or {}).values():
+        if _SIZE.fullmatch(size) is None:
+            raise click.BadParameter(f"expected a size such as 70GiB, found {size!r}")
+    return found
+
+
 def device_map(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
     """Read a name such as ``auto`` as it is, and ``model=0,lm_head=1`` as a mapping."""
-    return by_device(context, parameter, value) if "=" in (value or "") else value
+    return _by_device(context, parameter, value) if "=" in (value or "") else value

@@ -10,7 +10,7 @@ import click
 from vlsi_cache.cli.check import progress_of, with_taps
 from vlsi_cache.cli.next_step import next_command
 from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags, taps_list
-from vlsi_cache.cli.terminal import log_to
+from vlsi_cache.cli.terminal import importing, log_to
 from vlsi_cache.recipe import named_models, validate_named
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     metavar="I,J,…",
     help="Decoder blocks to read, of the teacher or else of the student.",
 )
-@click.option("--batch-tokens", type=int, help="Most tokens per forward pass of the teacher.")
+@click.option(
+    "--batch-tokens", type=int, help="Most tokens per forward pass of the teacher's recording."
+)
 @click.option("-o", "--output", metavar="DIR", help="Run folder.  [default: runs/vlsi]")
 @click.option("--cache", metavar="DIR", help="Cache folder or URL.  [default: OUTPUT/cache]")
 @click.option("--device", help="auto, cpu, cuda, …  [default: auto, planned as cuda]")
@@ -109,7 +111,8 @@ def command(recipe: Recipe, rows: int, as_json: bool, **given: Any) -> None:
     validate_named(recipe, list(named_models(recipe)))
     if (taps := given["taps"]) is not None:
         recipe = with_taps(recipe, taps)
-    from vlsi_cache.plan import Machines, plan_run, plan_table
+    with importing():
+        from vlsi_cache.plan import Machines, plan_run, plan_table
 
     rate = None if throughput is None else throughput * 1e12
     machines = Machines(given["devices"], given["memory"], rate, given["probe"])

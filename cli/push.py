@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vlsi_cache.cli.completion import complete_folders
 from vlsi_cache.cli.options import errors_in_one_line
 from vlsi_cache.cli.terminal import log_to
 
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("push")
+@click.command("push", short_help="Upload a student or a cache to the hub.")
 @errors_in_one_line
-@click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
+@click.argument(
+    "path", metavar="PATH", type=click.Path(path_type=Path), shell_complete=complete_folders
+)
 @click.argument("repository", metavar="OWNER/NAME")
 @click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
 @click.option("--revision", metavar="BRANCH", help="Branch to commit to.  [default: main]")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Literal, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Final, Literal, TextIO
 
 from vlsi_cache.phases import LIVE, phase, speaks_for_all
 
 if TYPE_CHECKING:
     from rich.live import Live
 
-__all__ = ["hide_other_progress_bars", "import_libraries", "log_to"]
+__all__ = ["counting", "hide_other_progress_bars", "import_libraries", "importing", "log_to"]
+
+_IMPORTING: Final = "importing torch and transformers"
 
 
 def log_to(stream: Literal["stdout", "stderr"]) -> None:
@@ -33,10 +37,41 @@ def log_to(stream: Literal["stdout", "stderr"]) -> None:
 
 def import_libraries() -> None:
     """Import what takes seconds, after the first line is on the screen."""
-    with phase("importing torch and transformers"):
+    with phase(_IMPORTING):
         import vlsi_cache.student
         import vlsi_cache.teacher  # noqa: F401 (for its own imports)
     hide_other_progress_bars()
+
+
+def importing() -> AbstractContextManager[object]:
+    """Report the import of what takes seconds, while the context lasts."""
+    if {"torch", "transformers"} <= sys.modules.keys():
+        return nullcontext()
+    return phase(_IMPORTING)
+
+
+@contextmanager
+def counting(what: str, unit: str, *, each: int = 1) -> Iterator[Callable[[int, int], None]]:
+    """Report a phase whose work calls back with what is done, and with all.
+
+    It says nothing in its first second.
+
+    Args:
+        what: what is done, to follow "while".
+        unit: the name of what is counted, in the plural.
+        each: number of things in one unit.
+    """
+    with phase(what, patient=True) as one:
+        one.unit = unit
+        reported = 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal reported
+            one.total, whole = -(-total // each), -(-done // each)
+            one.advance(whole - reported)
+            reported = whole
+
+        yield report
 
 
 def hide_other_progress_bars() -> None:

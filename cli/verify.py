@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
+from vlsi_cache.cli.terminal import counting, log_to
+from vlsi_cache.errors import printable
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("verify")
+@click.command("verify", short_help="Prove that a cache is as it was written.")
 @errors_in_one_line
 @recipe_flags({"cache": "cache.path", "output": "output"})
 @click.argument("cache", metavar="[CACHE]", required=False)
@@ -29,6 +31,7 @@ def command(recipe: Recipe, as_json: bool) -> None:
     swapped or extra file with what to do about it, and exits with 1 if there is one. A cache that
     is not finished yet is not damaged.
     """
+    log_to("stderr")
     found = _verify(recipe.cache_path)
     if as_json:
         from vlsi_cache.report import json_text
@@ -45,12 +48,7 @@ def command(recipe: Recipe, as_json: bool) -> None:
 
 
 def _verify(path: str | Path) -> Verification:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
     from vlsi_cache.store import verify_cache
 
-    columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("verify", total=None)
-        return verify_cache(path, lambda done, total: bar.update(task, completed=done, total=total))
+    with counting(f"verifying {printable(str(path))}", "MB", each=10**6) as report:
+        return verify_cache(path, report)

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from vlsi_cache.files import write_whole
+from vlsi_cache.files import share_weights, write_whole
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
@@ -28,3 +34,25 @@ def test_an_interrupted_write_leaves_the_file_as_it_was(
     with pytest.raises(KeyboardInterrupt):
         write_whole(path, "after")
     assert path.read_text(encoding="utf-8") == "before"
+
+
+@contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_weights_follow_the_umask_as_other_files_do(tmp_path: Path, mask: int, mode: int) -> None:
+    with _umask(mask):
+        save_file({"a": np.zeros(2)}, tmp_path / "one.safetensors")
+        (tmp_path / "linked.safetensors").symlink_to(tmp_path / "absent")
+        share_weights(tmp_path)
+    assert stat.S_IMODE((tmp_path / "one.safetensors").stat().st_mode) == mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "linked.safetensors",
+        "one.safetensors",
+    ]

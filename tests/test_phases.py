@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -40,6 +41,27 @@ def test_a_phase_says_what_begins_and_how_many(lines: pytest.LogCaptureFixture) 
     assert place_of_work() == "after loading the teacher"
     said = [record.getMessage() for record in lines.records if record.levelno > LIVE]
     assert said == ["reading (1,200 rows)", "loading the teacher"]
+
+
+def test_a_patient_phase_says_what_it_does_once_it_takes_longer(
+    lines: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with phase("looking", patient=True), phase("counting", total=3, unit="rows", patient=True):
+        assert not lines.records  # a second is long after this
+    monkeypatch.setattr(phases, "_LIVE_SECONDS", 0.001)
+    said = threading.Event()
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: record.levelno > LIVE and said.set())
+    logger = logging.getLogger("vlsi_cache.phases")
+    logger.addHandler(handler)
+    try:
+        with phase("counting", total=3, unit="rows", patient=True):
+            assert said.wait(60)
+    finally:
+        logger.removeHandler(handler)
+    found = [record for record in lines.records if record.levelno > LIVE]
+    assert [record.getMessage() for record in found] == ["counting (3 rows)"]
+    assert found[0].__dict__["repeats_live_line"] is True
 
 
 def test_a_slow_step_is_never_a_rate_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:

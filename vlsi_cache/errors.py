@@ -1,12 +1,14 @@
 """The exception tree: every failure that a user can mend.
 
-An error is one line of text: where, what, expected, found, how to mend. The command line prints it
-and exits with ``exit_code``. Nothing below the command line prints or exits.
+An error is one line of text: where, what, expected, found, how to mend. One of several problems has
+a line for each. The command line prints it and exits with ``exit_code``. Nothing below the command
+line prints or exits.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 __all__ = [
@@ -38,6 +40,8 @@ class VlsiCacheError(Exception):
         expected: the right value or state.
         found: the value or state in its place.
         mend: an imperative sentence that says how to mend it.
+        problems: what is wrong in detail. One follows the problem in its line, and several have
+            lines of their own.
     """
 
     exit_code: ClassVar[int] = 1
@@ -50,12 +54,14 @@ class VlsiCacheError(Exception):
         expected: object = None,
         found: object = None,
         mend: str | None = None,
+        problems: Sequence[str | VlsiCacheError] = (),
     ) -> None:
         self.what = what
         self.where = None if where is None else str(where)
         self.expected = None if expected is None else str(expected)
         self.found = None if found is None else str(found)
         self.mend = mend
+        self.problems = tuple(problems)
         super().__init__(self._sentence())
 
     def _sentence(self) -> str:
@@ -66,9 +72,12 @@ class VlsiCacheError(Exception):
         if self.found is not None:
             parts.append(f"found {_in_one_line(self.found)}")
         sentence = "; ".join(parts).rstrip(". ")
-        if self.mend:
-            sentence = f"{sentence}. {_in_one_line(self.mend).rstrip('.')}."
-        return sentence
+        mend = f"{_in_one_line(self.mend).rstrip('.')}." if self.mend else ""
+        if len(self.problems) > 1:
+            return "\n".join(filter(None, [f"{sentence}:", *map(_indented, self.problems), mend]))
+        if self.problems:
+            sentence = f"{sentence}: {_in_one_line(str(self.problems[0])).rstrip('. ')}"
+        return f"{sentence}. {mend}" if mend else sentence
 
 
 class RecipeError(VlsiCacheError):
@@ -127,6 +136,13 @@ def _escape(character: str) -> str:
 
 def _in_one_line(text: str) -> str:
     return printable(" ".join(text.split()))
+
+
+def _indented(problem: str | VlsiCacheError) -> str:
+    """A problem as part of a list. An error keeps its own lines, and a text is one line."""
+    is_error = isinstance(problem, VlsiCacheError)
+    lines = str(problem).split("\n") if is_error else [_in_one_line(str(problem))]
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def counted(count: int, noun: str) -> str:

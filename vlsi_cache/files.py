@@ -1,11 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and that others may read as the user wishes."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["share_weights", "write_whole"]
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -27,3 +29,26 @@ def write_whole(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
         # a full disk is noticed in writing, where the system names no file
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def share_weights(path: Path) -> None:
+    """Give weights the mode of any other file that the user makes beside them.
+
+    The writer of safetensors makes them by a temporary file, which the user alone may read.
+
+    Args:
+        path: weights that were just written, or the folder of such.
+    """
+    folder = path if path.is_dir() else path.parent
+    private = [file for file in folder.glob("*.safetensors") if not file.is_symlink()]
+    # A new file has what the umask and the folder's own rules make of it. The umask itself cannot
+    # be read without a change to it, which would concern the files of other threads.
+    probe = folder / f".mode.{os.getpid()}.partial"
+    try:
+        probe.touch()
+        mode = stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
+    for file in private if path.is_dir() else [path]:
+        with contextlib.suppress(PermissionError):  # a file system may have no modes
+            file.chmod(mode)

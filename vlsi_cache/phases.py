@@ -48,9 +48,12 @@ class Phase:
         what: what is done, to follow "while", such as "loading the teacher".
         total: how many there are to do, if that is known.
         unit: the name of what is counted, in the plural. Without a total, ``begin_at`` brings it.
+        patient: whether the first line comes after a second only. Most such phases end before.
     """
 
-    def __init__(self, what: str, total: int | None = None, unit: str = "") -> None:
+    def __init__(
+        self, what: str, total: int | None = None, unit: str = "", *, patient: bool = False
+    ) -> None:
         self.what = what
         self.total = total
         self.unit = unit
@@ -60,6 +63,7 @@ class Phase:
         self._began = time.monotonic()
         self._spoke = self._began
         self._ended = threading.Event()
+        self._waits = patient
 
     def begin_at(self, done: int, total: int) -> None:
         """Report how many there are, where so many were done before. The clock starts again."""
@@ -97,15 +101,16 @@ class Phase:
         count = f"{self._done:,} of {self.total:,} {self.unit}"
         return f"{self.what}: " + "  ".join(filter(None, (count, self.detail, self.pace())))
 
+    def _title(self) -> str:
+        return self.what if self.total is None else f"{self.what} ({self._size(self.total)})"
+
     def _size(self, total: int) -> str:
         return f"{total:,} {self.unit.removesuffix('s') if total == 1 else self.unit}"
 
     def _begin(self) -> None:
         _active.append(self)
-        if self.total is not None:
-            logger.info("%s (%s)", self.what, self._size(self.total))
-        elif not self.unit:
-            logger.info("%s", self.what)
+        if not self._waits and (self.total is not None or not self.unit):
+            logger.info("%s", self._title())
         threading.Thread(target=self._report, name="vlsi-cache phase", daemon=True).start()
 
     def _end(self, *, failed: bool) -> None:
@@ -122,6 +127,9 @@ class Phase:
             if _active[-1:] != [self]:
                 self._spoke = time.monotonic()  # a phase inside this one speaks
                 continue
+            if self._waits:
+                self._waits = False
+                logger.info("%s", self._title(), extra={"repeats_live_line": True})
             logger.log(LIVE, "%s", self.state())
             if time.monotonic() - self._spoke >= _LINE_SECONDS:
                 self._spoke = time.monotonic()
@@ -130,15 +138,18 @@ class Phase:
 
 
 @contextmanager
-def phase(what: str, *, total: int | None = None, unit: str = "") -> Iterator[Phase]:
+def phase(
+    what: str, *, total: int | None = None, unit: str = "", patient: bool = False
+) -> Iterator[Phase]:
     """Report a phase while the context lasts.
 
     Args:
         what: what is done, to follow "while", such as "loading the teacher".
         total: how many there are to do, if that is known.
         unit: the name of what is counted, in the plural.
+        patient: whether the first line comes after a second only.
     """
-    one = Phase(what, total, unit)
+    one = Phase(what, total, unit, patient=patient)
     one._begin()  # noqa: SLF001 (its maker)
     failed = True
     try:

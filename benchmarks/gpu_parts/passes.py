@@ -18,10 +18,10 @@ from vlsi_cache.data import TokenBatches, encoder_for, load_data
 from vlsi_cache.models import Backbone, default_taps, run_backbone
 from vlsi_cache.objectives import chunks
 from vlsi_cache.recipe import Recipe, VerbalizerSection, recipe_from_mapping
+from vlsi_cache.recipe.partition import Partition
 from vlsi_cache.sampling import TapRecorder, chunk_elements
 from vlsi_cache.store import create_cache, open_cache
 from vlsi_cache.teacher.filling import fill_cache
-from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import VerbalizerBank, build_verbalizers

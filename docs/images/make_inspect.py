@@ -55,6 +55,7 @@ SUMMARY = CacheSummary.model_validate(
         "failures": {},
         "num_tokens": 12_980,
         "bytes_total": 1_403_280,
+        "bytes_on_disk": 4_927_400,
         "bytes_per_token_tap": 13.5,
         "compression_ratio": 6.5,
         "dense_ratio": 7274,

@@ -290,6 +290,70 @@ def test_a_model_without_a_template_is_one_failure(
     assert "no chat template" in failure["why"]
 
 
+def test_a_row_that_one_of_two_models_cannot_read_is_not_sound(
+    models: dict[str, Path], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    data = write(
+        _row("What?", "red", id="both"),
+        _row("<image>?", "red", image="red.png", id="seen"),
+        _row("word " * 700, "red", id="long"),
+    )
+    for roles in (("teacher", "student"), ("student", "teacher")):
+        blind, seeing = roles
+        named = (f"--{blind}", models["text"], f"--{seeing}", models["images"], "--data", data)
+        report = _json(*named, code=1)
+        assert (report["rows"], report["sound_rows"], report["failed_rows"]) == (3, 1, 2)
+        assert [(failure["sample"], failure["models"]) for failure in report["failures"]] == [
+            (None, ["teacher", "student"]),
+            ("seen", [blind]),
+            ("long", ["teacher"]),
+            ("long", ["student"]),
+        ]
+        shown = _run(*named).stdout
+        assert "3, 1 of them sound" in shown
+        assert "4 failures, and 2 rows that are not sound:" in shown
+        assert f"(sample 'seen'), {blind}: sample has images, but the model reads" in shown
+
+
+def test_a_model_that_reads_no_row_leaves_none_sound(
+    models: dict[str, Path], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    bare = tmp_path / "base"
+    bare.mkdir()
+    for file in models["text"].iterdir():
+        if "template" not in file.name:
+            (bare / file.name).write_bytes(file.read_bytes())
+    data = write(_row("What?", "red"), _row("Which?", "blue"))
+    for role, other in (("teacher", "student"), ("student", "teacher")):
+        named = (f"--{role}", bare, f"--{other}", models["text"], "--data", data)
+        report = _json(*named, "--on-error", "skip", code=1)
+        assert (report["sound_rows"], report["failed_rows"], report["tokens"]) == (0, 2, 0)
+        (failure,) = report["failures"]
+        assert (failure["sample"], failure["models"]) == (None, [role])
+        assert f", {role}: " in _run(*named).stdout
+
+
+def test_repeated_ids_are_counted_and_named_as_a_run_names_them(
+    models: dict[str, Path], write: Callable[..., Path]
+) -> None:
+    data = write(
+        _row("What?", "red", id="a"),
+        _row("word " * 700, "blue", id="a"),
+        _row("Which?", "blue", id="b"),
+        "{not json",
+        _row("Who?", "Ann", id="a"),
+    )
+    arguments = ("--teacher", models["text"], "--data", data, "--on-error", "skip")
+    report = _json(*arguments, code=0)
+    assert report["repeated_ids"] == 2
+    assert [sample["sample"] for sample in report["samples"]] == ["a", "b", "a#3"]
+    assert [failure["sample"] for failure in report["failures"]] == ["a#2", "rows.jsonl:4"]
+    shown = _run(*arguments).stdout
+    assert "2 samples have the id of another; a run numbers them, such as ID#2" in shown
+    assert "repeated ids" not in _run("--teacher", models["text"], "--data", write("{}")).stdout
+
+
 def test_texts_that_no_terminal_should_obey_are_shown_as_escapes(
     models: dict[str, Path], write: Callable[..., Path]
 ) -> None:

@@ -17,6 +17,7 @@ from vlsi_cache.cli.main import COMMANDS, cli
 from vlsi_cache.recipe import CacheSection
 
 ROOT = Path(__file__).parents[2]
+_OTHER_STAGES = ("verbalization", "finetuning")
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
@@ -28,6 +29,13 @@ def test_every_command_has_help_for_itself_and_all_its_options(command: str | No
         for parameter in cli.get_command(None, command).params:  # type: ignore[arg-type, union-attr]
             if parameter.param_type_name == "option":
                 assert parameter.help, parameter.opts  # type: ignore[attr-defined]
+
+
+def test_no_command_of_the_list_is_cut_off() -> None:
+    shown = CliRunner().invoke(cli, ["--help"]).output
+    listed = shown.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    assert "..." not in "".join(listed)
 
 
 def test_the_help_of_a_dump_says_the_record_that_its_flags_make() -> None:
@@ -129,6 +137,66 @@ def test_the_shell_completes_commands_and_options(typed: str, expected: set[str]
     completion = ShellComplete(cli, {}, "vlsi-cache", "_VLSI_CACHE_COMPLETE")
     found = {item.value for item in completion.get_completions(words, incomplete)}
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("train-student --stages inter", {"interaction"}),
+        ("train-student --stages interaction,", {f"interaction,{name}" for name in _OTHER_STAGES}),
+        ("train-student --on-error s", {"stop", "skip"}),
+        ("train-student --dtype ", {"auto", "float32", "bfloat16", "float16"}),
+        ("dump-teacher --dtype b", {"bfloat16"}),
+        ("dump-teacher --device-map ", {"auto", "balanced", "balanced_low_0", "sequential"}),
+        ("dump-teacher --drawn-from ", {"rest", "whole"}),
+        ("dump-teacher --device c", {"cpu", "cuda"}),
+        ("dump-teacher --on-error ", {"stop", "skip"}),
+        ("check --on-error sk", {"skip"}),
+        ("evaluate --dtype f", {"float32", "float16"}),
+        ("check --set interaction.lora.r", {"interaction.lora.rank="}),
+        ("check --set data.on_error=", {"data.on_error=stop", "data.on_error=skip"}),
+        ("check --set held_out.keep=b", {"held_out.keep=best"}),
+        ("check --set cache.nothing=", set()),
+        ("dump-teacher --batch-size ", {""}),
+    ],
+)
+def test_the_shell_completes_the_words_of_a_flag(typed: str, expected: set[str]) -> None:
+    *words, incomplete = typed.split(" ")
+    completion = ShellComplete(cli, {}, "vlsi-cache", "_VLSI_CACHE_COMPLETE")
+    found = completion.get_completions(words, incomplete)
+    assert {item.type for item in found} <= {"plain"}
+    assert {item.value for item in found} == expected - {""}
+
+
+@pytest.mark.parametrize(
+    ("typed", "kind"),
+    [
+        ("check", "file"),
+        ("check --data", "file"),
+        ("evaluate --data", "file"),
+        ("check --recipe", "file"),
+        ("check --teacher", "dir"),
+        ("plan --student", "dir"),
+        ("evaluate", "dir"),
+        ("evaluate --verbalizers", "dir"),
+        ("dump-teacher --output", "dir"),
+        ("dump-teacher --cache", "dir"),
+        ("train-student -o", "dir"),
+        ("inspect", "dir"),
+        ("inspect --compare", "dir"),
+        ("inspect --html", "file"),
+        ("verify", "dir"),
+        ("merge", "dir"),
+        ("merge out one", "dir"),
+        ("export-exits", "dir"),
+        ("push", "dir"),
+        ("demo --out", "dir"),
+    ],
+)
+def test_the_shell_completes_paths(typed: str, kind: str) -> None:
+    completion = ShellComplete(cli, {}, "vlsi-cache", "_VLSI_CACHE_COMPLETE")
+    (found,) = completion.get_completions(typed.split(" "), "runs/o")
+    assert (found.type, found.value) == (kind, "runs/o")
 
 
 def test_the_installed_command_prints_the_lines_that_a_shell_reads() -> None:

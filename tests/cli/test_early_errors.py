@@ -51,7 +51,19 @@ def _run(folder: Path, arguments: str) -> tuple[int, str, str]:
         (f"dump-teacher {_DATA} --teacher a/b/c", 1, "a/b/c: there is no such model folder"),
         ("dump-teacher --teacher model --data a/b.jsonl", 1, "there is no such data file"),
         (f"dump-teacher {_DATA} --teacher model -k -1", 2, "error: --k: input should be"),
-        ("dump-teacher --teacher ./no --data no.json", 1, "2 problems: (1) no.json"),
+        ("dump-teacher --teacher ./no --data no.json", 1, "2 problems:\n  no.json: there"),
+        (f"dump-teacher {_DATA} --teacher model --partition 0/2", 2, "--partition: this is not a"),
+        (f"dump-teacher {_DATA} --partition 1/2", 2, "teacher.model: no model is named"),
+        (
+            f"dump-teacher {_DATA} --teacher model --device-map auto --max-memory 0=lots",
+            2,
+            "expected a size such as 70GiB, found 'lots'",
+        ),
+        (f"dump-teacher {_DATA} --teacher model --verbalizers no", 1, "no: no trained verbalizers"),
+        (f"evaluate model {_DATA} --verbalizers no", 1, "no: no trained verbalizers here"),
+        (f"evaluate model {_DATA} --cache no", 1, "no: no cache here"),
+        (f"train-student {_DATA} --student model --cache no", 1, "no: no cache here"),
+        ("export-exits absent out", 1, "absent: no such folder"),
         (f"train-student {_DATA} --student /absent", 1, "/absent: there is no such model folder"),
         (f"train-student {_DATA} --student model --stages foo", 2, "error: --stages: input should"),
         (
@@ -71,12 +83,56 @@ def test_a_slip_is_refused_before_torch_is_imported(
     assert "recipe.json" not in stderr or "cahe" in stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"check --teacher model {_DATA}",
+        f"plan --teacher model {_DATA}",
+        "export-exits model out",
+        f"dump-teacher --teacher model {_DATA}",
+        f"train-student --student model --stages verbalization {_DATA}",
+        f"evaluate model {_DATA}",
+        "demo --quick",
+    ],
+)
+def test_a_command_says_that_it_imports_before_it_does(command: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (tmp_path / "model").mkdir()
+    # an import that ends at once: what was said by then came before it
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from vlsi_cache.cli.main import cli\n"
+        "cli(sys.argv[1:])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, *command.split()],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert found.stdout.splitlines()[0] == "importing torch and transformers"
+
+
 def test_flags_and_keys_are_named_as_they_were_given(tmp_path: Path) -> None:
     arguments = "check --limit 0 --set data.splt=x --teacher model"
     _, stderr, _ = _run(tmp_path, arguments)
-    assert "flags: recipe has 2 problems: " in stderr
-    assert "--limit: input should be greater than 0, found 0" in stderr
-    assert "data.splt: unknown key, perhaps split" in stderr
+    first, *lines, last = stderr.splitlines()
+    assert first == "error: flags: recipe has 2 problems:"
+    assert lines == [
+        "  --limit: input should be greater than 0, found 0",
+        "  data.splt: unknown key, perhaps split",
+    ]
+    assert last.startswith("Every key is described in ")
+    _, stderr, _ = _run(tmp_path, "dump-teacher --limit 0 --on-error stpo")
+    assert stderr.splitlines() == [
+        "error: 2 problems:",
+        "  --limit: input should be greater than 0, found 0",
+        "  --on-error: input should be 'stop' or 'skip', found 'stpo'",
+        "See --help.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,10 @@ def _recipe_file(recipe: Recipe, folder: Path, **changes: Any) -> Path:
 
 def _expect(result: Result, *parts: str, code: int = 1) -> None:
     assert result.exit_code == code, result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, result.output
+    lines = result.stderr.splitlines()
+    (start,) = [row for row, line in enumerate(lines) if line.startswith("error: ")]
     for part in parts:
-        assert part in lines[0]
+        assert part in "\n".join(lines[start:])
     assert "Traceback" not in result.output
 
 

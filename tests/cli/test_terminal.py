@@ -13,8 +13,10 @@ import click
 from click.testing import CliRunner
 
 from support.runs import make_recipe, save_text_model
+from vlsi_cache import phases
 from vlsi_cache.cli.main import cli
 from vlsi_cache.cli.next_step import Given, next_command, remember_given
+from vlsi_cache.cli.terminal import counting
 
 SCRIPT = """
 import logging, time
@@ -160,3 +162,13 @@ def test_a_misspelt_command_names_the_right_one() -> None:
     result = CliRunner().invoke(cli, ["dump-techer"])
     assert result.exit_code == 2
     assert "Did you mean 'dump-teacher'?" in result.output
+
+
+def test_what_calls_back_is_counted_in_its_own_unit() -> None:
+    with counting("verifying a", "MB", each=10**6) as report:
+        report(0, 10_000_001)
+        report(2_500_000, 10_000_001)
+        (one,) = phases._active
+        assert one.state().startswith("verifying a: 3 of 11 MB  ")
+        report(10_000_001, 10_000_001)
+        assert one.state().startswith("verifying a: 11 of 11 MB  ")

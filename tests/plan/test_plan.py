@@ -22,6 +22,7 @@ from vlsi_cache.plan.rehearsing.formulae import USABLE, bytes_per_token_and_tap
 from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed
 from vlsi_cache.plan.spreading import SPREADS, as_recipe_spreads, spreads
 from vlsi_cache.recipe import CacheSection, InteractionSection, Recipe
+from vlsi_cache.store import open_cache
 from vlsi_cache.teacher import Partition
 
 
@@ -97,7 +98,10 @@ def test_a_cache_that_is_half_made_foretells_its_own_size(tmp_path: Path) -> Non
     assert plan.samples_recorded == 100
     assert [stage.done for stage in plan.stages] == [True, False]
     dump_teacher(recipe)
-    assert plan.cache_bytes == pytest.approx(_folder_bytes(recipe.cache_path), rel=0.05)
+    on_disk = _folder_bytes(recipe.cache_path)
+    assert plan.cache_bytes == pytest.approx(on_disk, rel=0.05)
+    assert plan_run(recipe).cache_bytes == open_cache(recipe.cache_path).verify().num_bytes
+    assert open_cache(recipe.cache_path).size_bytes(processor=True) == on_disk
 
 
 def test_the_sizes_of_records_are_those_that_were_measured() -> None:

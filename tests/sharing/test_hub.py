@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from huggingface_hub import constants
+from huggingface_hub import DatasetCard, ModelCard, constants
+from huggingface_hub.utils import validate_repo_id
 
 from support.caches import make_cache, make_manifest
 from support.hub import Hub, hub_server
@@ -22,6 +23,7 @@ from vlsi_cache.errors import CacheError, ModelError, StageError
 from vlsi_cache.recipe import recipe_from_mapping
 from vlsi_cache.sharing import StudentFacts, plan_upload, student_card
 from vlsi_cache.store import create_cache, open_cache
+from vlsi_cache.student.card import student_name
 
 # the client hands its bytes to its HTTP library in a way that the library calls deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -96,7 +98,10 @@ def test_a_cache_is_pushed_with_its_card_and_read_from_there_in_parts(
     }
     assert {name: files[name] for name in mine} == mine
     card = files["README.md"].decode()
-    assert _front_matter(card)["viewer"] is False
+    metadata = _front_matter(card)
+    assert metadata["viewer"] is False
+    assert metadata["size_categories"] == ["n<1K"]
+    assert DatasetCard(card).data.to_dict() == metadata
     cache = open_cache(local)
     assert cache.digest is not None
     assert cache.digest in card
@@ -293,7 +298,7 @@ def test_a_card_names_the_hub_and_hides_paths(local: Path, tmp_path: Path) -> No
         where="test",
     )
     facts = StudentFacts(
-        name="run",
+        name="Qwen2-VL-2B-Instruct",
         recipe=recipe,
         sees_images=True,
         data=f"{tmp_path}/secret/rows.jsonl",
@@ -308,9 +313,14 @@ def test_a_card_names_the_hub_and_hides_paths(local: Path, tmp_path: Path) -> No
         "library_name": "transformers",
         "pipeline_tag": "image-text-to-text",
         "base_model": "Qwen/Qwen2-VL-2B-Instruct",
+        "base_model_relation": "finetune",
         "datasets": ["owner/dataset"],
         "tags": ["vlsi-cache", "distillation"],
     }
+    assert "\n# Qwen2-VL-2B-Instruct, distilled from teacher\n" in card
+    parsed = ModelCard(card)  # raises for metadata that the hub does not take
+    assert parsed.data.to_dict() == metadata
+    validate_repo_id(parsed.data.base_model)
     assert "secret" not in card
     assert "private-bucket" not in card
     assert "| began as | Qwen/Qwen2-VL-2B-Instruct at `v1` |" in card
@@ -323,3 +333,31 @@ def test_a_card_names_the_hub_and_hides_paths(local: Path, tmp_path: Path) -> No
     record = {name: settings["cache"][name] for name in ("k", "m", "drawn_from")}
     assert record == {"k": 4, "m": 12, "drawn_from": "rest"}
     assert settings["data"]["path"] == ["rows.jsonl", "owner/dataset:config"]
+
+
+def test_a_card_names_a_cache_of_the_hub_and_no_base_that_is_a_folder(
+    local: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "base").mkdir()
+    raw = {
+        "student": {"model": str(tmp_path / "base")},
+        "data": {"path": [str(tmp_path / "rows.jsonl"), "owner/rows:a", "owner/rows:b"]},
+        "cache": {"path": "hf://datasets/me/record@main/top"},
+    }
+    recipe = recipe_from_mapping(raw, where="test")
+    facts = StudentFacts("base", recipe, False, "rows.jsonl", "f" * 64, 1, open_cache(local))
+    metadata = ModelCard(student_card(facts)).data.to_dict()
+    assert metadata["datasets"] == ["owner/rows", "me/record"]
+    assert metadata["pipeline_tag"] == "text-generation"
+    assert not {"base_model", "base_model_relation"} & metadata.keys()
+    alone = StudentFacts("base", recipe, False, "rows.jsonl", "f" * 64, 1)
+    assert "\n# base, fine-tuned\n" in student_card(alone)
+
+
+def test_a_student_keeps_the_name_of_what_it_began_as(tmp_path: Path) -> None:
+    assert student_name("Qwen/Qwen2-VL-2B-Instruct") == "Qwen2-VL-2B-Instruct"
+    folder = tmp_path / "student"
+    folder.mkdir()
+    assert student_name(str(folder)) == "student"
+    (folder / "README.md").write_text("---\na: 1\n---\n\n# small, distilled from big\n\n# more\n")
+    assert student_name(str(folder)) == "small"

@@ -100,6 +100,7 @@ def test_a_merged_cache_is_inspected_and_verified(merged: Path) -> None:
     assert (summary.num_samples, summary.complete, summary.num_parts) == (NUM_SAMPLES, True, 3)
     assert summary.dataset == "part0 + part1 + part2"
     sizes = {name: len(content) for name, content in files_of(merged).items()}
+    assert summary.bytes_on_disk == sum(sizes.values())
     assert summary.bytes_total == sum(sizes[name] for name in sizes if "processor" not in name)
     shown = CliRunner().invoke(cli, ["inspect", str(merged)]).stdout
     assert "6, complete, merged of 3 caches" in shown
@@ -242,7 +243,9 @@ def test_a_manifest_of_other_samples_is_not_merged(parts: list[Path], tmp_path: 
 
 def test_a_place_that_is_taken_is_refused(parts: list[Path], tmp_path: Path) -> None:
     taken = shutil.copytree(parts[2], tmp_path / "taken")
-    with pytest.raises(CacheMismatchError, match=r"begun with other settings: .*parts is absent"):
+    with pytest.raises(
+        CacheMismatchError, match=r"(?s)begun with other settings:\n.*\n  parts is absent"
+    ):
         merge_caches(taken, parts[:2])
     merge_caches(tmp_path / "out", parts[:2])
     with pytest.raises(CacheMismatchError, match=r"parts is .*one of the two is a merged cache"):

@@ -318,7 +318,7 @@ def test_samples_to_learn_from_that_are_held_out_too_are_left_out(
     train_student(recipe)
     assert "3 of the 12 samples to learn from are held out too, and are left out" in caplog.text
     assert _held_out(tmp_path) == [2, 3, 4]
-    with pytest.raises(StageError, match="other settings: held_out"):
+    with pytest.raises(StageError, match=r"other settings:\n  held_out"):
         train_student(_changed(dumped, tmp_path, stages=["finetuning"]))
     everything = _changed(recipe, tmp_path / "all", held_out={"path": str(dumped.data.path)})
     with pytest.raises(RecipeError, match="none remains to learn from"):
@@ -419,7 +419,7 @@ def test_a_student_chosen_by_another_teachers_record_is_another_student(
         held_out={**held_out, "cache": str(other.cache_path)},
     )
     train_student(first)
-    with pytest.raises(StageError, match="other settings: best"):
+    with pytest.raises(StageError, match=r"other settings:\n  best"):
         train_student(_changed(first, tmp_path / "run", held_out={"cache": str(tmp_path / "b")}))
 
 

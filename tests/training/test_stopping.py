@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,34 @@ def test_an_interrupted_stage_ends_as_an_unbroken_one(dumped: Recipe, tmp_path: 
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
+
+
+@pytest.mark.parametrize("minutes", [None, 1e-9])
+def test_every_step_is_in_one_line_of_the_metrics_after_a_stop(
+    minutes: float | None, dumped: Recipe, tmp_path: Path
+) -> None:
+    schedule = {"steps": 5, "log_every": 4, "save_every_minutes": minutes, "save_every": 100}
+    stage = {"stages": ["finetuning"], "finetuning": schedule}
+    found = {}
+    for name, stop in (("unbroken", None), ("interrupted", 2)):
+        recipe = changed(dumped, output=str(tmp_path / name), **stage)
+        if stop:
+            with pytest.raises(Interrupted):
+                train_student(recipe, [StopAt(stop)])
+        train_student(recipe)
+        text = (recipe.output / "finetuning" / "metrics.jsonl").read_text(encoding="utf-8")
+        found[name] = [json.loads(line) for line in text.splitlines()]
+    wanted = {None: [1, 2, 4, 5], 1e-9: [1, 2, 3, 4, 5]}[minutes]
+    assert [line["step"] for line in found["interrupted"]] == wanted
+    for lines in found.values():
+        assert sum(line["num_steps"] for line in lines) == 5
+    sums = [
+        sum(line["num_steps"] * line["metrics"]["loss"] for line in lines)
+        for lines in found.values()
+    ]
+    assert sums[1] == pytest.approx(sums[0], rel=1e-5)
+    tokens = [sum(line["num_tokens"] for line in lines) for lines in found.values()]
+    assert tokens[0] == tokens[1]
 
 
 def test_a_stop_in_the_last_step_keeps_the_result(dumped: Recipe, tmp_path: Path) -> None:

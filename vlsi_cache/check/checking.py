@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from vlsi_cache.check.ids import RowIds
 from vlsi_cache.check.pictures import with_blank_pictures
 from vlsi_cache.check.report import CheckedModel, CheckFailure, CheckReport, LearnedSample
 from vlsi_cache.check.subjects import (
@@ -26,10 +27,14 @@ from vlsi_cache.data import (
     take_changed_samples,
 )
 from vlsi_cache.data.images import missing_image
+from vlsi_cache.data.reading.forms.names import Repetitions
 from vlsi_cache.errors import DataError, ModelError, counted, printable
+from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe, idle_settings
 
 __all__ = ["check_data"]
+
+T = TypeVar("T", CheckFailure, LearnedSample)
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +64,9 @@ def check_data(
         DataError: the data cannot be opened.
         ModelError: a processor or a configuration cannot be loaded.
     """
-    subjects = open_subjects(recipe)
-    data = load_data(recipe.data)
+    with phase("opening the processors and the data", patient=True):
+        subjects = open_subjects(recipe)
+        data = load_data(recipe.data)
     names = " and ".join(f"{one.checked.role} {one.checked.name}" for one in subjects)
     logger.info("checking %s: %s for %s", data.source, counted(len(data), "row"), names)
     take_changed_samples()
@@ -91,18 +97,24 @@ class _Check:
     failures: list[CheckFailure]
     skips: bool = False
     """Whether a run leaves out samples that fail."""
+    rows: list[int | None] = field(init=False)
+    """The row of each failure. None for those of the models themselves."""
+    ids: RowIds = field(default_factory=RowIds)
+    num_models: int = field(init=False)
     num_sound: int = 0
     num_tokens: int = 0
     num_learned: int = 0
     longest: int = 0
-    samples: list[tuple[bool, LearnedSample]] = field(default_factory=list)
-    """Samples that may be shown, each with whether it is the first of its third."""
+    samples: list[tuple[bool, int, LearnedSample]] = field(default_factory=list)
+    """Samples that may be shown, each with whether it is the first of its third, and its row."""
     thirds: set[int] = field(default_factory=set)
     """Thirds of the rows that have a sound one."""
     agree: bool = field(init=False)
     """Whether the models have one vocabulary, so that their tokens are comparable."""
 
     def __post_init__(self) -> None:
+        self.num_models = len(self.subjects)
+        self.rows = [None] * len(self.failures)
         self.agree = not any("tokenizers" in failure.kind for failure in self.failures)
 
     def read(self, data: ConversationDataset, index: int) -> None:
@@ -112,17 +124,26 @@ class _Check:
             conversation = data[index]
         except DataError as error:
             self.failures.append(failure_of(error, sample=error.where))
-            return
+            self.ids.note(str(index))
+        else:
+            self.ids.note(conversation.sample_id)
+            self._read(conversation, index, len(data))
+        self.rows += [index] * (len(self.failures) - before)
+
+    def _read(self, conversation: Conversation, index: int, num_rows: int) -> None:
+        before = len(self.failures)
         # Who reads text only has no use for the advice to bring the images.
         if not self.subjects or any(subject.encoder.sees_images for subject in self.subjects):
             self._find_missing_images(conversation)
         if len(self.failures) > before:
             return
         encoded = self._encode(conversation)
-        if len(self.failures) == before and encoded:
-            self._compare(conversation, encoded)
-        if len(self.failures) == before and encoded:
-            self._count(_third(index, len(data)), conversation, encoded[0])
+        # A row that one of two models reads is not sound: the command of the other fails on it.
+        if len(encoded) < self.num_models:
+            return
+        self._compare(conversation, encoded)
+        if len(self.failures) == before:
+            self._count(index, num_rows, conversation, encoded[0])
 
     def _find_missing_images(self, conversation: Conversation) -> None:
         for image in conversation.images:
@@ -133,16 +154,18 @@ class _Check:
     def _encode(self, conversation: Conversation) -> list[tuple[Subject, dict[str, Tensor]]]:
         shown = conversation if self.decode_images else with_blank_pictures(conversation)
         encoded = []
+        refused: list[CheckFailure] = []
         for subject in list(self.subjects):
+            role = subject.checked.role
             try:
                 encoded.append((subject, subject.encoder([shown])))
             except DataError as error:
-                failure = failure_of(error, sample=conversation.sample_id)
-                if failure not in self.failures[-1:]:  # both models may refuse it alike
-                    self.failures.append(failure)
+                sample = conversation.sample_id
+                refused.append(failure_of(error, sample=sample, models=[role]))
             except ModelError as error:  # it concerns the model, and every row would repeat it
-                self.failures.append(failure_of(error, sample=None))
+                refused.append(failure_of(error, sample=None, models=[role]))
                 self.subjects.remove(subject)
+        self.failures += _joined(refused)
         return encoded
 
     def _compare(
@@ -156,6 +179,7 @@ class _Check:
             self.failures.append(
                 CheckFailure(
                     sample=printable(conversation.sample_id),
+                    models=[subject.checked.role for subject, _ in encoded],
                     where=conversation.origin,
                     kind=_OTHER_TOKENS,
                     why=f"{_OTHER_TOKENS}; expected the teacher's "
@@ -164,12 +188,17 @@ class _Check:
             )
 
     def _count(
-        self, third: int, conversation: Conversation, first: tuple[Subject, dict[str, Tensor]]
+        self,
+        index: int,
+        num_rows: int,
+        conversation: Conversation,
+        first: tuple[Subject, dict[str, Tensor]],
     ) -> None:
         """Count a sound row, and keep it if it is to be shown.
 
         Args:
-            third: the third of the rows in which it lies.
+            index: the number of the row.
+            num_rows: number of all rows.
             conversation: the row.
             first: what the first model reads of it.
         """
@@ -179,17 +208,19 @@ class _Check:
         self.num_tokens += len(learned)
         self.num_learned += sum(learned)
         self.longest = max(self.longest, len(learned))
+        third = _third(index, num_rows)
         is_first = third not in self.thirds
         if is_first or len(self.samples) < _SHOWN_SAMPLES:
             self.thirds.add(third)
             runs = subject.runs(batch["input_ids"][0].tolist(), learned)
             name = printable(conversation.sample_id)
-            self.samples.append((is_first, LearnedSample(sample=name, runs=runs)))
+            self.samples.append((is_first, index, LearnedSample(sample=name, runs=runs)))
 
     def report(
         self, data: ConversationDataset, models: list[CheckedModel], idle: list[str]
     ) -> CheckReport:
         """Return what was found."""
+        repeated = self.ids.repetitions(data)
         absent = data.columns_not_met()
         if absent:
             idle = [*idle, f"data.columns: no row has {', '.join(absent)}"]
@@ -199,6 +230,8 @@ class _Check:
             rows=len(data),
             rows_not_read=data.num_beyond_limit,
             sound_rows=self.num_sound,
+            failed_rows=len(data) - self.num_sound,
+            repeated_ids=len(repeated),
             tokens=self.num_tokens,
             response_tokens=self.num_learned,
             longest=self.longest,
@@ -206,8 +239,11 @@ class _Check:
             images_decoded=self.decode_images,
             idle_settings=idle,
             columns_not_read=data.columns_not_read(),
-            samples=_chosen(self.samples),
-            failures=self.failures,
+            samples=[_named(one, row, repeated) for row, one in _chosen(self.samples)],
+            failures=[
+                one if row is None else _named(one, row, repeated)
+                for row, one in zip(self.rows, self.failures, strict=True)
+            ],
             would_end_a_run=self._would_end_a_run(),
         )
 
@@ -226,12 +262,28 @@ def _third(index: int, total: int) -> int:
     return sum(index >= total * third // _SHOWN_SAMPLES for third in range(1, _SHOWN_SAMPLES))
 
 
-def _chosen(samples: list[tuple[bool, LearnedSample]]) -> list[LearnedSample]:
+def _chosen(samples: list[tuple[bool, int, LearnedSample]]) -> list[tuple[int, LearnedSample]]:
     """The first sound sample of each third. Others stand in where a third has none."""
-    num_others = _SHOWN_SAMPLES - sum(is_first for is_first, _ in samples)
+    num_others = _SHOWN_SAMPLES - sum(is_first for is_first, _, _ in samples)
     chosen = []
-    for is_first, sample in samples:
+    for is_first, row, sample in samples:
         if is_first or num_others > 0:
-            chosen.append(sample)
+            chosen.append((row, sample))
             num_others -= not is_first
     return chosen
+
+
+def _joined(refused: list[CheckFailure]) -> list[CheckFailure]:
+    """Join what both models refuse alike."""
+    if len(refused) == 2:
+        first, second = refused
+        if first == second.model_copy(update={"models": first.models}):
+            return [first.model_copy(update={"models": first.models + second.models})]
+    return refused
+
+
+def _named(entry: T, row: int, repeated: Repetitions) -> T:
+    """Return an entry with the name that a run gives to its sample."""
+    if entry.sample is None:
+        return entry
+    return entry.model_copy(update={"sample": repeated.name(row, entry.sample)})

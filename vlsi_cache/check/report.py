@@ -13,6 +13,9 @@ class CheckFailure(ReportModel):
     sample: str | None
     """Id of the sample, or the name of its row if the row cannot be read. Null for what is not one
     sample's."""
+    models: list[str]
+    """Roles of the models that fail on it: `teacher`, `student` or both. Empty if it lies in the
+    row itself, which no command can read."""
     where: str
     """File and row, or model and recipe key."""
     kind: str
@@ -62,9 +65,14 @@ class CheckReport(ReportModel):
     rows_not_read: int
     """Number of rows after them, which `data.limit` leaves out."""
     sound_rows: int
-    """Number of rows without a failure."""
+    """Number of rows that every model can read."""
+    failed_rows: int
+    """Number of the other rows. One of them may have several failures, and a failure of a model
+    concerns all rows."""
+    repeated_ids: int
+    """Number of samples that have the id of an earlier one. A run adds a number to their ids."""
     tokens: int
-    """Tokens of the sound rows, image tokens included."""
+    """Tokens of the sound rows as the first model reads them, image tokens included."""
     response_tokens: int
     """Tokens of them that are learned."""
     longest: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,13 +70,15 @@ def find_model_failures(subjects: list[Subject]) -> list[CheckFailure]:
             try:
                 resolve_taps(taps, subject.num_blocks, where=f"{subject.checked.role}.taps")
             except VlsiCacheError as error:
-                found.append(failure_of(error, sample=None))
+                role = subject.checked.role
+                found.append(failure_of(error, sample=None, models=[role]))
     if len(subjects) == 2:
         first, second = (vocabulary_hash(tokenizer_of(one.processor)) for one in subjects)
         if first != second:
             found.append(
                 CheckFailure(
                     sample=None,
+                    models=[one.checked.role for one in subjects],
                     where=subjects[1].checked.name,
                     kind="tokenizers of teacher and student differ",
                     why="tokenizers of teacher and student differ. Choose a student of the "
@@ -85,13 +88,22 @@ def find_model_failures(subjects: list[Subject]) -> list[CheckFailure]:
     return found
 
 
-def failure_of(error: VlsiCacheError, *, sample: str | None) -> CheckFailure:
-    """An error as an entry of the report."""
+def failure_of(
+    error: VlsiCacheError, *, sample: str | None, models: Sequence[str] = ()
+) -> CheckFailure:
+    """An error as an entry of the report.
+
+    Args:
+        error: the error.
+        sample: name of the sample, if it is one sample's.
+        models: roles of the models that raise it.
+    """
     where = error.where or ""
     why = str(error)
     why = why.removeprefix(f"{' '.join(where.split())}: ") if where else why
     return CheckFailure(
         sample=None if sample is None else printable(sample),
+        models=list(models),
         where=printable(where),
         kind=printable(error.what),
         why=printable(why),

@@ -69,6 +69,8 @@ def _counts(report: CheckReport) -> Table:
         ("columns not read", ", ".join(map(with_near_miss, report.columns_not_read)) or "none"),
         ("pictures", "decoded" if report.images_decoded else "sizes read, not decoded"),
     ]
+    if report.repeated_ids:
+        rows.append(("repeated ids", _repeated(report)))
     if report.changed_samples:
         rows.append(
             ("control tokens", f"spelt in {counted(report.changed_samples, 'sample')}, and broken")
@@ -86,6 +88,12 @@ def _beyond(report: CheckReport) -> str:
     return f"; {counted(report.rows_not_read, 'more row')} not read (data.limit)"
 
 
+def _repeated(report: CheckReport) -> str:
+    is_one = report.repeated_ids == 1
+    has = "1 sample has" if is_one else f"{report.repeated_ids:,} samples have"
+    return f"{has} the id of another; a run numbers {'it' if is_one else 'them'}, such as ID#2"
+
+
 def _failures(report: CheckReport) -> Iterator[RenderableType]:
     if not report.failures:
         yield Text("Nothing would fail.", style="green")
@@ -93,21 +101,33 @@ def _failures(report: CheckReport) -> Iterator[RenderableType]:
     ordered = sorted(report.failures, key=lambda failure: failure.kind)
     kinds = [list(alike) for _, alike in groupby(ordered, key=lambda failure: failure.kind)]
     kinds.sort(key=len, reverse=True)
-    noun = counted(len(report.failures), "failure")
+    noun = _noun(report)
     if report.would_end_a_run:
         yield Text(f"{noun}:", style="bold red")
     else:
         yield Text(f"{noun}, which data.on_error: skip leaves out:", style="yellow")
     for alike in kinds[:_MOST_KINDS]:
-        yield from _kind(alike)
+        yield from _kind(alike, names_models=len(report.models) > 1)
     if len(kinds) > _MOST_KINDS:
         more = counted(len(kinds) - _MOST_KINDS, "more kind")
         yield Text(f"and {more}; --json lists all")
 
 
-def _kind(alike: list[CheckFailure]) -> Iterator[RenderableType]:
+def _noun(report: CheckReport) -> str:
+    """The number of failures, and of rows that are not sound where it is another."""
+    noun = counted(len(report.failures), "failure")
+    if report.failed_rows in (0, len(report.failures)):
+        return noun
+    rows = counted(report.failed_rows, "row")
+    if all(failure.sample is not None for failure in report.failures):
+        return f"{noun} in {rows}"
+    return f"{noun}, and {rows} that {'is' if report.failed_rows == 1 else 'are'} not sound"
+
+
+def _kind(alike: list[CheckFailure], *, names_models: bool) -> Iterator[RenderableType]:
     yield Text(f"{len(alike):,} × {alike[0].kind}")
     for failure in alike[:_MOST_OF_A_KIND]:
-        yield Text(f"  {failure.where}: {failure.why}")
+        models = f", {' and '.join(failure.models)}" if names_models and failure.models else ""
+        yield Text(f"  {failure.where}{models}: {failure.why}")
     if len(alike) > _MOST_OF_A_KIND:
         yield Text(f"  and {len(alike) - _MOST_OF_A_KIND:,} more; --json lists all")

@@ -18,6 +18,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from vlsi_cache.files import share_weights
+
 __all__ = ["build_processor", "save_untrained", "share_vision_tower"]
 
 _IMAGE_SIDE = 64
@@ -133,6 +135,7 @@ def _save_once(folder: Path, make: Callable[[], tuple[Any, Any]]) -> Path:
     if not (folder / _LAST_FILE).is_file():
         model, processor = make()
         model.save_pretrained(folder)
+        share_weights(folder)
         processor.save_pretrained(folder)
     return folder
 

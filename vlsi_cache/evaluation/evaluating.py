@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from accelerate import PartialState
@@ -15,9 +15,11 @@ from vlsi_cache.evaluation.report import Evaluation
 from vlsi_cache.models import Backbone, load_backbone, preview_model
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe
+from vlsi_cache.store import open_cache
 from vlsi_cache.student.cached import open_cache_of, validate_model
 from vlsi_cache.training import Run, begin_run, reason_of
 from vlsi_cache.verbalizer import VerbalizerBank, load_verbalizers
+from vlsi_cache.verbalizer.checkpoint import read_config
 
 __all__ = ["evaluate_model"]
 
@@ -44,7 +46,11 @@ def evaluate_model(
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
-    checks = [lambda: preview_model(recipe.student, "student")]
+    checks: list[Callable[[], object]] = [lambda: preview_model(recipe.student, "student")]
+    if (folder := recipe.student.verbalizers) is not None:
+        checks.append(lambda: read_config(folder))
+    if with_cache:
+        checks.append(lambda: open_cache(recipe.cache_path))
     run = begin_run(recipe, "student", checks=checks)
     _validate_alone(run)
     if recipe.data.select is not None:

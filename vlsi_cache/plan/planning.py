@@ -220,9 +220,11 @@ class _Planner:
 
     def _cache_bytes(self, num_tokens: int) -> tuple[int, bool]:
         """Return the size of the whole cache, and whether it follows from its own shards."""
-        cache = self.cache
+        cache, recorded = self.cache, num_recorded(self.cache)
+        if cache is not None and recorded == self.lengths.num_rows:
+            return cache.size_bytes(processor=True), True
         fixed = _processor_bytes(self.sketches.get("teacher"))
-        if cache is not None and num_recorded(cache) and cache.num_tokens:
+        if cache is not None and recorded and cache.num_tokens:
             return round(cache.size_bytes() / cache.num_tokens * num_tokens) + fixed, True
         taps = self.setting.num_teacher_taps + 1
         return record_bytes(self.recipe.cache, num_tokens, taps) + fixed, False

@@ -12,6 +12,7 @@ import numpy as np
 from vlsi_cache.check import Subject, open_subjects, with_blank_pictures
 from vlsi_cache.data import ConversationDataset, load_data
 from vlsi_cache.errors import DataError
+from vlsi_cache.phases import phase
 from vlsi_cache.plan.rehearsing.steps import Batch
 from vlsi_cache.recipe import Recipe
 
@@ -86,8 +87,9 @@ def read_lengths(
         DataError: the data cannot be opened, or no row that was tried can be read.
         ModelError: a processor cannot be loaded.
     """
-    subject = open_subjects(recipe)[0]
-    data = load_data(recipe.data)
+    with phase("opening the processors and the data", patient=True):
+        subject = open_subjects(recipe)[0]
+        data = load_data(recipe.data)
     count = min(most_rows, len(data))
     indices = np.unique(np.linspace(0, len(data) - 1, count).round().astype(int)).tolist()
     found: list[tuple[int, int, int]] = []

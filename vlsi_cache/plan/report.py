@@ -84,7 +84,7 @@ class Plan(ReportModel):
     cache: PathText
     """Folder or URL of the cache."""
     cache_bytes: int
-    """Size of the whole cache."""
+    """Bytes on disk of the whole cache, the processor's copy included."""
     cache_bytes_measured: bool
     """Whether the size follows from shards that are there. Otherwise it follows from caches of
     another teacher (docs/benchmarks.md)."""

@@ -85,7 +85,9 @@ def spelt_count(count: int) -> str:
 
 def _cache(plan: Plan) -> str:
     source = "by its own shards" if plan.cache_bytes_measured else "by other caches"
-    text = f"{spelt_bytes(plan.cache_bytes)} ({source})"
+    if plan.samples_recorded == plan.samples:
+        source = "as it is"
+    text = f"{spelt_bytes(plan.cache_bytes)} on disk ({source})"
     if plan.samples_recorded:
         text += f", {plan.samples_recorded:,} of {plan.samples:,} samples are recorded"
     if plan.disk_free_bytes is not None:

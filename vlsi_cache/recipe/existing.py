@@ -294,8 +294,7 @@ def validate_together(checks: Sequence[Callable[[], object]]) -> None:
     if len(found) == 1:
         raise found[0]
     if found:
-        listing = " ".join(f"({number}) {error}" for number, error in enumerate(found, 1))
         # A problem outside the recipe decides the exit code.
         only_recipe = all(isinstance(error, RecipeError) for error in found)
         kind = RecipeError if only_recipe else StageError
-        raise kind(f"{len(found)} problems: {listing}") from found[0]
+        raise kind(f"{len(found)} problems", problems=found) from found[0]

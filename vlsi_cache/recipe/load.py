@@ -47,25 +47,28 @@ class RecipeProblemsError(RecipeError):
         origin: object,
         flags: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.problems = problems
+        self.problem_by_path = problems
         self.origin = origin
         typed = {path: _flag_of(path, flags) for path in problems}
-        listing = "; ".join(
+        listing = [
             f"{typed[path] or path}: {_in_flags(problem, flags)}"
             for path, problem in problems.items()
-        )
+        ]
+        count = counted(len(problems), "problem")
         if all(typed.values()):  # who typed flags need not know the recipe
-            super().__init__(listing, mend="See --help")
+            what, details = (listing[0], []) if len(listing) == 1 else (count, listing)
+            super().__init__(what, problems=details, mend="See --help")
             return
         super().__init__(
-            f"recipe has {counted(len(problems), 'problem')}: {listing}",
+            f"recipe has {count}",
             where=origin,
+            problems=listing,
             mend=f"Every key is described in {files('vlsi_cache.schemas') / 'recipe.json'}",
         )
 
     def naming(self, flags: Mapping[str, str]) -> RecipeProblemsError:
         """Return the same error in the words of who typed flags."""
-        return RecipeProblemsError(self.problems, self.origin, flags)
+        return RecipeProblemsError(self.problem_by_path, self.origin, flags)
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:

@@ -20,7 +20,7 @@ _MOST_ROWS: Final = 100
 
 def verification_table(found: Verification) -> RenderableType:
     """A line of counts, then a row for each of the first damages."""
-    counted = f"{found.num_files:,} files, {bytes_text(found.num_bytes)}"
+    counted = f"{found.num_files:,} files, {bytes_text(found.num_bytes)} on disk"
     if found.complete:
         state = f"complete, {found.num_shards:,} shards"
     else:

@@ -91,6 +91,9 @@ def setting_rows(summary: CacheSummary) -> list[tuple[str, str]]:
         ("per token, tap", f"{_kept(sampling)} (seed {sampling.seed})"),
         ("size", _size(summary)),
     ]
+    if summary.bytes_on_disk is not None:
+        text = f"{bytes_text(summary.bytes_on_disk)}, with the processor's files"
+        rows.append(("on disk", text))
     if summary.num_samples_read is not None:
         chosen = f"{summary.num_samples_read:,} samples chosen at random"
         rows.append(("figures of", f"{chosen}, {summary.num_tokens_read:,} tokens"))

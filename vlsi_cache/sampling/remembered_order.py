@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vlsi_cache.files import share_weights
 from vlsi_cache.phases import phase
 from vlsi_cache.sampling.vocabulary_order import vocabulary_order
 
@@ -75,6 +76,7 @@ def _write(path: Path, head: str, order: Tensor) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({_ORDER: order}, partial, metadata={_HEAD: head, _ORDER: _digest(order)})
+        share_weights(partial)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         logger.warning("%s: the order of the vocabulary is not kept (%s)", path, error)

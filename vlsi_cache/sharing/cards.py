@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -21,6 +22,9 @@ from vlsi_cache.store import Cache
 __all__ = ["StudentFacts", "cache_card", "student_card"]
 
 _TAGS: Final = ("vlsi-cache", "distillation")
+_HUB_CACHE: Final = re.compile(r"hf://datasets/([^/@]+/[^/@]+)")
+_SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
+"""The hub's names for numbers of samples below a bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class StudentFacts:
     """What a card says about a student."""
 
     name: str
-    """Name for the title."""
+    """Name of the student, for the title."""
     recipe: Recipe
     """The recipe of its training."""
     sees_images: bool
@@ -48,12 +52,17 @@ class StudentFacts:
 def student_card(facts: StudentFacts) -> str:
     """Return the card of a student: its origin, its figures and its recipe."""
     recipe, cache = facts.recipe, facts.cache
-    datasets = [hub_name(name) for name in _data_names(recipe)]
+    base = hub_name(recipe.student.model or "")
+    names = map(hub_name, _data_names(recipe))
+    datasets = list(dict.fromkeys(name for name in names if name is not None))
+    if cache is not None and (own := _repository_of(str(recipe.cache_path))):
+        datasets.append(own)
     metadata = {
         "library_name": "transformers",
         "pipeline_tag": "image-text-to-text" if facts.sees_images else "text-generation",
-        "base_model": hub_name(recipe.student.model or ""),
-        "datasets": [name for name in datasets if name is not None] or None,
+        "base_model": base,
+        "base_model_relation": None if base is None else "finetune",
+        "datasets": datasets or None,
         "tags": [*_TAGS],
     }
     settings = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"output", "device"})
@@ -61,7 +70,7 @@ def student_card(facts: StudentFacts) -> str:
     if record.keys() & settings.get("cache", {}).keys():  # a part of it would mean another record
         settings["cache"] |= record
     parts = [
-        f"# {facts.name}",
+        f"# {_title(facts)}",
         "This model is a student of offline distillation: it learned from a record of its "
         "teacher's distributions, layer by layer."
         if cache is not None
@@ -73,6 +82,20 @@ def student_card(facts: StudentFacts) -> str:
         parts += ["## Figures", _table(("stage", "figure", "value"), figures)]
     parts += ["## Recipe", _fenced("yaml", _yaml(public_settings(settings)))]
     return _card(metadata, parts)
+
+
+def _title(facts: StudentFacts) -> str:
+    """Name the student, and what it learned from."""
+    if facts.cache is None:
+        return f"{facts.name}, fine-tuned"
+    teacher = public_name(facts.cache.manifest.teacher.name).rpartition("/")[2]
+    return f"{facts.name}, distilled from {teacher}"
+
+
+def _repository_of(address: str) -> str | None:
+    """Return the dataset repository of a cache that is read from the hub."""
+    found = _HUB_CACHE.match(address)
+    return found[1] if found else None
 
 
 def _origin(facts: StudentFacts) -> list[tuple[str, str]]:
@@ -106,6 +129,7 @@ def cache_card(cache: Cache, repository: str) -> str:
     manifest = cache.manifest
     metadata = {
         "pretty_name": f"Teacher's record of {public_source(manifest.dataset.source)}",
+        "size_categories": [_size_category(len(cache))],
         "tags": [*_TAGS],
         "viewer": False,  # these are no tables
     }
@@ -129,6 +153,10 @@ def cache_card(cache: Cache, repository: str) -> str:
             "Training needs the same conversations: the data's fingerprint is compared.",
         ],
     )
+
+
+def _size_category(num_samples: int) -> str:
+    return next((name for bound, name in _SIZES if num_samples < bound), "n>1M")
 
 
 def _contents(cache: Cache) -> list[tuple[str, str]]:

@@ -9,7 +9,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from vlsi_cache.errors import HubError, first_line
+from vlsi_cache.errors import HubError, counted, first_line
+from vlsi_cache.phases import phase
 from vlsi_cache.sharing.upload import CARD, Upload, plan_upload, validate_names
 
 __all__ = ["push_to_hub"]
@@ -56,7 +57,9 @@ def push_to_hub(
         made = api.create_repo(repository, repo_type=upload.kind, private=private, exist_ok=True)
         if upload.private_names and not publish_paths and not _is_private(api, made, upload):
             validate_names(upload, Path(path))  # it was there, and public
-        return _commit(api, made.repo_id, upload, revision, message)
+        size = f"{counted(len(upload.sizes), 'file')}, {sum(upload.sizes.values()):,} bytes"
+        with phase(f"uploading {size}, to {repository}", patient=True):
+            return _commit(api, made.repo_id, upload, revision, message)
 
 
 def _is_private(api: Any, made: Any, upload: Upload) -> bool:

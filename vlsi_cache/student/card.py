@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vlsi_cache.data.reading.sources import describe_section
 from vlsi_cache.recipe import DataSection, HeldOutSection
-from vlsi_cache.recipe.publicnames import public_settings
+from vlsi_cache.recipe.publicnames import public_name, public_settings
 from vlsi_cache.sharing import StudentFacts, student_card
 from vlsi_cache.store import Cache
 from vlsi_cache.training import Run
 from vlsi_cache.training.folders.measurements import MeasurementLine, read_measurements
 
-__all__ = ["card_of", "public_data"]
+__all__ = ["card_of", "public_data", "student_name"]
 
 _STAGES = ("interaction", "finetuning")
+_TITLE = re.compile(r"^# ([^\n]+), (?:distilled from [^\n]+|fine-tuned)$", re.MULTILINE)
+"""The title of an earlier student's card."""
 
 
 def card_of(run: Run, cache: Cache | None, config: Any) -> str:
@@ -29,7 +32,7 @@ def card_of(run: Run, cache: Cache | None, config: Any) -> str:
     """
     recipe = run.recipe
     facts = StudentFacts(
-        name=recipe.output.resolve().name,
+        name=student_name(recipe.student.model or "student"),
         recipe=recipe,
         sees_images=hasattr(config, "vision_config"),
         data=public_data(recipe.data),
@@ -39,6 +42,16 @@ def card_of(run: Run, cache: Cache | None, config: Any) -> str:
         figures=list(_figures(run)),
     )
     return student_card(facts)
+
+
+def student_name(model: str) -> str:
+    """Return the name of what a student began as. A student that began as one has that one's."""
+    try:
+        title = (Path(model).expanduser() / "README.md").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        title = ""
+    found = _TITLE.search(title)
+    return found[1] if found else public_name(model).rpartition("/")[2]
 
 
 def public_data(section: DataSection) -> str:

@@ -13,11 +13,11 @@ from vlsi_cache.errors import StageError
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe, report_completion
+from vlsi_cache.recipe.partition import Partition
 from vlsi_cache.store import CacheWriter, open_cache, validate_recorded
 from vlsi_cache.teacher.checks import dump_checks
 from vlsi_cache.teacher.filling import DumpProgress, fill_cache
 from vlsi_cache.teacher.identity import begin_dump, validate_cache_folder, validate_cache_of
-from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run, advising, begin_run, find_left_out, without_other_bars
 from vlsi_cache.training.folders.writing import plain_write_errors

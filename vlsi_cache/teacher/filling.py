@@ -13,10 +13,10 @@ from vlsi_cache.interruption import finishing_steps, stop_if_asked
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.models import is_split
 from vlsi_cache.phases import Phase, phase
+from vlsi_cache.recipe.partition import Partition
 from vlsi_cache.store import CacheWriter, SampleRecord
 from vlsi_cache.teacher.batches import KeyedBatches, ShardBatches
 from vlsi_cache.teacher.failures import Failures
-from vlsi_cache.teacher.partition import Partition
 from vlsi_cache.teacher.passes import Indexed, Passes
 from vlsi_cache.teacher.publishing import Publisher
 from vlsi_cache.teacher.reading import TeacherPass

@@ -121,7 +121,8 @@ def _as_sent(problem: Exception) -> VlsiCacheError:
     """Return an error that can be sent, for the processes in which nothing went wrong."""
     what = problem.what if isinstance(problem, VlsiCacheError) else first_line(problem)
     where = problem.where if isinstance(problem, VlsiCacheError) else None
-    return StageError(f"the main process stopped: {what}", where=where)
+    details = problem.problems if isinstance(problem, VlsiCacheError) else ()
+    return StageError(f"the main process stopped: {what}", where=where, problems=details)
 
 
 def raise_together(problem: VlsiCacheError | None) -> None:
@@ -144,6 +145,7 @@ def raise_together(problem: VlsiCacheError | None) -> None:
         expected=found.expected,
         found=found.found,
         mend=found.mend,
+        problems=found.problems,
     )
 
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vlsi_cache.errors import ModelError
-from vlsi_cache.files import write_whole
+from vlsi_cache.files import share_weights, write_whole
 from vlsi_cache.models import Backbone, Decoder, resolve_taps
 from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
@@ -74,6 +74,7 @@ def save_verbalizers(bank: VerbalizerBank, folder: Path, backbone: Backbone) -> 
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().contiguous().cpu() for name, value in bank.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    share_weights(folder)
     config = VerbalizerConfig(
         backbone=backbone.name,
         backbone_fingerprint=backbone.fingerprint,

@@ -15,6 +15,7 @@ from vlsi_cache.store.places.keys import (
     CACHE_FOLDERS,
     INDEX_FILE,
     MANIFEST_FILE,
+    PROCESSOR_FOLDER,
     PROCESSOR_SEAL_FILE,
     SHARDS_FOLDER,
     part_key,
@@ -266,14 +267,19 @@ def count_shards(path: str | Path) -> tuple[int, int]:
     return total - len(find_missing_shards(folder)), total
 
 
-def measure_bytes(folder: CacheFolder) -> int:
+def measure_bytes(folder: CacheFolder, *, processor: bool = False) -> int:
     """Return the bytes of the manifest, the index and every published shard with its seal.
 
-    The processor's copy is not counted, because it does not grow with the data.
+    Args:
+        folder: the cache.
+        processor: whether the processor's copy is counted, which does not grow with the data.
     """
     sizes = list_cache(folder.place)
     keys = [MANIFEST_FILE, INDEX_FILE]
     keys += [part_key(index) for index in range(len(folder.manifest.parts))]
     for index in range(folder.manifest.num_shards):
         keys += [shard_key(index), seal_key(index)]
+    if processor:
+        inside = f"{PROCESSOR_FOLDER}/"
+        keys += [key for key in sizes if key == PROCESSOR_SEAL_FILE or key.startswith(inside)]
     return sum(sizes.get(key, 0) for key in keys)

@@ -173,9 +173,9 @@ def _validate_alike(sources: Sequence[_Source]) -> None:
     for source in sources[1:]:
         found = find_kind_differences(source.folder.manifest, first.manifest)
         if found:
-            clauses = [explain_difference(item, "the first cache's") for item in found]
             raise CacheMismatchError(
-                "caches cannot be merged: " + "; ".join(clauses),
+                "caches cannot be merged",
+                problems=[explain_difference(item, "the first cache's") for item in found],
                 where=source.folder.place.locate(),
                 mend="Merge caches of one teacher, dumped with the same settings",
             )

@@ -310,9 +310,13 @@ class Cache:
             fetch_processor(self._folder, Path(folder))
             yield Path(folder)
 
-    def size_bytes(self) -> int:
-        """Return the bytes of manifest, index, seals and published shards."""
-        return measure_bytes(self._folder)
+    def size_bytes(self, *, processor: bool = False) -> int:
+        """Return the bytes of manifest, index, seals and published shards.
+
+        Args:
+            processor: whether the processor's copy is counted, too.
+        """
+        return measure_bytes(self._folder, processor=processor)
 
     def array_bytes(self) -> dict[str, int]:
         """Return array → its bytes on disk, in all published shards together.

@@ -104,7 +104,8 @@ def _validate_same(begun: CacheFolder, wanted: CacheManifest) -> None:
     found = find_manifest_differences(begun.manifest, wanted)
     if found:
         raise CacheMismatchError(
-            "cache was begun with other settings: " + "; ".join(map(explain_difference, found)),
+            "cache was begun with other settings",
+            problems=[explain_difference(difference) for difference in found],
             where=begun.place.locate(),
             mend="Choose another cache folder, or go back to those settings"
             + _record_of(begun, found),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlsi_cache.errors import StageError
-from vlsi_cache.files import write_whole
+from vlsi_cache.files import share_weights, write_whole
 from vlsi_cache.models import load_processor_of
 from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training.folders.writing import plain_write_errors
@@ -211,6 +211,7 @@ def save_model(model: Any, source: ModelSection, folder: Path, card: str | None 
     try:
         with plain_write_errors(folder):
             model.save_pretrained(partial)
+            share_weights(partial)
             load_processor_of(source).save_pretrained(partial)
             if card is not None:
                 (partial / "README.md").write_text(card, encoding="utf-8")

@@ -167,9 +167,9 @@ class StageFolder:
             if not _is_undecided(difference)
         ]
         if found:
-            clauses = "; ".join(difference.clause() for difference in found)
             raise StageError(
-                f"this folder holds a stage made with other settings: {clauses}",
+                "this folder holds a stage made with other settings",
+                problems=[difference.clause() for difference in found],
                 where=self.path,
                 mend="Go back to those settings, or choose another output folder. To train again, "
                 "delete this folder and those of the stages that build on it",

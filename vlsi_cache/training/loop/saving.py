@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
 from vlsi_cache.errors import StageError, counted
+from vlsi_cache.files import share_weights
 from vlsi_cache.training.folders.checkpoints import whole_checkpoint
 from vlsi_cache.training.folders.writing import plain_read_errors
 from vlsi_cache.training.loop.guarding.guard import LossGuard
@@ -156,6 +157,7 @@ class SavingTrainer(Trainer):
         if self.unsound is not None:
             state[_UNSOUND] = torch.tensor(list(self.unsound.written()), dtype=torch.uint8)
         save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
+        share_weights(folder)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Any, Final
 
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
@@ -49,8 +49,15 @@ class Checkpointer(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         """Save or stop. After the last step there is a result instead."""
-        if state.global_step < self._next_look or state.global_step >= state.max_steps:
-            return
+        if state.global_step >= self._next_look and state.global_step < state.max_steps:
+            self._save_or_stop(args, state, control)
+        may_be_best = control.should_evaluate and args.load_best_model_at_end
+        if control.should_save or may_be_best:
+            # A checkpoint has no sums of the steps since the last line. What goes on from it would
+            # never report them, so they have a line before it.
+            control.should_log = True
+
+    def _save_or_stop(self, args: Any, state: Any, control: Any) -> None:
         signal_number, is_due = self._look(state.global_step, args.world_size)
         if signal_number:
             self.stopped_by = signal_number

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from vlsi_cache.errors import VlsiCacheError
 from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.phases import phase
 from vlsi_cache.store.cache.figures.distances import compared_share
 from vlsi_cache.store.cache.figures.tally import Tally
 from vlsi_cache.store.shards.records import ShardRecord
@@ -73,10 +74,10 @@ def tally_shards(
     if (processes := min(processes, len(runs))) > 1:
         try:
             with contextlib.closing(_counted_by_several(count, runs, processes)) as tallies:
-                return _merged(cache, num_tokens, tallies)
+                return _merged(cache, num_tokens, runs, tallies)
         except _ProcessEndedError as error:
             logger.warning("%s: %s. One process counts everything again", cache.path, error)
-    return _merged(cache, num_tokens, map(count, runs))
+    return _merged(cache, num_tokens, runs, map(count, runs))
 
 
 def _short(run: Sequence[int]) -> Sequence[int]:
@@ -88,10 +89,18 @@ def _short(run: Sequence[int]) -> Sequence[int]:
     return whole if len(whole) == len(run) else run
 
 
-def _merged(cache: CountedShards, num_tokens: int, tallies: Iterable[Tally]) -> Tally:
+def _merged(
+    cache: CountedShards,
+    num_tokens: int,
+    runs: Sequence[Sequence[int]],
+    tallies: Iterable[Tally],
+) -> Tally:
     total = new_tally(cache.manifest, num_tokens)
-    for tally in tallies:
-        total.merge(tally)
+    num_shards = sum(map(len, runs))
+    with phase("reading the cache", total=num_shards, unit="shards", patient=True) as reading:
+        for run, tally in zip(runs, tallies, strict=True):
+            total.merge(tally)
+            reading.advance(len(run))
     return total
 
 

@@ -10,6 +10,7 @@ from typing import Final, Protocol, TypedDict
 import numpy as np
 
 from vlsi_cache.manifest import CacheManifest, Sampling, TeacherIdentity, TokenizerIdentity
+from vlsi_cache.phases import phase
 from vlsi_cache.store.cache.figures.counting import new_tally, tally_shards
 from vlsi_cache.store.cache.figures.summary import CacheSummary, TapErrors, TapSummary
 from vlsi_cache.store.cache.figures.tally import MEASURES, Tally
@@ -54,7 +55,7 @@ class RecordedShards(Protocol):
     def failures(self) -> dict[int, str]:
         """Return index → reason of the samples that could not be read."""
 
-    def size_bytes(self) -> int:
+    def size_bytes(self, *, processor: bool = False) -> int:
         """Return the bytes on disk."""
 
     def array_bytes(self) -> dict[str, int]:
@@ -93,8 +94,11 @@ def summarize_cache(
         return _summary(cache, tally, missing, bytes_by_array={**arrays, **rest})
     size = max(1, min(_GROUP, max_samples // _GROUPS))
     tally = new_tally(manifest, cache.num_tokens * max_samples // max(total, 1))
-    for group in choose_groups(manifest, missing, max_samples, size):
-        tally.add(ShardRecord.join([cache[index] for index in group]))
+    groups = choose_groups(manifest, missing, max_samples, size)
+    with phase("reading samples", total=max_samples, unit="samples", patient=True) as reading:
+        for group in groups:
+            tally.add(ShardRecord.join([cache[index] for index in group]))
+            reading.advance(len(group))
     chosen = _Chosen(num_samples_total=total, num_groups_total=-(-total // size))
     return _summary(cache, tally, missing, chosen=chosen)
 
@@ -192,6 +196,7 @@ def _summary(
         num_samples_read=tally.num_samples if some else None,
         num_tokens_read=tally.num_tokens if some else None,
         **_sizes(manifest, num_tokens, cache.size_bytes()),
+        bytes_on_disk=cache.size_bytes(processor=True),
         num_tokens_compared=_num_compared(tally) if some or tally.distances.share < 1 else None,
         bytes_by_array=dict(bytes_by_array or {}),
         **_settings(manifest),

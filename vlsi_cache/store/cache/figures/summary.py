@@ -153,6 +153,8 @@ class CacheSummary(ReportModel):
     """Response tokens."""
     bytes_total: int
     """Bytes on disk, without the processor's copy."""
+    bytes_on_disk: int | None = None
+    """Bytes on disk, the processor's copy included; null in reports of earlier versions."""
     bytes_per_token_tap: float | None
     """Bytes on disk per response token and tap; null without tokens."""
     compression_ratio: float | None
