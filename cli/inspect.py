@@ -25,6 +25,7 @@ from vlsi_cache.phases import phase
 if TYPE_CHECKING:
     from vlsi_cache.recipe import DataSection, Recipe
     from vlsi_cache.report import SampleView
+    from vlsi_cache.report.run.finding import PlaceKind
     from vlsi_cache.store import Cache
 
 __all__ = ["command"]
@@ -98,10 +99,7 @@ def command(
     if compare is not None:
         _refuse("--compare shows no samples", given, ("samples", "data"))
     if given["cache"] is not None or compare is not None:
-        from vlsi_cache.report.run.finding import kind_of
-
-        with phase(f"opening {printable(str(recipe.cache_path))}", patient=True):
-            kind = kind_of(recipe.cache_path)
+        kind = _kind_of(recipe.cache_path)
         if compare is not None:
             _validate_kinds(recipe.cache_path, kind, compare, max_samples)
             _compare(recipe.cache_path, kind, compare, max_samples, html, as_json=as_json)
@@ -112,6 +110,14 @@ def command(
             return
     data = _data(recipe, asks_for_data=asks_for_data, html=html)
     _cache(recipe.cache_path, html, _Shown(samples, data, max_samples), as_json=as_json)
+
+
+def _kind_of(path: str | Path) -> PlaceKind:
+    """Return what a folder or URL holds, and say so if it takes long."""
+    from vlsi_cache.report.run.finding import kind_of
+
+    with phase(f"opening {printable(str(path))}", patient=True):
+        return kind_of(path)
 
 
 def _refuse_without_a_page(

@@ -46,12 +46,7 @@ def evaluate_model(
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
-    checks: list[Callable[[], object]] = [lambda: preview_model(recipe.student, "student")]
-    if (folder := recipe.student.verbalizers) is not None:
-        checks.append(lambda: read_config(folder))
-    if with_cache:
-        checks.append(lambda: open_cache(recipe.cache_path))
-    run = begin_run(recipe, "student", checks=checks)
+    run = begin_run(recipe, "student", checks=_checks(recipe, with_cache=with_cache))
     _validate_alone(run)
     if recipe.data.select is not None:
         run.reminders.append("data.select has no effect: evaluate reads every sample")
@@ -70,6 +65,16 @@ def evaluate_model(
         )
     run.remind()
     return _evaluation(run, model, found, answers)
+
+
+def _checks(recipe: Recipe, *, with_cache: bool) -> list[Callable[[], object]]:
+    """Return cheap checks of what the command reads beside the data."""
+    checks: list[Callable[[], object]] = [lambda: preview_model(recipe.student, "student")]
+    if (folder := recipe.student.verbalizers) is not None:
+        checks.append(lambda: read_config(folder))
+    if with_cache:
+        checks.append(lambda: open_cache(recipe.cache_path))
+    return checks
 
 
 def _validate_alone(run: Run) -> None:

@@ -57,9 +57,7 @@ def push_to_hub(
         made = api.create_repo(repository, repo_type=upload.kind, private=private, exist_ok=True)
         if upload.private_names and not publish_paths and not _is_private(api, made, upload):
             validate_names(upload, Path(path))  # it was there, and public
-        size = f"{counted(len(upload.sizes), 'file')}, {sum(upload.sizes.values()):,} bytes"
-        with phase(f"uploading {size}, to {repository}", patient=True):
-            return _commit(api, made.repo_id, upload, revision, message)
+        return _commit(api, made.repo_id, upload, revision, message)
 
 
 def _is_private(api: Any, made: Any, upload: Upload) -> bool:
@@ -68,14 +66,16 @@ def _is_private(api: Any, made: Any, upload: Upload) -> bool:
 
 def _commit(api: Any, name: str, upload: Upload, revision: str | None, message: str | None) -> str:
     """Bring everything by one commit, and return its address."""
-    there = api.list_repo_files(name, repo_type=upload.kind, revision=revision)
-    commit = api.create_commit(
-        name,
-        _operations(upload, there),
-        commit_message=message or f"Upload a {_word(upload)} with vlsi-cache",
-        repo_type=upload.kind,
-        revision=revision,
-    )
+    size = f"{counted(len(upload.sizes), 'file')}, {sum(upload.sizes.values()):,} bytes"
+    with phase(f"uploading {size}, to {name}", patient=True):
+        there = api.list_repo_files(name, repo_type=upload.kind, revision=revision)
+        commit = api.create_commit(
+            name,
+            _operations(upload, there),
+            commit_message=message or f"Upload a {_word(upload)} with vlsi-cache",
+            repo_type=upload.kind,
+            revision=revision,
+        )
     return str(commit.commit_url)
 
 
