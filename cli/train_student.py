@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlsi_cache.cli.early import validate_cache_there
+from vlsi_cache.cli.early import validate_cache_there, validate_verbalizers_there
 from vlsi_cache.cli.next_step import loading_code, next_command
 from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags, taps_list
 from vlsi_cache.cli.signals import stopping_on_signals
@@ -94,6 +94,7 @@ def command(recipe: Recipe) -> None:
     log_to("stdout")
     validate_named(recipe, ["student"])
     validate_trackers(recipe)
+    validate_verbalizers_there(recipe.student.verbalizers)
     if "interaction" in recipe.stages and not recipe.interaction.follow:
         validate_cache_there(recipe.cache_path)
     with stopping_on_signals():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -56,3 +57,24 @@ def test_weights_follow_the_umask_as_other_files_do(tmp_path: Path, mask: int, m
         "linked.safetensors",
         "one.safetensors",
     ]
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS, errno.EPERM])
+def test_a_file_system_without_modes_keeps_weights_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    save_file({"a": np.zeros(2)}, tmp_path / "one.safetensors")
+    asked: list[str] = []
+
+    def refused(path: Path, _: int) -> None:
+        asked.append(path.name)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    share_weights(tmp_path)
+    assert asked == ["one.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["one.safetensors"]
+
+
+def test_a_folder_that_takes_no_new_file_keeps_weights_as_they_are() -> None:
+    share_weights(Path("/proc/self"))  # the system makes its files alone

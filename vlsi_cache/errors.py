@@ -7,9 +7,10 @@ line prints or exits.
 
 from __future__ import annotations
 
+import copyreg
 import unicodedata
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 __all__ = [
     "CacheAccessError",
@@ -63,6 +64,10 @@ class VlsiCacheError(Exception):
         self.mend = mend
         self.problems = tuple(problems)
         super().__init__(self._sentence())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send an error to another process whole: it is not made again from its sentence."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def _sentence(self) -> str:
         what = _in_one_line(self.what)

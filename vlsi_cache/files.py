@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -43,12 +43,13 @@ def share_weights(path: Path) -> None:
     private = [file for file in folder.glob("*.safetensors") if not file.is_symlink()]
     # A new file has what the umask and the folder's own rules make of it. The umask itself cannot
     # be read without a change to it, which would concern the files of other threads.
-    probe = folder / f".mode.{os.getpid()}.partial"
-    try:
-        probe.touch()
-        mode = stat.S_IMODE(probe.stat().st_mode)
-    finally:
-        probe.unlink(missing_ok=True)
-    for file in private if path.is_dir() else [path]:
-        with contextlib.suppress(PermissionError):  # a file system may have no modes
-            file.chmod(mode)
+    probe = folder / f".mode.{secrets.token_hex(8)}.partial"
+    with contextlib.suppress(OSError):
+        try:
+            probe.touch(exist_ok=False)
+            mode = stat.S_IMODE(probe.stat().st_mode)
+        finally:
+            probe.unlink(missing_ok=True)
+        for file in private if path.is_dir() else [path]:
+            with contextlib.suppress(OSError):  # a file system may have no modes
+                file.chmod(mode)

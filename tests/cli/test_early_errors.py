@@ -61,6 +61,11 @@ def _run(folder: Path, arguments: str) -> tuple[int, str, str]:
         ),
         (f"dump-teacher {_DATA} --teacher model --verbalizers no", 1, "no: no trained verbalizers"),
         (f"evaluate model {_DATA} --verbalizers no", 1, "no: no trained verbalizers here"),
+        (
+            f"train-student {_DATA} --student model --set student.verbalizers=nope",
+            1,
+            "nope: no trained verbalizers here",
+        ),
         (f"evaluate model {_DATA} --cache no", 1, "no: no cache here"),
         (f"train-student {_DATA} --student model --cache no", 1, "no: no cache here"),
         ("export-exits absent out", 1, "absent: no such folder"),

@@ -356,3 +356,4 @@ def test_a_batch_that_mixes_short_and_long_positions_is_warned_about(
     assert "LongRoPE" not in caplog.text
     encoder([long, short])
     assert "a text of more than 40 tokens, for which LongRoPE" in caplog.text
+    assert "Set batch_size: 1 to read each text alone" in caplog.text

@@ -23,8 +23,8 @@ __all__ = ["StudentFacts", "cache_card", "student_card"]
 
 _TAGS: Final = ("vlsi-cache", "distillation")
 _HUB_CACHE: Final = re.compile(r"hf://datasets/([^/@]+/[^/@]+)")
-_SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
-"""The hub's names for numbers of samples below a bound."""
+_SIZES: Final = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+"""Where the hub's size categories meet, from 1,000 samples on. Each is ten times the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,12 @@ def cache_card(cache: Cache, repository: str) -> str:
 
 
 def _size_category(num_samples: int) -> str:
-    return next((name for bound, name in _SIZES if num_samples < bound), "n>1M")
+    reached = sum(num_samples >= 10**power for power in range(3, 3 + len(_SIZES)))
+    if not reached:
+        return f"n<{_SIZES[0]}"
+    if reached == len(_SIZES):
+        return f"n>{_SIZES[-1]}"
+    return f"{_SIZES[reached - 1]}<n<{_SIZES[reached]}"
 
 
 def _contents(cache: Cache) -> list[tuple[str, str]]:

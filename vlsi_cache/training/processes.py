@@ -138,15 +138,7 @@ def raise_together(problem: VlsiCacheError | None) -> None:
     found = next(other for other in gathered([problem]) if other is not None)
     if problem is not None:
         raise problem
-    # made again from its parts: what was sent has the whole sentence as its problem
-    raise type(found)(
-        found.what,
-        where=found.where,
-        expected=found.expected,
-        found=found.found,
-        mend=found.mend,
-        problems=found.problems,
-    )
+    raise found
 
 
 def lost_others(where: object) -> StageError:

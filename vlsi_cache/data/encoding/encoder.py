@@ -271,7 +271,7 @@ class BatchEncoder:
             self._notices.warn(
                 "mixed lengths",
                 "%s: it lies in a batch with a text of more than %d tokens, for which LongRoPE "
-                "scales the positions of both. Alone it would be read otherwise; batch_size: 1",
+                "scales the positions of both. Set batch_size: 1 to read each text alone",
                 names[int(is_long.int().argmin())],
                 self._short_length,
             )
