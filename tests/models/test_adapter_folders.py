@@ -13,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import MixtralForCausalLM
 
 from support.families import tiny_model
 from support.processors import image_processor_for, text_tokenizer
+from support.shrinking import shrunken_config
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import load_config, load_model, load_processor
 
@@ -107,9 +109,9 @@ def test_what_peft_passes_over_is_named(adapter: Path, caplog: pytest.LogCapture
     tensors["base_model.model.visual.blocks.0.lora_A.weight"] = torch.ones(4, 8)
     save_file(tensors, adapter / "adapter_model.safetensors")
     load_model(str(adapter))
-    assert "1 settings of the adapter are not read: future_option" in caplog.text
+    assert "1 setting of the adapter is not read: future_option" in caplog.text
     tensor = "base_model.model.visual.blocks.0.lora_A.weight"
-    assert f"1 tensors of the adapter are not read: {tensor}" in caplog.text
+    assert f"1 tensor of the adapter is not read: {tensor}" in caplog.text
 
 
 def test_an_adapter_without_safetensors_is_refused(adapter: Path) -> None:
@@ -148,3 +150,66 @@ def test_the_processor_of_an_image_model_is_its_bases_where_an_adapter_has_a_tok
     assert isinstance(found, type(processor))
     processor.save_pretrained(tmp_path / "adapter")
     assert isinstance(load_processor(str(tmp_path / "adapter")), type(processor))
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3_vision", "internvl"])
+def test_tensors_that_peft_renames_are_read_and_not_warned_of(
+    family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = tiny_model(family)
+    base.save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(
+        r=2, target_modules=r".*language_model.*\.q_proj", init_lora_weights=False
+    )
+    adapted = peft.get_peft_model(base, config)
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapted.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        wanted = adapted(TOKENS).logits
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = {
+        name.replace(".model.model.language_model.", ".model.language_model.model."): tensor
+        for name, tensor in load_file(file).items()
+    }
+    assert not any(".model.model.language_model." in name for name in tensors)
+    save_file(tensors, file)
+    with torch.no_grad():
+        found = load_model(str(tmp_path / "adapter"))(TOKENS).logits
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert "not read" not in caplog.text
+    tensors["base_model.model.language_model.model.layers.9.self_attn.q_proj.lora_A.weight"] = (
+        torch.ones(2, 32)
+    )
+    save_file(tensors, file)
+    load_model(str(tmp_path / "adapter"))
+    assert "1 tensor of the adapter is not read: " in caplog.text
+    assert "layers.9.self_attn.q_proj.lora_A.weight" in caplog.text
+
+
+def test_an_adapter_of_experts_apart_is_read_where_they_are_stacked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = MixtralForCausalLM(shrunken_config("mixtral")).eval()
+    base.save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["w1", "w2", "w3"])
+    config.base_model_name_or_path = str(tmp_path / "base")
+    config.save_pretrained(tmp_path / "adapter")
+    own, tensors = base.config, {}
+    widths = {"w1": own.intermediate_size, "w2": own.hidden_size, "w3": own.intermediate_size}
+    for layer in range(own.num_hidden_layers):
+        for expert in range(own.num_local_experts):
+            for name, rows in widths.items():
+                columns = own.hidden_size + own.intermediate_size - rows
+                place = f"base_model.model.model.layers.{layer}.block_sparse_moe.experts.{expert}"
+                tensors[f"{place}.{name}.lora_A.weight"] = torch.randn(2, columns)
+                tensors[f"{place}.{name}.lora_B.weight"] = torch.randn(rows, 2)
+    save_file(tensors, tmp_path / "adapter" / "adapter_model.safetensors")
+    with caplog.at_level(logging.INFO, logger="vlsi_cache"):
+        merged = load_model(str(tmp_path / "adapter"))
+    assert "merged the adapter" in caplog.text
+    assert "not read" not in caplog.text
+    place = "base_model.model.model.layers.0.block_sparse_moe.experts.1.w2"
+    change = tensors[f"{place}.lora_B.weight"] @ tensors[f"{place}.lora_A.weight"]
+    name = "model.layers.0.mlp.experts.down_proj"
+    found = merged.state_dict()[name][1] - base.state_dict()[name][1]
+    torch.testing.assert_close(found, change, atol=1e-4, rtol=1e-4)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from vlsi_cache.errors import ModelError, first_line
+from vlsi_cache.errors import ModelError, counted, first_line
 
 __all__ = ["Adapter", "find_adapter", "merge_adapter", "weights_beside"]
 
@@ -28,6 +29,9 @@ _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _FILES = (_CONFIG, _WEIGHTS, "adapter_model.bin")
 _MOST_SHOWN = 160
+_NAME = "default"
+"""The name that peft gives an adapter in the model."""
+_OWN_NAME = re.compile(rf"\.{_NAME}(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,44 +110,45 @@ def merge_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
             expected=_WEIGHTS,
             mend="Save the adapter with save_pretrained",
         )
-    adapted = _adapted(model, adapter)
+    adapted, unread = _adapted(model, adapter)
     merge: Any = getattr(adapted.base_model, "merge_and_unload", None)
     if merge is None:
-        kind: Any = adapted.peft_config["default"].peft_type
+        kind: Any = adapted.peft_config[_NAME].peft_type
         raise ModelError(
             f"an adapter of kind {kind.value} cannot be merged into its base",
             where=adapter.folder,
             expected="LoRA, or another kind that changes weights",
             mend="Give a model without it",
         )
-    _warn_of_unread(adapted, adapter)
+    _warn_of_unread(adapted, adapter, unread)
     merged: PreTrainedModel = merge()
     logger.info("merged the adapter in %s into its base, %s", adapter.folder, adapter.base)
     return merged
 
 
-def _warn_of_unread(adapted: PeftModel, adapter: Adapter) -> None:
+def _warn_of_unread(adapted: PeftModel, adapter: Adapter, tensors: Collection[str]) -> None:
     """Warn of tensors and settings that peft passes over. It says nothing, or hides it."""
-    with safe_open(adapter.folder / _WEIGHTS, framework="pt") as tensors:
-        stored = set(tensors.keys())
-    own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    read = {*own, *adapted.state_dict()}
     fields = json.loads((adapter.folder / _CONFIG).read_text(encoding="utf-8"))
-    known = {field.name for field in dataclasses.fields(adapted.peft_config["default"])}
-    for what, names in (("tensors", stored - read), ("settings", set(fields) - known)):
+    known = {field.name for field in dataclasses.fields(adapted.peft_config[_NAME])}
+    for noun, names in (("tensor", tensors), ("setting", set(fields) - known)):
         if names:
             shown = ", ".join(sorted(names)[:3]) + (" …" if len(names) > 3 else "")
-            text = "%s: %d %s of the adapter are not read: %s"
-            logger.warning(text, adapter.folder, len(names), what, shown)
+            what = f"{counted(len(names), noun)} of the adapter {'is' if len(names) == 1 else 'are'}"
+            logger.warning("%s: %s not read: %s", adapter.folder, what, shown)
 
 
-def _adapted(model: PreTrainedModel, adapter: Adapter) -> PeftModel:
+def _adapted(model: PreTrainedModel, adapter: Adapter) -> tuple[PeftModel, set[str]]:
+    """Return the model with its adapter, and the names of tensors that have no place in it."""
+    renaming = getattr(model, "_checkpoint_conversion_mapping", {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # peft warns, and goes on with random or zero adapters
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         try:
             adapted: PeftModel = PeftModel.from_pretrained(model, str(adapter.folder))
+            # peft keeps to itself what it passed over. The same load once more returns it, by the
+            # names that tensors have in the model: peft renames those of some families.
+            loaded = adapted.load_adapter(str(adapter.folder), _NAME, key_mapping=renaming)
         except SafetensorError as error:
             raise ModelError(
                 "the adapter cannot be loaded",
@@ -159,4 +164,4 @@ def _adapted(model: PreTrainedModel, adapter: Adapter) -> PeftModel:
                 expected=f"an adapter of {adapter.base}",
                 found=textwrap.shorten(first_line(error), _MOST_SHOWN, placeholder=" …"),
             ) from error
-    return adapted
+    return adapted, {_OWN_NAME.sub("", name) for name in loaded.unexpected_keys}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from vlsi_cache.models.loading.configs import load_config
 from vlsi_cache.models.loading.sources import (
     base_of,
     find_folder,
+    loaded_folder,
     model_errors,
     validate_safetensors,
 )
@@ -151,9 +151,10 @@ def _load_weights(
             mend=f"Download it (hf download {name} --local-dir FOLDER), and give the folder",
         )
     _validate_complete(report, name)
-    if Path(source).is_dir():
-        validate_stored(Path(source), config, report.get("unexpected_keys") or ())
-        warn_of_two_copies(Path(source))
+    folder = loaded_folder(source, config)
+    if folder is not None:
+        validate_stored(folder, name, config, report.get("unexpected_keys") or ())
+        warn_of_two_copies(folder, name)
     warn_of_unread_code(config, name)
     _validate_tied(model, name)
     return model  # type: ignore[no-any-return]

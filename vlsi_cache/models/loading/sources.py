@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import SafetensorError
+from transformers import PreTrainedConfig
 
 from vlsi_cache.errors import ModelError, VlsiCacheError, first_line
 from vlsi_cache.models.loading.adapters import find_adapter
@@ -17,6 +18,7 @@ __all__ = [
     "CONFIG_FILE",
     "base_of",
     "find_folder",
+    "loaded_folder",
     "model_errors",
     "no_model",
     "validate_safetensors",
@@ -50,6 +52,16 @@ def find_folder(name: str, revision: str | None = None) -> Path | None:
     if try_to_load_from_cache(name, CONFIG_FILE, revision=revision) is None:
         _validate_on_hub(name, revision)
     return None
+
+
+def loaded_folder(source: str, config: PreTrainedConfig) -> Path | None:
+    """The folder that weights were loaded from: the source, or the hub's local copy of it."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    commit = getattr(config, "_commit_hash", None)
+    found = try_to_load_from_cache(source, CONFIG_FILE, revision=commit)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def no_model(folder: Path, name: str) -> ModelError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -21,13 +22,16 @@ _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
 
-def validate_stored(folder: Path, config: PreTrainedConfig, unread: Collection[str]) -> None:
+def validate_stored(
+    folder: Path, name: str, config: PreTrainedConfig, unread: Collection[str]
+) -> None:
     """Refuse quantised weights whose configuration names no quantisation.
 
     transformers would take the small numbers for the weights themselves.
 
     Args:
-        folder: the folder.
+        folder: where the weights lie.
+        name: the model, as the user named it.
         config: the model's configuration.
         unread: keys of the checkpoint that the model does not have.
 
@@ -41,16 +45,16 @@ def validate_stored(folder: Path, config: PreTrainedConfig, unread: Collection[s
         if dtype.startswith(("I", "U")) or (dtype.startswith("F8") and has_scales):
             raise ModelError(
                 "the weights are quantised, and config.json names no quantization_config",
-                where=folder,
+                where=name,
                 found=f"{key} of dtype {dtype}",
                 mend="Copy the checkpoint's own config.json again, or give the unquantised model",
             )
 
 
-def warn_of_two_copies(folder: Path) -> None:
+def warn_of_two_copies(folder: Path, name: str) -> None:
     """Warn of weights that are there whole and in shards. transformers reads the whole file."""
     if (folder / _WHOLE).is_file() and (folder / _INDEX).is_file():
-        logger.warning("%s: %s is read, and the shards of %s are not", folder, _WHOLE, _INDEX)
+        logger.warning("%s: %s is read, and the shards of %s are not", name, _WHOLE, _INDEX)
 
 
 def warn_of_unread_code(config: PreTrainedConfig, name: str) -> None:
@@ -68,9 +72,16 @@ def warn_of_unread_code(config: PreTrainedConfig, name: str) -> None:
 
 def _weights(folder: Path) -> Iterator[tuple[str, str]]:
     """Key and dtype of each weight, from the headers alone."""
-    whole = folder / _WHOLE
-    for file in [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
+    for file in _files(folder):
+        with safe_open(folder / file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 (it is not a mapping)
                 if key.endswith("weight"):
                     yield key, tensors.get_slice(key).get_dtype()
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of the files that transformers read. The index names shards, which may have any."""
+    index = folder / _INDEX
+    if (folder / _WHOLE).is_file() or not index.is_file():
+        return [_WHOLE] if (folder / _WHOLE).is_file() else []
+    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
