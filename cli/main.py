@@ -10,6 +10,8 @@ from importlib.metadata import version
 
 import click
 
+from vlsi_cache.cli import bash  # noqa: F401 (it registers how bash completes)
+
 __all__ = ["COMMANDS", "cli", "main"]
 
 _SIGNALLED = 128

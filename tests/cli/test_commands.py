@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from click.shell_completion import ShellComplete
+from click.shell_completion import ShellComplete, get_completion_class
 from click.testing import CliRunner
 
 from vlsi_cache import schemas
@@ -199,6 +199,31 @@ def test_the_shell_completes_paths(typed: str, kind: str) -> None:
     assert (found.type, found.value) == (kind, "runs/o")
 
 
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("check --set data.on_error = ", "stop skip"),  # the cursor is behind the equals sign
+        ("check --set data.on_error = st", "stop"),
+        ("check --set interaction.lora.r", "interaction.lora.rank="),
+        ("check --set = data.on_error = sk", "skip"),
+        ("check --set = interaction.lora.r", "interaction.lora.rank="),
+        ("check --set cache.k = 8 --set held_out.keep = b", "best"),
+        ("check --set cache.k = 8 --on-error s", "stop skip"),
+        ("train-student --dtype = b", "bfloat16"),
+        ("train-student --dtype = ", "auto float32 bfloat16 float16"),
+        ("train-student --stages = interaction,f", "interaction,finetuning"),
+    ],
+)
+def test_bash_completes_words_that_it_splits(
+    typed: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["vlsi-cache", *typed.split()]
+    monkeypatch.setenv("COMP_WORDS", "\n".join(words))
+    monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+    completion = get_completion_class("bash")(cli, {}, "vlsi-cache", "_VLSI_CACHE_COMPLETE")
+    assert completion.complete().split() == [f"plain,{word}" for word in expected.split()]
+
+
 def test_the_installed_command_prints_the_lines_that_a_shell_reads() -> None:
     command = Path(sys.executable).with_name("vlsi-cache")
     for shell in ("bash", "zsh", "fish"):
@@ -210,6 +235,8 @@ def test_the_installed_command_prints_the_lines_that_a_shell_reads() -> None:
             text=True,
         )
         assert f"_VLSI_CACHE_COMPLETE={shell}_complete" in shown.stdout
+        # after KEY= bash would end the word
+        assert ("[[ $value == *= ]] && compopt -o nospace" in shown.stdout) == (shell == "bash")
 
 
 def test_schemas_on_disk_are_those_of_the_models() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -149,13 +150,13 @@ def test_missing_weights_are_not_made_up(folder: Path) -> None:
     weights = load_file(folder / WEIGHTS)
     del weights["model.norm.weight"]
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    assert "1 weights are missing from the checkpoint; found model.norm.weight" in refusal(folder)
+    assert "1 weight is missing from the checkpoint; found model.norm.weight" in refusal(folder)
 
 
 def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     weights = load_file(folder / WEIGHTS) | {"model.norm.weight": torch.ones(7)}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    assert "1 weights are of another shape; found model.norm.weight" in refusal(folder)
+    assert "1 weight is of another shape; found model.norm.weight" in refusal(folder)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_weights_that_the_model_does_not_have_are_named(
     weights = load_file(folder / WEIGHTS) | {"model.extra.weight": torch.ones(7)}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     load_model(str(folder))
-    assert "1 weights are not part of the model: model.extra.weight" in caplog.text
+    assert "1 weight is not part of the model: model.extra.weight" in caplog.text
 
 
 def change_config(folder: Path, **fields: object) -> None:
@@ -419,3 +420,46 @@ def test_a_tokenizer_takes_no_options_of_images(tmp_path: Path) -> None:
 def test_a_folder_has_no_revisions(load: Any, saved: Path) -> None:
     with pytest.raises(ModelError, match=r"a folder has no revisions; found revision v2"):
         load(str(saved), revision="v2")
+
+
+def _spoil(folder: Path) -> None:
+    for file in folder.glob("*.safetensors"):
+        weights = load_file(file)
+        for key in [key for key in weights if "up_proj" in key]:
+            weights[key] = weights[key].to(torch.int8)
+        save_file(weights, file, metadata={"format": "pt"})
+
+
+def test_quantised_shards_are_refused_by_the_name_of_the_model(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path, max_shard_size="50KB")
+    index = tmp_path / "model.safetensors.index.json"
+    for file in tmp_path.glob("model-*.safetensors"):
+        file.rename(file.with_name(file.name.replace("model-", "part_")))
+    index.write_text(index.read_text().replace("model-", "part_"))
+    load_model(str(tmp_path))
+    _spoil(tmp_path)
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path}: the weights are quantised, and config.json names no")
+
+
+def test_quantised_weights_beside_an_adapter_are_refused_by_their_folder(folder: Path) -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    get_peft_model(tiny_model("llama"), config).save_pretrained(folder)
+    _spoil(folder)
+    assert refusal(folder).startswith(f"{folder}: the weights are quantised")
+
+
+def test_quantised_weights_in_the_hubs_local_copy_are_refused(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "models--some--model"
+    snapshot = Path(shutil.copytree(saved, copy / "snapshots" / ("a" * 40)))
+    (copy / "refs").mkdir()
+    (copy / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    load_model("some/model")
+    _spoil(snapshot)
+    for revision in (None, "main", "a" * 40):
+        message = refusal("some/model", **({"revision": revision} if revision else {}))
+        assert message.startswith("some/model: the weights are quantised, and config.json names no")

@@ -60,7 +60,8 @@ def _make(run: Run, stage: Stage[Any], folder: StageFolder) -> None:
     with phase(f"{stage.name}: preparing"):
         training = stage.start()
         # processes that hold one teacher together share its verbalizers, and their moments, too
-        sharding = run.sharding or (FsdpOptions() if training.shares_batches else None)
+        together = FsdpOptions(was_asked_for=False) if training.shares_batches else None
+        sharding = run.sharding or together
         if sharding is not None:
             shard(training.module, sharding, run.device, autocast=training.autocast)
         if training.begin is not None and last_checkpoint(stage.folder) is None:

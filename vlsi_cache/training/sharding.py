@@ -53,6 +53,8 @@ class FsdpOptions:
     """Whether a block's weights are given up after its forward, and gathered again backward."""
     offload: bool = False
     """Whether slices, gradients and the optimizer's state lie in the host's memory."""
+    was_asked_for: bool = True
+    """Whether a launcher asked for it. Tensor parallelism of the teacher brings it along."""
 
 
 @contextmanager
@@ -94,17 +96,28 @@ def shard(
             fully_shard(unit, mp_policy=_precision(autocast=autocast), **options_of_unit)
         fully_shard(module, **options)
     except (NotImplementedError, RuntimeError, ValueError) as error:
-        raise StageError(
-            f"the module cannot be sharded by FSDP2 ({first_line(error)})",
-            where=type(module).__name__,
-            mend="Start the command without FSDP, on devices that hold the whole student",
-        ) from error
+        raise _refusal(module, sharding, first_line(error)) from error
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no mean
     for parameter in options["ignored_params"]:
         parameter.data = parameter.data.to(device)
     module.end_sharding(device)
+
+
+def _refusal(module: StageModule, sharding: FsdpOptions, problem: str) -> StageError:
+    if sharding.was_asked_for:
+        return StageError(
+            f"the module cannot be sharded by FSDP2 ({problem})",
+            where=type(module).__name__,
+            mend="Start the command without FSDP, on devices that hold the whole model",
+        )
+    return StageError(
+        "the teacher's verbalizers cannot be sharded over the processes that hold the teacher "
+        f"({problem})",
+        where="teacher.tensor_parallel",
+        mend="Start one process, with teacher.device_map: auto in place of teacher.tensor_parallel",
+    )
 
 
 def _precision(*, autocast: bool) -> MixedPrecisionPolicy:

@@ -133,8 +133,9 @@ def _warn_of_unread(adapted: PeftModel, adapter: Adapter, tensors: Collection[st
     for noun, names in (("tensor", tensors), ("setting", set(fields) - known)):
         if names:
             shown = ", ".join(sorted(names)[:3]) + (" …" if len(names) > 3 else "")
-            what = f"{counted(len(names), noun)} of the adapter {'is' if len(names) == 1 else 'are'}"
-            logger.warning("%s: %s not read: %s", adapter.folder, what, shown)
+            what = f"{counted(len(names), noun)} of the adapter"
+            verb = "is" if len(names) == 1 else "are"
+            logger.warning("%s: %s %s not read: %s", adapter.folder, what, verb, shown)
 
 
 def _adapted(model: PreTrainedModel, adapter: Adapter) -> tuple[PeftModel, set[str]]:

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from vlsi_cache.errors import ModelError
+from vlsi_cache.errors import ModelError, counted
 from vlsi_cache.models.loading.adapters import Adapter, find_adapter, merge_adapter, weights_beside
 from vlsi_cache.models.loading.configs import load_config
 from vlsi_cache.models.loading.sources import (
@@ -211,9 +211,10 @@ def _validate_complete(report: dict[str, Any], name: str) -> None:
     problems = [(missing, "missing from the checkpoint"), (mismatched, "of another shape")]
     for keys, problem in problems:
         if keys:
+            verb = "is" if len(keys) == 1 else "are"
             shown = ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
             raise ModelError(
-                f"{len(keys)} weights are {problem}",
+                f"{counted(len(keys), 'weight')} {verb} {problem}",
                 where=name,
                 found=shown,
                 mend="Give the whole checkpoint that belongs to the config.json",
@@ -221,7 +222,8 @@ def _validate_complete(report: dict[str, Any], name: str) -> None:
     unread = sorted(report.get("unexpected_keys") or ())
     if unread:
         shown = ", ".join(unread[:3]) + (" …" if len(unread) > 3 else "")
-        logger.warning("%s: %d weights are not part of the model: %s", name, len(unread), shown)
+        what = f"{counted(len(unread), 'weight')} {'is' if len(unread) == 1 else 'are'}"
+        logger.warning("%s: %s not part of the model: %s", name, what, shown)
 
 
 def _validate_tied(model: Any, name: str) -> None:
