@@ -22,6 +22,7 @@ from vlsi_cache.cli.main import cli
 from vlsi_cache.errors import CacheError, ModelError, StageError
 from vlsi_cache.recipe import recipe_from_mapping
 from vlsi_cache.sharing import StudentFacts, plan_upload, student_card
+from vlsi_cache.sharing.cards import size_category
 from vlsi_cache.store import create_cache, open_cache
 from vlsi_cache.student.card import student_name
 
@@ -118,6 +119,26 @@ def test_a_cache_is_pushed_with_its_card_and_read_from_there_in_parts(
     assert rest == [cache.digest, 12, cache[5].sample_id]
     shards = sum(len(held) for name, held in files.items() if name.endswith(".zip"))
     assert hub.sent_bytes < shards / 2
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "category"),
+    [
+        (1, "n<1K"),
+        (999, "n<1K"),
+        (1_000, "1K<n<10K"),
+        (99_999, "10K<n<100K"),
+        (999_999, "100K<n<1M"),
+        (1_000_000, "1M<n<10M"),
+        (50_000_000, "10M<n<100M"),
+        (10**8, "100M<n<1B"),
+        (10**9, "1B<n<10B"),
+        (10**11, "100B<n<1T"),
+        (10**12, "n>1T"),
+    ],
+)
+def test_a_size_category_is_one_of_the_hubs(num_samples: int, category: str) -> None:
+    assert size_category(num_samples) == category
 
 
 def test_a_damaged_file_on_the_hub_is_found_by_name(hub: Hub, local: Path) -> None:

@@ -20,21 +20,35 @@ from vlsi_cache.teacher import dump_teacher
 SHARES = """
 import torch
 from vlsi_cache.errors import CacheError, VlsiCacheError
+from vlsi_cache.recipe import load_recipe
 from vlsi_cache.training.processes import (
-    found_by_main_process, is_main_process, leave_together, resolve_device, slice_of
+    found_by_main_process, is_main_process, leave_together, raise_together, resolve_device, slice_of
 )
 resolve_device("cpu")
 # another writer was at work between the two looks
 print(*slice_of([0, 1, 2, 3, 4] if is_main_process() else [0, 2, 3, 4]), flush=True)
 def look(fails):
     if fails == is_main_process():
-        raise CacheError("cannot be looked at")
+        raise CacheError("cannot be looked at", problems=["one", "two"])
     return 7
 assert found_by_main_process(lambda: look(False)) == 7, "the other process does not look"
 try:
     found_by_main_process(lambda: look(True))
 except VlsiCacheError as error:
-    assert "cannot be looked at" in str(error)
+    assert str(error).endswith("cannot be looked at:\\n  one\\n  two"), error
+else:
+    raise AssertionError("one process goes on alone")
+problem = None
+if not is_main_process():
+    try:
+        load_recipe(None, ["cache.k=-1", "teacher.modle=x"])
+    except VlsiCacheError as error:
+        problem = error
+try:
+    raise_together(problem)
+except VlsiCacheError as error:
+    assert str(error).startswith("flags: recipe has 2 problems:\\n  teacher.modle: "), error
+    assert set(error.problem_by_path) == {"cache.k", "teacher.modle"}
 else:
     raise AssertionError("one process goes on alone")
 leave_together()

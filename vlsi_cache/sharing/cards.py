@@ -19,7 +19,7 @@ from vlsi_cache.recipe.publicnames import (
 )
 from vlsi_cache.store import Cache
 
-__all__ = ["StudentFacts", "cache_card", "student_card"]
+__all__ = ["StudentFacts", "cache_card", "size_category", "student_card"]
 
 _TAGS: Final = ("vlsi-cache", "distillation")
 _HUB_CACHE: Final = re.compile(r"hf://datasets/([^/@]+/[^/@]+)")
@@ -129,7 +129,7 @@ def cache_card(cache: Cache, repository: str) -> str:
     manifest = cache.manifest
     metadata = {
         "pretty_name": f"Teacher's record of {public_source(manifest.dataset.source)}",
-        "size_categories": [_size_category(len(cache))],
+        "size_categories": [size_category(len(cache))],
         "tags": [*_TAGS],
         "viewer": False,  # these are no tables
     }
@@ -155,7 +155,8 @@ def cache_card(cache: Cache, repository: str) -> str:
     )
 
 
-def _size_category(num_samples: int) -> str:
+def size_category(num_samples: int) -> str:
+    """Return the hub's own name for about so many samples."""
     reached = sum(num_samples >= 10**power for power in range(3, 3 + len(_SIZES)))
     if not reached:
         return f"n<{_SIZES[0]}"
