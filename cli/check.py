@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vlsi_cache.cli.next_step import next_command
 from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags, taps_list
 from vlsi_cache.cli.terminal import hide_other_progress_bars, importing, log_to
 from vlsi_cache.errors import counted
@@ -78,6 +79,9 @@ def command(recipe: Recipe, taps: list[int] | None, images: bool, as_json: bool)
         from rich.console import Console
 
         Console(soft_wrap=True).print(check_table(report))
+        if not report.would_end_a_run:
+            typed = {} if taps is None else {"--taps": ",".join(map(str, taps))}
+            click.echo(f"\nnext: {next_command('plan', typed)}")
     if report.would_end_a_run:
         raise SystemExit(1)
 

@@ -145,8 +145,13 @@ def test_a_record_that_follows_from_a_part_of_it_is_said(
         ({"steps": 7}, (1.0, "all", True), None),
         ({"inner_weight": 1}, (1.0, "each", False), "1 for each and stays: the recipe gives"),
         ({"inner_weight_of": "all"}, (0.25, "all", False), "0.25 for all and stays"),
-        ({"inner_schedule": {"until": 0.5}}, (0.25, "each", True), "falls until 0.5 of the stage"),
+        (
+            {"inner_schedule": {"until": 0.5}},
+            (0.25, "each", True),
+            "falls to 0 of that until 50% of",
+        ),
         ({"output": "none"}, (0.25, "each", False), None),
+        ({"inner_target": "output"}, (0.25, "each", False), None),
         ({"inner": "none"}, (1.0, "all", True), None),
         ({"inner": "none", "inner_weight": 1}, (1.0, "each", False), None),
     ],
@@ -164,6 +169,14 @@ def test_a_weight_of_the_taps_that_follows_from_a_part_of_it_is_said(
     whole = recipe_from_mapping(recipe.model_dump(mode="json"), where="run.yaml")
     assert whole.interaction == section
     assert find_weight_completion(whole) is None
+
+
+def test_without_taps_stage_two_is_what_it_was_before_their_weight_fell() -> None:
+    by_default, given = (
+        recipe_from_mapping({"interaction": {"inner": "none", **weight}}, where="run.yaml")
+        for weight in ({}, {"inner_weight": 0.25})
+    )
+    assert by_default.interaction.decisive() == given.interaction.decisive()
 
 
 def test_a_tilde_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -402,4 +403,7 @@ def test_the_installed_command_writes_its_way_to_a_log(
     lines = [line for line in found.stderr.splitlines() if line.startswith("checked")]
     assert lines[-1] == "checked 30 of 30 rows"
     assert len(lines) == 10
-    assert found.stdout.strip().endswith("Nothing would fail.")
+    said, _, following = found.stdout.strip().partition("\n\nnext: ")
+    assert said.endswith("Nothing would fail.")
+    assert shlex.split(following)[:2] == ["vlsi-cache", "plan"]
+    assert shlex.split(following)[2:] == ["--data", str(data), "--teacher", str(models["text"])]

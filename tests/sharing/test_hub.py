@@ -356,6 +356,35 @@ def test_a_card_names_the_hub_and_hides_paths(local: Path, tmp_path: Path) -> No
     assert settings["data"]["path"] == ["rows.jsonl", "owner/dataset:config"]
 
 
+@pytest.mark.parametrize(
+    "interaction",
+    [
+        {},
+        {"inner_weight": 1},
+        {"inner_weight": 1, "inner_weight_of": "all", "inner_schedule": {"until": 0.5}},
+        {"inner_weight_of": "all"},
+        {"output": "none", "inner_weight": 1},
+        {"inner_target": "output"},
+    ],
+)
+def test_the_recipe_of_a_card_has_the_taps_weight_that_trained(
+    interaction: dict[str, Any], local: Path
+) -> None:
+    recipe = recipe_from_mapping({"interaction": interaction}, where="test")
+    facts = StudentFacts(
+        name="student",
+        recipe=recipe,
+        sees_images=False,
+        data="rows.jsonl",
+        data_fingerprint="f" * 64,
+        num_samples=12,
+        cache=open_cache(local),
+    )
+    shown = yaml.safe_load(student_card(facts).split("```yaml\n")[1].split("```")[0]) or {}
+    again = recipe_from_mapping({"interaction": shown.get("interaction", {})}, where="card")
+    assert again.interaction == recipe.interaction
+
+
 def test_a_card_names_a_cache_of_the_hub_and_no_base_that_is_a_folder(
     local: Path, tmp_path: Path
 ) -> None:

@@ -170,6 +170,9 @@ def test_the_taps_weight_follows_its_settings(
     module.progress = progress
     loss = float(module(**_batch([4, 3]))["loss"].detach())
     means = _metrics(module)
+    taps = module.falling
+    assert (taps is None) == (module.settings.inner_schedule is None or not weight)
+    assert taps is None or float(taps) == pytest.approx(weight * _taps(means) / loss, rel=1e-5)
     assert ("kl_tap_0" in means) == (weight > 0)
     assert loss == pytest.approx(means["kl_output"] + weight * _taps(means), rel=1e-5)
 

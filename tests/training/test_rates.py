@@ -110,6 +110,18 @@ def test_the_guard_adds_the_micro_batches_of_a_step() -> None:
     assert problem == "loss stays above its first value: 1 at step 1, 3 is the mean of the last 5"
 
 
+def test_the_guard_sees_a_rise_that_a_falling_weight_would_hide() -> None:
+    guard = LossGuard()
+    for step in range(200):
+        taps = torch.tensor(3.0 * max(0.0, 1 - step / 60))
+        guard.add(torch.tensor(2.5 + step / 100) + taps)
+        guard.add_falling(taps)
+        guard.end_step()
+    problem = guard.find_problem()
+    assert problem is not None
+    assert problem.startswith("loss stays above its first value: 2.5 at step 1, 4.395 is the mean")
+
+
 def test_the_guard_keeps_as_much_of_a_long_run_as_of_a_short_one() -> None:
     guard = LossGuard()
     for step in range(3000):

@@ -38,7 +38,7 @@ def _evaluated(recipe: Recipe, model: Path, exits: Path, **data: Any) -> Evaluat
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    recipe = make_recipe(tmp_path_factory.mktemp("exits"))
+    recipe = make_recipe(tmp_path_factory.mktemp("exits"), interaction={"inner_schedule": None})
     dump_teacher(recipe)
     train_student(recipe)
     return _changed(recipe, cache={"path": str(recipe.cache_path)})
@@ -181,6 +181,16 @@ def test_a_run_gives_its_latest_exits_and_says_what_is_missing(
     with pytest.raises(ModelError, match=r"expected taps 0, 1; found taps 0, 2"):
         export_exits(out, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_exits_that_rested_before_the_end_say_that_they_are_older(
+    finished: Recipe, tmp_path: Path
+) -> None:
+    falls = {"inner_schedule": {"until": 0.5, "end": 0.0}}
+    stages = ["verbalization", "interaction"]
+    recipe = _changed(finished, output=str(tmp_path), interaction=falls, stages=stages)
+    train_student(recipe)
+    assert export_exits(tmp_path, tmp_path / "new").stale
 
 
 def test_a_student_without_taps_has_no_exits_and_loses_those_of_before(

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from vlsi_cache.phases import speaks_for_all
+from vlsi_cache.recipe.learning import WEIGHT_KEYS
 from vlsi_cache.recipe.recipe import Recipe
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _RECORD: Final = ("k", "m", "drawn_from")
-_WEIGHT: Final = ("inner_weight", "inner_weight_of", "inner_schedule")
 
 
 def report_completion(recipe: Recipe) -> None:
@@ -67,12 +67,15 @@ def find_weight_completion(recipe: Recipe) -> str | None:
         A line with the whole weight, or None if it follows from nothing but defaults.
     """
     section = recipe.interaction
-    given = [name for name in _WEIGHT if name in section.model_fields_set]
-    missing = [name for name in _WEIGHT if name not in given]
-    if not given or not missing or section.inner == "none":
+    given = [name for name in WEIGHT_KEYS if name in section.model_fields_set]
+    missing = [name for name in WEIGHT_KEYS if name not in given]
+    without_taps = section.inner == "none" or "interaction" not in recipe.stages
+    if not given or not missing or without_taps:
         return None
     schedule = section.inner_schedule
-    falls = "stays" if schedule is None else f"falls until {schedule.until:g} of the stage"
+    falls = "stays"
+    if schedule is not None:
+        falls = f"falls to {schedule.end:g} of that until {schedule.until:.0%} of the stage"
     return (
         f"the taps' weight is {section.inner_weight:g} for {section.inner_weight_of} and {falls}: "
         f"the recipe gives {_listing('interaction', given)} without "

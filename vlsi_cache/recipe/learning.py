@@ -11,6 +11,7 @@ from vlsi_cache.recipe.schedule import Schedule
 from vlsi_cache.recipe.section import Contradiction, NonNegative, Positive, Section
 
 __all__ = [
+    "WEIGHT_KEYS",
     "Comparison",
     "FinetuningSection",
     "InteractionSection",
@@ -27,6 +28,8 @@ MatchingStrategy = Literal[
 ]
 
 
+WEIGHT_KEYS: Final = ("inner_weight", "inner_weight_of", "inner_schedule")
+"""Keys of stage two that are one choice: the taps' weight."""
 _PER_TAP: Final = {"inner_weight": 0.25, "inner_weight_of": "each", "inner_schedule": None}
 """The taps' weight of a recipe that gives a part of it, and the default of before."""
 _LATER: Final = {
@@ -126,15 +129,15 @@ class InteractionSection(Schedule):
     cross-entropy to the labels, without the teacher. `none`: nothing, so that only the output
     learns (plain logit distillation)."""
     inner_weight: Annotated[float, Field(gt=0)] = 1.0
-    """Weight of the student taps' losses in the sum. The output's loss has the weight 1. It is one
-    choice with the next two, found by E2c of docs/results.md. A recipe that gives some of the three
-    has 0.25, `each` and `null` for the others."""
+    """Weight of the student taps' losses in the sum. The output's loss has the weight 1. This key
+    and the next two were chosen together, by E2c of docs/results.md. A recipe that gives some of
+    the three has 0.25, `each` and `null` for the others."""
     inner_weight_of: Literal["each", "all"] = "all"
     """`each`: every tap has `inner_weight`, as in the paper, where it is 1. `all`: the taps share
     it equally, so that more taps weigh no more together."""
     inner_schedule: WeightSchedule | None = WeightSchedule()
-    """Let the taps' weight fall, by default to 0. `null`: it stays, as in the paper, and so it is
-    by default where `output` is none."""
+    """Let the taps' weight fall, by default to 0. `null`: it stays, as in the paper. So it does by
+    default where `output` is none, or `inner_target` is output."""
     inner_target: Literal["matched", "output"] = "matched"
     """`matched`: each tap learns from the teacher tap that it is matched with. `output`: it learns
     the teacher's output, which suits early exits (LEAP, 2026). Then no teacher taps are read."""
@@ -163,10 +166,15 @@ class InteractionSection(Schedule):
     @model_validator(mode="wrap")
     @classmethod
     def _complete_the_weight(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Let a weight that is given by itself mean what it meant before it fell by default."""
+        """Let a weight that is given by itself mean what it meant before it fell by default.
+
+        Without an output loss something must learn to the end, and so must exits. What is changed
+        later, by ``model_copy``, is taken as it is.
+        """
         if not isinstance(given, Mapping):
             return handler(given)
-        if not _PER_TAP.keys() & given.keys() and given.get("output") != "none":
+        rests = given.get("output") != "none" and given.get("inner_target") != "output"
+        if not _PER_TAP.keys() & given.keys() and rests:
             return handler(given)
         made = handler({**_PER_TAP, **given})
         made.model_fields_set.intersection_update(given)  # what follows is not given
@@ -189,6 +197,10 @@ class InteractionSection(Schedule):
         for name, before in _LATER.items():
             if getattr(self, name) == before:
                 del found[name]
+        if self.inner == "none":  # without taps their weight decides nothing
+            found["inner_weight"] = _PER_TAP["inner_weight"]
+            for name in ("inner_weight_of", "inner_schedule"):
+                found.pop(name, None)
         if self.bound_decides:
             found["batch_tokens"] = self.batch_tokens
         lora = found["lora"]

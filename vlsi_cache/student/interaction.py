@@ -91,7 +91,9 @@ def _save(module: Interaction, student: Backbone, run: Run, cache: Cache, folder
     """Save the merged student with its card, and its verbalizers as exits."""
     learned = module.learned()
     save_model(learned, run.recipe.student, folder, card_of(run, cache, learned.config))
-    keep_exits(module.bank, student, learned, folder)
+    schedule = module.settings.inner_schedule
+    rested = schedule is not None and not schedule.end
+    keep_exits(module.bank, student, learned, folder, rested=rested)
 
 
 def _start(

@@ -97,6 +97,7 @@ class Interaction(StageModule):
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
         self.seed_draws()
+        self.falling = None
         if self.settings.inner_schedule is not None and self.settings.inner != "none":
             self.observe("inner_weight", torch.full((), self.inner_weight(), device=labels.device))
         head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
@@ -114,7 +115,10 @@ class Interaction(StageModule):
         if self._measures_gradients() and sums and weighted:
             self._observe_gradients(torch.stack(sums).sum(), torch.stack(weighted).sum())
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        return {"loss": torch.stack(sums + weighted).sum() / count}
+        whole = torch.stack(sums + weighted).sum()
+        if self.settings.inner_schedule is not None and weighted:
+            self.falling = (torch.stack(weighted).sum() / whole).detach()
+        return {"loss": whole / count}
 
     def inner_weight(self) -> float:
         """Return the weight of every tap's loss at this point of the stage."""

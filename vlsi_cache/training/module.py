@@ -40,6 +40,8 @@ class StageModule(nn.Module):
         """Optimizer steps that are done."""
         self.tokens_seen = 0
         """Response tokens of all processes, since this command began."""
+        self.falling: Tensor | None = None
+        """Share of the last forward's loss whose weight falls in the course of the stage, 0-d."""
         self._observed: dict[str, tuple[Tensor, int]] = {}
         self._head_places: dict[str, tuple[nn.Module, str]] = {}
 

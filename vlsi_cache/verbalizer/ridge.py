@@ -35,7 +35,7 @@ __all__ = ["TapMoments", "start_by_ridge"]
 logger = logging.getLogger(__name__)
 
 _TOKENS_PER_DIMENSION: Final = 16
-"""Response tokens that are read, by D. Twice as many bring 0.05 nats at most (docs/results.md)."""
+"""Response tokens that are read, by D. Twice as many brought 0.05 nats at most on SmolLM2-135M."""
 _RIDGE: Final = 1e-2
 """Penalty on the distance from the identity, by the mean of the second moments' diagonal."""
 

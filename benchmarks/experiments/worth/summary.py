@@ -127,5 +127,5 @@ def _verdict(difference: dict[str, Any]) -> str:
         return f"{what}: {mean:+.3f}, one seed"
     low, high = difference["predicted"]
     sign = "no difference is seen" if abs(mean) <= interval else "lower" if mean < 0 else "higher"
-    met = "as predicted" if low <= mean <= high else f"predicted {low:+.2f} to {high:+.2f}"
+    met = "as predicted" if low <= mean <= high else f"predicted {low:+.3f} to {high:+.3f}"
     return f"{what}: {mean:+.3f} ± {interval:.3f}, {sign}, {met}"

@@ -32,7 +32,7 @@ def _differences(experiments: list[dict[str, Any]]) -> PrintedTable:
             found["name"],
             found["title"],
             str(len(found["seeds"])),
-            "{:+.2f} … {:+.2f}".format(*found["predicted"]),
+            "{:+.3f} … {:+.3f}".format(*found["predicted"]),
             shown(found, sign="+"),
         )
         for experiment in experiments

@@ -256,7 +256,10 @@ class _StageTrainer(GuardedTrainer):
         module.step = self.state.global_step
         module.progress = self.state.global_step / max(self.state.max_steps, 1)
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
-        return loss * float(weight)
+        loss = loss * float(weight)
+        if module.falling is not None:
+            self.guard.add_falling(loss * module.falling)
+        return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Give parameters with rates of their own groups of their own."""

@@ -30,7 +30,12 @@ EXITS_FOLDER: Final = "exits"
 
 
 def keep_exits(
-    bank: VerbalizerBank, backbone: Backbone, model: PreTrainedModel, folder: Path
+    bank: VerbalizerBank,
+    backbone: Backbone,
+    model: PreTrainedModel,
+    folder: Path,
+    *,
+    rested: bool = False,
 ) -> None:
     """Save the verbalizers that trained with a student, inside the student's folder.
 
@@ -39,6 +44,7 @@ def keep_exits(
         backbone: the student as it began.
         model: the student as it was saved.
         folder: where it was saved.
+        rested: whether they did not train to the end, so that they are older than the student.
 
     Raises:
         StageError: a file cannot be written.
@@ -49,6 +55,8 @@ def keep_exits(
         if bank.taps:
             now = replace(backbone, name=OWNER, fingerprint=weights_fingerprint(model))
             save_verbalizers(bank, exits, now)
+            if rested and bank.settings.trains:
+                write_config(read_config(exits).model_copy(update={"stale": True}), exits)
 
 
 def carry_exits(source: Path, fingerprint: str, model: PreTrainedModel, folder: Path) -> None:

@@ -32,6 +32,7 @@ class LossGuard:
 
     def __init__(self) -> None:
         self._step: Tensor | None = None
+        self._falling: Tensor | None = None
         self._pending: list[Tensor] = []
         self._count = 0
         self._first: list[float] = []
@@ -39,8 +40,11 @@ class LossGuard:
 
     def add(self, loss: Tensor) -> None:
         """Add a micro-batch's part of its step's loss, 0-d."""
-        loss = loss.detach().float()
-        self._step = loss if self._step is None else self._step + loss
+        self._step = _sum(self._step, loss)
+
+    def add_falling(self, loss: Tensor) -> None:
+        """Add a part of it whose weight falls: it would hide that the others rise."""
+        self._falling = _sum(self._falling, loss)
 
     @property
     def step_loss(self) -> Tensor | None:
@@ -49,13 +53,14 @@ class LossGuard:
 
     def drop_step(self) -> None:
         """Forget what was added since the last step."""
-        self._step = None
+        self._step = self._falling = None
 
     def end_step(self) -> None:
-        """Take what was added as one step's loss."""
+        """Take what was added as one step's loss, without what falls by its weight."""
         if self._step is not None:
-            self._pending.append(self._step)
-            self._step = None
+            falling = self._falling
+            self._pending.append(self._step if falling is None else self._step - falling)
+        self.drop_step()
 
     def written(self) -> Tensor:
         """Return what a later run goes on from: the count, and the first and last losses."""
@@ -84,6 +89,11 @@ class LossGuard:
         self._take_pending()
         rise = find_rise(self._first, self._last, self._count)
         return None if rise is None else f"loss stays above its first value: {rise.text()}"
+
+
+def _sum(before: Tensor | None, loss: Tensor) -> Tensor:
+    loss = loss.detach().float()
+    return loss if before is None else before + loss
 
 
 @dataclass(frozen=True, slots=True)
