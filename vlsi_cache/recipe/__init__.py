@@ -23,7 +23,7 @@ from vlsi_cache.recipe.existing import (
 from vlsi_cache.recipe.heldout import HeldOutSection
 from vlsi_cache.recipe.idle import idle_settings, warn_idle_settings
 from vlsi_cache.recipe.learning import (
-    WEIGHT_KEYS,
+    TAP_WEIGHT_KEYS,
     Comparison,
     FinetuningSection,
     InteractionSection,
@@ -53,7 +53,7 @@ from vlsi_cache.recipe.sources import CacheSection, DataSection, SelectSection, 
 __all__ = [
     "AUTOMATIC",
     "DATA_FORMS",
-    "WEIGHT_KEYS",
+    "TAP_WEIGHT_KEYS",
     "CacheSection",
     "Comparison",
     "DataSection",

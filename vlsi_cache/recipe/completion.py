@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from vlsi_cache.phases import speaks_for_all
-from vlsi_cache.recipe.learning import WEIGHT_KEYS
+from vlsi_cache.recipe.learning import TAP_WEIGHT_KEYS
 from vlsi_cache.recipe.recipe import Recipe
 
 __all__ = [
@@ -67,8 +67,8 @@ def find_weight_completion(recipe: Recipe) -> str | None:
         A line with the whole weight, or None if it follows from nothing but defaults.
     """
     section = recipe.interaction
-    given = [name for name in WEIGHT_KEYS if name in section.model_fields_set]
-    missing = [name for name in WEIGHT_KEYS if name not in given]
+    given = [name for name in TAP_WEIGHT_KEYS if name in section.model_fields_set]
+    missing = [name for name in TAP_WEIGHT_KEYS if name not in given]
     without_taps = section.inner == "none" or "interaction" not in recipe.stages
     if not given or not missing or without_taps:
         return None

@@ -11,7 +11,7 @@ from vlsi_cache.recipe.schedule import Schedule
 from vlsi_cache.recipe.section import Contradiction, NonNegative, Positive, Section
 
 __all__ = [
-    "WEIGHT_KEYS",
+    "TAP_WEIGHT_KEYS",
     "Comparison",
     "FinetuningSection",
     "InteractionSection",
@@ -28,7 +28,7 @@ MatchingStrategy = Literal[
 ]
 
 
-WEIGHT_KEYS: Final = ("inner_weight", "inner_weight_of", "inner_schedule")
+TAP_WEIGHT_KEYS: Final = ("inner_weight", "inner_weight_of", "inner_schedule")
 """Keys of stage two that are one choice: the taps' weight."""
 _PER_TAP: Final = {"inner_weight": 0.25, "inner_weight_of": "each", "inner_schedule": None}
 """The taps' weight of a recipe that gives a part of it, and the default of before."""

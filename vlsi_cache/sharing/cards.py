@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import yaml
 
-from vlsi_cache.recipe import WEIGHT_KEYS, Recipe
+from vlsi_cache.recipe import TAP_WEIGHT_KEYS, Recipe
 from vlsi_cache.recipe.publicnames import (
     hub_name,
     public_name,
@@ -69,7 +69,7 @@ def student_card(facts: StudentFacts) -> str:
     record = recipe.cache.model_dump(mode="json", include={"k", "m", "drawn_from"})
     if record.keys() & settings.get("cache", {}).keys():  # a part of it would mean another record
         settings["cache"] |= record
-    weight = recipe.interaction.model_dump(mode="json", include=set(WEIGHT_KEYS))
+    weight = recipe.interaction.model_dump(mode="json", include=set(TAP_WEIGHT_KEYS))
     if weight.keys() & settings.get("interaction", {}).keys():  # likewise, of the taps' weight
         settings["interaction"] |= weight
     parts = [

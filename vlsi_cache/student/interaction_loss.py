@@ -97,7 +97,6 @@ class Interaction(StageModule):
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
         """
         self.seed_draws()
-        self.falling = None
         if self.settings.inner_schedule is not None and self.settings.inner != "none":
             self.observe("inner_weight", torch.full((), self.inner_weight(), device=labels.device))
         head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
@@ -116,9 +115,14 @@ class Interaction(StageModule):
             self._observe_gradients(torch.stack(sums).sum(), torch.stack(weighted).sum())
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         whole = torch.stack(sums + weighted).sum()
-        if self.settings.inner_schedule is not None and weighted:
-            self.falling = (torch.stack(weighted).sum() / whole).detach()
+        self.falling = self._falling_share(weighted, whole)
         return {"loss": whole / count}
+
+    def _falling_share(self, weighted: Sequence[Tensor], whole: Tensor) -> Tensor | None:
+        """Return the taps' share of the loss, 0-d, if their weight falls and is not 0 yet."""
+        if self.settings.inner_schedule is None or not weighted:
+            return None
+        return (torch.stack(list(weighted)).sum() / whole).detach()
 
     def inner_weight(self) -> float:
         """Return the weight of every tap's loss at this point of the stage."""
