@@ -31,7 +31,7 @@ from vlsi_cache.plan.verbalizers import (
     planned_taps,
     with_planned_verbalizers,
 )
-from vlsi_cache.recipe import Recipe, report_completion, report_weight_completion
+from vlsi_cache.recipe import Recipe, report_completions
 from vlsi_cache.store import url_scheme
 
 __all__ = ["Machines", "not_planned", "plan_run"]
@@ -79,8 +79,7 @@ def plan_run(
         CacheError: the cache that is there is damaged.
     """
     machines = machines or Machines()
-    report_completion(recipe)
-    report_weight_completion(recipe)
+    report_completions(recipe, "teacher", "student")
     lengths = read_lengths(recipe, most_rows, on_progress)
     planner = _Planner(recipe, machines, lengths)
     return planner.plan()

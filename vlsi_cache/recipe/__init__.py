@@ -3,8 +3,8 @@
 from vlsi_cache.recipe.completion import (
     find_completion,
     find_weight_completion,
-    report_completion,
-    report_weight_completion,
+    report_completions,
+    report_settings,
 )
 from vlsi_cache.recipe.existing import (
     DATA_FORMS,
@@ -21,7 +21,7 @@ from vlsi_cache.recipe.existing import (
     validate_trackers,
 )
 from vlsi_cache.recipe.heldout import HeldOutSection
-from vlsi_cache.recipe.idle import idle_settings, warn_idle_settings
+from vlsi_cache.recipe.idle import idle_settings
 from vlsi_cache.recipe.learning import (
     TAP_WEIGHT_KEYS,
     Comparison,
@@ -86,13 +86,12 @@ __all__ = [
     "model_name",
     "named_models",
     "recipe_from_mapping",
-    "report_completion",
-    "report_weight_completion",
+    "report_completions",
+    "report_settings",
     "validate_data_name",
     "validate_data_named",
     "validate_model_folder",
     "validate_named",
     "validate_together",
     "validate_trackers",
-    "warn_idle_settings",
 ]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 from vlsi_cache.phases import speaks_for_all
+from vlsi_cache.recipe.idle import warn_idle_settings
 from vlsi_cache.recipe.learning import TAP_WEIGHT_KEYS
 from vlsi_cache.recipe.recipe import Recipe
 
 __all__ = [
     "find_completion",
     "find_weight_completion",
-    "report_completion",
-    "report_weight_completion",
+    "report_completions",
+    "report_settings",
 ]
 
 logger = logging.getLogger(__name__)
@@ -22,19 +23,26 @@ logger = logging.getLogger(__name__)
 _RECORD: Final = ("k", "m", "drawn_from")
 
 
-def report_completion(recipe: Recipe) -> None:
-    """Log the record that follows from a part of it, once a run; see ``find_completion``."""
-    _report(find_completion(recipe))
+def report_settings(recipe: Recipe, role: Literal["teacher", "student"]) -> None:
+    """Log what a command does that its recipe does not name, and warn of settings without effect.
+
+    Args:
+        recipe: the recipe.
+        role: the model that the command works on.
+    """
+    report_completions(recipe, role)
+    warn_idle_settings(recipe, role)
 
 
-def report_weight_completion(recipe: Recipe) -> None:
-    """Log the taps' weight that follows from a part of it; see ``find_weight_completion``."""
-    _report(find_weight_completion(recipe))
+def report_completions(recipe: Recipe, *roles: Literal["teacher", "student"]) -> None:
+    """Log the record of a teacher, and the taps' weight of a student, that follow from a part.
 
-
-def _report(line: str | None) -> None:
-    if line is not None and speaks_for_all():
-        logger.info("%s", line)
+    See ``find_completion`` and ``find_weight_completion``.
+    """
+    finders = {"teacher": find_completion, "student": find_weight_completion}
+    for line in (finders[role](recipe) for role in roles):
+        if line is not None and speaks_for_all():
+            logger.info("%s", line)
 
 
 def find_completion(recipe: Recipe) -> str | None:

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from vlsi_cache.data import report_changed_samples
 from vlsi_cache.models import Backbone, load_backbone
-from vlsi_cache.recipe import Recipe, report_weight_completion
+from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import Cache, open_cache
 from vlsi_cache.student.cached import open_matching_cache, recorded_failures
 from vlsi_cache.student.checks import training_checks, validate_student
@@ -42,7 +42,6 @@ def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> 
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
-    report_weight_completion(recipe)
     run = begin_run(recipe, "student", callbacks, training_checks(recipe))
     with hidden_from_libraries(), advising():
         result = _run_stages(run)

@@ -12,7 +12,7 @@ from vlsi_cache.data import report_changed_samples
 from vlsi_cache.errors import StageError
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import Recipe, report_completion
+from vlsi_cache.recipe import Recipe
 from vlsi_cache.recipe.partition import Partition
 from vlsi_cache.store import CacheWriter, open_cache, validate_recorded
 from vlsi_cache.teacher.checks import dump_checks
@@ -48,7 +48,6 @@ def dump_teacher(
     Raises:
         VlsiCacheError: whatever the user can mend; see the exception tree.
     """
-    report_completion(recipe)
     run = begin_run(recipe, "teacher", checks=dump_checks(recipe))
     validate_cache_folder(run)
     teacher = load_backbone(recipe.teacher, "teacher", run.device)

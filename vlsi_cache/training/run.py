@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from vlsi_cache.data import ConversationDataset, DataFindings, load_data
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import Recipe, validate_together, warn_idle_settings
+from vlsi_cache.recipe import Recipe, report_settings, validate_together
 from vlsi_cache.training.advice import advising
 from vlsi_cache.training.launch import asked_sharding, validate_launch, validate_precision
 from vlsi_cache.training.preflight import validate_output
@@ -170,7 +170,7 @@ def begin_run(
         DataError: the data cannot be read, or a row is not a conversation and not to be skipped.
         VlsiCacheError: a check has failed. One error has the problems of all.
     """
-    warn_idle_settings(recipe, role)
+    report_settings(recipe, role)
     validate_launch()
     joined: list[tuple[torch.device, FsdpOptions | None]] = []
     opened: list[ConversationDataset] = []
