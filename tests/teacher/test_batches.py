@@ -203,6 +203,7 @@ LIMITED = """
 import json, logging, re, resource, sys, threading
 from pathlib import Path
 import torch
+import zarr
 from vlsi_cache.errors import VlsiCacheError
 from vlsi_cache.recipe import recipe_from_mapping
 from vlsi_cache.teacher import dump_teacher
@@ -210,6 +211,9 @@ from vlsi_cache.teacher import dump_teacher
 logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
 torch.set_num_threads(1)
 threading.stack_size(2**20)  # a thread reserves eight times as much otherwise
+# a pool starts its threads one by one, and later ones would find no room: one, and at once
+zarr.config.set({"threading.max_workers": 1})
+zarr.array([0.0])
 
 def limit(progress):
     if progress.num_samples == 16:  # a shard is published: all that is needed is loaded
