@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -277,14 +278,16 @@ def test_tokenizers_that_differ_are_one_failure(
     ]
 
 
+def _without_template(model: Path, folder: Path) -> Path:
+    """A copy of a model that has no chat template."""
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*template*"))
+    return folder
+
+
 def test_a_model_without_a_template_is_one_failure(
     models: dict[str, Path], write: Callable[..., Path], tmp_path: Path
 ) -> None:
-    bare = tmp_path / "base"
-    bare.mkdir()
-    for file in models["text"].iterdir():
-        if "template" not in file.name:
-            (bare / file.name).write_bytes(file.read_bytes())
+    bare = _without_template(models["text"], tmp_path / "base")
     data = write(_row("What?", "red"), _row("Which?", "blue"))
     report = _json("--teacher", bare, "--data", data, code=1)
     (failure,) = report["failures"]
@@ -320,11 +323,7 @@ def test_a_row_that_one_of_two_models_cannot_read_is_not_sound(
 def test_a_model_that_reads_no_row_leaves_none_sound(
     models: dict[str, Path], write: Callable[..., Path], tmp_path: Path
 ) -> None:
-    bare = tmp_path / "base"
-    bare.mkdir()
-    for file in models["text"].iterdir():
-        if "template" not in file.name:
-            (bare / file.name).write_bytes(file.read_bytes())
+    bare = _without_template(models["text"], tmp_path / "base")
     data = write(_row("What?", "red"), _row("Which?", "blue"))
     for role, other in (("teacher", "student"), ("student", "teacher")):
         named = (f"--{role}", bare, f"--{other}", models["text"], "--data", data)
