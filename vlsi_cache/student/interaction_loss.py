@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import reduce
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -140,9 +141,16 @@ class Interaction(StageModule):
         """Return the sum of 1 − cos, 0-d, scaled to the given multiple of the output's loss."""
         assert self.settings.hidden is not None
         self.observe("hidden_cosine", 1 - distance.mean())
-        least = _LEAST_DISTANCE * len(distance)  # few tokens' estimates may come to nothing
-        wanted = self.settings.hidden.weight * torch.stack(list(output)).sum().detach()
-        return distance.sum() * (wanted / distance.sum().detach().clamp(min=least))
+        parts = [
+            torch.stack(list(output)).sum(),
+            distance.sum(),
+            distance.new_tensor(len(distance)),
+        ]
+        # one scale for the tokens of all processes, as a single process has
+        whole, found, count = reduce(torch.stack(parts).detach()).unbind()
+        least = _LEAST_DISTANCE * count  # few tokens' estimates may come to nothing
+        scale = self.settings.hidden.weight * whole / torch.maximum(found, least)
+        return distance.sum() * scale
 
     def _falling_share(self, weighted: Sequence[Tensor], whole: Tensor) -> Tensor | None:
         """Return the taps' share of the loss, 0-d, if their weight falls and is not 0 yet."""
