@@ -141,16 +141,14 @@ class Interaction(StageModule):
         """Return the sum of 1 − cos, 0-d, scaled to the given multiple of the output's loss."""
         assert self.settings.hidden is not None
         self.observe("hidden_cosine", 1 - distance.mean())
-        parts = [
-            torch.stack(list(output)).sum(),
-            distance.sum(),
-            distance.new_tensor(len(distance)),
-        ]
+        count = distance.new_tensor(len(distance))
+        parts = torch.stack([torch.stack(list(output)).sum(), distance.sum(), count]).detach()
         # one scale for the tokens of all processes, as a single process has
-        whole, found, count = reduce(torch.stack(parts).detach()).unbind()
+        whole, found, count = reduce(parts).unbind()
         least = _LEAST_DISTANCE * count  # few tokens' estimates may come to nothing
         scale = self.settings.hidden.weight * whole / torch.maximum(found, least)
-        return distance.sum() * scale
+        weighed: Tensor = distance.sum() * scale
+        return weighed
 
     def _falling_share(self, weighted: Sequence[Tensor], whole: Tensor) -> Tensor | None:
         """Return the taps' share of the loss, 0-d, if their weight falls and is not 0 yet."""
