@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from vlsi_cache.data import load_conversations, load_data
 from vlsi_cache.errors import DataError, RecipeError
@@ -94,6 +96,24 @@ def test_a_pattern_of_parquet_files_keeps_their_order(write: Write, tmp_path: Pa
     assert texts(load_conversations(f"{tmp_path}/data/*.parquet")) == "abecd"
     repeated = [str(tmp_path / "data" / name) for name in ("x-2.parquet", "x-1.parquet")]
     assert texts(load_conversations([*repeated, repeated[0]])) == "cdabcd"
+
+
+@pytest.mark.parametrize(
+    ("second", "problem"),
+    [
+        (pa.table({"prompt": ["c"], "completion": ["d"], "mood": [1]}), "files of other columns.*1 new columns.*mood"),
+        (pa.table({"prompt": ["c"], "completion": [["d"]]}), "list.* to string"),
+        (pa.table({"prompt": pa.array([], pa.string())}), "found a file without rows"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused_with_the_reason(
+    second: Any, problem: str, tmp_path: Path
+) -> None:
+    for name, table in (("a", pa.table({"prompt": ["a"], "completion": ["b"]})), ("b", second)):
+        parquet.write_table(table, tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match=f"dataset cannot be loaded.*{problem}") as caught:
+        load_conversations(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ _MEDIA_TAGS: Final = ("<video>", "<audio>")
 _OTHER_TAGS: Final = re.compile(
     r"<\|?(?:image|img|picture|photo)(?:[ _:-]?\d+|[ _-]?(?:pad|soft_token|token|context"
     r"|placeholder|here))\s*/?\|?>|<\|(?:image|img)\|>|<image\s*/?>|<start_of_image>"
-    r"|<\|vision_start\|>|(?<!!)(?-i:\[IMG\])(?!\(|https?:)",
+    r"|<\|vision_start\|>|&lt;image&gt;|(?<!!)(?-i:\[IMG\])(?!\(|https?:)",
     re.IGNORECASE,
 )
 """Places for images in the spellings of other projects and of models' own templates.
