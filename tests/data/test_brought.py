@@ -174,7 +174,8 @@ def test_what_is_not_read_is_refused_in_words_that_help(
     [
         *("<image_1>", "<image 1>", "<|image_1|>", "<ImageHere>", "<image-1>", "<img_1>"),
         *("<IMAGE>", "<|image|>", "<image/>", "[IMG]", "<picture 2>", "<photo_1>"),
-        *("&lt;image&gt;", "<|image_pad|>", "<IMG_CONTEXT>", "<image_soft_token>", "<start_of_image>"),
+        *("<|image_pad|>", "<IMG_CONTEXT>", "<image_soft_token>", "<start_of_image>"),
+        "&lt;image&gt;",
     ],
 )
 def test_places_in_other_spellings_are_refused(tag: str, write_rows: Any) -> None:

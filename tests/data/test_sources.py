@@ -101,7 +101,10 @@ def test_a_pattern_of_parquet_files_keeps_their_order(write: Write, tmp_path: Pa
 @pytest.mark.parametrize(
     ("second", "problem"),
     [
-        (pa.table({"prompt": ["c"], "completion": ["d"], "mood": [1]}), "files of other columns.*1 new columns.*mood"),
+        (
+            pa.table({"prompt": ["c"], "completion": ["d"], "mood": [1]}),
+            "files of other columns.*1 new columns.*mood",
+        ),
         (pa.table({"prompt": ["c"], "completion": [["d"]]}), "list.* to string"),
         (pa.table({"prompt": pa.array([], pa.string())}), "found a file without rows"),
     ],
