@@ -319,6 +319,11 @@ def _with_half_a_shard(folder: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-100])
 
 
+def _with_a_link_to_nothing(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "absent.safetensors")
+
+
 def _with_half_an_index(folder: Path) -> None:
     _in_shards(folder)
     index = folder / "model.safetensors.index.json"
@@ -332,6 +337,7 @@ def _with_half_an_index(folder: Path) -> None:
         (_as_pickled, "no safetensors weights.*found pytorch_model.bin"),
         (_without_a_shard, "1 shard of the weights is missing.*2 files.*no model-2-of-2.safeten"),
         (_with_half_a_shard, "model-2-of-2.safetensors is damaged"),
+        (_with_a_link_to_nothing, "model.safetensors is damaged.*No such file"),
         (_with_half_an_index, "the index of the weights cannot be read"),
         (_in_shards, None),
     ],

@@ -121,6 +121,22 @@ def test_a_rows_own_thought_beside_turns_is_listed(write_rows: Any) -> None:
     assert dataset.columns_not_read() == ["reasoning_content"]
 
 
+@pytest.mark.parametrize(
+    ("name", "advised"),
+    [
+        ("weight", "weight (read in turns alone)"),
+        ("loss_mask", "loss_mask (read in turns alone)"),
+        ("enable_thinking", "enable_thinking (perhaps in chat_template_kwargs)"),
+        ("mood", "mood"),
+    ],
+)
+def test_a_column_that_is_read_elsewhere_is_listed_with_its_place(
+    name: str, advised: str, write_rows: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_conversations(write_rows([{"prompt": "a", "completion": "b", name: 0}])).validate()
+    assert [record.getMessage() for record in caplog.records] == [f"columns not read: {advised}"]
+
+
 def test_an_id_that_is_empty_is_not_given(write_rows: Any) -> None:
     rows = [{"prompt": "a", "completion": "b", "id": name} for name in ("", 0, None, [])]
     dataset = load_conversations(write_rows(rows))

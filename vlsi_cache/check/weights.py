@@ -43,7 +43,7 @@ def validate_model(section: ModelSection, config: PreTrainedConfig) -> None:
     if not files[0].is_file() and (folder / _INDEX).is_file():
         files = _shards(folder, name)
     for path in files:
-        if path.is_file():
+        if path.is_file() or path.is_symlink():
             _validate_header(path, name)
 
 
