@@ -21,8 +21,8 @@ def with_near_miss(name: str) -> str:
     """Return a field's name, with the known name that it may be a misspelling of.
 
     KTO's ``label`` has advice in its place, because a table may store it as 0. A column that is
-    named after images may hold them, and one that is named like a turn's thought may hold one. Marks of
-    what is learned are read in turns, and variables of a template in a field of their own.
+    named after images may hold them, and one that is named like a turn's thought may hold one.
+    Marks of what is learned are read in turns, and variables of a template in their own field.
 
     Args:
         name: the name of a column, or the path of a field such as ``messages[].weigth``.
