@@ -196,6 +196,12 @@ def test_a_folder_without_the_split_names_its_files(write: Write, tmp_path: Path
         load_conversations(tmp_path / "data")
 
 
+def test_tables_in_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("file_name,question,answer\na.png,q,a\n")
+    with pytest.raises(DataError, match=r"holds no dataset.*found metadata.csv.*from_csv\(FILE\)"):
+        load_conversations(tmp_path)
+
+
 def test_linked_folders_are_read_and_loops_end(write: Write, tmp_path: Path) -> None:
     lines = write("elsewhere/part-1.jsonl", "ab")
     table = write("tables/part-1.parquet", "cd")
