@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import reduce
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vlsi_cache.errors import StageError
+from vlsi_cache.hidden import HiddenTap, hidden_loss
 from vlsi_cache.matching import Match, match_layers, validate_reach
 from vlsi_cache.models import Backbone, Decoder, Head, adapt, run_backbone
 from vlsi_cache.objectives import (
@@ -35,6 +37,9 @@ from vlsi_cache.verbalizer import VerbalizerBank
 __all__ = ["Interaction"]
 
 logger = logging.getLogger(__name__)
+
+_LEAST_DISTANCE = 0.01
+"""Mean of 1 − cos below which its share of the loss falls with it."""
 
 
 class Interaction(StageModule):
@@ -72,6 +77,8 @@ class Interaction(StageModule):
         self.teacher_taps = torch.tensor(teacher_taps, device=student.device)
         self.seed, self.rank = seed, rank
         self.generator = torch.Generator(device=student.device)
+        self.hidden: HiddenTap | None = None
+        """The block that learns a recorded hidden state, if one does. Set it before training."""
         self._unsound: Tensor | None = None
         self._warned_of_opposing = False
         self._measured_step = -1
@@ -85,6 +92,7 @@ class Interaction(StageModule):
         token_samples: Tensor,
         targets: SparseTargets,
         num_items_in_batch: Tensor | int | None = None,
+        **recorded: Tensor,
     ) -> dict[str, Tensor]:
         """Return the weighted sum of the taps' losses and the output's, per response token.
 
@@ -95,12 +103,15 @@ class Interaction(StageModule):
             token_samples: ``[N]`` long, each token's row of the batch.
             targets: ``[N, L_t + 1, S]``, the teacher's taps, its final output last.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
+            recorded: of a hidden state that is learned: ``hidden_signs`` ``[N, b / 8]`` uint8, and
+                ``rotations`` ``[N]`` long.
         """
         self.seed_draws()
         if self.settings.inner_schedule is not None and self.settings.inner != "none":
             self.observe("inner_weight", torch.full((), self.inner_weight(), device=labels.device))
         head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
-        states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
+        blocks = {*self.bank.taps} | ({self.hidden.block} if self.hidden else set())
+        states, final = run_backbone(self.decoder, sorted(blocks), inputs, positions)
         output = self._output_loss(final, head, targets, labels)
         weight, inner = self.inner_weight(), {}
         if weight or PartialState().num_processes > 1:  # they step together, so all or none compute
@@ -111,12 +122,35 @@ class Interaction(StageModule):
             self.observe(name, loss.mean())
         sums = [loss.sum() for loss in output.values()]
         weighted = [loss.sum() * weight for loss in inner.values()]
+        if self.hidden is not None:
+            read = states[self.hidden.block].at(positions)
+            sums.append(self._weighed_hidden(hidden_loss(read, self._directions(recorded)), sums))
         if self._measures_gradients() and sums and weighted:
             self._observe_gradients(torch.stack(sums).sum(), torch.stack(weighted).sum())
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
         whole = torch.stack(sums + weighted).sum()
         self.falling = self._falling_share(weighted, whole)
         return {"loss": whole / count}
+
+    def _directions(self, recorded: Mapping[str, Tensor]) -> Tensor:
+        """Estimate the directions of the teacher's hidden states, ``[N, D]``."""
+        assert self.hidden is not None
+        return self.hidden.signs.decode(recorded["hidden_signs"], recorded["rotations"])
+
+    def _weighed_hidden(self, distance: Tensor, output: Sequence[Tensor]) -> Tensor:
+        """Return the sum of 1 − cos, 0-d, scaled to the given multiple of the output's loss."""
+        assert self.settings.hidden is not None
+        self.observe("hidden_cosine", 1 - distance.mean())
+        parts = [
+            torch.stack(list(output)).sum(),
+            distance.sum(),
+            distance.new_tensor(len(distance)),
+        ]
+        # one scale for the tokens of all processes, as a single process has
+        whole, found, count = reduce(torch.stack(parts).detach()).unbind()
+        least = _LEAST_DISTANCE * count  # few tokens' estimates may come to nothing
+        scale = self.settings.hidden.weight * whole / torch.maximum(found, least)
+        return distance.sum() * scale
 
     def _falling_share(self, weighted: Sequence[Tensor], whole: Tensor) -> Tensor | None:
         """Return the taps' share of the loss, 0-d, if their weight falls and is not 0 yet."""
