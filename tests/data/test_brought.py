@@ -137,13 +137,6 @@ def test_a_column_that_is_read_elsewhere_is_listed_with_its_place(
     assert [record.getMessage() for record in caplog.records] == [f"columns not read: {advised}"]
 
 
-def test_an_id_that_is_empty_is_not_given(write_rows: Any) -> None:
-    rows = [{"prompt": "a", "completion": "b", "id": name} for name in ("", 0, None, [])]
-    dataset = load_conversations(write_rows(rows))
-    dataset.validate()
-    assert [sample.sample_id for sample in dataset] == ["0", "0#2", "2", "3"]
-
-
 @pytest.mark.parametrize("key", ["input_schema", "inputSchema"])
 def test_schemas_of_tools_have_the_name_that_templates_read(key: str, write_rows: Any) -> None:
     schema = {"type": "object", "properties": {}}

@@ -57,7 +57,7 @@ def parse_row(row: object, number: int, context: RowContext) -> Conversation:
     _validate_answers(messages, context)
     identity = row.get("id")
     conversation = Conversation(
-        str(identity if is_given(identity) else number),
+        str(number if identity is None else identity),
         messages,
         context.origin,
         tool_schemas(row, context) if form.templated else (),
