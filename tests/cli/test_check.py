@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import ExifTags, Image
 from safetensors.torch import load_file, save_file
-from transformers import T5Config
+from transformers import BertConfig, T5Config
 
 from support.familytokenizers import family_tokenizer
 from support.runs import save_image_model, save_text_model, write_conversations
@@ -293,6 +293,12 @@ def _as_another_kind(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(other))
 
 
+def _as_masked(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    other = BertConfig(vocab_size=config["vocab_size"], architectures=["BertForMaskedLM"]).to_dict()
+    (folder / "config.json").write_text(json.dumps(other))
+
+
 def _as_pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -334,6 +340,7 @@ def _with_half_an_index(folder: Path) -> None:
     ("damage", "why"),
     [
         (_as_another_kind, "neither an image-text-to-text nor a causal .*; found model_type t5"),
+        (_as_masked, "a masked language model.*found BertForMaskedLM"),
         (_as_pickled, "no safetensors weights.*found pytorch_model.bin"),
         (_without_a_shard, "1 shard of the weights is missing.*2 files.*no model-2-of-2.safeten"),
         (_with_half_a_shard, "model-2-of-2.safetensors is damaged"),

@@ -18,6 +18,7 @@ __all__ = ["validate_model"]
 
 _WHOLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
+_MASKED: Final = "ForMaskedLM"
 _WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -35,6 +36,7 @@ def validate_model(section: ModelSection, config: PreTrainedConfig) -> None:
     """
     name, revision = base_of(section.model or "", section.revision)
     loader_of(config, name)
+    _validate_causal(config, name)
     folder = find_folder(name, revision)
     if folder is None or not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         return
@@ -45,6 +47,19 @@ def validate_model(section: ModelSection, config: PreTrainedConfig) -> None:
     for path in files:
         if path.is_file() or path.is_symlink():
             _validate_header(path, name)
+
+
+def _validate_causal(config: PreTrainedConfig, name: str) -> None:
+    """Refuse checkpoints of masked language models, which read later tokens."""
+    made_for = config.architectures or []
+    if made_for and all(one.endswith(_MASKED) for one in made_for):
+        raise ModelError(
+            "the model is a masked language model, which reads later tokens",
+            where=name,
+            expected="a decoder that reads prompt and response",
+            found=", ".join(made_for),
+            mend="Give a decoder-only model of transformers",
+        )
 
 
 def _shards(folder: Path, name: str) -> list[Path]:

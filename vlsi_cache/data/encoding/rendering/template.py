@@ -244,7 +244,7 @@ class ChatTemplate:
         raise ModelError(
             "chat template does not render a question and an answer",
             where=self.name,
-            found="; ".join(dict.fromkeys(errors)),
+            found="; ".join(errors),
             mend="Save the model's chat template with its processor",
         )
 
