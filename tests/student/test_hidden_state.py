@@ -98,8 +98,11 @@ def test_the_loss_is_the_outputs_and_as_much_for_the_hidden_state(dumped: Recipe
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
-def test_a_student_comes_nearer_to_the_state_by_it(dumped: Recipe, tmp_path: Path) -> None:
+def test_a_student_comes_nearer_to_the_state_by_it(
+    dumped: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cosines = {}
+    caplog.set_level(logging.INFO, "vlsi_cache")
     for name, hidden in (("with", {"weight": 3.0}), ("without", None)):
         recipe = changed(
             dumped,
@@ -107,7 +110,9 @@ def test_a_student_comes_nearer_to_the_state_by_it(dumped: Recipe, tmp_path: Pat
             stages=["verbalization", "interaction"],
             interaction={"hidden": hidden, "steps": 12, "log_every": 4},
         )
+        caplog.clear()
         model = train_student(recipe)
+        assert ("a hidden state, which is not learned" in caplog.text) == (hidden is None)
         student = load_backbone(
             recipe.student.model_copy(update={"model": str(model)}), "student", CPU
         )
@@ -133,7 +138,9 @@ def test_what_does_not_fit_is_refused_before_anything_trains(
     config.head_dim = 16
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "wide")
     AutoTokenizer.from_pretrained(student).save_pretrained(tmp_path / "wide")
-    plain = changed(dumped, output=str(tmp_path / "plain"), cache={"path": None, "hidden": None})
+    neither: dict[str, Any] = {"cache": {"path": None, "hidden": None}}
+    neither["interaction"] = {"hidden": None}
+    plain = changed(dumped, output=str(tmp_path / "plain"), **neither)
     dump_teacher(plain)
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"interaction": {"hidden": {"block": 4}}}, ModelError, "interaction.hidden.block"),
@@ -153,10 +160,11 @@ def test_what_does_not_fit_is_refused_before_anything_trains(
         ({"bits": 72}, "cache.hidden.bits: more signs .* at most 64"),
         ({"bits": 65}, "cache.hidden.bits"),
         ({"block": 8}, "cache.hidden.block: taps are not blocks"),
+        (None, "cache.hidden: interaction.hidden learns a hidden state"),
     ],
 )
 def test_a_record_that_cannot_be_made_is_refused(
-    dumped: Recipe, tmp_path: Path, hidden: dict[str, int], words: str
+    dumped: Recipe, tmp_path: Path, hidden: dict[str, int] | None, words: str
 ) -> None:
     with pytest.raises((RecipeError, ModelError), match=words):
         dump_teacher(changed(dumped, output=str(tmp_path), cache={"path": None, "hidden": hidden}))
@@ -167,7 +175,12 @@ def test_a_dump_says_that_a_state_could_be_recorded(
 ) -> None:
     for hidden in (None, {}):
         caplog.clear()
-        recipe = changed(dumped, output=str(tmp_path), cache={"path": None, "hidden": hidden})
+        recipe = changed(
+            dumped,
+            output=str(tmp_path),
+            cache={"path": None, "hidden": hidden},
+            interaction={"hidden": hidden},
+        )
         with caplog.at_level(logging.INFO, "vlsi_cache"):
             for check in dump_checks(recipe):
                 check()
@@ -177,7 +190,7 @@ def test_a_dump_says_that_a_state_could_be_recorded(
 def test_a_cache_with_a_state_is_not_one_without(dumped: Recipe, tmp_path: Path) -> None:
     for hidden in (None, {"bits": 64, "block": 4}):
         with pytest.raises(CacheMismatchError, match="hidden"):
-            dump_teacher(changed(dumped, cache={"hidden": hidden}))
+            dump_teacher(changed(dumped, cache={"hidden": hidden}, interaction={"hidden": None}))
 
 
 def test_a_merged_cache_keeps_the_states(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ a student of the same width can learn it without the teacher.
 
 from __future__ import annotations
 
-from vlsi_cache.hidden.loss import hidden_loss
 from vlsi_cache.hidden.signs import HiddenSigns, HiddenTap, sign_rows
 
-__all__ = ["HiddenSigns", "HiddenTap", "hidden_loss", "sign_rows"]
+__all__ = ["HiddenSigns", "HiddenTap", "sign_rows"]

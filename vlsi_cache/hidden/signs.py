@@ -121,12 +121,12 @@ class HiddenSigns:
 
 @dataclass(frozen=True, slots=True)
 class HiddenTap:
-    """A decoder block whose state is kept as signs, or learns from signs."""
+    """A decoder block whose state is kept as signs."""
 
     block: int
     """The block, from 0."""
     signs: HiddenSigns
-    """How the teacher's states are kept."""
+    """How its states are kept."""
 
 
 @lru_cache(maxsize=4)

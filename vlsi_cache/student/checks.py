@@ -119,6 +119,11 @@ def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
     _validate_taps(cache, student, run.recipe.student, settings)
     decoder = student.decoder
     validate_hidden(cache, settings, decoder.num_blocks, decoder.hidden_size)
+    recorded = cache.manifest.hidden
+    if recorded is not None and settings.hidden is None and recorded.width == decoder.hidden_size:
+        logger.info(
+            "the cache holds a hidden state, which is not learned: interaction.hidden is null"
+        )
     batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
     samples = IndexedConversations(run.data)
     for index in range(min(len(cache), _FIRST_SAMPLES)):

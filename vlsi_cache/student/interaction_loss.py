@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vlsi_cache.errors import StageError
-from vlsi_cache.hidden import HiddenTap, hidden_loss
 from vlsi_cache.matching import Match, match_layers, validate_reach
 from vlsi_cache.models import Backbone, Decoder, Head, adapt, run_backbone
 from vlsi_cache.objectives import (
@@ -31,15 +29,14 @@ from vlsi_cache.objectives import (
 )
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Comparison, InteractionSection, LoraSection
+from vlsi_cache.student.gradients import compare_gradients
+from vlsi_cache.student.hidden_target import HiddenTarget
 from vlsi_cache.training import StageModule
 from vlsi_cache.verbalizer import VerbalizerBank
 
 __all__ = ["Interaction"]
 
 logger = logging.getLogger(__name__)
-
-_LEAST_DISTANCE = 0.01
-"""Mean of 1 − cos below which its share of the loss falls with it."""
 
 
 class Interaction(StageModule):
@@ -77,7 +74,7 @@ class Interaction(StageModule):
         self.teacher_taps = torch.tensor(teacher_taps, device=student.device)
         self.seed, self.rank = seed, rank
         self.generator = torch.Generator(device=student.device)
-        self.hidden: HiddenTap | None = None
+        self.hidden: HiddenTarget | None = None
         """The block that learns a recorded hidden state, if one does. Set it before training."""
         self._unsound: Tensor | None = None
         self._warned_of_opposing = False
@@ -103,54 +100,50 @@ class Interaction(StageModule):
             token_samples: ``[N]`` long, each token's row of the batch.
             targets: ``[N, L_t + 1, S]``, the teacher's taps, its final output last.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
-            recorded: of a hidden state that is learned: ``hidden_signs`` ``[N, b / 8]`` uint8, and
-                ``rotations`` ``[N]`` long.
+            recorded: if a hidden state is learned, what ``HiddenTarget.cosines`` takes of it.
         """
-        self.seed_draws()
-        if self.settings.inner_schedule is not None and self.settings.inner != "none":
-            self.observe("inner_weight", torch.full((), self.inner_weight(), device=labels.device))
+        self._begin(labels.device)
         head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
-        blocks = {*self.bank.taps} | ({self.hidden.block} if self.hidden else set())
-        states, final = run_backbone(self.decoder, sorted(blocks), inputs, positions)
+        states, final = run_backbone(self.decoder, self._blocks, inputs, positions)
         output = self._output_loss(final, head, targets, labels)
         weight, inner = self.inner_weight(), {}
         if weight or PartialState().num_processes > 1:  # they step together, so all or none compute
             reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
-            num_samples = len(inputs["input_ids"])
-            inner = self._inner_losses(reads, head, targets, labels, token_samples, num_samples)
-        for name, loss in (output | inner).items():
-            self.observe(name, loss.mean())
+            count = len(inputs["input_ids"])
+            inner = self._inner_losses(reads, head, targets, labels, token_samples, count)
+        self._observe_means(output | inner)
         sums = [loss.sum() for loss in output.values()]
         weighted = [loss.sum() * weight for loss in inner.values()]
-        if self.hidden is not None:
-            read = states[self.hidden.block].at(positions)
-            sums.append(self._weighed_hidden(hidden_loss(read, self._directions(recorded)), sums))
-        if self._measures_gradients() and sums and weighted:
-            self._observe_gradients(torch.stack(sums).sum(), torch.stack(weighted).sum())
-        count = num_items_in_batch if num_items_in_batch is not None else len(labels)
+        self._measure_gradients(sums, weighted)
+        if (hidden := self.hidden) is not None:
+            read = states[hidden.block].at(positions)
+            sums.append(self._hidden_loss(hidden, read, recorded, torch.stack(sums).sum()))
         whole = torch.stack(sums + weighted).sum()
         self.falling = self._falling_share(weighted, whole)
-        return {"loss": whole / count}
+        return {"loss": whole / (len(labels) if num_items_in_batch is None else num_items_in_batch)}
 
-    def _directions(self, recorded: Mapping[str, Tensor]) -> Tensor:
-        """Estimate the directions of the teacher's hidden states, ``[N, D]``."""
-        assert self.hidden is not None
-        return self.hidden.signs.decode(recorded["hidden_signs"], recorded["rotations"])
+    def _observe_means(self, losses: Mapping[str, Tensor]) -> None:
+        for name, loss in losses.items():
+            self.observe(name, loss.mean())
 
-    def _weighed_hidden(self, distance: Tensor, output: Sequence[Tensor]) -> Tensor:
-        """Return the sum of 1 − cos, 0-d, scaled to the given multiple of the output's loss."""
-        assert self.settings.hidden is not None
-        self.observe("hidden_cosine", 1 - distance.mean())
-        parts = [
-            torch.stack(list(output)).sum(),
-            distance.sum(),
-            distance.new_tensor(len(distance)),
-        ]
-        # one scale for the tokens of all processes, as a single process has
-        whole, found, count = reduce(torch.stack(parts).detach()).unbind()
-        least = _LEAST_DISTANCE * count  # few tokens' estimates may come to nothing
-        scale = self.settings.hidden.weight * whole / torch.maximum(found, least)
-        return distance.sum() * scale
+    @property
+    def _blocks(self) -> list[int]:
+        """Blocks whose states are read: the taps, and the one that learns a hidden state."""
+        return sorted({*self.bank.taps, *([self.hidden.block] if self.hidden else [])})
+
+    def _hidden_loss(
+        self, hidden: HiddenTarget, read: Tensor, recorded: Mapping[str, Tensor], output: Tensor
+    ) -> Tensor:
+        """Return the sum of 1 − cos of states ``[N, D]``, 0-d, scaled to the output's loss."""
+        cosines = hidden.cosines(read, recorded)
+        self.observe("hidden_cosine", cosines.mean())
+        return hidden.weighed(cosines, output)
+
+    def _begin(self, device: torch.device) -> None:
+        """Begin a micro-batch, and observe the taps' weight if it falls."""
+        self.seed_draws()
+        if self.settings.inner_schedule is not None and self.settings.inner != "none":
+            self.observe("inner_weight", torch.full((), self.inner_weight(), device=device))
 
     def _falling_share(self, weighted: Sequence[Tensor], whole: Tensor) -> Tensor | None:
         """Return the taps' share of the loss, 0-d, if their weight falls and is not 0 yet."""
@@ -169,6 +162,16 @@ class Interaction(StageModule):
         fallen = min(self.progress / schedule.until, 1.0)
         return weight * (1 + fallen * (schedule.end - 1))
 
+    def _measure_gradients(self, output: Sequence[Tensor], taps: Sequence[Tensor]) -> None:
+        """Compare the gradients of both losses, if they are due and there are both."""
+        if self._measures_gradients() and output and taps:
+            trained = [value for value in self.adapted.parameters() if value.requires_grad]
+            first, second = (torch.stack(list(losses)).sum() for losses in (output, taps))
+            norms, cosine = compare_gradients(first, second, trained)
+            self.observe("gradient_output", norms[0])
+            self.observe("gradient_taps", norms[1])
+            self.observe("gradient_cosine", cosine)
+
     def _measures_gradients(self) -> bool:
         """Report whether this micro-batch is the first of a step whose gradients are measured."""
         every = self.settings.gradients_every
@@ -176,15 +179,6 @@ class Interaction(StageModule):
             return False
         measured, self._measured_step = self._measured_step, self.step
         return self.step != measured and self.step % every == 0
-
-    def _observe_gradients(self, output: Tensor, taps: Tensor) -> None:
-        """Observe the norms of both gradients at the student, and the cosine between them."""
-        trained = [value for value in self.adapted.parameters() if value.requires_grad]
-        found = [_flat_gradient(loss, trained) for loss in (output, taps)]
-        cosine = torch.nn.functional.cosine_similarity(found[0], found[1], dim=0)
-        self.observe("gradient_output", found[0].norm())
-        self.observe("gradient_taps", found[1].norm())
-        self.observe("gradient_cosine", cosine)
 
     def _output_loss(
         self, final: Tensor, head: Head, targets: SparseTargets, labels: Tensor
@@ -328,16 +322,6 @@ class Interaction(StageModule):
             self.observe("choice", match.choice.reshape(-1, width).mean(0))
             weighted = match.temperature * match.choice
             self.observe("weighted_temperature", weighted.reshape(-1, width).mean(0))
-
-
-def _flat_gradient(loss: Tensor, trained: Sequence[Tensor]) -> Tensor:
-    """Return the gradient of a loss by all these weights, laid flat; its graph stays."""
-    found = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
-    parts = [
-        torch.zeros_like(weight) if part is None else part
-        for weight, part in zip(trained, found, strict=True)
-    ]
-    return torch.cat([part.flatten().float() for part in parts])
 
 
 def _learning(decoder: Decoder, lora: LoraSection | None, seed: int) -> nn.Module:

@@ -172,6 +172,14 @@ def _advise_hidden(recipe: Recipe, hidden_size: int) -> None:
 
 
 def _validate_cache_settings(recipe: Recipe) -> None:
+    if recipe.interaction.hidden is not None and recipe.cache.hidden is None:
+        raise RecipeError(
+            "interaction.hidden learns a hidden state, and this dump would record none",
+            where="cache.hidden",
+            expected="{}, or its block and bits",
+            found="null",
+            mend="Set cache.hidden: {}, or interaction.hidden: null",
+        )
     sampling = sampling_of(recipe)
     known: dict[str, object] = {
         "sampling": sampling,

@@ -20,6 +20,7 @@ from vlsi_cache.objectives import SparseTargets
 from vlsi_cache.recipe import HiddenRecordSection, InteractionSection, Recipe, Schedule
 from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.student.finetuning import Finetuning
+from vlsi_cache.student.hidden_target import HiddenTarget
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.teacher.checks import hidden_identity
 from vlsi_cache.teacher.reading import TeacherPass
@@ -136,7 +137,7 @@ def _teacher_pass(recipe: Recipe, backbone: Backbone) -> StageStep:
     )
     decoder = backbone.decoder
     kept = hidden_identity(recipe, decoder.num_blocks, decoder.hidden_size)
-    hidden = None if kept is None else _hidden_tap(backbone, kept.block, kept.bits)
+    hidden = None if kept is None else HiddenTap(kept.block, _signs(backbone, kept.bits))
     reader = TeacherPass(backbone, bank, recorder, recipe.seed, hidden)
 
     def run(batch: Batch) -> None:
@@ -165,7 +166,8 @@ def _interaction(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> S
     if settings.gradient_checkpointing:
         backbone.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
     if settings.hidden is not None:
-        module.hidden = _hidden_tap(backbone, 0, _num_signs(recipe, backbone))
+        signs = _signs(backbone, _num_signs(recipe, backbone))
+        module.hidden = HiddenTarget(0, signs, settings.hidden.weight)
     record = _record(recipe, count, device)
     step = _trained(module, backbone, lambda batch: record(batch) | _hidden(module, batch))
     schedule = settings.inner_schedule
@@ -185,8 +187,8 @@ class _RehearsedSigns(HiddenSigns):
         return [torch.ones(len(rows), self.padded, device=rows.device)] * 2
 
 
-def _hidden_tap(backbone: Backbone, block: int, bits: int) -> HiddenTap:
-    return HiddenTap(block, _RehearsedSigns(backbone.decoder.hidden_size, bits, seed=0))
+def _signs(backbone: Backbone, bits: int) -> HiddenSigns:
+    return _RehearsedSigns(backbone.decoder.hidden_size, bits, seed=0)
 
 
 def _num_signs(recipe: Recipe, backbone: Backbone) -> int:
