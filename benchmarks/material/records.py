@@ -32,6 +32,7 @@ def likely_and_drawn(
     Returns:
         The records ``[N, L]``, and the tokens that the data holds ``[N]``.
     """
+    torch.set_num_threads(1)  # the process may be forked, and threads would be lost
     generator = torch.Generator().manual_seed(0)
     head = Head(torch.randn(CANDIDATES, FEATURES, generator=generator) / FEATURES**0.5)
     features = [torch.randn(num_tokens, FEATURES, generator=generator)]
