@@ -1,11 +1,11 @@
-"""The statistics of a cache: seconds, and memory at two sizes, beside a plain pass.
+"""The statistics of a cache beside a plain pass, and the command that takes them at two sizes.
 
 Records are synthetic, but pass through the real writer (``cache_scale.py``). They are the recipe's
 default record, as the product's own recorder makes it, and draws alone. The plain pass reads whole
 shards. Where there are draws alone it compares every draw with every other to find the likeliest.
 
-``vlsi-cache inspect`` also reads a large cache of the default record, and one of a tenth of its
-size, by as many processes as there are cores.
+``vlsi-cache inspect`` reads a large cache of the default record, and one of a tenth of its size. It
+has as many processes as there are cores. The memory is that of the largest of them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 from cache_scale import Size as CacheSize
 from cache_scale import Synthetic, manifest_of, write_at_once
-from harness import PrintedTable, benchmark, figures, in_fresh_process, peak_extra_bytes
+from harness import PrintedTable, benchmark, figures, in_fresh_process
 
 from vlsi_cache.recipe import CacheSection
 from vlsi_cache.store import open_cache
@@ -48,7 +47,8 @@ print(json.dumps(figures | {"process_mb": used.ru_maxrss * 1024 / 1e6}), end="")
 class Size:
     """Caches of the same shape."""
 
-    tokens: tuple[int, int] = (250_000, 1_000_000)
+    tokens: int = 1_000_000
+    """Tokens of the caches that one process reads."""
     large: int = 10_000_000
     """Tokens of the cache that the command reads."""
     taps: int = 9
@@ -107,12 +107,6 @@ def both(path: str) -> tuple[float, float]:
     return plain(path), ours(path)
 
 
-def memory(path: str, small: str) -> int:
-    """Take the most memory of the statistics, after a cache that loads all code."""
-    open_cache(small).statistics()
-    return peak_extra_bytes(lambda: open_cache(path).statistics(), torch.device("cpu"))
-
-
 def inspect(path: str) -> dict[str, float]:
     """Run ``vlsi-cache inspect``, and take its seconds and the memory of its largest process."""
     command = [sys.executable, "-c", METER, "-m", "vlsi_cache.cli", "inspect", path, "--json"]
@@ -125,15 +119,13 @@ def inspect(path: str) -> dict[str, float]:
     }
 
 
-def measure_record(paths: Sequence[str], size: Size) -> dict[str, float]:
-    """Measure both passes over the larger of two caches, and the memory at both sizes."""
-    plain_seconds, seconds = in_fresh_process(both, paths[1])
+def measure_record(path: str, size: Size) -> dict[str, float]:
+    """Measure both passes over a cache."""
+    plain_seconds, seconds = in_fresh_process(both, path)
     return {
-        "cpu_seconds_per_million_tokens": seconds / size.tokens[1] * 1e6,
+        "cpu_seconds_per_million_tokens": seconds / size.tokens * 1e6,
         "plain_over_ours": plain_seconds / seconds,
-        "tokens_taps_per_cpu_second": size.tokens[1] * size.taps / seconds,
-        "memory_mb_small": in_fresh_process(memory, paths[0], paths[0]) / 1e6,
-        "memory_mb_large": in_fresh_process(memory, paths[1], paths[0]) / 1e6,
+        "tokens_taps_per_cpu_second": size.tokens * size.taps / seconds,
     }
 
 
@@ -145,10 +137,10 @@ def measure(size: Size, tokens: int | None, folder: Path | None) -> dict[str, An
     with tempfile.TemporaryDirectory(dir=folder) as made:
         # all are made first, as long as this process has read nothing
         large = (size.large // 10, size.large)
-        small_path, path, *paths = make(Path(made), size, DEFAULT, (*size.tokens, *large))
-        drawn = make(Path(made), size, DRAWS, size.tokens)
+        path, *paths = make(Path(made), size, DEFAULT, (size.tokens, *large))
+        (drawn,) = make(Path(made), size, DRAWS, (size.tokens,))
         rows = [inspect(one) for one in paths]
-        result = measure_record([small_path, path], size)
+        result = measure_record(path, size)
         draws = measure_record(drawn, size)
     return {
         **result,
@@ -162,9 +154,7 @@ def measure(size: Size, tokens: int | None, folder: Path | None) -> dict[str, An
 def tables(result: dict[str, Any]) -> list[PrintedTable]:
     """Show the figures of one run."""
     names = [name for name, value in result.items() if isinstance(value, float)]
-    size = result["size"]
-    small, large = size["tokens"]
-    title = f"{small:,} and {large:,} tokens, {size['taps']} taps: "
+    title = f"{result['size']['tokens']:,} tokens, {result['size']['taps']} taps: "
     k, m = DEFAULT
     return [
         figures(f"{title}{k} likely tokens and {m} draws", result, names),
@@ -181,7 +171,7 @@ def tables(result: dict[str, Any]) -> list[PrintedTable]:
     ]
 
 
-QUICK = Size(tokens=(4_000, 12_000), large=20_000, pool=2**11)
+QUICK = Size(tokens=12_000, large=20_000, pool=2**11)
 main = benchmark(measure, tables, full=Size(), quick=QUICK, rounds=None, on_cpu=True)
 
 if __name__ == "__main__":

@@ -148,6 +148,32 @@ def test_two_caches_stand_side_by_side(tmp_path: Path) -> None:
     assert "Distance of the taps from one another, second" in text
 
 
+def test_two_caches_of_which_some_samples_are_read_have_standard_errors(tmp_path: Path) -> None:
+    for name, count in (("a", 30), ("b", 5)):
+        make_cache(tmp_path / name, make_manifest(num_samples=count, samples_per_shard=5))
+    first, second = tmp_path / "a", tmp_path / "b"
+    arguments = (first, "--compare", second, "--max-samples", 5)
+    text = inspect(*arguments).stdout
+    compared = json.loads(inspect(*arguments, "--json").stdout)
+    tap = compared["first"]["taps"][0]
+    errors = tap["standard_errors"]
+    assert f"± {errors['entropy_nats']:.3f} | –" in text
+    assert f"± {errors['agreement_with_final']:.1%} | –" in text
+    assert compared["second"]["taps"][0]["standard_errors"] is None
+    assert "A cache read whole has none." in text
+    assert "±" not in inspect(first, "--compare", second).stdout
+
+
+def test_long_settings_are_shown_where_they_differ(tmp_path: Path) -> None:
+    taps = tuple(range(120))
+    for name, last in (("a", 120), ("b", 121)):
+        make_cache(tmp_path / name, make_manifest(taps=(*taps, last, -1)), shards=())
+    text = inspect(tmp_path / "a", "--compare", tmp_path / "b").stdout
+    shown = " ".join(text.split())
+    assert "117, 118, 119, 120, -1] | … " in shown
+    assert "117, 118, 119, 121, -1]" in shown
+
+
 def test_a_run_is_not_compared_with_a_cache(run: Recipe) -> None:
     for pair in ((run.output, run.cache_path), (run.cache_path, run.output)):
         result = inspect(pair[0], "--compare", pair[1])

@@ -115,7 +115,7 @@ class Tally:
 
     def mean(self, measure: Measure, row: int) -> float:
         """Return a mean over tokens."""
-        return float(self._sums[MEASURES.index(measure), row]) / self.num_tokens
+        return float(self._sums[MEASURES.index(measure), row]) / self.num_tokens + 0.0  # never −0
 
     def standard_error(self, measure: Measure, row: int, num_groups_total: int) -> float:
         """Return the standard error of a mean over at least 2 groups, chosen at random.
@@ -210,7 +210,7 @@ class Tally:
                 key=record.keys[row].tobytes().hex(),
                 num_tokens=int(record.offsets[row + 1] - record.offsets[row]),
                 entropy_nats=float(entropies[place]),
-                label_log_prob_nats=float(label_log_probs[place]),
+                label_log_prob_nats=float(label_log_probs[place]) + 0.0,  # never −0
                 agreement_with_label=float(on_top[place]),
             )
             order = -(self.num_samples + row)
