@@ -21,6 +21,7 @@ from vlsi_cache.report.comparison import compare_runs
 from vlsi_cache.report.page import MAX_PAGE_BYTES
 from vlsi_cache.report.page.runs import render_run, render_runs
 from vlsi_cache.report.run.summarizing import summarize_run
+from vlsi_cache.report.run.words import metric_text, tick_text
 from vlsi_cache.stagefiles import MetricLine
 
 STAGES = ["teacher-verbalizers", "student-verbalizers", "interaction", "finetuning"]
@@ -281,3 +282,18 @@ def test_the_browser_shows_a_run_without_a_request_or_a_word(run: Recipe, tmp_pa
             assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
             drawn = "document.querySelector('.cells rect').getBoundingClientRect().width"
             assert opened.evaluate(drawn) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text", "tick"),
+    [
+        ("tokens_per_second", 12_345.6, "12,346", "12,346"),
+        ("tokens_per_second", 1000.0, "1,000", "1,000"),
+        ("loss", 0.12345, "0.1235", "0.123"),
+        ("loss", 3e7, "3e+07", "3e+07"),
+        ("waiting_share", 0.5, "50.0%", "50%"),
+        ("host_bytes", 5e8, "500.0 MB", "500 MB"),
+    ],
+)
+def test_thousands_are_written_out(name: str, value: float, text: str, tick: str) -> None:
+    assert (metric_text(name, value), tick_text(name, value)) == (text, tick)
