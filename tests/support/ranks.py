@@ -28,17 +28,21 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import TrainerCallback
 
+from support.peaks import peak_bytes
+from vlsi_cache.data import load_data
 from vlsi_cache.errors import DataError, VlsiCacheError
 from vlsi_cache.interruption import Interrupted, ask_to_stop
 from vlsi_cache.recipe import DataSection, InteractionSection, Recipe, Schedule, recipe_from_mapping
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.student.cached.arrivals import recorded_order
+from vlsi_cache.student.finetuning import Finetuning
 from vlsi_cache.teacher import DumpProgress, dump_teacher
-from vlsi_cache.training import Run, Stage, StageModule, Training
+from vlsi_cache.training import Run, Stage, StageModule, Training, load_student
 from vlsi_cache.training.loop.trainer import train
 from vlsi_cache.training.processes import leave_together, resolve_device
 from vlsi_cache.training.samples.order import GroupOrder, SampleOrder
+from vlsi_cache.training.sharding import FsdpOptions, shard
 
 __all__ = ["RankServer", "errors", "length_of", "seen"]
 
@@ -202,6 +206,20 @@ def train_whole(task: Mapping[str, Any]) -> None:
     train_student(recipe, [Kill(*task["kill"])] if "kill" in task else [])
 
 
+def load_sharded(task: Mapping[str, Any], rank: int) -> None:
+    """Load a student to be sharded, and shard it; write down the most memory that this took."""
+    recipe = Recipe.model_validate(task["load"])
+    device = resolve_device("cpu")
+    run = Run(recipe, device, load_data(recipe.data), sharding=FsdpOptions())
+
+    def load() -> None:
+        student = load_student(run, recipe.student, trains=True)
+        shard(Finetuning(student, recipe.finetuning), FsdpOptions(), device)
+
+    peak = peak_bytes(load)
+    (Path(task["folder"]) / f"peak-{rank}.txt").write_text(str(peak), encoding="utf-8")
+
+
 def serve() -> None:
     torch.set_num_threads(1)
     for late in ("torch.utils.tensorboard", "transformers.models.llama.modeling_llama"):
@@ -230,6 +248,8 @@ def _fork(task: Mapping[str, Any], rank: int, port: int) -> int:
         os.environ.update(task.get("env", {}))
         if "recipe" in task:
             train_whole(task)
+        elif "load" in task:
+            load_sharded(task, rank)
         else:
             (dump if "dump" in task else train_line)(task, rank)
         os._exit(0)
