@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from vlsi_cache.plan import Machines, Plan, plan_run
 from vlsi_cache.plan.mending import NAMED_KEYS, has_key
 from vlsi_cache.plan.rehearsing.formulae import USABLE, bytes_per_token_and_tap
 from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed
+from vlsi_cache.plan.rehearsing.steps import PlannedStageName
 from vlsi_cache.plan.spreading import SPREADS, as_recipe_spreads, spreads
 from vlsi_cache.recipe import CacheSection, InteractionSection, Recipe
 from vlsi_cache.store import open_cache
@@ -186,22 +189,35 @@ def test_a_recipe_that_spreads_its_teacher_is_planned_so() -> None:
     assert planned(1, taps_at_once=4) == FOUND
 
 
+def _ways(stage: PlannedStageName, has: Callable[[str], bool]) -> dict[str, int]:
+    return {text: size for text, size, _ in spreads(stage, FOUND, 65, 4, has)}
+
+
 def test_a_stage_is_spread_by_what_is_there_alone() -> None:
-    known = dict(spreads("teacher-verbalization", FOUND, 65, 4, lambda key: True))
+    known = _ways("teacher-verbalization", lambda key: True)
     assert known == {
         "teacher.verbalization.taps_at_once: 1": 100 + 80 // 4 + 4,
         "teacher.device_map: auto, over 4 devices": 180 // 4 + 4,
         "teacher.tensor_parallel: 4, over 4 devices": 20 + (80 + 80) // 4 + 4,
         "teacher.tensor_parallel: 4, teacher.verbalization.taps_at_once: 1, over 4 devices": 49,
     }
-    known = dict(spreads("teacher-pass", FOUND, 65, 4, lambda key: True))
+    known = _ways("teacher-pass", lambda key: True)
     assert known["teacher.tensor_parallel: 64, over 64 devices"] == round(80 / 64 + 100 + 4)
-    assert dict(spreads("teacher-verbalization", FOUND, 65, 4, lambda key: False)) == {}
+    assert _ways("teacher-verbalization", lambda key: False) == {}
     # each way is named where its keys are in the recipe's schema
     keys = {key for needs, *_ in SPREADS for key in needs if not key.startswith("vlsi_cache.")}
-    named = dict(spreads("teacher-verbalization", FOUND, 65, 4, has_key))
+    named = _ways("teacher-verbalization", has_key)
     text = " ".join(named)
     assert {key for key in keys if f"{key}:" in text} == {key for key in keys if has_key(key)}
+
+
+def test_sharding_a_student_states_what_the_first_host_holds() -> None:
+    """Either weights and what is added, or what trains beside AdamW's two means, in float32."""
+    (way,) = spreads("finetuning", FOUND, 65, 4, has_key)
+    assert way == ("accelerate launch with FSDP, over 4 devices", 180 // 4 + 4, 100 + 20)
+    learned = replace(FOUND, num_trained=100)
+    ((_, _, host),) = spreads("finetuning", learned, 65, 4, has_key)
+    assert host == 12 * 100
 
 
 def test_taps_that_rest_take_no_more_time(tmp_path: Path) -> None:

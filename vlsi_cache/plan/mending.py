@@ -79,7 +79,10 @@ def find_mends(
         if tried[-1].fits:
             break
     ways = spreads(stage, now, limit, setting.num_teacher_taps, has_key)
-    tried += [Mend(setting=text, device_bytes=size, fits=size <= limit) for text, size in ways]
+    tried += [
+        Mend(setting=text, device_bytes=size, host_bytes=host, fits=size <= limit)
+        for text, size, host in ways
+    ]
     fitting = [mend for mend in tried if mend.fits]
     return fitting or sorted(tried, key=lambda mend: mend.device_bytes)[:1]
 
