@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,6 @@ RESULTS = (
 )
 # all samples are in each step, and each matches for itself: any number of processes does the same
 MATCHING = {"strategy": "expected", "granularity": "sample"}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RankServer]:
-    server = RankServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -141,9 +141,7 @@ def _mends(stage: PlannedStage) -> Iterator[RenderableType]:
             yield Text(f"  {mend.setting}  ({_sizes(mend)})")
         return
     nearest = stage.mends[0] if stage.mends else None
-    known = (
-        f"; nearest is {nearest.setting} ({_sizes(nearest)})" if nearest else ""
-    )
+    known = f"; nearest is {nearest.setting} ({_sizes(nearest)})" if nearest else ""
     yield Text(f"{stage.name} does not fit, and no setting makes it{known}. Take larger devices")
 
 

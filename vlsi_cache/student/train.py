@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from vlsi_cache.data import report_changed_samples
+from vlsi_cache.limits import plain_limit_errors
 from vlsi_cache.models import Backbone
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import Cache, open_cache
@@ -33,6 +34,7 @@ __all__ = ["train_student"]
 
 
 @without_other_bars()
+@plain_limit_errors()
 def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Run the recipe's stages on the student. Each resumes, and is skipped when it is done.
 
