@@ -232,7 +232,7 @@ def test_taps_that_rest_take_no_more_time(tmp_path: Path) -> None:
     schedule = InteractionSection().inner_schedule
     stays, falls = operations(1, inner_schedule=None), operations(1, inner_schedule=schedule)
     assert falls == pytest.approx(0.3 * stays + 0.7 * operations(1, inner="none"))
-    assert operations(2, inner_schedule=schedule) == pytest.approx(stays)
+    assert operations(2, inner_schedule=schedule) == pytest.approx(falls)
 
 
 def test_devices_divide_the_time_and_add_buckets(small: Recipe) -> None:

@@ -88,12 +88,17 @@ def test_a_sharded_student_is_one_processs_and_goes_on_with_any_number(
 ) -> None:
     raw = _raw(dumped, tmp_path / "run")
     dies = [-signal.SIGKILL]
+    raw["student"]["verbalization"]["save_every"] = 1
+    assert _run(server, raw, 3, FSDP, kill_after_steps=2) == dies * 3  # in stage one
     assert _run(server, raw, 2, FSDP, kill=["interaction", 1]) == dies * 2
     assert _run(server, raw, 3, FSDP, kill=["finetuning", 1]) == dies * 3
     assert _run(server, raw, 2, {}, kill=["finetuning", 2]) == dies * 2  # each holds all weights
     assert _run(server, raw, 2, FSDP) == [0, 0]
     _compare(alone, Path(raw["output"]))
     assert not list(Path(raw["output"]).rglob("checkpoint-*"))
+    # the taps' weight has fallen to 0 at the second step: nobody computes them
+    assert len(_metric(Path(raw["output"]) / "interaction", "kl_tap_0")) == 1
+    assert _metric(Path(raw["output"]) / "interaction", "inner_weight")[-1] == 0
 
 
 def test_towers_ties_scalars_and_measured_rates_are_one_processs(

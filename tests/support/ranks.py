@@ -209,6 +209,16 @@ class Kill(TrainerCallback):
 
 def train_whole(task: Mapping[str, Any]) -> None:
     recipe = Recipe.model_validate(task["recipe"])
+    steps: list[int] = []
+
+    def kill_after(*_: Any) -> None:
+        """Kill the process after so many steps of the command, in any stage."""
+        steps.append(1)
+        if len(steps) == task["kill_after_steps"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if "kill_after_steps" in task:
+        register_optimizer_step_post_hook(kill_after)
     train_student(recipe, [Kill(*task["kill"])] if "kill" in task else [])
 
 

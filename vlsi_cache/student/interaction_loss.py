@@ -103,7 +103,7 @@ class Interaction(StageModule):
         states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
         output = self._output_loss(final, head, targets, labels)
         weight, inner = self.inner_weight(), {}
-        if weight or PartialState().num_processes > 1:  # they step together, so all or none compute
+        if weight:  # it follows from the step, so all processes compute the taps, or none
             reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
             num_samples = len(inputs["input_ids"])
             inner = self._inner_losses(reads, head, targets, labels, token_samples, num_samples)
