@@ -151,10 +151,10 @@ def test_a_sample_that_is_not_finite_is_left_out_of_its_step_by_all_processes(
         assert value.isfinite().all() or "embed_tokens" in key
 
 
-def _load(server: RankServer, recipe: Recipe, folder: Path) -> list[int]:
+def _load(server: RankServer, recipe: Recipe, folder: Path, **task: Any) -> list[int]:
     """Load and shard the student by three processes; read by one thread, so that it is counted."""
     raw = json.loads(recipe.model_dump_json())
-    return server.run(folder, 3, load=raw, env={"HF_DEACTIVATE_ASYNC_LOAD": "1"})
+    return server.run(folder, 3, load=raw, env={"HF_DEACTIVATE_ASYNC_LOAD": "1"}, **task)
 
 
 def test_one_process_holds_the_whole_student_and_the_others_their_slices(
@@ -188,3 +188,11 @@ def test_what_the_reading_process_finds_wrong_ends_all_of_them(
     assert "the model's weights cannot be loaded" in first
     for found in others:
         assert "the main process stopped: the model's weights cannot be loaded" in found
+
+
+def test_processes_that_hold_different_weights_end_with_the_same_line(
+    server: RankServer, tmp_path: Path
+) -> None:
+    assert _load(server, make_recipe(tmp_path, num_samples=2), tmp_path, odd=1) == [1] * 3
+    (found,) = set(errors(tmp_path, 3))
+    assert found.startswith("Finetuning: processes 0 and 1 hold different weights; found further.")

@@ -240,7 +240,10 @@ def load_sharded(task: Mapping[str, Any], rank: int) -> None:
 
     def load() -> None:
         student = load_student(run, recipe.student, trains=True)
-        shard(Finetuning(student, recipe.finetuning), FsdpOptions(), device)
+        module = Finetuning(student, recipe.finetuning)
+        if rank == task.get("odd"):
+            module.further = nn.Parameter(torch.zeros(2))
+        shard(module, FsdpOptions(), device)
 
     peak = peak_bytes(load)
     (Path(task["folder"]) / f"peak-{rank}.txt").write_text(str(peak), encoding="utf-8")

@@ -63,11 +63,15 @@ def _validate_alike(module: nn.Module) -> None:
     """Refuse modules that differ. Processes would wait for one another, or take wrong values."""
     first, *others = gathered([list(tensor_outlines(module))])
     for number, other in enumerate(others, 1):
-        odd = [one.name for one, its in zip(first, other, strict=False) if one != its]
-        if odd or len(first) != len(other):
+        if other != first:
+            known, its = (
+                {one.name: (one.shape, one.dtype) for one in all_} for all_ in (first, other)
+            )
+            odd = [name for name in {**known, **its} if known.get(name) != its.get(name)]
             raise StageError(
-                f"processes 0 and {number} hold different weights ({', '.join(odd[:3])})",
+                f"processes 0 and {number} hold different weights",
                 where=type(module).__name__,
+                found=", ".join(odd[:3]) or "other ties between them",
                 mend="Start the command without FSDP, or with the same versions of torch, "
                 "transformers and peft everywhere",
             )
