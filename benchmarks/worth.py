@@ -43,6 +43,7 @@ def measure(
             shutil.rmtree(setting.folder, ignore_errors=True)  # a smoke tests the code of now
             seeds = "10"
         setting.prepare([PROOF_ARMS["full-quarter"]])
+        setting.dump(sorted({ARMS[name].cache for name in chosen}))
         if any(ARMS[name].starts_random and ARMS[name].reads_taps for name in chosen):
             setting.verbalize_student(starts_random=True)
         for seed in map(int, seeds.split(",")):

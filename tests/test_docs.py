@@ -59,6 +59,7 @@ GLOSSARY = [
     "verbalizer",
     "record",
     "draw",
+    "signs",
     "shard",
     "seal",
     "index",

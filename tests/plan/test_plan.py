@@ -80,8 +80,13 @@ def _teacher_alone(folder: Path, record: dict[str, Any], start: str) -> Recipe:
 
 @pytest.mark.parametrize(
     ("record", "start"),
-    [({}, "logit_lens"), ({"k": 0, "m": 14}, "logit_lens"), ({"k": 4, "m": 4}, "ridge")],
-    ids=["the default", "draws", "draws of the rest"],
+    [
+        ({}, "logit_lens"),
+        ({"hidden": {}}, "logit_lens"),
+        ({"k": 0, "m": 14}, "logit_lens"),
+        ({"k": 4, "m": 4}, "ridge"),
+    ],
+    ids=["the default", "a hidden state", "draws", "draws of the rest"],
 )
 def test_the_size_of_a_cache_is_foretold(
     record: dict[str, Any], start: str, tmp_path: Path

@@ -38,8 +38,8 @@ def test_a_folder_without_a_manifest_is_not_a_whole_cache(tmp_path: Path) -> Non
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"[1]", "expected an object; found list"),
-        (b"{}", "unknown version; expected 1 or 2; found None"),
-        (b'{"format_version": 3, "anything": 0}', "unknown version; expected 1 or 2; found 3"),
+        (b"{}", "unknown version; expected 1, 2 or 3; found None"),
+        (b'{"format_version": 4, "anything": 0}', "unknown version; expected 1, 2 or 3; found 4"),
         (b'{"format_version": true}', "unknown version"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from support.caches import make_cache, make_manifest, write_part
+from support.caches import HIDDEN, make_cache, make_manifest, write_part
 from vlsi_cache.distribution import DrawnFrom
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import merge_caches, open_cache
@@ -30,10 +30,17 @@ def run_example() -> dict[str, Any]:
     ("k", "m", "drawn_from"),
     [(0, 6, "rest"), (4, 0, "rest"), (4, 4, "rest"), (4, 12, "whole"), (1, 3, "whole")],
 )
+@pytest.mark.parametrize("hidden", [None, HIDDEN])
 def test_the_documents_reader_agrees_with_the_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int, m: int, drawn_from: DrawnFrom
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hidden: dict[str, int] | None,
+    k: int,
+    m: int,
+    drawn_from: DrawnFrom,
 ) -> None:
-    record = make_cache(tmp_path / "CACHE", make_manifest(k=k, m=m, drawn_from=drawn_from))[3]
+    manifest = make_manifest(k=k, m=m, drawn_from=drawn_from, hidden=hidden)
+    record = make_cache(tmp_path / "CACHE", manifest)[3]
     monkeypatch.chdir(tmp_path)
     read = run_example()
     assert (read["name"], read["key"]) == (record.sample_id, record.key)
@@ -47,10 +54,21 @@ def test_the_documents_table_is_the_layout() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| \[(.+?)\] \| (\S+) \|", DOCUMENT, re.MULTILINE)
     sizes = {"num_samples": 2, "num_tokens": 9, "id_bytes": 70}
     layout = {
-        **shard_layout(make_manifest(drawn_from="whole"), **sizes),
+        **shard_layout(make_manifest(drawn_from="whole", hidden=HIDDEN), **sizes),
         **shard_layout(make_manifest(), **sizes),
     }
-    sizes = {"N": 9, "L": 3, "m": 4, "k": 4, "2k+m+2": 14, "n+1": 3, "n": 2, "32": 32, "bytes": 70}
+    sizes = {
+        "N": 9,
+        "L": 3,
+        "m": 4,
+        "k": 4,
+        "2k+m+2": 14,
+        "n+1": 3,
+        "n": 2,
+        "32": 32,
+        "bytes": 70,
+        "b/8": 8,
+    }
     documented = {
         name: (dtype, tuple(sizes[axis] for axis in shape.split(", ")), fill)
         for name, dtype, shape, fill in rows

@@ -31,9 +31,10 @@ MATCHING = {"strategy": "expected", "granularity": "sample"}
 @pytest.fixture(scope="module")
 def dumped(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     folder = tmp_path_factory.mktemp("sharded")
-    interaction = {"matching": MATCHING, "save_every": 1, "steps": 2}
+    interaction = {"matching": MATCHING, "save_every": 1, "steps": 2, "hidden": {}}
     finetuning = {"learning_rate": 1e-3, "save_every": 1}
-    recipe = make_recipe(folder, num_samples=4, interaction=interaction, finetuning=finetuning)
+    stages = {"interaction": interaction, "finetuning": finetuning}
+    recipe = make_recipe(folder, num_samples=4, cache={"hidden": {}}, **stages)
     dump_teacher(recipe)
     return recipe
 

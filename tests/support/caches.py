@@ -16,10 +16,14 @@ from vlsi_cache.levels import find_levels, log_probs_of
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import Cache, SampleRecord, create_cache, open_cache
 
-__all__ = ["FAILED", "make_cache", "make_manifest", "make_record", "write_part"]
+__all__ = ["FAILED", "HIDDEN", "make_cache", "make_manifest", "make_record", "write_part"]
 
 FAILED = 6
 """Number of the sample that ``write_part`` records as one that could not be read."""
+
+
+HIDDEN = {"block": 5, "num_blocks": 8, "width": 48, "bits": 64}
+"""What is kept of a hidden state, for ``make_manifest(hidden=HIDDEN)``."""
 
 
 def sha256(text: str) -> str:
@@ -38,8 +42,9 @@ def make_manifest(
     **changes: Any,
 ) -> CacheManifest:
     """A sound manifest; ``changes`` replace whole fields."""
+    version = 3 if changes.get("hidden") else 2 if drawn_from == "whole" else 1
     fields: dict[str, Any] = {
-        "format_version": 2 if drawn_from == "whole" else 1,
+        "format_version": version,
         "vlsi_cache_version": "0.1.0",
         "teacher": {
             "name": "runs/teacher",
@@ -90,7 +95,11 @@ def make_record(
     labels = np.array([generator.choice(vocab_size, p=np.exp(row)) for row in log_p[:, -1]], int)
     if sampling.drawn_from == "whole":
         ids, top_log_probs = _of_whole(ids, top_log_probs, sampling.m, generator)
+    signs = None
+    if manifest.hidden is not None:
+        signs = generator.integers(256, size=(count, manifest.hidden.bits // 8), dtype=np.uint8)
     return SampleRecord(
+        hidden_signs=signs,
         sample_id=f"sample-{sample_index}",
         key=sha256(f"conversation {sample_index}"),
         response_ids=labels.astype(np.int32),
@@ -133,7 +142,9 @@ def write_part(
     path: Path, numbers: Sequence[int], samples_per_shard: int = 2, **changes: Any
 ) -> Path:
     """A cache of these samples of a larger dataset, under the fingerprint that is theirs."""
-    manifest = make_manifest(num_samples=len(numbers), samples_per_shard=samples_per_shard)
+    manifest = make_manifest(
+        num_samples=len(numbers), samples_per_shard=samples_per_shard, hidden=changes.get("hidden")
+    )
     records = [_record_of(manifest, number) for number in numbers]
     keys = b"".join(bytes.fromhex(record.key) for record in records)
     dataset = {

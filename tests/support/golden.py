@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from support.caches import make_manifest, make_record
+from support.caches import HIDDEN, make_manifest, make_record
 from vlsi_cache.manifest import FORMAT_VERSION, CacheManifest
 from vlsi_cache.store import SampleRecord, create_cache, merge_caches, open_cache
 
@@ -20,11 +20,12 @@ GOLDEN = Path(__file__).parents[1] / "store" / "golden"
 """Folders ``vN…`` and files ``vN….json`` of what they hold, for each version of the format."""
 
 _KEPT: Final = {"k": 4, "m": 12}
-"""k and m of this version's caches. The caches of version 1 are never written again."""
+"""k and m of this version's caches. The caches of other versions are never written again."""
 
 
 def as_json(record: SampleRecord) -> dict[str, Any]:
     """What a record says, as JSON."""
+    signs = record.hidden_signs
     return {
         "sample_id": record.sample_id,
         "key": record.key,
@@ -34,6 +35,7 @@ def as_json(record: SampleRecord) -> dict[str, Any]:
         "weights": record.distribution.weights().tolist(),
         "entropy": record.distribution.entropy.tolist(),
         "label_log_prob": record.distribution.label_log_prob.tolist(),
+        **({} if signs is None else {"hidden_signs": signs.tolist()}),
     }
 
 
@@ -53,7 +55,7 @@ def write_golden() -> list[Path]:
 
 
 def _manifest(**changes: Any) -> CacheManifest:
-    return make_manifest(vocab_size=60, **_KEPT, drawn_from="whole", **changes)
+    return make_manifest(vocab_size=60, **_KEPT, drawn_from="whole", hidden=HIDDEN, **changes)
 
 
 def _write_merged() -> Path:

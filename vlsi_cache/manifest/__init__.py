@@ -8,12 +8,16 @@ from vlsi_cache.manifest.comparison import (
 from vlsi_cache.manifest.identity import (
     CachePart,
     DatasetIdentity,
+    HiddenIdentity,
     Sampling,
     TeacherIdentity,
     TokenizerIdentity,
+    format_version_of,
+    rotation_width,
 )
 from vlsi_cache.manifest.limits import (
     FORMAT_VERSION,
+    MAX_BITS,
     MAX_DRAWS,
     MAX_PARTS,
     MAX_POOL,
@@ -28,6 +32,7 @@ from vlsi_cache.manifest.sharding import ShardOrigin
 
 __all__ = [
     "FORMAT_VERSION",
+    "MAX_BITS",
     "MAX_DRAWS",
     "MAX_PARTS",
     "MAX_POOL",
@@ -37,6 +42,7 @@ __all__ = [
     "CacheManifest",
     "CachePart",
     "DatasetIdentity",
+    "HiddenIdentity",
     "Sampling",
     "Sha256",
     "ShardOrigin",
@@ -46,4 +52,6 @@ __all__ = [
     "explain_difference",
     "find_kind_differences",
     "find_manifest_differences",
+    "format_version_of",
+    "rotation_width",
 ]

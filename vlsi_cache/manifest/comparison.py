@@ -27,6 +27,8 @@ _MEANINGS: Final = {
     "chat_template_hash": "the chat template renders other conversations",
     "dataset.fingerprint": "other conversations, or other images",
     "dataset.num_samples": "the data is longer or shorter; see data.limit",
+    "hidden": "another hidden state, or none",
+    "hidden.block": "the hidden state is another block's",
     "dtype": "the teacher runs in another precision",
     "sampling.seed": "other draws",
     "processor_options": "the processor makes other tokens or pixels",

@@ -7,10 +7,26 @@ from typing import Any, Literal
 from pydantic import Field
 
 from vlsi_cache.jsonmodels import StoredModel
-from vlsi_cache.manifest.limits import MAX_DRAWS, Count, PositiveCount, Sha256
+from vlsi_cache.manifest.limits import (
+    LEAST_BITS,
+    MAX_BITS,
+    MAX_DRAWS,
+    Count,
+    PositiveCount,
+    Sha256,
+)
 from vlsi_cache.manifest.sharding import Cut
 
-__all__ = ["CachePart", "DatasetIdentity", "Sampling", "TeacherIdentity", "TokenizerIdentity"]
+__all__ = [
+    "CachePart",
+    "DatasetIdentity",
+    "HiddenIdentity",
+    "Sampling",
+    "TeacherIdentity",
+    "TokenizerIdentity",
+    "format_version_of",
+    "rotation_width",
+]
 
 
 class TeacherIdentity(StoredModel):
@@ -64,10 +80,30 @@ class Sampling(StoredModel):
     )
     """What the m tokens are drawn from if k ≥ 1. `rest` is left out."""
 
-    @property
-    def format_version(self) -> Literal[1, 2]:
-        """Version of the format that has such records."""
-        return 2 if self.drawn_from == "whole" else 1
+
+class HiddenIdentity(StoredModel):
+    """What is kept of a hidden state: signs of its random rotations (`vlsi_cache.hidden`)."""
+
+    block: int = Field(ge=0, le=10**6)
+    """The decoder block whose output it is, from 0."""
+    num_blocks: int = Field(ge=1, le=10**6)
+    """Decoder blocks of the teacher."""
+    width: int = Field(ge=1, le=MAX_BITS)
+    """Hidden size of the teacher, D."""
+    bits: int = Field(ge=LEAST_BITS, le=MAX_BITS, multiple_of=8)
+    """Signs kept, b. At most the width of the rotation, W."""
+
+
+def rotation_width(width: int) -> int:
+    """Return the width W of a hidden state's rotation: a power of two, at least its size and 64."""
+    return max(1 << (width - 1).bit_length(), LEAST_BITS)
+
+
+def format_version_of(sampling: Sampling, hidden: HiddenIdentity | None) -> Literal[1, 2, 3]:
+    """Return the version of the format that has such records."""
+    if hidden is not None:
+        return 3
+    return 2 if sampling.drawn_from == "whole" else 1
 
 
 class CachePart(StoredModel):

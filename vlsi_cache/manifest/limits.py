@@ -8,6 +8,8 @@ from pydantic import Field
 
 __all__ = [
     "FORMAT_VERSION",
+    "LEAST_BITS",
+    "MAX_BITS",
     "MAX_DRAWS",
     "MAX_PARTS",
     "MAX_POOL",
@@ -22,7 +24,7 @@ __all__ = [
     "Tap",
 ]
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 """Newest version of the cache format. FORMAT.md describes it. This library reads all versions, and
 writes the oldest that has the cache's records."""
 
@@ -35,6 +37,12 @@ MAX_POOL: Final = 65_535
 MAX_TOP: Final = 2**26
 """Most tokens that are kept per response token at all taps together. A chunk holds at least one
 response token."""
+
+LEAST_BITS: Final = 64
+"""Fewest signs of a hidden state. A row of zeros is then no state's, and shows a hole."""
+
+MAX_BITS: Final = 2**16
+"""Most signs of a hidden state."""
 
 MAX_TAPS: Final = 10**4
 """Most taps of a cache."""

@@ -11,9 +11,12 @@ from vlsi_cache.jsonmodels import StoredModel
 from vlsi_cache.manifest.identity import (
     CachePart,
     DatasetIdentity,
+    HiddenIdentity,
     Sampling,
     TeacherIdentity,
     TokenizerIdentity,
+    format_version_of,
+    rotation_width,
 )
 from vlsi_cache.manifest.limits import (
     MAX_DRAWS,
@@ -35,8 +38,9 @@ __all__ = ["CacheManifest"]
 class CacheManifest(StoredModel):
     """Identity and layout of a cache. It is written once, before the first shard."""
 
-    format_version: Literal[1, 2] = 1
-    """Version of the cache format: 2 if the draws are from the whole distribution beside k."""
+    format_version: Literal[1, 2, 3] = 1
+    """Version of the cache format: 3 with hidden states, 2 if the draws are from the whole
+    distribution beside k."""
     vlsi_cache_version: str
     """Version of the library that began the cache, for people."""
     teacher: TeacherIdentity
@@ -55,6 +59,8 @@ class CacheManifest(StoredModel):
     """0-based decoder block indices, ascending; the last is -1, the model's own output."""
     sampling: Sampling
     """What is kept of each distribution."""
+    hidden: HiddenIdentity | None = Field(default=None, exclude_if=lambda hidden: hidden is None)
+    """What is kept of a hidden state. Caches without one leave it out."""
     samples_per_shard: PositiveCount
     """Samples of every shard but the last, which may hold fewer."""
     batch_size: PositiveCount
@@ -72,10 +78,11 @@ class CacheManifest(StoredModel):
         *blocks, last = self.taps
         if last != OUTPUT_TAP or OUTPUT_TAP in blocks or blocks != sorted(set(blocks)):
             raise ValueError("taps must ascend without repetition and end with -1, the output")
-        if self.format_version != self.sampling.format_version:
-            raise ValueError(
-                f"format_version is not {self.sampling.format_version}, which has such sampling"
-            )
+        needed = format_version_of(self.sampling, self.hidden)
+        if self.format_version != needed:
+            raise ValueError(f"format_version is not {needed}, which has such records")
+        if self.hidden is not None:
+            _validate_hidden(self.hidden)
         if self.sampling.drawn_from == "whole":
             self._validate_whole()
         if not 1 <= self.sampling.k + self.sampling.m <= self.tokenizer.vocab_size:
@@ -146,3 +153,10 @@ class CacheManifest(StoredModel):
     @functools.cached_property
     def _sharding_of_parts(self) -> Sharding:
         return Sharding([part.cut for part in self.parts], is_merged=True)
+
+
+def _validate_hidden(hidden: HiddenIdentity) -> None:
+    if hidden.bits > rotation_width(hidden.width):
+        raise ValueError("hidden.bits exceeds the width of the rotation of hidden.width")
+    if hidden.block >= hidden.num_blocks:
+        raise ValueError("hidden.block is not one of hidden.num_blocks")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from vlsi_cache.manifest import MAX_BITS, rotation_width
 from vlsi_cache.models import load_processor_of
 from vlsi_cache.phases import phase
 from vlsi_cache.plan.mending import bound_of, find_mends, rehearse_stage
@@ -227,7 +228,15 @@ class _Planner:
         if cache is not None and recorded and cache.num_tokens:
             return round(cache.size_bytes() / cache.num_tokens * num_tokens) + fixed, True
         taps = self.setting.num_teacher_taps + 1
-        return record_bytes(self.recipe.cache, num_tokens, taps) + fixed, False
+        signs = self._num_signs()
+        return record_bytes(self.recipe.cache, num_tokens, taps, signs) + fixed, False
+
+    def _num_signs(self) -> int:
+        hidden, sketch = self.recipe.cache.hidden, self.sketches.get("teacher")
+        size = None if sketch is None else sketch.preview.hidden_size
+        if hidden is None:
+            return 0
+        return hidden.num_bits(MAX_BITS if size is None else rotation_width(size))
 
     def _num_teacher_taps(self) -> int:
         if self.cache is not None:

@@ -26,6 +26,7 @@ from vlsi_cache.recipe.learning import (
     TAP_WEIGHT_KEYS,
     Comparison,
     FinetuningSection,
+    HiddenLearningSection,
     InteractionSection,
     LoraSection,
     MatchingSection,
@@ -48,7 +49,13 @@ from vlsi_cache.recipe.models import (
 from vlsi_cache.recipe.recipe import Recipe, StageName
 from vlsi_cache.recipe.schedule import Schedule
 from vlsi_cache.recipe.section import Section
-from vlsi_cache.recipe.sources import CacheSection, DataSection, SelectSection, SourceSection
+from vlsi_cache.recipe.sources import (
+    CacheSection,
+    DataSection,
+    HiddenRecordSection,
+    SelectSection,
+    SourceSection,
+)
 
 __all__ = [
     "AUTOMATIC",
@@ -59,6 +66,8 @@ __all__ = [
     "DataSection",
     "FinetuningSection",
     "HeldOutSection",
+    "HiddenLearningSection",
+    "HiddenRecordSection",
     "InteractionSection",
     "LoraSection",
     "MatchingSection",

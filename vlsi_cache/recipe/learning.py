@@ -14,6 +14,7 @@ __all__ = [
     "TAP_WEIGHT_KEYS",
     "Comparison",
     "FinetuningSection",
+    "HiddenLearningSection",
     "InteractionSection",
     "LoraSection",
     "MatchingSection",
@@ -38,6 +39,7 @@ _LATER: Final = {
     "inner_target": "matched",
     "output_target": None,
     "verbalizer_max_grad_norm": None,
+    "hidden": None,
 }
 """Settings of stage two that came when there were runs already, as those runs have them."""
 
@@ -111,6 +113,16 @@ class OutputTarget(Section):
     """Its share of the mixture. The rest is the teacher's output."""
 
 
+class HiddenLearningSection(Section):
+    """A hidden state of the student that comes near the recorded one of the teacher."""
+
+    block: NonNegative | None = None
+    """Decoder block whose output learns, from 0. By default as far from the last block as the
+    teacher's is from its own."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Its loss as a multiple of the output's, at each step. 1 is Minitron's (arXiv 2407.14679)."""
+
+
 class InteractionSection(Schedule):
     """Stage two: learning from the cache."""
 
@@ -145,6 +157,9 @@ class InteractionSection(Schedule):
     """The same at the model's output."""
     output_target: OutputTarget | None = None
     """A teacher tap for the output to learn from. `null`: the teacher's output, as in the paper."""
+    hidden: HiddenLearningSection | None = None
+    """Learn the hidden state that `cache.hidden` records, by 1 − cosine. `{}` takes all defaults.
+    The student needs the teacher's hidden size. None by default."""
     gradients_every: Positive | None = None
     """Every so many steps, log the norms of the gradients that the taps and the output send to the
     student, and the cosine between them. Each costs another backward pass."""
@@ -220,6 +235,8 @@ class InteractionSection(Schedule):
             found.append((f"{path}.output_target", f"has no effect: output is {self.output}"))
         if self.verbalizer_max_grad_norm is not None and not self.max_grad_norm:
             found.append((f"{path}.verbalizer_max_grad_norm", "needs max_grad_norm above 0"))
+        if self.output == "none" and self.hidden is not None:
+            found.append((f"{path}.hidden", "weighs by the output's loss, and output is none"))
         schedule = self.inner_schedule
         if self.output == "none" and schedule is not None and not schedule.end:
             found.append((f"{path}.inner_schedule.end", "0 needs an output loss, which is none"))

@@ -17,10 +17,20 @@ from vlsi_cache.recipe.section import (
     UserPath,
 )
 
-__all__ = ["CacheSection", "DataPath", "DataSection", "SelectSection", "SourceSection"]
+__all__ = [
+    "CacheSection",
+    "DataPath",
+    "DataSection",
+    "HiddenRecordSection",
+    "SelectSection",
+    "SourceSection",
+]
 
 _DRAWS_ALONE: Final = {"k": 0, "m": 14, "drawn_from": "rest"}
 """The record of a recipe that gives a part of it, without `drawn_from: whole`."""
+
+_DEFAULT_BITS: Final = 512
+"""Signs of a hidden state."""
 
 DataPath = UserName | Annotated[list[UserName], Field(min_length=1)]
 """One name of data, or several."""
@@ -129,6 +139,22 @@ class DataSection(Section):
         return found
 
 
+class HiddenRecordSection(Section):
+    """A hidden state of the teacher that is recorded beside its words, as signs."""
+
+    block: NonNegative | None = None
+    """Decoder block whose output is recorded, from 0. Two before the last by default, which is the
+    best of Minitron (arXiv 2407.14679, table 17)."""
+    bits: Annotated[int, Field(ge=64, le=2**16, multiple_of=8)] | None = None
+    """Signs of its rotated state that are kept, an eighth of a byte each. At most as many as the
+    next power of two to the hidden size, or 64. 512 by default, or that limit if it is less
+    (docs/results.md)."""
+
+    def num_bits(self, most: int) -> int:
+        """Return the signs kept, where a rotation has so many."""
+        return min(_DEFAULT_BITS, most) if self.bits is None else self.bits
+
+
 class CacheSection(Section):
     """The teacher's records.
 
@@ -152,6 +178,9 @@ class CacheSection(Section):
     Reverse, Jensen-Shannon and skewed divergences and the tail `bucket` get a small bias from that.
     It takes the fewest bytes of all that hold probabilities. With k = 0 the draws are of the whole
     distribution anyway. If `k` or `m` is given without it, it is `rest`."""
+    hidden: HiddenRecordSection | None = None
+    """Also record a hidden state, for a student of the teacher's hidden size. `{}` takes all
+    defaults. None by default."""
     samples_per_shard: Positive = 512
     """Conversations per shard. An interrupted run loses at most the work of one shard."""
     batch_size: Positive = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vlsi_cache.errors import printable
-from vlsi_cache.manifest import OUTPUT_TAP, Sampling
+from vlsi_cache.manifest import OUTPUT_TAP, HiddenIdentity, Sampling
 from vlsi_cache.store.cache.figures.summary import CacheSummary
 
 __all__ = [
@@ -89,6 +89,7 @@ def setting_rows(summary: CacheSummary) -> list[tuple[str, str]]:
         ("tokens", f"{summary.num_tokens:,} of responses"),
         ("shards", f"{_of(summary.num_shards_present, summary.num_shards)}, {state}"),
         ("per token, tap", f"{_kept(sampling)} (seed {sampling.seed})"),
+        *_hidden(summary.hidden),
         ("size", _size(summary)),
     ]
     if summary.bytes_on_disk is not None:
@@ -104,6 +105,13 @@ def _kept(sampling: Sampling) -> str:
     if sampling.k == 0:
         return f"{sampling.m} drawn from the whole distribution"
     return f"{sampling.k} most likely + {sampling.m} drawn from the {sampling.drawn_from}"
+
+
+def _hidden(kept: HiddenIdentity | None) -> list[tuple[str, str]]:
+    if kept is None:
+        return []
+    text = f"block {kept.block} of {kept.num_blocks}, {kept.bits} signs, {kept.bits // 8} bytes"
+    return [("hidden state", f"{text} per token")]
 
 
 def _samples(summary: CacheSummary) -> str:

@@ -7,6 +7,7 @@ from vlsi_cache.sampling.draws import (
     coupled_tail_draws,
     systematic_draws,
 )
+from vlsi_cache.sampling.hosting import PendingCopy, begin_copy
 from vlsi_cache.sampling.recorder import PendingRecord, TapRecorder, chunk_elements
 from vlsi_cache.sampling.remembered_order import ORDER_FILE, remembered_order
 from vlsi_cache.sampling.sparsify import sparsify
@@ -17,8 +18,10 @@ __all__ = [
     "ORDER_FILE",
     "Drawn",
     "DrawnTail",
+    "PendingCopy",
     "PendingRecord",
     "TapRecorder",
+    "begin_copy",
     "chunk_elements",
     "coupled_draws",
     "coupled_tail_draws",

@@ -18,6 +18,7 @@ from vlsi_cache.levels import log_probs_of
 from vlsi_cache.models import Head
 from vlsi_cache.objectives.tiles import chunks
 from vlsi_cache.sampling.draws import Drawn, DrawnTail
+from vlsi_cache.sampling.hosting import PendingCopy, begin_copy
 from vlsi_cache.sampling.sparsify import Kept, draw, sparsify
 from vlsi_cache.sampling.together import draw_together, num_uniforms
 from vlsi_cache.sampling.vocabulary_order import vocabulary_order
@@ -75,20 +76,14 @@ class _Buffers:
 class PendingRecord:
     """A record that may be on its way from the device."""
 
-    parts: Sequence[Tensor]
-    """Ids, top log-probabilities, entropies and label log-probabilities, on the host."""
-    copied: torch.cuda.Event | None = None
-    """Comes when the parts hold their values. None if they do already."""
+    copy: PendingCopy
+    """Ids, top log-probabilities, entropies and label log-probabilities."""
     drawn_from: DrawnFrom = "rest"
     """What was drawn from. With ``whole`` there are levels in the place of log-probabilities."""
 
     def result(self) -> SparseDistribution:
         """Wait for the record, and return it."""
-        parts = [part.numpy() for part in self.parts]
-        if self.copied is not None:
-            self.copied.synchronize()
-            parts = [part.copy() for part in parts]  # the pinned memory serves the next batch
-        ids, top, entropy, label = parts
+        ids, top, entropy, label = self.copy.arrays()
         return SparseDistribution(
             token_ids=ids,
             top_log_probs=log_probs_of(top) if self.drawn_from == "whole" else top,
@@ -172,15 +167,15 @@ class TapRecorder:
             logits = self._head.logits(torch.stack([tap[part] for tap in features])).float()
             parts.append(record_chunk(logits, labels[part], uniforms[part]))
         # One transfer for all tokens: each has its cost.
-        return _to_host(
+        copy = begin_copy(
             [
                 torch.cat([part.token_ids.int() for part in parts]),
                 torch.cat([part.top_log_probs for part in parts]),
                 torch.cat([part.entropy for part in parts]),
                 torch.cat([part.label_log_prob for part in parts]),
-            ],
-            self._drawn_from,
+            ]
         )
+        return PendingRecord(copy, self._drawn_from)
 
     def _separate_taps(self, logits: Tensor, labels: Tensor, uniforms: Tensor) -> Kept:
         """Top tokens and draws of every tap by itself: logits ``[L, n, V]`` to ``[n, L]``."""
@@ -243,17 +238,3 @@ def _stacked(taps: Sequence[Kept]) -> Kept:
         torch.stack([tap.entropy for tap in taps], 1),
         torch.stack([tap.label_log_prob for tap in taps], 1),
     )
-
-
-def _to_host(parts: Sequence[Tensor], drawn_from: DrawnFrom) -> PendingRecord:
-    """Begin to copy the parts to the host. CUDA's copies into pinned memory wait for nothing."""
-    device = parts[0].device
-    if device.type != "cuda":
-        return PendingRecord([part.cpu() for part in parts], drawn_from=drawn_from)
-    hosted = []
-    for part in parts:
-        host = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
-        hosted.append(host.copy_(part, non_blocking=True))
-    copied = torch.cuda.Event()
-    copied.record(torch.cuda.current_stream(device))
-    return PendingRecord(hosted, copied, drawn_from)

@@ -24,6 +24,7 @@ from vlsi_cache.student.folders import (
     validate_stage_settings,
     validate_untouched_start,
 )
+from vlsi_cache.student.hidden_target import validate_hidden
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import preview_taps
 
@@ -78,6 +79,8 @@ def _validate_fit(
     recipe: Recipe, preview: ModelPreview, taps: tuple[int, ...] | None, cache: Cache
 ) -> None:
     validate_vocabulary(cache, preview.name, preview.vocabulary, preview.vocab_size)
+    if "interaction" in recipe.stages:
+        validate_hidden(cache, recipe.interaction, preview.num_blocks, preview.hidden_size)
     if taps is not None:
         _validate_tap_numbers(len(taps), cache, recipe.interaction)
 
@@ -114,6 +117,13 @@ def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
     settings = run.recipe.interaction
     validate_model(cache, student)
     _validate_taps(cache, student, run.recipe.student, settings)
+    decoder = student.decoder
+    validate_hidden(cache, settings, decoder.num_blocks, decoder.hidden_size)
+    recorded = cache.manifest.hidden
+    if recorded is not None and settings.hidden is None and recorded.width == decoder.hidden_size:
+        logger.info(
+            "the cache holds a hidden state, which is not learned: interaction.hidden is null"
+        )
     batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
     samples = IndexedConversations(run.data)
     for index in range(min(len(cache), _FIRST_SAMPLES)):

@@ -14,6 +14,7 @@ from vlsi_cache.store import Cache
 from vlsi_cache.student.cached import CachedBatches, recorded_order
 from vlsi_cache.student.card import card_of
 from vlsi_cache.student.choosing import HeldOutSamples, chosen_by, held_out_of
+from vlsi_cache.student.hidden_target import hidden_target
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import Run, Stage, Training, interaction_rates, run_stage, save_model
@@ -107,8 +108,12 @@ def _start(
     if settings.gradient_checkpointing:
         student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
     decoder, norm = student.decoder, settings.verbalizer_max_grad_norm
+    module.hidden = hidden_target(cache, student.decoder, settings)
     rate, verbalizer_rate = interaction_rates(settings, decoder.hidden_size, decoder.num_weights)
-    batches = CachedBatches(encoder_for(student, run.recipe.data), cache, settings.tail)
+    batches = CachedBatches(
+        *(encoder_for(student, run.recipe.data), cache, settings.tail),
+        with_hidden=module.hidden is not None,
+    )
     return Training(
         module=module,
         dataset=IndexedConversations(run.data),

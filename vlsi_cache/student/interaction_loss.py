@@ -29,6 +29,8 @@ from vlsi_cache.objectives import (
 )
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Comparison, InteractionSection, LoraSection
+from vlsi_cache.student.gradients import compare_gradients
+from vlsi_cache.student.hidden_target import HiddenTarget
 from vlsi_cache.training import StageModule
 from vlsi_cache.verbalizer import VerbalizerBank
 
@@ -72,6 +74,8 @@ class Interaction(StageModule):
         self.teacher_taps = torch.tensor(teacher_taps, device=student.device)
         self.seed, self.rank = seed, rank
         self.generator = torch.Generator(device=student.device)
+        self.hidden: HiddenTarget | None = None
+        """The block that learns a recorded hidden state, if one does. Set it before training."""
         self._unsound: Tensor | None = None
         self._warned_of_opposing = False
         self._measured_step = -1
@@ -85,6 +89,7 @@ class Interaction(StageModule):
         token_samples: Tensor,
         targets: SparseTargets,
         num_items_in_batch: Tensor | int | None = None,
+        **recorded: Tensor,
     ) -> dict[str, Tensor]:
         """Return the weighted sum of the taps' losses and the output's, per response token.
 
@@ -95,28 +100,50 @@ class Interaction(StageModule):
             token_samples: ``[N]`` long, each token's row of the batch.
             targets: ``[N, L_t + 1, S]``, the teacher's taps, its final output last.
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
+            recorded: if a hidden state is learned, what ``HiddenTarget.cosines`` takes of it.
         """
-        self.seed_draws()
-        if self.settings.inner_schedule is not None and self.settings.inner != "none":
-            self.observe("inner_weight", torch.full((), self.inner_weight(), device=labels.device))
+        self._begin(labels.device)
         head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
-        states, final = run_backbone(self.decoder, self.bank.taps, inputs, positions)
+        states, final = run_backbone(self.decoder, self._blocks, inputs, positions)
         output = self._output_loss(final, head, targets, labels)
         weight, inner = self.inner_weight(), {}
         if weight:  # it follows from the step, so all processes compute the taps, or none
             reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
-            num_samples = len(inputs["input_ids"])
-            inner = self._inner_losses(reads, head, targets, labels, token_samples, num_samples)
-        for name, loss in (output | inner).items():
-            self.observe(name, loss.mean())
+            count = len(inputs["input_ids"])
+            inner = self._inner_losses(reads, head, targets, labels, token_samples, count)
+        self._observe_means(output | inner)
         sums = [loss.sum() for loss in output.values()]
         weighted = [loss.sum() * weight for loss in inner.values()]
-        if self._measures_gradients() and sums and weighted:
-            self._observe_gradients(torch.stack(sums).sum(), torch.stack(weighted).sum())
-        count = num_items_in_batch if num_items_in_batch is not None else len(labels)
+        self._measure_gradients(sums, weighted)
+        if (hidden := self.hidden) is not None:
+            read = states[hidden.block].at(positions)
+            sums.append(self._hidden_loss(hidden, read, recorded, torch.stack(sums).sum()))
         whole = torch.stack(sums + weighted).sum()
         self.falling = self._falling_share(weighted, whole)
-        return {"loss": whole / count}
+        return {"loss": whole / (len(labels) if num_items_in_batch is None else num_items_in_batch)}
+
+    def _observe_means(self, losses: Mapping[str, Tensor]) -> None:
+        for name, loss in losses.items():
+            self.observe(name, loss.mean())
+
+    @property
+    def _blocks(self) -> list[int]:
+        """Blocks whose states are read: the taps, and the one that learns a hidden state."""
+        return sorted({*self.bank.taps, *([self.hidden.block] if self.hidden else [])})
+
+    def _hidden_loss(
+        self, hidden: HiddenTarget, read: Tensor, recorded: Mapping[str, Tensor], output: Tensor
+    ) -> Tensor:
+        """Return the sum of 1 − cos of states ``[N, D]``, 0-d, scaled to the output's loss."""
+        cosines = hidden.cosines(read, recorded)
+        self.observe("hidden_cosine", cosines.mean())
+        return hidden.weighed(cosines, output)
+
+    def _begin(self, device: torch.device) -> None:
+        """Begin a micro-batch, and observe the taps' weight if it falls."""
+        self.seed_draws()
+        if self.settings.inner_schedule is not None and self.settings.inner != "none":
+            self.observe("inner_weight", torch.full((), self.inner_weight(), device=device))
 
     def _falling_share(self, weighted: Sequence[Tensor], whole: Tensor) -> Tensor | None:
         """Return the taps' share of the loss, 0-d, if their weight falls and is not 0 yet."""
@@ -135,6 +162,16 @@ class Interaction(StageModule):
         fallen = min(self.progress / schedule.until, 1.0)
         return weight * (1 + fallen * (schedule.end - 1))
 
+    def _measure_gradients(self, output: Sequence[Tensor], taps: Sequence[Tensor]) -> None:
+        """Compare the gradients of both losses, if they are due and there are both."""
+        if self._measures_gradients() and output and taps:
+            trained = [value for value in self.adapted.parameters() if value.requires_grad]
+            first, second = (torch.stack(list(losses)).sum() for losses in (output, taps))
+            norms, cosine = compare_gradients(first, second, trained)
+            self.observe("gradient_output", norms[0])
+            self.observe("gradient_taps", norms[1])
+            self.observe("gradient_cosine", cosine)
+
     def _measures_gradients(self) -> bool:
         """Report whether this micro-batch is the first of a step whose gradients are measured."""
         every = self.settings.gradients_every
@@ -142,15 +179,6 @@ class Interaction(StageModule):
             return False
         measured, self._measured_step = self._measured_step, self.step
         return self.step != measured and self.step % every == 0
-
-    def _observe_gradients(self, output: Tensor, taps: Tensor) -> None:
-        """Observe the norms of both gradients at the student, and the cosine between them."""
-        trained = [value for value in self.adapted.parameters() if value.requires_grad]
-        found = [_flat_gradient(loss, trained) for loss in (output, taps)]
-        cosine = torch.nn.functional.cosine_similarity(found[0], found[1], dim=0)
-        self.observe("gradient_output", found[0].norm())
-        self.observe("gradient_taps", found[1].norm())
-        self.observe("gradient_cosine", cosine)
 
     def _output_loss(
         self, final: Tensor, head: Head, targets: SparseTargets, labels: Tensor
@@ -294,16 +322,6 @@ class Interaction(StageModule):
             self.observe("choice", match.choice.reshape(-1, width).mean(0))
             weighted = match.temperature * match.choice
             self.observe("weighted_temperature", weighted.reshape(-1, width).mean(0))
-
-
-def _flat_gradient(loss: Tensor, trained: Sequence[Tensor]) -> Tensor:
-    """Return the gradient of a loss by all these weights, laid flat; its graph stays."""
-    found = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
-    parts = [
-        torch.zeros_like(weight) if part is None else part
-        for weight, part in zip(trained, found, strict=True)
-    ]
-    return torch.cat([part.flatten().float() for part in parts])
 
 
 def _learning(decoder: Decoder, lora: LoraSection | None, seed: int) -> nn.Module:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
 from accelerate import PartialState
 
-from vlsi_cache.errors import RecipeError
-from vlsi_cache.manifest import MAX_POOL, MAX_TOP, OUTPUT_TAP, Sampling
-from vlsi_cache.models import preview_model
+from vlsi_cache.errors import RecipeError, VlsiCacheError
+from vlsi_cache.manifest import (
+    MAX_POOL,
+    MAX_TOP,
+    OUTPUT_TAP,
+    HiddenIdentity,
+    Sampling,
+    format_version_of,
+    rotation_width,
+)
+from vlsi_cache.models import load_config_of, preview_model, resolve_taps
+from vlsi_cache.phases import speaks_for_all
 from vlsi_cache.recipe import Recipe, validate_trackers
-from vlsi_cache.store import validate_beginnable
+from vlsi_cache.store import is_begun, validate_beginnable
 from vlsi_cache.verbalizer import preview_taps
 
-__all__ = ["dump_checks", "sampling_of", "validate_entries"]
+__all__ = ["dump_checks", "hidden_identity", "sampling_of", "validate_entries"]
+
+logger = logging.getLogger(__name__)
 
 
 def dump_checks(recipe: Recipe) -> list[Callable[[], object]]:
@@ -31,6 +43,36 @@ def sampling_of(recipe: Recipe) -> Sampling:
     """Return what a recipe keeps of each distribution, as a manifest says it."""
     settings = recipe.cache
     return Sampling(k=settings.k, m=settings.m, seed=recipe.seed, drawn_from=settings.drawn_from)
+
+
+def hidden_identity(recipe: Recipe, num_blocks: int, hidden_size: int) -> HiddenIdentity | None:
+    """Return what a recipe keeps of a hidden state, as a manifest says it.
+
+    Args:
+        recipe: the recipe.
+        num_blocks: the teacher's decoder blocks.
+        hidden_size: the teacher's hidden size, D.
+
+    Raises:
+        ModelError: ``cache.hidden.block`` is not a block.
+        RecipeError: ``cache.hidden.bits`` is too large.
+    """
+    settings = recipe.cache.hidden
+    if settings is None:
+        return None
+    block = max(num_blocks - 3, 0) if settings.block is None else settings.block
+    resolve_taps([block], num_blocks, where="cache.hidden.block")
+    most = rotation_width(hidden_size)
+    bits = settings.num_bits(most)
+    if bits > most:
+        raise RecipeError(
+            "more signs of a hidden state than its rotation has",
+            where="cache.hidden.bits",
+            expected=f"at most {most}, for the teacher's hidden size of {hidden_size}",
+            found=bits,
+            mend=f"Set cache.hidden.bits: {most}",
+        )
+    return HiddenIdentity(block=block, num_blocks=num_blocks, width=hidden_size, bits=bits)
 
 
 def validate_entries(recipe: Recipe, where: str, *, vocab_size: int, num_taps: int) -> None:
@@ -106,17 +148,46 @@ def _accelerator() -> str:
 def _validate_teacher(recipe: Recipe) -> None:
     preview = preview_model(recipe.teacher, "teacher")
     num_taps = len(preview_taps(recipe, "teacher", preview) or ()) + 1
+    if preview.num_blocks is not None and preview.hidden_size is not None:
+        hidden_identity(recipe, preview.num_blocks, preview.hidden_size)
+        _advise_hidden(recipe, preview.hidden_size)
     validate_entries(recipe, preview.name, vocab_size=preview.vocab_size, num_taps=num_taps)
 
 
+def _advise_hidden(recipe: Recipe, hidden_size: int) -> None:
+    """Say that a hidden state could be recorded too, where the student could learn it."""
+    named = recipe.student.model is not None and recipe.cache.hidden is None
+    if not named or not speaks_for_all() or is_begun(recipe.cache_path):
+        return
+    try:
+        config = load_config_of(recipe.student)
+    except VlsiCacheError:
+        return  # the student's own command says what is wrong
+    if getattr(config.get_text_config(decoder=True), "hidden_size", None) == hidden_size:
+        logger.info(
+            "teacher and student have the same hidden size. With cache.hidden: {} and "
+            "interaction.hidden: {} the student would learn a hidden state too, for 64 bytes a "
+            "token (docs/method.md)"
+        )
+
+
 def _validate_cache_settings(recipe: Recipe) -> None:
+    if recipe.interaction.hidden is not None and recipe.cache.hidden is None:
+        raise RecipeError(
+            "interaction.hidden learns a hidden state, and this dump would record none",
+            where="cache.hidden",
+            expected="{}, or its block and bits",
+            found="null",
+            mend="Set cache.hidden: {}, or interaction.hidden: null",
+        )
     sampling = sampling_of(recipe)
     known: dict[str, object] = {
-        "format_version": sampling.format_version,
         "sampling": sampling,
         "samples_per_shard": recipe.cache.samples_per_shard,
         "processor_options": recipe.teacher.processor,
     }
+    if recipe.cache.hidden is None:
+        known |= {"hidden": None, "format_version": format_version_of(sampling, None)}
     if recipe.teacher.taps is not None:
         known["taps"] = (*sorted(set(recipe.teacher.taps)), OUTPUT_TAP)
     validate_beginnable(recipe.cache_path, known)

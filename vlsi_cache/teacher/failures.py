@@ -48,6 +48,7 @@ class Failures:
 def failed_record(sample_id: str, key: str, reason: str, manifest: CacheManifest) -> SampleRecord:
     """Return the record of a sample that cannot be read: the reason, and no tokens."""
     leading, sampling = (0, len(manifest.taps)), manifest.sampling
+    hidden = manifest.hidden
     return SampleRecord(
         sample_id=sample_id,
         key=key,
@@ -60,4 +61,5 @@ def failed_record(sample_id: str, key: str, reason: str, manifest: CacheManifest
             drawn_from=sampling.drawn_from,
         ),
         failure=reason,
+        hidden_signs=None if hidden is None else np.empty((0, hidden.bits // 8), np.uint8),
     )

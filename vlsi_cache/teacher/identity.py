@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from vlsi_cache.hidden import HiddenSigns, HiddenTap
 from vlsi_cache.manifest import (
     OUTPUT_TAP,
     CacheManifest,
     DatasetIdentity,
     TeacherIdentity,
     TokenizerIdentity,
+    format_version_of,
 )
 from vlsi_cache.models import (
     Backbone,
@@ -25,7 +27,7 @@ from vlsi_cache.models import (
 )
 from vlsi_cache.sampling import TapRecorder, remembered_order
 from vlsi_cache.store import CacheWriter, create_cache, validate_beginnable
-from vlsi_cache.teacher.checks import sampling_of, validate_entries
+from vlsi_cache.teacher.checks import hidden_identity, sampling_of, validate_entries
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
@@ -89,7 +91,15 @@ def begin_dump(
         writer = create_cache(run.recipe.cache_path, manifest, processor)
     if teacher.autocast:  # as they were trained; the fingerprint above is of the float32 weights
         bank = bank.to(torch.bfloat16)
-    return TeacherPass(teacher, bank, recorder, run.recipe.seed), writer
+    hidden = _hidden_tap(manifest)
+    return TeacherPass(teacher, bank, recorder, run.recipe.seed, hidden), writer
+
+
+def _hidden_tap(manifest: CacheManifest) -> HiddenTap | None:
+    kept = manifest.hidden
+    if kept is None:
+        return None
+    return HiddenTap(kept.block, HiddenSigns(kept.width, kept.bits, manifest.sampling.seed))
 
 
 def _manifest(run: Run, teacher: Backbone, bank: VerbalizerBank) -> CacheManifest:
@@ -106,8 +116,10 @@ def _known_fields(run: Run, teacher: Backbone) -> dict[str, Any]:
     """Return the compared fields that are known before there are verbalizers."""
     model = teacher.decoder.model
     sampling = sampling_of(run.recipe)
+    decoder = teacher.decoder
+    hidden = hidden_identity(run.recipe, decoder.num_blocks, decoder.hidden_size)
     return {
-        "format_version": sampling.format_version,
+        "format_version": format_version_of(sampling, hidden),
         "teacher": TeacherIdentity(
             name=teacher.name,
             model_type=model.config.model_type,
@@ -124,6 +136,7 @@ def _known_fields(run: Run, teacher: Backbone) -> dict[str, Any]:
         "processor_options": run.recipe.teacher.processor,
         "dataset": _dataset_identity(run),
         "sampling": sampling,
+        "hidden": hidden,
         "samples_per_shard": run.recipe.cache.samples_per_shard,
         "dtype": str(model.dtype).removeprefix("torch."),
     }

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import StageError
-from vlsi_cache.models import Backbone, is_split, run_backbone
-from vlsi_cache.sampling import TapRecorder
+from vlsi_cache.hidden import HiddenTap, sign_rows
+from vlsi_cache.models import Backbone, TapState, is_split, run_backbone
+from vlsi_cache.sampling import TapRecorder, begin_copy
 from vlsi_cache.store import SampleRecord
 from vlsi_cache.training.processes import gathered, own_part
 from vlsi_cache.verbalizer import VerbalizerBank
@@ -21,6 +23,25 @@ from vlsi_cache.verbalizer import VerbalizerBank
 __all__ = ["TeacherPass", "record_uniforms"]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What was read of N response tokens."""
+
+    distribution: SparseDistribution
+    """``[N, L_t + 1]``."""
+    hidden_signs: np.ndarray[Any, np.dtype[np.uint8]] | None
+    """``[N, b / 8]``, if a hidden state is kept."""
+
+    @staticmethod
+    def join(parts: Sequence[_Read]) -> _Read:
+        """Join the slices of several processes."""
+        signs = [part.hidden_signs for part in parts if part.hidden_signs is not None]
+        return _Read(
+            SparseDistribution.concatenate([part.distribution for part in parts]),
+            np.concatenate(signs) if signs else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +56,16 @@ class TeacherPass:
     """Keeps a sparse record of each distribution."""
     seed: int
     """Seed of the draws."""
+    hidden: HiddenTap | None = None
+    """The block whose hidden state is kept, if any."""
 
     @torch.no_grad()
-    def begin(self, batch: Mapping[str, Any], uniforms: Floats) -> Callable[[], SparseDistribution]:
+    def begin(
+        self,
+        batch: Mapping[str, Any],
+        uniforms: Floats,
+        rotations: np.ndarray[Any, np.dtype[np.int64]],
+    ) -> Callable[[], _Read]:
         """Begin to read the distributions of every tap, then of the output, ``[N, L_t + 1]``.
 
         The returned function waits for them.
@@ -48,6 +76,7 @@ class TeacherPass:
                 return the whole.
             uniforms: ``[N, L_t + 1, num_uniforms]`` float64 in [0, 1), for each token and tap as
                 many random numbers as the recorder takes.
+            rotations: ``[N]``, the number of each token's rotation of a hidden state.
         """
         decoder = self.backbone.decoder
         positions = batch["positions"]
@@ -59,12 +88,24 @@ class TeacherPass:
         if labels.device.type == "cuda":
             dice = dice.pin_memory()  # a copy from other memory would wait for the batch before
         dice = dice[own].to(labels.device, non_blocking=True)
-        states, final = run_backbone(decoder, self.bank.taps, batch["inputs"], positions[own])
+        blocks = {*self.bank.taps} | ({self.hidden.block} if self.hidden else set())
+        states, final = run_backbone(decoder, sorted(blocks), batch["inputs"], positions[own])
+        signs = self._begin_signs(states, positions[own], torch.from_numpy(rotations)[own])
         reads = [decoder.features(read) for read in self.bank(states, positions[own]).values()]
         pending = self.recorder.begin([*reads, final], labels[own], dice)
         if own == slice(None):
-            return pending.result
-        return lambda: SparseDistribution.concatenate(gathered([pending.result()]))
+            return lambda: _Read(pending.result(), signs())
+        return lambda: _Read.join(gathered([_Read(pending.result(), signs())]))
+
+    def _begin_signs(
+        self, states: Mapping[int, TapState], positions: Tensor, rotations: Tensor
+    ) -> Callable[[], np.ndarray[Any, Any] | None]:
+        """Begin to read the signs of the hidden state, if one is kept."""
+        if self.hidden is None:
+            return lambda: None
+        kept = states[self.hidden.block].at(positions)
+        pending = begin_copy([self.hidden.signs.encode(kept, rotations.to(kept.device))])
+        return lambda: pending.arrays()[0]
 
     def begin_records(
         self, batch: Mapping[str, Any], keys: Sequence[tuple[str, str]]
@@ -86,13 +127,16 @@ class TeacherPass:
                 for (_, key), count in zip(keys, counts, strict=True)
             ]
         )
-        pending = self.begin(_to_device(batch, self.backbone.device), uniforms)
+        rotations = np.concatenate(
+            [sign_rows(key, int(count)) for (_, key), count in zip(keys, counts, strict=True)]
+        )
+        pending = self.begin(_to_device(batch, self.backbone.device), uniforms, rotations)
         labels = batch["labels"].int().numpy()
         return lambda: self._records(pending(), labels, list(zip(keys, counts, strict=True)))
 
     def _records(
         self,
-        distribution: SparseDistribution,
+        read: _Read,
         labels: np.ndarray[Any, Any],
         samples: Sequence[tuple[tuple[str, str], int]],
     ) -> list[SampleRecord | StageError]:
@@ -100,19 +144,29 @@ class TeacherPass:
         start = 0
         for (sample_id, key), count in samples:
             own = slice(start, start + int(count))
-            error = self._find_error(distribution.entropy[own], sample_id)
-            records.append(error or SampleRecord(sample_id, key, labels[own], distribution[own]))
+            signs = None if read.hidden_signs is None else read.hidden_signs[own]
+            error = self._find_error(read.distribution.entropy[own], signs, sample_id)
+            found = SampleRecord(
+                *(sample_id, key, labels[own], read.distribution[own]), hidden_signs=signs
+            )
+            records.append(error or found)
             start = own.stop
         return records
 
-    def _find_error(self, entropy: np.ndarray[Any, Any], sample_id: str) -> StageError | None:
+    def _find_error(
+        self, entropy: np.ndarray[Any, Any], signs: np.ndarray[Any, Any] | None, sample_id: str
+    ) -> StageError | None:
         sound = np.isfinite(entropy).all(axis=0)
-        if sound.all():
-            return None
         taps = [*map(str, self.bank.taps), "output"]
         broken = ", ".join(tap for tap, good in zip(taps, sound, strict=True) if not good)
+        problem = f"teacher's distribution is not finite at tap {broken}" if broken else None
+        if problem is None and signs is not None and not signs.any(-1).all():
+            assert self.hidden is not None
+            problem = f"teacher's hidden state of block {self.hidden.block} is 0 or not finite"
+        if problem is None:
+            return None
         return StageError(
-            f"teacher's distribution is not finite at tap {broken}",
+            problem,
             where=f"sample {sample_id!r}",
             mend="Try teacher.dtype: float32, or check the teacher's weights; or skip such samples "
             "with cache.on_error: skip",

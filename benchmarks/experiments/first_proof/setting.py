@@ -28,8 +28,15 @@ from vlsi_cache.verbalizer import VerbalizerBank
 
 __all__ = ["CACHES", "FULL", "QUICK", "Plan", "Rates", "Setting"]
 
-CACHES = {"cache": (0, 14), "truncated": (4, 0)}
-"""k and m of the caches: draws alone, and likely tokens alone, which take a fifth more bytes."""
+_DRAWS = {"k": 0, "m": 14, "drawn_from": "rest"}
+CACHES: Mapping[str, Mapping[str, Any]] = {
+    "cache": _DRAWS,
+    "truncated": {"k": 4, "m": 0, "drawn_from": "rest"},
+    "hidden-512": {**_DRAWS, "hidden": {"bits": 512}},
+    "hidden-128": {**_DRAWS, "hidden": {"bits": 128}},
+}
+"""What the caches keep: draws alone, likely tokens alone, which take a fifth more bytes, and draws
+beside signs of a hidden state."""
 
 MADE_UP_TAPS = (1, 2, 3, 4)
 
@@ -154,11 +161,14 @@ class Setting:
 
     def prepare(self, arms: Sequence[Arm]) -> None:
         """Make everything that these arms share with others."""
-        caches = sorted({arm.cache for arm in arms if arm.cache})
-        if caches:
-            self._verbalize_teacher()
         if any(arm.reads_taps for arm in arms):
             self.verbalize_student()
+        self.dump(sorted({arm.cache for arm in arms if arm.cache}))
+
+    def dump(self, caches: Sequence[str]) -> None:
+        """Make these caches by the product."""
+        if caches:
+            self._verbalize_teacher()
         for name in caches:
             shared = Plan(self.folder / "shared", {}, Rates(1e-3, 1e-3), seed=0, cache=name)
             dump_teacher(self.recipe(shared), _report_progress)
@@ -169,7 +179,6 @@ class Setting:
 
     def recipe(self, plan: Plan) -> Recipe:
         """Return the recipe of one training."""
-        k, m = CACHES[plan.cache]
         role = "student-random" if plan.starts_random else "student"
         begins_as = self.random_student if plan.starts_random else self.student
         student = {"verbalizers": str(self.verbalizers(role))} if plan.reads_taps else {}
@@ -187,12 +196,7 @@ class Setting:
                 },
                 "student": {"model": str(plan.student or begins_as)} | student,
                 "data": {"path": str(self.data("train"))},
-                "cache": {
-                    "path": str(self.folder / plan.cache),
-                    "k": k,
-                    "m": m,
-                    "drawn_from": "rest",
-                },
+                "cache": {"path": str(self.folder / plan.cache), **CACHES[plan.cache]},
                 "interaction": {
                     **self._schedule(steps["interaction"], plan.rates.interaction),
                     "verbalizer_learning_rate": plan.rates.interaction,  # the rival's, too

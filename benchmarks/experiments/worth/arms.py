@@ -36,6 +36,8 @@ class Arm:
     """Whether the student begins with random blocks in place of the cut's."""
     hidden_cosine: bool = False
     """Whether a hidden state learns the teacher's, which is in memory: the rival."""
+    cache: str = "cache"
+    """Name of the cache that it reads."""
     length: float = 1.0
     """Steps of its distillation over those of the others."""
     exits: bool = False
@@ -74,6 +76,9 @@ ARMS = {
         ),
         Arm("tap-26", {"inner": "none"}, {"labels": LABELS}, corrected=True),
         Arm("hidden-cosine", {"inner": "none"}, hidden_cosine=True),
+        Arm("hidden-512", {"inner": "none", "hidden": {}}, cache="hidden-512"),
+        Arm("hidden-128", {"inner": "none", "hidden": {}}, cache="hidden-128"),
+        Arm("taps-and-hidden", {**_TAPS, **_FIRST, "hidden": {}}, cache="hidden-512"),
         Arm("output-long", {"inner": "none"}, length=2.0),
         Arm("taps-first-long", {**_TAPS, **_FIRST}, length=2.0),
         Arm("random-output", {"inner": "none", **_WHOLE}, starts_random=True),

@@ -77,6 +77,8 @@ def _settings(setting: Setting, arm: Arm, part: str) -> dict[str, Any]:
         found["starts_random"] = True
     if arm.hidden_cosine:
         found["hidden_cosine"] = True
+    if arm.cache != "cache":
+        found["cache"] = arm.cache
     if arm.length != 1.0:
         found["length"] = arm.length
     if part == "exits":
@@ -93,6 +95,7 @@ def _part(setting: Setting, name: str, seed: int, part: str) -> dict[str, Any]:
     plan = Plan(
         *(folder / "distilled", arm.settings(setting.last_tap), RATES, seed),
         stages=FIRST,
+        cache=arm.cache,
         starts_random=arm.starts_random,
         length=arm.length,
     )

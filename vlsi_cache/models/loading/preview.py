@@ -28,6 +28,8 @@ class ModelPreview:
     """Most tokens that the head can have, by the tokenizer."""
     vocabulary: str
     """SHA-256 of the tokenizer's vocabulary."""
+    hidden_size: int | None = None
+    """Width of the blocks' output, if the configuration says it."""
 
     def resolve_taps(self, taps: Sequence[int] | None) -> tuple[int, ...] | None:
         """Return the taps that will be read, or None while the number of blocks is not known.
@@ -56,11 +58,12 @@ def preview_model(section: ModelSection, role: str) -> ModelPreview:
     config = load_config_of(section)
     validate_files(name, config, revision=section.revision)
     validate_loading(section, config, loader_of(config, name))
-    num_blocks = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    text = config.get_text_config(decoder=True)
     tokenizer = tokenizer_of(load_processor_of(section))
     return ModelPreview(
         name=name,
-        num_blocks=num_blocks,
+        num_blocks=getattr(text, "num_hidden_layers", None),
         vocab_size=vocabulary_size(tokenizer),
         vocabulary=vocabulary_hash(tokenizer),
+        hidden_size=getattr(text, "hidden_size", None),
     )

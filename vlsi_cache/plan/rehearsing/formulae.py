@@ -131,6 +131,10 @@ def bytes_per_token_and_tap(settings: CacheSection) -> float:
     return _FIXED_BYTES + _TOP_BYTES * settings.k + _LONE_DRAW_BYTES * settings.m
 
 
-def record_bytes(settings: CacheSection, num_tokens: int, num_taps: int) -> int:
-    """Return the bytes of the records of N tokens at L taps: N · L · (bytes per token and tap)."""
-    return round(num_tokens * num_taps * bytes_per_token_and_tap(settings))
+def record_bytes(settings: CacheSection, num_tokens: int, num_taps: int, num_signs: int) -> int:
+    """Return the bytes of the records of N tokens at L taps.
+
+    They are N · L · (bytes per token and tap), and an eighth for each sign of a hidden state.
+    """
+    each = num_taps * bytes_per_token_and_tap(settings) + num_signs / 8
+    return round(num_tokens * each)

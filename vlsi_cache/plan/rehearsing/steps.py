@@ -13,12 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlsi_cache.hidden import HiddenSigns, HiddenTap
+from vlsi_cache.manifest import rotation_width
 from vlsi_cache.models import Backbone, resolve_taps
 from vlsi_cache.objectives import SparseTargets
-from vlsi_cache.recipe import InteractionSection, Recipe, Schedule
+from vlsi_cache.recipe import HiddenRecordSection, InteractionSection, Recipe, Schedule
 from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.student.finetuning import Finetuning
+from vlsi_cache.student.hidden_target import HiddenTarget
 from vlsi_cache.student.interaction_loss import Interaction
+from vlsi_cache.teacher.checks import hidden_identity
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import StageModule
 from vlsi_cache.verbalizer import Verbalization, VerbalizerBank, build_verbalizers
@@ -131,13 +135,17 @@ def _teacher_pass(recipe: Recipe, backbone: Backbone) -> StageStep:
     recorder = TapRecorder(
         head, k=settings.k, m=settings.m, drawn_from=settings.drawn_from, order=order
     )
-    reader = TeacherPass(backbone, bank, recorder, recipe.seed)
+    decoder = backbone.decoder
+    kept = hidden_identity(recipe, decoder.num_blocks, decoder.hidden_size)
+    hidden = None if kept is None else HiddenTap(kept.block, _signs(backbone, kept.bits))
+    reader = TeacherPass(backbone, bank, recorder, recipe.seed, hidden)
 
     def run(batch: Batch) -> None:
         shape = batch.num_responses, len(bank.taps) + 1, recorder.num_uniforms
         uniforms = np.full(shape, 0.5)
         try:
-            reader.begin(batch.tensors(head.weight.device), uniforms)()
+            rotations = np.zeros(batch.num_responses, np.int64)
+            reader.begin(batch.tensors(head.weight.device), uniforms, rotations)()
         except RuntimeError as error:
             # A rehearsal ends where the record leaves torch: it has no numbers to give.
             if ".numpy()" not in str(error):
@@ -157,7 +165,11 @@ def _interaction(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> S
     module = Interaction(backbone, bank, settings, teacher_taps=range(count), seed=0)
     if settings.gradient_checkpointing:
         backbone.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
-    step = _trained(module, backbone, _record(recipe, count, device))
+    if settings.hidden is not None:
+        signs = _signs(backbone, _num_signs(recipe, backbone))
+        module.hidden = HiddenTarget(0, signs, settings.hidden.weight)
+    record = _record(recipe, count, device)
+    step = _trained(module, backbone, lambda batch: record(batch) | _hidden(module, batch))
     schedule = settings.inner_schedule
     if schedule is None or schedule.end or settings.inner == "none":
         return step
@@ -166,6 +178,34 @@ def _interaction(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> S
         module.progress = 1.0
 
     return replace(step, rest=rest, share=schedule.until)
+
+
+class _RehearsedSigns(HiddenSigns):
+    """Signs of states without numbers. Flips of any value take as much."""
+
+    def _flips(self, rows: Tensor) -> list[Tensor]:
+        return [torch.ones(len(rows), self.padded, device=rows.device)] * 2
+
+
+def _signs(backbone: Backbone, bits: int) -> HiddenSigns:
+    return _RehearsedSigns(backbone.decoder.hidden_size, bits, seed=0)
+
+
+def _num_signs(recipe: Recipe, backbone: Backbone) -> int:
+    """Return the signs of the recorded state. A recipe of the student alone does not say them."""
+    hidden = recipe.cache.hidden or HiddenRecordSection()
+    return hidden.num_bits(rotation_width(backbone.decoder.hidden_size))
+
+
+def _hidden(module: Interaction, batch: Batch) -> dict[str, Any]:
+    """What a step reads of the recorded hidden state."""
+    if module.hidden is None:
+        return {}
+    device = module.teacher_taps.device
+    shape = batch.num_responses, module.hidden.signs.bits // 8
+    rotations = torch.zeros(batch.num_responses, dtype=torch.long, device=device)
+    signs = torch.zeros(shape, dtype=torch.uint8, device=device)
+    return {"hidden_signs": signs, "rotations": rotations}
 
 
 def _record(

@@ -92,7 +92,7 @@ def validate_known_version(
         raise CacheError(
             "cache format is of an unknown version",
             where=where,
-            expected=" or ".join(map(str, range(1, FORMAT_VERSION + 1))),
+            expected=", ".join(map(str, range(1, FORMAT_VERSION))) + f" or {FORMAT_VERSION}",
             found=repr(version)[:40],
             mend="Use the version of vlsi-cache that wrote it",
         )

@@ -392,6 +392,7 @@ class Cache:
             response_ids=arrays["response_ids"],
             distribution=parse_distribution(arrays),
             failure=shard.failures.get(row),
+            hidden_signs=arrays.get("hidden_signs"),
         )
 
     def _tokens(self, shard_index: int, first: int, stop: int) -> Chunk:

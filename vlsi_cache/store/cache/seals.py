@@ -58,7 +58,7 @@ class ProcessorSeal(StoredModel):
 class CacheIndex(StoredModel):
     """All seals of a complete cache, so that opening it is one read."""
 
-    format_version: Literal[1, 2] = 1
+    format_version: Literal[1, 2, 3] = 1
     """Version of the cache format, as in the manifest."""
     manifest_sha256: Sha256
     """SHA-256 of `manifest.json`."""

@@ -44,6 +44,7 @@ def validate_storable(record: SampleRecord, manifest: CacheManifest) -> None:
     """
     _validate_name(record.sample_id)
     _validate_shape(record, manifest)
+    _validate_hidden(record, manifest)
     distribution = record.distribution
     where, vocab_size = f"sample {record.sample_id!r}", manifest.tokenizer.vocab_size
     floats = {
@@ -84,6 +85,26 @@ def _validate_shape(record: SampleRecord, manifest: CacheManifest) -> None:
         )
 
 
+def _validate_hidden(record: SampleRecord, manifest: CacheManifest) -> None:
+    wanted = None
+    if manifest.hidden is not None:
+        wanted = len(record.response_ids), manifest.hidden.bits // 8
+    found = None if record.hidden_signs is None else record.hidden_signs.shape
+    if found != wanted:
+        raise CacheError(
+            "record does not fit the cache",
+            where=f"sample {record.sample_id!r}",
+            expected=f"hidden_signs {wanted}",
+            found=found,
+        )
+    if record.hidden_signs is not None and not record.hidden_signs.any(-1).all():
+        raise CacheError(
+            "hidden state is 0 or not finite",
+            where=f"sample {record.sample_id!r}",
+            mend="Check the teacher's weights and dtype",
+        )
+
+
 def _validate_name(sample_id: str) -> None:
     try:
         sample_id.encode()
@@ -119,6 +140,8 @@ def encode_shard(record: ShardRecord) -> dict[str, Array]:
             "entropy": entropy,
             "label_log_prob": label,
         }
+    if record.hidden_signs is not None:
+        kept["hidden_signs"] = record.hidden_signs
     return {
         **kept,
         "response_ids": record.response_ids.astype(np.int32),
@@ -182,6 +205,9 @@ def find_problem(arrays: Mapping[str, Array], vocab_size: int) -> str | None:
     for name in ("top_ids", "drawn_ids", "response_ids"):
         if name in arrays and not _within(arrays[name], vocab_size).all():
             return f"{name} holds a hole or an id outside the vocabulary"
+    signs = arrays.get("hidden_signs")
+    if signs is not None and not signs.any(-1).all():
+        return "hidden_signs holds a hole"
     top = arrays.get("top_log_probs")
     if top is not None and not ((top <= 0) & np.isfinite(top)).all():
         return "top_log_probs holds a hole or a value that is not a log-probability"

@@ -124,7 +124,9 @@ def _token_layout(manifest: CacheManifest, num_tokens: int) -> dict[str, ArrayLa
         fewer = min(rows, MAX_CHUNK_DRAWS // (taps * width))
         shape = (num_tokens, taps, width)
         together = ArrayLayout("int32", shape, fewer, -1, together=k)
-        return {"together": together, "response_ids": response_ids}
+        return {"together": together, **_hidden_layout(manifest, num_tokens, rows)} | {
+            "response_ids": response_ids
+        }
     arrays = {}
     if k:
         shape, fewer = (num_tokens, taps, k), min(rows, CHUNK_BYTES // (4 * taps * k))
@@ -136,8 +138,15 @@ def _token_layout(manifest: CacheManifest, num_tokens: int) -> dict[str, ArrayLa
     return arrays | {
         "entropy": ArrayLayout("uint8", (num_tokens, taps), rows, CODE_HOLE),
         "label_log_prob": ArrayLayout("uint8", (num_tokens, taps), rows, CODE_HOLE),
+        **_hidden_layout(manifest, num_tokens, rows),
         "response_ids": response_ids,
     }
+
+
+def _hidden_layout(manifest: CacheManifest, num_tokens: int, rows: int) -> dict[str, ArrayLayout]:
+    if manifest.hidden is None:
+        return {}
+    return {"hidden_signs": ArrayLayout("uint8", (num_tokens, manifest.hidden.bits // 8), rows, 0)}
 
 
 def _num_bytes(array: ArrayLayout) -> int:

@@ -27,6 +27,8 @@ class SampleRecord:
     """``[N, L]``: the teacher's taps at every response token, the output last."""
     failure: str | None = None
     """Why the sample could not be read. Such a sample has no tokens."""
+    hidden_signs: NDArray[np.uint8] | None = None
+    """``[N, b / 8]``: signs of a hidden state, if the cache keeps them (``vlsi_cache.hidden``)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +47,8 @@ class ShardRecord:
     """``[N, L]``: the taps, the output last."""
     failures: Mapping[int, str] = field(default_factory=dict)
     """Row of each sample that could not be read → reason."""
+    hidden_signs: NDArray[np.uint8] | None = None
+    """``[N, b / 8]``: signs of a hidden state, if the cache keeps them."""
 
     @classmethod
     def join(cls, records: Sequence[SampleRecord]) -> ShardRecord:
@@ -60,6 +64,7 @@ class ShardRecord:
             if len(record.distribution) != count or len(bytes.fromhex(record.key)) != 32:
                 raise ValueError(f"record of sample {record.sample_id!r} contradicts itself")
         keys = b"".join(bytes.fromhex(record.key) for record in records)
+        signs = [record.hidden_signs for record in records if record.hidden_signs is not None]
         return cls(
             sample_ids=tuple(record.sample_id for record in records),
             keys=np.frombuffer(keys, np.uint8).reshape(-1, 32),
@@ -67,6 +72,7 @@ class ShardRecord:
             response_ids=np.concatenate([record.response_ids for record in records]),
             distribution=SparseDistribution.concatenate([r.distribution for r in records]),
             failures={row: record.failure for row, record in enumerate(records) if record.failure},
+            hidden_signs=np.concatenate(signs) if signs else None,
         )
 
     @property
@@ -86,4 +92,5 @@ class ShardRecord:
                 response_ids=self.response_ids[part],
                 distribution=self.distribution[part],
                 failure=self.failures.get(index),
+                hidden_signs=None if self.hidden_signs is None else self.hidden_signs[part],
             )

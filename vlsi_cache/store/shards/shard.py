@@ -143,6 +143,7 @@ class OpenShard:
             failures={
                 row - first: why for row, why in self.failures.items() if first <= row < stop
             },
+            hidden_signs=arrays.get("hidden_signs"),
         )
 
     def read_record(self) -> ShardRecord:

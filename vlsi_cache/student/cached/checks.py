@@ -23,6 +23,13 @@ def validate_contents(cache: Cache, settings: InteractionSection) -> None:
         validate_recorded(cache)
         validate_sizes(cache.path)
     _validate_tail(cache, settings)
+    if settings.hidden is not None and cache.manifest.hidden is None:
+        raise CacheMismatchError(
+            "interaction.hidden is given, and the cache holds no hidden state",
+            where=cache.path,
+            mend="Dump the teacher into a new cache with cache.hidden: {}, or leave it out "
+            "(--set interaction.hidden=null)",
+        )
     target = settings.output_target
     if target is not None and target.tap not in cache.manifest.taps[:-1]:
         raise CacheMismatchError(

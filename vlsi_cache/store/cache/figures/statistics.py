@@ -9,7 +9,13 @@ from typing import Final, Protocol, TypedDict
 
 import numpy as np
 
-from vlsi_cache.manifest import CacheManifest, Sampling, TeacherIdentity, TokenizerIdentity
+from vlsi_cache.manifest import (
+    CacheManifest,
+    HiddenIdentity,
+    Sampling,
+    TeacherIdentity,
+    TokenizerIdentity,
+)
 from vlsi_cache.phases import phase
 from vlsi_cache.store.cache.figures.counting import new_tally, tally_shards
 from vlsi_cache.store.cache.figures.summary import CacheSummary, TapErrors, TapSummary
@@ -221,6 +227,7 @@ class _Settings(TypedDict):
     tokenizer: TokenizerIdentity
     dataset: str
     sampling: Sampling
+    hidden: HiddenIdentity | None
     num_parts: int
     samples_per_shard: int
     batch_size: int
@@ -233,6 +240,7 @@ def _settings(manifest: CacheManifest) -> _Settings:
         "tokenizer": manifest.tokenizer,
         "dataset": manifest.dataset.source,
         "sampling": manifest.sampling,
+        "hidden": manifest.hidden,
         "num_parts": len(manifest.parts),
         "samples_per_shard": manifest.samples_per_shard,
         "batch_size": manifest.batch_size,
@@ -285,13 +293,15 @@ class _Sizes(TypedDict):
 
 
 def _sizes(manifest: CacheManifest, num_tokens: int, num_bytes: int) -> _Sizes:
-    """Return the bytes on disk, and what they are compared with."""
+    """Return the bytes on disk, and what those of the distributions are compared with."""
     entries = num_tokens * len(manifest.taps)
-    raw = num_tokens * token_bytes(manifest)
+    hidden = num_tokens * (manifest.hidden.bits // 8 if manifest.hidden else 0)
+    raw = num_tokens * token_bytes(manifest) - hidden
+    kept = num_bytes - hidden
     dense = entries * manifest.tokenizer.vocab_size * _BF16_BYTES
     return {
         "bytes_total": num_bytes,
-        "bytes_per_token_tap": num_bytes / entries if entries else None,
-        "compression_ratio": raw / num_bytes if entries else None,
-        "dense_ratio": dense / num_bytes if entries else None,
+        "bytes_per_token_tap": kept / entries if entries else None,
+        "compression_ratio": raw / kept if entries else None,
+        "dense_ratio": dense / kept if entries else None,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from vlsi_cache.jsonmodels import PathText, ReportModel
-from vlsi_cache.manifest import Sampling, TeacherIdentity, TokenizerIdentity
+from vlsi_cache.manifest import HiddenIdentity, Sampling, TeacherIdentity, TokenizerIdentity
 
 __all__ = [
     "CacheSummary",
@@ -156,7 +156,7 @@ class CacheSummary(ReportModel):
     bytes_on_disk: int | None = None
     """Bytes on disk, the processor's copy included; null in reports of earlier versions."""
     bytes_per_token_tap: float | None
-    """Bytes on disk per response token and tap; null without tokens."""
+    """Bytes on disk per response token and tap, without a hidden state; null without tokens."""
     compression_ratio: float | None
     """The arrays' uncompressed bytes over the bytes on disk; null without tokens."""
     dense_ratio: float | None
@@ -170,6 +170,8 @@ class CacheSummary(ReportModel):
     """Path or name of the conversations."""
     sampling: Sampling
     """What is kept of each distribution: k, m, seed."""
+    hidden: HiddenIdentity | None = None
+    """What is kept of a hidden state; null if nothing is."""
     num_parts: int
     """Caches that were merged into it; 0 if it is not merged."""
     samples_per_shard: int
