@@ -151,6 +151,26 @@ def test_weights_that_are_too_much_are_not_mended_by_a_smaller_batch(small: Reci
     assert not any(mend.fits or "batch" in mend.setting for mend in plan.stages[0].mends)
 
 
+def test_a_student_that_is_too_large_for_any_batch_is_spread_with_a_smaller_one(
+    small: Recipe,
+) -> None:
+    """Neither helps alone: the weights take too much, and so does what they are worked on."""
+    recipe = small.model_copy(update={"stages": ["finetuning"]})
+    (stage,) = plan_run(recipe).stages
+    static = stage.device_bytes - stage.working_bytes
+    plan = plan_run(recipe, Machines(memory_bytes=round(0.9 * static / USABLE)))
+    first, *_, last = plan.stages[0].mends
+    way = ", and accelerate launch with FSDP, over "
+    for mend in (first, last):
+        assert mend.fits
+        assert mend.host_bytes is not None
+        assert mend.setting.startswith("finetuning.")
+        assert way in mend.setting
+    assert "finetuning.batch_size: " in last.setting
+    devices = [int(mend.setting.partition(way)[2].split()[0]) for mend in (first, last)]
+    assert devices[0] > devices[1] > 1
+
+
 def test_blocks_that_train_whole_are_mended_by_adapters(small: Recipe) -> None:
     settings = small.interaction.model_copy(update={"lora": None})
     recipe = small.model_copy(update={"interaction": settings})
