@@ -1,7 +1,8 @@
 """Opening and reading caches of growing size: the cost of a token must not grow with the cache.
 
 Records are synthetic, but pass through the real writer. Neighbouring taps share most of their
-draws, and frequencies fall steeply over the vocabulary. Two kinds of cache are made:
+draws, and frequencies fall steeply over the vocabulary. With `--record default` the product's own
+recorder makes them (`material/records.py`). Two kinds of cache are made:
 
 - one of very many tiny shards, as a cluster writes them: seconds and memory to open it
 - some of ever more full shards: seconds to open, to read one sample of a cache just opened (chosen
@@ -31,9 +32,9 @@ from material.made_up import made_up_manifest
 
 from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.manifest import CacheManifest
+from vlsi_cache.recipe import CacheSection
 from vlsi_cache.store import SampleRecord, create_cache, open_cache
 
-POOL_TOKENS = 2**16
 WRITERS = 2
 """Processes that share the writing of very many tiny shards."""
 LONG_TOKENS = 2_000_000
@@ -45,10 +46,13 @@ class Size:
     """Shape of the records, and of the two kinds of cache."""
 
     taps: int = 3
+    likely: int = 0
     draws: int = 4
     vocabulary: int = 32_000
     tokens_per_sample: int = 200
     samples_per_shard: int = 250
+    pool: int = 2**16
+    """Different tokens of the made-up records."""
     num_tokens: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
     num_shards: int = 10_000
     samples: int = 20
@@ -62,8 +66,19 @@ class Synthetic:
 
     def __init__(self, size: Size, tokens_per_sample: int) -> None:
         self._count = tokens_per_sample
+        if size.likely:
+            from material.records import likely_and_drawn  # the recorder's libraries load slowly
+
+            self._pool, self._labels = likely_and_drawn(
+                size.pool,
+                taps=size.taps,
+                vocabulary=size.vocabulary,
+                k=size.likely,
+                m=size.draws,
+            )
+            return
         generator = np.random.default_rng(0)
-        shape = (POOL_TOKENS, size.taps, size.draws)
+        shape = (size.pool, size.taps, size.draws)
         # most draws are those of the tap above, as coupling makes them
         fresh = generator.random(shape)
         fresh[:, :, :] = np.where(generator.random(shape) < 0.2, fresh, fresh[:, -1:])
@@ -71,13 +86,14 @@ class Synthetic:
         values = 8 * generator.random((2, *shape[:2]), dtype=np.float32)
         empty = np.zeros((*shape[:2], 0), np.float32)
         self._pool = SparseDistribution(ids, empty, values[0], -values[1])
+        self._labels = ids[:, -1, 0]
 
     def record(self, index: int) -> SampleRecord:
         """Return the record of a sample."""
-        start = index * 97 % (POOL_TOKENS - self._count)
-        drawn = self._pool[start : start + self._count]
+        start = index * 97 % (len(self._pool) - self._count)
+        part = slice(start, start + self._count)
         key = hashlib.sha256(str(index).encode()).hexdigest()
-        return SampleRecord(f"sample-{index}", key, drawn.token_ids[:, -1, 0], drawn)
+        return SampleRecord(f"sample-{index}", key, self._labels[part], self._pool[part])
 
 
 def manifest_of(size: Size, num_samples: int, samples_per_shard: int) -> CacheManifest:
@@ -86,8 +102,9 @@ def manifest_of(size: Size, num_samples: int, samples_per_shard: int) -> CacheMa
         num_samples,
         vocab_size=size.vocabulary,
         taps=range(size.taps - 1),
-        k=0,
+        k=size.likely,
         m=size.draws,
+        drawn_from="whole" if size.likely else "rest",
         samples_per_shard=samples_per_shard,
     )
 
@@ -99,6 +116,13 @@ def write(
     writer = create_cache(path, manifest)
     for shard in range(first, manifest.num_shards, step):
         writer.write_shard(shard, [records.record(i) for i in manifest.shard_range(shard)])
+
+
+def write_at_once(path: Path, manifest: CacheManifest, records: Synthetic) -> None:
+    """Write the shards of a cache by several processes. They are forked: nothing is read before."""
+    job = partial(write, path, manifest, records, step=WRITERS)
+    with ProcessPoolExecutor(WRITERS, multiprocessing.get_context("fork")) as pool:
+        list(pool.map(job, range(WRITERS)))
 
 
 def median_open(path: Path, rounds: int) -> float:
@@ -157,10 +181,8 @@ def measure_opening(folder: Path, size: Size, rounds: int) -> dict[str, Any]:
     records = Synthetic(size, 8)
     path = folder / "many-shards"
     small = folder / "few-shards"
-    # forked before the library has threads
-    job = partial(write, path, manifest_of(size, size.num_shards, 1), records, step=WRITERS)
-    with ProcessPoolExecutor(WRITERS, multiprocessing.get_context("fork")) as pool:
-        written = seconds(lambda: list(pool.map(job, range(WRITERS))))
+    manifest = manifest_of(size, size.num_shards, 1)
+    written = seconds(lambda: write_at_once(path, manifest, records))
     write(small, manifest_of(size, max(size.num_shards // 100, 1), 1), records)
     index_bytes = (path / "index.json").stat().st_size
     peak = in_fresh_process(opening_bytes, str(path), str(small))
@@ -175,8 +197,18 @@ def measure_opening(folder: Path, size: Size, rounds: int) -> dict[str, Any]:
 
 @click.option("--tokens", type=click.IntRange(1), help="Tokens of the largest cache.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Parent of the temporary caches.")
-def measure(size: Size, rounds: int, tokens: int | None, folder: Path | None) -> dict[str, Any]:
+@click.option(
+    "--record",
+    type=click.Choice(("draws", "default")),
+    default="draws",
+    help="Few draws alone, or the recipe's default record.",
+)
+def measure(
+    size: Size, rounds: int, tokens: int | None, folder: Path | None, record: str
+) -> dict[str, Any]:
     """Measure the opening of very many shards, then every cache of full shards."""
+    if record == "default":
+        size = replace(size, likely=CacheSection().k, draws=CacheSection().m, pool=2**14)
     size = replace(size, num_tokens=_sizes(tokens, size.num_tokens))
     with tempfile.TemporaryDirectory(dir=folder) as made:
         opening = measure_opening(Path(made), size, rounds)
@@ -214,8 +246,9 @@ def tables(result: dict[str, Any]) -> list[PrintedTable]:
     )
     return [
         PrintedTable(
-            f"{size['taps']} taps, {size['draws']} draws, {size['tokens_per_sample']} tokens per "
-            f"sample, {size['samples_per_shard']} samples per shard",
+            f"{size['taps']} taps, {size['likely']} likely tokens and {size['draws']} draws, "
+            f"{size['tokens_per_sample']} tokens per sample, {size['samples_per_shard']} samples "
+            "per shard",
             headings,
             rows,
             named=0,

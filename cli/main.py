@@ -11,6 +11,7 @@ from importlib.metadata import version
 import click
 
 from vlsi_cache.cli import bash  # noqa: F401 (it registers how bash completes)
+from vlsi_cache.cli.encoding import escape_what_is_lacking
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -76,6 +77,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    escape_what_is_lacking()
     try:
         cli()
     except SystemExit as end:

@@ -26,7 +26,9 @@ def reading_processes(cache: Cache) -> int:
     """Return how many processes read a cache's statistics."""
     if cache.num_tokens * len(cache.manifest.taps) < _WORTH_A_PROCESS:
         return 1
-    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES)
+    from vlsi_cache.store.cache.figures.counting import available_cores
+
+    return min(available_cores(), _MOST_PROCESSES)
 
 
 def echo_json(report: BaseModel) -> None:

@@ -45,22 +45,26 @@ FRACTIONS: Final = np.concatenate([[0.0], _sigmoids(-16, 0)])
 
 def are_levels(values: NDArray[Any]) -> bool:
     """Report whether all values ``[*, k]`` are levels."""
-    most = np.full(values.shape[-1], len(FRACTIONS))
-    most[:1] = len(TAILS)
-    return bool(((values >= 0) & (values < most)).all())
+    # few reductions, without an array of each comparison
+    bounds = [len(TAILS), *[len(FRACTIONS)] * (values.shape[-1] - 1)]
+    most = [int(values[..., rank].max(initial=0)) for rank in range(len(bounds))]
+    return bool(values.min(initial=0) >= 0) and all(np.less(most, bounds))
 
 
 def log_probs_of(levels: NDArray[Any]) -> NDArray[np.float32]:
     """Return the log-probabilities in nats of levels ``[*, k]``."""
-    probabilities = np.empty(levels.shape, np.float64)
-    remaining = 1 - TAILS[levels[..., 0]]
-    for rank in range(levels.shape[-1] - 1, 0, -1):
-        fraction = FRACTIONS[levels[..., rank]]
-        probabilities[..., rank] = remaining * fraction
-        remaining = remaining * (1 - fraction)
-    probabilities[..., 0] = remaining
-    floor = np.full(levels.shape, LEAST_LOG_PROB)
-    return np.log(probabilities, out=floor, where=probabilities > 0).astype(np.float32)
+    # Rank by rank, so that each is one run of memory.
+    ranks = np.ascontiguousarray(np.moveaxis(levels, -1, 0))
+    probabilities = np.empty(ranks.shape, np.float64)
+    remaining = 1 - TAILS[ranks[0]]
+    for rank in range(len(ranks) - 1, 0, -1):
+        fraction = FRACTIONS[ranks[rank]]
+        np.multiply(remaining, fraction, out=probabilities[rank])
+        remaining *= 1 - fraction
+    probabilities[0] = remaining
+    floor = np.full(ranks.shape, LEAST_LOG_PROB)
+    np.log(probabilities, out=floor, where=probabilities > 0)
+    return np.ascontiguousarray(np.moveaxis(floor, 0, -1), np.float32)
 
 
 def find_levels(log_probs: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -8,10 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
 from vlsi_cache.distribution import DrawnFrom
 from vlsi_cache.manifest import CacheManifest
 
@@ -26,6 +22,10 @@ TEMPLATE = (
 
 def byte_processor() -> Any:
     """Build a tokenizer with a token for every byte, in ChatML."""
+    # These libraries load slowly, and caches without text need none of them.
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
     backend = Tokenizer(models.BPE(vocabulary, []))
@@ -42,6 +42,9 @@ def byte_processor() -> Any:
 
 def save_small_model(folder: Path, num_blocks: int) -> None:
     """Save a Llama that reads bytes, with its tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     processor = byte_processor()
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from PIL import ExifTags, Image
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, T5Config
 
 from support.familytokenizers import family_tokenizer
 from support.runs import save_image_model, save_text_model, write_conversations
@@ -282,6 +285,89 @@ def _without_template(model: Path, folder: Path) -> Path:
     """A copy of a model that has no chat template."""
     shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*template*"))
     return folder
+
+
+def _as_another_kind(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    other = T5Config(vocab_size=config["vocab_size"]).to_dict()
+    (folder / "config.json").write_text(json.dumps(other))
+
+
+def _as_masked(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    other = BertConfig(vocab_size=config["vocab_size"], architectures=["BertForMaskedLM"]).to_dict()
+    (folder / "config.json").write_text(json.dumps(other))
+
+
+def _as_pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _in_shards(folder: Path) -> list[Path]:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    shards = [folder / f"model-{number}-of-2.safetensors" for number in (1, 2)]
+    names = sorted(weights)
+    index = {}
+    for shard, own in zip(shards, (names[::2], names[1::2]), strict=True):
+        save_file({name: weights[name] for name in own}, shard)
+        index |= dict.fromkeys(own, shard.name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return shards
+
+
+def _without_a_shard(folder: Path) -> None:
+    _in_shards(folder)[1].unlink()
+
+
+def _with_half_a_shard(folder: Path) -> None:
+    shard = _in_shards(folder)[1]
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def _with_a_link_to_nothing(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "absent.safetensors")
+
+
+def _with_half_an_index(folder: Path) -> None:
+    _in_shards(folder)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (_as_another_kind, "neither an image-text-to-text nor a causal .*; found model_type t5"),
+        (_as_masked, "a masked language model.*found BertForMaskedLM"),
+        (_as_pickled, "no safetensors weights.*found pytorch_model.bin"),
+        (_without_a_shard, "1 shard of the weights is missing.*2 files.*no model-2-of-2.safeten"),
+        (_with_half_a_shard, "model-2-of-2.safetensors is damaged"),
+        (_with_a_link_to_nothing, "model.safetensors is damaged.*No such file"),
+        (_with_half_an_index, "the index of the weights cannot be read"),
+        (_in_shards, None),
+    ],
+)
+def test_models_that_cannot_be_loaded_are_found_without_weights(
+    damage: Callable[[Path], object],
+    why: str | None,
+    models: dict[str, Path],
+    write: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(models["text"], folder)
+    damage(folder)
+    data = write(_row("What?", "red"))
+    report = _json("--teacher", folder, "--data", data, code=0 if why is None else 1)
+    assert report["sound_rows"] == 1
+    if why is None:
+        assert report["failures"] == []
+    else:
+        (failure,) = report["failures"]
+        assert re.search(why, failure["why"])
+        assert failure["models"] == ["teacher"]
 
 
 def test_a_model_without_a_template_is_one_failure(

@@ -11,6 +11,7 @@ import pytest
 
 from support.processors import image_processor_for, text_tokenizer
 from vlsi_cache.data import BatchEncoder, Conversation, load_conversations
+from vlsi_cache.data.reading.forms.nearmiss import with_near_miss
 from vlsi_cache.errors import DataError
 
 USER = {"role": "user", "content": "What?"}
@@ -38,6 +39,14 @@ def _said(sample: Conversation) -> list[tuple[str, str]]:
         (
             {"instruction": "", "input": "b", "output": "c", "history": [["x", "y"]]},
             [("user", "x"), ("assistant", "y"), ("user", "b"), ("assistant", "c")],
+        ),
+        (
+            {"messages": [], "conversations": None, "question": "q", "answer": "r"},
+            [("user", "q"), ("assistant", "r")],
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "Chatbot", "value": "r"}]},
+            [("user", "q"), ("assistant", "r")],
         ),
     ],
 )
@@ -81,6 +90,53 @@ def test_other_names_of_a_thought_mean_the_same(key: str, write_rows: Any) -> No
     assert sample.messages[1].fields == {"reasoning_content": "Hm."}
 
 
+@pytest.mark.parametrize(
+    ("row", "learned"),
+    [
+        ({"prompt": "a", "completion": "b"}, "b"),
+        ({"question": "a", "answer": "b", "history": [["c", "d"]]}, "b"),
+        ({"instruction": "a", "output": "b"}, "b"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "b"),
+    ],
+)
+def test_a_rows_own_thought_goes_before_its_one_answer(
+    row: Any, learned: str, write_rows: Any
+) -> None:
+    path = write_rows([{**row, "reasoning_content": "Hm.", "cot": "Hm."}])
+    dataset = load_conversations(path)
+    *before, answer = dataset[0].messages
+    assert (answer.text, answer.fields) == (learned, {"reasoning_content": "Hm."})
+    assert all(not message.fields for message in before)
+    assert dataset.columns_not_read() == (["cot", "rejected"] if "rejected" in row else ["cot"])
+    assert with_near_miss("cot") == "cot (perhaps reasoning_content)"
+
+
+def test_a_rows_own_thought_beside_turns_is_listed(write_rows: Any) -> None:
+    rows = [
+        {"messages": [USER, ANSWER], "reasoning_content": "Hm."},
+        {"prompt": "a", "completion": [ANSWER], "reasoning_content": "Hm."},
+    ]
+    dataset = load_conversations(write_rows(rows))
+    assert [dict(sample.messages[-1].fields) for sample in dataset] == [{}, {}]
+    assert dataset.columns_not_read() == ["reasoning_content"]
+
+
+@pytest.mark.parametrize(
+    ("name", "advised"),
+    [
+        ("weight", "weight (read in turns alone)"),
+        ("loss_mask", "loss_mask (read in turns alone)"),
+        ("enable_thinking", "enable_thinking (perhaps in chat_template_kwargs)"),
+        ("mood", "mood"),
+    ],
+)
+def test_a_column_that_is_read_elsewhere_is_listed_with_its_place(
+    name: str, advised: str, write_rows: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_conversations(write_rows([{"prompt": "a", "completion": "b", name: 0}])).validate()
+    assert [record.getMessage() for record in caplog.records] == [f"columns not read: {advised}"]
+
+
 @pytest.mark.parametrize("key", ["input_schema", "inputSchema"])
 def test_schemas_of_tools_have_the_name_that_templates_read(key: str, write_rows: Any) -> None:
     schema = {"type": "object", "properties": {}}
@@ -107,6 +163,10 @@ def test_schemas_of_tools_have_the_name_that_templates_read(key: str, write_rows
         ({"prompt": "a", "completion": "b", "label": False}, "marks the completion as one not to"),
         ('{"messages": ' + "[" * 4000 + "]" * 4000 + "}", "it is nested too deeply"),
         ({"messages": [USER, ANSWER], "label": False}, "marks the completion as one not to"),
+        ({"messages": []}, "messages is empty"),
+        ({"messages": [{"role": "user", "message": "a"}]}, "None, beside the keys role, message"),
+        ({"messages": [{"role": "tool", "content": {"sun": 1}}]}, "Write it as JSON text"),
+        ({"prompt": "a", "completion": "\u200b \ufeff\u00a0"}, "response is empty"),
         ({"messages": [["a"]]}, "messages is not a list of turns; expected \\[{"),
         ("null", "row is not a JSON object; found null"),
     ],
@@ -124,6 +184,7 @@ def test_what_is_not_read_is_refused_in_words_that_help(
         *("<image_1>", "<image 1>", "<|image_1|>", "<ImageHere>", "<image-1>", "<img_1>"),
         *("<IMAGE>", "<|image|>", "<image/>", "[IMG]", "<picture 2>", "<photo_1>"),
         *("<|image_pad|>", "<IMG_CONTEXT>", "<image_soft_token>", "<start_of_image>"),
+        "&lt;image&gt;",
     ],
 )
 def test_places_in_other_spellings_are_refused(tag: str, write_rows: Any) -> None:

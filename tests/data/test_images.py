@@ -72,7 +72,8 @@ def test_grey_of_an_unknown_range_is_refused(folder: Path) -> None:
     Image.fromarray(np.array([[0.0, 0.5], [1e6, 3.0]], np.float32)).save(folder / "float.tif")
     Image.fromarray(np.array([[0, 70000]], np.int32)).save(folder / "wide.tif")
     Image.fromarray(np.array([[0, 200]], np.int32)).save(folder / "bytes.tif")
-    for name in ("float.tif", "wide.tif"):
+    Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32)).save(folder / "unit.tif")
+    for name in ("float.tif", "wide.tif", "unit.tif"):
         with pytest.raises(DataError, match="image cannot be decoded; found grey values from 0 to"):
             ImageRef(path=folder / name).load()
     assert ImageRef(path=folder / "bytes.tif").load().getpixel((1, 0)) == (200, 200, 200)

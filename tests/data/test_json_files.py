@@ -254,6 +254,14 @@ def test_a_damaged_compressed_file_is_refused(
         load_conversations(path)
 
 
+@pytest.mark.parametrize("suffix", ["gz", "xz"])
+def test_zeros_after_a_stream_are_padding(suffix: str, rows: list[str], folder: Path) -> None:
+    path = folder / f"rows.jsonl.{suffix}"
+    halves = ["\n".join(rows[:2]) + "\n", "\n".join(rows[2:])]
+    path.write_bytes(b"".join(PACKERS[suffix](half.encode()) + bytes(512) for half in halves))
+    assert len(load_conversations(path)) == len(rows)
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.zip", "a.jsonl.zip", "a.gz", "a.parquet.gz"])
 def test_other_files_are_refused_by_the_name_of_their_kind(name: str, folder: Path) -> None:
     (folder / name).write_bytes(b"a,b\n1,2\n")

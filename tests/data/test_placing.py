@@ -114,18 +114,23 @@ def test_an_absolute_and_a_relative_name_of_one_file_agree(folder: Path, write_r
         ("image_id", "1.jpg"),
         ("images_before", ["gone.png"]),
         ("topic", "red.png"),
+        ("file_name", "train.py"),
+        ("path", "src/gone.png"),
+        ("topic", "clip.mp4"),
         ("epic", "red.png"),
         ("avatar", {"path": "gone.png"}),
     ],
 )
 def test_what_a_row_of_text_says_of_images_is_listed(
-    name: str, value: Any, write_rows: Any, caplog: pytest.LogCaptureFixture
+    name: str, value: Any, folder: Path, write_rows: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    (folder / "clip.mp4").touch()
     dataset = load_conversations(write_rows([asked("q", **{name: value})]))
     dataset.validate()
     assert first(dataset[0]) == ["q"]
     assert dataset.columns_not_read() == [name]
-    hint = "" if name in ("topic", "epic", "avatar") else " (perhaps images)"
+    is_other = name in ("topic", "epic", "avatar", "file_name", "path")
+    hint = "" if is_other else " (perhaps images)"
     assert [record.getMessage() for record in caplog.records] == [f"columns not read: {name}{hint}"]
 
 
@@ -148,6 +153,11 @@ def test_images_without_a_place_stand_before_the_first_question(write_rows: Any)
         (llava("<image>\nq", picture="red.png"), "expected 1 image,.*found 0.*images in picture"),
         ({"question": "<image> q", "answer": "a"}, "the user's text holds <image>"),
         (asked("q", image_path="red.png"), r"a column holds images.*\{image_path: image\}"),
+        (asked("q", file_name="red.png"), r"a column holds images.*\{file_name: image\}"),
+        ({"text": "q", "file_names": ["red.png"]}, r"a column holds images.*found file_names"),
+        (asked("q", filePath="more/grey.png"), "a column holds images.*found filePath"),
+        (asked("q", file_name="clip.mp4"), r"names a video or a sound.*\{file_name: null\}"),
+        (asked("q", audio_path=["clip.wav"]), "names a video or a sound.*audio_path: clip.wav"),
         (asked("q", imageFile="red.png"), "a column holds images.*found imageFile"),
         (asked("q", view=[{"bytes": None, "path": "red.png"}]), "a column holds images.*found vi"),
         (asked("q", pictures=["red.png"]), "a column holds images.*found pictures"),
@@ -210,7 +220,11 @@ def test_images_without_a_place_stand_before_the_first_question(write_rows: Any)
         (asked("q", image="a/\ud800.png"), "neither a path nor base64"),
     ],
 )
-def test_an_image_that_nothing_shows_is_refused(row: Any, problem: str, write_rows: Any) -> None:
+def test_an_image_that_nothing_shows_is_refused(
+    row: Any, problem: str, folder: Path, write_rows: Any
+) -> None:
+    for name in ("clip.mp4", "clip.wav"):
+        (folder / name).touch()
     with pytest.raises(DataError, match=rf"^train.jsonl:1: .*{problem}") as caught:
         load_conversations(write_rows([row])).validate()
     assert "\n" not in str(caught.value)

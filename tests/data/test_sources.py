@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from vlsi_cache.data import load_conversations, load_data
 from vlsi_cache.errors import DataError, RecipeError
@@ -97,6 +99,27 @@ def test_a_pattern_of_parquet_files_keeps_their_order(write: Write, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("second", "problem"),
+    [
+        (
+            pa.table({"prompt": ["c"], "completion": ["d"], "mood": [1]}),
+            "files of other columns.*1 new columns.*mood",
+        ),
+        (pa.table({"prompt": ["c"], "completion": [["d"]]}), "list.* to string"),
+        (pa.table({"prompt": pa.array([], pa.string())}), "found a file without rows"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused_with_the_reason(
+    second: Any, problem: str, tmp_path: Path
+) -> None:
+    for name, table in (("a", pa.table({"prompt": ["a"], "completion": ["b"]})), ("b", second)):
+        parquet.write_table(table, tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match=f"dataset cannot be loaded.*{problem}") as caught:
+        load_conversations(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("files", "split", "expected"),
     [
         ({"part-1.jsonl": "a", "part-2.jsonl": "b"}, "train", "ab"),
@@ -171,6 +194,12 @@ def test_a_folder_without_the_split_names_its_files(write: Write, tmp_path: Path
         load_conversations(tmp_path / "data", split="validation")
     with pytest.raises(DataError, match="folder has no file of the split train"):
         load_conversations(tmp_path / "data")
+
+
+def test_tables_in_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("file_name,question,answer\na.png,q,a\n")
+    with pytest.raises(DataError, match=r"holds no dataset.*found metadata.csv.*from_csv\(FILE\)"):
+        load_conversations(tmp_path)
 
 
 def test_linked_folders_are_read_and_loops_end(write: Write, tmp_path: Path) -> None:

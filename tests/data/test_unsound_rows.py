@@ -45,3 +45,13 @@ def test_the_key_of_an_unsound_row_follows_from_the_row_alone(tmp_path: Path) ->
     alone = _load(tmp_path / "two.jsonl", [CAPTION])
     assert [data.identify(index)[0] for index in range(3)] == ["0", "1", "2"]
     assert alone.identify(0)[1] == data.identify(1)[1] != data.identify(2)[1]
+
+
+def test_a_row_whose_image_is_gone_keeps_its_name(tmp_path: Path) -> None:
+    gone = {**_row("a"), "id": "seen", "image": "gone.png"}
+    data = _load(tmp_path / "one.jsonl", [gone, {**_row("a"), "id": "seen"}, gone])
+    data.validate(skip=True)
+    assert [data.identify(index)[0] for index in range(3)] == ["seen", "seen#2", "seen#3"]
+    assert data.identify(0)[1] == data.identify(2)[1] != data.identify(1)[1]
+    with pytest.raises(DataError, match="image file is missing"):
+        data.validate()

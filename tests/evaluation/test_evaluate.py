@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from support.runs import changed, make_recipe, save_image_model, write_conversations
+from vlsi_cache.cli.main import cli
 from vlsi_cache.data import encoder_for, load_conversations
 from vlsi_cache.errors import CacheMismatchError, DataError, StageError
 from vlsi_cache.evaluation import Evaluation, evaluate_model, evaluation_table
@@ -198,6 +200,17 @@ def test_samples_without_a_record_are_left_out_of_the_divergence_alone(tmp_path:
     assert whole[0].num_samples == 12
     assert whole[0].num_compared == whole[1].num_compared == 12 - failed
     assert whole[0].divergence_nats == pytest.approx(whole[1].divergence_nats, rel=1e-4)
+
+
+def test_samples_without_a_question_are_said(dumped: Recipe, tmp_path: Path) -> None:
+    asked = Path(str(dumped.data.path)).read_text(encoding="utf-8").splitlines()[0]
+    data = tmp_path / "data.jsonl"
+    data.write_text(f'{{"text": "plain words"}}\n{asked}\n{{"text": "more words"}}\n', "utf-8")
+    command = ["evaluate", str(dumped.student.model), "--data", str(data), "--generate", "4"]
+    done = CliRunner().invoke(cli, [*command, "--json"])
+    assert done.exit_code == 0, done.output
+    assert "2 of 3 samples have no turn with a text to answer" in done.stderr
+    assert json.loads(done.stdout)["answers"]["all"]["count"] == 1
 
 
 def test_the_command_prints_one_json_object(dumped: Recipe) -> None:

@@ -21,6 +21,7 @@ from vlsi_cache.report.comparison import compare_runs
 from vlsi_cache.report.page import MAX_PAGE_BYTES
 from vlsi_cache.report.page.runs import render_run, render_runs
 from vlsi_cache.report.run.summarizing import summarize_run
+from vlsi_cache.report.run.words import metric_text, tick_text
 from vlsi_cache.stagefiles import MetricLine
 
 STAGES = ["teacher-verbalizers", "student-verbalizers", "interaction", "finetuning"]
@@ -148,6 +149,32 @@ def test_two_caches_stand_side_by_side(tmp_path: Path) -> None:
     assert "Distance of the taps from one another, second" in text
 
 
+def test_two_caches_of_which_some_samples_are_read_have_standard_errors(tmp_path: Path) -> None:
+    for name, count in (("a", 30), ("b", 5)):
+        make_cache(tmp_path / name, make_manifest(num_samples=count, samples_per_shard=5))
+    first, second = tmp_path / "a", tmp_path / "b"
+    arguments = (first, "--compare", second, "--max-samples", 5)
+    text = inspect(*arguments).stdout
+    compared = json.loads(inspect(*arguments, "--json").stdout)
+    tap = compared["first"]["taps"][0]
+    errors = tap["standard_errors"]
+    assert f"± {errors['entropy_nats']:.3f} | –" in text
+    assert f"± {errors['agreement_with_final']:.1%} | –" in text
+    assert compared["second"]["taps"][0]["standard_errors"] is None
+    assert "A cache read whole has none." in text
+    assert "±" not in inspect(first, "--compare", second).stdout
+
+
+def test_long_settings_are_shown_where_they_differ(tmp_path: Path) -> None:
+    taps = tuple(range(120))
+    for name, last in (("a", 120), ("b", 121)):
+        make_cache(tmp_path / name, make_manifest(taps=(*taps, last, -1)), shards=())
+    text = inspect(tmp_path / "a", "--compare", tmp_path / "b").stdout
+    shown = " ".join(text.split())
+    assert "117, 118, 119, 120, -1] | … " in shown
+    assert "117, 118, 119, 121, -1]" in shown
+
+
 def test_a_run_is_not_compared_with_a_cache(run: Recipe) -> None:
     for pair in ((run.output, run.cache_path), (run.cache_path, run.output)):
         result = inspect(pair[0], "--compare", pair[1])
@@ -255,3 +282,18 @@ def test_the_browser_shows_a_run_without_a_request_or_a_word(run: Recipe, tmp_pa
             assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
             drawn = "document.querySelector('.cells rect').getBoundingClientRect().width"
             assert opened.evaluate(drawn) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text", "tick"),
+    [
+        ("tokens_per_second", 12_345.6, "12,346", "12,346"),
+        ("tokens_per_second", 1000.0, "1,000", "1,000"),
+        ("loss", 0.12345, "0.1235", "0.123"),
+        ("loss", 3e7, "3e+07", "3e+07"),
+        ("waiting_share", 0.5, "50.0%", "50%"),
+        ("host_bytes", 5e8, "500.0 MB", "500 MB"),
+    ],
+)
+def test_thousands_are_written_out(name: str, value: float, text: str, tick: str) -> None:
+    assert (metric_text(name, value), tick_text(name, value)) == (text, tick)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections import Counter
@@ -301,3 +302,15 @@ def test_a_report_of_before_is_still_read(tmp_path: Path) -> None:
         for name in ("entropy_quantiles", "agreement_with_taps", "standard_errors"):
             del tap[name]
     assert CacheSummary.model_validate(report).lengths is None
+
+
+def test_a_mean_of_nothing_is_never_below_zero(tmp_path: Path) -> None:
+    manifest = make_manifest(num_samples=1, samples_per_shard=1)
+    record = make_record(manifest, 0)
+    sure = np.zeros_like(record.distribution.label_log_prob)
+    distribution = dataclasses.replace(record.distribution, label_log_prob=-sure)
+    writer = create_cache(tmp_path, manifest)
+    writer.write_shard(0, [dataclasses.replace(record, distribution=distribution)])
+    text = summarize_cache(open_cache(tmp_path)).model_dump_json()
+    assert '"label_log_prob_nats":0.0' in text
+    assert ":-0.0," not in text

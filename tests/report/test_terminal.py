@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from support.caches import make_cache, make_manifest
+from support.caches import FAILED, make_cache, make_manifest, write_part
 from vlsi_cache.errors import CacheError
 from vlsi_cache.report import (
     SampleView,
@@ -15,6 +15,7 @@ from vlsi_cache.report import (
     summarize_cache,
     summary_table,
 )
+from vlsi_cache.report.page import CachePage, render_page
 from vlsi_cache.report.sample import Picture, TurnView
 from vlsi_cache.report.terminal import _FEW_CAPTION
 from vlsi_cache.store import open_cache
@@ -53,7 +54,15 @@ def test_a_summary_of_an_incomplete_cache_counts_its_shards(tmp_path: Path) -> N
 
 def test_a_summary_without_shards_says_so(tmp_path: Path) -> None:
     lines = render(summary_table(summarize_cache(make_cache(tmp_path, shards=[]))))
-    assert lines[-1] == "No shard is written yet."
+    assert lines[-1] == "No shard is written yet, so there are no figures of the taps."
+
+
+def test_a_complete_cache_whose_samples_all_failed_does_not_seem_unwritten(tmp_path: Path) -> None:
+    write_part(tmp_path / "cache", [FAILED])
+    summary = summarize_cache(open_cache(tmp_path / "cache"))
+    said = "No sample that could be read has response tokens: the taps have no figures."
+    assert render(summary_table(summary))[-1] == said
+    assert said in render_page(CachePage(summary=summary, samples=()))
 
 
 def test_a_sample_view_holds_each_taps_most_likely_token_in_words(tmp_path: Path) -> None:

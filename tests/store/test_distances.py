@@ -14,7 +14,10 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.sampling.draws import coupled_draws
 from vlsi_cache.store import open_cache, summarize_cache
 from vlsi_cache.store.cache.figures.distances import Distances, compared_share
+from vlsi_cache.store.shards import shard
+from vlsi_cache.store.shards.arrays import Array
 from vlsi_cache.store.shards.records import ShardRecord
+from vlsi_cache.store.shards.shard import OpenShard
 
 
 def record_of(distribution: SparseDistribution) -> ShardRecord:
@@ -121,3 +124,29 @@ def test_parts_of_a_shard_hold_all_of_it(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ids, whole.distribution.token_ids)
         assert all(part.offsets[0] == 0 for part in parts)
     assert len(list(cache.iter_parts(0, 10**6))) == 1
+
+
+def test_parts_decode_every_chunk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[int, int]] = []
+    read_tokens = OpenShard.read_tokens
+
+    def noted(opened: OpenShard, first: int, stop: int) -> dict[str, Array]:
+        read.append((first, stop))
+        return read_tokens(opened, first, stop)
+
+    monkeypatch.setattr(shard, "CHUNK_TOKENS", 8)
+    cache = make_cache(tmp_path, make_manifest(num_samples=30, samples_per_shard=30))
+    (whole,) = cache.iter_shards()
+    monkeypatch.setattr(OpenShard, "read_tokens", noted)
+    for size in (1, 5, 8, 20):
+        read.clear()
+        parts = list(cache.iter_parts(0, size))
+        ids = np.concatenate([part.distribution.token_ids for part in parts])
+        np.testing.assert_array_equal(ids, whole.distribution.token_ids)
+        labels = np.concatenate([part.response_ids for part in parts])
+        np.testing.assert_array_equal(labels, whole.response_ids)
+        asked = [both for both in read if both[0] < both[1]]
+        assert [first for first, _ in asked] == [0, *[stop for _, stop in asked[:-1]]]
+        assert asked[-1][1] == whole.num_tokens
+        assert all(first % 8 == 0 for first, _ in asked)
+        assert len(asked) > 1

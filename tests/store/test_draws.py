@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vlsi_cache.store.shards.coding.codecs import DrawsCodec
 from vlsi_cache.store.shards.coding.draws import decode_draws, encode_draws
+from vlsi_cache.store.shards.coding.pools import order_of
 
 DOCUMENT = (Path(__file__).parents[2] / "FORMAT.md").read_text(encoding="utf-8")
 
@@ -147,3 +148,9 @@ def test_the_codec_takes_no_configuration_and_other_arrays_are_refused(tmp_path:
     )  # fmt: skip
     with pytest.raises(ValueError, match="three axes"):
         made[...] = np.arange(4, dtype=np.int32)
+
+
+@given(st.lists(st.integers(0, 2**22), max_size=40), st.sampled_from([0, 10, 20]))
+def test_whole_numbers_are_ordered_as_numpy_orders_them(numbers: list[int], shift: int) -> None:
+    values = np.array(numbers, np.int64) >> shift
+    np.testing.assert_array_equal(order_of(values), np.argsort(values, kind="stable"))

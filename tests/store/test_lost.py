@@ -103,6 +103,19 @@ def test_a_cache_that_was_completed_while_it_was_open_must_stay_whole(tmp_path: 
         list(opened)
 
 
+@pytest.mark.parametrize("read", [name for name in READS if name != "samples"])
+def test_a_sealed_shard_that_an_unfinished_cache_lost_is_missed(tmp_path: Path, read: str) -> None:
+    opened = make_cache(tmp_path, shards=[0, 1])
+    shard_file(tmp_path, 0).unlink()
+    for cache in (opened, open_cache(tmp_path)):
+        with pytest.raises(
+            CacheError, match=r"00000\.zarr\.zip: shard is missing, although its seal"
+        ):
+            READS[read](cache)
+    make_cache(tmp_path)  # writes it again
+    assert len(list(open_cache(tmp_path))) == 5
+
+
 def test_all_that_is_lost_is_counted(cache: Path) -> None:
     shutil.rmtree(cache / "shards")
     with pytest.raises(CacheError, match=r"00000\.zarr\.zip: file is missing, and 5 more"):

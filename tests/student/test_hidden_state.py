@@ -23,7 +23,7 @@ from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import merge_caches, open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.student.cached import CachedBatches
-from vlsi_cache.student.hidden_target import hidden_target
+from vlsi_cache.student.hidden_target import HiddenTarget, hidden_target
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.teacher.checks import dump_checks
@@ -96,6 +96,17 @@ def test_the_loss_is_the_outputs_and_as_much_for_the_hidden_state(dumped: Recipe
     parts = torch.autograd.grad(output + distance * (output / distance).detach(), trained)
     for one, other in zip(found, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_a_divergence_below_0_turns_nobody_away() -> None:
+    target = HiddenTarget(0, HiddenSigns(48, 64, 0), weight=2.0)
+    for output, cosines, wanted in (
+        (-0.1, [0.5, 0.7], 0.0),  # the estimate of a small divergence
+        (0.8, [0.5, 0.7], 1.6),
+        (0.8, [1.2, 0.79], 0.8),  # a mean of 1 − cos below a hundredth: half of it, half the loss
+    ):
+        found = target.weighed(torch.tensor(cosines), torch.tensor(output))
+        assert found.item() == pytest.approx(wanted, rel=1e-3)
 
 
 def test_a_student_comes_nearer_to_the_state_by_it(

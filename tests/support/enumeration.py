@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import torch
 import transformers
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -27,8 +28,10 @@ from transformers.models.auto.modeling_auto import (
 from support.shrinking import shrunken_config, shrunken_model
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import bind_decoder, lora_config, lora_reach
+from vlsi_cache.models.loading.loading import loader_of
+from vlsi_cache.models.loading.sources import model_errors
 
-__all__ = ["FAMILIES", "TABLE", "Family", "judge", "read_table"]
+__all__ = ["FAMILIES", "TABLE", "Family", "judge", "make_model", "read_table"]
 
 TABLE: Final = Path(__file__).parents[2] / "docs" / "models.md"
 _BEGIN: Final = "| family | reads | verdict | LoRA reaches |\n|---|---|---|---|\n"
@@ -59,22 +62,27 @@ FAMILIES: Final = tuple(
 
 
 def judge(family: Family) -> str:
-    """Return a family's row of the table: bound, refused, or without a tiny configuration."""
+    """Return a family's row of the table: bound, or refused in the library's own words."""
     reach = ""
     try:
-        config = shrunken_config(family.model_type)
-        model = shrunken_model(config, sees_images=family.sees_images)
-    except Exception as error:
-        # Anything, because a default configuration may need what is not installed.
-        verdict = f"no tiny configuration: {_short(f'{type(error).__name__}: {error}')}"
-    else:
-        try:
-            decoder = bind_decoder(model)
-            settings = lora_config(decoder, rank=2, alpha=2)
-            verdict, reach = "bound", f"{lora_reach(decoder, settings).share:.0%}"
-        except ModelError as error:
-            verdict = f"refused: {_short(error.what + _cause(error))}"
+        decoder = bind_decoder(make_model(family))
+        settings = lora_config(decoder, rank=2, alpha=2)
+        verdict, reach = "bound", f"{lora_reach(decoder, settings).share:.0%}"
+    except ModelError as error:
+        verdict = f"refused: {_short(error.what + _cause(error))}"
     return f"| {family.model_type} | {family.reads} | {verdict} | {reach} |\n"
+
+
+def make_model(family: Family) -> PreTrainedModel:
+    """Make a family's tiny model, and raise what loading one would raise.
+
+    Raises:
+        ModelError: the model cannot be made.
+    """
+    with model_errors(family.model_type, "the model cannot be made"):
+        config = shrunken_config(family.model_type)
+        loader_of(config, family.model_type)
+        return shrunken_model(config, sees_images=family.sees_images)
 
 
 def read_table() -> dict[Family, str]:

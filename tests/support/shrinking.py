@@ -86,7 +86,24 @@ _INDEXED = {
     "indexer_compress_ratio": 4,
     "ngram_vocab_size_base": 160,
 }
+# Towers of timm stand in for a package that is not installed. The decoder is the family's own.
+_TOWER = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 16,
+    "model_args": {"embed_dim": 32},
+}
+# What a family's default configuration needs before it validates.
+_STARTS: dict[str, dict[str, Any]] = {
+    "fast_vlm": {"vision_config": _TOWER},
+    "perception_lm": {"vision_config": _TOWER},
+}
 _FITS: dict[str, dict[str, Any]] = {
+    "inkling_mm_model": {"vision_config": {"n_layers": 6, "patch_size": 8}},
     "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8},
     "falcon_h1": {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_ssm": 64},
     "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 8},
@@ -195,7 +212,7 @@ _IDS = re.compile(r".*token_(id|ids|index)|.*_(token|start|end|newline|patch|pad
 def shrunken_config(model_type: str, overrides: dict[str, Any] | None = None) -> PreTrainedConfig:
     """The family's default configuration with every size made tiny."""
     config_class: Any = CONFIG_MAPPING[model_type]
-    fields = _shrink(config_class().to_dict(), _ids())
+    fields = _shrink(config_class(**_STARTS.get(model_type, {})).to_dict(), _ids())
     fields = _merged(fields, _FITS.get(model_type, {}))
     return config_class(**_merged(fields, overrides or {}))  # type: ignore[no-any-return]
 

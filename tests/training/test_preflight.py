@@ -66,6 +66,20 @@ def test_a_dump_is_refused_before_the_weights_are_read(
     assert "weights" not in error
 
 
+def test_a_teacher_without_a_template_is_refused_before_its_weights_are_read(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    base = shutil.copytree(str(recipe.teacher.model), tmp_path / "base")
+    (base / "chat_template.jinja").unlink()
+    output = str(tmp_path / "new")
+    changes = {"teacher__model": str(base), "cache__path": None, "output": output}
+    assert "no chat template" in str(_error(dump_teacher, recipe, **changes))
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "A plain text."}\n')
+    error = str(_error(dump_teacher, recipe, data__path=str(texts), **changes))
+    assert "weights cannot be loaded" in error
+
+
 def test_a_cache_of_another_record_is_refused_early_and_says_how_to_go_on(
     recipe: Recipe,
 ) -> None:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from vlsi_cache.check.report import CheckedModel, CheckFailure, LearnedRun
+from vlsi_cache.check.weights import validate_model
 from vlsi_cache.data import BatchEncoder, known_ids, length_limit
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.models import (
@@ -31,12 +34,17 @@ class Subject:
     """Its name and its limit."""
     section: ModelSection
     """The recipe's ``teacher`` or ``student``."""
-    num_blocks: int | None
-    """Number of its decoder blocks, as its configuration says."""
+    config: PreTrainedConfig
+    """Its configuration."""
     processor: Any
     """Its processor or tokenizer."""
     encoder: BatchEncoder
     """Encodes conversations for it."""
+
+    @property
+    def num_blocks(self) -> int | None:
+        """Number of its decoder blocks, as its configuration says."""
+        return getattr(self.config.get_text_config(decoder=True), "num_hidden_layers", None)
 
     def runs(self, ids: list[int], learned: list[bool]) -> list[LearnedRun]:
         """Tokens as text, where many of the same kind are written once with their number."""
@@ -65,12 +73,16 @@ def find_model_failures(subjects: list[Subject]) -> list[CheckFailure]:
     """Find what is wrong with the models themselves, before any row is read."""
     found = []
     for subject in subjects:
+        role = subject.checked.role
+        try:
+            validate_model(subject.section, subject.config)
+        except VlsiCacheError as error:
+            found.append(failure_of(error, sample=None, models=[role]))
         taps = subject.section.taps
         if taps is not None and subject.num_blocks is not None:
             try:
-                resolve_taps(taps, subject.num_blocks, where=f"{subject.checked.role}.taps")
+                resolve_taps(taps, subject.num_blocks, where=f"{role}.taps")
             except VlsiCacheError as error:
-                role = subject.checked.role
                 found.append(failure_of(error, sample=None, models=[role]))
     if len(subjects) == 2:
         first, second = (vocabulary_hash(tokenizer_of(one.processor)) for one in subjects)
@@ -118,7 +130,7 @@ def _open(role: str, section: ModelSection, recipe: Recipe) -> Subject:
     return Subject(
         checked=CheckedModel(role=role, name=section.model or "", max_length=limit),
         section=section,
-        num_blocks=getattr(text, "num_hidden_layers", None),
+        config=config,
         processor=processor,
         encoder=BatchEncoder(processor, max_length=limit, num_ids=known_ids(config)),
     )

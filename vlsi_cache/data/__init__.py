@@ -10,6 +10,7 @@ from vlsi_cache.data.batches import (
     model_inputs,
     response_ids,
     response_positions,
+    validate_template,
 )
 from vlsi_cache.data.conversation import Conversation, ImagePart, Message, TextPart
 from vlsi_cache.data.encoding.encoder import BatchEncoder
@@ -42,4 +43,5 @@ __all__ = [
     "response_positions",
     "rough_length",
     "take_changed_samples",
+    "validate_template",
 ]

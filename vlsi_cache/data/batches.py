@@ -15,7 +15,9 @@ from transformers import PreTrainedConfig
 
 from vlsi_cache.data.conversation import Conversation
 from vlsi_cache.data.encoding.encoder import BatchEncoder
+from vlsi_cache.data.encoding.rendering.template import ChatTemplate
 from vlsi_cache.data.reading.dataset import ConversationDataset
+from vlsi_cache.errors import DataError
 from vlsi_cache.models import (
     Backbone,
     context_length,
@@ -36,6 +38,7 @@ __all__ = [
     "model_inputs",
     "response_ids",
     "response_positions",
+    "validate_template",
 ]
 
 _PLACEHOLDERS = ("image", "img", "video", "audio", "vision", "boi", "eoi")
@@ -139,6 +142,24 @@ def encoder_of(model: ModelSection, section: DataSection) -> BatchEncoder:
         num_ids=known_ids(config),
         short_length=short_length(config.get_text_config(decoder=True)),
     )
+
+
+def validate_template(model: ModelSection, data: ConversationDataset) -> None:
+    """Refuse a model without a chat template before it is loaded, by the first sample.
+
+    Args:
+        model: the recipe's ``teacher`` or ``student``.
+        data: its conversations. Plain texts need no template.
+
+    Raises:
+        ModelError: there is none, or it does not render a plain question and answer.
+    """
+    try:
+        is_templated = data[0].templated
+    except DataError:  # a run stops at it or leaves it out, as its recipe says
+        return
+    if is_templated:
+        ChatTemplate(load_processor_of(model))
 
 
 def known_ids(config: PreTrainedConfig, num_embeddings: int | None = None) -> int | None:

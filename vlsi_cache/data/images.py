@@ -186,6 +186,8 @@ def _to_8_bits(image: Image.Image, kind: str | None) -> Image.Image:
         return image
     grey = np.asarray(image)
     low, high = float(grey.min()), float(grey.max())
+    if image.mode == "F" and np.any(grey != np.floor(grey)):
+        raise ValueError(f"grey values from {low:g} to {high:g}, with fractions among them")
     is_16_bit = image.mode.startswith("I;16") or kind in ("PNG", "PPM")
     if not is_16_bit and low >= 0 and high <= 255:
         return image

@@ -51,7 +51,7 @@ class Answerer:
         self._device = model.device
         self._encoder = encoder
         self._tokenizer: Any = tokenizer_of(encoder.processor)
-        self._max_new_tokens = max_new_tokens
+        self.max_new_tokens = max_new_tokens
         self.num_longer = 0
         """Recorded answers so far that are longer than any that is generated."""
 
@@ -64,7 +64,7 @@ class Answerer:
             batch = self._encoder([conversation])
             start, end = _last_run(batch.pop("response_mask")[0])
             ends.add(int(batch["input_ids"][0, end - 1]))
-            self.num_longer += end - start > self._max_new_tokens
+            self.num_longer += end - start > self.max_new_tokens
             prompts.append(_cut(batch, start))
         given = [text for group in _groups(prompts) for text in self._generate(group, ends)]
         return [
@@ -79,7 +79,7 @@ class Answerer:
             **send_to_device(inputs, self._device),
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=self._max_new_tokens,
+                max_new_tokens=self.max_new_tokens,
                 pad_token_id=self._tokenizer.pad_token_id,
                 eos_token_id=sorted(self._stops() | self._special(ends)),
             ),

@@ -58,13 +58,25 @@ def evaluate_model(
     reader = Reader(model, _verbalizers(recipe, model), encoder, cache)
     answerer = Answerer(model, encoder, max_new_tokens) if max_new_tokens else None
     found, answers = _read(run, reader, answerer, batch_size)
-    if answerer is not None and answerer.num_longer:
-        run.reminders.append(
-            f"{answerer.num_longer:,} of {found.num_samples:,} recorded answers are longer than "
-            f"the {max_new_tokens} tokens of --generate, and no generated answer can equal them"
-        )
+    if answerer is not None:
+        run.reminders.extend(_notes(answerer, len(answers), found.num_samples))
     run.remind()
     return _evaluation(run, model, found, answers)
+
+
+def _notes(answerer: Answerer, num_answers: int, num_samples: int) -> Iterator[str]:
+    """Yield what the figures of the answers do not say themselves."""
+    if answerer.num_longer:
+        yield (
+            f"{answerer.num_longer:,} of {num_samples:,} recorded answers are longer than "
+            f"the {answerer.max_new_tokens} tokens of --generate, and no generated answer can "
+            "equal them"
+        )
+    if num_answers < num_samples:
+        yield (
+            f"{num_samples - num_answers:,} of {num_samples:,} samples have no turn with a text to "
+            "answer, as plain text has none: --generate leaves them out"
+        )
 
 
 def _checks(recipe: Recipe, *, with_cache: bool) -> list[Callable[[], object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -12,7 +13,7 @@ from rich.text import Text
 from vlsi_cache.errors import printable
 from vlsi_cache.report.comparison import CacheComparison, SettingDifference, value_text
 from vlsi_cache.report.words import setting_rows, tap_name
-from vlsi_cache.store.cache.figures.summary import TapSummary
+from vlsi_cache.store.cache.figures.summary import TapErrors, TapSummary
 
 __all__ = ["both_rows", "caches_table", "differences_table", "name_grid", "plain_table"]
 
@@ -45,13 +46,31 @@ def _taps(pairs: Sequence[tuple[TapSummary, TapSummary]]) -> Table:
     for heading in ("tap", "entropy (nats)", "label log-p (nats)", "top token is the output's"):
         table.add_column(heading, justify="right")
     for first, second in pairs:
-        table.add_row(
-            tap_name(first.tap),
-            f"{first.entropy_nats:.3f} | {second.entropy_nats:.3f}",
-            f"{first.label_log_prob_nats:.3f} | {second.label_log_prob_nats:.3f}",
-            f"{first.agreement_with_final:.1%} | {second.agreement_with_final:.1%}",
+        table.add_row(tap_name(first.tap), *_both(_means(first), _means(second)))
+        errors = [_means(tap.standard_errors) for tap in (first, second)]
+        if any(errors):
+            table.add_row("", *(f"± {both}" for both in _both(*errors)), style="dim")
+    if any(tap.standard_errors for pair in pairs for tap in pair):
+        table.caption, table.caption_justify = (
+            "±: standard errors. A cache read whole has none.",
+            "left",
         )
     return table
+
+
+def _means(tap: TapSummary | TapErrors | None) -> list[str]:
+    """Return the figures of a tap that the table has, or their errors, as text."""
+    if tap is None:
+        return []
+    return [
+        f"{tap.entropy_nats:.3f}",
+        f"{tap.label_log_prob_nats:.3f}",
+        f"{tap.agreement_with_final:.1%}",
+    ]
+
+
+def _both(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    return [f"{one} | {other}" for one, other in zip_longest(first, second, fillvalue="–")]
 
 
 def differences_table(differences: tuple[SettingDifference, ...]) -> RenderableType:

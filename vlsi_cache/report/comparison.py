@@ -9,7 +9,7 @@ from vlsi_cache.differences import ABSENT, Difference, find_differences
 from vlsi_cache.jsonmodels import ReportModel
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.report.run.summary import RunSummary
-from vlsi_cache.report.settings import setting_text
+from vlsi_cache.report.settings import differing_text
 from vlsi_cache.store.cache.figures.summary import CacheSummary
 
 __all__ = [
@@ -91,7 +91,8 @@ def value_text(difference: SettingDifference, *, first: bool) -> str:
     """Return one of the values as a table shows it."""
     if difference.absent == ("first" if first else "second"):
         return "–"
-    return setting_text(difference.first if first else difference.second)
+    own, other = difference.first, difference.second
+    return differing_text(own, other) if first else differing_text(other, own)
 
 
 def _differences(

@@ -8,12 +8,14 @@ from typing import Any, Final
 
 from vlsi_cache.errors import printable
 
-__all__ = ["flat_settings", "setting_text"]
+__all__ = ["differing_text", "flat_settings", "setting_text"]
 
 _HASH: Final = 64
 _SHOWN_OF_HASH: Final = 12
 _SHOWN: Final = 200
 """Most characters of a value that are shown."""
+_CONTEXT: Final = 20
+"""Characters that are shown before a difference, where it lies beyond what is shown."""
 
 
 def flat_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -28,6 +30,20 @@ def setting_text(value: Any) -> str:
             return f"{value[:_SHOWN_OF_HASH]}…"
         return printable(value, _SHOWN)
     return printable(json.dumps(value, ensure_ascii=False), _SHOWN)
+
+
+def differing_text(value: Any, other: Any) -> str:
+    """Return a value in one line, from near the place where it differs from another."""
+    text, beside = (_whole_text(item) for item in (value, other))
+    pairs = enumerate(zip(text, beside, strict=False))
+    common = next((place for place, (one, two) in pairs if one != two), min(len(text), len(beside)))
+    if common < _SHOWN - _CONTEXT or text == beside:
+        return setting_text(value)
+    return "… " + printable(text[common - _CONTEXT :], _SHOWN)
+
+
+def _whole_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _leaves(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ from vlsi_cache.report.words import (
     tap_name,
     visible_text,
     visible_token,
+    without_figures,
 )
 from vlsi_cache.store.cache.figures.summary import CacheSummary, TapErrors
 
@@ -100,7 +101,7 @@ def _settings(summary: CacheSummary) -> Table:
 
 def _taps(summary: CacheSummary) -> RenderableType:
     if not summary.taps:
-        return Text("No shard is written yet.")
+        return Text(without_figures(summary))
     drawn = summary.sampling.k == 0
     table = Table(
         box=None,

@@ -16,6 +16,7 @@ __all__ = [
     "tap_name",
     "visible_text",
     "visible_token",
+    "without_figures",
 ]
 
 MOST_OF_NAME: Final = 200
@@ -71,6 +72,15 @@ def lacking_text(summary: CacheSummary) -> str:
         f"Incomplete: {len(missing):,} of {summary.num_shards:,} shards are missing "
         f"({named}{more}). All figures are of the others. {mend}"
     )
+
+
+def without_figures(summary: CacheSummary) -> str:
+    """Return why a cache without a response token has no figures of its taps."""
+    if not summary.num_shards_present:
+        return "No shard is written yet, so there are no figures of the taps."
+    if summary.failures:
+        return "No sample that could be read has response tokens: the taps have no figures."
+    return "No sample has response tokens, so there are no figures of the taps."
 
 
 def setting_rows(summary: CacheSummary) -> list[tuple[str, str]]:

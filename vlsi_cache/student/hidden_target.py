@@ -61,7 +61,8 @@ class HiddenTarget:
         distance = (1 - cosines).sum()
         parts = torch.stack([output, distance, distance.new_tensor(len(cosines))])
         whole, found, count = reduce(parts.detach()).unbind()
-        scale = self.weight * whole / torch.maximum(found, _LEAST_DISTANCE * count)
+        # the record's estimate of a small divergence may fall below 0
+        scale = self.weight * whole.clamp(min=0) / torch.maximum(found, _LEAST_DISTANCE * count)
         weighed: Tensor = distance * scale
         return weighed
 

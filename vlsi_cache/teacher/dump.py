@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from vlsi_cache.data import report_changed_samples
+from vlsi_cache.data import report_changed_samples, validate_template
 from vlsi_cache.errors import StageError
 from vlsi_cache.limits import plain_limit_errors
 from vlsi_cache.models import Backbone, load_backbone
@@ -52,6 +52,7 @@ def dump_teacher(
     """
     run = begin_run(recipe, "teacher", checks=dump_checks(recipe))
     validate_cache_folder(run)
+    validate_template(recipe.teacher, run.data)
     teacher = load_backbone(recipe.teacher, "teacher", run.device)
     validate_cache_of(run, teacher)
     with advising():

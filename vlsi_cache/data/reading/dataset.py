@@ -269,15 +269,15 @@ class ConversationDataset(Sequence[Conversation]):
         """Return the id that a row gives, or its number if it is not sound and is skipped."""
         try:
             conversation = self._parse(index)
-            for image in conversation.images:
-                if image.path is not None:
-                    images[str(image.path.absolute())] = None
-                if not image.exists():
-                    raise missing_image(image, conversation.origin)
         except DataError:
             if not skip:
                 raise
             return str(index)
+        for image in conversation.images:
+            if image.path is not None:
+                images[str(image.path.absolute())] = None
+            if not skip and not image.exists():
+                raise missing_image(image, conversation.origin)
         return conversation.sample_id
 
     def _report_notes(self) -> None:
@@ -306,17 +306,19 @@ class ConversationDataset(Sequence[Conversation]):
     def identify(self, index: int) -> tuple[str, str]:
         """The id and the key of a sample, also of a row that is not a sound conversation.
 
-        The number of such a row is its id. Its key covers the row as it is stored.
+        The number of such a row is its id, unless an image of it alone is not sound. Its key covers
+        the row as it is stored.
         """
+        name = self._repetitions.name(index, str(index)) if self._repetitions else str(index)
         try:
             conversation = self[index]
-            return conversation.sample_id, conversation.key()
+            name = conversation.sample_id
+            return name, conversation.key()
         except DataError as error:
             try:
                 stored = json.dumps(self._rows.row(index), default=str)
             except DataError:
                 stored = f"{error.what} {error.found}"  # the row itself cannot be decoded
-            name = self._repetitions.name(index, str(index)) if self._repetitions else str(index)
             return name, hashlib.sha256(f"not sound: {stored}".encode()).hexdigest()
 
     def fingerprint(self, *, skip: bool = False) -> str:

@@ -183,7 +183,8 @@ def _open_folder(folder: Path, split: str) -> RowSource:
             f"folder has no file of the split {split}" if files else "folder holds no dataset",
             where=folder,
             expected=f"what save_to_disk wrote, Parquet files, or {split}.jsonl",
-            found=list_names(folder, files) if files else None,
+            found=list_names(folder, files or others) if files or others else None,
+            mend=None if files or not others else _CONVERSIONS.get(data_suffix(others[0])),
         )
     rows = [JsonRows(path, str(path.relative_to(folder))) for path in chosen]
     return rows[0] if len(rows) == 1 else JoinedRows(rows)

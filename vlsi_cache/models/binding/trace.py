@@ -123,7 +123,11 @@ def trace_blocks(model: PreTrainedModel, blocks: nn.ModuleList, output: nn.Modul
 def _validate_numbers(model: PreTrainedModel, last_hidden: Tensor, logits: Tensor) -> None:
     if not torch.isfinite(last_hidden).all():
         raise unbindable(
-            model, "hidden states are not finite", "finite numbers", found="NaN or infinity"
+            model,
+            "hidden states are not finite",
+            "finite numbers",
+            found="NaN or infinity",
+            mend="Copy the checkpoint again, or use another dtype",
         )
     if torch.isnan(logits).any():  # some families write −∞ for tokens that nobody may say
         raise unbindable(

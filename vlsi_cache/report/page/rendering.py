@@ -16,7 +16,13 @@ from vlsi_cache.report.page.plots import (
     tap_plots,
 )
 from vlsi_cache.report.sample import SampleView
-from vlsi_cache.report.words import MOST_OF_NAME, lacking_text, setting_rows, tap_name
+from vlsi_cache.report.words import (
+    MOST_OF_NAME,
+    lacking_text,
+    setting_rows,
+    tap_name,
+    without_figures,
+)
 from vlsi_cache.store.cache.figures.summary import CacheSummary
 
 __all__ = ["MAX_PAGE_SAMPLES", "CachePage", "render_page"]
@@ -69,6 +75,7 @@ def _render(page: CachePage, divisor: int) -> str:
         "page.html",
         title=f"Cache of {printable(summary.teacher.name, MOST_OF_NAME)}",
         lacking=lacking_text(summary),
+        without_figures=without_figures(summary),
         settings=setting_rows(summary),
         failures=[
             (printable(name, MOST_OF_NAME), printable(reason))

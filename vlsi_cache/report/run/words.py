@@ -27,6 +27,7 @@ _TITLES: Final = {
     "loss": "Loss",
     "grad_norm": "Norm of the gradient",
     "learning_rate": "Learning rate",
+    "cross_entropy": "Cross-entropy of the labels",
     "frequencies": "Loss of the bare frequencies of the tokens",
     "tap": "Loss by tap",
     "match_tap": "Mean teacher tap by student tap",
@@ -37,6 +38,8 @@ _TITLES: Final = {
     "device_bytes": "Peak memory of the accelerator",
     "host_bytes": "Peak memory of the process",
 }
+_MOST_WRITTEN: Final = 1e6
+"""From here on a number stands with its power of ten."""
 _DIVERGENCES: Final = {
     "kl": "Divergence to the teacher (forward)",
     "ce": "Cross-entropy",
@@ -71,14 +74,16 @@ def metric_text(name: str, value: float) -> str:
         return bytes_text(round(value))
     if name.endswith("_share"):
         return f"{value:.1%}"
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < _MOST_WRITTEN else f"{value:.4g}"
 
 
 def tick_text(name: str, value: float) -> str:
     """Return a round value of a named metric, short enough to stand beside a plot."""
     if name.endswith("_bytes"):
         return bytes_text(round(value)).replace(".0 ", " ").replace("0 bytes", "0")
-    return f"{value:.3g}" if not name.endswith("_share") else f"{value * 100:.3g}%"
+    if name.endswith("_share"):
+        return f"{value * 100:.3g}%"
+    return f"{value:,.0f}" if 1000 <= abs(value) < _MOST_WRITTEN else f"{value:.3g}"
 
 
 def state_text(stage: StageSummary) -> str:

@@ -32,6 +32,7 @@ from vlsi_cache.store.cache.verification.agreement import (
     read_complete,
     read_shard_header,
     validate_listed,
+    validate_sealed,
     validate_seals,
 )
 from vlsi_cache.store.cache.verification.damage import Verification
@@ -364,6 +365,7 @@ class Cache:
         everything = range(self.manifest.num_shards)
         if self._index is not None:
             return list(everything)
+        validate_sealed(self._folder, files)
         return [index for index in everything if shard_key(index) in files]
 
     def _seals(self) -> tuple[ShardSeal, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -122,18 +122,28 @@ class OpenShard:
         return self.read_tokens(first, min(first + CHUNK_TOKENS, self.num_tokens))
 
     def iter_parts(self, num_tokens: int) -> Iterator[ShardRecord]:
-        """Yield the shard in parts of whole samples, of about so many tokens or one sample."""
+        """Yield the shard in parts of whole samples, of about so many tokens or one sample.
+
+        A chunk is decoded once, also if it reaches into the next part.
+        """
         first, count = 0, len(self.sample_ids)
+        reached, ahead = 0, self.read_tokens(0, 0)
         while first < count:
-            reached = int(self.offsets[first]) + num_tokens
-            stop = int(np.searchsorted(self.offsets, reached, side="right")) - 1
+            most = int(self.offsets[first]) + num_tokens
+            stop = int(np.searchsorted(self.offsets, most, side="right")) - 1
             stop = min(max(stop, first + 1), count)
-            yield self._read_samples(first, stop)
+            end = int(self.offsets[stop])
+            if end > reached:
+                chunk_end = min(-(-end // CHUNK_TOKENS) * CHUNK_TOKENS, self.num_tokens)
+                ahead = _joined(ahead, self.read_tokens(reached, chunk_end))
+                reached = chunk_end
+            size = end - int(self.offsets[first])
+            yield self._samples(first, stop, {name: array[:size] for name, array in ahead.items()})
+            ahead = {name: array[size:] for name, array in ahead.items()}
             first = stop
 
-    def _read_samples(self, first: int, stop: int) -> ShardRecord:
-        begin, end = int(self.offsets[first]), int(self.offsets[stop])
-        arrays = self.read_tokens(begin, end)
+    def _samples(self, first: int, stop: int, arrays: Mapping[str, Array]) -> ShardRecord:
+        begin = int(self.offsets[first])
         return ShardRecord(
             sample_ids=self.sample_ids[first:stop],
             keys=self.keys[first:stop],
@@ -148,7 +158,7 @@ class OpenShard:
 
     def read_record(self) -> ShardRecord:
         """Read the whole shard."""
-        return self._read_samples(0, len(self.sample_ids))
+        return self._samples(0, len(self.sample_ids), self.read_tokens(0, self.num_tokens))
 
     def _open_arrays(self, archive: Archive) -> dict[str, zarr.Array[Any]]:
         group = zarr.open_group(ArchiveStore(archive), mode="r", zarr_format=3)
@@ -188,6 +198,13 @@ class OpenShard:
             raise ValueError(f"{len(self.sample_ids)} sample ids")
         if not self.keys.any(axis=1).all():
             raise ValueError("sample_keys has a hole")
+
+
+def _joined(before: Mapping[str, Array], after: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the token arrays of two runs of tokens, one after the other."""
+    if not len(before["response_ids"]):
+        return dict(after)
+    return {name: np.concatenate([before[name], after[name]]) for name in after}
 
 
 def _validate_layout(name: str, array: zarr.Array[Any], wanted: ArrayLayout) -> None:

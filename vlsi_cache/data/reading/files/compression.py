@@ -52,11 +52,14 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 
 def _streams(path: Path) -> Iterator[bytes]:
-    """Unpack all streams of a file. Python's own readers ignore what follows a stream."""
+    """Unpack all streams of a file. Python's own readers ignore what follows a stream.
+
+    Zeros between and after streams are padding, of xz itself or of a tape.
+    """
     unpacker: Any = None
     with path.open("rb") as file:
         while piece := file.read(_CHUNK_BYTES):
-            while piece:
+            while piece := piece if unpacker else piece.lstrip(b"\0"):
                 unpacker = unpacker or _unpacker(path)
                 yield unpacker.decompress(piece)
                 piece = unpacker.unused_data if unpacker.eof else b""

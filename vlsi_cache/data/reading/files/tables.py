@@ -12,6 +12,9 @@ from vlsi_cache.errors import DataError, first_line
 
 __all__ = ["load_folder", "load_saved", "load_table"]
 
+_GENERAL: Final = "An error occurred while generating the dataset"
+_NO_ROWS: Final = "BatchSize must be greater than 0"
+"""What `datasets` says of a Parquet file that has columns and no rows."""
 _END: Final = b"\xff\xff\xff\xff\0\0\0\0"
 """The mark at the end of Arrow's streaming format, which `datasets` writes."""
 
@@ -116,6 +119,19 @@ def load_table(builder: str, source: str, split: str, options: Mapping[str, Any]
             "dataset cannot be loaded",
             where=source,
             expected=f"data with a split {split}",
-            found=" ".join(lines[:2]) if needs_config else first_line(error),
+            found=" ".join(lines[:2]) if needs_config else _problem(error),
             mend=f"Name one as {source}:CONFIG" if needs_config else None,
         ) from error
+
+
+def _problem(error: Exception) -> str:
+    """What stands behind the general words in which `datasets` reports most problems."""
+    from datasets.table import CastError
+
+    cause = error.__cause__
+    if isinstance(cause, CastError):
+        return f"files of other columns: {cause.details()}"
+    if str(error) != _GENERAL or not isinstance(cause, Exception):
+        return first_line(error)
+    problem = first_line(cause)
+    return "a file without rows" if problem.startswith(_NO_ROWS) else problem

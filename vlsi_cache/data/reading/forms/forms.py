@@ -11,7 +11,7 @@ from vlsi_cache.data.reading.files.strictjson import parse_row_json
 from vlsi_cache.data.reading.forms.turns import RawTurn
 from vlsi_cache.errors import excerpt
 
-__all__ = ["FORM_COLUMNS", "NO_FORM", "TURN_COLUMNS", "Form", "find_form"]
+__all__ = ["FORM_COLUMNS", "NO_FORM", "THOUGHT_COLUMN", "TURN_COLUMNS", "Form", "find_form"]
 
 NO_FORM: Final = "row is not a conversation"
 """The problem of a row that has none of the forms, not even in part."""
@@ -33,10 +33,12 @@ _LABELLED: Final = ("completion", "messages")
 """Columns beside which a ``label`` is KTO's: TRL's, and ms-swift's."""
 _SIDES: Final = ("user", "assistant")
 _HISTORY: Final = "history"
+THOUGHT_COLUMN: Final = "reasoning_content"
+"""The column that holds the thought before a row's one answer."""
 _TURN_KEYS: Final = ("role", "from", "speaker")
 """Keys of a turn. A row that has one of them is no text for a base model."""
 FORM_COLUMNS: Final = frozenset(
-    {"texts", "text", "chosen", "instruction", "context", _HISTORY}
+    {"texts", "text", "chosen", "instruction", "context", _HISTORY, THOUGHT_COLUMN}
     | {*TURN_COLUMNS, *_SYSTEM_COLUMNS}
     | {name for pair in _PAIRS for name in pair}
 )
@@ -70,6 +72,7 @@ def find_form(row: Mapping[str, Any], context: RowContext) -> Form:
         if form is not None:
             _validate_wanted(row, form, context)
             return _with_system(form, row, context)
+    _validate_turns(row, context)
     raise context.error(
         NO_FORM,
         expected="a field messages (role, content) or conversations (from, value), or another "
@@ -77,6 +80,13 @@ def find_form(row: Mapping[str, Any], context: RowContext) -> Form:
         found="fields " + (", ".join(map(str, row)) or "none"),
         mend=_advice(row),
     )
+
+
+def _validate_turns(row: Mapping[str, Any], context: RowContext) -> None:
+    """Refuse a row that has a place for turns, and nothing in it."""
+    for name in TURN_COLUMNS:
+        if row.get(name) is not None:
+            raise context.error(f"{name} is empty", mend="Drop the sample")
 
 
 def _validate_wanted(row: Mapping[str, Any], form: Form, context: RowContext) -> None:
@@ -98,7 +108,7 @@ def _advice(row: Mapping[str, Any]) -> str:
 
 def _conversation(row: Mapping[str, Any], context: RowContext) -> Form | None:
     for name in TURN_COLUMNS:
-        if row.get(name) is not None:
+        if is_given(row.get(name)):
             turns = _turns(row[name], name, context)
             raw = [RawTurn(turn, f"{name}[].") for turn in turns]
             return Form(raw, frozenset({name}), tagged=name in _LLAVA_COLUMNS)
@@ -126,7 +136,8 @@ def _alpaca(row: Mapping[str, Any], context: RowContext) -> Form | None:
     texts = [_text(row[name], name, context) for name in asked]
     turns = [_said("user", "\n".join(texts), "instruction", context)]
     turns += [_said("assistant", row[answer], answer, context)]
-    return _with_history(Form(turns, frozenset({*asked, answer})), row)
+    form = _with_thought(Form(turns, frozenset({*asked, answer})), row, answer)
+    return _with_history(form, row)
 
 
 def _with_history(form: Form, row: Mapping[str, Any]) -> Form:
@@ -215,7 +226,19 @@ def _pair(row: Mapping[str, Any], context: RowContext) -> Form | None:
 def _joined(row: Mapping[str, Any], question: str, answer: str, context: RowContext) -> Form:
     asked = _unlearned(_part("user", row[question], question, context))
     answered = _part("assistant", row[answer], answer, context)
-    return _with_history(Form([*asked, *answered], frozenset({question, answer})), row)
+    form = Form([*asked, *answered], frozenset({question, answer}))
+    return _with_history(_with_thought(form, row, answer), row)
+
+
+def _with_thought(form: Form, row: Mapping[str, Any], answer: str) -> Form:
+    """The form with the row's own column for the thought before an answer that is text."""
+    is_text = isinstance(row[answer], str) and not _is_list_text(row[answer])
+    if not is_text or not is_given(row.get(THOUGHT_COLUMN)):
+        return form
+    *before, said = form.turns
+    fields = {**said.fields, THOUGHT_COLUMN: row[THOUGHT_COLUMN]}
+    turns = [*before, RawTurn(fields, said.path, said.learned)]
+    return Form(turns, form.columns | {THOUGHT_COLUMN}, form.tagged)
 
 
 def _plain(row: Mapping[str, Any], context: RowContext) -> Form | None:

@@ -26,7 +26,7 @@ _MEDIA_TAGS: Final = ("<video>", "<audio>")
 _OTHER_TAGS: Final = re.compile(
     r"<\|?(?:image|img|picture|photo)(?:[ _:-]?\d+|[ _-]?(?:pad|soft_token|token|context"
     r"|placeholder|here))\s*/?\|?>|<\|(?:image|img)\|>|<image\s*/?>|<start_of_image>"
-    r"|<\|vision_start\|>|(?<!!)(?-i:\[IMG\])(?!\(|https?:)",
+    r"|<\|vision_start\|>|&lt;image&gt;|(?<!!)(?-i:\[IMG\])(?!\(|https?:)",
     re.IGNORECASE,
 )
 """Places for images in the spellings of other projects and of models' own templates.
@@ -41,6 +41,10 @@ _IMAGE_WORDS: Final = frozenset(
     for ending in ("", "s")
 )
 """Words in the names of columns that hold images."""
+_FILE_WORDS: Final = frozenset(
+    name + ending for name in ("file", "filename", "filepath", "path") for ending in ("", "s")
+)
+"""Words in the names of columns that name files, such as ``file_name`` of `datasets`' folders."""
 _ENCODED: Final = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
 """What PNG, JPEG, GIF and WebP begin with in base64."""
 _NAMED_TAG: Final = re.compile(r"<img>[^<>]+</img>")
@@ -268,12 +272,21 @@ def _validate_seen(row: Mapping[str, Any], context: RowContext) -> None:
             mend=f"Set data.columns: {{{columns[0]}: image}}, or {{{columns[0]}: null}} to leave "
             "it out",
         )
+    for name, value in row.items():
+        first = value[0] if isinstance(value, list) and value else value
+        if _names_file(str(name), first, _MEDIA_SUFFIXES, context):
+            raise context.error(
+                "a column names a video or a sound, and nothing reads it",
+                found=f"{name}: {first}",
+                mend=f"Drop the sample, or set data.columns: {{{name}: null}} to leave it out",
+            )
 
 
 def _holds_image(name: str, value: object, context: RowContext) -> bool:
     """Whether a column holds encoded images, or is named after images and names files that exist.
 
-    Addresses and names of files that are elsewhere are what many sets of texts say of a row.
+    So is ``file_name``. Addresses and names of files that are elsewhere are what many sets of texts
+    say of a row.
     """
     if isinstance(value, list):
         return bool(value) and _holds_image(name, value[0], context)
@@ -283,13 +296,24 @@ def _holds_image(name: str, value: object, context: RowContext) -> bool:
         return _looks_like(value)
     if _looks_like(value):
         return True
-    is_named = is_named_after_images(name) and _looks_like(value, _IMAGE_SUFFIXES)
+    return _names_file(name, value, _IMAGE_SUFFIXES, context)
+
+
+def _names_file(name: str, value: object, suffixes: tuple[str, ...], context: RowContext) -> bool:
+    """Whether a column is named after images or files, and names one that exists."""
+    if not isinstance(value, str) or _is_prose(value) or not _looks_like(value, suffixes):
+        return False
+    is_named = is_named_after_images(name) or not _FILE_WORDS.isdisjoint(_words(name))
     return is_named and is_image_file(value, context)
 
 
 def is_named_after_images(name: str) -> bool:
     """Whether a word of a column's name means images, such as the first of ``image_path``."""
-    return not _IMAGE_WORDS.isdisjoint(map(str.lower, _WORDS.findall(name)))
+    return not _IMAGE_WORDS.isdisjoint(_words(name))
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in _WORDS.findall(name)]
 
 
 def _is_prose(value: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from unicodedata import category
 
 from vlsi_cache.data.conversation import RESERVED_VARIABLES, Conversation, ImagePart, Message
 from vlsi_cache.data.reading.context import RowContext, is_given
@@ -17,6 +18,8 @@ from vlsi_cache.errors import excerpt
 
 __all__ = ["KNOWN_COLUMNS", "parse_row"]
 
+_INVISIBLE: Final = ("Cc", "Cf")
+"""Categories of characters that show nothing, such as zero-width spaces and marks of order."""
 _TOOLS: Final = ("tools", "functions")
 _VARIABLES: Final = "chat_template_kwargs"
 KNOWN_COLUMNS: Final = frozenset(
@@ -104,12 +107,17 @@ def _validate_answers(messages: Sequence[Message], context: RowContext) -> None:
                 "the assistant's turn holds an image",
                 mend="Move the image to a user's turn: answers are text",
             )
-        if not answer.text.strip() and "tool_calls" not in answer.fields:
+        if not _is_visible(answer.text) and "tool_calls" not in answer.fields:
             raise context.error("response is empty", mend="Drop the turn, or write the answer")
     if not any(answer.learned for answer in answers):
         raise context.error(
             "no turn of the assistant is learned", mend="Drop the sample, or give a turn weight 1"
         )
+
+
+def _is_visible(text: str) -> bool:
+    """Whether a text has more than blanks and characters without a width."""
+    return any(not char.isspace() and category(char) not in _INVISIBLE for char in text)
 
 
 def _validate_text(conversation: Conversation, context: RowContext) -> None:

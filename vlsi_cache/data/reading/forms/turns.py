@@ -15,7 +15,7 @@ from vlsi_cache.data.reading.forms.tools import CALL_KEYS, called_tools, tool_ca
 from vlsi_cache.data.reading.forms.weights import WEIGHT_KEYS, is_learned
 from vlsi_cache.errors import DataError, excerpt
 
-__all__ = ["KNOWN_FIELDS", "RawTurn", "Turn", "read_turn"]
+__all__ = ["KNOWN_FIELDS", "THOUGHT_FIELDS", "RawTurn", "Turn", "read_turn"]
 
 _ROLES: Final = {
     "system": "system",
@@ -31,6 +31,8 @@ _ROLES: Final = {
     "bing": "assistant",
     "bard": "assistant",
     "claude": "assistant",
+    "chatbot": "assistant",
+    "ai": "assistant",
     "function_call": "assistant",
     "tool_call": "assistant",
     "tool": "tool",
@@ -47,6 +49,8 @@ _CONTENT_KEYS: Final = ("content", "value")
 _THOUGHT_KEYS: Final = ("reasoning_content", "reasoning", "thinking", "thought")
 _THOUGHT_TEXTS: Final = ("thinking_content", "thoughts", "think", "cot", "chain_of_thought")
 """Keys that hold an answer's thought if they hold text, and none of the keys above does."""
+THOUGHT_FIELDS: Final = frozenset((*_THOUGHT_KEYS, *_THOUGHT_TEXTS))
+"""Names of a thought in a turn."""
 _THOUGHT_PARTS: Final = ("thinking", "reasoning")
 _NAME_KEYS: Final = ("name", "tool_call_id")
 _ROW_KEYS: Final = ("tools", "functions", "chat_template_kwargs")
@@ -145,7 +149,10 @@ def _read_parts(content: object, role: str, raw: RawTurn, context: RowContext) -
     if parts is None and not (content is None and role == "assistant"):
         raise context.error(
             f"content of the {role}'s turn is neither text nor a list of parts",
-            found=excerpt(repr(content)),
+            found=excerpt(repr(content))
+            if content is not None
+            else "None, beside the keys " + ", ".join(map(str, raw.fields)),
+            mend="Write it as JSON text" if isinstance(content, Mapping) else None,
         )
     return parts or []
 

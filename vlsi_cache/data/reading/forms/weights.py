@@ -8,7 +8,7 @@ from typing import Any, Final
 from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.errors import excerpt
 
-__all__ = ["WEIGHT_KEYS", "is_learned", "validate_unweighted"]
+__all__ = ["MARKS", "WEIGHT_KEYS", "is_learned", "validate_unweighted"]
 
 WEIGHT_KEYS: Final = (
     *("weight", "train", "loss", "loss_weight", "training", "trainable"),
@@ -19,6 +19,8 @@ _MASK_KEYS: Final = (
     *("ignore_loss", "no_loss"),
 )
 """Keys by which other trainers leave out a turn, or parts of it."""
+MARKS: Final = frozenset((*WEIGHT_KEYS, *_MASK_KEYS))
+"""Fields of a turn that say whether it is learned."""
 _NEGATED_KEYS: Final = ("masked", "is_masked", "ignore_loss", "no_loss")
 """Those that mean the default where they are false."""
 

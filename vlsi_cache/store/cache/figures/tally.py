@@ -115,7 +115,7 @@ class Tally:
 
     def mean(self, measure: Measure, row: int) -> float:
         """Return a mean over tokens."""
-        return float(self._sums[MEASURES.index(measure), row]) / self.num_tokens
+        return float(self._sums[MEASURES.index(measure), row]) / self.num_tokens + 0.0  # never −0
 
     def standard_error(self, measure: Measure, row: int, num_groups_total: int) -> float:
         """Return the standard error of a mean over at least 2 groups, chosen at random.
@@ -210,7 +210,7 @@ class Tally:
                 key=record.keys[row].tobytes().hex(),
                 num_tokens=int(record.offsets[row + 1] - record.offsets[row]),
                 entropy_nats=float(entropies[place]),
-                label_log_prob_nats=float(label_log_probs[place]),
+                label_log_prob_nats=float(label_log_probs[place]) + 0.0,  # never −0
                 agreement_with_label=float(on_top[place]),
             )
             order = -(self.num_samples + row)
@@ -226,9 +226,10 @@ def _measures(record: ShardRecord, top: NDArray[np.int32]) -> Iterator[NDArray[n
     yield distribution.label_log_prob
     yield top == top[:, -1:]
     yield top == label
+    ids = distribution.token_ids
     found = np.zeros(distribution.shape, np.bool_)
-    for column in np.moveaxis(distribution.token_ids, -1, 0):
-        found |= column == label  # a reduction over so short an axis takes several times as long
+    # a reduction over so short an axis takes several times as long
+    found.reshape(-1)[np.flatnonzero(ids == label[..., None]) // ids.shape[-1]] = True
     yield found
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "read_complete",
     "read_shard_header",
     "validate_listed",
+    "validate_sealed",
     "validate_seals",
     "validate_sizes",
 ]
@@ -116,6 +117,23 @@ def validate_listed(folder: CacheFolder, index: CacheIndex, files: Mapping[str, 
         where=folder.place.locate(lost[0].files[0]),
         mend=lost[0].mend,
     )
+
+
+def validate_sealed(folder: CacheFolder, files: Mapping[str, int]) -> None:
+    """Refuse an unfinished cache that lost a shard: its seal was published after it.
+
+    Raises:
+        CacheError: a shard is missing, and its seal is there.
+    """
+    for index in range(folder.manifest.num_shards):
+        key = shard_key(index)
+        # a listing that meets a writer at work may miss the shard and show its seal
+        if seal_key(index) in files and key not in files and folder.place.size(key) is None:
+            raise CacheError(
+                "shard is missing, although its seal is there",
+                where=folder.place.locate(key),
+                mend="Put the file back, or run dump-teacher again. It writes only what is missing",
+            )
 
 
 def validate_sizes(address: str | Path) -> None:

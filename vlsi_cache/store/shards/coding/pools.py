@@ -6,6 +6,8 @@ tokens, E entries.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -16,7 +18,11 @@ __all__ = [
     "PooledEntries",
     "count_distinct",
     "gaps_of",
+    "have_common",
     "ids_of",
+    "members_of",
+    "merged",
+    "order_of",
     "put_counts",
     "put_gaps",
     "put_taps",
@@ -31,6 +37,10 @@ _CLASSES: Final = 8
 
 Ids ascend, and those of frequent tokens are small and dense. So gaps grow with the rank: each
 class has its own frequencies, and its own Huffman codes."""
+
+
+_TAP_BITS: Final = 16
+"""A pool has fewer entries than numbers of so many bits, and no more taps than entries."""
 
 
 class PooledEntries(NamedTuple):
@@ -79,14 +89,15 @@ def take_gaps(streams: StreamReader, sizes: Ints) -> Ints:
     """Take the gaps ``[P]`` of the ids."""
     classes = _classes(sizes)
     gaps = np.empty(len(classes), np.int64)
-    for number in range(_CLASSES):
-        here = classes == number
-        high = streams.take(int(here.sum()))
+    for here in members_of(classes, _CLASSES):
+        high = streams.take(len(here))
         escaped = high == 255
-        high[escaped] = streams.take_bytes(4 * int(escaped.sum())).view("<u4")
+        high[escaped] = streams.take_bytes(4 * int(np.count_nonzero(escaped))).view("<u4")
+        is_short = high == 0
+        num_short = int(np.count_nonzero(is_short))
         low = np.empty(len(high), np.int64)
-        low[high == 0] = streams.take(int((high == 0).sum()))
-        low[high > 0] = streams.take(int((high > 0).sum()))
+        low[is_short] = streams.take(num_short)
+        low[~is_short] = streams.take(len(high) - num_short)
         gaps[here] = high << 8 | low
     return gaps
 
@@ -108,19 +119,37 @@ def take_entries(streams: StreamReader, num_ids: int, num_taps: int, most: int) 
     """
     # Eight taps at a time, and never more entries than draws: the bits of all taps at once would
     # take memory that grows with the square of the taps.
-    id_index, tap_index, remaining = [], [], most
+    parts, remaining = [], most
     for first in range(0, num_taps, 8):
-        bits = np.unpackbits(streams.take_bytes(num_ids)[:, None], axis=1, bitorder="little")
-        remaining -= int(bits.sum())
-        if remaining < 0 or bits[:, num_taps - first :].any():
-            raise ValueError("more entries than draws, or a tap that does not exist")
+        stored = streams.take_bytes(num_ids)
         # of one axis and of bool, which is found several times as fast
-        places = np.flatnonzero(bits.reshape(-1).view(np.bool_))
-        id_index.append(places >> 3)
-        tap_index.append((places & 7) + first)
-    entries = PooledEntries(np.concatenate(id_index), np.concatenate(tap_index))
-    by_id = np.argsort(entries.id_index, kind="stable")
-    return PooledEntries(entries.id_index[by_id], entries.tap_index[by_id])
+        bits = np.unpackbits(stored, bitorder="little").view(np.bool_)
+        remaining -= int(np.count_nonzero(bits))
+        if remaining < 0 or int(stored.max(initial=0)) >> min(num_taps - first, 8):
+            raise ValueError("more entries than draws, or a tap that does not exist")
+        places = np.flatnonzero(bits)
+        parts.append(PooledEntries(places >> 3, (places & 7) + first))
+    return merged(parts)
+
+
+def merged(parts: Sequence[PooledEntries]) -> PooledEntries:
+    """Join several runs of entries to one, in order. Each of them must be."""
+    if len(parts) == 1:
+        return parts[0]
+    found = _numbers(parts)
+    return PooledEntries(found >> _TAP_BITS, found & (1 << _TAP_BITS) - 1)
+
+
+def have_common(parts: Sequence[PooledEntries]) -> bool:
+    """Report whether an entry is in two of several runs, each in order."""
+    found = _numbers(parts)
+    return bool((found[1:] == found[:-1]).any())
+
+
+def _numbers(parts: Sequence[PooledEntries]) -> Ints:
+    """``[E]``: id and tap of all entries as one number, ascending."""
+    numbers = [part.id_index << _TAP_BITS | part.tap_index for part in parts]
+    return np.sort(np.concatenate(numbers), kind="stable")  # merges runs
 
 
 # A tap has m draws. If it drew d distinct ids, they share m - d further draws, so counts have
@@ -135,22 +164,38 @@ def put_counts(streams: StreamWriter, counts: Ints, distinct: Ints, num_draws: i
 def take_counts(streams: StreamReader, distinct: Ints, num_draws: int) -> Ints:
     """Take how often the tap of each entry ``[E]`` drew its id."""
     counts = np.ones(len(distinct), np.int64)
-    # small integers are sorted by counting, which is faster than a search for every number
-    by_number = np.argsort(np.minimum(distinct, num_draws).astype(np.uint16), kind="stable")
-    ends = np.cumsum(np.bincount(distinct, minlength=num_draws))
-    for number in range(1, num_draws):
-        here = by_number[ends[number - 1] : ends[number]]
+    groups = members_of(np.minimum(distinct, num_draws), num_draws)
+    for here in groups[1:]:
         counts[here] += _unpack_pairs(streams.take(-(-len(here) // 4)), len(here))
-    many = counts == 4
-    counts[many] += streams.take(int(many.sum()))
+    many = np.flatnonzero(counts == 4)
+    counts[many] += streams.take(len(many))
     return counts
+
+
+def members_of(classes: Ints, count: int) -> list[Ints]:
+    """Return the places of each of so many classes, ascending. Greater classes are left out."""
+    places = order_of(classes)
+    ends = np.cumsum(np.bincount(classes, minlength=count)[:count]).tolist()
+    return [places[first:stop] for first, stop in pairwise([0, *ends])]
+
+
+def order_of(numbers: Ints) -> Ints:
+    """Return the places of whole numbers as they ascend. Equal ones keep their order."""
+    # Numbers of 8 and 16 bits are sorted by counting, several times as fast as longer ones.
+    most = int(numbers.max(initial=0))
+    short = np.argsort(numbers.astype(np.uint8 if most < 1 << 8 else np.uint16), kind="stable")
+    if most < 1 << 16:
+        return short
+    order: Ints = short[np.argsort((numbers[short] >> 16).astype(np.uint16), kind="stable")]
+    return order
 
 
 def _classes(sizes: Ints) -> Ints:
     """``[P]``: class of each id, by its rank among the ids of its token."""
-    rank = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    classes: Ints = rank * _CLASSES // np.repeat(sizes, sizes)
-    return classes
+    # of 32 bits, which are divided several times as fast
+    short, ends = sizes.astype(np.int32), np.cumsum(sizes, dtype=np.int32)
+    rank = np.arange(sizes.sum(), dtype=np.int32) - np.repeat(ends - short, sizes)
+    return (rank * np.int32(_CLASSES) // np.repeat(short, sizes)).astype(np.int64)
 
 
 def rows_of(sizes: Ints, entries: PooledEntries, num_taps: int) -> Ints:

@@ -22,7 +22,11 @@ from vlsi_cache.store.shards.coding.pools import (
     PooledEntries,
     count_distinct,
     gaps_of,
+    have_common,
     ids_of,
+    members_of,
+    merged,
+    order_of,
     put_counts,
     put_gaps,
     put_taps,
@@ -148,7 +152,7 @@ def decode_together(content: bytes, shape: tuple[int, int, int], k: int) -> NDAr
     Raises:
         ValueError: no record of this shape has these bytes.
     """
-    num_tokens, num_taps, width = shape
+    _, num_taps, width = shape
     num_draws = width - 2 * k - CODES
     _validate_shape(num_taps, k, num_draws)
     streams = StreamReader(content)
@@ -160,8 +164,7 @@ def decode_together(content: bytes, shape: tuple[int, int, int], k: int) -> NDAr
     per_row = np.bincount(likely, minlength=len(rows))
     if (per_row != np.where(rows, k, 0)).any():
         raise ValueError("a tap has more or fewer most likely ids than it should")
-    by_row = np.argsort(likely, kind="stable")
-    ascending = pool.ids[pool.top.id_index[by_row]].reshape(-1, k)
+    ascending = pool.ids[pool.top.id_index[order_of(likely)]].reshape(-1, k)
     top = np.take_along_axis(ascending, _take_order(streams, num_rows, k), 1)
     drawn_rows = rows_of(pool.sizes, pool.drawn, num_taps)
     counts = take_counts(streams, count_distinct(drawn_rows), num_draws)
@@ -171,12 +174,17 @@ def decode_together(content: bytes, shape: tuple[int, int, int], k: int) -> NDAr
     levels = _take_levels(streams, totals[rows], k, num_draws)
     codes = _take_codes(streams, levels[:, 0], num_taps)
     streams.finish()
-    draws = np.repeat(top[:, :1], num_draws, 1)
-    by_row = np.argsort(drawn_rows, kind="stable")
+    filled_rows = np.empty((num_rows, width), np.int32)
+    filled_rows[:, :k], filled_rows[:, k : 2 * k] = top, levels
+    draws = filled_rows[:, 2 * k : -CODES]
+    draws[:], filled_rows[:, -CODES:] = top[:, :1], codes
+    by_row = order_of(drawn_rows)
     is_drawn = np.arange(num_draws) < totals[rows][:, None]
     draws[is_drawn] = np.repeat(pool.ids[pool.drawn.id_index[by_row]], counts[by_row])
-    kept = np.full((num_tokens * num_taps, width), _HOLE, np.int32)
-    kept[rows] = np.concatenate([top, levels, draws, codes], 1)
+    if num_rows == len(rows):
+        return filled_rows.reshape(shape)
+    kept = np.full((len(rows), width), _HOLE, np.int32)
+    kept[rows] = filled_rows
     return kept.reshape(shape)
 
 
@@ -210,21 +218,15 @@ def _take_pool(streams: StreamReader, shape: tuple[int, int, int], k: int) -> _P
     ids = ids_of(sizes, take_gaps(streams, sizes))
     rows = num_tokens * num_taps
     top = take_entries(streams, len(ids), num_taps, rows * k)
-    id_index, tap_index = [], []
-    for members in _parts(top, len(ids)):
-        part = take_entries(streams, len(members), num_taps, rows * num_draws)
-        id_index.append(members[part.id_index])
-        tap_index.append(part.tap_index)
-    found, taps = np.concatenate(id_index), np.concatenate(tap_index)
-    order = np.argsort(found, kind="stable")
-    drawn = PooledEntries(found[order], taps[order])
-    both = np.concatenate([top.id_index, found])
-    if not np.bincount(both, minlength=len(ids)).all():
+    never, likely = _parts(top, len(ids))
+    others = take_entries(streams, len(never), num_taps, rows * num_draws)
+    again = take_entries(streams, len(likely), num_taps, rows * num_draws)
+    if not np.bincount(others.id_index, minlength=len(never)).all():
         raise ValueError("an id without a tap")
-    places = np.concatenate([top.tap_index, taps]) + both * num_taps
-    places.sort()
-    if (places[1:] == places[:-1]).any():
+    again = PooledEntries(likely[again.id_index], again.tap_index)
+    if have_common([top, again]):
         raise ValueError("a tap drew one of its most likely ids")
+    drawn = merged([PooledEntries(never[others.id_index], others.tap_index), again])
     return _Pool(sizes, ids, top, drawn)
 
 
@@ -252,12 +254,14 @@ def _take_order(streams: StreamReader, num_rows: int, k: int) -> Ints:
     """``[R, k]``: place of the id of each rank among the row's ascending ids."""
     places = np.zeros((num_rows, k), np.int64)
     for first, stop in _groups(k):
-        value = streams.take(num_rows)
+        stored, value = streams.take_bytes(num_rows), np.arange(256)
+        digits = np.empty((256, stop - first), np.int64)
         for rank in range(stop - 1, first - 1, -1):
-            places[:, rank] = value % (k - rank)
+            digits[:, rank - first] = value % (k - rank)
             value = value // (k - rank)
-        if value.any():
+        if value[stored].any():
             raise ValueError("an order that does not exist")
+        places[:, first:stop] = digits[stored]
     for rank in range(k - 2, -1, -1):
         places[:, rank + 1 :] += places[:, rank + 1 :] >= places[:, rank : rank + 1]
     return places
@@ -286,20 +290,22 @@ def _put_levels(streams: StreamWriter, levels: Ints, counts: Ints, num_draws: in
 
 def _take_levels(streams: StreamReader, counts: Ints, k: int, num_draws: int) -> Ints:
     levels = np.zeros((len(counts), k), np.int64)
-    classes = counts * _COUNT_CLASSES // num_draws
-    for number in range(_COUNT_CLASSES + 1):
-        here = classes == number
-        levels[here, 0] = streams.take(int(here.sum()))
+    levels[:, 0] = _take_by_class(streams, counts * _COUNT_CLASSES // num_draws, _COUNT_CLASSES + 1)
     if (levels[:, 0] >= len(TAILS)).any():
         raise ValueError("a level of the tail that does not exist")
     for rank in range(1, k):
-        classes, count = _level_classes(levels, rank)
-        for number in range(count):
-            here = classes == number
-            levels[here, rank] = streams.take(int(here.sum()))
+        levels[:, rank] = _take_by_class(streams, *_level_classes(levels, rank))
         if (levels[:, rank] >= len(FRACTIONS)).any():
             raise ValueError("a level that does not exist")
     return levels
+
+
+def _take_by_class(streams: StreamReader, classes: Ints, count: int) -> Ints:
+    """Take a number for each place, ``[R]``. Every class has a stream."""
+    values = np.empty(len(classes), np.int64)
+    for here in members_of(classes, count):
+        values[here] = streams.take_bytes(len(here))
+    return values
 
 
 def _level_classes(levels: Ints, rank: int) -> tuple[Ints, int]:
@@ -323,11 +329,8 @@ def _put_codes(streams: StreamWriter, codes: Ints, tails: Ints, num_taps: int) -
 
 
 def _take_codes(streams: StreamReader, tails: Ints, num_taps: int) -> Ints:
-    entropy = np.zeros(len(tails), np.int64)
-    classes = tails // _ENTROPY_LEVELS
-    for number in range(-(-len(TAILS) // _ENTROPY_LEVELS)):
-        here = classes == number
-        entropy[here] = streams.take(int(here.sum()))
+    count = -(-len(TAILS) // _ENTROPY_LEVELS)
+    entropy = _take_by_class(streams, tails // _ENTROPY_LEVELS, count)
     labels = _take_labels(streams, len(tails) // num_taps, num_taps)
     codes = np.stack([entropy, labels.ravel()], 1)
     if (codes > _MOST_CODE).any():
