@@ -16,6 +16,7 @@ from vlsi_cache.cli.completion import ASSIGNMENT, complete_by_key
 from vlsi_cache.cli.next_step import Given, remember_given
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.interruption import Interrupted
+from vlsi_cache.limits import plain_limit_errors
 from vlsi_cache.phases import speaks_for_all
 from vlsi_cache.recipe import Recipe, RecipeProblemsError, keys_named, load_recipe
 
@@ -61,7 +62,8 @@ def errors_in_one_line(function: F) -> F:
     @functools.wraps(function)
     def guarded(*args: Any, debug: bool, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
+            with plain_limit_errors():
+                return function(*args, **kwargs)
         except VlsiCacheError as error:
             if debug:
                 raise

@@ -493,7 +493,7 @@ def test_the_plan_that_is_shown_has_the_form_of_a_real_one(recipe: str, tmp_path
     line, _, output = shown.text.partition("\n")
     real = run("plan", path, *shlex.split(line)[4:])
     counts, stages, *_ = stripped(output).split("\n\n")
-    for text in (counts, stages.partition("teacher-verbalization does not")[0]):
+    for text in (counts, stages.partition("…")[0]):
         labels = [words.split("  ")[0].partition(", GB")[0] for words in text.splitlines()]
         assert all(any(label in row for row in real.splitlines()) for label in labels), labels
     heading = stages.splitlines()[0].partition("GB")[2].split()

@@ -348,6 +348,14 @@ def test_every_field_of_the_recipe_is_described() -> None:
             {"interaction": {"inner": "none"}, "student": {"verbalizers": "v"}},
             ["student.verbalizers has no effect: interaction.inner is none"],
         ),
+        (
+            "student",
+            {"interaction": {"output": "none", "gradients_every": 5}},
+            [
+                "interaction.gradients_every has no effect: it compares the gradients of inner and "
+                "output, and one of them is none"
+            ],
+        ),
         ("student", {"interaction": {"skew": 0.3}, "stages": ["finetuning"]}, []),
         ("student", {"interaction": {"skew": 0.1, "lora": None}}, []),
     ],
@@ -356,6 +364,18 @@ def test_settings_without_effect_are_reported(
     role: Literal["teacher", "student"], raw: dict[str, Any], reported: list[str]
 ) -> None:
     assert idle_settings(recipe_from_mapping(raw, where="test"), role) == reported
+
+
+def test_gradients_that_one_process_alone_measures_are_said_of_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = recipe_from_mapping({"interaction": {"gradients_every": 5}}, where="test")
+    assert idle_settings(recipe, "student") == []
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as launchers set it
+    (found,) = idle_settings(recipe, "student")
+    assert found == (
+        "interaction.gradients_every has no effect: it is measured where one process trains"
+    )
 
 
 def test_an_error_names_the_keys_of_a_section_that_is_not_a_mapping() -> None:

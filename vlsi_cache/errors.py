@@ -21,6 +21,7 @@ __all__ = [
     "ModelError",
     "RecipeError",
     "StageError",
+    "SystemLimitError",
     "VlsiCacheError",
     "counted",
     "excerpt",
@@ -117,6 +118,10 @@ class StageError(VlsiCacheError):
 
 class HubError(VlsiCacheError):
     """The Hugging Face hub refuses an upload, or cannot be reached."""
+
+
+class SystemLimitError(VlsiCacheError):
+    """The system refuses a thread, a process, an open file or memory."""
 
 
 def printable(text: str, most: int = _MOST_CHARACTERS) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from vlsi_cache.plan import Machines, Plan, plan_run
 from vlsi_cache.plan.mending import NAMED_KEYS, has_key
 from vlsi_cache.plan.rehearsing.formulae import USABLE, bytes_per_token_and_tap
 from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed
+from vlsi_cache.plan.rehearsing.steps import PlannedStageName
 from vlsi_cache.plan.spreading import SPREADS, as_recipe_spreads, spreads
 from vlsi_cache.recipe import CacheSection, InteractionSection, Recipe
 from vlsi_cache.store import open_cache
@@ -148,6 +151,26 @@ def test_weights_that_are_too_much_are_not_mended_by_a_smaller_batch(small: Reci
     assert not any(mend.fits or "batch" in mend.setting for mend in plan.stages[0].mends)
 
 
+def test_a_student_that_is_too_large_for_any_batch_is_spread_with_a_smaller_one(
+    small: Recipe,
+) -> None:
+    """Neither helps alone: the weights take too much, and so does what they are worked on."""
+    recipe = small.model_copy(update={"stages": ["finetuning"]})
+    (stage,) = plan_run(recipe).stages
+    static = stage.device_bytes - stage.working_bytes
+    plan = plan_run(recipe, Machines(memory_bytes=round(0.9 * static / USABLE)))
+    first, *_, last = plan.stages[0].mends
+    way = ", and accelerate launch with FSDP, over "
+    for mend in (first, last):
+        assert mend.fits
+        assert mend.host_bytes is not None
+        assert mend.setting.startswith("finetuning.")
+        assert way in mend.setting
+    assert "finetuning.batch_size: " in last.setting
+    devices = [int(mend.setting.partition(way)[2].split()[0]) for mend in (first, last)]
+    assert devices[0] > devices[1] > 1
+
+
 def test_blocks_that_train_whole_are_mended_by_adapters(small: Recipe) -> None:
     settings = small.interaction.model_copy(update={"lora": None})
     recipe = small.model_copy(update={"interaction": settings})
@@ -191,22 +214,35 @@ def test_a_recipe_that_spreads_its_teacher_is_planned_so() -> None:
     assert planned(1, taps_at_once=4) == FOUND
 
 
+def _ways(stage: PlannedStageName, has: Callable[[str], bool]) -> dict[str, int]:
+    return {text: size for text, size, _ in spreads(stage, FOUND, 65, 4, has)}
+
+
 def test_a_stage_is_spread_by_what_is_there_alone() -> None:
-    known = dict(spreads("teacher-verbalization", FOUND, 65, 4, lambda key: True))
+    known = _ways("teacher-verbalization", lambda key: True)
     assert known == {
         "teacher.verbalization.taps_at_once: 1": 100 + 80 // 4 + 4,
         "teacher.device_map: auto, over 4 devices": 180 // 4 + 4,
         "teacher.tensor_parallel: 4, over 4 devices": 20 + (80 + 80) // 4 + 4,
         "teacher.tensor_parallel: 4, teacher.verbalization.taps_at_once: 1, over 4 devices": 49,
     }
-    known = dict(spreads("teacher-pass", FOUND, 65, 4, lambda key: True))
+    known = _ways("teacher-pass", lambda key: True)
     assert known["teacher.tensor_parallel: 64, over 64 devices"] == round(80 / 64 + 100 + 4)
-    assert dict(spreads("teacher-verbalization", FOUND, 65, 4, lambda key: False)) == {}
+    assert _ways("teacher-verbalization", lambda key: False) == {}
     # each way is named where its keys are in the recipe's schema
     keys = {key for needs, *_ in SPREADS for key in needs if not key.startswith("vlsi_cache.")}
-    named = dict(spreads("teacher-verbalization", FOUND, 65, 4, has_key))
+    named = _ways("teacher-verbalization", has_key)
     text = " ".join(named)
     assert {key for key in keys if f"{key}:" in text} == {key for key in keys if has_key(key)}
+
+
+def test_sharding_a_student_states_what_the_first_host_holds() -> None:
+    """Either weights and what is added, or what trains beside AdamW's two means, in float32."""
+    (way,) = spreads("finetuning", FOUND, 65, 4, has_key)
+    assert way == ("accelerate launch with FSDP, over 4 devices", 180 // 4 + 4, 100 + 20)
+    learned = replace(FOUND, num_trained=100)
+    ((_, _, host),) = spreads("finetuning", learned, 65, 4, has_key)
+    assert host == 12 * 100
 
 
 def test_taps_that_rest_take_no_more_time(tmp_path: Path) -> None:
@@ -221,7 +257,7 @@ def test_taps_that_rest_take_no_more_time(tmp_path: Path) -> None:
     schedule = InteractionSection().inner_schedule
     stays, falls = operations(1, inner_schedule=None), operations(1, inner_schedule=schedule)
     assert falls == pytest.approx(0.3 * stays + 0.7 * operations(1, inner="none"))
-    assert operations(2, inner_schedule=schedule) == pytest.approx(stays)
+    assert operations(2, inner_schedule=schedule) == pytest.approx(falls)
 
 
 def test_devices_divide_the_time_and_add_buckets(small: Recipe) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from support.ranks import RankServer
+from support.families import tiny_model
+from support.ranks import RankServer, errors
 from support.runs import make_recipe, poison
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.teacher import dump_teacher
@@ -26,13 +26,6 @@ RESULTS = (
 )
 # all samples are in each step, and each matches for itself: any number of processes does the same
 MATCHING = {"strategy": "expected", "granularity": "sample"}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RankServer]:
-    server = RankServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +89,17 @@ def test_a_sharded_student_is_one_processs_and_goes_on_with_any_number(
 ) -> None:
     raw = _raw(dumped, tmp_path / "run")
     dies = [-signal.SIGKILL]
+    raw["student"]["verbalization"]["save_every"] = 1
+    assert _run(server, raw, 3, FSDP, kill_after_steps=2) == dies * 3  # in stage one
     assert _run(server, raw, 2, FSDP, kill=["interaction", 1]) == dies * 2
     assert _run(server, raw, 3, FSDP, kill=["finetuning", 1]) == dies * 3
     assert _run(server, raw, 2, {}, kill=["finetuning", 2]) == dies * 2  # each holds all weights
     assert _run(server, raw, 2, FSDP) == [0, 0]
     _compare(alone, Path(raw["output"]))
     assert not list(Path(raw["output"]).rglob("checkpoint-*"))
+    # the taps' weight has fallen to 0 at the second step: nobody computes them
+    assert len(_metric(Path(raw["output"]) / "interaction", "kl_tap_0")) == 1
+    assert _metric(Path(raw["output"]) / "interaction", "inner_weight")[-1] == 0
 
 
 def test_towers_ties_scalars_and_measured_rates_are_one_processs(
@@ -152,3 +150,50 @@ def test_a_sample_that_is_not_finite_is_left_out_of_its_step_by_all_processes(
     for key, value in one.items():
         torch.testing.assert_close(other[key], value, rtol=2e-4, atol=2e-4, equal_nan=True)
         assert value.isfinite().all() or "embed_tokens" in key
+
+
+def _load(server: RankServer, recipe: Recipe, folder: Path, **task: Any) -> list[int]:
+    """Load and shard the student by three processes; read by one thread, so that it is counted."""
+    raw = json.loads(recipe.model_dump_json())
+    return server.run(folder, 3, load=raw, env={"HF_DEACTIVATE_ASYNC_LOAD": "1"}, **task)
+
+
+def test_one_process_holds_the_whole_student_and_the_others_their_slices(
+    server: RankServer, tmp_path: Path
+) -> None:
+    recipe = make_recipe(tmp_path, num_samples=2)
+    student = Path(str(recipe.student.model))
+    model = tiny_model("llama", num_layers=12, changes={"hidden_size": 128})
+    model.to(torch.bfloat16).save_pretrained(student)  # it trains in float32, in twice the bytes
+    parts = {
+        name: sum(value.numel() for value in part.parameters()) * 4
+        for name, part in (("whole", model), ("block", model.get_submodule("model.layers.0")))
+    }
+    assert _load(server, recipe, tmp_path) == [0] * 3
+    first, *others = (int((tmp_path / f"peak-{rank}.txt").read_text()) for rank in range(3))
+    assert first >= parts["whole"]
+    for found in others:
+        rest = parts["whole"] - 12 * parts["block"]  # what lies outside the blocks comes together
+        assert parts["whole"] / 3 <= found
+        assert found <= 1.1 * (parts["whole"] / 3 + max(parts["block"], rest))
+
+
+def test_what_the_reading_process_finds_wrong_ends_all_of_them(
+    server: RankServer, tmp_path: Path
+) -> None:
+    recipe = make_recipe(tmp_path, num_samples=2)
+    weights = Path(str(recipe.student.model)) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert _load(server, recipe, tmp_path) == [1] * 3
+    first, *others = errors(tmp_path, 3)
+    assert "the model's weights cannot be loaded" in first
+    for found in others:
+        assert "the main process stopped: the model's weights cannot be loaded" in found
+
+
+def test_processes_that_hold_different_weights_end_with_the_same_line(
+    server: RankServer, tmp_path: Path
+) -> None:
+    assert _load(server, make_recipe(tmp_path, num_samples=2), tmp_path, odd=1) == [1] * 3
+    (found,) = set(errors(tmp_path, 3))
+    assert found.startswith("Finetuning: processes 0 and 1 hold different weights; found further.")

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -28,17 +29,23 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import TrainerCallback
 
+from support.peaks import peak_bytes
+from vlsi_cache.data import load_data
 from vlsi_cache.errors import DataError, VlsiCacheError
 from vlsi_cache.interruption import Interrupted, ask_to_stop
+from vlsi_cache.limits import plain_limit_errors
 from vlsi_cache.recipe import DataSection, InteractionSection, Recipe, Schedule, recipe_from_mapping
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.student.cached.arrivals import recorded_order
+from vlsi_cache.student.finetuning import Finetuning
 from vlsi_cache.teacher import DumpProgress, dump_teacher
-from vlsi_cache.training import Run, Stage, StageModule, Training
+from vlsi_cache.training import Run, Stage, StageModule, Training, load_student
 from vlsi_cache.training.loop.trainer import train
 from vlsi_cache.training.processes import leave_together, resolve_device
+from vlsi_cache.training.samples.loader import make_loader, or_raise
 from vlsi_cache.training.samples.order import GroupOrder, SampleOrder
+from vlsi_cache.training.sharding import FsdpOptions, shard
 
 __all__ = ["RankServer", "errors", "length_of", "seen"]
 
@@ -164,6 +171,9 @@ def dump(task: Mapping[str, Any], rank: int) -> None:
     def watch(progress: DumpProgress) -> None:
         if rank == task.get("killed") and progress.num_samples >= task["after"]:
             os.kill(os.getpid(), signal.SIGKILL)
+        if progress.num_samples == task.get("threads_end_at"):
+            threading.stack_size(2**40)  # more than a process may have
+            resource.setrlimit(resource.RLIMIT_AS, (2**39, resource.RLIM_INFINITY))
         if rank == task.get("stopped") and progress.num_samples >= task["after"]:
             ask_to_stop(signal.SIGTERM, "here")
 
@@ -199,7 +209,44 @@ class Kill(TrainerCallback):
 
 def train_whole(task: Mapping[str, Any]) -> None:
     recipe = Recipe.model_validate(task["recipe"])
+    steps: list[int] = []
+
+    def kill_after(*_: Any) -> None:
+        """Kill the process after so many steps of the command, in any stage."""
+        steps.append(1)
+        if len(steps) == task["kill_after_steps"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if "kill_after_steps" in task:
+        register_optimizer_step_post_hook(kill_after)
     train_student(recipe, [Kill(*task["kill"])] if "kill" in task else [])
+
+
+def read_limited(task: Mapping[str, Any]) -> None:
+    """Read batches ahead by a worker that meets a limit, or cannot send what it has read."""
+    found = {"tensor": torch.zeros(10**6)} if task["read"] == "large" else {"lambda": lambda: 0}
+    if task["read"] == "large":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, resource.RLIM_INFINITY))
+    with plain_limit_errors():
+        for batch in make_loader(lambda _: found, [[1]], workers=1):
+            or_raise(batch)
+
+
+def load_sharded(task: Mapping[str, Any], rank: int) -> None:
+    """Load a student to be sharded, and shard it; write down the most memory that this took."""
+    recipe = Recipe.model_validate(task["load"])
+    device = resolve_device("cpu")
+    run = Run(recipe, device, load_data(recipe.data), sharding=FsdpOptions())
+
+    def load() -> None:
+        student = load_student(run, recipe.student, trains=True)
+        module = Finetuning(student, recipe.finetuning)
+        if rank == task.get("odd"):
+            module.further = nn.Parameter(torch.zeros(2))
+        shard(module, FsdpOptions(), device)
+
+    peak = peak_bytes(load)
+    (Path(task["folder"]) / f"peak-{rank}.txt").write_text(str(peak), encoding="utf-8")
 
 
 def serve() -> None:
@@ -230,6 +277,10 @@ def _fork(task: Mapping[str, Any], rank: int, port: int) -> int:
         os.environ.update(task.get("env", {}))
         if "recipe" in task:
             train_whole(task)
+        elif "read" in task:
+            read_limited(task)
+        elif "load" in task:
+            load_sharded(task, rank)
         else:
             (dump if "dump" in task else train_line)(task, rank)
         os._exit(0)

@@ -68,6 +68,7 @@ def _collate(indices: list[int]) -> dict[str, Any]:
         "inputs": {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
         "positions": positions,
         "labels": ids[:, 3:].flatten(),
+        "token_samples": torch.arange(len(ids)).repeat_interleave(4),
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vlsi_cache.errors import DataError, first_line
+from vlsi_cache.limits import raise_limit
 
 __all__ = ["MAX_PIXELS", "ImageRef", "is_known_image", "missing_image"]
 
@@ -95,6 +96,7 @@ class ImageRef:
         except FileNotFoundError as error:
             raise missing_image(self, where) from error
         except OSError as error:
+            raise_limit(error)
             found = error.strerror or type(error).__name__
             raise _unreadable_file(self, where, found) from error
 
@@ -120,6 +122,7 @@ class ImageRef:
                 if problem is None:
                     return _upright_rgb(image)
         except Exception as error:  # whatever Pillow's decoders raise on broken bytes
+            raise_limit(error)
             found = first_line(error)
             if isinstance(error, UnidentifiedImageError):
                 found = f"{len(data)} bytes of no known image format"

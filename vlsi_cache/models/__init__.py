@@ -35,7 +35,9 @@ from vlsi_cache.models.lora import (
     lora_config,
     lora_reach,
 )
+from vlsi_cache.models.outline import Outline, outline_of, outlined_backbone, tensor_outlines
 from vlsi_cache.models.places.devices import device_of, is_plain
+from vlsi_cache.models.places.hollow import hollow_out, is_hollow
 from vlsi_cache.models.places.parallel import is_split
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "LogitTransform",
     "LoraReach",
     "ModelPreview",
+    "Outline",
     "TapCapture",
     "TapState",
     "adapt",
@@ -55,6 +58,8 @@ __all__ = [
     "default_taps",
     "device_of",
     "expert_names",
+    "hollow_out",
+    "is_hollow",
     "is_plain",
     "is_split",
     "linear_names",
@@ -66,11 +71,14 @@ __all__ = [
     "load_processor_of",
     "lora_config",
     "lora_reach",
+    "outline_of",
+    "outlined_backbone",
     "preview_model",
     "resolve_taps",
     "run_backbone",
     "saved_dtype",
     "short_length",
+    "tensor_outlines",
     "text_config",
     "tokenizer_of",
     "uses_autocast",

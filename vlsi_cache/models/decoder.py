@@ -36,6 +36,13 @@ class Decoder:
     """The norm after the last block, or `nn.Identity` if the family has none."""
     head: Head
     """Output embedding and logit transform."""
+    maps: tuple[str, ...] | None = None
+    """Names of the blocks' linear maps, where another process holds the weights that show them."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether another process holds the weights. Here they have shapes and no values."""
+        return self.maps is not None
 
     @property
     def num_blocks(self) -> int:

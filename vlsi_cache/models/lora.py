@@ -88,8 +88,9 @@ def adapt(decoder: Decoder, section: LoraSection, seed: int) -> PeftModel:
                 found=first_line(error),
                 mend="Set interaction.lora: null, or interaction.lora.experts: false",
             ) from error
-    with undisturbed(adapted):
-        probe_logits(model, probe_inputs(model))
+    if not decoder.is_empty:
+        with undisturbed(adapted):
+            probe_logits(model, probe_inputs(model))
     return adapted
 
 
@@ -144,6 +145,8 @@ def linear_names(decoder: Decoder) -> list[str]:
 
     The vision tower, the projector and the head are not among them.
     """
+    if decoder.maps is not None:
+        return list(decoder.maps)
     candidates: dict[str, nn.Module] = {}
     for name, part in _inside(decoder):
         skipped = _READ_DIRECTLY if _is_state_space(part) else frozenset()

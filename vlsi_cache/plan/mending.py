@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -47,6 +48,10 @@ NAMED_KEYS: Final = (
 )
 """Recipe keys that a mend may name."""
 
+_MOST_OF_BOTH: Final = 3
+"""Mends that change a key and spread the stage. The later ones need fewer devices, and each costs
+another rehearsal."""
+
 Change = dict[str, Any]
 
 
@@ -70,18 +75,50 @@ def find_mends(
     """
     tried = []
     for change in _changes(setting.recipe, stage, fits_one=now.static <= limit):
-        recipe = changed_recipe(setting.recipe, change)
-        changed = replace(setting, recipe=recipe)
-        text = ", ".join(f"{key}: {_spelt(value)}" for key, value in change.items())
-        logger.info("trying %s", text)
-        found = rehearse_stage(changed, stage, sketch, lengths, counts=False)
+        text, found = _try(setting, stage, sketch, lengths, change)
         tried.append(Mend(setting=text, device_bytes=found.peak, fits=found.peak <= limit))
         if tried[-1].fits:
             break
     ways = spreads(stage, now, limit, setting.num_teacher_taps, has_key)
-    tried += [Mend(setting=text, device_bytes=size, fits=size <= limit) for text, size in ways]
+    tried += [
+        Mend(setting=text, device_bytes=size, host_bytes=host, fits=size <= limit)
+        for text, size, host in ways
+    ]
     fitting = [mend for mend in tried if mend.fits]
+    if not fitting:
+        both = _find_both(setting, stage, sketch, lengths, limit)
+        fitting = list(islice(both, _MOST_OF_BOTH))
     return fitting or sorted(tried, key=lambda mend: mend.device_bytes)[:1]
+
+
+def _find_both(
+    setting: Setting,
+    stage: PlannedStageName,
+    sketch: Sketch,
+    lengths: SampleLengths,
+    limit: float,
+) -> Iterator[Mend]:
+    """Yield changes with which a stage fits once it is spread, where neither alone suffices."""
+    for change in _changes(setting.recipe, stage, fits_one=True):
+        text, found = _try(setting, stage, sketch, lengths, change)
+        for way, size, host in spreads(stage, found, limit, setting.num_teacher_taps, has_key):
+            if size <= limit:
+                both = f"{text}, and {way}"
+                yield Mend(setting=both, device_bytes=size, host_bytes=host, fits=True)
+
+
+def _try(
+    setting: Setting,
+    stage: PlannedStageName,
+    sketch: Sketch,
+    lengths: SampleLengths,
+    change: Change,
+) -> tuple[str, Rehearsed]:
+    """Return a change as a text, and the stage with it."""
+    text = ", ".join(f"{key}: {_spelt(value)}" for key, value in change.items())
+    logger.info("trying %s", text)
+    changed = replace(setting, recipe=changed_recipe(setting.recipe, change))
+    return text, rehearse_stage(changed, stage, sketch, lengths, counts=False)
 
 
 def rehearse_stage(

@@ -14,6 +14,9 @@ class Mend(ReportModel):
     """Recipe keys with their values, or the way of launching."""
     device_bytes: int
     """Memory of the stage on each device with it."""
+    host_bytes: int | None = None
+    """Memory of the first process's host, where weights are sharded: it loads them whole, and puts
+    them together with AdamW's means for a checkpoint. Null for other mends."""
     fits: bool
     """Whether the stage then fits."""
 

@@ -15,6 +15,7 @@ __all__ = [
     "SPREADS",
     "Spread",
     "as_recipe_spreads",
+    "host_bytes",
     "is_mapped",
     "spread_bytes",
     "spreads",
@@ -96,14 +97,23 @@ def spread_bytes(found: Rehearsed, spread: Spread, count: int, num_taps: int) ->
     return round(spread(found, count, num_taps))
 
 
+def host_bytes(found: Rehearsed) -> int:
+    """Return max(weights + added, 12 · trained parameters): the first process's in its host.
+
+    It alone loads what is sharded. For a checkpoint it puts together what trains, in float32, and
+    AdamW's two means.
+    """
+    return max(found.weights + found.added, 12 * found.num_trained)
+
+
 def spreads(
     stage: PlannedStageName,
     found: Rehearsed,
     limit: float,
     num_taps: int,
     has_key: Callable[[str], bool],
-) -> Iterator[tuple[str, int]]:
-    """Yield text and bytes of each way, with the fewest devices that suffice.
+) -> Iterator[tuple[str, int, int | None]]:
+    """Yield each way with the fewest devices that suffice: text, bytes, and those of the host.
 
     Args:
         stage: name of the stage.
@@ -119,7 +129,8 @@ def spreads(
         sizes = {count: spread_bytes(found, spread, count, num_taps) for count in counts}
         count = next((count for count in counts if sizes[count] <= limit), counts[-1])
         over = f", over {count} devices" if count > 1 else ""
-        yield text.format(count) + over, sizes[count]
+        host = host_bytes(found) if spread is spread_by_shards else None
+        yield text.format(count) + over, sizes[count], host
 
 
 def as_recipe_spreads(

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vlsi_cache.plan.report import Plan, PlannedStage
+from vlsi_cache.plan.report import Mend, Plan, PlannedStage
 
 __all__ = ["plan_table", "spelt_bytes", "spelt_seconds"]
 
@@ -138,10 +138,15 @@ def _mends(stage: PlannedStage) -> Iterator[RenderableType]:
     if fitting:
         yield Text(f"{stage.name} does not fit. Any one of these mends it:")
         for mend in fitting:
-            yield Text(f"  {mend.setting}  ({spelt_bytes(mend.device_bytes)})")
+            yield Text(f"  {mend.setting}  ({_sizes(mend)})")
         return
     nearest = stage.mends[0] if stage.mends else None
-    known = (
-        f"; nearest is {nearest.setting} ({spelt_bytes(nearest.device_bytes)})" if nearest else ""
-    )
+    known = f"; nearest is {nearest.setting} ({_sizes(nearest)})" if nearest else ""
     yield Text(f"{stage.name} does not fit, and no setting makes it{known}. Take larger devices")
+
+
+def _sizes(mend: Mend) -> str:
+    device = spelt_bytes(mend.device_bytes)
+    if mend.host_bytes is None:
+        return device
+    return f"{device}, and {spelt_bytes(mend.host_bytes)} in the first process's host"

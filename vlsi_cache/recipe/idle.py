@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Final, Literal
 
 from vlsi_cache.phases import speaks_for_all
@@ -86,6 +87,12 @@ def _of_interaction(section: InteractionSection) -> list[str]:
     if "skewed" not in (section.inner, section.output):
         reason = "neither inner nor output is skewed"
         found += _changed(section, "interaction", ["skew"], reason)
+    if "none" in (section.inner, section.output):
+        reason = "it compares the gradients of inner and output, and one of them is none"
+        found += _changed(section, "interaction", ["gradients_every"], reason)
+    elif os.environ.get("WORLD_SIZE", "1") != "1":
+        reason = "it is measured where one process trains"
+        found += _changed(section, "interaction", ["gradients_every"], reason)
     if not section.follow:
         names = ["follow_timeout_seconds"]
         found += _changed(section, "interaction", names, "interaction.follow is false")

@@ -14,7 +14,6 @@ from vlsi_cache.data import IndexedConversations, TokenBatches, encoder_for
 from vlsi_cache.models import (
     Backbone,
     Decoder,
-    load_backbone,
     load_config_of,
     run_backbone,
     saved_dtype,
@@ -35,6 +34,7 @@ from vlsi_cache.training import (
     StageModule,
     Training,
     first_step_rate,
+    load_student,
     plain_order,
     run_stage,
     save_model,
@@ -128,7 +128,7 @@ def finetune(
     """
     recipe = run.recipe
     section = _section(recipe, source)
-    student = load_backbone(section, "student", run.device, trains=True, place=run.place)
+    student = load_student(run, section, trains=True)
     original = load_config_of(recipe.student)
     began_as = student.fingerprint
     stage = Stage(

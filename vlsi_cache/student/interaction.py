@@ -76,7 +76,7 @@ def _settings(run: Run, student: Backbone, bank: VerbalizerBank, cache: Cache) -
 class RestingVerbalizers(TrainerCallback):
     """Lets verbalizers rest once taps no longer count: AdamW's momentum would still move them.
 
-    Several processes compute the taps all the same, and give them gradients of 0.
+    They have no gradients then, or those of 0 that an engine of several processes leaves.
     """
 
     def __init__(self, module: Interaction) -> None:

@@ -107,7 +107,7 @@ class Interaction(StageModule):
         states, final = run_backbone(self.decoder, self._blocks, inputs, positions)
         output = self._output_loss(final, head, targets, labels)
         weight, inner = self.inner_weight(), {}
-        if weight or PartialState().num_processes > 1:  # they step together, so all or none compute
+        if weight:  # it follows from the step, so all processes compute the taps, or none
             reads = [self.decoder.features(read) for read in self.bank(states, positions).values()]
             count = len(inputs["input_ids"])
             inner = self._inner_losses(reads, head, targets, labels, token_samples, count)

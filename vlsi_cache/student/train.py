@@ -10,7 +10,8 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from vlsi_cache.data import report_changed_samples
-from vlsi_cache.models import Backbone, load_backbone
+from vlsi_cache.limits import plain_limit_errors
+from vlsi_cache.models import Backbone
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import Cache, open_cache
 from vlsi_cache.student.cached import open_matching_cache, recorded_failures
@@ -18,7 +19,14 @@ from vlsi_cache.student.checks import training_checks, validate_student
 from vlsi_cache.student.choosing import HeldOutSamples, find_held_out, with_selection
 from vlsi_cache.student.finetuning import finetune
 from vlsi_cache.student.interaction import interact
-from vlsi_cache.training import Run, advising, begin_run, find_left_out, without_other_bars
+from vlsi_cache.training import (
+    Run,
+    advising,
+    begin_run,
+    find_left_out,
+    load_student,
+    without_other_bars,
+)
 from vlsi_cache.training.sharding import hidden_from_libraries, is_sharded
 from vlsi_cache.verbalizer import build_verbalizers, find_verbalizers, load_verbalizers
 
@@ -26,6 +34,7 @@ __all__ = ["train_student"]
 
 
 @without_other_bars()
+@plain_limit_errors()
 def train_student(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Run the recipe's stages on the student. Each resumes, and is skipped when it is done.
 
@@ -113,4 +122,4 @@ def _load_student(run: Run) -> Backbone:
     """Load the untouched student in the dtype that interaction needs."""
     recipe = run.recipe
     trains = recipe.interaction.lora is None
-    return load_backbone(recipe.student, "student", run.device, trains=trains, place=run.place)
+    return load_student(run, recipe.student, trains=trains)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vlsi_cache.data import report_changed_samples, validate_template
 from vlsi_cache.errors import StageError
+from vlsi_cache.limits import plain_limit_errors
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe
@@ -28,6 +29,7 @@ __all__ = ["dump_teacher"]
 
 
 @without_other_bars()
+@plain_limit_errors()
 def dump_teacher(
     recipe: Recipe,
     on_progress: Callable[[DumpProgress], None] | None = None,

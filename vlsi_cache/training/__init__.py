@@ -4,6 +4,7 @@ from vlsi_cache.training.advice import advising
 from vlsi_cache.training.engine import run_stage
 from vlsi_cache.training.folders.checkpoints import save_model
 from vlsi_cache.training.folders.stage_folder import StageFolder
+from vlsi_cache.training.loading import load_student
 from vlsi_cache.training.loop.rates import (
     first_step_rate,
     fresh_rate,
@@ -49,6 +50,7 @@ __all__ = [
     "fresh_rate",
     "interaction_rates",
     "is_out_of_memory",
+    "load_student",
     "make_loader",
     "or_raise",
     "padded_tokens",

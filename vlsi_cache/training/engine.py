@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vlsi_cache.errors import VlsiCacheError
 from vlsi_cache.interruption import finishing_steps, stop_if_asked
 from vlsi_cache.phases import phase
 from vlsi_cache.training.folders.checkpoints import last_checkpoint
@@ -13,10 +14,10 @@ from vlsi_cache.training.folders.stage_folder import StageFolder, one_job_at_a_t
 from vlsi_cache.training.loop.trainer import train
 from vlsi_cache.training.memory_errors import plain_memory_errors
 from vlsi_cache.training.module import StageModule
-from vlsi_cache.training.processes import is_main_process
+from vlsi_cache.training.processes import is_main_process, raise_together
 from vlsi_cache.training.run import Run
 from vlsi_cache.training.sharding import FsdpOptions, gather, shard
-from vlsi_cache.training.stage import Stage
+from vlsi_cache.training.stage import Stage, Training
 
 __all__ = ["run_stage"]
 
@@ -58,7 +59,7 @@ def run_stage(run: Run, stage: Stage[M]) -> Path:
 def _make(run: Run, stage: Stage[Any], folder: StageFolder) -> None:
     run.report_left_out(stage.name)
     with phase(f"{stage.name}: preparing"):
-        training = stage.start()
+        training = _started(stage)
         # processes that hold one teacher together share its verbalizers, and their moments, too
         together = FsdpOptions(was_asked_for=False) if training.shares_batches else None
         sharding = run.sharding or together
@@ -73,3 +74,15 @@ def _make(run: Run, stage: Stage[Any], folder: StageFolder) -> None:
                 gather(training.module, keep=is_main_process())
             folder.finish(lambda: stage.save(training.module))
     stop_if_asked(f"after {stage.name}")
+
+
+def _started(stage: Stage[Any]) -> Training[Any]:
+    """Make what trains. What is wrong in one process, which may hold the model, ends all."""
+    started: list[Training[Any]] = []
+    problem: VlsiCacheError | None = None
+    try:
+        started.append(stage.start())
+    except VlsiCacheError as error:
+        problem = error
+    raise_together(problem)
+    return started[0]

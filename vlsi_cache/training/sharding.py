@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vlsi_cache.errors import StageError, first_line
 from vlsi_cache.training.module import StageModule
+from vlsi_cache.training.sending import Sender
 
 __all__ = [
     "ASKED",
@@ -74,15 +75,18 @@ def shard(
     """Shard a stage's module in place, over all processes.
 
     Args:
-        module: what trains, the same in every process. It may lie in the host's memory.
+        module: what trains, the same in every process. It may lie in the host's memory, or in the
+            main process's alone.
         sharding: how.
         device: this process's device.
         autocast: whether forwards run in bfloat16, so that blocks are gathered in it.
 
     Raises:
-        StageError: PyTorch cannot shard the module.
+        StageError: PyTorch cannot shard the module, or the processes hold different ones.
     """
     module.begin_sharding()
+    sender = Sender(module, device)
+    sender.send(value for value in module.parameters() if value.ndim == 0)
     mesh = init_device_mesh(device.type, (PartialState().num_processes,))
     options: dict[str, Any] = {
         "mesh": mesh,
@@ -92,8 +96,10 @@ def shard(
     }
     try:
         for unit in module.units():
+            sender.send([*unit.parameters(), *unit.buffers()])
             options_of_unit = {**options, "reshard_after_forward": sharding.reshard}
             fully_shard(unit, mp_policy=_precision(autocast=autocast), **options_of_unit)
+        sender.send([*module.parameters(), *module.buffers()])
         fully_shard(module, **options)
     except (NotImplementedError, RuntimeError, ValueError) as error:
         raise _refusal(module, sharding, first_line(error)) from error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vlsi_cache.errors import ModelError
-from vlsi_cache.models import Decoder, TapState, device_of, is_plain, text_config
+from vlsi_cache.models import Decoder, TapState, device_of, hollow_out, is_plain, text_config
 from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer.structures import (
     BlockVerbalizer,
@@ -129,8 +129,12 @@ def build_verbalizers(
             stack = nn.ModuleList(_build(decoder, tap, settings) for _ in range(settings.depth))
             if tap in taps:
                 layers[tap] = stack
+                if decoder.is_empty:  # these too come from the process that holds the weights
+                    hollow_out(stack.float())
         for tap in taps if _needs_linear(settings) else ():
             linear[tap] = _zero_map(decoder.hidden_size)
+            if decoder.is_empty:
+                hollow_out(linear[tap])
     for parts in (layers, linear):
         for tap, part in parts.items():
             part.to(device=device_of(decoder.blocks[tap]), dtype=torch.float32)

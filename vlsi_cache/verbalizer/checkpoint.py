@@ -126,7 +126,8 @@ def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> Ver
     taps = resolve_taps(config.taps, decoder.num_blocks, where=str(folder / VERBALIZERS_FILE))
     bank = build_verbalizers(decoder, taps, config.verbalizer, seed=0)
     try:
-        bank.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        # on no device, they become views of the file: the block beside them has no weights here
+        bank.load_state_dict(load_file(folder / WEIGHTS_FILE), assign=decoder.is_empty)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(
             f"verbalizer weights cannot be used ({error})",

@@ -116,8 +116,9 @@ def start_by_ridge(
     num_tokens, shared = 0, is_split(decoder.model)
     batches = _Batches(collate, indices, batch_size, shared)
     with phase("reading states, for the verbalizers' closed-form start"):
-        for batch in batches.until(_TOKENS_PER_DIMENSION * size):
+        for batch, num_own in batches.until(_TOKENS_PER_DIMENSION * size):
             inputs, positions = batch["inputs"], batch["positions"]
+            positions = positions[batch["token_samples"] < num_own]
             positions = positions[own_part(len(positions))] if shared else positions
             inputs, positions = send_to_device((inputs, positions), backbone.device)
             states, _ = read((*moments, last_block), inputs, positions)
@@ -161,9 +162,12 @@ class _Batches:
     is_shared: bool
     """Whether all processes read the same."""
 
-    def until(self, num_tokens: int) -> Iterator[dict[str, Any]]:
-        """Yield batches until about so many tokens were read by all processes together."""
-        own = self._own()
+    def until(self, num_tokens: int) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield batches until about so many tokens were read by all processes together.
+
+        With each goes the number of its first rows that count. Other processes have the rest.
+        """
+        own, num_own = self._own()
         num_batches = math.ceil(len(own) / self.batch_size)
         number = 0
         while number < num_batches:
@@ -172,18 +176,20 @@ class _Batches:
             if number == 0:
                 per_round = max(self._per_round(len(batch["labels"])), 1)
                 num_batches = min(num_batches, max(1, math.ceil(num_tokens / per_round)))
-            yield batch
+            yield batch, max(num_own - number * self.batch_size, 0)
             number += 1
 
-    def _own(self) -> np.ndarray[Any, Any]:
+    def _own(self) -> tuple[np.ndarray[Any, Any], int]:
+        """Return this process's samples, and how many of the first are no other process's."""
         state = PartialState()
         order = np.random.default_rng(0).permutation(self.indices)
-        if self.is_shared:
-            return order
+        if self.is_shared or not len(order):
+            return order, len(order)
         # as many for each process, since a sharded model's forward waits for all of them
-        each = max(1, len(order) // state.num_processes)
+        each = -(-len(order) // state.num_processes)
         start = state.process_index * each
-        return order.take(range(start, start + each), mode="wrap") if len(order) else order
+        own = order.take(range(start, start + each), mode="wrap")
+        return own, min(max(len(order) - start, 0), each)
 
     def _collated(self, chosen: np.ndarray[Any, Any]) -> dict[str, Any]:
         """Make a batch. What is wrong in one process is raised in all of them."""

@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from vlsi_cache.errors import ModelError, counted
+from vlsi_cache.models.binding.skeleton import make_skeleton
 from vlsi_cache.models.loading.adapters import Adapter, find_adapter, merge_adapter, weights_beside
-from vlsi_cache.models.loading.configs import load_config
+from vlsi_cache.models.loading.configs import load_config, load_config_of
 from vlsi_cache.models.loading.sources import (
     base_of,
     find_folder,
@@ -35,7 +36,7 @@ from vlsi_cache.models.places.arguments import is_placed, loading_arguments
 from vlsi_cache.models.places.devices import bring_head_back, is_plain, log_places
 from vlsi_cache.recipe import ModelSection
 
-__all__ = ["load_model", "loader_of", "validate_files"]
+__all__ = ["load_model", "loader_of", "sketch_model", "validate_files"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,21 @@ def load_model(
     if adapter is not None:
         model = _merged(model, adapter)
     return _placed(model, arguments, device)
+
+
+def sketch_model(section: ModelSection) -> PreTrainedModel:
+    """Make the model that ``load_model`` would load, without its weights.
+
+    Raises:
+        ModelError: there is no such folder or name, or no configuration in it.
+    """
+    name = section.model or ""
+    config = load_config_of(section)
+    _return_named_outputs(config)
+    model = make_skeleton(config, loader_of(config, name), section)
+    model.config.name_or_path = name
+    model.eval()
+    return model
 
 
 def _sound_base(name: str, revision: str | None) -> tuple[str, str | None]:

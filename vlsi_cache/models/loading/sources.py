@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 from vlsi_cache.errors import ModelError, VlsiCacheError, first_line
+from vlsi_cache.limits import raise_limit
 from vlsi_cache.models.loading.adapters import find_adapter
 from vlsi_cache.recipe import validate_model_folder
 
@@ -106,6 +107,7 @@ def model_errors(name: str, what: str) -> Iterator[None]:
     except VlsiCacheError:
         raise
     except Exception as error:
+        raise_limit(error)
         # Anything, because a configuration's fields are used wherever the family's code uses them.
         raise ModelError(what, where=name, found=_problem(error)) from error
 

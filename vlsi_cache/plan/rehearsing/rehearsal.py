@@ -109,7 +109,7 @@ def rehearse(
         backbone = sketch.build(setting.device, trains=trains_weights(setting.recipe, stage))
         found, step = _one_step(setting, stage, backbone, meter, heaviest)
         vision = vision_bytes(backbone, patches, keeps_all=stage == "finetuning")
-        operations = _mean_count(setting, step, usual) if usual is not None else 0.0
+        operations = _mean_count(step, usual) if usual is not None else 0.0
         del step, backbone
     gc.collect()  # hooks and modules refer to one another
     return replace(found, working=found.working + vision, operations=operations)
@@ -177,10 +177,10 @@ def _num_senders(setting: Setting, stage: PlannedStageName) -> int:
     return 1 if is_spread and stage.startswith("teacher") else setting.num_processes
 
 
-def _mean_count(setting: Setting, step: StageStep, batch: Batch) -> float:
-    """Count the operations of a step, the mean over the stage. Only one process lets taps rest."""
+def _mean_count(step: StageStep, batch: Batch) -> float:
+    """Count the operations of a step, the mean over the stage: taps may rest from some step on."""
     first = _count(step, batch)
-    if step.share == 1.0 or setting.num_processes > 1:
+    if step.share == 1.0:
         return first
     step.rest()
     return step.share * first + (1 - step.share) * _count(step, batch)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import islice
+from multiprocessing.queues import Queue
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from transformers import TrainerCallback
 
-from vlsi_cache.errors import VlsiCacheError
+from vlsi_cache.errors import VlsiCacheError, first_line
+from vlsi_cache.limits import find_limit, plain_limit_errors
 from vlsi_cache.training.samples.budget import collate_pieces
 from vlsi_cache.training.samples.order import ProcessSlice, SampleOrder, slice_batches
 
@@ -29,6 +33,8 @@ __all__ = [
     "or_raise",
     "quiet_forks",
 ]
+
+logger = logging.getLogger(__name__)
 
 K = TypeVar("K")
 B = TypeVar("B")
@@ -163,7 +169,7 @@ def make_loader(
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         multiprocessing_context=start_method if workers else None,
-        worker_init_fn=_leave_signals_to_parent,
+        worker_init_fn=_begin_worker,
     )
 
 
@@ -187,10 +193,30 @@ def quiet_forks(workers: int) -> Iterator[None]:
         del os.environ[_PARALLELISM]
 
 
-def _leave_signals_to_parent(_worker: int) -> None:
+def _begin_worker(_worker: int) -> None:
     """Let Ctrl-C and SLURM's SIGUSR1, which reach all processes of a job, end no worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _end_worker(error: Exception, _batch: object) -> None:
+    """End a worker that cannot send a batch, which the reader would wait for without end."""
+    logger.error("a worker cannot send a batch: %s", find_limit(error) or first_line(error))
+    os._exit(1)
+
+
+def _share(batch: object) -> None:
+    """Move a batch to shared memory. Where that is done on sending, nobody hears of its failure."""
+    if isinstance(batch, Tensor):
+        batch.share_memory_()
+    elif isinstance(batch, Mapping):
+        _share(tuple(batch.values()))
+    elif isinstance(batch, list | tuple):
+        for item in batch:
+            _share(item)
+    elif is_dataclass(batch):
+        _share(tuple(getattr(batch, field.name) for field in fields(batch)))
 
 
 class _Keys(Dataset[Any]):
@@ -206,7 +232,11 @@ class _Guarded(Generic[K, B]):
 
     def __call__(self, keys: list[K]) -> B | VlsiCacheError:
         try:
-            return self.read(keys)
+            with plain_limit_errors():
+                batch = self.read(keys)
+                if get_worker_info() is not None:
+                    _share(batch)
+            return batch
         except VlsiCacheError as error:
             error.add_note(traceback.format_exc())  # pickling drops the traceback itself
             return error

@@ -1,0 +1,42 @@
+"""``load_student``: the student for a run; where it will be sharded, one process alone reads it."""
+
+from __future__ import annotations
+
+from vlsi_cache.models import Backbone, Outline, load_backbone, outline_of, outlined_backbone
+from vlsi_cache.recipe import ModelSection
+from vlsi_cache.training.processes import found_by_main_process
+from vlsi_cache.training.run import Run
+
+__all__ = ["load_student"]
+
+
+def load_student(run: Run, section: ModelSection, *, trains: bool) -> Backbone:
+    """Load the student and bind it. All processes must call it.
+
+    Where weights are to be sharded, the main process reads and proves them. The others hold the
+    model without weights until ``shard`` gives each its slice. So a host holds one whole copy.
+
+    Args:
+        run: what all stages share.
+        section: the student, or one that an earlier stage has made of it.
+        trains: whether the model's own weights will train, which decides their dtype.
+
+    Raises:
+        RecipeError, ModelError: no model is named, or it cannot be loaded or bound.
+    """
+
+    def load() -> Backbone:
+        return load_backbone(section, "student", run.device, trains=trains, place=run.place)
+
+    if run.sharding is None:
+        return load()
+    loaded: list[Backbone] = []
+
+    def load_for_all() -> Outline:
+        loaded.append(load())
+        return outline_of(loaded[0])
+
+    outline = found_by_main_process(load_for_all)
+    if loaded:
+        return loaded[0]
+    return outlined_backbone(section, outline) or load()
