@@ -29,7 +29,7 @@ def _states(count: int, width: int, seed: int) -> torch.Tensor:
     width=st.integers(33, 150),
     bits=st.sampled_from([8, 40, 64]),
     seed=st.integers(0, 2**32 - 1),
-    number=st.integers(0, 255),
+    number=st.integers(0, 65_535),
 )
 def test_signs_and_directions_are_those_of_plain_matrices(
     width: int, bits: int, seed: int, number: int
@@ -52,12 +52,9 @@ def test_signs_and_directions_are_those_of_plain_matrices(
 @pytest.mark.parametrize(("width", "bits"), [(576, 512), (576, 64), (100, 128)])
 def test_estimates_have_the_direction_as_their_mean(width: int, bits: int) -> None:
     (state,) = _states(1, width, 0)
-    rows = torch.arange(256)
-    found = []
-    for seed in range(8):
-        signs = HiddenSigns(width, bits, seed)
-        found.append(signs.decode(signs.encode(state.expand(256, -1), rows), rows))
-    estimates = torch.cat(found)
+    rows = torch.from_numpy(sign_rows(KEY, 2048))
+    signs = HiddenSigns(width, bits, 0)
+    estimates = signs.decode(signs.encode(state.expand(2048, -1), rows), rows)
     mean, unit = estimates.mean(0), F.normalize(state, dim=0)
     # of 2,048 estimates, each with an error of about √(π/2 · W / b) in its length
     padded = 1 << (width - 1).bit_length()
@@ -81,9 +78,26 @@ def test_a_token_keeps_its_signs_whatever_the_company() -> None:
 
 
 def test_rotations_follow_the_samples_key_and_take_turns() -> None:
-    assert sign_rows(KEY, 3).tolist() == [42, 43, 44]
-    assert sign_rows(KEY, 300)[255:258].tolist() == [41, 42, 43]
+    assert sign_rows(KEY, 3).tolist() == [0x2A00, 0x2A00 + 40503, (0x2A00 + 2 * 40503) % 65536]
+    assert len(set(sign_rows(KEY, 65536).tolist())) == 65536
     assert sign_rows(KEY, 0).tolist() == []
+
+
+def test_no_tokens_have_no_signs() -> None:
+    signs, rows = HiddenSigns(48, 64, 0), torch.empty(0, dtype=torch.long)
+    found = signs.encode(torch.empty(0, 48), rows)
+    assert found.shape == (0, 8)
+    assert signs.decode(found, rows).shape == (0, 48)
+
+
+def test_autocast_changes_no_sign_and_no_direction() -> None:
+    signs, rows, states = HiddenSigns(48, 64, 0), torch.arange(9), _states(9, 48, 0)
+    wanted = signs.encode(states, rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(signs.encode(states, rows), wanted)
+        found = signs.decode(wanted, rows)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, signs.decode(wanted, rows))
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
@@ -106,5 +120,5 @@ def test_states_of_any_length_and_dtype_have_the_same_signs() -> None:
 
 def test_the_signs_of_a_state_stay_what_they_are() -> None:
     state = (torch.arange(48.0)[None] ** 2).sin()  # none of its sums is near 0
-    found = HiddenSigns(48, 64, 7).encode(state, torch.tensor([200]))
-    assert bytes(found[0].tolist()).hex() == "404fa2d640488d8d"
+    found = HiddenSigns(48, 64, 7).encode(state, torch.tensor([51200]))
+    assert bytes(found[0].tolist()).hex() == "01396feb848dc8d0"

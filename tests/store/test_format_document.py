@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydantic import BaseModel
 
 from support.caches import HIDDEN, make_cache, make_manifest, write_part
 from vlsi_cache.distribution import DrawnFrom
+from vlsi_cache.hidden import HiddenSigns, sign_rows
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.store import merge_caches, open_cache
 from vlsi_cache.store.cache.seals import CacheIndex
@@ -48,6 +50,13 @@ def test_the_documents_reader_agrees_with_the_library(
     np.testing.assert_array_equal(read["token_ids"], record.distribution.token_ids)
     np.testing.assert_array_equal(read["entropy"], record.distribution.entropy)
     np.testing.assert_allclose(read["weights"], record.distribution.weights(), rtol=1e-6)
+    if hidden is None:
+        assert read["directions"] is None
+        return
+    signs = HiddenSigns(hidden["width"], hidden["bits"], manifest.sampling.seed)
+    rows = torch.from_numpy(sign_rows(record.key, len(record.response_ids)))
+    wanted = signs.decode(torch.from_numpy(record.hidden_signs), rows)
+    np.testing.assert_allclose(read["directions"], wanted.numpy(), atol=1e-5)
 
 
 def test_the_documents_table_is_the_layout() -> None:

@@ -108,9 +108,7 @@ def test_a_sealed_shard_that_an_unfinished_cache_lost_is_missed(tmp_path: Path, 
     opened = make_cache(tmp_path, shards=[0, 1])
     shard_file(tmp_path, 0).unlink()
     for cache in (opened, open_cache(tmp_path)):
-        with pytest.raises(
-            CacheError, match=r"00000\.zarr\.zip: shard is missing"
-        ):
+        with pytest.raises(CacheError, match=r"00000\.zarr\.zip: shard is missing"):
             READS[read](cache)
     make_cache(tmp_path)  # writes it again
     assert len(list(open_cache(tmp_path))) == 5

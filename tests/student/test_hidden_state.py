@@ -72,17 +72,22 @@ def test_the_cache_holds_the_signs_of_the_teachers_block(dumped: Recipe) -> None
 def test_the_loss_is_the_outputs_and_as_much_for_the_hidden_state(dumped: Recipe) -> None:
     student = load_backbone(dumped.student, "student", CPU)
     cache = open_cache(dumped.cache_path)
-    section = dumped.interaction.model_copy(
-        update={"inner": "none", "hidden": dumped.interaction.hidden}
-    )
+    section = dumped.interaction.model_copy(update={"inner": "none"})
     bank = build_verbalizers(student.decoder, (), dumped.student.verbalizer, seed=0)
     taps = cache.manifest.taps[:-1]
+    without = section.model_copy(update={"hidden": None})
+    alone = Interaction(student, bank, without, teacher_taps=taps, seed=0)
+    output = alone(**_batch(dumped, "student"))["loss"]
+    student = load_backbone(dumped.student, "student", CPU)
     plain = Interaction(student, bank, section, teacher_taps=taps, seed=0)
     batch = _batch(dumped, "student", with_hidden=True)
-    output = plain(**batch)["loss"]
+    with pytest.raises(TypeError, match="hidden state"):
+        plain(**batch)  # nothing says yet which block learns it
     plain.hidden = hidden_target(cache, student.decoder, section)
     assert plain.hidden is not None
     assert plain.hidden.block == 1  # 4 blocks: two before the last, as the teacher's of 8 is
+    with pytest.raises(TypeError, match="hidden state"):
+        plain(**_batch(dumped, "student"))
     loss = plain(**batch)["loss"]
     torch.testing.assert_close(loss, 2 * output)  # weight 1: as much again
     states, _ = run_backbone(student.decoder, (1,), batch["inputs"], batch["positions"])
@@ -93,7 +98,9 @@ def test_the_loss_is_the_outputs_and_as_much_for_the_hidden_state(dumped: Recipe
     assert float(total / count) == pytest.approx(1 - distance.item(), rel=1e-4)
     trained = [value for value in plain.parameters() if value.requires_grad]
     found = torch.autograd.grad(loss, trained)
-    parts = torch.autograd.grad(output + distance * (output / distance).detach(), trained)
+    plain.hidden, plain.settings = None, without
+    again = plain(**_batch(dumped, "student"))["loss"]
+    parts = torch.autograd.grad(again + distance * (again / distance).detach(), trained)
     for one, other in zip(found, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
@@ -107,6 +114,8 @@ def test_a_divergence_below_0_turns_nobody_away() -> None:
     ):
         found = target.weighed(torch.tensor(cosines), torch.tensor(output))
         assert found.item() == pytest.approx(wanted, rel=1e-3)
+    spare = target.weighed(torch.tensor([0.5]), torch.tensor(0.8), counts=0)
+    assert spare.item() == 0.0  # a pass that only keeps in step with other processes
 
 
 def test_a_student_comes_nearer_to_the_state_by_it(
@@ -170,7 +179,7 @@ def test_what_does_not_fit_is_refused_before_anything_trains(
     [
         ({"bits": 72}, "cache.hidden.bits: more signs .* at most 64"),
         ({"bits": 65}, "cache.hidden.bits"),
-        ({"block": 8}, "cache.hidden.block: taps are not blocks"),
+        ({"block": 8}, "cache.hidden.block: the teacher has no such block"),
         (None, "cache.hidden: interaction.hidden learns a hidden state"),
     ],
 )

@@ -16,7 +16,7 @@ def plain_rotation(width: int, seed: int, number: int) -> NDArray[np.float64]:
     Args:
         width: hidden size, D.
         seed: seed of the rotations.
-        number: number of the rotation, 0 … 255.
+        number: number of the rotation, 0 … 65,535.
     """
     padded = 64
     while padded < width:
@@ -26,7 +26,8 @@ def plain_rotation(width: int, seed: int, number: int) -> NDArray[np.float64]:
     numbers = np.arange(padded)
     odd = np.bitwise_count(numbers[:, None] & numbers) % 2
     hadamard = (1.0 - 2 * odd) / np.sqrt(padded)
-    first, second = (np.diag(2.0 * flips[number] - 1) for flips in bits)
+    rows = number // 256, number % 256
+    first, second = (np.diag(2.0 * flips[row] - 1) for flips, row in zip(bits, rows, strict=True))
     rotation: NDArray[np.float64] = hadamard @ second @ hadamard @ first
     return rotation
 

@@ -26,8 +26,11 @@ from vlsi_cache.manifest import rotation_width
 
 __all__ = ["HiddenSigns", "HiddenTap", "sign_rows"]
 
-_NUM_ROTATIONS: Final = 256
-"""Rotations that tokens take turns with. The error of one would be the same for all tokens."""
+_NUM_FLIPS: Final = 256
+"""Rows of random flips in each of two rounds. Each pair of rows is a rotation, and tokens take
+turns with all pairs: the error of one rotation would be the same for all tokens."""
+_STEP: Final = 40503
+"""Distance between the rotations of neighbouring tokens. It is odd, so that none is left out."""
 _ROUNDS: Final = 2
 _TOKENS_AT_ONCE: Final = 2048
 
@@ -39,7 +42,7 @@ def sign_rows(key: str, num_tokens: int) -> NDArray[np.int64]:
         key: SHA-256 hex of the conversation's content.
         num_tokens: its response tokens, N.
     """
-    return (int(key[:2], 16) + np.arange(num_tokens)) % _NUM_ROTATIONS
+    return (int(key[:4], 16) + _STEP * np.arange(num_tokens)) % _NUM_FLIPS**2
 
 
 class HiddenSigns:
@@ -65,12 +68,13 @@ class HiddenSigns:
             states: ``[N, D]``.
             rows: ``[N]`` long, the number of each token's rotation.
         """
-        parts = [
-            self._encode(some.float(), own)
-            for some, own in zip(
-                states.split(_TOKENS_AT_ONCE), rows.split(_TOKENS_AT_ONCE), strict=True
-            )
-        ]
+        with torch.autocast(states.device.type, enabled=False):
+            parts = [
+                self._encode(some.float(), own)
+                for some, own in zip(
+                    states.split(_TOKENS_AT_ONCE), rows.split(_TOKENS_AT_ONCE), strict=True
+                )
+            ]
         return torch.cat(parts)
 
     def _encode(self, states: Tensor, rows: Tensor) -> Tensor:
@@ -79,27 +83,28 @@ class HiddenSigns:
         rotated = F.pad(unit, (0, self.padded - self.width))
         for flips in self._flips(rows):
             rotated = _hadamard(rotated * flips)
-        signs = (rotated[:, : self.bits] > 0).view(len(rows), -1, 8)
+        signs = (rotated[:, : self.bits] > 0).view(len(rows), self.bits // 8, 8)
         powers = 2 ** torch.arange(7, -1, -1, device=states.device)
         return (signs * powers).sum(-1).to(torch.uint8)
 
     @torch.no_grad()
     def decode(self, signs: Tensor, rows: Tensor) -> Tensor:
-        """Return unbiased estimates of the states' directions, ``[N, D]`` float32.
+        """Return estimates of the states' directions, ``[N, D]`` float32.
 
-        The mean of an estimate z of x over rotations is x / ‖x‖. So zᵀv is an unbiased estimate of
-        the cosine between x and any unit vector v.
+        The mean of an estimate z of x over rotations is x / ‖x‖, to about 1 / 4W of it. So zᵀv is
+        such an estimate of the cosine between x and any unit vector v.
 
         Args:
             signs: ``[N, b / 8]`` uint8.
             rows: ``[N]`` long, the number of each token's rotation.
         """
-        parts = [
-            self._decode(some, own)
-            for some, own in zip(
-                signs.split(_TOKENS_AT_ONCE), rows.split(_TOKENS_AT_ONCE), strict=True
-            )
-        ]
+        with torch.autocast(signs.device.type, enabled=False):
+            parts = [
+                self._decode(some, own)
+                for some, own in zip(
+                    signs.split(_TOKENS_AT_ONCE), rows.split(_TOKENS_AT_ONCE), strict=True
+                )
+            ]
         return torch.cat(parts)
 
     def _decode(self, signs: Tensor, rows: Tensor) -> Tensor:
@@ -115,8 +120,9 @@ class HiddenSigns:
 
     def _flips(self, rows: Tensor) -> list[Tensor]:
         """Return ±1 of each round, ``[N, W]`` float32."""
-        tables = _tables(self.padded, self.seed, rows.device)
-        return [table[rows] * 2.0 - 1 for table in tables]
+        first, second = _tables(self.padded, self.seed, rows.device)
+        numbers = rows // _NUM_FLIPS, rows % _NUM_FLIPS
+        return [first[numbers[0]] * 2.0 - 1, second[numbers[1]] * 2.0 - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +137,11 @@ class HiddenTap:
 
 @lru_cache(maxsize=4)
 def _tables(padded: int, seed: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Return the flips of each round and rotation, ``[256, W]`` of 0 and 1."""
-    size = _ROUNDS * _NUM_ROTATIONS * padded // 8
+    """Return the flips of each round, ``[256, W]`` of 0 and 1."""
+    size = _ROUNDS * _NUM_FLIPS * padded // 8
     stream = hashlib.shake_256(f"vlsi-cache.hidden:{seed}".encode()).digest(size)
     bits: NDArray[Any] = np.unpackbits(np.frombuffer(stream, np.uint8))
-    tables = torch.from_numpy(bits.reshape(_ROUNDS, _NUM_ROTATIONS, padded))
+    tables = torch.from_numpy(bits.reshape(_ROUNDS, _NUM_FLIPS, padded))
     return tuple(tables.to(device))
 
 

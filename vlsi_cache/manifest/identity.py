@@ -99,9 +99,9 @@ def rotation_width(width: int) -> int:
     return max(1 << (width - 1).bit_length(), LEAST_BITS)
 
 
-def format_version_of(sampling: Sampling, hidden: HiddenIdentity | None) -> Literal[1, 2, 3]:
+def format_version_of(sampling: Sampling, *, has_hidden: bool) -> Literal[1, 2, 3]:
     """Return the version of the format that has such records."""
-    if hidden is not None:
+    if has_hidden:
         return 3
     return 2 if sampling.drawn_from == "whole" else 1
 

@@ -78,7 +78,7 @@ class CacheManifest(StoredModel):
         *blocks, last = self.taps
         if last != OUTPUT_TAP or OUTPUT_TAP in blocks or blocks != sorted(set(blocks)):
             raise ValueError("taps must ascend without repetition and end with -1, the output")
-        needed = format_version_of(self.sampling, self.hidden)
+        needed = format_version_of(self.sampling, has_hidden=self.hidden is not None)
         if self.format_version != needed:
             raise ValueError(f"format_version is not {needed}, which has such records")
         if self.hidden is not None:

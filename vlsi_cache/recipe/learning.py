@@ -120,7 +120,8 @@ class HiddenLearningSection(Section):
     """Decoder block whose output learns, from 0. By default as far from the last block as the
     teacher's is from its own."""
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """Its loss as a multiple of the output's, at each step. 1 is Minitron's (arXiv 2407.14679)."""
+    """Its loss as a multiple of the output's, in each forward pass. 1 is Minitron's (arXiv
+    2407.14679)."""
 
 
 class InteractionSection(Schedule):

@@ -171,7 +171,11 @@ def size_category(num_samples: int) -> str:
 def _contents(cache: Cache) -> list[tuple[str, str]]:
     """Return what a cache holds, and how it came about."""
     manifest = cache.manifest
-    sampling, teacher = manifest.sampling, manifest.teacher
+    sampling, teacher, hidden = manifest.sampling, manifest.teacher, manifest.hidden
+    state = []
+    if hidden is not None:
+        text = f"{hidden.bits} signs of block {hidden.block} of {hidden.num_blocks}"
+        state = [("hidden state", f"{text}, which `interaction.hidden: {{}}` learns")]
     return [
         ("teacher", _revised(teacher.name, teacher.revision)),
         ("teacher's weights", f"`{teacher.weights_fingerprint}`"),
@@ -181,6 +185,7 @@ def _contents(cache: Cache) -> list[tuple[str, str]]:
         ("response tokens", f"{cache.num_tokens:,}"),
         ("taps", _taps(cache)),
         ("kept of each distribution", f"{sampling.k} most likely tokens, {sampling.m} drawn"),
+        *state,
         ("digest", f"`{cache.digest}`"),
         ("made by", f"vlsi-cache {manifest.vlsi_cache_version}"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -11,13 +12,16 @@ import torch.nn.functional as F
 from accelerate.utils import reduce
 from torch import Tensor
 
-from vlsi_cache.errors import CacheMismatchError
+from vlsi_cache.errors import CacheMismatchError, ModelError
 from vlsi_cache.hidden import HiddenSigns
-from vlsi_cache.models import Decoder, resolve_taps
-from vlsi_cache.recipe import InteractionSection
+from vlsi_cache.manifest import HiddenIdentity
+from vlsi_cache.models import Decoder
+from vlsi_cache.recipe import HiddenLearningSection, InteractionSection
 from vlsi_cache.store import Cache
 
 __all__ = ["HiddenTarget", "hidden_target", "validate_hidden"]
+
+logger = logging.getLogger(__name__)
 
 _LEAST_DISTANCE: Final = 0.01
 """Mean of 1 − cos below which its loss falls with it: few tokens' estimates may come to nothing."""
@@ -38,7 +42,7 @@ class HiddenTarget:
     """Its loss over the output's."""
 
     def cosines(self, states: Tensor, recorded: Mapping[str, Tensor]) -> Tensor:
-        """Estimate the cosines of states to the teacher's, without bias, ``[N]``.
+        """Estimate the cosines of states to the teacher's, ``[N]``.
 
         The estimate of one token may lie beyond 1.
 
@@ -49,7 +53,7 @@ class HiddenTarget:
         directions = self.signs.decode(recorded["hidden_signs"], recorded["rotations"])
         return (F.normalize(states.float(), dim=-1) * directions).sum(-1)
 
-    def weighed(self, cosines: Tensor, output: Tensor) -> Tensor:
+    def weighed(self, cosines: Tensor, output: Tensor, *, counts: int = 1) -> Tensor:
         """Return the sum of 1 − cos, 0-d, scaled to its multiple of the output's loss.
 
         The scale is one for the tokens of all processes, as a single process has.
@@ -57,12 +61,15 @@ class HiddenTarget:
         Args:
             cosines: ``[N]``, see ``cosines``.
             output: 0-d, the sum of the output's loss over the same tokens.
+            counts: 0 for a spare pass, whose tokens count in no process.
         """
         distance = (1 - cosines).sum()
-        parts = torch.stack([output, distance, distance.new_tensor(len(cosines))])
-        whole, found, count = reduce(parts.detach()).unbind()
+        number = distance.new_full((), len(cosines))
+        parts = torch.stack([output, distance, number]).detach() * counts
+        whole, found, count = reduce(parts).unbind()
+        least = (_LEAST_DISTANCE * count).clamp(min=_LEAST_DISTANCE)
         # the record's estimate of a small divergence may fall below 0
-        scale = self.weight * whole.clamp(min=0) / torch.maximum(found, _LEAST_DISTANCE * count)
+        scale = self.weight * whole.clamp(min=0) / torch.maximum(found, least)
         weighed: Tensor = distance * scale
         return weighed
 
@@ -74,15 +81,17 @@ def hidden_target(
 
     Raises:
         CacheMismatchError: the student has another hidden size.
-        ModelError: ``interaction.hidden.block`` is not a block.
+        ModelError: the block that is to learn is not one of the student's.
     """
     recorded = cache.manifest.hidden
     if settings.hidden is None or recorded is None:
         return None
     validate_hidden(cache, settings, decoder.num_blocks, decoder.hidden_size)
-    block = settings.hidden.block
-    if block is None:  # as far from the last one as the teacher's
-        block = max(decoder.num_blocks - recorded.num_blocks + recorded.block, 0)
+    block = _block(settings.hidden, recorded, decoder.num_blocks)
+    logger.info(
+        "block %d of the student's %d learns the hidden state of the teacher's block %d of %d",
+        *(block, decoder.num_blocks, recorded.block, recorded.num_blocks),
+    )
     signs = HiddenSigns(recorded.width, recorded.bits, cache.manifest.sampling.seed)
     return HiddenTarget(block, signs, settings.hidden.weight)
 
@@ -100,14 +109,11 @@ def validate_hidden(
 
     Raises:
         CacheMismatchError: the student has another hidden size.
-        ModelError: ``interaction.hidden.block`` is not a block.
+        ModelError: the block that is to learn is not one of the student's.
     """
     recorded = cache.manifest.hidden
     if settings.hidden is None or recorded is None:
         return
-    block = settings.hidden.block
-    if block is not None and num_blocks is not None:
-        resolve_taps([block], num_blocks, where="interaction.hidden.block")
     if hidden_size not in (recorded.width, None):
         raise CacheMismatchError(
             "interaction.hidden compares states of one size, and the student has another hidden "
@@ -118,3 +124,24 @@ def validate_hidden(
             mend="Leave it out (--set interaction.hidden=null). Output and taps are learned all "
             "the same",
         )
+    if num_blocks is None:
+        return
+    block = _block(settings.hidden, recorded, num_blocks)
+    if not 0 <= block < num_blocks:
+        raise ModelError(
+            "the student has no such block to learn the hidden state",
+            where="interaction.hidden.block",
+            expected=f"a block from 0 to {num_blocks - 1}",
+            found=block
+            if settings.hidden.block is not None
+            else f"the teacher's block {recorded.block} of {recorded.num_blocks}, which is "
+            f"{recorded.num_blocks - recorded.block} from the end",
+            mend="Name one of the student's blocks",
+        )
+
+
+def _block(settings: HiddenLearningSection, recorded: HiddenIdentity, num_blocks: int) -> int:
+    """Return the student's block: the one given, or as far from the last as the teacher's."""
+    if settings.block is not None:
+        return settings.block
+    return num_blocks - recorded.num_blocks + recorded.block

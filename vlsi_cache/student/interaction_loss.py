@@ -102,7 +102,7 @@ class Interaction(StageModule):
             num_items_in_batch: response tokens of the whole accumulated batch; N by default.
             recorded: if a hidden state is learned, what ``HiddenTarget.cosines`` takes of it.
         """
-        self._begin(labels.device)
+        self._begin(labels.device, recorded)
         head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
         states, final = run_backbone(self.decoder, self._blocks, inputs, positions)
         output = self._output_loss(final, head, targets, labels)
@@ -137,10 +137,13 @@ class Interaction(StageModule):
         """Return the sum of 1 − cos of states ``[N, D]``, 0-d, scaled to the output's loss."""
         cosines = hidden.cosines(read, recorded)
         self.observe("hidden_cosine", cosines.mean())
-        return hidden.weighed(cosines, output)
+        return hidden.weighed(cosines, output, counts=self.batch_weight)
 
-    def _begin(self, device: torch.device) -> None:
+    def _begin(self, device: torch.device, recorded: Mapping[str, Tensor]) -> None:
         """Begin a micro-batch, and observe the taps' weight if it falls."""
+        wanted = {"hidden_signs", "rotations"} if self.hidden is not None else set()
+        if recorded.keys() != wanted or (self.hidden is None) != (self.settings.hidden is None):
+            raise TypeError(f"of a hidden state there are {sorted(recorded)}, not {sorted(wanted)}")
         self.seed_draws()
         if self.settings.inner_schedule is not None and self.settings.inner != "none":
             self.observe("inner_weight", torch.full((), self.inner_weight(), device=device))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from accelerate import PartialState
 
-from vlsi_cache.errors import RecipeError, VlsiCacheError
+from vlsi_cache.errors import ModelError, RecipeError, VlsiCacheError
 from vlsi_cache.manifest import (
     MAX_POOL,
     MAX_TOP,
@@ -18,7 +18,7 @@ from vlsi_cache.manifest import (
     format_version_of,
     rotation_width,
 )
-from vlsi_cache.models import load_config_of, preview_model, resolve_taps
+from vlsi_cache.models import load_config_of, preview_model
 from vlsi_cache.phases import speaks_for_all
 from vlsi_cache.recipe import Recipe, validate_trackers
 from vlsi_cache.store import is_begun, validate_beginnable
@@ -61,7 +61,14 @@ def hidden_identity(recipe: Recipe, num_blocks: int, hidden_size: int) -> Hidden
     if settings is None:
         return None
     block = max(num_blocks - 3, 0) if settings.block is None else settings.block
-    resolve_taps([block], num_blocks, where="cache.hidden.block")
+    if block >= num_blocks:
+        raise ModelError(
+            "the teacher has no such block whose hidden state could be recorded",
+            where="cache.hidden.block",
+            expected=f"a block from 0 to {num_blocks - 1}",
+            found=block,
+            mend="Name one of them, or leave it out for two before the last",
+        )
     most = rotation_width(hidden_size)
     bits = settings.num_bits(most)
     if bits > most:
@@ -180,14 +187,15 @@ def _validate_cache_settings(recipe: Recipe) -> None:
             found="null",
             mend="Set cache.hidden: {}, or interaction.hidden: null",
         )
-    sampling = sampling_of(recipe)
+    sampling, hidden = sampling_of(recipe), recipe.cache.hidden
     known: dict[str, object] = {
         "sampling": sampling,
         "samples_per_shard": recipe.cache.samples_per_shard,
         "processor_options": recipe.teacher.processor,
     }
-    if recipe.cache.hidden is None:
-        known |= {"hidden": None, "format_version": format_version_of(sampling, None)}
+    known["format_version"] = format_version_of(sampling, has_hidden=hidden is not None)
+    if hidden is None:
+        known["hidden"] = None
     if recipe.teacher.taps is not None:
         known["taps"] = (*sorted(set(recipe.teacher.taps)), OUTPUT_TAP)
     validate_beginnable(recipe.cache_path, known)

@@ -119,7 +119,7 @@ def _known_fields(run: Run, teacher: Backbone) -> dict[str, Any]:
     decoder = teacher.decoder
     hidden = hidden_identity(run.recipe, decoder.num_blocks, decoder.hidden_size)
     return {
-        "format_version": format_version_of(sampling, hidden),
+        "format_version": format_version_of(sampling, has_hidden=hidden is not None),
         "teacher": TeacherIdentity(
             name=teacher.name,
             model_type=model.config.model_type,

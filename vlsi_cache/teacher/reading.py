@@ -84,13 +84,11 @@ class TeacherPass:
         own = own_part(len(labels)) if is_split(decoder.model) else slice(None)
         # Apple's devices have no float64; the others lose nothing to rounding in long sums
         sums = torch.float32 if labels.device.type == "mps" else torch.float64
-        dice = torch.from_numpy(uniforms).to(sums)
-        if labels.device.type == "cuda":
-            dice = dice.pin_memory()  # a copy from other memory would wait for the batch before
-        dice = dice[own].to(labels.device, non_blocking=True)
+        dice = _sent(torch.from_numpy(uniforms).to(sums)[own], labels.device)
+        turns = _sent(torch.from_numpy(rotations)[own], labels.device)
         blocks = {*self.bank.taps} | ({self.hidden.block} if self.hidden else set())
         states, final = run_backbone(decoder, sorted(blocks), batch["inputs"], positions[own])
-        signs = self._begin_signs(states, positions[own], torch.from_numpy(rotations)[own])
+        signs = self._begin_signs(states, positions[own], turns)
         reads = [decoder.features(read) for read in self.bank(states, positions[own]).values()]
         pending = self.recorder.begin([*reads, final], labels[own], dice)
         if own == slice(None):
@@ -182,6 +180,12 @@ def record_uniforms(seed: int, key: str, *shape: int) -> Floats:
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
     return generator.random(shape)
+
+
+def _sent(values: Tensor, device: torch.device) -> Tensor:
+    """Begin to send values to a device. A copy from other memory would wait for what it does."""
+    pinned = values.pin_memory() if device.type == "cuda" else values
+    return pinned.to(device, non_blocking=True)
 
 
 def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -158,10 +158,11 @@ class CacheSummary(ReportModel):
     bytes_per_token_tap: float | None
     """Bytes on disk per response token and tap, without a hidden state; null without tokens."""
     compression_ratio: float | None
-    """The arrays' uncompressed bytes over the bytes on disk; null without tokens."""
+    """The arrays' uncompressed bytes over the bytes on disk, without a hidden state; null without
+    tokens."""
     dense_ratio: float | None
-    """Bytes of the same distributions as dense bfloat16 logits over the bytes on disk; null
-    without tokens."""
+    """Bytes of the same distributions as dense bfloat16 logits over the bytes on disk, without a
+    hidden state; null without tokens."""
     teacher: TeacherIdentity
     """The model that was recorded."""
     tokenizer: TokenizerIdentity
