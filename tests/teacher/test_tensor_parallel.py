@@ -35,6 +35,7 @@ def _agree(cache: Cache, alone: Cache) -> None:
     """The same tokens and uniforms, and numbers that differ by rounding alone."""
     assert not find_manifest_differences(cache.manifest, alone.manifest)
     same = total = 0
+    turned = bits = 0
     for index in range(alone.manifest.dataset.num_samples):
         found, wanted = cache[index], alone[index]
         assert (found.sample_id, found.key) == (wanted.sample_id, wanted.key)
@@ -45,10 +46,16 @@ def _agree(cache: Cache, alone: Cache) -> None:
         np.testing.assert_allclose(
             mine.label_log_prob, other.label_log_prob, rtol=0, atol=1.01 * LABEL_STEP
         )
+        if wanted.hidden_signs is not None:
+            assert found.hidden_signs is not None
+            differing = np.bitwise_count(found.hidden_signs ^ wanted.hidden_signs)
+            turned += int(differing.sum())
+            bits += 8 * differing.size
         same += int((mine.token_ids == other.token_ids).sum())
         total += mine.token_ids.size
     # a pointer that falls on the edge between two tokens may draw the neighbour
     assert same >= 0.99 * total
+    assert turned <= 0.01 * bits
 
 
 def test_two_processes_train_and_record_what_one_does(server: RankServer, tmp_path: Path) -> None:
@@ -92,7 +99,8 @@ def test_processes_share_the_state_of_the_optimizer_and_any_number_goes_on(
 def images(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A Qwen2-VL of three key-value heads with tied embeddings, recorded by one process."""
     folder = tmp_path_factory.mktemp("images")
-    recipe = make_recipe(folder, num_samples=9, images=True, cache={"samples_per_shard": 3})
+    settings = {"samples_per_shard": 3, "hidden": {}}
+    recipe = make_recipe(folder, num_samples=9, images=True, cache=settings)
     processor: Any = image_processor_for("qwen2_vl")
     tokenizer = processor.tokenizer
     changes = {
