@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +48,7 @@ _OTHERS: Final = {
     "train-student": (
         *("teacher.", "cache.k=", "cache.m=", "cache.drawn_from="),
         *("cache.samples_per_shard=", "cache.batch_size=", "cache.batch_tokens="),
-        "cache.workers=",
+        *("cache.workers=", "cache.hidden"),
     ),
 }
 """Beginnings of the assignments that a command does not read."""
@@ -94,6 +94,7 @@ def next_command(name: str, more: Mapping[str, str]) -> str:
     for assignment in given.assignments:
         if not assignment.startswith(others):
             words += ["--set", assignment]
+    words += _learning_hidden(name, given.assignments)
     for flag, value in more.items():
         words += [flag, value]
     own = {"dump-teacher": _TEACHERS, "plan": _BOTH, "check": _BOTH}.get(name, _OWN)
@@ -108,6 +109,15 @@ def next_command(name: str, more: Mapping[str, str]) -> str:
         elif found is not None:
             words += [flag, ",".join(map(str, found)) if isinstance(found, list) else str(found)]
     return shlex.join(words)
+
+
+def _learning_hidden(name: str, assignments: Sequence[str]) -> list[str]:
+    """Return the assignment that learns a hidden state, if one was recorded by an assignment."""
+    recorded = any(one.startswith("cache.hidden") for one in assignments)
+    learned = any(one.startswith("interaction.hidden") for one in assignments)
+    if name != "train-student" or not recorded or learned or "cache.hidden=null" in assignments:
+        return []
+    return ["--set", "interaction.hidden={}"]
 
 
 def loading_code(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,6 +131,24 @@ def test_the_next_command_leaves_out_what_it_does_not_read() -> None:
             "vlsi-cache train-student --set finetuning.steps=2 --set cache.path=c"
         )
         assert "teacher.dtype" in next_command("dump-teacher", {})
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["cache.hidden={}"], "interaction.hidden={}"),
+        (["cache.hidden.bits=64"], "interaction.hidden={}"),
+        (["cache.hidden={}", "interaction.hidden.weight=2"], "interaction.hidden.weight=2"),
+        (["cache.hidden=null"], None),
+    ],
+)
+def test_the_next_command_learns_a_hidden_state_that_was_recorded(
+    given: list[str], wanted: str | None
+) -> None:
+    with click.Context(cli):
+        remember_given(Given(None, tuple(given), {}))
+        words = ["vlsi-cache", "train-student", *(["--set", wanted] if wanted else [])]
+        assert next_command("train-student", {}) == shlex.join(words)
 
 
 def test_the_first_bad_row_names_the_check_and_the_flag(recipe: Recipe, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_a_dump_says_that_a_state_could_be_recorded(
 
 def test_a_cache_with_a_state_is_not_one_without(dumped: Recipe, tmp_path: Path) -> None:
     for hidden in (None, {"bits": 64, "block": 4}):
-        with pytest.raises(CacheMismatchError, match="hidden"):
+        with pytest.raises(CacheMismatchError, match=r"--set cache\.hidden='{block: 5, bits: 64}'"):
             dump_teacher(changed(dumped, cache={"hidden": hidden}, interaction={"hidden": None}))
 
 

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from vlsi_cache.differences import Difference
 from vlsi_cache.errors import CacheError, CacheMismatchError
-from vlsi_cache.manifest import CacheManifest, explain_difference, find_manifest_differences
+from vlsi_cache.manifest import (
+    CacheManifest,
+    HiddenIdentity,
+    explain_difference,
+    find_manifest_differences,
+)
 from vlsi_cache.store.cache.documents import render_document
 from vlsi_cache.store.cache.folder import (
     CacheFolder,
@@ -116,10 +121,18 @@ def _record_of(begun: CacheFolder, found: Sequence[Difference]) -> str:
     """Return how a recipe says the begun cache's record, if the difference is there."""
     sampling = begun.manifest.sampling
     names = ("sampling.k", "sampling.m", "sampling.drawn_from")
-    if not any(item.path in names for item in found):
-        return ""
-    values = {"k": sampling.k, "m": sampling.m, "drawn_from": sampling.drawn_from}
-    return ": " + " ".join(f"--set cache.{name}={value}" for name, value in values.items())
+    values: dict[str, object] = {}
+    if any(item.path in names for item in found):
+        values = {"k": sampling.k, "m": sampling.m, "drawn_from": sampling.drawn_from}
+    if any(item.path.partition(".")[0] == "hidden" for item in found):
+        hidden = begun.manifest.hidden
+        values["hidden"] = "null" if hidden is None else _kept(hidden)
+    settings = " ".join(f"--set cache.{name}={value}" for name, value in values.items())
+    return f": {settings}" if settings else ""
+
+
+def _kept(hidden: HiddenIdentity) -> str:
+    return f"'{{block: {hidden.block}, bits: {hidden.bits}}}'"
 
 
 class CacheWriter:
