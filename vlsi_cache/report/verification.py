@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vlsi_cache.errors import printable
+from vlsi_cache.errors import counted, printable
 from vlsi_cache.report.words import bytes_text
 from vlsi_cache.store import Verification
 
@@ -22,7 +22,7 @@ def verification_table(found: Verification) -> RenderableType:
     """A line of counts, then a row for each of the first damages."""
     counted = f"{found.num_files:,} files, {bytes_text(found.num_bytes)} on disk"
     if found.complete:
-        state = f"complete, {found.num_shards:,} shards"
+        state = f"complete, {counted(found.num_shards, 'shard')}"
     else:
         state = f"incomplete, {found.num_shards_sealed:,} of {found.num_shards:,} shards sealed"
     summary = Text(f"{printable(found.path)}: {counted}; {state}; ")

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from vlsi_cache.errors import CacheError, CacheMismatchError
+from vlsi_cache.errors import CacheError, CacheMismatchError, counted
 from vlsi_cache.store import Cache, is_begun, open_cache
 from vlsi_cache.student.cached.checks import validate_contents
 from vlsi_cache.training import Run
@@ -128,9 +128,9 @@ def validate_data(cache: Cache, run: Run) -> None:
         raise CacheMismatchError(
             "cache was made for other data" + _first_change(cache, run),
             where=cache.path,
-            expected=f"{identity.num_samples} samples of {identity.source} "
+            expected=f"{counted(identity.num_samples, 'sample')} of {identity.source} "
             f"({identity.fingerprint[:12]})",
-            found=f"{len(data)} samples of {data.source} ({run.fingerprint()[:12]})",
+            found=f"{counted(len(data), 'sample')} of {data.source} ({run.fingerprint()[:12]})",
             mend="Give the data (and data.limit) that was dumped, or dump the teacher again into a "
             "new folder",
         )
