@@ -20,12 +20,12 @@ _MOST_ROWS: Final = 100
 
 def verification_table(found: Verification) -> RenderableType:
     """A line of counts, then a row for each of the first damages."""
-    counted = f"{found.num_files:,} files, {bytes_text(found.num_bytes)} on disk"
+    files = f"{found.num_files:,} files, {bytes_text(found.num_bytes)} on disk"
     if found.complete:
         state = f"complete, {counted(found.num_shards, 'shard')}"
     else:
         state = f"incomplete, {found.num_shards_sealed:,} of {found.num_shards:,} shards sealed"
-    summary = Text(f"{printable(found.path)}: {counted}; {state}; ")
+    summary = Text(f"{printable(found.path)}: {files}; {state}; ")
     summary.append(
         "sound" if found.sound else f"{len(found.damages):,} damaged",
         style="green" if found.sound else "bold red",
@@ -36,8 +36,8 @@ def verification_table(found: Verification) -> RenderableType:
     for heading in ("file", "fault", "what to do"):
         table.add_column(heading, overflow="fold")
     for damage in found.damages[:_MOST_ROWS]:
-        files = Text("\n".join(map(printable, damage.files)))
-        table.add_row(files, Text(printable(damage.fault)), Text(printable(damage.mend)))
+        names = Text("\n".join(map(printable, damage.files)))
+        table.add_row(names, Text(printable(damage.fault)), Text(printable(damage.mend)))
     more = len(found.damages) - _MOST_ROWS
     rest = [Text(f"… and {more:,} more. --json names all of them")] if more > 0 else []
     return Group(summary, Text(), table, *rest)
