@@ -243,9 +243,8 @@ def test_fields_that_nothing_reads_are_listed_once(
         "texts[].source",
     ]
     assert dataset.columns_not_read() == expected
-    assert [record.getMessage() for record in caplog.records] == [
-        "columns not read: " + ", ".join(expected)
-    ]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == ["columns not read: " + ", ".join(expected)]
 
 
 def test_columns_are_renamed_and_left_out(write_rows: Any, caplog: Any) -> None:
