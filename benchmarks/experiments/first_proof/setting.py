@@ -196,7 +196,7 @@ class Setting:
                 },
                 "student": {"model": str(plan.student or begins_as)} | student,
                 "data": {"path": str(self.data("train"))},
-                "cache": {"path": str(self.folder / plan.cache), **CACHES[plan.cache]},
+                "cache": {"path": str(self.folder / plan.cache), **self._kept(plan.cache)},
                 "interaction": {
                     **self._schedule(steps["interaction"], plan.rates.interaction),
                     "verbalizer_learning_rate": plan.rates.interaction,  # the rival's, too
@@ -213,6 +213,11 @@ class Setting:
             },
             where="benchmarks/experiments/first_proof/setting.py",
         )
+
+    def _kept(self, cache: str) -> dict[str, Any]:
+        """Return what a cache keeps. A made-up model has too small a state for so many signs."""
+        kept = dict(CACHES[cache])
+        return kept | {"hidden": {}} if self.made_up and "hidden" in kept else kept
 
     def _schedule(self, steps: int, learning_rate: float) -> dict[str, Any]:
         return {
