@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from vlsi_cache.check.report import CheckedModel, CheckFailure, LearnedRun
-from vlsi_cache.check.weights import validate_model
+from vlsi_cache.check.weights import validate_model_files
 from vlsi_cache.data import BatchEncoder, known_ids, length_limit
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.models import (
@@ -75,7 +75,7 @@ def find_model_failures(subjects: list[Subject]) -> list[CheckFailure]:
     for subject in subjects:
         role = subject.checked.role
         try:
-            validate_model(subject.section, subject.config)
+            validate_model_files(subject.section, subject.config)
         except VlsiCacheError as error:
             found.append(failure_of(error, sample=None, models=[role]))
         taps = subject.section.taps

@@ -14,7 +14,7 @@ from vlsi_cache.models.loading.loading import loader_of
 from vlsi_cache.models.loading.sources import base_of, find_folder, validate_safetensors
 from vlsi_cache.recipe import ModelSection
 
-__all__ = ["validate_model"]
+__all__ = ["validate_model_files"]
 
 _WHOLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
@@ -22,7 +22,7 @@ _MASKED: Final = "ForMaskedLM"
 _WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
 
 
-def validate_model(section: ModelSection, config: PreTrainedConfig) -> None:
+def validate_model_files(section: ModelSection, config: PreTrainedConfig) -> None:
     """Refuse another kind of model, and weights that are pickled, missing in part or cut off.
 
     A folder without any weights passes, because data can be checked where the weights are not.

@@ -124,20 +124,28 @@ def validate_hidden(
             mend="Leave it out (--set interaction.hidden=null). Output and taps are learned all "
             "the same",
         )
-    if num_blocks is None:
+    if num_blocks is not None:
+        _validate_block(settings.hidden, recorded, num_blocks)
+
+
+def _validate_block(
+    settings: HiddenLearningSection, recorded: HiddenIdentity, num_blocks: int
+) -> None:
+    if 0 <= _block(settings, recorded, num_blocks) < num_blocks:
         return
-    block = _block(settings.hidden, recorded, num_blocks)
-    if not 0 <= block < num_blocks:
-        raise ModelError(
-            "the student has no such block to learn the hidden state",
-            where="interaction.hidden.block",
-            expected=f"a block from 0 to {num_blocks - 1}",
-            found=block
-            if settings.hidden.block is not None
-            else f"the teacher's block {recorded.block} of {recorded.num_blocks}, which is "
-            f"{recorded.num_blocks - recorded.block} from the end",
-            mend="Name one of the student's blocks",
+    named: object = settings.block
+    if named is None:
+        named = (
+            f"the teacher's block {recorded.block} of {recorded.num_blocks}, which is "
+            f"{recorded.num_blocks - recorded.block} from the end"
         )
+    raise ModelError(
+        "the student has no such block to learn the hidden state",
+        where="interaction.hidden.block",
+        expected=f"a block from 0 to {num_blocks - 1}",
+        found=named,
+        mend="Name one of the student's blocks",
+    )
 
 
 def _block(settings: HiddenLearningSection, recorded: HiddenIdentity, num_blocks: int) -> int:

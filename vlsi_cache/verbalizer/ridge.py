@@ -117,10 +117,9 @@ def start_by_ridge(
     batches = _Batches(collate, indices, batch_size, shared)
     with phase("reading states, for the verbalizers' closed-form start"):
         for batch, num_own in batches.until(_TOKENS_PER_DIMENSION * size):
-            inputs, positions = batch["inputs"], batch["positions"]
-            positions = positions[batch["token_samples"] < num_own]
+            positions = batch["positions"][batch["token_samples"] < num_own]
             positions = positions[own_part(len(positions))] if shared else positions
-            inputs, positions = send_to_device((inputs, positions), backbone.device)
+            inputs, positions = send_to_device((batch["inputs"], positions), backbone.device)
             states, _ = read((*moments, last_block), inputs, positions)
             own = {tap: state.at(positions) for tap, state in states.items()}
             num_tokens += _add_finite(moments, own, own[last_block])

@@ -181,11 +181,16 @@ def decode_together(content: bytes, shape: tuple[int, int, int], k: int) -> NDAr
     by_row = order_of(drawn_rows)
     is_drawn = np.arange(num_draws) < totals[rows][:, None]
     draws[is_drawn] = np.repeat(pool.ids[pool.drawn.id_index[by_row]], counts[by_row])
-    if num_rows == len(rows):
-        return filled_rows.reshape(shape)
-    kept = np.full((len(rows), width), _HOLE, np.int32)
-    kept[rows] = filled_rows
-    return kept.reshape(shape)
+    return _with_holes(filled_rows, rows).reshape(shape)
+
+
+def _with_holes(filled: NDArray[np.int32], rows: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Put the filled rows into their places, and holes into the others."""
+    if len(filled) == len(rows):
+        return filled
+    kept = np.full((len(rows), filled.shape[1]), _HOLE, np.int32)
+    kept[rows] = filled
+    return kept
 
 
 def _find_filled(kept: NDArray[np.int32]) -> NDArray[np.bool_]:
