@@ -370,6 +370,18 @@ def test_models_that_cannot_be_loaded_are_found_without_weights(
         assert failure["models"] == ["teacher"]
 
 
+def test_a_folder_without_weights_is_checked_with_a_warning(
+    models: dict[str, Path], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(models["text"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    data = write(_row("What?", "red"))
+    for model, warns in ((models["text"], False), (folder, True)):
+        result = _run("--teacher", model, "--data", data)
+        assert result.exit_code == 0
+        assert ("bare holds no weights" in result.stderr) == warns
+
+
 def test_a_model_without_a_template_is_one_failure(
     models: dict[str, Path], write: Callable[..., Path], tmp_path: Path
 ) -> None:

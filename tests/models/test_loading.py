@@ -378,6 +378,16 @@ def test_a_folder_without_a_processor_is_refused(saved: Path, tmp_path: Path) ->
         load_processor(str(tmp_path))
 
 
+@pytest.mark.parametrize("text", ["", '{"version": "1', "[1]", "5"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_file_of_a_processor_is_named(name: str, text: str, tmp_path: Path) -> None:
+    text_tokenizer("chatml").save_pretrained(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ModelError, match=f"{name}: {name} cannot be read") as caught:
+        load_processor(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 def test_options_of_a_processor_take_the_place_of_the_saved_ones(tmp_path: Path) -> None:
     image_processor_for("qwen2_vl").save_pretrained(tmp_path / "qwen")
     tiny_model("qwen2_vl").config.save_pretrained(tmp_path / "qwen")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
+from transformers import BertConfig
 
 from support.runs import make_recipe, with_section
 from vlsi_cache import dump_teacher
@@ -61,6 +63,18 @@ def test_counts_are_those_of_a_check(tmp_path: Path) -> None:
     assert plan.longest == report.longest
     assert plan.notes == []
     assert plan.stages[0].working_bytes > 0
+
+
+def test_a_model_that_reads_later_tokens_is_refused(small: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "masked"
+    shutil.copytree(str(small.student.model), folder)
+    config = BertConfig(architectures=["BertForMaskedLM"])
+    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    recipe = with_section(small, "student", model=str(folder))
+    found = _run(_written(recipe, tmp_path))
+    assert found.exit_code == 1
+    assert "a masked language model, which reads later tokens" in found.output
+    assert "Traceback" not in found.output
 
 
 def test_some_rows_stand_for_all(small: Recipe) -> None:

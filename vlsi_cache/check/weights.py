@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Final
 
@@ -16,16 +17,17 @@ from vlsi_cache.recipe import ModelSection
 
 __all__ = ["validate_model_files"]
 
+logger = logging.getLogger(__name__)
+
 _WHOLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
-_MASKED: Final = "ForMaskedLM"
 _WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
 
 
 def validate_model_files(section: ModelSection, config: PreTrainedConfig) -> None:
     """Refuse another kind of model, and weights that are pickled, missing in part or cut off.
 
-    A folder without any weights passes, because data can be checked where the weights are not.
+    A folder without any weights passes with a warning: data can be checked where weights are not.
 
     Args:
         section: the recipe's ``teacher`` or ``student``.
@@ -36,9 +38,10 @@ def validate_model_files(section: ModelSection, config: PreTrainedConfig) -> Non
     """
     name, revision = base_of(section.model or "", section.revision)
     loader_of(config, name)
-    _validate_causal(config, name)
     folder = find_folder(name, revision)
     if folder is None or not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+        if Path(name).is_dir():  # those of a name on the hub are downloaded
+            logger.warning("%s holds no weights. A run would need them, this check does not", name)
         return
     validate_safetensors(folder, name)
     files = [folder / _WHOLE]
@@ -47,19 +50,6 @@ def validate_model_files(section: ModelSection, config: PreTrainedConfig) -> Non
     for path in files:
         if path.is_file() or path.is_symlink():
             _validate_header(path, name)
-
-
-def _validate_causal(config: PreTrainedConfig, name: str) -> None:
-    """Refuse checkpoints of masked language models, which read later tokens."""
-    made_for = config.architectures or []
-    if made_for and all(one.endswith(_MASKED) for one in made_for):
-        raise ModelError(
-            "the model is a masked language model, which reads later tokens",
-            where=name,
-            expected="a decoder that reads prompt and response",
-            found=", ".join(made_for),
-            mend="Give a decoder-only model of transformers",
-        )
 
 
 def _shards(folder: Path, name: str) -> list[Path]:

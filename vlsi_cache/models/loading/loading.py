@@ -41,6 +41,7 @@ __all__ = ["load_model", "loader_of", "sketch_model", "validate_files"]
 logger = logging.getLogger(__name__)
 
 _REMOTE = "transformers_modules."
+_MASKED = "ForMaskedLM"
 
 
 def load_model(
@@ -199,6 +200,7 @@ def loader_of(config: PreTrainedConfig, name: str) -> Any:
         return AutoModelForImageTextToText
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         _validate_whole(config, name)
+        _validate_causal(config, name)
         return AutoModelForCausalLM
     raise ModelError(
         "the model is neither an image-text-to-text nor a causal language model",
@@ -214,6 +216,19 @@ def _validate_whole(config: PreTrainedConfig, name: str) -> None:
     if config.is_encoder_decoder and any("ConditionalGen" in one for one in made_for):
         raise ModelError(
             "the model is an encoder-decoder",
+            where=name,
+            expected="a decoder that reads prompt and response",
+            found=", ".join(made_for),
+            mend="Give a decoder-only model of transformers",
+        )
+
+
+def _validate_causal(config: PreTrainedConfig, name: str) -> None:
+    """Refuse checkpoints of masked language models, which read later tokens."""
+    made_for = config.architectures or []
+    if made_for and all(one.endswith(_MASKED) for one in made_for):
+        raise ModelError(
+            "the model is a masked language model, which reads later tokens",
             where=name,
             expected="a decoder that reads prompt and response",
             found=", ".join(made_for),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoProcessor,
@@ -12,7 +15,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vlsi_cache.errors import ModelError
+from vlsi_cache.errors import ModelError, first_line
 from vlsi_cache.models.loading.configs import load_config
 from vlsi_cache.models.loading.options import current_options, validate_options
 from vlsi_cache.models.loading.sources import base_of, find_folder, model_errors
@@ -22,6 +25,8 @@ __all__ = ["load_processor", "load_processor_of"]
 
 _TOKENIZER = "tokenizer_config.json"
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+_WORDS = "tokenizer.json"
+_OTHERS = ("config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
 
 
 def load_processor_of(section: ModelSection) -> ProcessorMixin | PreTrainedTokenizerBase:
@@ -58,9 +63,13 @@ def load_processor(
             The processor does not know an option, or refuses its value.
     """
     name, revision = _processor_source(name, revision)
-    with model_errors(name, "the processor cannot be loaded"):
-        load: Any = AutoProcessor.from_pretrained
-        processor = load(name, trust_remote_code=trust, revision=revision)
+    load: Any = AutoProcessor.from_pretrained
+    try:
+        with model_errors(name, "the processor cannot be loaded"):
+            processor = load(name, trust_remote_code=trust, revision=revision)
+    except ModelError:
+        _validate_files(find_folder(name, revision))  # transformers does not always name the file
+        raise
     if options:
         validate_options(processor, options, where=name)
         current = current_options(processor, options)
@@ -90,3 +99,24 @@ def _processor_source(name: str, revision: str | None) -> tuple[str, str | None]
     needed = _PROCESSORS if sees else (_TOKENIZER,)
     is_whole = any((folder / file).is_file() for file in needed)
     return (name, revision) if is_whole else (base, base_revision)
+
+
+def _validate_files(folder: Path | None) -> None:
+    """Refuse the first file of a processor that cannot be read."""
+    for name in (_WORDS, _TOKENIZER, *_PROCESSORS, *_OTHERS):
+        path = None if folder is None else folder / name
+        if path is None or not path.is_file():
+            continue
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise TypeError(f"a {type(found).__name__}, which is not a JSON object")
+            if name == _WORDS:
+                Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ModelError(
+                f"{name} cannot be read",
+                where=path,
+                found=first_line(error),
+                mend="Copy or download it again",
+            ) from error
