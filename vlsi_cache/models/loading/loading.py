@@ -199,8 +199,7 @@ def loader_of(config: PreTrainedConfig, name: str) -> Any:
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return AutoModelForImageTextToText
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        _validate_whole(config, name)
-        _validate_causal(config, name)
+        _validate_decoder(config, name)
         return AutoModelForCausalLM
     raise ModelError(
         "the model is neither an image-text-to-text nor a causal language model",
@@ -210,30 +209,22 @@ def loader_of(config: PreTrainedConfig, name: str) -> Any:
     )
 
 
-def _validate_whole(config: PreTrainedConfig, name: str) -> None:
-    """Refuse to read the decoder of an encoder-decoder as if it were a model of its own."""
+def _validate_decoder(config: PreTrainedConfig, name: str) -> None:
+    """Refuse encoder-decoders and masked models, which transformers would load as decoders."""
     made_for = getattr(config, "architectures", None) or ()
     if config.is_encoder_decoder and any("ConditionalGen" in one for one in made_for):
-        raise ModelError(
-            "the model is an encoder-decoder",
-            where=name,
-            expected="a decoder that reads prompt and response",
-            found=", ".join(made_for),
-            mend="Give a decoder-only model of transformers",
-        )
-
-
-def _validate_causal(config: PreTrainedConfig, name: str) -> None:
-    """Refuse checkpoints of masked language models, which read later tokens."""
-    made_for = config.architectures or []
-    if made_for and all(one.endswith(_MASKED) for one in made_for):
-        raise ModelError(
-            "the model is a masked language model, which reads later tokens",
-            where=name,
-            expected="a decoder that reads prompt and response",
-            found=", ".join(made_for),
-            mend="Give a decoder-only model of transformers",
-        )
+        kind = "an encoder-decoder"
+    elif made_for and all(one.endswith(_MASKED) for one in made_for):
+        kind = "a masked language model, which reads later tokens"
+    else:
+        return
+    raise ModelError(
+        f"the model is {kind}",
+        where=name,
+        expected="a decoder that reads prompt and response",
+        found=", ".join(made_for),
+        mend="Give a decoder-only model of transformers",
+    )
 
 
 def _validate_complete(report: dict[str, Any], name: str) -> None:

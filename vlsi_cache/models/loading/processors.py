@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +64,17 @@ def load_processor(
             The processor does not know an option, or refuses its value.
     """
     name, revision = _processor_source(name, revision)
-    load: Any = AutoProcessor.from_pretrained
+    load: Any = partial(AutoProcessor.from_pretrained, name, trust_remote_code=trust)
     try:
         with model_errors(name, "the processor cannot be loaded"):
-            processor = load(name, trust_remote_code=trust, revision=revision)
+            processor = load(revision=revision)
     except ModelError:
-        _validate_files(find_folder(name, revision))  # transformers does not always name the file
+        _validate_small_files(find_folder(name, revision))  # the library rarely names the file
         raise
     if options:
         validate_options(processor, options, where=name)
-        current = current_options(processor, options)
         with model_errors(name, "the processor refuses the options"):
-            processor = load(name, trust_remote_code=trust, revision=revision, **current)
+            processor = load(revision=revision, **current_options(processor, options))
     if not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
         raise ModelError(
             "no processor or tokenizer was found",
@@ -101,7 +101,7 @@ def _processor_source(name: str, revision: str | None) -> tuple[str, str | None]
     return (name, revision) if is_whole else (base, base_revision)
 
 
-def _validate_files(folder: Path | None) -> None:
+def _validate_small_files(folder: Path | None) -> None:
     """Refuse the first file of a processor that cannot be read."""
     for name in (_WORDS, _TOKENIZER, *_PROCESSORS, *_OTHERS):
         path = None if folder is None else folder / name
