@@ -82,12 +82,13 @@ class Job:
         env: Mapping[str, str] | None = None,
     ) -> None:
         environment = {**os.environ, **(env or {})}
+        _server().validate(environment)
         self._line, far = socket.socketpair()
         read, write = os.pipe()
         theirs, mine = os.pipe()
         out = write if stdout is None else stdout
         with far:
-            _server().start(environment, [theirs, out, out if stderr is None else stderr], far)
+            _server().start([theirs, out, out if stderr is None else stderr], far)
         for end in (write, theirs):
             os.close(end)
         request = {"words": [*map(str, words)], "cwd": str(cwd or Path.cwd()), "env": environment}
@@ -203,8 +204,8 @@ class _Server:
                 pass_fds=[theirs.fileno()],
             )
 
-    def start(self, environment: Mapping[str, str], files: list[int], line: socket.socket) -> None:
-        """Fork a job that reads its request from a line of its own."""
+    def validate(self, environment: Mapping[str, str]) -> None:
+        """Refuse variables that come too late for a fork."""
         names = environment.keys() | self._environment.keys()
         early = [
             name
@@ -215,6 +216,9 @@ class _Server:
         ]
         early += ["OMP_NUM_THREADS"] * (environment.get("OMP_NUM_THREADS", "1") != "1")
         assert not early, f"a library may read {', '.join(early)} as it is imported"
+
+    def start(self, files: list[int], line: socket.socket) -> None:
+        """Fork a job that reads its request from a line of its own."""
         socket.send_fds(self._line, [b"f"], [*files, line.fileno()])
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 __all__ = ["AllocationMeter"]
+
+_STORAGE: Any = torch.UntypedStorage
 
 
 class AllocationMeter(TorchDispatchMode):
@@ -28,7 +30,27 @@ class AllocationMeter(TorchDispatchMode):
         """Bytes that are alive now."""
         self.peak = 0
         """The most bytes that were alive at once, since the beginning or the last ``lower``."""
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._known: weakref.WeakKeyDictionary[Any, list[int]] = weakref.WeakKeyDictionary()
+        self._resize = _STORAGE.resize_
+
+    def __enter__(self) -> Self:
+        """Begin to count. FSDP empties storages and fills them again, which is no operation."""
+        meter = self
+
+        def resize(storage: Any, size: int) -> Any:
+            found = meter._resize(storage, size)
+            if storage in meter._known:
+                meter._change(meter._known[storage], storage.nbytes())
+            return found
+
+        _STORAGE.resize_ = resize
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Let storages be resized as before."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        _STORAGE.resize_ = self._resize
 
     def lower(self) -> None:
         """Forget the peak so far: what is alive now is the new one."""
@@ -51,14 +73,15 @@ class AllocationMeter(TorchDispatchMode):
         storage = tensor.untyped_storage()
         if storage in self._known:  # a view, or a result in place
             return
-        self._known.add(storage)
-        size = storage.nbytes()
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._remove, size).atexit = False
+        size = self._known[storage] = [0]
+        self._change(size, storage.nbytes())
+        weakref.finalize(storage, self._change, size, 0).atexit = False
 
-    def _remove(self, size: int) -> None:
-        self.live -= size
+    def _change(self, size: list[int], now: int) -> None:
+        """Note the size that a storage has now."""
+        self.live += now - size[0]
+        size[0] = now
+        self.peak = max(self.peak, self.live)
 
 
 def _zero(dtype: torch.dtype) -> bool | int | float:
