@@ -77,6 +77,12 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     help="Devices of the run, each with a process of its own.",
 )
 @click.option(
+    "--fsdp/--no-fsdp",
+    default=False,
+    show_default=True,
+    help="Whether the devices share the student's weights.",
+)
+@click.option(
     "--memory",
     callback=_size,
     metavar="SIZE",
@@ -107,6 +113,8 @@ def command(recipe: Recipe, rows: int, as_json: bool, **given: Any) -> None:
     throughput: float | None = given["throughput"]
     if given["probe"] and throughput is not None:
         raise click.UsageError("--probe contradicts --throughput: give one of the two")
+    if given["fsdp"] and given["devices"] == 1:
+        raise click.UsageError("--fsdp shares weights among devices: give --devices, at least 2")
     log_to("stderr")
     validate_named(recipe, list(named_models(recipe)))
     if (taps := given["taps"]) is not None:
@@ -115,7 +123,7 @@ def command(recipe: Recipe, rows: int, as_json: bool, **given: Any) -> None:
         from vlsi_cache.plan import Machines, plan_run, plan_table
 
     rate = None if throughput is None else throughput * 1e12
-    machines = Machines(given["devices"], given["memory"], rate, given["probe"])
+    machines = Machines(given["devices"], given["memory"], rate, given["probe"], given["fsdp"])
     with progress_of("plan", "read") as show:
         plan = plan_run(recipe, machines, most_rows=rows, on_progress=show)
     if as_json:

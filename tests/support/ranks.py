@@ -204,7 +204,7 @@ class Kill(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train_whole(task: Mapping[str, Any]) -> None:
+def train_whole(task: Mapping[str, Any], rank: int) -> None:
     recipe = Recipe.model_validate(task["recipe"])
     steps: list[int] = []
 
@@ -216,6 +216,10 @@ def train_whole(task: Mapping[str, Any]) -> None:
 
     if "kill_after_steps" in task:
         register_optimizer_step_post_hook(kill_after)
+    if task.get("measured"):
+        peak = peak_bytes(lambda: train_student(recipe))
+        (Path(task["folder"]) / f"peak-{rank}.txt").write_text(str(peak), encoding="utf-8")
+        return
     train_student(recipe, [Kill(*task["kill"])] if "kill" in task else [])
 
 
@@ -250,7 +254,7 @@ def work(task: Mapping[str, Any], rank: int) -> int:
     """Do one process's part of a task, and return its exit code."""
     try:
         if "recipe" in task:
-            train_whole(task)
+            train_whole(task, rank)
         elif "read" in task:
             read_limited(task)
         elif "load" in task:

@@ -26,7 +26,7 @@ from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed, Setting
 from vlsi_cache.plan.rehearsing.sketch import REHEARSED, Sketch, read_sketch
 from vlsi_cache.plan.rehearsing.steps import PlannedStageName, schedule_of
 from vlsi_cache.plan.report import Plan, PlannedStage, VerbalizerParameters
-from vlsi_cache.plan.spreading import is_mapped
+from vlsi_cache.plan.spreading import host_bytes, is_mapped
 from vlsi_cache.plan.verbalizers import (
     count_verbalizers,
     planned_taps,
@@ -56,6 +56,8 @@ class Machines:
     """What a device does of the run's arithmetic, as the user says."""
     probe: bool = False
     """Measure it here."""
+    fsdp: bool = False
+    """Whether the devices share the student's weights, if there are several."""
 
 
 def plan_run(
@@ -100,7 +102,10 @@ class _Planner:
         self.machines = machines
         self.lengths = lengths
         self.device = torch.device("cpu") if recipe.device == "cpu" else ACCELERATOR
-        self.memory_bytes = machines.memory_bytes or _memory_here(self.device)
+        here = _memory_here(self.device)
+        if here is not None and self.device.type == "cpu":
+            here //= machines.devices
+        self.memory_bytes = machines.memory_bytes or here
         sections = {"teacher": recipe.teacher, "student": recipe.student}
         self.sketches = {
             role: read_sketch(section, role)
@@ -109,7 +114,14 @@ class _Planner:
         }
         self.cache = opened_cache(recipe)
         known = with_planned_verbalizers(recipe, self.sketches)
-        self.setting = Setting(known, self.device, machines.devices, self._num_teacher_taps())
+        self.setting = Setting(
+            known,
+            self.device,
+            machines.devices,
+            self._num_teacher_taps(),
+            fsdp=machines.fsdp and machines.devices > 1,
+            shares_host=self.device.type == "cpu" and machines.memory_bytes is None,
+        )
         self.notes = [
             note for role, sketch in self.sketches.items() for note in not_planned(role, sketch)
         ]
@@ -139,6 +151,7 @@ class _Planner:
             verbalizer_parameters=self._verbalizer_parameters(),
             device=self.device.type,
             devices=self.machines.devices,
+            shards_student=self.setting.fsdp,
             memory_bytes=self.memory_bytes,
             stages=stages,
             fits=None if self.memory_bytes is None else all(open_stages),
@@ -153,9 +166,10 @@ class _Planner:
             found = rehearse_stage(self.setting, name, sketch, self.lengths)
         done = is_finished(self.recipe, name, self.cache)
         limit = None if self.memory_bytes is None else USABLE * self.memory_bytes
-        fits = None if limit is None else found.peak <= limit
+        host = host_bytes(found, self.setting, name)
+        fits = None if limit is None else found.peak <= limit and self._fits_host(host, limit)
         mends = []
-        if limit is not None and not fits and not done:
+        if limit is not None and found.peak > limit and not done:
             with phase(f"looking for what mends {name}"):
                 mends = find_mends(self.setting, name, sketch, self.lengths, found, limit)
         samples, steps = self._length(name)
@@ -167,6 +181,7 @@ class _Planner:
             steps=steps,
             batch=(heaviest.num_samples, heaviest.length, heaviest.num_responses),
             device_bytes=found.peak,
+            host_bytes=host,
             **_parts(found),
             trained_parameters=found.num_trained,
             operations=operations,
@@ -174,6 +189,11 @@ class _Planner:
             fits=fits,
             mends=mends,
         )
+
+    def _fits_host(self, host: int | None, limit: float) -> bool:
+        """Report whether the processes of a CPU have room together, the first one's loading too."""
+        on_cpu = self.device.type == "cpu"
+        return host is None or not on_cpu or host <= limit * self.machines.devices
 
     def _batch_size(self, name: PlannedStageName) -> int:
         schedule = schedule_of(self.recipe, name)

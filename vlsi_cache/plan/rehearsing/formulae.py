@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vlsi_cache.models import Backbone
 from vlsi_cache.objectives import tiles
@@ -45,8 +46,11 @@ _TOGETHER_DRAW_BYTES: Final = 0.47
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """Return P · s, summed over tensors. A tensor that is named twice counts once."""
-    sizes = {id(one): one.numel() * one.element_size() for one in tensors}
+    """Return P · s, summed over tensors. A tensor that is named twice counts once, and
+    of a sliced one, the slice.
+    """
+    own = {id(one): one.to_local() if isinstance(one, DTensor) else one for one in tensors}
+    sizes = {key: one.numel() * one.element_size() for key, one in own.items()}
     return sum(sizes.values())
 
 
