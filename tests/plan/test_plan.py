@@ -240,7 +240,8 @@ def test_a_recipe_that_spreads_its_teacher_is_planned_so() -> None:
 def _ways(
     stage: PlannedStageName, opens: Callable[[str], bool], counts: Counts | None = None
 ) -> dict[str, int]:
-    return dict(spreads(stage, FOUND, 65, 4, counts or Counts(), opens))
+    found = spreads(stage, FOUND, 65, 4, counts or Counts(), opens)
+    return {text: size for _, text, size in found}
 
 
 def test_a_stage_is_spread_by_what_is_open_alone() -> None:
@@ -385,7 +386,8 @@ def test_the_command_prints_a_plan_and_the_next_command(small: Recipe, tmp_path:
     assert result.exit_code == 0, result.output
     assert "2 × cpu, 80.0 GB" in result.stdout
     *lines, _, last = result.stdout.splitlines()
-    assert last == f"next: vlsi-cache train-student --recipe {path}"
+    launcher = "ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m vlsi_cache.cli"
+    assert last == f"next: {launcher} train-student --recipe {path}"
     assert lines[-1].split()[0] == "interaction"
     assert lines[-1].split()[-1] == "fits"
     result = _run(path, "--taps", "1,2", "--max-length", 500)

@@ -88,7 +88,7 @@ def find_mends(
         tried.append(Mend(setting=text, device_bytes=found.peak, fits=found.peak <= limit))
         if tried[-1].fits:
             break
-    tried += _spread(setting, stage, sketch, lengths, now, limit)
+    tried += [mend for _, mend in _spread(setting, stage, sketch, lengths, now, limit)]
     fitting = [mend for mend in tried if mend.fits]
     if not fitting:
         both = _find_both(setting, stage, sketch, lengths, limit)
@@ -103,14 +103,20 @@ def _find_both(
     lengths: SampleLengths,
     limit: float,
 ) -> Iterator[Mend]:
-    """Yield changes with which a stage fits once it is spread, where neither alone suffices."""
+    """Yield changes with which a stage fits once it is spread, where neither alone suffices.
+
+    A later change costs more, so it is named for fewer devices alone.
+    """
     for change in _changes(setting.recipe, stage, fits_one=True):
+        if setting.most_devices < COUNTS[0]:
+            return
         changed = replace(setting, recipe=changed_recipe(setting.recipe, change))
         text, found = _try(setting, stage, sketch, lengths, change)
         if found.working > limit:  # which no number of devices divides
             continue
-        for way in _spread(changed, stage, sketch, lengths, found, limit):
+        for count, way in [*_spread(changed, stage, sketch, lengths, found, limit)]:
             if way.fits:
+                setting = replace(setting, most_devices=min(setting.most_devices, count - 1))
                 yield way.model_copy(update={"setting": f"{text}, and {way.setting}"})
 
 
@@ -121,8 +127,8 @@ def _spread(
     lengths: SampleLengths,
     found: Rehearsed,
     limit: float,
-) -> Iterator[Mend]:
-    """Yield the ways to spread a stage, each over the fewest devices that suffice."""
+) -> Iterator[tuple[int, Mend]]:
+    """Yield the ways to spread a stage, each over the fewest devices that suffice: their number."""
     counts = _more_devices(setting)
     if not stage.startswith("teacher"):
         yield from _sharded(setting, stage, sketch, lengths, found, limit)
@@ -130,15 +136,16 @@ def _spread(
     parallel = Counts(counts, sketch.dividing_heads(counts))
     taps = setting.recipe.teacher.verbalization.taps_at_once or setting.num_teacher_taps
     opens = partial(is_open, setting.recipe)
-    for text, size in spreads(stage, found, limit, taps, parallel, opens):
-        yield Mend(setting=text, device_bytes=size, fits=size <= limit)
+    for count, text, size in spreads(stage, found, limit, taps, parallel, opens):
+        yield count, Mend(setting=text, device_bytes=size, fits=size <= limit)
 
 
 def _more_devices(setting: Setting) -> tuple[int, ...]:
     """Return the numbers of devices that a mend may name."""
     if setting.shares_host:  # more processes would have less memory each
         return ()
-    return tuple(count for count in COUNTS if count >= setting.num_processes)
+    most = setting.most_devices
+    return tuple(count for count in COUNTS if setting.num_processes <= count <= most)
 
 
 def _sharded(
@@ -148,7 +155,7 @@ def _sharded(
     lengths: SampleLengths,
     found: Rehearsed,
     limit: float,
-) -> Iterator[Mend]:
+) -> Iterator[tuple[int, Mend]]:
     """Yield the fewest devices over which FSDP shards a stage so that it fits, else the most.
 
     Each number is rehearsed, because what is gathered does not shrink with it.
@@ -176,7 +183,8 @@ def _sharded(
     more = [count for count in counts if not setting.fsdp or count > setting.num_processes]
     tried = [count for count in more if may_fit(count)] or more[-1:]
     if tried:
-        yield mends[tried[min(bisect_left(tried, True, key=fits), len(tried) - 1)]]
+        count = tried[min(bisect_left(tried, True, key=fits), len(tried) - 1)]
+        yield count, mends[count]
 
 
 def _try(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from vlsi_cache.manifest import MAX_BITS, rotation_width
+from vlsi_cache.matching import validate_reach
 from vlsi_cache.models import load_processor_of
 from vlsi_cache.phases import phase
 from vlsi_cache.plan.mending import bound_of, find_mends, rehearse_stage
@@ -80,6 +81,7 @@ def plan_run(
         DataError: the data cannot be opened or read.
         ModelError: a model's configuration or processor cannot be read.
         CacheError: the cache that is there is damaged.
+        StageError: the student has more taps than matching allows for the teacher's.
     """
     machines = machines or Machines()
     report_completions(recipe, "teacher", "student")
@@ -122,9 +124,18 @@ class _Planner:
             fsdp=machines.fsdp and machines.devices > 1,
             shares_host=self.device.type == "cpu" and machines.memory_bytes is None,
         )
+        self._validate_taps()
         self.notes = [
             note for role, sketch in self.sketches.items() for note in not_planned(role, sketch)
         ]
+
+    def _validate_taps(self) -> None:
+        """Refuse student taps that cannot be matched with the teacher's, where both are known."""
+        settings = self.setting.recipe.interaction
+        is_known = self.cache is not None or "teacher" in self.sketches
+        if is_known and settings.matches_taps and "interaction" in stages_of(self.recipe):
+            taps = self.setting.recipe.student.taps or ()
+            validate_reach(len(taps), self.setting.num_teacher_taps, settings.matching)
 
     def plan(self) -> Plan:
         """Return the plan."""

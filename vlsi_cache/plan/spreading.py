@@ -121,8 +121,8 @@ def spreads(
     num_taps: int,
     counts: Counts,
     is_open: Callable[[str], bool],
-) -> Iterator[tuple[str, int]]:
-    """Yield each way with the fewest devices that suffice: text and bytes.
+) -> Iterator[tuple[int, str, int]]:
+    """Yield each way with the fewest devices that suffice: their number, text and bytes.
 
     Args:
         stage: name of the stage.
@@ -143,7 +143,7 @@ def spreads(
         sizes = {count: spread_bytes(found, spread, count, num_taps) for count in tried}
         count = next((count for count in tried if sizes[count] <= limit), tried[-1])
         over = f", over {count} devices" if count > 1 else ""
-        yield text.format(count) + over, sizes[count]
+        yield count, text.format(count) + over, sizes[count]
 
 
 def is_open(recipe: Recipe, key: str) -> bool:

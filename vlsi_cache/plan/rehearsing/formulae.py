@@ -21,6 +21,7 @@ from vlsi_cache.sampling import chunk_elements
 __all__ = [
     "ACCELERATOR",
     "USABLE",
+    "broadcast_bytes",
     "bucket_bytes",
     "bytes_per_token_and_tap",
     "gradient_bytes",
@@ -36,6 +37,8 @@ ACCELERATOR: Final = torch.device("cuda")
 USABLE: Final = 0.92
 """Share of a device's memory that a stage may fill. The rest goes to the driver's context, the
 libraries' workspaces and gaps between allocations."""
+
+_BROADCAST_BYTES: Final = 250 * 2**20
 
 _FIXED_BYTES: Final = 2.9
 _DRAW_BYTES: Final = 0.58
@@ -70,6 +73,17 @@ def optimizer_bytes(trained: Iterable[nn.Parameter]) -> int:
 def bucket_bytes(trained: Iterable[nn.Parameter], num_processes: int) -> int:
     """Return P · s with several processes, where DDP copies gradients to send them. Otherwise 0."""
     return tensor_bytes(trained) if num_processes > 1 else 0
+
+
+def broadcast_bytes(tensors: Iterable[Tensor], num_processes: int) -> int:
+    """Return min(P · s, 250 MiB) with several processes: DDP's first copy of what it sends.
+
+    A tensor that is larger is sent alone. With one process there is none.
+    """
+    sizes = [one.numel() * one.element_size() for one in tensors]
+    if num_processes == 1 or not sizes:
+        return 0
+    return min(sum(sizes), max(_BROADCAST_BYTES, *sizes))
 
 
 def tile_bytes(num_responses: int, num_taps: int, vocab_size: int, device: torch.device) -> int:

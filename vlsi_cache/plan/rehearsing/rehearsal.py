@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlsi_cache.models import Backbone
 from vlsi_cache.plan.rehearsing.formulae import (
+    broadcast_bytes,
     bucket_bytes,
     gradient_bytes,
     optimizer_bytes,
@@ -53,6 +54,8 @@ class Setting:
     """Whether the processes share the student's weights."""
     shares_host: bool = False
     """Whether all processes divide the memory of the machine here."""
+    most_devices: int = 64
+    """Devices that a mend may name at most."""
 
     def shards(self, stage: PlannedStageName) -> bool:
         """Report whether each process holds a slice of the weights in a stage."""
@@ -167,13 +170,17 @@ def _one_step(
         parameter.grad = None
     gradients, optimizer = gradient_bytes(trained), optimizer_bytes(trained)
     del states
-    working = max(peak - static - gradients - optimizer, 0)
+    senders = _num_senders(setting, stage)
+    buckets = bucket_bytes(trained, senders)
+    sent = broadcast_bytes(_all_tensors(step.module), senders) if step.module is not None else 0
+    # what is sent at first lies beside the weights, when there is no gradient yet
+    working = max(peak - static - gradients - optimizer, sent - gradients - buckets - optimizer, 0)
     working += _further_tiles(setting, stage, batch.num_responses, backbone.head.num_rows)
     return Rehearsed(
         weights=weights,
         blocks=tensor_bytes(backbone.decoder.blocks.parameters()),
         added=static - weights,
-        gradients=gradients + bucket_bytes(trained, _num_senders(setting, stage)),
+        gradients=gradients + buckets,
         optimizer=optimizer,
         working=working,
         operations=0.0,
