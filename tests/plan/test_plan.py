@@ -19,7 +19,7 @@ from support.runs import make_recipe, with_section
 from vlsi_cache import dump_teacher
 from vlsi_cache.check import check_data
 from vlsi_cache.cli.main import cli
-from vlsi_cache.errors import RecipeError
+from vlsi_cache.errors import RecipeError, StageError
 from vlsi_cache.plan import Machines, Plan, plan_run
 from vlsi_cache.plan.mending import NAMED_KEYS, has_key
 from vlsi_cache.plan.rehearsing.formulae import USABLE, bytes_per_token_and_tap
@@ -394,6 +394,56 @@ def test_the_command_prints_a_plan_and_the_next_command(small: Recipe, tmp_path:
     assert result.stdout.splitlines()[-1] == (
         f"next: vlsi-cache train-student --recipe {path} --taps 1,2 --set data.max_length=500"
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "launcher"),
+    [
+        ((), "vlsi-cache"),
+        (("--devices", 2), "ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m vlsi_cache.cli"),
+        (
+            ("--devices", 2, "--fsdp"),
+            "ACCELERATE_USE_CPU=true ACCELERATE_USE_FSDP=true FSDP_VERSION=2 "
+            "torchrun --nproc-per-node 2 -m vlsi_cache.cli",
+        ),
+        (
+            ("--device", "auto", "--devices", 4),
+            "accelerate launch --num_processes 4 -m vlsi_cache.cli",
+        ),
+        (
+            ("--device", "auto", "--devices", 4, "--fsdp"),
+            "accelerate launch --use_fsdp --fsdp_version 2 --num_processes 4 -m vlsi_cache.cli",
+        ),
+    ],
+)
+def test_the_next_command_starts_the_planned_processes(
+    flags: tuple[object, ...], launcher: str, small: Recipe, tmp_path: Path
+) -> None:
+    result = _run(_written(small, tmp_path), *flags, "--rows", 2, "--memory", "80GB")
+    assert result.exit_code == 0, result.output
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith(f"next: {launcher} train-student --recipe ")
+
+
+def test_a_plan_that_fails_is_planned_again_with_what_was_asked(
+    small: Recipe, tmp_path: Path
+) -> None:
+    path = _written(small, tmp_path)
+    result = _run(path, "--devices", 2, "--fsdp", "--memory", "0.1MB", "--rows", 2)
+    assert result.exit_code == 1
+    again = f"next: vlsi-cache plan --recipe {path} --devices 2 --memory 0.1MB --fsdp"
+    assert result.stdout.splitlines()[-1] == again
+    assert "2 × cpu, 100 kB, which share the student's weights (FSDP)" in result.stdout
+    assert " on the first process's machine" in result.stdout
+
+
+def test_student_taps_that_cannot_be_matched_are_refused(tmp_path: Path) -> None:
+    made = make_recipe(tmp_path, teacher={"taps": [1]}, student={"taps": [0, 1]})
+    with pytest.raises(StageError, match=r"fewer teacher taps than student taps.*at least 2"):
+        plan_run(made)
+    assert plan_run(with_section(made, "interaction", inner="none"), most_rows=2).stages
+    alone = made.model_copy(update={"teacher": Recipe().teacher})
+    assert plan_run(alone, most_rows=2).stages, "the teacher's taps are not known"
 
 
 def test_json_has_what_is_promised_and_the_exit_status_says_what_fits(

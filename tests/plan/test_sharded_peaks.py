@@ -16,11 +16,9 @@ from vlsi_cache import dump_teacher
 from vlsi_cache.plan import Machines, PlannedStage, plan_run
 from vlsi_cache.recipe import Recipe, recipe_from_mapping
 
-ENVIRONMENT = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "HF_DEACTIVATE_ASYNC_LOAD": "1",  # a thread's allocations are not counted
-}
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+COUNTED = {"HF_DEACTIVATE_ASYNC_LOAD": "1"}
+"""Reads weights by one thread: what others allocate is not counted."""
 STAGES = {
     "student-verbalization": "verbalization",
     "interaction": "interaction",
@@ -34,7 +32,7 @@ def _save(folder: Path, hidden_size: int, vocab_size: int) -> str:
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=3 * hidden_size,
-        num_hidden_layers=3,
+        num_hidden_layers=4,
         num_attention_heads=8,
         num_key_value_heads=4,
         max_position_embeddings=512,
@@ -47,23 +45,25 @@ def _save(folder: Path, hidden_size: int, vocab_size: int) -> str:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """A student whose embedding and head are half of it. They are gathered for the whole step."""
+    """A student whose embedding and head are a fifth of it. They are gathered for the whole step."""
     folder = tmp_path_factory.mktemp("run")
     turns = [("user", "what is it " * 4), ("assistant", "the red one " * 16)]
     messages = [{"role": role, "content": said} for role, said in turns]
-    rows = [json.dumps({"id": f"s{index}", "messages": messages}) for index in range(12)]
+    rows = [
+        json.dumps({"id": f"s{index}", "messages": messages}) for index in range(24)
+    ]  # full batches of two processes, and of three
     (folder / "data.jsonl").write_text("\n".join(rows), encoding="utf-8")
     schedule = {"steps": 2, "batch_size": 4, "learning_rate": 1e-4, "warmup_steps": 0}
     schedule["workers"] = 0
     made = recipe_from_mapping(
         {
             "teacher": {
-                "model": _save(folder / "teacher", 64, 8000),
+                "model": _save(folder / "teacher", 64, 3000),
                 "taps": [0, 1, 2],
                 "verbalization": schedule,
             },
             "student": {
-                "model": _save(folder / "student", 384, 8000),
+                "model": _save(folder / "student", 384, 3000),
                 "taps": [0, 2],
                 "verbalization": schedule,
             },
@@ -80,19 +80,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return made
 
 
-def _measured(
-    server: RankServer, recipe: Recipe, folder: Path, num_ranks: int
-) -> dict[str, list[int]]:
-    """Return what each process of each stage allocates at most, by the stage's name."""
-    found, stages = {}, []
-    for name, stage in STAGES.items():
-        stages.append(stage)
-        raw: dict[str, Any] = json.loads(recipe.model_dump_json())
-        raw |= {"output": str(folder), "stages": stages}
-        codes = server.run(folder, num_ranks, recipe=raw, measured=True, env=ENVIRONMENT)
-        assert codes == [0] * num_ranks
-        found[name] = [int((folder / f"peak-{rank}.txt").read_text()) for rank in range(num_ranks)]
-    return found
+def _measured(server: RankServer, recipe: Recipe, num_ranks: int, env: dict[str, str]) -> list[int]:
+    """Return what each process allocates at most while it trains what the recipe names."""
+    raw: dict[str, Any] = json.loads(recipe.model_dump_json())
+    codes = server.run(recipe.output, num_ranks, recipe=raw, measured=True, env=COUNTED | env)
+    assert codes == [0] * num_ranks
+    paths = [recipe.output / f"peak-{rank}.txt" for rank in range(num_ranks)]
+    return [int(path.read_text(encoding="utf-8")) for path in paths]
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
@@ -103,8 +97,26 @@ def test_every_process_allocates_what_was_planned(
         stage.name: stage
         for stage in plan_run(recipe, Machines(devices=num_ranks, fsdp=True)).stages
     }
-    for name, peaks in _measured(server, recipe, tmp_path, num_ranks).items():
-        stage = planned[name]
+    stages: list[Any] = []
+    for name, stage_name in STAGES.items():
+        stages.append(stage_name)
+        run = recipe.model_copy(update={"output": tmp_path, "stages": [*stages]})
+        peaks, stage = _measured(server, run, num_ranks, SHARDED), planned[name]
         # the first process also loads the student, and puts the whole together at the end
         assert stage.device_bytes == pytest.approx(max(peaks[1:]), rel=0.15), name
         assert stage.host_bytes == pytest.approx(sum(peaks), rel=0.15), name
+
+
+def test_what_processes_send_one_another_first_is_planned(
+    server: RankServer, recipe: Recipe, tmp_path: Path
+) -> None:
+    """Each holds the whole student, and DDP copies all of it before there is any gradient."""
+    settings = recipe.interaction.model_copy(update={"batch_size": 1, "inner": "none"})
+    run = recipe.model_copy(
+        update={"output": tmp_path, "stages": ["interaction"], "interaction": settings}
+    )
+    planned = {stage.name: stage for stage in plan_run(run, Machines(devices=2)).stages}
+    stage = planned["interaction"]
+    assert stage.working_bytes > 0.7 * stage.weights_bytes
+    for peak in _measured(server, run, 2, {}):
+        assert stage.device_bytes == pytest.approx(peak, rel=0.15)

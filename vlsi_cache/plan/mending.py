@@ -61,6 +61,9 @@ _MOST_OF_BOTH: Final = 3
 """Mends that change a key and spread the stage. The later ones need fewer devices, and each costs
 another rehearsal."""
 
+_ONE_MACHINE: Final = 8
+"""Devices that one machine has. More are named only where these do not suffice."""
+
 Change = dict[str, Any]
 
 
@@ -90,9 +93,10 @@ def find_mends(
             break
     tried += [mend for _, mend in _spread(setting, stage, sketch, lengths, now, limit)]
     fitting = [mend for mend in tried if mend.fits]
-    if not fitting:
-        both = _find_both(setting, stage, sketch, lengths, limit)
-        fitting = list(islice(both, _MOST_OF_BOTH))
+    for most in (_ONE_MACHINE, COUNTS[-1]):
+        if not fitting:
+            few = replace(setting, most_devices=most)
+            fitting = list(islice(_find_both(few, stage, sketch, lengths, limit), _MOST_OF_BOTH))
     return fitting or sorted(tried, key=lambda mend: mend.device_bytes)[:1]
 
 

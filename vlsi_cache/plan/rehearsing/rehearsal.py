@@ -130,14 +130,19 @@ def rehearse(
         AllocationMeter(by_gloo=by_gloo) as meter,
     ):
         backbone = sketch.build(setting.device, trains=trains_weights(setting.recipe, stage))
+        model = backbone.decoder.model
+        own = tensor_bytes(_all_tensors(model))
         step = make_step(setting.recipe, stage, backbone, setting.num_teacher_taps)
         loaded = meter.live
+        share = own / tensor_bytes(_all_tensors(model))  # the rest are adapters
         if mesh is not None and step.module is not None:
             _slice(step.module, mesh, autocast=backbone.autocast)
         found = _one_step(setting, stage, backbone, step, meter, heaviest)
+        weights = round(share * found.weights)
+        found = replace(found, weights=weights, added=found.added + found.weights - weights)
         vision = vision_bytes(backbone, patches, keeps_all=stage == "finetuning")
         operations = _mean_count(step, usual) if usual is not None else 0.0
-        del step, backbone
+        del step, backbone, model
         gc.collect()  # hooks and modules refer to one another
     return replace(found, working=found.working + vision, operations=operations, loaded=loaded)
 
