@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
+from vlsi_cache.contents import find_link
 from vlsi_cache.errors import (
     DataError,
     ModelError,
@@ -218,6 +219,8 @@ def _no_data(name: str) -> DataError:
             expected=DATA_FORMS,
             mend=f"Give the name on the hub alone: {on_hub.group(1)}" if on_hub else "Download it",
         )
+    if link := _link_at(name):
+        return DataError("this is not data", where=where, found=link, mend=f"Give {DATA_FORMS}")
     is_relative = len(name) <= _MOST_NAME_CHARACTERS and not name.startswith(("/", "~"))
     return DataError(
         "there is no such data file or folder",
@@ -225,6 +228,13 @@ def _no_data(name: str) -> DataError:
         found=f"nothing in {Path.cwd()}" if name and is_relative else None,
         mend=f"Give {DATA_FORMS}",
     )
+
+
+def _link_at(name: str) -> str | None:
+    try:
+        return find_link(Path(name))
+    except OSError:  # such as a name that is too long
+        return None
 
 
 def validate_named(recipe: Recipe, roles: Sequence[Role]) -> None:

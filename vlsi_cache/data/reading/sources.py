@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from vlsi_cache.data.reading.files.arrowrows import ArrowRows
+from vlsi_cache.data.reading.files.beginnings import not_a_file, validate_not_lost
 from vlsi_cache.data.reading.files.compression import COMPRESSIONS, is_compressed
 from vlsi_cache.data.reading.files.folders import (
     JSON_SUFFIXES,
@@ -147,15 +148,14 @@ def _open_hub(name: str, split: str, revision: str | None) -> RowSource:
 
 def _open_file(path: Path, origin: str | None) -> RowSource:
     if not path.is_file():
-        raise DataError(
-            "data is neither a file nor a folder", where=path, mend="Write it into a file"
-        )
+        raise not_a_file(path)
     suffix = data_suffix(path)
     if suffix in JSON_SUFFIXES:
         return JsonRows(path, origin)
     if suffix == ".parquet" and not is_compressed(path):
         table = load_table("parquet", str(path), "train", {"data_files": [str(path)]})
         return ArrowRows(table, origin or path.name, path.parent)
+    validate_not_lost(path)
     raise DataError(
         "unknown kind of data file",
         where=path,
