@@ -13,19 +13,17 @@ from transformers import PreTrainedConfig
 from vlsi_cache.errors import ModelError, VlsiCacheError, first_line
 from vlsi_cache.limits import raise_limit
 from vlsi_cache.models.loading.adapters import find_adapter
+from vlsi_cache.models.loading.smallfiles import CONFIG_FILE
 from vlsi_cache.recipe import validate_model_folder
 
 __all__ = [
-    "CONFIG_FILE",
     "base_of",
     "find_folder",
     "loaded_folder",
     "model_errors",
     "no_model",
-    "validate_safetensors",
 ]
 
-CONFIG_FILE = "config.json"
 _HUB_SECONDS = 10.0
 
 
@@ -76,23 +74,6 @@ def no_model(folder: Path, name: str) -> ModelError:
         expected=CONFIG_FILE,
         mend="Give the folder that save_pretrained wrote",
     )
-
-
-def validate_safetensors(folder: Path, name: str) -> None:
-    """Refuse a folder whose weights are not safetensors.
-
-    Raises:
-        ModelError: there are none.
-    """
-    if not any(folder.glob("*.safetensors")):
-        others = sorted(path.name for path in folder.glob("*.bin"))
-        raise ModelError(
-            "the folder holds no safetensors weights, and pickled ones are not opened",
-            where=name,
-            expected="model.safetensors, or shards of it",
-            found=", ".join(others[:3]) or None,
-            mend="Save the model with save_pretrained",
-        )
 
 
 @contextmanager

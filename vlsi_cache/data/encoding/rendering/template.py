@@ -24,7 +24,7 @@ from vlsi_cache.data.encoding.rendering.forms import (
 from vlsi_cache.data.encoding.rendering.tags import has_tags, spans_of_marks, with_marks
 from vlsi_cache.data.encoding.rendering.text import Span, common_beginning
 from vlsi_cache.errors import DataError, ModelError
-from vlsi_cache.models import tokenizer_of
+from vlsi_cache.models import processor_name, tokenizer_of
 
 __all__ = ["ChatTemplate", "has_template"]
 
@@ -56,6 +56,7 @@ class ChatTemplate:
 
     def __init__(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> None:
         self.name = type(processor).__name__
+        self._model = processor_name(processor)
         self.image_token: str | None = None
         if isinstance(processor, ProcessorMixin):
             token = getattr(processor, "image_token", None)
@@ -243,8 +244,8 @@ class ChatTemplate:
             errors.append("a text without them")
         raise ModelError(
             "chat template does not render a question and an answer",
-            where=self.name,
-            found="; ".join(errors),
+            where=self._model,
+            found="; ".join(dict.fromkeys(errors)),
             mend="Save the model's chat template with its processor",
         )
 
@@ -280,7 +281,7 @@ def _sources(processor: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[str, s
     if found is None:
         raise ModelError(
             "processor has no chat template",
-            where=type(processor).__name__,
+            where=processor_name(processor),
             mend="Take the instruction-tuned model, or save a chat template with its processor",
         )
     return with_pinned_day(found[0]), with_pinned_day(found[1])
