@@ -105,7 +105,7 @@ def test_a_path_that_is_not_a_folder_is_refused_without_asking_the_hub(name: str
 
 
 def test_a_file_is_not_a_folder(saved: Path) -> None:
-    assert "found a file" in refusal(saved / "config.json")
+    assert f"this is a file. Give its folder: {saved}." in refusal(saved / "config.json")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

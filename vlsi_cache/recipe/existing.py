@@ -14,12 +14,12 @@ from typing import Final, Literal
 from vlsi_cache.contents import find_link
 from vlsi_cache.errors import (
     DataError,
-    ModelError,
     RecipeError,
     StageError,
     VlsiCacheError,
     excerpt,
 )
+from vlsi_cache.recipe.modelnames import is_there, validate_model_folder
 from vlsi_cache.recipe.models import ModelSection
 from vlsi_cache.recipe.recipe import Recipe
 from vlsi_cache.recipe.sources import DataSection
@@ -28,13 +28,10 @@ __all__ = [
     "DATA_FORMS",
     "DATA_SUFFIXES",
     "expand_pattern",
-    "is_there",
-    "looks_local",
     "model_name",
     "named_models",
     "validate_data_name",
     "validate_data_named",
-    "validate_model_folder",
     "validate_named",
     "validate_together",
     "validate_trackers",
@@ -62,8 +59,6 @@ DATA_SUFFIXES: Final = (
     ".xlsx",
 )
 """Suffixes of files. A hub name that ends so is the name of a file that is not there."""
-_FEW: Final = 3
-"""Folders that an error names."""
 _MOST_NAME_CHARACTERS: Final = 500
 """A longer name is data, and not printed whole."""
 _URL: Final = re.compile(r"(\w[\w+.-]*)://")
@@ -71,14 +66,6 @@ _ON_HUB: Final = re.compile(
     r"(?:hf://|https?://huggingface\.co/)(?:datasets/)?([\w-][\w.-]*/[\w.-]+)"
 )
 _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-
-
-def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder."""
-    try:
-        return path.exists()
-    except OSError:  # such as a name that is too long
-        return False
 
 
 def expand_pattern(name: str) -> list[str]:
@@ -95,16 +82,6 @@ def expand_pattern(name: str) -> list[str]:
     if not found:
         raise DataError("no file has a name of this pattern", where=excerpt(name))
     return found
-
-
-def looks_local(name: str) -> bool:
-    """Whether the name of a model can be a path alone. A hub name is "model" or "owner/model"."""
-    return (
-        not name
-        or name.startswith((".", "~", os.sep))
-        or name.count("/") > 1
-        or is_there(Path(name))
-    )
 
 
 def model_name(section: ModelSection, role: str) -> str:
@@ -139,43 +116,6 @@ def named_models(recipe: Recipe) -> dict[Role, ModelSection]:
             mend="Give --teacher MODEL or --student MODEL, or set them in the recipe",
         )
     return named
-
-
-def validate_model_folder(name: str) -> None:
-    """Refuse a name that can be a folder alone, and is none.
-
-    Raises:
-        ModelError: there is no such folder.
-    """
-    path = Path(name).expanduser()
-    if not path.is_dir() and looks_local(name) and not name.endswith(".gguf"):
-        raise ModelError(
-            "there is no such model folder",
-            where=name or "model",
-            found="a file" if path.is_file() else None,
-            mend="Give the folder that save_pretrained wrote, or a name on the Hugging Face hub",
-        )
-    inside = _models_inside(path)
-    if inside:
-        raise ModelError(
-            "this folder is not a model, and folders in it are",
-            where=name,
-            expected="a config.json",
-            found=", ".join(inside[:_FEW]) + (" …" if len(inside) > _FEW else ""),
-            mend=f"Give the folder of one model, such as {path / inside[0]}",
-        )
-
-
-def _models_inside(path: Path) -> list[str]:
-    """Return the names of subfolders that hold models, where the folder itself holds none."""
-    known = ("config.json", "adapter_config.json", "processor_config.json", "tokenizer.json")
-    if not path.is_dir() or any((path / name).is_file() for name in known):
-        return []
-    try:
-        found = [*path.glob("*/config.json"), *path.glob("*/*/config.json")]
-    except OSError:
-        return []
-    return sorted({str(config.parent.relative_to(path)) for config in found})
 
 
 def validate_data_named(section: DataSection) -> None:

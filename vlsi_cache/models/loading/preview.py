@@ -57,8 +57,8 @@ def preview_model(section: ModelSection, role: str) -> ModelPreview:
     """
     name = model_name(section, role)
     config = load_config_of(section)
-    preview_weights(name, config, revision=section.revision)
     validate_loading(section, config, loader_of(config, name))
+    preview_weights(name, config, revision=section.revision)
     text = config.get_text_config(decoder=True)
     tokenizer = tokenizer_of(load_processor_of(section))
     return ModelPreview(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,11 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 from vlsi_cache.errors import ModelError, VlsiCacheError, first_line
+from vlsi_cache.foldercontents import find_folder_contents
 from vlsi_cache.limits import raise_limit
 from vlsi_cache.models.loading.adapters import find_adapter
 from vlsi_cache.models.loading.smallfiles import CONFIG_FILE
-from vlsi_cache.recipe import validate_model_folder
+from vlsi_cache.recipe import is_there, validate_model_folder
 
 __all__ = [
     "base_of",
@@ -35,8 +37,8 @@ def base_of(name: str, revision: str | None) -> tuple[str, str | None]:
 
 def find_folder(name: str, revision: str | None = None) -> Path | None:
     """The folder of a model, or None for a model on the hub or in the hub's local cache."""
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 (Path's own raises for unknown users)
+    if name.strip() and is_there(path) and path.is_dir():
         if revision is not None:
             raise ModelError(
                 "a folder has no revisions",
@@ -72,6 +74,7 @@ def no_model(folder: Path, name: str) -> ModelError:
         "the folder holds no model",
         where=name,
         expected=CONFIG_FILE,
+        found=find_folder_contents(folder).words,
         mend="Give the folder that save_pretrained wrote",
     )
 
