@@ -6,6 +6,7 @@ import logging
 
 from transformers import PreTrainedConfig
 
+from vlsi_cache.models.loading.adapters import warn_of_adapter_files
 from vlsi_cache.models.loading.completeness import warn_of_unread
 from vlsi_cache.models.loading.kinds import loader_of
 from vlsi_cache.models.loading.loading import preview_weights
@@ -38,7 +39,8 @@ def validate_model_files(section: ModelSection, config: PreTrainedConfig) -> Non
         if folder is not None:  # those of a name on the hub are downloaded
             logger.warning("%s holds no weights. A run would need them, this check does not", name)
         return
-    report = preview_weights(name, config, revision=revision)
+    report = preview_weights(section.model or "", config, revision=section.revision)
+    warn_of_adapter_files(folder)
     if report is not None:
         warn_of_unread(report, name)
     warn_of_two_copies(folder, name)

@@ -47,7 +47,7 @@ from vlsi_cache.recipe.models import (
 )
 from vlsi_cache.recipe.recipe import Recipe, StageName
 from vlsi_cache.recipe.schedule import Schedule
-from vlsi_cache.recipe.section import Section
+from vlsi_cache.recipe.section import Section, at_home
 from vlsi_cache.recipe.sources import (
     CacheSection,
     DataSection,
@@ -84,6 +84,7 @@ __all__ = [
     "VerbalizationSection",
     "VerbalizerSection",
     "apply_overrides",
+    "at_home",
     "expand_pattern",
     "find_completion",
     "find_weight_completion",

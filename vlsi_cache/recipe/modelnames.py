@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from vlsi_cache.errors import ModelError
+from vlsi_cache.recipe.section import at_home
 
 __all__ = ["is_there", "looks_local", "validate_model_folder"]
 
@@ -55,7 +56,7 @@ def validate_model_folder(name: str) -> None:
     Raises:
         ModelError: there is no such folder, and no such name.
     """
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 (Path's own raises for unknown users)
+    path = Path(at_home(name))
     if not name.strip():
         raise ModelError("the name of the model is empty", where="model", mend=f"{_FOLDER_OR_NAME}")
     if not is_there(path):
@@ -163,6 +164,7 @@ def _models_inside(path: Path) -> list[str]:
         return []
     try:
         found = [*path.glob("*/config.json"), *path.glob("*/*/config.json")]
+        found += path.glob("*/adapter_config.json")
     except OSError:
         return []
     return sorted({str(config.parent.relative_to(path)) for config in found})

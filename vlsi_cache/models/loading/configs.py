@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from vlsi_cache.errors import ModelError
+from vlsi_cache.models.loading.adapters import base_errors, find_adapter
 from vlsi_cache.models.loading.smallfiles import (
     CONFIG_FILE,
     explain_config,
@@ -32,8 +33,10 @@ def load_config(name: str, *, revision: str | None = None, trust: bool = False) 
     Raises:
         ModelError: there is no such folder or name, or no configuration in it.
     """
+    adapter = find_adapter(find_folder(name, revision))
     base, revision = base_of(name, revision)
-    folder = find_folder(base, revision)
+    with base_errors(adapter):
+        folder = find_folder(base, revision)
     if folder is not None:
         if not (folder / CONFIG_FILE).exists():
             raise no_model(folder, base)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models.binding.skeleton import make_skeleton
-from vlsi_cache.models.loading.adapters import Adapter, find_adapter, merge_adapter, weights_beside
+from vlsi_cache.models.loading.adapters import (
+    Adapter,
+    find_adapter,
+    merge_adapter,
+    validate_adapter,
+    warn_of_adapter_files,
+    weights_beside,
+)
 from vlsi_cache.models.loading.completeness import (
     LoadReport,
     preview_load,
@@ -117,6 +125,9 @@ def validate_files(
     Raises:
         ModelError: as in ``load_model``.
     """
+    adapter = find_adapter(find_folder(name, revision))
+    if adapter is not None:
+        validate_adapter(adapter)
     base, revision = base_of(name, revision)
     loader_of(config, base)
     folder = find_folder(base, revision)
@@ -190,6 +201,8 @@ def _load_weights(
         validate_stored(weights, name, config, found.unread)
         warn_of_two_copies(folder, name)
     warn_of_unread_code(config, name)
+    if Path(name).is_dir():
+        warn_of_adapter_files(Path(name))
     validate_tied(model, name)
     return model  # type: ignore[no-any-return]
 

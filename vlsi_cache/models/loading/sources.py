@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from vlsi_cache.foldercontents import find_folder_contents
 from vlsi_cache.limits import raise_limit
 from vlsi_cache.models.loading.adapters import find_adapter
 from vlsi_cache.models.loading.smallfiles import CONFIG_FILE
-from vlsi_cache.recipe import is_there, validate_model_folder
+from vlsi_cache.recipe import at_home, is_there, validate_model_folder
 
 __all__ = [
     "base_of",
@@ -37,7 +36,7 @@ def base_of(name: str, revision: str | None) -> tuple[str, str | None]:
 
 def find_folder(name: str, revision: str | None = None) -> Path | None:
     """The folder of a model, or None for a model on the hub or in the hub's local cache."""
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 (Path's own raises for unknown users)
+    path = Path(at_home(name))
     if name.strip() and is_there(path) and path.is_dir():
         if revision is not None:
             raise ModelError(
