@@ -128,6 +128,7 @@ def recognise(head: bytes, size: int) -> Contents:
         head: its first bytes, a few thousand or all.
         size: bytes of all of it.
     """
+    head = head[:_HEAD_BYTES]
     if not size:
         return Contents("empty", "an empty file", _AGAIN)
     if not head.strip(b"\0"):

@@ -134,7 +134,7 @@ def test_an_end_of_turn_that_is_not_called_special_is_a_stop_all_the_same(
 
 def test_a_template_that_changes_the_words_is_refused_at_once() -> None:
     tokenizer = _tokenizer("{% for m in messages %}{{ m.content | upper }}{% endfor %}")
-    with pytest.raises(ModelError, match=r"does not render .*; a text without them"):
+    with pytest.raises(ModelError, match=r"does not render .*; found a text without them\."):
         learned_with(tokenizer, PLAIN)
 
 

@@ -396,6 +396,26 @@ def test_an_option_that_the_processor_does_not_know_is_refused(
     assert near in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_pixels": "many"},
+        {"max_pixels": -5},
+        {"min_pixels": 0},
+        {"min_pixels": True},
+        {"min_pixels": 900, "max_pixels": 64},
+    ],
+    ids=str,
+)
+def test_bounds_of_pixels_that_no_picture_has_are_refused(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    image_processor_for("qwen2_vl").save_pretrained(tmp_path)
+    tiny_model("qwen2_vl").config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"cannot have these bounds of pixels.*found "):
+        load_processor(str(tmp_path), options=options)
+
+
 def test_a_tokenizer_takes_no_options_of_images(tmp_path: Path) -> None:
     text_tokenizer("chatml").save_pretrained(tmp_path)
     tiny_model("llama").config.save_pretrained(tmp_path)

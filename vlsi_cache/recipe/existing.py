@@ -65,6 +65,7 @@ _URL: Final = re.compile(r"(\w[\w+.-]*)://")
 _ON_HUB: Final = re.compile(
     r"(?:hf://|https?://huggingface\.co/)(?:datasets/)?([\w-][\w.-]*/[\w.-]+)"
 )
+_WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/]|.*\\")
 _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -141,6 +142,8 @@ def validate_data_name(name: str) -> None:
     """
     path = Path(name)
     base, _, _ = name.rpartition(":")
+    if not name.strip() or name == "-":
+        raise _no_data(name)
     if is_there(path) or (base and is_there(Path(base))):
         return
     is_hub_name = _HUB_NAME.fullmatch(name) and len(name) <= _MOST_NAME_CHARACTERS
@@ -149,8 +152,32 @@ def validate_data_name(name: str) -> None:
         raise _no_data(name)
 
 
+def _slip(name: str) -> tuple[str, str] | None:
+    """Return what is wrong with a name of data that is known by its look, and how to mend it."""
+    bare = name.strip().strip("'\"").strip()
+    if not bare:
+        return "the name of the data is empty", f"Give {DATA_FORMS}"
+    if bare != name:
+        return "the name has blanks or quotes around it", f"Give {bare}"
+    if name == "-":
+        return "data is not read from a pipe", "Write it into a file"
+    parts = name.split(",")
+    if len(parts) > 1 and all(is_there(Path(part.strip())) for part in parts):
+        return "several files are given as a list", f"Set data.path to [{', '.join(parts)}]"
+    if "$" in name:
+        return "variables of the shell are not replaced in a recipe", "Write the path out"
+    if _WINDOWS.match(name) and os.sep != "\\":
+        return (
+            "this is a path of Windows, which this system does not know",
+            "Give the path that the file has here, such as /mnt/c/… for C:\\…",
+        )
+    return None
+
+
 def _no_data(name: str) -> DataError:
     where = (name if len(name) <= _MOST_NAME_CHARACTERS else excerpt(name)) or "data"
+    if (slip := _slip(name)) is not None:
+        return DataError(slip[0], where=where, mend=slip[1])
     if url := _URL.match(name):
         on_hub = _ON_HUB.match(name)
         return DataError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from PIL.Image import Image
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
@@ -16,7 +17,14 @@ from vlsi_cache.models import processor_name, tokenizer_of
 __all__ = ["ProcessorCall"]
 
 # Errors of processors on images of odd sizes, or on too many or too few images.
-_REFUSALS = (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError)
+_REFUSALS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    RuntimeError,
+    ArithmeticError,
+    StrictDataclassError,
+)
 _OPTIONS: dict[str, Any] = {
     "padding": True,
     "padding_side": "right",

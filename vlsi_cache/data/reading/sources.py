@@ -127,6 +127,8 @@ def _open_several(names: Sequence[str], source: SourceSection) -> RowSource:
 
 
 def _open_one(name: str, source: SourceSection, origin: str | None) -> RowSource:
+    if not name.strip():
+        validate_data_name(name)
     path = Path(name)
     split = source.split or "train"
     base, _, config = name.rpartition(":")
@@ -184,6 +186,9 @@ def _open_folder(folder: Path, split: str) -> RowSource:
     if not contents.may_be_rows:
         raise _not_data(folder, contents)
     tables, files, others = find_data_files(folder)
+    for path in (*tables, *files):
+        if path.exists() and not path.is_file():  # a pipe would wait for its writer
+            raise not_a_file(path)
     if tables:
         if files or others:
             warn_unread(folder, split, tables, [*files, *others])

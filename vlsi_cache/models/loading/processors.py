@@ -15,7 +15,11 @@ from transformers import (
 
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models.loading.configs import load_config
-from vlsi_cache.models.loading.options import current_options, validate_options
+from vlsi_cache.models.loading.options import (
+    current_options,
+    validate_options,
+    validate_pixels,
+)
 from vlsi_cache.models.loading.smallfiles import explain_processor, validate_processor_files
 from vlsi_cache.models.loading.sources import base_of, find_folder, model_errors
 from vlsi_cache.recipe import ModelSection
@@ -64,6 +68,7 @@ def load_processor(
     processor = _load(load, name, revision)
     if options:
         validate_options(processor, options, where=name)
+        validate_pixels(options, where=name)
         with model_errors(name, "the processor refuses the options"):
             processor = load(revision=revision, **current_options(processor, options))
     if not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
