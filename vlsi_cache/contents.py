@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-__all__ = ["Contents", "Kind", "find_contents", "find_link", "recognise"]
+__all__ = ["HEAD_BYTES", "Contents", "Kind", "find_contents", "find_link", "recognise"]
 
 Kind = Literal["text", "wide text", "binary", "empty", "not the file", "another kind"]
-_HEAD_BYTES: Final = 4096
+HEAD_BYTES: Final = 4096
+"""Bytes at the beginning of a file by which it is recognised."""
 _SHOWN: Final = 60
 _MOST_ANSWER_BYTES: Final = 1000
 _AGAIN: Final = "Copy or download it again"
@@ -103,7 +104,7 @@ def find_contents(path: Path) -> Contents:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+        head = file.read(HEAD_BYTES)
         size = file.seek(0, 2)
     return recognise(head, size)
 
@@ -128,7 +129,7 @@ def recognise(head: bytes, size: int) -> Contents:
         head: its first bytes, a few thousand or all.
         size: bytes of all of it.
     """
-    head = head[:_HEAD_BYTES]
+    head = head[:HEAD_BYTES]
     if not size:
         return Contents("empty", "an empty file", _AGAIN)
     if not head.strip(b"\0"):

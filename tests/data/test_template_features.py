@@ -154,3 +154,21 @@ def test_a_question_that_is_repeated_in_an_answer_is_refused() -> None:
     )
     with pytest.raises(DataError, match="writes what the user says into an answer"):
         learned_with(tokenizer, PLAIN)
+
+
+_OPENED: Final = (
+    "{% if messages[0].role != 'system' %}{{ raise_exception('a system turn must open') }}"
+    "{% endif %}{% for m in messages %}" + _TURN + "{{ m.content }}<|im_end|>\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("prompt", [_PROMPT, ""])
+def test_a_template_that_wants_a_system_turn_reads_conversations_that_have_one(prompt: str) -> None:
+    tokenizer = _tokenizer(_OPENED + prompt)
+    opened = conversation(
+        turn("system", "Be brief."), turn("user", "What?"), turn("assistant", "A")
+    )
+    usual = _tokenizer(_OPENED.partition("{% endif %}")[2] + prompt)
+    assert learned_with(tokenizer, opened) == learned_with(usual, opened)
+    with pytest.raises(DataError, match=r"refuses the conversation \(a system turn must open\)"):
+        learned_with(tokenizer, PLAIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ __all__ = ["load_folder", "load_saved", "load_table"]
 _GENERAL: Final = "An error occurred while generating the dataset"
 _NO_ROWS: Final = "BatchSize must be greater than 0"
 """What `datasets` says of a Parquet file that has columns and no rows."""
+_NO_PLACE: Final = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 _READERS: Final = "datasets.packaged_modules"
 """Loggers of `datasets` that speak of a damaged file before the error does."""
 
@@ -130,7 +132,7 @@ def load_table(builder: str, source: str, split: str, options: Mapping[str, Any]
             where=source,
             expected=f"data with a split {split}",
             found=" ".join(lines[:2]) if needs_config else _problem(error),
-            mend=f"Name one as {source}:CONFIG" if needs_config else None,
+            mend=f"Name one as {source}:CONFIG" if needs_config else _advice(error),
         ) from error
 
 
@@ -162,6 +164,14 @@ def _files_of(builder: str, options: Mapping[str, Any]) -> list[Path]:
     if names:
         return [Path(name) for name in names]
     return find_data_files(Path(builder))[0] if Path(builder).is_dir() else []
+
+
+def _advice(error: Exception) -> str | None:
+    """What mends a folder in which `datasets` cannot keep what it converts."""
+    for one in (error, error.__cause__):
+        if isinstance(one, OSError) and one.errno in _NO_PLACE:
+            return "Set HF_DATASETS_CACHE to a folder with room that can be written"
+    return None
 
 
 def _problem(error: Exception) -> str:
