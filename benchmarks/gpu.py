@@ -16,7 +16,7 @@ import json
 import platform
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,11 @@ def measure_part(name: str, quick: bool, device: str, rounds: int) -> dict[str, 
 
 def run_parts(
     names: Sequence[str], *, quick: bool, device: torch.device, rounds: int, isolated: bool
-) -> dict[str, Any]:
-    """Measure parts one after another. One that fails leaves its error."""
+) -> Iterator[dict[str, Any]]:
+    """Measure parts one after another. Yield what was found so far, after each.
+
+    A part that fails leaves its error.
+    """
     found: dict[str, Any] = {"errors": {}, "wall_seconds": {}}
     for name in names:
         start = time.perf_counter()
@@ -64,8 +67,9 @@ def run_parts(
         except Exception as error:
             # Anything, because a part that fails must not cost the others.
             found["errors"][name] = f"{type(error).__name__}: {error}"
-        found["wall_seconds"][name] = time.perf_counter() - start
-    return found
+        seconds = found["wall_seconds"][name] = time.perf_counter() - start
+        click.echo(f"{name}: {seconds:.0f} s", err=True)
+        yield found
 
 
 def versions() -> dict[str, str]:
@@ -88,13 +92,26 @@ def chosen_parts(_: click.Context, __: click.Parameter, value: str) -> list[str]
     return names
 
 
-def write_result(result: dict[str, Any], folder: Path) -> Path:
-    """Write the result under the device's name and the date."""
-    folder.mkdir(parents=True, exist_ok=True)
-    device = re.sub(r"[^a-z0-9]+", "-", result["device"].lower()).strip("-")
-    path = folder / f"{device}-{result['date']}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return path
+def result_path(about: dict[str, Any], folder: Path) -> Path:
+    """Return the file of a result: the device's name and the date."""
+    device = re.sub(r"[^a-z0-9]+", "-", about["device"].lower()).strip("-")
+    return folder / f"{device}-{about['date']}.json"
+
+
+def parts_before(about: dict[str, Any], path: Path | None) -> dict[str, Any]:
+    """Return what other runs of the day found in the same setting, to be written again."""
+    if path is None or not path.exists():
+        return {}
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    is_same = all(before.get(name) == value for name, value in about.items())
+    return {name: before[name] for name in before.keys() - about.keys()} if is_same else {}
+
+
+def joined(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of both. A part that was measured again replaces the one before."""
+    seconds = before.get("wall_seconds", {}) | found["wall_seconds"]
+    kept = {name: why for name, why in before.get("errors", {}).items() if name not in seconds}
+    return {**before, **found, "wall_seconds": seconds, "errors": kept | found["errors"]}
 
 
 @click.command(help=str(__doc__).splitlines()[0])
@@ -118,30 +135,35 @@ def main(
     parts: list[str], device: str, rounds: int, quick: bool, as_json: bool, out: Path | None
 ) -> None:
     chosen = device_of(device)
-    found = run_parts(parts, quick=quick, device=chosen, rounds=rounds, isolated=not quick)
-    result = {
+    about = {
         **machine(chosen),
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions(),
         "size": "quick" if quick else "full",
         "rounds": rounds,
-        "goals": judged(found),
-        **found,
     }
     folder = out or (None if quick else RESULTS)
-    path = None if folder is None else write_result(result, folder)
+    path = None if folder is None else result_path(about, folder)
+    before, result = parts_before(about, path), about
+    for found in run_parts(parts, quick=quick, device=chosen, rounds=rounds, isolated=not quick):
+        found = joined(before, found)
+        result = {**about, **found, "goals": judged(found)}
+        if path is not None:
+            # After each part, because a machine that is lent for minutes may go at any time.
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
         console = Console()
         console.width = max(console.width, WIDTH)
         console.print(table(result).for_terminal())
-        for name, error in found["errors"].items():
+        for name, error in result["errors"].items():
             click.echo(f"{name} failed: {error}")
         click.echo(f"{result['device']}, torch {result['torch']}, {rounds} rounds")
         if path is not None:
             click.echo(f"written to {path}")
-    if found["errors"]:
+    if result["errors"]:
         raise SystemExit(1)
 
 

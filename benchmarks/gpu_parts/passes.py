@@ -19,7 +19,7 @@ from vlsi_cache.models import Backbone, default_taps, run_backbone
 from vlsi_cache.objectives import chunks
 from vlsi_cache.recipe import Recipe, VerbalizerSection, recipe_from_mapping
 from vlsi_cache.recipe.partition import Partition
-from vlsi_cache.sampling import TapRecorder, chunk_elements
+from vlsi_cache.sampling import TapRecorder, streamed_tokens
 from vlsi_cache.store import create_cache, open_cache
 from vlsi_cache.teacher.filling import fill_cache
 from vlsi_cache.teacher.reading import TeacherPass
@@ -37,6 +37,8 @@ def measure(shapes: Shapes, device: torch.device, rounds: int) -> dict[str, Any]
         taps = default_taps(shapes.teacher.blocks)
         bank = build_verbalizers(teacher.decoder, taps, VerbalizerSection(), seed=0)
         bank.eval().requires_grad_(False)
+        if teacher.autocast:
+            bank.to(torch.bfloat16)  # as dump-teacher does
         recipe = _recipe(folder, shapes)
         run = Run(recipe, device, load_data(recipe.data), role="teacher")
         dump = _Dump(run, teacher, bank, folder)
@@ -138,10 +140,9 @@ class _Forwards:
     def _softmax(self, features: list[torch.Tensor]) -> None:
         """Take softmaxes of as many rows at once as the recorder takes."""
         head = self.teacher.head
-        size = max(1, chunk_elements(head.weight.device) // (head.num_rows * len(features)))
-        for part in chunks(len(features[0]), size):
-            logits = head.logits(torch.stack([tap[part] for tap in features]))
-            torch.softmax(logits.float(), -1)
+        for tap in features:
+            for part in chunks(len(tap), streamed_tokens(head.num_rows)):
+                torch.softmax(head.logits(tap[part]), -1, dtype=torch.float32)
 
 
 def _recipe(folder: Path, shapes: Shapes) -> Recipe:

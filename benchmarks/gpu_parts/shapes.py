@@ -75,9 +75,9 @@ FULL = Shapes(
     batch=4,
     length=1024,
     responses=256,
-    samples=64,
+    samples=96,
     shard=16,
-    loaded=256,
+    loaded=64,
 )
 _SMALL = ModelShape("tiny", 64, 8, 4, 2, 128, 512, 500)
 QUICK = Shapes(

@@ -37,7 +37,7 @@ def test_weighted_targets_are_the_references(
     weights = torch.randn(num_tokens, entries).relu() - 0.1
     sources = [value.requires_grad_() for value in (features, head.weight, head.bias)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "_CHUNK_ELEMENTS", chunk)
+        patch.setattr(tiles, "_CPU_ROWS", chunk)
         value, log_probs = linear_soft_cross_entropy(features, head.real_rows(9), ids, weights)
         ours = torch.autograd.grad(value, sources)
     exact = [source.detach().double().requires_grad_() for source in sources]
@@ -83,7 +83,7 @@ def test_value_and_all_gradients_are_the_references(
         value.requires_grad_() for value in (features, head.weight, head.bias) if value is not None
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "_CHUNK_ELEMENTS", chunk)
+        patch.setattr(tiles, "_CPU_ROWS", chunk)
         patch.setattr(tiles, "_CPU_TILE", tile)
         value = linear_cross_entropy(features, head.real_rows(vocab), labels) * 0.7
         ours = torch.autograd.grad(value, sources)

@@ -13,7 +13,7 @@ from vlsi_cache.objectives import dense_divergence, tiles
 def test_dense_divergence_is_kl_from_the_target(
     chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(tiles, "_CPU_ROWS", chunk)
     head, target_head = make_head(30, 6), make_head(33, 4, seed=2)
     features = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
     target = torch.randn(7, 4, dtype=torch.float64)

@@ -113,7 +113,8 @@ def _cross_entropy(features: Tensor, head: Head, labels: Tensor) -> Tensor:
 def _overlap(features: Tensor, final: Tensor, head: Head) -> dict[str, Tensor]:
     """Return whether the likeliest tokens agree, and Σ min(p, q), ``[N]`` each."""
     agreement, acceptance = [], []
-    for part in tiles.chunks(len(features), tiles.chunk_tokens(head.num_rows)):
+    size = tiles.chunk_tokens(head.num_rows, features.device, planes=4)
+    for part in tiles.chunks(len(features), size):
         early = head.logits(features[part]).float().softmax(-1)
         late = head.logits(final[part]).float().softmax(-1)
         agreement.append((early.argmax(-1) == late.argmax(-1)).float())

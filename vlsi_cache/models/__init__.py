@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlsi_cache.models.backbone import Backbone, load_backbone
 from vlsi_cache.models.binding.binding import bind_decoder
-from vlsi_cache.models.binding.head import Head, LogitTransform
+from vlsi_cache.models.binding.head import Head, LogitTransform, aligned_width
 from vlsi_cache.models.binding.passes import run_backbone
 from vlsi_cache.models.binding.taps import (
     TapCapture,
@@ -52,6 +52,7 @@ __all__ = [
     "TapCapture",
     "TapState",
     "adapt",
+    "aligned_width",
     "bind_decoder",
     "capture_taps",
     "chat_template_hash",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vlsi_cache.models import Head
-from vlsi_cache.objectives import tiles
+from vlsi_cache.objectives import fused, tiles
 
 __all__ = ["linear_cross_entropy", "linear_soft_cross_entropy"]
 
@@ -97,7 +97,6 @@ def _loss_and_gradients(
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """The loss, log q at the ids, and as far as wanted the gradients of features, weight, bias."""
     dtype = tiles.accumulator(head.weight.dtype)
-    operand = tiles.operand_dtype(head.weight)
     sources = (features_ND, head.weight, head.bias)
     gradients = [
         torch.zeros_like(source, dtype=dtype) if source is not None and want else None
@@ -106,25 +105,59 @@ def _loss_and_gradients(
     total = torch.zeros((), dtype=dtype, device=features_ND.device)
     log_probs_NS = torch.zeros_like(ids_NS, dtype=dtype)
     weights_NS = torch.ones_like(log_probs_NS) if given_NS is None else given_NS.to(dtype)
-    for part in tiles.chunks(len(features_ND), tiles.chunk_tokens(head.num_rows)):
-        logits_NV = tiles.wide_product(features_ND[part], head.weight.T, operand)
-        if head.bias is not None:
-            logits_NV += head.bias
-        logits_NV = head.transform.apply(logits_NV)
-        # The slope follows from the logits, which the next lines overwrite.
-        slopes_NV = None if head.transform.is_identity else head.transform.derivative(logits_NV)
-        chosen_NS = logits_NV.gather(1, ids_NS[part])
-        probs_NV, log_mass_N1 = _softmax_in_place(logits_NV)
-        log_probs_NS[part] = chosen_NS - log_mass_N1
+    size = tiles.chunk_tokens(head.num_rows, features_ND.device)
+    error_of, weight = _errors, head.weight
+    if fused.serves(head):
+        head = head.padded()
+        error_of, weight = _fused_errors, head.aligned_weight()
+    for part in tiles.chunks(len(features_ND), size):
+        error_NV, log_probs_NS[part] = error_of(
+            features_ND[part], head, ids_NS[part], None if given_NS is None else weights_NS[part]
+        )
         total -= (weights_NS[part] * log_probs_NS[part]).sum()
-        error_NV = probs_NV  # turned into the gradient in place: one plane [N, V] serves for all
-        if given_NS is not None:
-            error_NV *= weights_NS[part].sum(1, keepdim=True)
-        error_NV.scatter_add_(1, ids_NS[part], -weights_NS[part])
-        if slopes_NV is not None:
-            error_NV *= slopes_NV  # chain rule through the logit transform
-        _add_gradients(gradients, part, features_ND[part], head.weight, error_NV)
+        _add_gradients(gradients, part, features_ND[part], weight, error_NV)
     return total, log_probs_NS, gradients
+
+
+def _errors(
+    features_ND: Tensor, head: Head, ids_NS: Tensor, given_NS: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The gradient by the raw logits ``[N, V]``, and log q at the ids ``[N, S]``."""
+    logits_NV = tiles.wide_product(features_ND, head.weight.T, tiles.operand_dtype(head.weight))
+    if head.bias is not None:
+        logits_NV += head.bias
+    logits_NV = head.transform.apply(logits_NV)
+    # The slope follows from the logits, which the next lines overwrite.
+    slopes_NV = None if head.transform.is_identity else head.transform.derivative(logits_NV)
+    chosen_NS = logits_NV.gather(1, ids_NS)
+    probs_NV, log_mass_N1 = _softmax_in_place(logits_NV)
+    error_NV = probs_NV  # turned into the gradient in place: one plane [N, V] serves for all
+    if given_NS is not None:
+        error_NV *= given_NS.sum(1, keepdim=True)
+    lost_NS = torch.full_like(chosen_NS, -1.0) if given_NS is None else -given_NS
+    error_NV.scatter_add_(1, ids_NS, lost_NS)
+    if slopes_NV is not None:
+        error_NV *= slopes_NV  # chain rule through the logit transform
+    return error_NV, chosen_NS - log_mass_N1
+
+
+def _fused_errors(
+    features_ND: Tensor, head: Head, ids_NS: Tensor, given_NS: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same by kernels, ``[N, W]`` with 0 in the padding, in the head's dtype."""
+    weight_WD = head.aligned_weight()
+    logits_NW = tiles.wide_product(features_ND, weight_WD.T, weight_WD.dtype)
+    chosen_NS = logits_NW.gather(1, ids_NS)
+    scales_N = None if given_NS is None else given_NS.sum(1)
+    error_NW, log_mass_N = fused.softmax_rows(logits_NW, head.num_rows, weight_WD.dtype, scales_N)
+    log_probs_NS = chosen_NS - log_mass_N[:, None]
+    # At the ids the difference q − w is taken before it is rounded. An id may come twice.
+    given_NS = torch.ones_like(log_probs_NS) if given_NS is None else given_NS
+    is_same_NSS = ids_NS[:, :, None] == ids_NS[:, None]
+    lost_NS = (is_same_NSS * given_NS[:, None]).sum(-1)
+    exact_NS = log_probs_NS.exp() * given_NS.sum(1, keepdim=True) - lost_NS
+    error_NW.scatter_(1, ids_NS, exact_NS.to(error_NW.dtype))
+    return error_NW, log_probs_NS
 
 
 def _softmax_in_place(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,5 +187,5 @@ def _add_gradients(
     if of_weight is not None:
         # By rows of the head, so that no second tensor as large as the head exists.
         _, size = tiles.tile_shape(error_NV.device)
-        for rows in tiles.chunks(len(weight_VD), size):
+        for rows in tiles.chunks(len(of_weight), size):
             of_weight[rows] += tiles.wide_product(error_NV[:, rows].T, features_ND, operand)

@@ -37,6 +37,6 @@ def dense_divergence(
     parts = [
         # The backward pass computes a chunk again, so that no chunk's logits outlive it.
         checkpoint(chunk_divergence, features[part], target_features[part], use_reentrant=False)
-        for part in chunks(len(features), chunk_tokens(head.num_rows))
+        for part in chunks(len(features), chunk_tokens(head.num_rows, features.device, planes=4))
     ]
     return torch.cat(parts) if parts else features.new_zeros(0, dtype=torch.float32)

@@ -7,7 +7,7 @@ on the ids, so one sweep serves every candidate target. Which of them is matched
 afterwards.
 
 The sweep goes tile by tile with a running maximum, as an online softmax does. No logits outlive
-their tile, and none are computed twice.
+their tile, and none are computed twice. On a GPU the tiles are whole rows of some tokens.
 
 Shape suffixes: N tokens, D hidden size, V vocabulary entries of one tile, C candidates, S entries
 of one candidate, E = C · S entries of all candidates.
@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from vlsi_cache.models import Head
-from vlsi_cache.objectives import tiles
+from vlsi_cache.objectives import fused, tiles
 from vlsi_cache.objectives.lookup import lookup_for
 
 __all__ = ["Entries", "Sweep", "sweep_head"]
@@ -88,13 +88,17 @@ def sweep_head(features: Tensor, head: Head, token_ids: Tensor) -> Sweep:
         token_ids: ``[N, C, S]`` long, rows of the head.
     """
     head = head.to_autocast()
+    sums_of: type[_Sums] = _RunningSums
     size, _ = tiles.tile_shape(features.device)
+    if fused.serves(head):
+        head = head.padded()
+        sums_of, size = _WholeRows, tiles.chunk_tokens(head.num_rows, features.device)
     # The products add up in float32 on purpose. Autocast would round them.
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         sums = [
-            _RunningSums(features[part], head, token_ids[part].flatten(1))
+            sums_of(features[part], head, token_ids[part].flatten(1))
             for part in tiles.chunks(len(features), size)
-        ] or [_RunningSums(features, head, token_ids.flatten(1))]  # no tokens, but the shapes
+        ] or [sums_of(features, head, token_ids.flatten(1))]  # no tokens, but the shapes
         return Sweep(
             features=features,
             head=head,
@@ -103,6 +107,44 @@ def sweep_head(features: Tensor, head: Head, token_ids: Tensor) -> Sweep:
             ),
             expectation=torch.cat([part.expectation() for part in sums]),
         )
+
+
+class _Sums(Protocol):
+    """Sums of some tokens over the vocabulary. They are complete once constructed."""
+
+    def __init__(self, features_ND: Tensor, head: Head, ids_NE: Tensor) -> None: ...
+
+    def entries(self) -> Entries:
+        """Return the log-probabilities and slopes at the chosen ids."""
+
+    def expectation(self) -> Tensor:
+        """Return ``E_q[∂z/∂h]``, ``[N, D]``."""
+
+
+class _WholeRows:
+    """Sums by whole rows of logits, where one kernel turns them into probabilities.
+
+    A device's matrix units take the rows in two long products, and memory is read three times
+    where the tiles below read it ten times. W are V columns and padding.
+    """
+
+    def __init__(self, features_ND: Tensor, head: Head, ids_NE: Tensor) -> None:
+        self.ids_NE = ids_NE
+        weight_WD = head.aligned_weight()
+        logits_NW = tiles.wide_product(features_ND, weight_WD.T, weight_WD.dtype)
+        self.logits_NE = logits_NW.gather(1, ids_NE)
+        probs_NW, self.log_mass_N = fused.softmax_rows(logits_NW, head.num_rows, weight_WD.dtype)
+        del logits_NW  # before the next product
+        self.mean_ND = tiles.wide_product(probs_NW, weight_WD, weight_WD.dtype)
+
+    def entries(self) -> Entries:
+        """The log-probabilities at the chosen ids. All slopes are 1."""
+        log_probs_NE = self.logits_NE - self.log_mass_N[:, None]
+        return Entries(self.ids_NE, log_probs_NE, torch.ones_like(log_probs_NE))
+
+    def expectation(self) -> Tensor:
+        """``E_q[W]``, ``[N, D]``."""
+        return self.mean_ND
 
 
 class _RunningSums:
@@ -196,9 +238,14 @@ class _ChosenLogProbs(torch.autograd.Function):
         token_ids, slopes, expectation, weight = ctx.saved_tensors
         total_N1 = grad_NE.sum(1, keepdim=True)
         with torch.autocast(weight.device.type, enabled=False):
-            gradient = _weighted_rows(weight, token_ids, grad_NE * slopes).addcmul_(
-                total_N1, expectation, value=-1.0
-            )
+            if fused.takes(weight):
+                gradient = fused.weighted_rows(
+                    weight, token_ids, grad_NE * slopes, expectation, -total_N1[:, 0]
+                )
+            else:
+                gradient = _weighted_rows(weight, token_ids, grad_NE * slopes).addcmul_(
+                    total_N1, expectation, value=-1.0
+                )
         return gradient.to(ctx.features_dtype), None, None, None
 
 

@@ -21,8 +21,11 @@ _CPU_TILE = (1024, 2048)
 """Tokens × vocabulary. 8 MiB in float32: tile, head rows and sums stay in the CPU's cache."""
 _DEVICE_TILE = (2048, 8192)
 """Tokens × vocabulary. 64 MiB in float32: products long enough to hide their kernels' launches."""
-_CHUNK_ELEMENTS = 1 << 24
+_CPU_ROWS = 1 << 24
 """Logits of whole rows in memory at once: 64 MiB in float32."""
+_DEVICE_ROWS = 1 << 28
+"""Logits of whole rows in memory at once: 1 GiB in float32, and half of it for their softmax. A GPU
+then multiplies 1,024 tokens at once with a head of 150,000, enough to be bound by arithmetic."""
 _CPU_GATHERED = 1 << 21
 """Elements of head rows copied at once. 8 MiB in float32 stay in the CPU's cache."""
 _DEVICE_GATHERED = 1 << 26
@@ -34,9 +37,20 @@ def tile_shape(device: torch.device) -> tuple[int, int]:
     return _CPU_TILE if device.type == "cpu" else _DEVICE_TILE
 
 
-def chunk_tokens(vocab_size: int) -> int:
-    """Number of tokens whose whole rows of logits may be in memory at once."""
-    return max(1, _CHUNK_ELEMENTS // vocab_size)
+def chunk_tokens(vocab_size: int, device: torch.device, planes: int = 1) -> int:
+    """Number of tokens whose whole rows of logits may be in memory at once.
+
+    On a device it is a power of two, because products with few rows more take as long as with
+    twice as many.
+
+    Args:
+        vocab_size: columns of a row.
+        device: the device of the logits.
+        planes: how many such rows a token has on a device.
+    """
+    if device.type == "cpu":
+        return max(1, _CPU_ROWS // vocab_size)
+    return 1 << max(0, (_DEVICE_ROWS // (planes * vocab_size)).bit_length() - 1)
 
 
 def gathered_rows(device: torch.device, width: int) -> int:

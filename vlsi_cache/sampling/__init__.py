@@ -7,8 +7,13 @@ from vlsi_cache.sampling.draws import (
     coupled_tail_draws,
     systematic_draws,
 )
-from vlsi_cache.sampling.hosting import PendingCopy, begin_copy
-from vlsi_cache.sampling.recorder import PendingRecord, TapRecorder, chunk_elements
+from vlsi_cache.sampling.hosting import PendingCopy, begin_copy, begin_send
+from vlsi_cache.sampling.recorder import (
+    PendingRecord,
+    TapRecorder,
+    chunk_elements,
+    streamed_tokens,
+)
 from vlsi_cache.sampling.remembered_order import ORDER_FILE, remembered_order
 from vlsi_cache.sampling.sparsify import sparsify
 from vlsi_cache.sampling.together import draw_together, num_uniforms
@@ -22,6 +27,7 @@ __all__ = [
     "PendingRecord",
     "TapRecorder",
     "begin_copy",
+    "begin_send",
     "chunk_elements",
     "coupled_draws",
     "coupled_tail_draws",
@@ -29,6 +35,7 @@ __all__ = [
     "num_uniforms",
     "remembered_order",
     "sparsify",
+    "streamed_tokens",
     "systematic_draws",
     "vocabulary_order",
 ]

@@ -12,18 +12,23 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "LEAST_SCALE",
+    "STRETCH",
     "Drawn",
     "DrawnTail",
+    "columns_of",
     "coupled_draws",
     "coupled_tail_draws",
+    "draws_from",
+    "point",
     "stretch_sums",
     "systematic_draws",
 ]
 
-_STRETCH: Final = 128
+STRETCH: Final = 128
 """G. A pointer finds its stretch of so many neighbours by the stretches' sums, and then its entry
 inside. A running sum over the whole vocabulary would cost more than everything else together."""
-_LEAST_SCALE: Final = 1e-12
+LEAST_SCALE: Final = 1e-12
 """Stands for 0 where nothing new is drawn, so that it may be divided by."""
 
 
@@ -64,7 +69,7 @@ def systematic_draws(weights: Tensor, uniforms: Tensor, num_draws: int) -> Tenso
         [N, n] long, ascending. An entry without weight is never drawn. The exceptions are rows
         without any weight and rows of NaN, where the draws have no meaning.
     """
-    return _draws(weights, stretch_sums(weights), uniforms, num_draws)
+    return draws_from(weights, stretch_sums(weights), uniforms, num_draws)
 
 
 def coupled_draws(
@@ -100,11 +105,11 @@ def coupled_draws(
     # One pass draws from both: an entry weighs (p − q)₊ · lost / fresh, and each kept draw adds its
     # chance to stay. All is divided by that scale, which saves a pass over the vocabulary: then
     # (p − q)₊ remains as it is, and only the n kept draws change.
-    scale = torch.where(fresh > 0, lost / fresh, 0.0).clamp_min(_LEAST_SCALE)
+    scale = torch.where(fresh > 0, lost / fresh, 0.0).clamp_min(LEAST_SCALE)
     scaled = (stays / scale).to(weights.dtype)
     weights.scatter_add_(1, kept, scaled)
-    sums.scatter_add_(1, kept // _STRETCH, scaled)
-    return Drawn(probability, _draws(weights, sums, uniforms, num_draws))
+    sums.scatter_add_(1, kept // STRETCH, scaled)
+    return Drawn(probability, draws_from(weights, sums, uniforms, num_draws))
 
 
 def coupled_tail_draws(
@@ -140,37 +145,66 @@ def coupled_tail_draws(
         stays = torch.minimum(chance, ratio).masked_fill_(later.positions < 0, 0.0)
         fresh = sums.sum(1, keepdim=True, dtype=uniforms.dtype)
         lost = counts[:, None] - stays.sum(1, keepdim=True, dtype=uniforms.dtype)
-        scale = torch.where(fresh > 0, lost / fresh, 0.0).clamp_min(_LEAST_SCALE)
+        scale = torch.where(fresh > 0, lost / fresh, 0.0).clamp_min(LEAST_SCALE)
         scaled = (stays / scale).to(weights.dtype)
         weights.scatter_add_(1, kept, scaled)
-        sums.scatter_add_(1, kept // _STRETCH, scaled)
-    drawn = _draws(weights, sums, uniforms, num_draws, counts)
+        sums.scatter_add_(1, kept // STRETCH, scaled)
+    drawn = draws_from(weights, sums, uniforms, num_draws, counts)
     steps = torch.arange(num_draws, device=counts.device)
     return DrawnTail(expected, counts, drawn.masked_fill(steps >= counts[:, None], -1))
 
 
 def stretch_sums(weights: Tensor) -> Tensor:
     """The weight of every stretch, [N, ⌈V / G⌉]. The last stretch may be shorter."""
-    whole = weights.shape[1] // _STRETCH * _STRETCH
-    sums: Tensor = weights[:, :whole].unflatten(1, (-1, _STRETCH)).sum(-1)
+    whole = weights.shape[1] // STRETCH * STRETCH
+    sums: Tensor = weights[:, :whole].unflatten(1, (-1, STRETCH)).sum(-1)
     if whole == weights.shape[1]:
         return sums
     return torch.cat([sums, weights[:, whole:].sum(1, keepdim=True)], dim=1)
 
 
-def _draws(
+def draws_from(
     weights: Tensor, sums: Tensor, uniforms: Tensor, num_draws: int, counts: Tensor | None = None
 ) -> Tensor:
-    """Systematic draws, given the sums of the stretches.
+    """Draw systematically, given the sums of the stretches. See ``point``."""
+    last = weights.shape[1] - 1
+    stretch, aims = point(sums, uniforms, num_draws, counts)
+    columns = columns_of(stretch)
+    entries = weights.gather(1, columns.flatten(1).clamp(max=last)).view_as(columns)
+    # The last stretch may reach beyond the vocabulary, where nothing has weight.
+    running = entries.masked_fill_(columns > last, 0.0).cumsum(-1, dtype=uniforms.dtype)
+    # <= and not <: as in ``point``, an edge is passed.
+    passed = (running <= aims[..., None] * running[..., -1:]).sum(-1)
+    return (stretch * STRETCH + passed).clamp_(max=last)
+
+
+def columns_of(stretch: Tensor) -> Tensor:
+    """Return the columns of stretches ``[N, n]``, ``[N, n, G]``."""
+    return stretch[..., None] * STRETCH + torch.arange(STRETCH, device=stretch.device)
+
+
+def point(
+    sums: Tensor, uniforms: Tensor, num_draws: int, counts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Place the pointers of systematic draws in the stretches.
 
     Pointer j stands at ``(uniform + j) / n`` of the row's weight. It draws the first entry whose
-    running sum exceeds it. With ``counts`` [N] each row has an n of its own, at most ``num_draws``,
-    and the draws beyond it have no meaning.
+    running sum exceeds it.
+
+    Args:
+        sums: ``[N, ⌈V / G⌉]``, the weight of every stretch.
+        uniforms: as in ``systematic_draws``.
+        num_draws: pointers per row, n.
+        counts: ``[N]`` long, an n for each row, at most ``num_draws``. The draws beyond it have no
+            meaning.
+
+    Returns:
+        The stretch of every pointer ``[N, n]``, and how far the pointer stands inside, as a share
+        of the stretch's weight in [0, 1).
     """
-    vocab_size = weights.shape[1]
     below_1 = 1 - torch.finfo(uniforms.dtype).eps
     edges = sums.cumsum(1, dtype=uniforms.dtype)
-    steps = torch.arange(num_draws, device=weights.device, dtype=uniforms.dtype)
+    steps = torch.arange(num_draws, device=sums.device, dtype=uniforms.dtype)
     # Rounding may lift the last pointer to 1, behind the last entry with weight.
     spacing = num_draws if counts is None else counts[:, None].clamp(min=1)
     shares = ((uniforms[:, None] + steps) / spacing).clamp_(max=below_1)
@@ -178,15 +212,7 @@ def _draws(
     # With right=True a pointer on an edge passes it, and so skips stretches without weight.
     stretch = torch.searchsorted(edges, pointers, right=True).clamp_(max=sums.shape[1] - 1)
     width = sums.gather(1, stretch)
-    # The way into the stretch as a share of its width: the sum of its entries, taken again below,
+    # A share and not a distance: the sum of the stretch's entries, taken again by the caller,
     # rounds differently from its width, and the share fits both.
     inside = (pointers - (edges.gather(1, stretch) - width)) / width
-    columns = stretch[..., None] * _STRETCH + torch.arange(_STRETCH, device=weights.device)
-    flat = columns.flatten(1).clamp(max=vocab_size - 1)
-    # The last stretch may reach beyond the vocabulary, where nothing has weight.
-    entries = weights.gather(1, flat).view_as(columns).masked_fill_(columns >= vocab_size, 0.0)
-    running = entries.cumsum(-1, dtype=uniforms.dtype)
-    aim = inside.clamp_(0.0, below_1)[..., None] * running[..., -1:]
-    # <= and not <, for the same reason as right=True above.
-    passed = (running <= aim).sum(-1)
-    return (stretch * _STRETCH + passed).clamp_(max=vocab_size - 1)
+    return stretch, inside.clamp_(0.0, below_1)

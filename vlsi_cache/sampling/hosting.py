@@ -1,4 +1,4 @@
-"""``PendingCopy``: tensors that may be on their way from the device to the host."""
+"""Copies between host and device that wait for nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["PendingCopy", "begin_copy"]
+__all__ = ["PendingCopy", "begin_copy", "begin_send"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +46,9 @@ def begin_copy(parts: Sequence[Tensor]) -> PendingCopy:
     copied = torch.cuda.Event()
     copied.record(torch.cuda.current_stream(device))
     return PendingCopy(hosted, copied)
+
+
+def begin_send(values: Tensor, device: torch.device) -> Tensor:
+    """Begin to send values to a device. A copy from other memory would wait for what it does."""
+    pinned = values.pin_memory() if device.type == "cuda" else values
+    return pinned.to(device, non_blocking=True)

@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 
 from vlsi_cache.distribution import DrawnFrom, SparseDistribution
+from vlsi_cache.kernels import has_kernels
 from vlsi_cache.levels import log_probs_of
 from vlsi_cache.models import Head
 from vlsi_cache.objectives.tiles import chunks
 from vlsi_cache.sampling.draws import Drawn, DrawnTail
 from vlsi_cache.sampling.hosting import PendingCopy, begin_copy
 from vlsi_cache.sampling.sparsify import Kept, draw, sparsify
+from vlsi_cache.sampling.streamed import StreamedTail, draw_streamed
 from vlsi_cache.sampling.together import draw_together, num_uniforms
 from vlsi_cache.sampling.vocabulary_order import vocabulary_order
 
-__all__ = ["PendingRecord", "TapRecorder", "chunk_elements"]
+__all__ = ["PendingRecord", "TapRecorder", "chunk_elements", "streamed_tokens"]
 
 _CPU_ELEMENTS: Final = 1 << 26
 """Logits of all taps alive at once: 256 MiB in float32, and 0.4 GB with the buffers of eight taps.
@@ -31,6 +33,11 @@ With an eighth of it, a head of 150,000 tokens is read so often that recording t
 long."""
 _DEVICE_ELEMENTS: Final = 1 << 27
 """512 MiB in float32: enough rows for the head's product to be bound by arithmetic."""
+_STREAMED_ELEMENTS: Final = 1 << 28
+"""Logits of one tap alive at once: 512 MiB in bfloat16, and twice that for two taps."""
+
+_RecordChunk = Callable[[Sequence[Tensor], Tensor, Tensor], Kept]
+"""Features ``[n, D]`` of L taps, labels and uniforms to the record ``[n, L]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,8 @@ class TapRecorder:
             self._order = _Order(tokens, columns)
             bias = None if head.bias is None else head.bias[tokens]
             self._head = Head(head.weight[tokens], bias, head.transform)
+            if has_kernels(head.weight.device):
+                self._head = self._head.padded()
 
     @property
     def num_uniforms(self) -> int:
@@ -155,17 +164,11 @@ class TapRecorder:
                 last axis may be left out if it is 1.
         """
         uniforms = uniforms.view(*uniforms.shape[:2], self.num_uniforms)
-        # One product with the head serves all taps of a chunk, so the head is read once per chunk.
-        size = max(1, chunk_elements(labels.device) // (self._head.num_rows * len(features)))
-        record_chunk: Callable[[Tensor, Tensor, Tensor], Kept] = self._separate_taps
-        if self._order is not None:
-            shape = (min(size, len(labels)), self._head.num_rows)
-            buffers = _Buffers.allocate(shape, labels.device)
-            record_chunk = partial(self._coupled_taps, order=self._order, buffers=buffers)
-        parts = []
-        for part in chunks(max(len(labels), 1), size):  # no tokens make one empty chunk
-            logits = self._head.logits(torch.stack([tap[part] for tap in features])).float()
-            parts.append(record_chunk(logits, labels[part], uniforms[part]))
+        size, record_chunk = self._in_chunks(len(features), labels)
+        parts = [
+            record_chunk([tap[part] for tap in features], labels[part], uniforms[part])
+            for part in chunks(max(len(labels), 1), size)  # no tokens make one empty chunk
+        ]
         # One transfer for all tokens: each has its cost.
         copy = begin_copy(
             [
@@ -176,6 +179,50 @@ class TapRecorder:
             ]
         )
         return PendingRecord(copy, self._drawn_from)
+
+    def _in_chunks(self, num_taps: int, labels: Tensor) -> tuple[int, _RecordChunk]:
+        """Return the tokens of a chunk, and what records a chunk.
+
+        Without kernels, one product with the head serves all taps of a chunk, so that the head is
+        read once per chunk.
+        """
+        if self._order is not None and self.k and has_kernels(labels.device):
+            streamed = partial(self._streamed_taps, order=self._order)
+            return streamed_tokens(self._head.num_rows), streamed
+        size = max(1, chunk_elements(labels.device) // (self._head.num_rows * num_taps))
+        record_logits: Callable[[Tensor, Tensor, Tensor], Kept] = self._separate_taps
+        if self._order is not None:
+            shape = (min(size, len(labels)), self._head.num_rows)
+            buffers = _Buffers.allocate(shape, labels.device)
+            record_logits = partial(self._coupled_taps, order=self._order, buffers=buffers)
+
+        def record_chunk(features: Sequence[Tensor], labels: Tensor, uniforms: Tensor) -> Kept:
+            logits = self._head.logits(torch.stack(list(features))).float()
+            return record_logits(logits, labels, uniforms)
+
+        return size, record_chunk
+
+    def _streamed_taps(
+        self, features: Sequence[Tensor], labels: Tensor, uniforms: Tensor, order: _Order
+    ) -> Kept:
+        """The record of ``_coupled_taps`` by kernels: features ``[n, D]`` of L taps to ``[n, L]``.
+
+        The logits of two taps are in memory at once, in the head's dtype.
+        """
+        columns = order.columns[labels]
+        taps: list[Kept] = []
+        later: StreamedTail | None = None
+        for tap in reversed(range(len(features))):
+            logits = self._head.logits(features[tap])
+            kept, later = draw_streamed(logits, columns, uniforms[:, tap], m=self.m, later=later)
+            taps.append(kept)
+        return self._in_tokens(taps[::-1], order)
+
+    def _in_tokens(self, taps: Sequence[Kept], order: _Order) -> Kept:
+        """Turn the columns of every tap's record into tokens, ``[n, L]``."""
+        drawn = _stacked(taps)
+        ids = _ascending(order.tokens[drawn.token_ids], self.k)
+        return Kept(ids, drawn.top_log_probs, drawn.entropy, drawn.label_log_prob)
 
     def _separate_taps(self, logits: Tensor, labels: Tensor, uniforms: Tensor) -> Kept:
         """Top tokens and draws of every tap by itself: logits ``[L, n, V]`` to ``[n, L]``."""
@@ -208,9 +255,12 @@ class TapRecorder:
                     logits[tap], columns, dice[:, 0], m=self.m, later=later, memory=memory
                 )
             taps.append(kept)
-        drawn = _stacked(taps[::-1])
-        ids = _ascending(order.tokens[drawn.token_ids], self.k)
-        return Kept(ids, drawn.top_log_probs, drawn.entropy, drawn.label_log_prob)
+        return self._in_tokens(taps[::-1], order)
+
+
+def streamed_tokens(vocab_size: int) -> int:
+    """Tokens that are recorded at once where kernels read the logits: a power of two."""
+    return 1 << max(0, (_STREAMED_ELEMENTS // vocab_size).bit_length() - 1)
 
 
 def chunk_elements(device: torch.device) -> int:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from vlsi_cache.levels import FRACTIONS, TAILS
 from vlsi_cache.sampling.draws import DrawnTail, coupled_tail_draws, stretch_sums
+from vlsi_cache.sampling.hosting import begin_send
 from vlsi_cache.sampling.likeliest import likeliest_tokens
 from vlsi_cache.sampling.sparsify import Kept, rounded
 
-__all__ = ["draw_together", "num_uniforms"]
+__all__ = ["draw_together", "num_uniforms", "random_levels"]
 
 
 def num_uniforms(k: int) -> int:
@@ -62,7 +63,7 @@ def draw_together(
     tail = probability.scatter_(1, top_ids, 0.0)
     # Sums of stretches first: a sum in float64 alone would copy the whole vocabulary.
     mass = stretch_sums(tail).sum(1, keepdim=True, dtype=uniforms.dtype)
-    levels, stored = _random_levels(top.to(uniforms.dtype), mass, level_dice)
+    levels, stored = random_levels(top.to(uniforms.dtype), mass, level_dice)
     # Only m · 1 + a uniform just below 1 could round to m + 1.
     counts = (m * stored + dice).floor().clamp_(max=m).long()
     tail.mul_((counts[:, None] / mass.clamp_min(torch.finfo(tail.dtype).tiny)).to(tail.dtype))
@@ -83,7 +84,7 @@ def _entropy_and_label(
     return normaliser[:, 0] - torch.mul(probability, logits, out=scratch).sum(1), label_log_prob
 
 
-def _random_levels(top: Tensor, mass: Tensor, dice: Tensor) -> tuple[Tensor, Tensor]:
+def random_levels(top: Tensor, mass: Tensor, dice: Tensor) -> tuple[Tensor, Tensor]:
     """Round the probabilities ``[N, k]`` and the mass ``[N, 1]`` beyond them to levels at random.
 
     Each fraction is rounded by a random number of its own. So the mean of every product of them is
@@ -101,7 +102,7 @@ def _random_levels(top: Tensor, mass: Tensor, dice: Tensor) -> tuple[Tensor, Ten
 
 def _round(table: np.ndarray, values: Tensor, dice: Tensor) -> tuple[Tensor, Tensor]:
     """Return one of the two neighbours of each value in a table, and its index."""
-    steps = torch.from_numpy(table).to(values)
+    steps = begin_send(torch.from_numpy(table).to(values.dtype), values.device)
     below = (torch.searchsorted(steps, values.contiguous(), right=True) - 1).clamp_(min=0)
     above = (below + 1).clamp_(max=len(steps) - 1)
     gap = (steps[above] - steps[below]).clamp_min(torch.finfo(steps.dtype).tiny)

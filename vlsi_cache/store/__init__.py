@@ -4,6 +4,7 @@ from vlsi_cache.store.cache.figures.statistics import summarize_cache
 from vlsi_cache.store.cache.figures.summary import CacheSummary, TapSummary
 from vlsi_cache.store.cache.folder import count_shards, is_begun
 from vlsi_cache.store.cache.merge import merge_caches
+from vlsi_cache.store.cache.packer import Packer
 from vlsi_cache.store.cache.reader import DECODED_BYTES, Cache, ShardOutline, open_cache
 from vlsi_cache.store.cache.recorded import nothing_recorded, validate_recorded
 from vlsi_cache.store.cache.verification.agreement import validate_sizes
@@ -12,6 +13,7 @@ from vlsi_cache.store.cache.verification.verify import verify_cache
 from vlsi_cache.store.cache.writer import CacheWriter, create_cache, validate_beginnable
 from vlsi_cache.store.places.opening import url_scheme
 from vlsi_cache.store.shards.layout import CHUNK_TOKENS, token_bytes
+from vlsi_cache.store.shards.packing import pack_shard
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "CacheSummary",
     "CacheWriter",
     "Damage",
+    "Packer",
     "SampleRecord",
     "ShardOutline",
     "ShardRecord",
@@ -32,6 +35,7 @@ __all__ = [
     "merge_caches",
     "nothing_recorded",
     "open_cache",
+    "pack_shard",
     "summarize_cache",
     "token_bytes",
     "url_scheme",

@@ -85,7 +85,7 @@ class Finetuning(StageModule):
         """
         _, features = run_backbone(self.decoder, (), inputs, positions)
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        head = self.head.real_rows(self.vocab_size)
+        head = self.head.to_autocast().real_rows(self.vocab_size)
         if targets is None:
             return {"loss": self.with_unused(linear_cross_entropy(features, head, labels) / count)}
         ids, weights, entropy = (value[:, -1] for value in targets)

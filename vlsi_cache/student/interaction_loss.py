@@ -103,7 +103,7 @@ class Interaction(StageModule):
             recorded: if a hidden state is learned, what ``HiddenTarget.cosines`` takes of it.
         """
         self._begin(labels.device, recorded)
-        head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
+        head = self.head.to_autocast().real_rows(self.vocab_size)  # a copy: only once
         states, final = run_backbone(self.decoder, self._blocks, inputs, positions)
         output = self._output_loss(final, head, targets, labels)
         weight, inner = self.inner_weight(), {}

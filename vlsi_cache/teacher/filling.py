@@ -162,7 +162,8 @@ def _fill(
         pin_memory=run.device.type == "cuda",
     )
     failures = Failures(settings.max_failures_in_a_row)
-    with Publisher(writer, watch.keep) as publisher:
+    packs_apart = teacher.backbone.device.type != "cpu"
+    with Publisher(writer, watch.keep, packs_apart=packs_apart) as publisher:
         passes = Passes(teacher, read, writer.manifest, publisher.wait)
         shards = _Shards(writer.manifest, failures, publisher, watch.team)
         for records in passes.run(batch for batches in loader for batch in or_raise(batches)):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 
-from vlsi_cache.store import CacheWriter, SampleRecord
+from vlsi_cache.store import CacheWriter, Packer, SampleRecord, pack_shard
 
 __all__ = ["Publisher"]
 
@@ -20,11 +21,20 @@ class Publisher:
     Args:
         writer: writes the shards.
         on_published: called with the number of samples of each published shard, in the thread.
+        packs_apart: whether a process of its own packs, as an accelerator's work asks for.
     """
 
-    def __init__(self, writer: CacheWriter, on_published: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        writer: CacheWriter,
+        on_published: Callable[[int], None],
+        *,
+        packs_apart: bool = False,
+    ) -> None:
         self.writer = writer
         self.on_published = on_published
+        self._apart = ExitStack()
+        self._pack = self._apart.enter_context(Packer()).pack if packs_apart else pack_shard
         self._thread = ThreadPoolExecutor(1, "vlsi-cache publisher")
         self._running: Future[None] | None = None
 
@@ -37,6 +47,7 @@ class Publisher:
                 self.wait()
         finally:
             self._thread.shutdown()
+            self._apart.close()
 
     def submit(self, shard_index: int, records: Sequence[SampleRecord]) -> None:
         """Begin to write a shard, after the one before.
@@ -63,5 +74,5 @@ class Publisher:
             running.result()
 
     def _write(self, shard_index: int, records: Sequence[SampleRecord]) -> None:
-        self.writer.write_shard(shard_index, records)
+        self.writer.write_shard(shard_index, records, self._pack)
         self.on_published(len(records))

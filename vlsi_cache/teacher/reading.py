@@ -15,7 +15,7 @@ from vlsi_cache.distribution import SparseDistribution
 from vlsi_cache.errors import StageError
 from vlsi_cache.hidden import HiddenTap, sign_rows
 from vlsi_cache.models import Backbone, TapState, is_split, run_backbone
-from vlsi_cache.sampling import TapRecorder, begin_copy
+from vlsi_cache.sampling import TapRecorder, begin_copy, begin_send
 from vlsi_cache.store import SampleRecord
 from vlsi_cache.training.processes import gathered, own_part
 from vlsi_cache.verbalizer import VerbalizerBank
@@ -84,8 +84,8 @@ class TeacherPass:
         own = own_part(len(labels)) if is_split(decoder.model) else slice(None)
         # Apple's devices have no float64; the others lose nothing to rounding in long sums
         sums = torch.float32 if labels.device.type == "mps" else torch.float64
-        dice = _sent(torch.from_numpy(uniforms).to(sums)[own], labels.device)
-        turns = _sent(torch.from_numpy(rotations)[own], labels.device)
+        dice = begin_send(torch.from_numpy(uniforms).to(sums)[own], labels.device)
+        turns = begin_send(torch.from_numpy(rotations)[own], labels.device)
         blocks = {*self.bank.taps} | ({self.hidden.block} if self.hidden else set())
         states, final = run_backbone(decoder, sorted(blocks), batch["inputs"], positions[own])
         signs = self._begin_signs(states, positions[own], turns)
@@ -180,12 +180,6 @@ def record_uniforms(seed: int, key: str, *shape: int) -> Floats:
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
     return generator.random(shape)
-
-
-def _sent(values: Tensor, device: torch.device) -> Tensor:
-    """Begin to send values to a device. A copy from other memory would wait for what it does."""
-    pinned = values.pin_memory() if device.type == "cuda" else values
-    return pinned.to(device, non_blocking=True)
 
 
 def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class StageModule(nn.Module):
             KL(teacher ‖ model).
         """
         _, final = run_backbone(self.decoder, (), inputs, positions)
-        head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
+        head = self.head.to_autocast().real_rows(self.vocab_size)  # a copy: only once
         wanted = {"loss": label_targets(labels)}
         if targets is not None:
             wanted["divergence"] = targets.candidate(-1)

@@ -115,7 +115,7 @@ class Verbalization(StageModule):
         self, reads: Mapping[int, Tensor], labels: Tensor, final: Tensor
     ) -> dict[int, Tensor]:
         """Return each tap's loss of every token, ``[N]`` nats."""
-        head = self.head.real_rows(self.vocab_size).to_autocast()  # a copy: only once
+        head = self.head.to_autocast().real_rows(self.vocab_size)  # a copy: only once
         return {tap: self._tap_loss(read, head, labels, final) for tap, read in reads.items()}
 
     def _summed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vlsi_cache.differences import Difference
@@ -30,6 +30,7 @@ from vlsi_cache.store.places.keys import (
 )
 from vlsi_cache.store.places.opening import open_place
 from vlsi_cache.store.places.place import Place
+from vlsi_cache.store.shards.address import ShardAddress
 from vlsi_cache.store.shards.arrays import validate_storable
 from vlsi_cache.store.shards.packing import pack_shard
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
@@ -156,7 +157,12 @@ class CacheWriter:
         """Report whether a shard is published, by any writer."""
         return self._folder.place.size(shard_key(shard_index)) is not None
 
-    def write_shard(self, shard_index: int, records: Sequence[SampleRecord]) -> None:
+    def write_shard(
+        self,
+        shard_index: int,
+        records: Sequence[SampleRecord],
+        pack: Callable[[ShardAddress, ShardRecord], bytes] = pack_shard,
+    ) -> None:
         """Publish a shard in one step. A published shard stays as it is.
 
         The last shard of the cache publishes the index too.
@@ -164,6 +170,7 @@ class CacheWriter:
         Args:
             shard_index: Index of the shard.
             records: Records of the samples ``manifest.shard_range(shard_index)``, in order.
+            pack: makes the shard's file.
 
         Raises:
             IndexError: the shard does not exist.
@@ -176,7 +183,7 @@ class CacheWriter:
             raise ValueError(f"shard {shard_index} takes {expected} records, not {len(records)}")
         for record in records:
             validate_storable(record, self.manifest)
-        content = pack_shard(self._folder.address(shard_index), ShardRecord.join(records))
+        content = pack(self._folder.address(shard_index), ShardRecord.join(records))
         won = self._folder.place.publish(shard_key(shard_index), content)
         seal_shard(self._folder, shard_index, self._index, content if won else None)
         self._unsealed.discard(shard_index)

@@ -5,16 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import FrameType
 from typing import Final, Protocol
 
 import numpy as np
@@ -25,6 +20,7 @@ from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.phases import phase
 from vlsi_cache.store.cache.figures.distances import compared_share
 from vlsi_cache.store.cache.figures.tally import Tally
+from vlsi_cache.store.cache.processes import fresh_processes, interrupts_held
 from vlsi_cache.store.shards.records import ShardRecord
 
 __all__ = ["CountedShards", "available_cores", "new_tally", "tally_shards"]
@@ -135,11 +131,10 @@ def _counted_by_several(
     Raises:
         _ProcessEndedError: the system ended a process.
     """
-    # not forked: the threads of numpy, zarr and an object store's client would be lost
-    context = multiprocessing.get_context("spawn")
+    context = fresh_processes()
     workers: list[tuple[SpawnProcess, Connection]] = []
     try:
-        with _interrupts_held():
+        with interrupts_held():
             for first in range(processes):
                 ours, theirs = context.Pipe(duplex=False)
                 arguments = (count, runs[first::processes], theirs)
@@ -182,30 +177,6 @@ def _received(process: SpawnProcess, results: Connection) -> Tally:
     if isinstance(found, VlsiCacheError):
         raise found
     return found
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back. Processes that start meanwhile never see it: their parent ends them.
-
-    The mask is what they inherit. The parent itself needs a handler too: another thread may
-    take the signal, and an interruption in the middle of a start would leave half a process.
-    """
-    resource_tracker.ensure_running()  # it would lift the mask if it started later
-    held: list[FrameType | None] = []
-    is_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)
-    if is_main and handler is not None:
-        signal.signal(signal.SIGINT, lambda _, frame: held.append(frame))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if is_main and handler is not None:
-            signal.signal(signal.SIGINT, handler)
-    if held and callable(handler):
-        handler(signal.SIGINT, held[0])
 
 
 def _count(

@@ -1,0 +1,77 @@
+"""Shards packed by a process of its own, against those that this one packs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from support.caches import make_manifest, make_record
+from vlsi_cache.errors import CacheError
+from vlsi_cache.store import CacheWriter, Packer, create_cache, open_cache
+from vlsi_cache.store.shards.address import ShardAddress
+
+MANIFEST = make_manifest(num_samples=6, samples_per_shard=2)
+
+
+def write(writer: CacheWriter, shard: int, packer: Packer) -> None:
+    records = [make_record(MANIFEST, index) for index in MANIFEST.shard_range(shard)]
+    writer.write_shard(shard, records, packer.pack)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*.zip")
+        if path.is_file()
+    }
+
+
+def test_a_packed_shard_is_the_same_file(tmp_path: Path) -> None:
+    ours, theirs = create_cache(tmp_path / "ours", MANIFEST), create_cache(tmp_path / "p", MANIFEST)
+    with Packer() as packer:
+        for shard in range(MANIFEST.num_shards):
+            write(theirs, shard, packer)
+            records = [make_record(MANIFEST, index) for index in MANIFEST.shard_range(shard)]
+            ours.write_shard(shard, records)
+    assert files(tmp_path / "p") == files(tmp_path / "ours")
+    assert len(files(tmp_path / "p")) == MANIFEST.num_shards
+    assert len(open_cache(tmp_path / "p")) == 6
+
+
+def test_a_killed_process_costs_no_shard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = create_cache(tmp_path / "cache", MANIFEST)
+    with Packer() as packer:
+        write(writer, 0, packer)
+        assert packer.process_id is not None
+        os.kill(packer.process_id, signal.SIGKILL)
+        write(writer, 1, packer)
+        write(writer, 2, packer)
+    warnings = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "the system ended the process that packs shards" in warnings[0].message
+    assert len(open_cache(tmp_path / "cache")) == 6
+
+
+def test_what_is_refused_there_is_raised_here(tmp_path: Path) -> None:
+    writer = create_cache(tmp_path / "cache", MANIFEST)
+    with Packer() as packer:
+
+        def refused(address: ShardAddress, record: object) -> bytes:
+            return packer.pack(address, "no record")  # type: ignore[arg-type]
+
+        records = [make_record(MANIFEST, index) for index in MANIFEST.shard_range(0)]
+        with pytest.raises(CacheError, match="could not be packed"):
+            writer.write_shard(0, records, refused)
+        write(writer, 0, packer)  # the process lives on
+
+
+def test_it_ends_with_its_context() -> None:
+    with Packer() as packer:
+        number = packer.process_id
+        assert number is not None
+        os.kill(number, 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)

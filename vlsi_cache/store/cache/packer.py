@@ -1,0 +1,96 @@
+"""``Packer``: packs shards in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+
+from vlsi_cache.errors import CacheError, VlsiCacheError, first_line
+from vlsi_cache.store.cache.processes import fresh_processes, interrupts_held
+from vlsi_cache.store.shards.address import ShardAddress
+from vlsi_cache.store.shards.packing import pack_shard
+from vlsi_cache.store.shards.records import ShardRecord
+
+__all__ = ["Packer"]
+
+logger = logging.getLogger(__name__)
+
+
+class Packer:
+    """Packs shards elsewhere, so that this interpreter is free meanwhile.
+
+    Packing is Python code. In a thread beside one that feeds an accelerator, each of the latter's
+    thousand calls a batch would wait for its turn.
+
+    The process sees no Ctrl-C: this one ends it.
+    """
+
+    def __init__(self) -> None:
+        self._process: SpawnProcess | None = None
+        self._pipe: Connection | None = None
+
+    def __enter__(self) -> Packer:
+        context = fresh_processes()
+        with interrupts_held():
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_pack_all, args=(theirs,), daemon=True)
+            self._process.start()
+            theirs.close()  # so that its end is noticed here
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+        if self._process is not None:
+            self._process.terminate()
+            self._process.join()
+
+    @property
+    def process_id(self) -> int | None:
+        """The number of the process, while there is one."""
+        return None if self._process is None else self._process.pid
+
+    def pack(self, address: ShardAddress, record: ShardRecord) -> bytes:
+        """Return a shard's file, as ``pack_shard`` does.
+
+        If the system ended the process, this one packs.
+
+        Raises:
+            CacheError: the shard is beyond the bounds that readers keep, or the process failed.
+        """
+        if self._pipe is None:
+            return pack_shard(address, record)
+        try:
+            self._pipe.send((address, record))
+            packed: bytes | VlsiCacheError = self._pipe.recv()
+        except (EOFError, OSError):
+            logger.warning(
+                "%s: the system ended the process that packs shards, perhaps for want of memory. "
+                "This one packs them from here on",
+                address.where,
+            )
+            self._pipe.close()
+            self._pipe = None
+            return pack_shard(address, record)
+        if isinstance(packed, VlsiCacheError):
+            raise packed
+        return packed
+
+
+def _pack_all(pipe: Connection) -> None:
+    """Pack what the pipe brings, until it is closed."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            address, record = pipe.recv()
+            try:
+                packed: bytes | VlsiCacheError = pack_shard(address, record)
+            except VlsiCacheError as error:
+                packed = error
+            except Exception as error:
+                # Anything, because whoever waits for the shard must hear of it.
+                packed = CacheError(
+                    "shard could not be packed", where=address.where, found=first_line(error)
+                )
+            pipe.send(packed)
