@@ -61,7 +61,7 @@ def _only_make_material(context: click.Context, _: click.Parameter, folder: Path
 @click.option(
     "--budget",
     type=click.FloatRange(min=100),
-    help="Seconds of dump and trainings.  [default: 270]",
+    help="Seconds for the dump and all trainings.  [default: 270]",
 )
 @click.option(
     "--out",

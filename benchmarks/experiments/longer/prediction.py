@@ -28,7 +28,7 @@ class Guess:
 
     def __str__(self) -> str:
         if self.low is None:
-            return f"{self.high:+.3f} or lower"
+            return f"≤ {self.high:+.3f}"
         return f"{self.low:+.3f} … {self.high:+.3f}"
 
 

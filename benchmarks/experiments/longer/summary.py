@@ -16,7 +16,8 @@ __all__ = ["summarize", "tables"]
 
 Scores = Mapping[str, Mapping[str, float]]
 
-_KIND_OF = {"short": "short runs", "early": "long runs, on the way", "long": "long runs"}
+_RUNS = {"short": "short", "early": "long, on the way", "long": "long"}
+"""Difference → the runs that it is of."""
 
 
 def summarize(runs: Sequence[Run], scores: Scores, short_tokens: int) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def tables(result: dict[str, Any]) -> list[PrintedTable]:
 def _differences(differences: Sequence[dict[str, Any]]) -> PrintedTable:
     rows = [
         (
-            _KIND_OF[found["name"]],
+            _RUNS[found["name"]],
             "" if found["tokens"] is None else f"{found['tokens']:,}",
             str(len(found["seeds"])),
             *(_predicted(by, found["name"]) for by in ("first", "second")),
@@ -113,7 +114,7 @@ def _differences(differences: Sequence[dict[str, Any]]) -> PrintedTable:
         )
         for found in differences
     ]
-    headings = ("", "response tokens", "seeds", "first guess", "second guess", "hidden − output")
+    headings = ("runs", "tokens", "seeds", "first guess", "second guess", "hidden (− output)")
     return PrintedTable("nats of KL(teacher ‖ student) ± half the 95 % interval", headings, rows)
 
 
@@ -129,5 +130,5 @@ def _curve(rows: Sequence[dict[str, Any]]) -> PrintedTable:
         (str(row["step"]), f"{row['tokens']:,}", str(len(row["seeds"])), shown(row, sign="+"))
         for row in rows
     ]
-    headings = ("step", "response tokens", "seeds", "hidden − output")
+    headings = ("step", "tokens", "seeds", "hidden (− output)")
     return PrintedTable("long runs on the way, as the training measures", headings, shown_rows)
