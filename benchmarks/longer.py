@@ -17,6 +17,7 @@ Prediction: the difference shrinks to a few hundredths of a nat. Its bounds lie 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -115,7 +116,8 @@ def _about(trainer: Trainer) -> dict[str, Any]:
 
 def _write(folder: Path, result: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{result['date']}.json"
+    device = re.sub(r"\W+", "-", result["device"].lower())
+    path = folder / f"{device}-{result['date']}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

@@ -108,7 +108,7 @@ def prompts() -> list[str]:
     order = random.Random(0)
     order.shuffle(continued)
     order.shuffle(glosses)
-    distinct = list({gloss.head.lower(): gloss for gloss in reversed(glosses)}.values())[::-1]
+    distinct = list({gloss.head.lower(): gloss for gloss in glosses}.values())
     found = {
         *continued[:28_000],
         *(gloss.meaning.asked for gloss in distinct[:14_000]),

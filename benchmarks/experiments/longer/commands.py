@@ -120,7 +120,7 @@ def _stop(running: Sequence[Job]) -> None:
     """Ask commands to stop, and end those that do not."""
     for job in running:
         assert job.process is not None
-        click.echo(f"{job.name} is late, and is asked to stop", err=True)
+        click.echo(f"{job.name} is asked to stop", err=True)
         job.process.send_signal(signal.SIGTERM)
     began = time.monotonic()
     while time.monotonic() - began < GRACE and not all(job.has_ended() for job in running):
