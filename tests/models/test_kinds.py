@@ -124,6 +124,7 @@ def test_no_ordinary_family_is_refused(
     [
         ("bigbird_pegasus", False),
         ("gpt_neox", False),
+        ("mllama", True),
         ("olmoe", False),
         ("opt", False),
         ("qwen2_5_omni_thinker", True),

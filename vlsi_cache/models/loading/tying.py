@@ -37,7 +37,7 @@ def validate_tied(model: Any, name: str) -> None:
 def ties_head(model: Any) -> bool:
     """Report whether a model ties its head to its embedding, as its configuration says."""
     tied = getattr(model, "_tied_weights_keys", None) or ()
-    return bool(model.config.tie_word_embeddings) and _HEAD in tied
+    return bool(getattr(model.config, "tie_word_embeddings", False)) and _HEAD in tied
 
 
 def validate_tied_rows(folder: Path, weights: Mapping[str, StoredWeight], name: str) -> None:
