@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -22,7 +23,14 @@ __all__ = ["command"]
 _UNITS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}
 
 
-def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+class _Size(NamedTuple):
+    """A size as it was typed, and its bytes."""
+
+    text: str
+    num_bytes: int
+
+
+def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> _Size | None:
     """Read ``80GB`` or ``80GiB`` as bytes."""
     if value is None:
         return None
@@ -31,7 +39,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
         raise click.BadParameter(f"expected a size such as 80GB or 80GiB, found {value!r}")
     power = _UNITS[found[2]]
     unit = 2.0 ** (power // 3 * 10) if found[3] else 10.0**power
-    return round(float(found[1]) * unit)
+    return _Size(value.strip(), round(float(found[1]) * unit))
 
 
 @click.command("plan", cls=RecipeCommand)
@@ -77,6 +85,12 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     help="Devices of the run, each with a process of its own.",
 )
 @click.option(
+    "--fsdp/--no-fsdp",
+    default=False,
+    show_default=True,
+    help="Whether the devices share the student's weights.",
+)
+@click.option(
     "--memory",
     callback=_size,
     metavar="SIZE",
@@ -107,6 +121,8 @@ def command(recipe: Recipe, rows: int, as_json: bool, **given: Any) -> None:
     throughput: float | None = given["throughput"]
     if given["probe"] and throughput is not None:
         raise click.UsageError("--probe contradicts --throughput: give one of the two")
+    if given["fsdp"] and given["devices"] == 1:
+        raise click.UsageError("--fsdp shares weights among devices: give --devices, at least 2")
     log_to("stderr")
     validate_named(recipe, list(named_models(recipe)))
     if (taps := given["taps"]) is not None:
@@ -115,7 +131,8 @@ def command(recipe: Recipe, rows: int, as_json: bool, **given: Any) -> None:
         from vlsi_cache.plan import Machines, plan_run, plan_table
 
     rate = None if throughput is None else throughput * 1e12
-    machines = Machines(given["devices"], given["memory"], rate, given["probe"])
+    size = None if given["memory"] is None else given["memory"].num_bytes
+    machines = Machines(given["devices"], size, rate, given["probe"], given["fsdp"])
     with progress_of("plan", "read") as show:
         plan = plan_run(recipe, machines, most_rows=rows, on_progress=show)
     if as_json:
@@ -125,25 +142,57 @@ def command(recipe: Recipe, rows: int, as_json: bool, **given: Any) -> None:
 
         console = Console()
         console.print(plan_table(plan))
-        click.echo(f"\nnext: {_next(plan, recipe, taps)}")
+        typed = {} if taps is None else {"--taps": ",".join(map(str, taps))}
+        click.echo(f"\nnext: {_next(plan, recipe, typed, _machine_flags(given))}")
     if plan.fits is False:
         raise SystemExit(1)
 
 
-def _next(plan: Plan, recipe: Recipe, taps: list[int] | None) -> str:
+def _machine_flags(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return the flags that say what the run gets, as they were typed."""
+    found = {"--devices": str(given["devices"])} if given["devices"] > 1 else {}
+    if given["memory"] is not None:
+        found["--memory"] = given["memory"].text
+    return found
+
+
+def _next(
+    plan: Plan, recipe: Recipe, typed: Mapping[str, str], machine_flags: Mapping[str, str]
+) -> str:
     """Return the command that comes next: the first whose stages are not done.
 
     Args:
         plan: what is to be done.
         recipe: the recipe of it.
-        taps: those of ``--taps``, which belong to the first model that is named.
+        typed: ``--taps``, if it was given. They belong to the first model that is named.
+        machine_flags: what the run gets, for another plan.
     """
-    typed = {} if taps is None else {"--taps": ",".join(map(str, taps))}
     role = next(iter(named_models(recipe)))
     remaining = [stage.name for stage in plan.stages if not stage.done]
     if any(stage.fits is False and not stage.done for stage in plan.stages):
-        return next_command("plan", typed)
+        again = next_command("plan", {**typed, **machine_flags})
+        return f"{again} --fsdp" if plan.shards_student else again
     if not remaining:
         return next_command("inspect", {}) if not plan.stages else "nothing, all stages are done"
     name = "dump-teacher" if remaining[0].startswith("teacher") else "train-student"
-    return next_command(name, typed if name.endswith(role) else {})
+    command = next_command(name, typed if name.endswith(role) else {})
+    launcher = _launcher(plan, recipe, name)
+    return command if launcher is None else launcher + command.removeprefix("vlsi-cache")
+
+
+def _launcher(plan: Plan, recipe: Recipe, name: str) -> str | None:
+    """Return what starts the planned processes of a command. None for one that starts itself."""
+    module = "-m vlsi_cache.cli"
+    on_cpu = "ACCELERATE_USE_CPU=true " if plan.device == "cpu" else ""
+    if name == "dump-teacher" and recipe.teacher.device_map is not None:
+        return None
+    if name == "dump-teacher" and recipe.teacher.tensor_parallel > 1:
+        return f"{on_cpu}torchrun --nproc-per-node {recipe.teacher.tensor_parallel} {module}"
+    if plan.devices == 1:
+        return None
+    shards = plan.shards_student and name == "train-student"
+    if on_cpu:  # where accelerate launch starts a single process
+        asked = "ACCELERATE_USE_FSDP=true FSDP_VERSION=2 " if shards else ""
+        return f"{on_cpu}{asked}torchrun --nproc-per-node {plan.devices} {module}"
+    asked = "--use_fsdp --fsdp_version 2 " if shards else ""
+    return f"accelerate launch {asked}--num_processes {plan.devices} {module}"

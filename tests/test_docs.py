@@ -10,8 +10,6 @@ import json
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
+from support.commands import run_job
 from support.runs import make_recipe
 from vlsi_cache.cli import options
 from vlsi_cache.cli.main import COMMANDS, cli
@@ -182,16 +181,8 @@ def printed_run(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     for block in blocks(README, "console"):
         for line in block.text.splitlines():
             if line.startswith("$ "):
-                command = [sys.executable, "-m", "vlsi_cache.cli", *shlex.split(line[2:])[1:]]
-                printed += subprocess.run(
-                    command,
-                    cwd=folder,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    timeout=300,
-                    check=True,
-                ).stdout
+                command = ["-m", "vlsi_cache.cli", *shlex.split(line[2:])[1:]]
+                printed += run_job(*command, cwd=folder, check=True, together=True).stdout
     return folder, printed
 
 

@@ -26,6 +26,9 @@ __all__ = [
     "wait_for",
 ]
 
+_PRELOADED = ("torch", "transformers", "vlsi_cache.student", "vlsi_cache.teacher")
+"""Libraries that most scripts import, and that no script's own folder is needed for."""
+
 Step = Callable[[], object]
 
 _CPU = torch.device("cpu")
@@ -97,8 +100,15 @@ def peak_extra_bytes(step: Step, device: torch.device) -> int:
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call ``function`` in a process of its own, and return what it returns."""
-    context = multiprocessing.get_context("spawn")
+    """Call ``function`` in a process of its own, and return what it returns.
+
+    Without a GPU it is forked from a process that has imported the libraries, and has done nothing
+    else. What an import asks of a GPU would not outlive a fork, so a GPU takes a fresh interpreter.
+    """
+    method = "spawn" if torch.accelerator.is_available() else "forkserver"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([*_PRELOADED])
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 

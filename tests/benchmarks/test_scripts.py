@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from support.commands import run_job
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 PROOF = "experiments/first_proof/run"
@@ -48,8 +48,8 @@ PROMISED: dict[str, set[str]] = {
 
 
 def _run(name: str) -> dict[str, Any]:
-    command = [sys.executable, str(FOLDER / f"{name}.py"), "--quick", "--json", "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    command = [str(FOLDER / f"{name}.py"), "--quick", "--json", "--device", "cpu"]
+    done = run_job(*command)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -81,8 +81,8 @@ def test_a_quick_run_gives_every_figure(name: str) -> None:
 
 
 def test_the_page_of_the_first_proof_has_what_the_runs_gave() -> None:
-    command = [sys.executable, str(FOLDER / f"{PROOF}.py"), "--table", "--markdown"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=True)
+    command = [str(FOLDER / f"{PROOF}.py"), "--table", "--markdown"]
+    done = run_job(*command, check=True)
     page = (FOLDER.parent / "docs" / "first-proof.md").read_text(encoding="utf-8")
     _, tables = page.split("run.py --table --markdown -->\n")
     printed = tables.split("<!-- end -->")[0]
@@ -90,8 +90,8 @@ def test_the_page_of_the_first_proof_has_what_the_runs_gave() -> None:
 
 
 def test_the_page_of_results_has_what_the_experiments_gave() -> None:
-    command = [sys.executable, str(FOLDER / "worth.py"), "--table", "--markdown"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=True)
+    command = [str(FOLDER / "worth.py"), "--table", "--markdown"]
+    done = run_job(*command, check=True)
     page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
     printed = page.split("worth.py --table --markdown -->\n")[1].split("<!-- end of worth -->")[0]
     assert printed.strip() == done.stdout.strip(), "print them again, in between"
@@ -129,9 +129,9 @@ def _assert_every_part(result: dict[str, Any]) -> None:
 
 
 def test_parts_that_fail_leave_their_errors_and_the_result_is_written(tmp_path: Path) -> None:
-    command = [sys.executable, str(FOLDER / "gpu.py"), "--json", "--device", "meta"]
+    command = [str(FOLDER / "gpu.py"), "--json", "--device", "meta"]
     command += ["--parts", "objective,dump", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = run_job(*command)
     assert done.returncode == 1
     result = json.loads(done.stdout)
     assert result["errors"].keys() == {"objective", "dump"}
@@ -215,7 +215,7 @@ def test_every_script_is_tested() -> None:
 
 
 def test_a_script_prints_its_tables_without_json() -> None:
-    command = [sys.executable, str(FOLDER / "cache_size.py"), "--quick"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=400, check=True).stdout
+    command = [str(FOLDER / "cache_size.py"), "--quick"]
+    shown = run_job(*command, check=True).stdout
     assert "vlsi-cache in order of ids" in shown
     assert "KL spread" in shown

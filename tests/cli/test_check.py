@@ -6,8 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from PIL import ExifTags, Image
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, T5Config
 
+from support.commands import run_job
 from support.familytokenizers import family_tokenizer
 from support.runs import save_image_model, save_text_model, write_conversations
 from vlsi_cache.check import CheckReport
@@ -497,8 +496,8 @@ def test_the_installed_command_writes_its_way_to_a_log(
     models: dict[str, Path], write: Callable[..., Path]
 ) -> None:
     data = write(*[_row("What?", "red") for _ in range(30)])
-    command = [sys.executable, "-m", "vlsi_cache.cli", "check", "--teacher", models["text"]]
-    found = subprocess.run([*command, "--data", data], capture_output=True, text=True, check=True)
+    command = ["-m", "vlsi_cache.cli", "check", "--teacher", models["text"], "--data", data]
+    found = run_job(*command, check=True)
     assert f"checking {data}: 30 rows for teacher" in found.stderr
     lines = [line for line in found.stderr.splitlines() if line.startswith("checked")]
     assert lines[-1] == "checked 30 of 30 rows"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.commands import Job
 from support.runs import make_recipe
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.teacher import dump_teacher
@@ -29,26 +30,17 @@ class Command:
     def __init__(self, recipe: Recipe, *words: str) -> None:
         file = Path(str(recipe.data.path)).with_name("recipe.yaml")
         file.write_text(yaml.safe_dump(json.loads(recipe.model_dump_json())), encoding="utf-8")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "vlsi_cache.cli", *words, "--recipe", str(file)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        self.process = Job("-m", "vlsi_cache.cli", *words, "--recipe", file)
         self.lines: list[str] = []
 
     def __enter__(self) -> Command:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()  # endless steps, if the test has failed
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self.process.__exit__()  # endless steps, if the test has failed
 
     def wait_for(self, part: str) -> str:
         """Wait for a line that holds this part."""
-        assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line)
             if part in line:
@@ -57,7 +49,6 @@ class Command:
 
     def end(self) -> tuple[int, str]:
         """Wait for the end, and return its exit code and its last line."""
-        assert self.process.stdout is not None
         self.lines += self.process.stdout.readlines()
         text = "".join(self.lines)
         assert "Traceback" not in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from transformers import AutoModelForImageTextToText, Qwen2VLForConditionalGeneration
 
+from support.commands import run_job
 from vlsi_cache import open_cache
 from vlsi_cache.demo.plan import FULL, QUICK, Demo
 from vlsi_cache.demo.run import run_demo
@@ -23,13 +23,7 @@ COMMAND = Path(sys.executable).with_name("vlsi-cache")
 
 
 def _demo(out: Path, *flags: str) -> tuple[dict[str, Any], str]:
-    done = subprocess.run(
-        [COMMAND, "demo", "--quick", "--json", "--out", out, *flags],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    done = run_job(COMMAND, "demo", "--quick", "--json", "--out", out, *flags, check=True)
     return json.loads(done.stdout), done.stderr
 
 
@@ -61,12 +55,8 @@ def test_the_demos_accuracy_is_that_of_the_evaluate_command(
     out, summary = demo
     questions = out / "data" / "questions.jsonl"
     flags = ["--limit", str(QUICK.questions), "--generate", "4", "--batch-size", "128", "--json"]
-    shown = subprocess.run(
-        [COMMAND, "evaluate", out / "student", "--data", questions, *flags],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    command = [COMMAND, "evaluate", out / "student", "--data", questions, *flags]
+    shown = run_job(*command, check=True)
     found = json.loads(shown.stdout)
     assert found["accuracy"] == summary["accuracy"]["distilled"]
     assert found["num_samples"] == summary["num_questions"] == QUICK.questions

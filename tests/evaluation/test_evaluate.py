@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from support.commands import run_job
 from support.runs import changed, make_recipe, save_image_model, write_conversations
 from vlsi_cache.cli.main import cli
 from vlsi_cache.data import encoder_for, load_conversations
@@ -214,15 +213,10 @@ def test_samples_without_a_question_are_said(dumped: Recipe, tmp_path: Path) -> 
 
 
 def test_the_command_prints_one_json_object(dumped: Recipe) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "vlsi_cache.cli", "evaluate", str(dumped.student.model)),
-            *("--data", str(dumped.data.path), "--cache", str(dumped.cache_path)),
-            *("--generate", "3", "--device", "cpu", "--json"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
+    done = run_job(
+        *("-m", "vlsi_cache.cli", "evaluate", dumped.student.model),
+        *("--data", dumped.data.path, "--cache", dumped.cache_path),
+        *("--generate", "3", "--device", "cpu", "--json"),
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)

@@ -19,13 +19,21 @@ from support.runs import make_recipe, with_section
 from vlsi_cache import dump_teacher
 from vlsi_cache.check import check_data
 from vlsi_cache.cli.main import cli
-from vlsi_cache.errors import RecipeError
+from vlsi_cache.errors import RecipeError, StageError
 from vlsi_cache.plan import Machines, Plan, plan_run
 from vlsi_cache.plan.mending import NAMED_KEYS, has_key
 from vlsi_cache.plan.rehearsing.formulae import USABLE, bytes_per_token_and_tap
-from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed
+from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed, Setting
+from vlsi_cache.plan.rehearsing.sketch import read_sketch
 from vlsi_cache.plan.rehearsing.steps import PlannedStageName
-from vlsi_cache.plan.spreading import SPREADS, as_recipe_spreads, spreads
+from vlsi_cache.plan.spreading import (
+    SPREADS,
+    Counts,
+    as_recipe_spreads,
+    host_bytes,
+    is_open,
+    spreads,
+)
 from vlsi_cache.recipe import CacheSection, InteractionSection, Recipe
 from vlsi_cache.store import open_cache
 from vlsi_cache.teacher import Partition
@@ -209,6 +217,7 @@ FOUND = Rehearsed(
     working=4,
     operations=0.0,
     num_trained=5,
+    loaded=120,
 )
 
 
@@ -228,11 +237,14 @@ def test_a_recipe_that_spreads_its_teacher_is_planned_so() -> None:
     assert planned(1, taps_at_once=4) == FOUND
 
 
-def _ways(stage: PlannedStageName, has: Callable[[str], bool]) -> dict[str, int]:
-    return {text: size for text, size, _ in spreads(stage, FOUND, 65, 4, has)}
+def _ways(
+    stage: PlannedStageName, opens: Callable[[str], bool], counts: Counts | None = None
+) -> dict[str, int]:
+    found = spreads(stage, FOUND, 65, 4, counts or Counts(), opens)
+    return {text: size for _, text, size in found}
 
 
-def test_a_stage_is_spread_by_what_is_there_alone() -> None:
+def test_a_stage_is_spread_by_what_is_open_alone() -> None:
     known = _ways("teacher-verbalization", lambda key: True)
     assert known == {
         "teacher.verbalization.taps_at_once: 1": 100 + 80 // 4 + 4,
@@ -243,20 +255,76 @@ def test_a_stage_is_spread_by_what_is_there_alone() -> None:
     known = _ways("teacher-pass", lambda key: True)
     assert known["teacher.tensor_parallel: 64, over 64 devices"] == round(80 / 64 + 100 + 4)
     assert _ways("teacher-verbalization", lambda key: False) == {}
-    # each way is named where its keys are in the recipe's schema
-    keys = {key for needs, *_ in SPREADS for key in needs if not key.startswith("vlsi_cache.")}
-    named = _ways("teacher-verbalization", has_key)
-    text = " ".join(named)
-    assert {key for key in keys if f"{key}:" in text} == {key for key in keys if has_key(key)}
+    assert all(has_key(key) for needs, *_ in SPREADS for key in needs)
+
+
+def test_a_way_names_the_numbers_of_devices_that_can_be_had() -> None:
+    known = _ways("teacher-pass", lambda key: True, Counts((8, 16), (8,)))
+    assert list(known) == [
+        "teacher.device_map: auto, over 8 devices",
+        "teacher.tensor_parallel: 8, over 8 devices",
+    ]
+    known = _ways("teacher-pass", lambda key: True, Counts((8,), ()))
+    assert list(known) == ["teacher.device_map: auto, over 8 devices"]
+
+
+def test_a_teacher_that_lies_over_several_devices_is_not_divided_again() -> None:
+    key = "teacher.tensor_parallel"
+    assert is_open(Recipe(), key)
+    for given in ({"device_map": "auto"}, {"tensor_parallel": 2}):
+        recipe = Recipe(teacher=Recipe().teacher.model_copy(update=given))
+        assert not is_open(recipe, key)
+        assert not is_open(recipe, "teacher.device_map")
+        assert is_open(recipe, "teacher.verbalization.taps_at_once")
+
+
+def test_heads_decide_over_how_many_processes_a_teacher_can_be_split(small: Recipe) -> None:
+    sketch = read_sketch(small.student, "student")
+    text = sketch.fresh_config().get_text_config(decoder=True)
+    counts = (text.num_attention_heads, text.num_key_value_heads)
+    found = sketch.dividing_heads((2, 4, 8))
+    assert found
+    assert found == tuple(n for n in (2, 4, 8) if not any(count % n for count in counts))
 
 
 def test_sharding_a_student_states_what_the_first_host_holds() -> None:
     """Either weights and what is added, or what trains beside AdamW's two means, in float32."""
-    (way,) = spreads("finetuning", FOUND, 65, 4, has_key)
-    assert way == ("accelerate launch with FSDP, over 4 devices", 180 // 4 + 4, 100 + 20)
+    there = Setting(Recipe(), torch.device("cuda"), 4, 1, fsdp=True)
+    assert host_bytes(FOUND, there, "finetuning") == 120
     learned = replace(FOUND, num_trained=100)
-    ((_, _, host),) = spreads("finetuning", learned, 65, 4, has_key)
-    assert host == 12 * 100
+    assert host_bytes(learned, there, "finetuning") == 12 * 100
+    assert host_bytes(learned, replace(there, fsdp=False), "finetuning") is None
+    assert host_bytes(FOUND, there, "teacher-pass") is None
+    # on a CPU the processes lie side by side, and the first one loads beside its slices
+    here = replace(there, device=torch.device("cpu"))
+    assert host_bytes(FOUND, here, "finetuning") == 4 * 184 + (180 + 120 - 184)
+    assert host_bytes(FOUND, replace(here, fsdp=False), "finetuning") == 4 * 184
+
+
+def test_a_student_that_is_sharded_takes_less_and_is_planned_over_more(small: Recipe) -> None:
+    recipe = small.model_copy(update={"stages": ["finetuning"]})
+    (one,) = plan_run(recipe, Machines(devices=2)).stages
+    plan = plan_run(recipe, Machines(devices=2, fsdp=True))
+    (shared,) = plan.stages
+    assert plan.shards_student
+    assert not plan_run(recipe, Machines(fsdp=True)).shards_student  # one alone shares with nobody
+    assert shared.weights_bytes == pytest.approx(one.weights_bytes / 2, rel=0.02)
+    assert shared.optimizer_bytes == pytest.approx(one.optimizer_bytes / 2, rel=0.02)
+    assert shared.device_bytes < one.device_bytes
+    assert shared.trained_parameters == one.trained_parameters
+    assert shared.host_bytes is not None
+    memory = round(0.9 * shared.device_bytes / USABLE)
+    (mended,) = plan_run(recipe, Machines(devices=2, memory_bytes=memory, fsdp=True)).stages
+    for mend in mended.mends:
+        assert mend.setting.partition("over ")[2] not in ("1 devices", "2 devices")
+
+
+def test_processes_on_a_cpu_divide_its_memory(small: Recipe) -> None:
+    (one, two) = (plan_run(small, Machines(devices=count)) for count in (1, 2))
+    assert one.memory_bytes is not None
+    assert two.memory_bytes == one.memory_bytes // 2
+    (stage,) = two.stages
+    assert stage.host_bytes == 2 * stage.device_bytes
 
 
 def test_taps_that_rest_take_no_more_time(tmp_path: Path) -> None:
@@ -318,13 +386,64 @@ def test_the_command_prints_a_plan_and_the_next_command(small: Recipe, tmp_path:
     assert result.exit_code == 0, result.output
     assert "2 × cpu, 80.0 GB" in result.stdout
     *lines, _, last = result.stdout.splitlines()
-    assert last == f"next: vlsi-cache train-student --recipe {path}"
+    launcher = "ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m vlsi_cache.cli"
+    assert last == f"next: {launcher} train-student --recipe {path}"
     assert lines[-1].split()[0] == "interaction"
     assert lines[-1].split()[-1] == "fits"
     result = _run(path, "--taps", "1,2", "--max-length", 500)
     assert result.stdout.splitlines()[-1] == (
         f"next: vlsi-cache train-student --recipe {path} --taps 1,2 --set data.max_length=500"
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "launcher"),
+    [
+        ((), "vlsi-cache"),
+        (("--devices", 2), "ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m vlsi_cache.cli"),
+        (
+            ("--devices", 2, "--fsdp"),
+            "ACCELERATE_USE_CPU=true ACCELERATE_USE_FSDP=true FSDP_VERSION=2 "
+            "torchrun --nproc-per-node 2 -m vlsi_cache.cli",
+        ),
+        (
+            ("--device", "auto", "--devices", 4),
+            "accelerate launch --num_processes 4 -m vlsi_cache.cli",
+        ),
+        (
+            ("--device", "auto", "--devices", 4, "--fsdp"),
+            "accelerate launch --use_fsdp --fsdp_version 2 --num_processes 4 -m vlsi_cache.cli",
+        ),
+    ],
+)
+def test_the_next_command_starts_the_planned_processes(
+    flags: tuple[object, ...], launcher: str, small: Recipe, tmp_path: Path
+) -> None:
+    result = _run(_written(small, tmp_path), *flags, "--rows", 2, "--memory", "80GB")
+    assert result.exit_code == 0, result.output
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith(f"next: {launcher} train-student --recipe ")
+
+
+def test_a_plan_that_fails_is_planned_again_with_what_was_asked(
+    small: Recipe, tmp_path: Path
+) -> None:
+    path = _written(small, tmp_path)
+    result = _run(path, "--devices", 2, "--fsdp", "--memory", "0.1MB", "--rows", 2)
+    assert result.exit_code == 1
+    again = f"next: vlsi-cache plan --recipe {path} --devices 2 --memory 0.1MB --fsdp"
+    assert result.stdout.splitlines()[-1] == again
+    assert "2 × cpu, 100 kB, which share the student's weights (FSDP)" in result.stdout
+    assert " on the first process's machine" in result.stdout
+
+
+def test_student_taps_that_cannot_be_matched_are_refused(tmp_path: Path) -> None:
+    made = make_recipe(tmp_path, teacher={"taps": [1]}, student={"taps": [0, 1]})
+    with pytest.raises(StageError, match=r"fewer teacher taps than student taps.*at least 2"):
+        plan_run(made)
+    assert plan_run(with_section(made, "interaction", inner="none"), most_rows=2).stages
+    alone = made.model_copy(update={"teacher": Recipe().teacher})
+    assert plan_run(alone, most_rows=2).stages, "the teacher's taps are not known"
 
 
 def test_json_has_what_is_promised_and_the_exit_status_says_what_fits(
@@ -347,6 +466,7 @@ def test_json_has_what_is_promised_and_the_exit_status_says_what_fits(
         (("--memory", "much"), "expected a size such as 80GB"),
         (("--memory", "0GB"), "expected a size such as 80GB"),
         (("--devices", "0"), "--devices"),
+        (("--fsdp",), "give --devices, at least 2"),
         (("--throughput", "0"), "--throughput"),
         (("--probe", "--throughput", "1"), "--probe contradicts --throughput"),
         (("--set", "teacher.model=/nowhere"), "no such model folder"),

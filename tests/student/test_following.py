@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from support.caches import make_manifest, make_record
+from support.commands import Job
 from support.publisher import begin_copy, start_publisher
 from support.ranks import RankServer, seen
 from support.runs import make_recipe
@@ -71,7 +69,8 @@ def test_the_first_epoch_follows_the_shards_as_they_come(
     schedule = {"epochs": 2, "batch_size": batch_size, "workers": 1}
     codes = server.run(tmp_path, num_ranks, 23, schedule=schedule, cache=str(cache))
     assert codes == [0] * num_ranks
-    assert publisher.wait(60) == 0
+    assert publisher.end() == ""
+    assert publisher.returncode == 0
     assert _arrivals(arrivals) == [[2], [3], [0], [1]]
 
     ranks = seen(tmp_path, num_ranks)
@@ -195,17 +194,19 @@ def test_a_student_killed_while_it_follows_ends_with_the_weights_of_an_unbroken_
     begin_copy(dumped.cache_path, recipe.cache_path, [1])
     publisher = start_publisher(dumped.cache_path, recipe.cache_path, arrivals, [2])
     process = _start(recipe)
-    assert publisher.wait(60) == 0
+    assert publisher.end() == ""
+    assert publisher.returncode == 0
     _wait_for_line("waiting for the cache, 2 of 3 shards are there", process)
     assert list((recipe.output / "interaction").glob("checkpoint-*/trainer_state.json"))
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.end()
     process = _start(recipe)
     _wait_for_line("waiting for the cache, 2 of 3 shards are there", process)
     publisher = start_publisher(dumped.cache_path, recipe.cache_path, arrivals, [0])
-    output, _ = process.communicate(timeout=200)
+    output = process.end()
     assert process.returncode == 0, output
-    assert publisher.wait(60) == 0
+    assert publisher.end() == ""
+    assert publisher.returncode == 0
     assert _arrivals(arrivals) == [[1], [2], [0]]
 
     # what came when is all that the order hangs on
@@ -218,16 +219,13 @@ def test_a_student_killed_while_it_follows_ends_with_the_weights_of_an_unbroken_
     assert all(torch.equal(value, found[name]) for name, value in weights.items())
 
 
-def _start(recipe: Recipe) -> subprocess.Popen[str]:
+def _start(recipe: Recipe) -> Job:
     path = recipe.output / "recipe.yaml"
     path.write_text(yaml.safe_dump(json.loads(recipe.model_dump_json())), encoding="utf-8")
-    command = [sys.executable, "-m", "vlsi_cache.cli", "train-student", "--follow", "-r", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    return Job("-m", "vlsi_cache.cli", "train-student", "--follow", "-r", path)
 
 
-def _wait_for_line(sought: str, process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
+def _wait_for_line(sought: str, process: Job) -> None:
     for line in process.stdout:
         if sought in line:
             return

@@ -7,7 +7,6 @@ import logging
 import math
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +35,6 @@ from vlsi_cache.training.loop.tally import HeldOutTally, MeasuredSample
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 PART = 0.3
 WEIGHTS = "student/model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RankServer]:
-    server = RankServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
+from support.commands import run_job
 from support.runs import make_recipe
 from vlsi_cache.errors import StageError
 from vlsi_cache.recipe import Recipe
@@ -79,9 +78,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(dumped: Recipe, tmp_pa
     ]
     file = tmp_path / "tasks.jsonl"
     file.write_text("\n".join(tasks), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(file)], capture_output=True, text=True, check=False
-    )
+    done = run_job("-c", SCRIPT, file)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     said = [json.loads(line) for line in done.stdout.splitlines()]

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from transformers import (
     AutoProcessor,
 )
 
+from support.commands import Job, run_job
 from support.runs import make_recipe, save_text_model, with_section, write_conversations
 from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.errors import CacheError, CacheMismatchError, RecipeError, StageError
@@ -344,8 +343,7 @@ def test_a_student_killed_while_it_is_saved_again_is_never_taken_for_done(
         (student / lost).unlink()
     file = tmp_path / "recipe.json"
     file.write_text(recipe.model_dump_json(), encoding="utf-8")
-    command = [sys.executable, "-c", KILLED_WHILE_SAVING, str(file), moment]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert run_job("-c", KILLED_WHILE_SAVING, file, moment).returncode == -signal.SIGKILL
     record = json.loads((recipe.output / "finetuning" / "stage.json").read_text("utf-8"))
     assert not record["finished"]
     again = _weights(train_student(recipe))
@@ -485,10 +483,10 @@ def test_a_killed_student_goes_on_and_ends_with_the_same_weights(
         path.write_text(yaml.safe_dump(raw), encoding="utf-8")
         return path, tmp_path / name
 
-    def start(path: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "vlsi_cache.cli", "train-student", "--recipe", str(path)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    def start(path: Path) -> Job:
+        command = ["-m", "vlsi_cache.cli", "train-student", "--recipe", path]
+        with Path(os.devnull).open("wb") as nowhere:
+            return Job(*command, stdout=nowhere.fileno())
 
     unbroken, result = recipe_file("unbroken")
     assert start(unbroken).wait(300) == 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from support.commands import Job
 from vlsi_cache.store import create_cache, open_cache
 
 __all__ = ["begin_copy", "start_publisher"]
@@ -22,20 +22,10 @@ def begin_copy(source: Path, target: Path, shards: Sequence[int] = ()) -> None:
         writer.write_shard(shard, [cache[index] for index in cache.manifest.shard_range(shard)])
 
 
-def start_publisher(
-    source: Path, target: Path, arrivals: Path, shards: Sequence[int]
-) -> subprocess.Popen[bytes]:
+def start_publisher(source: Path, target: Path, arrivals: Path, shards: Sequence[int]) -> Job:
     """Publish the shards in this order; each waits for ``arrivals`` to name those before it."""
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "support.publisher",
-            *map(str, (source, target, arrivals)),
-            json.dumps(list(shards)),
-        ],
-        cwd=Path(__file__).parents[1],
-    )
+    words = ["-m", "support.publisher", source, target, arrivals, json.dumps(list(shards))]
+    return Job(*words, cwd=Path(__file__).parents[1])
 
 
 def _publish(source: Path, target: Path, arrivals: Path, shards: Sequence[int]) -> None:

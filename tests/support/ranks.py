@@ -1,24 +1,20 @@
 """Training and dumping on several real processes, as lines or whole students; run as a script.
 
-Reads one JSON object per line, runs it on as many processes, and prints their exit codes. Starts
-with everything imported, and forks: processes cost milliseconds, not seconds.
+Takes a task as a JSON object, and which of its processes this is.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import os
 import resource
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from importlib import import_module
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import TrainerCallback
 
+from support.commands import Job, places
 from support.peaks import peak_bytes
 from vlsi_cache.data import load_data
 from vlsi_cache.errors import DataError, VlsiCacheError
@@ -207,7 +204,7 @@ class Kill(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train_whole(task: Mapping[str, Any]) -> None:
+def train_whole(task: Mapping[str, Any], rank: int) -> None:
     recipe = Recipe.model_validate(task["recipe"])
     steps: list[int] = []
 
@@ -219,6 +216,10 @@ def train_whole(task: Mapping[str, Any]) -> None:
 
     if "kill_after_steps" in task:
         register_optimizer_step_post_hook(kill_after)
+    if task.get("measured"):
+        peak = peak_bytes(lambda: train_student(recipe))
+        (Path(task["folder"]) / f"peak-{rank}.txt").write_text(str(peak), encoding="utf-8")
+        return
     train_student(recipe, [Kill(*task["kill"])] if "kill" in task else [])
 
 
@@ -249,75 +250,48 @@ def load_sharded(task: Mapping[str, Any], rank: int) -> None:
     (Path(task["folder"]) / f"peak-{rank}.txt").write_text(str(peak), encoding="utf-8")
 
 
-def serve() -> None:
-    torch.set_num_threads(1)
-    for late in ("torch.utils.tensorboard", "transformers.models.llama.modeling_llama"):
-        import_module(late)
-    gc.freeze()  # a collection in a child would copy all that was imported
-    for line in sys.stdin:
-        task = json.loads(line)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        children = [_fork(task, rank, port) for rank in range(task["num_ranks"])]
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        print(json.dumps(codes), flush=True)
-
-
-def _fork(task: Mapping[str, Any], rank: int, port: int) -> int:
-    child = os.fork()
-    if child:
-        return child
+def work(task: Mapping[str, Any], rank: int) -> int:
+    """Do one process's part of a task, and return its exit code."""
     try:
-        if task["num_ranks"] > 1:
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": task["num_ranks"]}
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            os.environ.update({name: str(value) for name, value in (place | address).items()})
-            os.environ["ACCELERATE_USE_CPU"] = "true"
-        os.environ.update(task.get("env", {}))
         if "recipe" in task:
-            train_whole(task)
+            train_whole(task, rank)
         elif "read" in task:
             read_limited(task)
         elif "load" in task:
             load_sharded(task, rank)
         else:
             (dump if "dump" in task else train_line)(task, rank)
-        os._exit(0)
     except VlsiCacheError as error:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         (Path(task["folder"]) / f"error-{rank}.txt").write_text(str(error), encoding="utf-8")
-        os._exit(error.exit_code)
+        return error.exit_code
     except BaseException:
         traceback.print_exc()
-        os._exit(1)
+        return 1
+    return 0
 
 
 class RankServer:
     """Runs tasks on as many processes as they name."""
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.ranks"],
-            cwd=Path(__file__).parents[1],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-
     def run(self, folder: Path, num_ranks: int, num_samples: int = 0, **task: Any) -> list[int]:
         """Exit codes of the processes, negative if they were killed."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         task |= {"folder": str(folder), "num_ranks": num_ranks, "num_samples": num_samples}
-        self._process.stdin.write(json.dumps(task) + "\n")
-        codes: list[int] = json.loads(self._process.stdout.readline())
-        return codes
-
-    def close(self) -> None:
-        self._process.communicate()
+        env: dict[str, str] = task.get("env", {})
+        with ExitStack() as jobs:
+            started = [
+                jobs.enter_context(
+                    Job(
+                        *("-m", "support.ranks", json.dumps(task), rank),
+                        stdout=1,
+                        stderr=2,
+                        cwd=Path(__file__).parents[1],
+                        env={**place, **env},
+                    )
+                )
+                for rank, place in enumerate(places(num_ranks))
+            ]
+            return [job.wait() for job in started]
 
 
 def errors(folder: Path, num_ranks: int) -> list[str]:
@@ -332,4 +306,6 @@ def seen(folder: Path, num_ranks: int) -> list[list[list[int]]]:
 
 
 if __name__ == "__main__":
-    serve()
+    code = work(json.loads(sys.argv[1]), int(sys.argv[2]))
+    sys.stdout.flush()
+    os._exit(code)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from support.commands import Job
 from support.runs import make_recipe
 from vlsi_cache.cli.main import cli
 from vlsi_cache.errors import RecipeError, StageError
@@ -42,18 +41,13 @@ def _all_files(cache: Path) -> dict[str, bytes]:
     return {str(name): path.read_bytes() for name, path in found.items()}
 
 
-def _job(file: Path, partition: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "vlsi_cache.cli", "dump-teacher", "--recipe", str(file)]
-    return subprocess.Popen(
-        [*command, "--partition", partition],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def _job(file: Path, partition: str) -> Job:
+    command = ["-m", "vlsi_cache.cli", "dump-teacher", "--recipe", file]
+    return Job(*command, "--partition", partition)
 
 
-def _end(job: subprocess.Popen[str]) -> str:
-    output, _ = job.communicate(timeout=300)
+def _end(job: Job) -> str:
+    output = job.end()
     assert job.returncode == 0, output
     return output
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from support.commands import Job
 from vlsi_cache.errors import DataError, StageError
 from vlsi_cache.recipe import Recipe, Schedule
 from vlsi_cache.training import Run, Stage, StageModule, Training, run_stage
@@ -247,26 +246,19 @@ print("ends", flush=True)
 
 
 def test_two_jobs_in_one_folder_take_turns_and_train_once(tmp_path: Path) -> None:
-    def start() -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", TWO_JOBS, str(tmp_path)],
-            cwd=Path(__file__).parents[1],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def start() -> Job:
+        return Job("-c", TWO_JOBS, tmp_path, cwd=Path(__file__).parents[1])
 
-    def reads(job: subprocess.Popen[str], sought: str) -> None:
-        assert job.stdout is not None
+    def reads(job: Job, sought: str) -> None:
         assert any(sought in line for line in job.stdout), sought
 
     first = start()
     reads(first, "begins")
     second = start()
     reads(second, f"{tmp_path}: waiting for the job that is at work here")
-    output, _ = first.communicate("go on\n")
+    output = first.end("go on\n")
     assert "ends" in output
-    output, _ = second.communicate()
+    output = second.end()
     assert "begins" not in output, "what the first has made is taken"
     assert "ends" in output
     assert first.returncode == second.returncode == 0

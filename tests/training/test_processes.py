@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import AutoModelForCausalLM
 
+from support.commands import Job, places
 from support.runs import make_recipe
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.teacher import dump_teacher
@@ -56,8 +58,18 @@ assert not torch.distributed.is_initialized(), "a rank that exits first would ab
 """
 
 
+def _start_two(*arguments: object) -> list[str]:
+    """Run two processes, as a launcher starts them, and return what each printed."""
+    with ExitStack() as jobs:
+        tests = Path(__file__).parents[1]
+        started = [jobs.enter_context(Job(*arguments, cwd=tests, env=env)) for env in places(2)]
+        printed = [job.end() for job in started]
+    assert [job.returncode for job in started] == [0, 0], printed
+    return printed
+
+
 def _launch(*arguments: object) -> list[str]:
-    """Run two processes and return what each printed, the main one first."""
+    """Launch two processes and return what each printed, the main one first."""
     # what accelerate launch runs where there are GPUs; with --cpu it starts one process only
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     with tempfile.TemporaryDirectory() as logs:
@@ -120,7 +132,7 @@ def test_all_processes_stop_where_the_main_one_fails(tmp_path: Path) -> None:
     """None waits for one that has gone; and a command says how many processes it has."""
     script = tmp_path / "fails.py"
     script.write_text(FAILS, encoding="utf-8")
-    assert _launch(script) == [
+    assert _start_two(script) == [
         "2 processes on cpu\nDataError student: the disk is on fire\n",
         "StageError student: the main process stopped: the disk is on fire\n",
     ]
@@ -156,7 +168,7 @@ def test_one_process_reads_the_data_and_speaks_for_all(tmp_path: Path) -> None:
     script.write_text(SHARES_THE_READING, encoding="utf-8")
     rows = [{"id": "a", "mood": 1, "prompt": "<|im_end|>", "completion": c} for c in "xy"]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    printed = _launch(script, data, tmp_path / "run")
+    printed = _start_two(script, data, tmp_path / "run")
     first, second = (lines.splitlines() for lines in printed)
     assert len(second) == 1
     assert second[0].startswith("['a', 'a#2'] ")
@@ -185,9 +197,9 @@ def test_two_processes_fill_one_cache_and_train_one_student(tmp_path: Path) -> N
         update={"cache": recipe.cache.model_copy(update={"path": tmp_path / "together"})}
     )
     file = _recipe_file(together, tmp_path / "recipe.yaml")
-    _launch("-m", "vlsi_cache.cli", "dump-teacher", "--recipe", file)
+    _start_two("-m", "vlsi_cache.cli", "dump-teacher", "--recipe", file)
     assert _shards(tmp_path / "together") == alone
-    said = _launch("-m", "vlsi_cache.cli", "train-student", "--recipe", file)
+    said = _start_two("-m", "vlsi_cache.cli", "train-student", "--recipe", file)
     for stage in ("verbalization", "interaction", "finetuning"):
         assert said[0].count(f"{stage} leaves out 13 of 40 samples") == 1
         assert said[1].count("leaves out") == 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation.candidate_generator import EarlyExitCandidateGenerator
 
 import vlsi_cache
+from support.commands import run_job
 from support.families import TEXT_FAMILIES, tiny_model
 from support.runs import make_recipe
 from vlsi_cache.errors import ModelError, RecipeError, StageError
@@ -98,16 +97,8 @@ def test_exits_are_renewed_after_the_fact_with_the_student_frozen(
     )
     train_student(renewing)
     assert (student / "model.safetensors").read_bytes() == before
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "vlsi_cache.cli", "export-exits"),
-            *(str(tmp_path / "run"), str(tmp_path / "out")),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=True,
-    )
+    command = ["-m", "vlsi_cache.cli", "export-exits", tmp_path / "run", tmp_path / "out"]
+    done = run_job(*command, check=True)
     assert f"exits at taps 0, 2 of {student}: {tmp_path / 'out'}" in done.stdout
     assert vlsi_cache.load_exits(student, tmp_path / "out", device="cpu").taps == (0, 2)
     old = _evaluated(finished, student, student / "exits")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -15,7 +17,14 @@ from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed, Setting, rehearse
 from vlsi_cache.plan.rehearsing.sketch import Sketch
 from vlsi_cache.plan.rehearsing.steps import PlannedStageName
 from vlsi_cache.plan.report import Mend
-from vlsi_cache.plan.spreading import as_recipe_spreads, spreads
+from vlsi_cache.plan.spreading import (
+    COUNTS,
+    Counts,
+    as_recipe_spreads,
+    host_bytes,
+    is_open,
+    spreads,
+)
 from vlsi_cache.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -52,6 +61,9 @@ _MOST_OF_BOTH: Final = 3
 """Mends that change a key and spread the stage. The later ones need fewer devices, and each costs
 another rehearsal."""
 
+_ONE_MACHINE: Final = 8
+"""Devices that one machine has. More are named only where these do not suffice."""
+
 Change = dict[str, Any]
 
 
@@ -79,15 +91,12 @@ def find_mends(
         tried.append(Mend(setting=text, device_bytes=found.peak, fits=found.peak <= limit))
         if tried[-1].fits:
             break
-    ways = spreads(stage, now, limit, setting.num_teacher_taps, has_key)
-    tried += [
-        Mend(setting=text, device_bytes=size, host_bytes=host, fits=size <= limit)
-        for text, size, host in ways
-    ]
+    tried += [mend for _, mend in _spread(setting, stage, sketch, lengths, now, limit)]
     fitting = [mend for mend in tried if mend.fits]
-    if not fitting:
-        both = _find_both(setting, stage, sketch, lengths, limit)
-        fitting = list(islice(both, _MOST_OF_BOTH))
+    for most in (_ONE_MACHINE, COUNTS[-1]):
+        if not fitting:
+            few = replace(setting, most_devices=most)
+            fitting = list(islice(_find_both(few, stage, sketch, lengths, limit), _MOST_OF_BOTH))
     return fitting or sorted(tried, key=lambda mend: mend.device_bytes)[:1]
 
 
@@ -98,13 +107,88 @@ def _find_both(
     lengths: SampleLengths,
     limit: float,
 ) -> Iterator[Mend]:
-    """Yield changes with which a stage fits once it is spread, where neither alone suffices."""
+    """Yield changes with which a stage fits once it is spread, where neither alone suffices.
+
+    A later change costs more, so it is named for fewer devices alone.
+    """
     for change in _changes(setting.recipe, stage, fits_one=True):
+        if setting.most_devices < COUNTS[0]:
+            return
+        changed = replace(setting, recipe=changed_recipe(setting.recipe, change))
         text, found = _try(setting, stage, sketch, lengths, change)
-        for way, size, host in spreads(stage, found, limit, setting.num_teacher_taps, has_key):
-            if size <= limit:
-                both = f"{text}, and {way}"
-                yield Mend(setting=both, device_bytes=size, host_bytes=host, fits=True)
+        if found.working > limit:  # which no number of devices divides
+            continue
+        for count, way in [*_spread(changed, stage, sketch, lengths, found, limit)]:
+            if way.fits:
+                setting = replace(setting, most_devices=min(setting.most_devices, count - 1))
+                yield way.model_copy(update={"setting": f"{text}, and {way.setting}"})
+
+
+def _spread(
+    setting: Setting,
+    stage: PlannedStageName,
+    sketch: Sketch,
+    lengths: SampleLengths,
+    found: Rehearsed,
+    limit: float,
+) -> Iterator[tuple[int, Mend]]:
+    """Yield the ways to spread a stage, each over the fewest devices that suffice: their number."""
+    counts = _more_devices(setting)
+    if not stage.startswith("teacher"):
+        yield from _sharded(setting, stage, sketch, lengths, found, limit)
+        return
+    parallel = Counts(counts, sketch.dividing_heads(counts))
+    taps = setting.recipe.teacher.verbalization.taps_at_once or setting.num_teacher_taps
+    opens = partial(is_open, setting.recipe)
+    for count, text, size in spreads(stage, found, limit, taps, parallel, opens):
+        yield count, Mend(setting=text, device_bytes=size, fits=size <= limit)
+
+
+def _more_devices(setting: Setting) -> tuple[int, ...]:
+    """Return the numbers of devices that a mend may name."""
+    if setting.shares_host:  # more processes would have less memory each
+        return ()
+    most = setting.most_devices
+    return tuple(count for count in COUNTS if setting.num_processes <= count <= most)
+
+
+def _sharded(
+    setting: Setting,
+    stage: PlannedStageName,
+    sketch: Sketch,
+    lengths: SampleLengths,
+    found: Rehearsed,
+    limit: float,
+) -> Iterator[tuple[int, Mend]]:
+    """Yield the fewest devices over which FSDP shards a stage so that it fits, else the most.
+
+    Each number is rehearsed, because what is gathered does not shrink with it.
+    """
+    mends: dict[int, Mend] = {}
+
+    def fits(count: int) -> bool:
+        logger.info("trying FSDP over %d devices", count)
+        sharded = replace(setting, num_processes=count, fsdp=True)
+        each = rehearse_stage(sharded, stage, sketch, lengths, counts=False)
+        mends[count] = Mend(
+            setting=f"accelerate launch with FSDP, over {count} devices",
+            device_bytes=each.peak,
+            host_bytes=host_bytes(each, sharded, stage),
+            fits=each.peak <= limit,
+        )
+        return mends[count].fits
+
+    def may_fit(count: int) -> bool:
+        """Report whether slices alone, with what is worked on, leave room."""
+        now = setting.num_processes if setting.fsdp else 1
+        return found.static * now / count + found.working <= limit
+
+    counts = _more_devices(setting)
+    more = [count for count in counts if not setting.fsdp or count > setting.num_processes]
+    tried = [count for count in more if may_fit(count)] or more[-1:]
+    if tried:
+        count = tried[min(bisect_left(tried, True, key=fits), len(tried) - 1)]
+        yield count, mends[count]
 
 
 def _try(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from vlsi_cache.manifest import MAX_BITS, rotation_width
+from vlsi_cache.matching import validate_reach
 from vlsi_cache.models import load_processor_of
 from vlsi_cache.phases import phase
 from vlsi_cache.plan.mending import bound_of, find_mends, rehearse_stage
@@ -26,7 +27,7 @@ from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed, Setting
 from vlsi_cache.plan.rehearsing.sketch import REHEARSED, Sketch, read_sketch
 from vlsi_cache.plan.rehearsing.steps import PlannedStageName, schedule_of
 from vlsi_cache.plan.report import Plan, PlannedStage, VerbalizerParameters
-from vlsi_cache.plan.spreading import is_mapped
+from vlsi_cache.plan.spreading import host_bytes, is_mapped
 from vlsi_cache.plan.verbalizers import (
     count_verbalizers,
     planned_taps,
@@ -56,6 +57,8 @@ class Machines:
     """What a device does of the run's arithmetic, as the user says."""
     probe: bool = False
     """Measure it here."""
+    fsdp: bool = False
+    """Whether the devices share the student's weights, if there are several."""
 
 
 def plan_run(
@@ -78,6 +81,7 @@ def plan_run(
         DataError: the data cannot be opened or read.
         ModelError: a model's configuration or processor cannot be read.
         CacheError: the cache that is there is damaged.
+        StageError: the student has more taps than matching allows for the teacher's.
     """
     machines = machines or Machines()
     report_completions(recipe, "teacher", "student")
@@ -100,7 +104,10 @@ class _Planner:
         self.machines = machines
         self.lengths = lengths
         self.device = torch.device("cpu") if recipe.device == "cpu" else ACCELERATOR
-        self.memory_bytes = machines.memory_bytes or _memory_here(self.device)
+        here = _memory_here(self.device)
+        if here is not None and self.device.type == "cpu":
+            here //= machines.devices
+        self.memory_bytes = machines.memory_bytes or here
         sections = {"teacher": recipe.teacher, "student": recipe.student}
         self.sketches = {
             role: read_sketch(section, role)
@@ -109,10 +116,26 @@ class _Planner:
         }
         self.cache = opened_cache(recipe)
         known = with_planned_verbalizers(recipe, self.sketches)
-        self.setting = Setting(known, self.device, machines.devices, self._num_teacher_taps())
+        self.setting = Setting(
+            known,
+            self.device,
+            machines.devices,
+            self._num_teacher_taps(),
+            fsdp=machines.fsdp and machines.devices > 1,
+            shares_host=self.device.type == "cpu" and machines.memory_bytes is None,
+        )
+        self._validate_taps()
         self.notes = [
             note for role, sketch in self.sketches.items() for note in not_planned(role, sketch)
         ]
+
+    def _validate_taps(self) -> None:
+        """Refuse student taps that cannot be matched with the teacher's, where both are known."""
+        settings = self.setting.recipe.interaction
+        is_known = self.cache is not None or "teacher" in self.sketches
+        if is_known and settings.matches_taps and "interaction" in stages_of(self.recipe):
+            taps = self.setting.recipe.student.taps or ()
+            validate_reach(len(taps), self.setting.num_teacher_taps, settings.matching)
 
     def plan(self) -> Plan:
         """Return the plan."""
@@ -139,6 +162,7 @@ class _Planner:
             verbalizer_parameters=self._verbalizer_parameters(),
             device=self.device.type,
             devices=self.machines.devices,
+            shards_student=self.setting.fsdp,
             memory_bytes=self.memory_bytes,
             stages=stages,
             fits=None if self.memory_bytes is None else all(open_stages),
@@ -153,9 +177,10 @@ class _Planner:
             found = rehearse_stage(self.setting, name, sketch, self.lengths)
         done = is_finished(self.recipe, name, self.cache)
         limit = None if self.memory_bytes is None else USABLE * self.memory_bytes
-        fits = None if limit is None else found.peak <= limit
+        host = host_bytes(found, self.setting, name)
+        fits = None if limit is None else found.peak <= limit and self._fits_host(host, limit)
         mends = []
-        if limit is not None and not fits and not done:
+        if limit is not None and found.peak > limit and not done:
             with phase(f"looking for what mends {name}"):
                 mends = find_mends(self.setting, name, sketch, self.lengths, found, limit)
         samples, steps = self._length(name)
@@ -167,6 +192,7 @@ class _Planner:
             steps=steps,
             batch=(heaviest.num_samples, heaviest.length, heaviest.num_responses),
             device_bytes=found.peak,
+            host_bytes=host,
             **_parts(found),
             trained_parameters=found.num_trained,
             operations=operations,
@@ -174,6 +200,11 @@ class _Planner:
             fits=fits,
             mends=mends,
         )
+
+    def _fits_host(self, host: int | None, limit: float) -> bool:
+        """Report whether the processes of a CPU have room together, the first one's loading too."""
+        on_cpu = self.device.type == "cpu"
+        return host is None or not on_cpu or host <= limit * self.machines.devices
 
     def _batch_size(self, name: PlannedStageName) -> int:
         schedule = schedule_of(self.recipe, name)

@@ -43,6 +43,9 @@ class PlannedStage(ReportModel):
     """Gradients, and with several processes the buckets in which they are sent."""
     optimizer_bytes: int
     """AdamW's two means."""
+    host_bytes: int | None
+    """Memory that the first process's machine needs outside of its devices. On a CPU, of all its
+    processes. Null where one process needs no more than its device."""
     working_bytes: int
     """Activations, and the objective's or the recorder's buffers."""
     trained_parameters: int
@@ -99,8 +102,11 @@ class Plan(ReportModel):
     """`cpu`, or `cuda` for an accelerator."""
     devices: int
     """Devices, each with a process of its own."""
+    shards_student: bool
+    """Whether the devices share the student's weights, by FSDP."""
     memory_bytes: int | None
-    """Memory of each device. Null if it is not known."""
+    """Memory of each device. Null if it is not known. Processes on the CPU here have equal parts of
+    it."""
     stages: list[PlannedStage]
     """The stages of the run, in order."""
     fits: bool | None

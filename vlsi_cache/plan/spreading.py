@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from typing import Final
 
-from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed
+from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed, Setting
 from vlsi_cache.plan.rehearsing.steps import PlannedStageName
 from vlsi_cache.recipe import Recipe
 
 __all__ = [
+    "COUNTS",
     "SPREADS",
+    "Counts",
     "Spread",
     "as_recipe_spreads",
     "host_bytes",
     "is_mapped",
+    "is_open",
     "spread_bytes",
     "spreads",
 ]
 
-_COUNTS: Final = (2, 4, 8, 16, 32, 64)
-_SHARDING: Final = "vlsi_cache.training.sharding"
+COUNTS: Final = (2, 4, 8, 16, 32, 64)
+"""Numbers of devices that a mend may name."""
 _ONE_TAP: Final = "teacher.verbalization.taps_at_once"
 _SPLIT: Final = "teacher.tensor_parallel"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Numbers of devices that a mend may name, from the fewest."""
+
+    devices: tuple[int, ...] = COUNTS
+    """Devices that there may be."""
+    parallel: tuple[int, ...] = COUNTS
+    """Those by which the teacher's blocks can be divided."""
+
 
 Spread = Callable[[Rehearsed, int, int], float]
 """Bytes of each device, from a stage, the number of devices and the number of taps."""
@@ -68,28 +81,16 @@ def spread_by_both(found: Rehearsed, count: int, num_taps: int) -> float:
     return (found.blocks + trained) / count + found.weights - found.blocks + found.working
 
 
-def spread_by_shards(found: Rehearsed, count: int, _num_taps: int) -> float:
-    """Return (weights + added + training) / n + working, by FSDP.
-
-    Each process holds a share of every parameter, of its gradient and of AdamW's means. What is
-    gathered for one block at a time is not counted.
-    """
-    return found.static / count + found.working
-
-
 _TRAINED: Final = ("added", "gradients", "optimizer")
 _TEACHER: Final = ("teacher-verbalization", "teacher-pass")
-_STUDENT: Final = ("student-verbalization", "interaction", "finetuning")
 SPREADS: Final[tuple[tuple[tuple[str, ...], tuple[str, ...], str, Spread], ...]] = (
     ((_ONE_TAP,), _TEACHER[:1], f"{_ONE_TAP}: 1", spread_by_taps),
     (("teacher.device_map",), _TEACHER, "teacher.device_map: auto", spread_by_map),
     ((_SPLIT,), _TEACHER[:1], f"{_SPLIT}: {{}}", spread_training_by_tensors),
     ((_SPLIT,), _TEACHER[1:], f"{_SPLIT}: {{}}", spread_by_tensors),
     ((_SPLIT, _ONE_TAP), _TEACHER[:1], f"{_SPLIT}: {{}}, {_ONE_TAP}: 1", spread_by_both),
-    ((_SHARDING,), _STUDENT, "accelerate launch with FSDP", spread_by_shards),
 )
-"""What must be there, the stages that it spreads, its text, and its formula. What must be there are
-keys of the recipe, or a module."""
+"""The recipe's keys that it sets, the stages that it spreads, its text, and its formula."""
 
 
 def spread_bytes(found: Rehearsed, spread: Spread, count: int, num_taps: int) -> int:
@@ -97,13 +98,20 @@ def spread_bytes(found: Rehearsed, spread: Spread, count: int, num_taps: int) ->
     return round(spread(found, count, num_taps))
 
 
-def host_bytes(found: Rehearsed) -> int:
-    """Return max(weights + added, 12 · trained parameters): the first process's in its host.
+def host_bytes(found: Rehearsed, setting: Setting, stage: PlannedStageName) -> int | None:
+    """Return the bytes of the first process's machine, outside of its devices, if they are many.
 
-    It alone loads what is sharded. For a checkpoint it puts together what trains, in float32, and
-    AdamW's two means.
+    Where weights are sharded, the first process alone loads them: weights + added. For a checkpoint
+    it puts together what trains, in float32, and AdamW's two means: 12 · trained parameters. On a
+    CPU the other processes lie beside it, and its own slices remain while it does this.
     """
-    return max(found.weights + found.added, 12 * found.num_trained)
+    count, on_cpu = setting.num_processes, setting.device.type == "cpu"
+    if setting.shards(stage):
+        whole = max(found.loaded, 12 * found.num_trained)
+        first = max(found.static + whole, found.peak)
+        return first + (count - 1) * found.peak if on_cpu else whole
+    takes_turns = stage.startswith("teacher") and is_mapped(setting.recipe)
+    return None if count == 1 or not on_cpu or takes_turns else count * found.peak
 
 
 def spreads(
@@ -111,26 +119,39 @@ def spreads(
     found: Rehearsed,
     limit: float,
     num_taps: int,
-    has_key: Callable[[str], bool],
-) -> Iterator[tuple[str, int, int | None]]:
-    """Yield each way with the fewest devices that suffice: text, bytes, and those of the host.
+    counts: Counts,
+    is_open: Callable[[str], bool],
+) -> Iterator[tuple[int, str, int]]:
+    """Yield each way with the fewest devices that suffice: their number, text and bytes.
 
     Args:
         stage: name of the stage.
         found: the stage on one device.
         limit: bytes that a device may take.
         num_taps: taps that train.
-        has_key: whether the recipe has a key.
+        counts: numbers of devices.
+        is_open: whether a key of the recipe may still be set to spread the stage.
     """
     for needs, stages, text, spread in SPREADS:
-        if stage not in stages or not all(_is_there(need, has_key) for need in needs):
+        if stage not in stages or not all(map(is_open, needs)):
             continue
-        counts = _COUNTS if spread is not spread_by_taps else (1,)
-        sizes = {count: spread_bytes(found, spread, count, num_taps) for count in counts}
-        count = next((count for count in counts if sizes[count] <= limit), counts[-1])
+        tried = counts.parallel if _SPLIT in needs else counts.devices
+        if spread is spread_by_taps:
+            tried = (1,)
+        if not tried:
+            continue
+        sizes = {count: spread_bytes(found, spread, count, num_taps) for count in tried}
+        count = next((count for count in tried if sizes[count] <= limit), tried[-1])
         over = f", over {count} devices" if count > 1 else ""
-        host = host_bytes(found) if spread is spread_by_shards else None
-        yield text.format(count) + over, sizes[count], host
+        yield count, text.format(count) + over, sizes[count]
+
+
+def is_open(recipe: Recipe, key: str) -> bool:
+    """Report whether a key may be set to spread the teacher: it does not lie over others yet."""
+    teacher = recipe.teacher
+    if key == _ONE_TAP:
+        return teacher.verbalization.taps_at_once != 1
+    return teacher.device_map is None and teacher.tensor_parallel == 1
 
 
 def as_recipe_spreads(
@@ -140,19 +161,19 @@ def as_recipe_spreads(
 
     Args:
         found: the stage on one device.
-        recipe: the recipe. A key that it does not have counts as not set.
+        recipe: the recipe.
         stage: name of the stage.
         devices: devices of the run.
         num_taps: taps that train.
     """
     if "verbalization" in stage:
         section = recipe.teacher if stage.startswith("teacher") else recipe.student
-        at_once = getattr(section.verbalization, "taps_at_once", None)
+        at_once = section.verbalization.taps_at_once
         if at_once is not None and at_once < num_taps:
             found = _scaled(found, at_once / num_taps, _TRAINED)
     if stage not in _TEACHER:
         return found
-    count = getattr(recipe.teacher, "tensor_parallel", 1)
+    count = recipe.teacher.tensor_parallel
     if count > 1:
         spread = found.blocks // count
         found = replace(found, weights=found.weights - found.blocks + spread, blocks=spread)
@@ -164,14 +185,8 @@ def as_recipe_spreads(
 
 def is_mapped(recipe: Recipe) -> bool:
     """Report whether one process spreads the teacher over its devices, which take turns."""
-    return getattr(recipe.teacher, "device_map", None) is not None
+    return recipe.teacher.device_map is not None
 
 
 def _scaled(found: Rehearsed, factor: float, names: tuple[str, ...]) -> Rehearsed:
     return replace(found, **{name: round(getattr(found, name) * factor) for name in names})
-
-
-def _is_there(need: str, has_key: Callable[[str], bool]) -> bool:
-    if need.startswith("vlsi_cache."):
-        return find_spec(need) is not None
-    return has_key(need)

@@ -71,6 +71,9 @@ def _counts(plan: Plan) -> Table:
         rows.insert(
             1, ("not readable", f"{plan.unreadable_rows:,} rows; vlsi-cache check says why")
         )
+    hosts = [stage.host_bytes for stage in plan.stages if stage.host_bytes is not None]
+    if hosts:
+        rows.append(("host", f"{spelt_bytes(max(hosts))} on the first process's machine"))
     for name, value in rows:
         table.add_row(name, Text(value))
     return table
@@ -97,7 +100,8 @@ def _cache(plan: Plan) -> str:
 
 def _devices(plan: Plan) -> str:
     memory = "of unknown memory" if plan.memory_bytes is None else spelt_bytes(plan.memory_bytes)
-    return f"{plan.devices} × {plan.device}, {memory}"
+    shared = ", which share the student's weights (FSDP)" if plan.shards_student else ""
+    return f"{plan.devices} × {plan.device}, {memory}{shared}"
 
 
 def _stages(plan: Plan) -> Table:

@@ -8,7 +8,7 @@ sees it, alike on every device.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -38,6 +38,7 @@ __all__ = [
     "is_sharded",
     "like",
     "shard",
+    "slice_weights",
     "whole",
     "whole_state",
 ]
@@ -86,29 +87,53 @@ def shard(
     """
     module.begin_sharding()
     sender = Sender(module, device)
-    sender.send(value for value in module.parameters() if value.ndim == 0)
+    sender.send(_scalars(module))
     mesh = init_device_mesh(device.type, (PartialState().num_processes,))
+    try:
+        slice_weights(module, sharding, mesh, autocast=autocast, before=sender.send)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        raise _refusal(module, sharding, first_line(error)) from error
+    for parameter in _scalars(module):
+        parameter.data = parameter.data.to(device)
+    module.end_sharding(device)
+
+
+def slice_weights(
+    module: StageModule,
+    sharding: FsdpOptions,
+    mesh: DeviceMesh,
+    *,
+    autocast: bool,
+    before: Callable[[Iterable[Tensor]], object] = lambda _: None,
+) -> None:
+    """Leave a slice of every weight in each process of a mesh.
+
+    Args:
+        module: what trains, after its ``begin_sharding``.
+        sharding: how.
+        mesh: the processes.
+        autocast: whether forwards run in bfloat16.
+        before: called with the tensors that are sliced next.
+    """
     options: dict[str, Any] = {
         "mesh": mesh,
         "offload_policy": CPUOffloadPolicy() if sharding.offload else OffloadPolicy(),
-        # a scalar has nothing to slice
-        "ignored_params": {value for value in module.parameters() if value.ndim == 0},
+        "ignored_params": set(_scalars(module)),
     }
-    try:
-        for unit in module.units():
-            sender.send([*unit.parameters(), *unit.buffers()])
-            options_of_unit = {**options, "reshard_after_forward": sharding.reshard}
-            fully_shard(unit, mp_policy=_precision(autocast=autocast), **options_of_unit)
-        sender.send([*module.parameters(), *module.buffers()])
-        fully_shard(module, **options)
-    except (NotImplementedError, RuntimeError, ValueError) as error:
-        raise _refusal(module, sharding, first_line(error)) from error
+    for unit in module.units():
+        before([*unit.parameters(), *unit.buffers()])
+        options_of_unit = {**options, "reshard_after_forward": sharding.reshard}
+        fully_shard(unit, mp_policy=_precision(autocast=autocast), **options_of_unit)
+    before([*module.parameters(), *module.buffers()])
+    fully_shard(module, **options)
     for part in module.modules():
         if isinstance(part, FSDPModule):
-            part.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no mean
-    for parameter in options["ignored_params"]:
-        parameter.data = parameter.data.to(device)
-    module.end_sharding(device)
+            part.set_force_sum_reduction_for_comms(mesh.device_type == "cpu")  # gloo has no mean
+
+
+def _scalars(module: StageModule) -> list[nn.Parameter]:
+    """Return the parameters that have nothing to slice, in the same order in every process."""
+    return [value for value in module.parameters() if value.ndim == 0]
 
 
 def _refusal(module: StageModule, sharding: FsdpOptions, problem: str) -> StageError:

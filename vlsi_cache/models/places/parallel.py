@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models.binding.skeleton import names_of
 
-__all__ = ["head_plan", "is_split", "validate_parallel"]
+__all__ = ["head_counts", "head_plan", "is_split", "validate_parallel"]
 
 _WHOLE: Final = "replicate"
 _HEADS: Final = ("num_attention_heads", "num_key_value_heads")
@@ -31,6 +31,13 @@ def is_split(model: PreTrainedModel) -> bool:
     """Report whether several processes hold the model together, and read the same batches."""
     untyped: Any = model
     return (untyped.tp_size or 1) > 1
+
+
+def head_counts(config: PreTrainedConfig) -> dict[str, int]:
+    """Return the numbers of heads that tensor parallelism divides, by the configuration's names."""
+    text = config.get_text_config(decoder=True)
+    counts = {name: getattr(text, name, None) for name in _HEADS}
+    return {name: count for name, count in counts.items() if isinstance(count, int)}
 
 
 def validate_parallel(
@@ -56,9 +63,7 @@ def validate_parallel(
             found=f"teacher.tensor_parallel {num_processes} for {type(model).__name__}",
             mend="Give teacher.device_map: auto in its place",
         )
-    text = config.get_text_config(decoder=True)
-    counts = {name: getattr(text, name, None) for name in _HEADS}
-    odd = {name: n for name, n in counts.items() if isinstance(n, int) and n % num_processes}
+    odd = {name: count for name, count in head_counts(config).items() if count % num_processes}
     if odd:
         raise ModelError(
             "attention heads cannot be divided among the processes",

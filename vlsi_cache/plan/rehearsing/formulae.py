@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vlsi_cache.models import Backbone
 from vlsi_cache.objectives import tiles
@@ -20,6 +21,7 @@ from vlsi_cache.sampling import chunk_elements
 __all__ = [
     "ACCELERATOR",
     "USABLE",
+    "broadcast_bytes",
     "bucket_bytes",
     "bytes_per_token_and_tap",
     "gradient_bytes",
@@ -36,6 +38,8 @@ USABLE: Final = 0.92
 """Share of a device's memory that a stage may fill. The rest goes to the driver's context, the
 libraries' workspaces and gaps between allocations."""
 
+_BROADCAST_BYTES: Final = 250 * 2**20
+
 _FIXED_BYTES: Final = 2.9
 _DRAW_BYTES: Final = 0.58
 _TOP_BYTES: Final = 2.6
@@ -45,8 +49,11 @@ _TOGETHER_DRAW_BYTES: Final = 0.47
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """Return P · s, summed over tensors. A tensor that is named twice counts once."""
-    sizes = {id(one): one.numel() * one.element_size() for one in tensors}
+    """Return P · s, summed over tensors. A tensor that is named twice counts once, and
+    of a sliced one, the slice.
+    """
+    own = {id(one): one.to_local() if isinstance(one, DTensor) else one for one in tensors}
+    sizes = {key: one.numel() * one.element_size() for key, one in own.items()}
     return sum(sizes.values())
 
 
@@ -66,6 +73,17 @@ def optimizer_bytes(trained: Iterable[nn.Parameter]) -> int:
 def bucket_bytes(trained: Iterable[nn.Parameter], num_processes: int) -> int:
     """Return P · s with several processes, where DDP copies gradients to send them. Otherwise 0."""
     return tensor_bytes(trained) if num_processes > 1 else 0
+
+
+def broadcast_bytes(tensors: Iterable[Tensor], num_processes: int) -> int:
+    """Return min(P · s, 250 MiB) with several processes: DDP's first copy of what it sends.
+
+    A tensor that is larger is sent alone. With one process there is none.
+    """
+    sizes = [one.numel() * one.element_size() for one in tensors]
+    if num_processes == 1 or not sizes:
+        return 0
+    return min(sum(sizes), max(_BROADCAST_BYTES, *sizes))
 
 
 def tile_bytes(num_responses: int, num_taps: int, vocab_size: int, device: torch.device) -> int:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlsi_cache.models import Backbone
 from vlsi_cache.plan.rehearsing.formulae import (
+    broadcast_bytes,
     bucket_bytes,
     gradient_bytes,
     optimizer_bytes,
@@ -19,6 +21,7 @@ from vlsi_cache.plan.rehearsing.formulae import (
     vision_bytes,
 )
 from vlsi_cache.plan.rehearsing.meter import AllocationMeter
+from vlsi_cache.plan.rehearsing.processes import made_up_processes
 from vlsi_cache.plan.rehearsing.sketch import Sketch
 from vlsi_cache.plan.rehearsing.steps import (
     Batch,
@@ -27,8 +30,10 @@ from vlsi_cache.plan.rehearsing.steps import (
     make_step,
     schedule_of,
 )
-from vlsi_cache.plan.rehearsing.world import rehearsing
+from vlsi_cache.plan.rehearsing.world import forget_conversions, rehearsing
 from vlsi_cache.recipe import Recipe
+from vlsi_cache.training import StageModule
+from vlsi_cache.training.sharding import FsdpOptions, slice_weights
 
 __all__ = ["Rehearsed", "Setting", "rehearse", "trains_weights"]
 
@@ -45,6 +50,16 @@ class Setting:
     """Processes of one training."""
     num_teacher_taps: int
     """Taps of the teacher, without the output."""
+    fsdp: bool = False
+    """Whether the processes share the student's weights."""
+    shares_host: bool = False
+    """Whether all processes divide the memory of the machine here."""
+    most_devices: int = 64
+    """Devices that a mend may name at most."""
+
+    def shards(self, stage: PlannedStageName) -> bool:
+        """Report whether each process holds a slice of the weights in a stage."""
+        return self.fsdp and self.num_processes > 1 and not stage.startswith("teacher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +82,8 @@ class Rehearsed:
     """Floating-point operations of one step of the usual batch."""
     num_trained: int
     """Parameters that train."""
+    loaded: int = 0
+    """Bytes of the weights and what is added, before any process gives up a part of them."""
 
     @property
     def static(self) -> int:
@@ -105,26 +122,50 @@ def rehearse(
     Raises:
         ModelError: the model cannot be built from its configuration.
     """
-    with rehearsing(), AllocationMeter() as meter:
+    sharding = setting.num_processes if setting.shards(stage) else 1
+    by_gloo = sharding > 1 and setting.device.type == "cpu"
+    with (
+        made_up_processes(sharding) as mesh,
+        rehearsing(),
+        AllocationMeter(by_gloo=by_gloo) as meter,
+    ):
         backbone = sketch.build(setting.device, trains=trains_weights(setting.recipe, stage))
-        found, step = _one_step(setting, stage, backbone, meter, heaviest)
+        model = backbone.decoder.model
+        own = tensor_bytes(_all_tensors(model))
+        step = make_step(setting.recipe, stage, backbone, setting.num_teacher_taps)
+        loaded = meter.live
+        share = own / tensor_bytes(_all_tensors(model))  # the rest are adapters
+        if mesh is not None and step.module is not None:
+            _slice(step.module, mesh, autocast=backbone.autocast)
+        found = _one_step(setting, stage, backbone, step, meter, heaviest)
+        weights = round(share * found.weights)
+        found = replace(found, weights=weights, added=found.added + found.weights - weights)
         vision = vision_bytes(backbone, patches, keeps_all=stage == "finetuning")
         operations = _mean_count(step, usual) if usual is not None else 0.0
-        del step, backbone
-    gc.collect()  # hooks and modules refer to one another
-    return replace(found, working=found.working + vision, operations=operations)
+        del step, backbone, model
+        gc.collect()  # hooks and modules refer to one another
+    return replace(found, working=found.working + vision, operations=operations, loaded=loaded)
+
+
+def _slice(module: StageModule, mesh: DeviceMesh, *, autocast: bool) -> None:
+    """Leave a slice of a module's weights in each process, as ``training.sharding.shard`` does."""
+    module.begin_sharding()
+    slice_weights(module, FsdpOptions(), mesh, autocast=autocast)
+    module.end_sharding(torch.device("cpu"))
+    gc.collect()
+    forget_conversions()  # what is whole is needed no more
 
 
 def _one_step(
     setting: Setting,
     stage: PlannedStageName,
     backbone: Backbone,
+    step: StageStep,
     meter: AllocationMeter,
     batch: Batch,
-) -> tuple[Rehearsed, StageStep]:
+) -> Rehearsed:
     """Run the step at the batch that decides the peak."""
     weights = tensor_bytes(_all_tensors(backbone.decoder.model))
-    step = make_step(setting.recipe, stage, backbone, setting.num_teacher_taps)
     trained, static = step.trained, meter.live
     states = [torch.empty_like(one) for one in trained for _ in range(2)]
     meter.lower()
@@ -134,19 +175,22 @@ def _one_step(
         parameter.grad = None
     gradients, optimizer = gradient_bytes(trained), optimizer_bytes(trained)
     del states
-    working = max(peak - static - gradients - optimizer, 0)
+    senders = _num_senders(setting, stage)
+    buckets = bucket_bytes(trained, senders)
+    sent = broadcast_bytes(_all_tensors(step.module), senders) if step.module is not None else 0
+    # what is sent at first lies beside the weights, when there is no gradient yet
+    working = max(peak - static - gradients - optimizer, sent - gradients - buckets - optimizer, 0)
     working += _further_tiles(setting, stage, batch.num_responses, backbone.head.num_rows)
-    found = Rehearsed(
+    return Rehearsed(
         weights=weights,
         blocks=tensor_bytes(backbone.decoder.blocks.parameters()),
         added=static - weights,
-        gradients=gradients + bucket_bytes(trained, _num_senders(setting, stage)),
+        gradients=gradients + buckets,
         optimizer=optimizer,
         working=working,
         operations=0.0,
         num_trained=sum(one.numel() for one in trained),
     )
-    return found, step
 
 
 def _further_tiles(setting: Setting, stage: PlannedStageName, num_responses: int, rows: int) -> int:
@@ -170,11 +214,13 @@ def _run_peak(recipe: Recipe, stage: PlannedStageName, step: StageStep, batch: B
 def _num_senders(setting: Setting, stage: PlannedStageName) -> int:
     """Return the processes that send one another whole gradients.
 
-    A mapped teacher has one process. Those that hold a teacher together shard its verbalizers.
+    A mapped teacher has one process. Those that hold a teacher together shard its verbalizers, and
+    those that share a student's weights send slices.
     """
     teacher = setting.recipe.teacher
     is_spread = teacher.device_map is not None or teacher.tensor_parallel > 1
-    return 1 if is_spread and stage.startswith("teacher") else setting.num_processes
+    alone = setting.shards(stage) or (is_spread and stage.startswith("teacher"))
+    return 1 if alone else setting.num_processes
 
 
 def _mean_count(step: StageStep, batch: Batch) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -29,6 +30,7 @@ from vlsi_cache.models import (
 )
 from vlsi_cache.models.binding.trace import block_output, removing
 from vlsi_cache.models.loading.precision import frozen_dtype, trained_dtype
+from vlsi_cache.models.places.parallel import head_counts
 from vlsi_cache.recipe import ModelSection
 
 __all__ = ["REHEARSED", "Sketch", "read_sketch"]
@@ -65,6 +67,14 @@ class Sketch:
     def is_quantised(self) -> bool:
         """Whether the checkpoint's weights are quantised."""
         return "quantization_config" in json.loads(self.config)
+
+    def dividing_heads(self, counts: Sequence[int]) -> tuple[int, ...]:
+        """Return the numbers of processes by which tensor parallelism can divide the model."""
+        config = self.fresh_config()
+        if not getattr(config.get_text_config(decoder=True), "base_model_tp_plan", None):
+            return ()
+        heads = head_counts(config).values()
+        return tuple(count for count in counts if not any(head % count for head in heads))
 
     def fresh_config(self, num_blocks: int | None = None) -> PreTrainedConfig:
         """Return the configuration, with another number of blocks if one is given."""

@@ -5,7 +5,7 @@ Shapes: B samples, T positions, N response tokens, L taps, S entries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -72,12 +72,19 @@ class StageStep:
 
     run: Callable[[Batch], None]
     """Runs forward, and backward if anything trains."""
-    trained: Sequence[nn.Parameter]
-    """The parameters that train."""
+    module: StageModule | None
+    """What trains. None for the teacher's pass."""
     rest: Callable[[], None] = lambda: None
     """Lets what does not run to the stage's end rest."""
     share: float = 1.0
     """Part of the stage's steps before that."""
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that train. Those of a sharded module are this process's slices."""
+        if self.module is None:
+            return []
+        return [value for value in self.module.parameters() if value.requires_grad]
 
 
 def schedule_of(recipe: Recipe, stage: PlannedStageName) -> Schedule | None:
@@ -151,7 +158,7 @@ def _teacher_pass(recipe: Recipe, backbone: Backbone) -> StageStep:
             if ".numpy()" not in str(error):
                 raise
 
-    return StageStep(run, ())
+    return StageStep(run, None)
 
 
 def _interaction(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> StageStep:
@@ -263,4 +270,4 @@ def _trained(
             loss: Tensor = module(**given)["loss"]
         loss.backward()
 
-    return StageStep(run, [value for value in module.parameters() if value.requires_grad])
+    return StageStep(run, module)

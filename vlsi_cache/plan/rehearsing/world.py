@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-__all__ = ["rehearsing"]
+__all__ = ["forget_conversions", "rehearsing"]
 
 
 class _ShortMemory(dict[Any, Any]):
@@ -22,6 +23,12 @@ class _ShortMemory(dict[Any, Any]):
         """Keep the pair in place of the one before."""
         self.clear()
         super().__setitem__(key, value)
+
+
+def forget_conversions() -> None:
+    """Let go of the tensor that a rehearsal has converted last, so that it counts no more."""
+    mode: Any = detect_fake_mode()
+    mode.fake_tensor_converter.meta_converter.tensor_memo.clear()
 
 
 @contextmanager
