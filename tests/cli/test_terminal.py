@@ -134,7 +134,7 @@ def test_each_command_ends_with_the_next_and_a_second_run_has_nothing_to_do(
     (Path(recipe.student_path) / "config.json").write_text("{", encoding="utf-8")
     broken = CliRunner().invoke(cli, ["train-student", *given, "--student", student])
     assert broken.exit_code == 1
-    assert f"error: {recipe.student_path}: the model's configuration cannot be" in broken.stderr
+    assert f"error: {recipe.student_path}/config.json: the file is not JSON (" in broken.stderr
 
 
 def test_the_next_command_has_the_flags_that_were_typed() -> None:

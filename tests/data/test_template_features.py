@@ -134,7 +134,7 @@ def test_an_end_of_turn_that_is_not_called_special_is_a_stop_all_the_same(
 
 def test_a_template_that_changes_the_words_is_refused_at_once() -> None:
     tokenizer = _tokenizer("{% for m in messages %}{{ m.content | upper }}{% endfor %}")
-    with pytest.raises(ModelError, match=r"does not render .*; a text without them"):
+    with pytest.raises(ModelError, match=r"does not render .*; found a text without them\."):
         learned_with(tokenizer, PLAIN)
 
 
@@ -153,4 +153,22 @@ def test_a_question_that_is_repeated_in_an_answer_is_refused() -> None:
         "{{ m.content }}<|im_end|>\n{% endfor %}" + _PROMPT
     )
     with pytest.raises(DataError, match="writes what the user says into an answer"):
+        learned_with(tokenizer, PLAIN)
+
+
+_OPENED: Final = (
+    "{% if messages[0].role != 'system' %}{{ raise_exception('a system turn must open') }}"
+    "{% endif %}{% for m in messages %}" + _TURN + "{{ m.content }}<|im_end|>\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("prompt", [_PROMPT, ""])
+def test_a_template_that_wants_a_system_turn_reads_conversations_that_have_one(prompt: str) -> None:
+    tokenizer = _tokenizer(_OPENED + prompt)
+    opened = conversation(
+        turn("system", "Be brief."), turn("user", "What?"), turn("assistant", "A")
+    )
+    usual = _tokenizer(_OPENED.partition("{% endif %}")[2] + prompt)
+    assert learned_with(tokenizer, opened) == learned_with(usual, opened)
+    with pytest.raises(DataError, match=r"refuses the conversation \(a system turn must open\)"):
         learned_with(tokenizer, PLAIN)

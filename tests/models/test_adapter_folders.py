@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import MixtralForCausalLM
 
 from support.families import tiny_model
+from support.lostfiles import LFS_POINTER
 from support.processors import image_processor_for, text_tokenizer
 from support.shrinking import shrunken_config
 from vlsi_cache.errors import ModelError
@@ -44,6 +45,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
         shutil.copy(root / "adapter" / file, root / "both" / file)
     with torch.no_grad():
         return root, adapted(TOKENS).logits
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture
@@ -89,11 +95,16 @@ def test_an_adapter_is_merged_into_its_base(
     ("fields", "problem"),
     [
         ({"base_model_name_or_path": None}, "names no base model"),
-        ({"base_model_name_or_path": "/nowhere/at/all"}, "no such model folder"),
+        ({"base_model_name_or_path": "/nowhere/at/all"}, "is not there; found base_model_n"),
         ({"target_modules": ["q_proj", "up_proj", "down_proj"]}, "does not fit its base"),
         ({"target_modules": ["nothing"]}, "does not fit its base"),
         ({"r": 8}, "for PeftModel: size mismatch for base_model"),
-        ({"peft_type": "UNHEARD_OF"}, "does not fit its base"),
+        ({"peft_type": "UNHEARD_OF"}, "no such kind of adapter; found peft_type UNHEARD_OF"),
+        ({"base_model_name_or_path": "../gone"}, "base_model_name_or_path ../gone, and there is"),
+        ({"base_model_name_or_path": "C:\\base"}, "C:\\base, and this is a path of Windows"),
+        ({"base_model_name_or_path": "hf://a/b"}, "hf://a/b, and a model on the hub is given by"),
+        ({"base_model_name_or_path": "owner/gone"}, "owner/gone, and the name is neither a fold"),
+        ({"base_model_name_or_path": "../adapter"}, "the base of the adapter is the adapter its"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(
@@ -122,9 +133,44 @@ def test_an_adapter_without_safetensors_is_refused(adapter: Path) -> None:
 def test_damaged_adapters_are_refused(adapter: Path) -> None:
     weights = adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-20])
-    assert "the adapter cannot be loaded" in refusal(adapter)
+    assert "adapter_model.safetensors: the file is cut off; expected 12,208" in refusal(adapter)
     (adapter / "adapter_config.json").write_text("{broken")
-    assert "the adapter's configuration cannot be read" in refusal(adapter)
+    assert "adapter_config.json: the file is not JSON" in refusal(adapter)
+    (adapter / "adapter_config.json").write_bytes(LFS_POINTER)
+    assert "adapter_config.json: the file is not JSON, but a git-lfs pointer" in refusal(adapter)
+
+
+def test_an_adapter_of_an_adapter_is_refused(adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path / "second")
+    change(tmp_path / "second", base_model_name_or_path=str(adapter))
+    assert "the base of the adapter is an adapter, too" in refusal(tmp_path / "second")
+
+
+def test_an_adapter_beside_a_bare_configuration_has_the_base_that_it_names(
+    adapter: Path, folders: tuple[Path, Tensor]
+) -> None:
+    shutil.copy(folders[0] / "base" / "config.json", adapter)
+    with torch.no_grad():
+        logits = load_model(str(adapter))(TOKENS).logits
+    torch.testing.assert_close(logits, folders[1])
+    change(adapter, base_model_name_or_path="/moved/elsewhere")
+    assert "/moved/elsewhere, and there is no such model folder" in refusal(adapter)
+
+
+def test_an_adapter_beside_whole_weights_is_named(
+    adapter: Path, folders: tuple[Path, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    load_model(str(folders[0] / "both"))
+    assert "holds a model and an adapter, which is merged into it" in caplog.text
+    caplog.clear()
+    both = adapter.with_name("orphan")
+    shutil.copytree(folders[0] / "both", both)
+    (both / "adapter_config.json").unlink()
+    load_model(str(both))
+    assert "the weights of an adapter are not read without adapter_config.json" in caplog.text
+    caplog.clear()
+    load_model(str(adapter))
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_an_adapter_that_changes_no_weights_is_refused(adapter: Path, tmp_path: Path) -> None:

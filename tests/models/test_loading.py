@@ -16,16 +16,13 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
-    BartForConditionalGeneration,
     CLIPImageProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
-    ViTConfig,
 )
 
 from support.families import tiny_model
 from support.processors import image_processor_for, text_tokenizer
-from support.shrinking import shrunken_config
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import (
     bind_decoder,
@@ -60,7 +57,7 @@ def refusal(folder: Path | str, **options: str) -> str:
     with pytest.raises(ModelError) as caught:
         load_model(str(folder), **options)  # type: ignore[arg-type]
     message = str(caught.value)
-    assert message.startswith(f"{folder}: ")
+    assert message.startswith((f"{folder}: ", f"{folder}/"))
     assert "\n" not in message
     return message
 
@@ -108,7 +105,7 @@ def test_a_path_that_is_not_a_folder_is_refused_without_asking_the_hub(name: str
 
 
 def test_a_file_is_not_a_folder(saved: Path) -> None:
-    assert "found a file" in refusal(saved / "config.json")
+    assert f"this is a file. Give its folder: {saved}." in refusal(saved / "config.json")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
@@ -136,7 +133,9 @@ def test_an_unknown_dtype_is_refused(saved: Path) -> None:
 def test_damaged_weights_are_refused(folder: Path) -> None:
     weights = folder / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert "it is damaged" in refusal(folder)
+    assert f"{WEIGHTS}: the file is cut off; expected 193,536 bytes; found 193,436" in (
+        refusal(folder)
+    )
 
 
 def test_pickled_weights_are_not_opened(folder: Path) -> None:
@@ -279,7 +278,7 @@ def test_the_length_of_short_positions_is_known() -> None:
 
 def test_a_broken_configuration_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text("{broken")
-    assert "configuration cannot be read" in refusal(folder)
+    assert "config.json: the file is not JSON (Expecting property name" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -349,18 +348,6 @@ def test_weights_that_lie_there_twice_are_named(
     assert "model.safetensors is read, and the shards of model.saf" in caplog.text
 
 
-def test_an_encoder_decoder_is_not_read_as_its_decoder(tmp_path: Path) -> None:
-    config = shrunken_config("bart")
-    BartForConditionalGeneration(config).save_pretrained(tmp_path)
-    assert "the model is an encoder-decoder" in refusal(tmp_path)
-
-
-def test_another_kind_of_model_is_refused(folder: Path) -> None:
-    ViTConfig().save_pretrained(folder)
-    assert "neither an image-text-to-text nor a causal language model" in refusal(folder)
-    assert "found model_type vit" in refusal(folder)
-
-
 def test_a_processor_or_a_tokenizer_is_loaded(tmp_path: Path) -> None:
     words = Tokenizer(WordLevel({"<image>": 0, "a": 1}, unk_token="a"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="a")
@@ -376,16 +363,6 @@ def test_a_folder_without_a_processor_is_refused(saved: Path, tmp_path: Path) ->
     CLIPImageProcessor().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="processor"):
         load_processor(str(tmp_path))
-
-
-@pytest.mark.parametrize("text", ["", '{"version": "1', "[1]", "5"])
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
-def test_a_damaged_file_of_a_processor_is_named(name: str, text: str, tmp_path: Path) -> None:
-    text_tokenizer("chatml").save_pretrained(tmp_path)
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ModelError, match=f"{name}: {name} cannot be read") as caught:
-        load_processor(str(tmp_path))
-    assert "\n" not in str(caught.value)
 
 
 def test_options_of_a_processor_take_the_place_of_the_saved_ones(tmp_path: Path) -> None:
@@ -417,6 +394,26 @@ def test_an_option_that_the_processor_does_not_know_is_refused(
     with pytest.raises(ModelError, match=f"does not know these options.*found {option}") as caught:
         load_processor(str(tmp_path), options={option: 1})
     assert near in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_pixels": "many"},
+        {"max_pixels": -5},
+        {"min_pixels": 0},
+        {"min_pixels": True},
+        {"min_pixels": 900, "max_pixels": 64},
+    ],
+    ids=str,
+)
+def test_bounds_of_pixels_that_no_picture_has_are_refused(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    image_processor_for("qwen2_vl").save_pretrained(tmp_path)
+    tiny_model("qwen2_vl").config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"cannot have these bounds of pixels.*found "):
+        load_processor(str(tmp_path), options=options)
 
 
 def test_a_tokenizer_takes_no_options_of_images(tmp_path: Path) -> None:

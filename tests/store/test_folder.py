@@ -33,7 +33,7 @@ def test_a_folder_without_a_manifest_is_not_a_whole_cache(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"", "not JSON"),
+        (b"", "manifest is an empty file"),
         (b'{"format_version": 1', "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "not JSON"),

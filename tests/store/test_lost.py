@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from support.archives import shard_file
 from support.caches import make_cache, make_record, write_part
+from support.lostfiles import LOST as STOOD_IN
 from vlsi_cache.cli.main import cli
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store import (
@@ -341,3 +342,18 @@ def test_thousands_of_damages_are_counted_and_the_first_are_shown(cache: Path) -
     assert "300 damaged" in " ".join(shown.split())
     assert shown.count(".txt") == 100
     assert "… and 200 more. --json names all of them" in shown
+
+
+@pytest.mark.parametrize("words", [words for words in STOOD_IN if "NUL" not in words])
+@pytest.mark.parametrize(
+    "key", ["manifest.json", "index.json", "shards/00000.json", "shards/00000.zarr.zip"]
+)
+def test_what_stands_in_a_files_place_is_named(key: str, words: str, cache: Path) -> None:
+    (cache / key).write_bytes(STOOD_IN[words])
+    with pytest.raises(CacheError) as caught:
+        list(open_cache(cache))
+    assert str(caught.value).startswith(f"{cache / key}: ")
+    assert words in str(caught.value)
+    if words == "a git-lfs pointer to 12,345 bytes" and key.endswith(".zip"):
+        assert "Fetch what it points to with git lfs pull" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import (
 from support.shrinking import shrunken_config, shrunken_model
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import bind_decoder, lora_config, lora_reach
-from vlsi_cache.models.loading.loading import loader_of
+from vlsi_cache.models.loading.kinds import loader_of
 from vlsi_cache.models.loading.sources import model_errors
 
 __all__ = ["FAMILIES", "TABLE", "Family", "judge", "make_model", "read_table"]

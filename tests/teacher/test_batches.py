@@ -21,7 +21,15 @@ from vlsi_cache.data import TokenBatches, encoder_of, load_data
 from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP
 from vlsi_cache.errors import CacheError
 from vlsi_cache.recipe import Recipe
-from vlsi_cache.store import CacheWriter, SampleRecord, create_cache, open_cache, verify_cache
+from vlsi_cache.store import (
+    CacheWriter,
+    Pack,
+    SampleRecord,
+    create_cache,
+    open_cache,
+    pack_shard,
+    verify_cache,
+)
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.teacher.batches import KeyedBatches, ShardBatches
 from vlsi_cache.teacher.filling import DumpProgress
@@ -141,9 +149,11 @@ class GatedWriter(CacheWriter):
 
     gate: threading.Event
 
-    def write_shard(self, shard_index: int, records: Sequence[SampleRecord]) -> None:
+    def write_shard(
+        self, shard_index: int, records: Sequence[SampleRecord], pack: Pack = pack_shard
+    ) -> None:
         self.gate.wait()
-        super().write_shard(shard_index, records)
+        super().write_shard(shard_index, records, pack)
 
 
 def test_the_pass_goes_on_while_a_shard_is_written_and_waits_for_it_before_the_next(

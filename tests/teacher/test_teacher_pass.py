@@ -19,9 +19,11 @@ from vlsi_cache.distribution import ENTROPY_STEP, LABEL_STEP
 from vlsi_cache.errors import CacheMismatchError, ModelError, RecipeError, StageError
 from vlsi_cache.models import load_processor
 from vlsi_cache.recipe import Recipe
+from vlsi_cache.recipe.partition import Partition
 from vlsi_cache.store import open_cache
-from vlsi_cache.teacher import dump_teacher
+from vlsi_cache.teacher import dump_teacher, passes
 from vlsi_cache.teacher.filling import DumpProgress
+from vlsi_cache.teacher.publishing import Publisher
 from vlsi_cache.teacher.reading import record_uniforms
 
 
@@ -87,6 +89,35 @@ def test_a_rerun_writes_only_what_is_missing_with_the_same_bytes(recipe: Recipe)
     assert _shard_bytes(cache) == before
     assert [(step.num_samples, step.total_samples) for step in seen] == [(2, 5), (4, 5), (5, 5)]
     assert _dump(recipe) == []  # nothing is left to do
+
+
+@pytest.mark.parametrize("num_ahead", [1, 3])
+def test_batches_that_are_begun_ahead_are_all_recorded(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_ahead: int
+) -> None:
+    """An accelerator begins the next batch before it gives the records of the last."""
+    monkeypatch.setattr(passes, "num_batches_ahead", lambda _: num_ahead)
+    again = with_section(recipe, "cache", path=str(tmp_path / "ahead"))
+    seen = _dump(again)
+    assert seen[-1].num_samples == seen[-1].total_samples
+    assert open_cache(again.cache_path).is_complete
+    assert _shard_bytes(Path(again.cache_path)) == _shard_bytes(Path(recipe.cache_path))
+
+
+@pytest.mark.parametrize("partition", [None, Partition(1, 2)], ids=["whole", "partition"])
+def test_a_shard_that_is_not_written_is_no_success(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition: Partition | None
+) -> None:
+    again = with_section(recipe, "cache", path=str(tmp_path / "lost"))
+    submit = Publisher.submit
+
+    def lose_the_first(publisher: Publisher, shard: int, records: Any) -> None:
+        if shard:
+            submit(publisher, shard, records)
+
+    monkeypatch.setattr(Publisher, "submit", lose_the_first)
+    with pytest.raises(StageError, match="found 1 missing, the first of them 0"):
+        dump_teacher(again, partition=partition)
 
 
 def test_draws_follow_from_seed_and_content_alone() -> None:

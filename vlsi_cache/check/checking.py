@@ -19,6 +19,7 @@ from vlsi_cache.check.subjects import (
     find_model_failures,
     open_subjects,
 )
+from vlsi_cache.check.warned import collected_warnings
 from vlsi_cache.data import (
     Conversation,
     ConversationDataset,
@@ -64,6 +65,14 @@ def check_data(
         DataError: the data cannot be opened.
         ModelError: a processor or a configuration cannot be loaded.
     """
+    with collected_warnings() as warned:
+        report = _checked(recipe, decode_images=decode_images, on_progress=on_progress)
+    return report.model_copy(update={"warnings": warned})
+
+
+def _checked(
+    recipe: Recipe, *, decode_images: bool, on_progress: Callable[[int, int], None] | None
+) -> CheckReport:
     with phase("opening the processors and the data", patient=True):
         subjects = open_subjects(recipe)
         data = load_data(recipe.data)
@@ -239,6 +248,7 @@ class _Check:
             images_decoded=self.decode_images,
             idle_settings=idle,
             columns_not_read=data.columns_not_read(),
+            warnings=[],
             samples=[_named(one, row, repeated) for row, one in _chosen(self.samples)],
             failures=[
                 one if row is None else _named(one, row, repeated)

@@ -85,6 +85,8 @@ class CheckReport(ReportModel):
     """Settings that have no effect, each with the reason."""
     columns_not_read: list[str]
     """Columns of the rows that nothing reads."""
+    warnings: list[str]
+    """What the log warns of: nothing that fails, such as files that are not read."""
     samples: list[LearnedSample]
     """Sound samples from different parts of the data."""
     failures: list[CheckFailure]

@@ -123,8 +123,8 @@ def failure_of(
 
 
 def _open(role: str, section: ModelSection, recipe: Recipe) -> Subject:
-    processor = load_processor_of(section)
     config = load_config_of(section)
+    processor = load_processor_of(section)
     text = config.get_text_config(decoder=True)
     limit = length_limit(text, recipe.data)
     return Subject(

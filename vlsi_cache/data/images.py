@@ -9,10 +9,12 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from vlsi_cache.contents import recognise
 from vlsi_cache.errors import DataError, first_line
 from vlsi_cache.limits import raise_limit
 
@@ -125,9 +127,13 @@ class ImageRef:
             raise_limit(error)
             found = first_line(error)
             if isinstance(error, UnidentifiedImageError):
-                found = f"{len(data)} bytes of no known image format"
+                found = _described(data)
             raise _undecodable(self, where, found) from error
         raise _refused(self, where, problem)
+
+
+_DOCUMENTS: Final = frozenset({"PDF", "an XML document", "text", "gzip", "a zip archive"})
+"""What is named in place of an image, beside files that were lost."""
 
 
 def is_known_image(data: bytes) -> bool:
@@ -142,8 +148,36 @@ def missing_image(image: ImageRef, where: str | None) -> DataError:
     return DataError(
         "image file is missing",
         where=image.location(where),
+        found=_found_in_place(image.path),
         mend="Restore the file, or give its path relative to the data file or to data.image_root",
     )
+
+
+def _found_in_place(path: Path | None) -> str | None:
+    """What stands at a path without a file, or the file whose name was quoted for an address.
+
+    No path is named, so that the words are the same on every machine.
+    """
+    try:
+        if path is None:
+            return None
+        if path.is_dir():
+            return "a folder"
+        if path.is_symlink():
+            return "a link to nothing"
+        if "%" in path.name and path.with_name(unquote(path.name)).is_file():
+            return f"a file {unquote(path.name)}, whose name is quoted here as in an address"
+    except (OSError, ValueError):  # a folder on the way that may not be searched, or no name
+        pass
+    return None
+
+
+def _described(data: bytes) -> str:
+    """What bytes are that are no image."""
+    contents = recognise(data, len(data))
+    if contents.kind in ("empty", "not the file") or contents.words in _DOCUMENTS:
+        return contents.words
+    return f"{len(data)} bytes of no known image format"
 
 
 def _opened(data: bytes) -> Image.Image:

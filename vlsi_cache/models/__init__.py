@@ -16,6 +16,7 @@ from vlsi_cache.models.binding.taps import (
 from vlsi_cache.models.decoder import Decoder
 from vlsi_cache.models.identity import (
     chat_template_hash,
+    processor_name,
     tokenizer_of,
     vocabulary_hash,
     vocabulary_size,
@@ -75,6 +76,7 @@ __all__ = [
     "outline_of",
     "outlined_backbone",
     "preview_model",
+    "processor_name",
     "resolve_taps",
     "run_backbone",
     "saved_dtype",

@@ -20,6 +20,7 @@ from vlsi_cache.models.places.quantization import quantization_of
 __all__ = [
     "PINNED_DAY",
     "chat_template_hash",
+    "processor_name",
     "tokenizer_of",
     "vocabulary_hash",
     "vocabulary_size",
@@ -61,6 +62,12 @@ def tokenizer_of(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTrai
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ModelError("the processor has no tokenizer", where=type(processor).__name__)
     return tokenizer
+
+
+def processor_name(processor: ProcessorMixin | PreTrainedTokenizerBase) -> str:
+    """The model that a processor was loaded with, or its class if it was not loaded."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    return str(getattr(tokenizer, "name_or_path", "") or type(processor).__name__)
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -10,12 +10,10 @@ from vlsi_cache.recipe.existing import (
     DATA_FORMS,
     Role,
     expand_pattern,
-    is_there,
     model_name,
     named_models,
     validate_data_name,
     validate_data_named,
-    validate_model_folder,
     validate_named,
     validate_together,
     validate_trackers,
@@ -39,6 +37,7 @@ from vlsi_cache.recipe.load import (
     load_recipe,
     recipe_from_mapping,
 )
+from vlsi_cache.recipe.modelnames import is_there, validate_model_folder
 from vlsi_cache.recipe.models import (
     AUTOMATIC,
     ModelSection,
@@ -48,7 +47,7 @@ from vlsi_cache.recipe.models import (
 )
 from vlsi_cache.recipe.recipe import Recipe, StageName
 from vlsi_cache.recipe.schedule import Schedule
-from vlsi_cache.recipe.section import Section
+from vlsi_cache.recipe.section import Section, at_home
 from vlsi_cache.recipe.sources import (
     CacheSection,
     DataSection,
@@ -85,6 +84,7 @@ __all__ = [
     "VerbalizationSection",
     "VerbalizerSection",
     "apply_overrides",
+    "at_home",
     "expand_pattern",
     "find_completion",
     "find_weight_completion",

@@ -11,14 +11,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
+from vlsi_cache.contents import find_link
 from vlsi_cache.errors import (
     DataError,
-    ModelError,
     RecipeError,
     StageError,
     VlsiCacheError,
     excerpt,
 )
+from vlsi_cache.recipe.modelnames import is_there, validate_model_folder
 from vlsi_cache.recipe.models import ModelSection
 from vlsi_cache.recipe.recipe import Recipe
 from vlsi_cache.recipe.sources import DataSection
@@ -27,13 +28,10 @@ __all__ = [
     "DATA_FORMS",
     "DATA_SUFFIXES",
     "expand_pattern",
-    "is_there",
-    "looks_local",
     "model_name",
     "named_models",
     "validate_data_name",
     "validate_data_named",
-    "validate_model_folder",
     "validate_named",
     "validate_together",
     "validate_trackers",
@@ -61,23 +59,14 @@ DATA_SUFFIXES: Final = (
     ".xlsx",
 )
 """Suffixes of files. A hub name that ends so is the name of a file that is not there."""
-_FEW: Final = 3
-"""Folders that an error names."""
 _MOST_NAME_CHARACTERS: Final = 500
 """A longer name is data, and not printed whole."""
 _URL: Final = re.compile(r"(\w[\w+.-]*)://")
 _ON_HUB: Final = re.compile(
     r"(?:hf://|https?://huggingface\.co/)(?:datasets/)?([\w-][\w.-]*/[\w.-]+)"
 )
+_WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/]|.*\\")
 _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-
-
-def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder."""
-    try:
-        return path.exists()
-    except OSError:  # such as a name that is too long
-        return False
 
 
 def expand_pattern(name: str) -> list[str]:
@@ -94,16 +83,6 @@ def expand_pattern(name: str) -> list[str]:
     if not found:
         raise DataError("no file has a name of this pattern", where=excerpt(name))
     return found
-
-
-def looks_local(name: str) -> bool:
-    """Whether the name of a model can be a path alone. A hub name is "model" or "owner/model"."""
-    return (
-        not name
-        or name.startswith((".", "~", os.sep))
-        or name.count("/") > 1
-        or is_there(Path(name))
-    )
 
 
 def model_name(section: ModelSection, role: str) -> str:
@@ -140,43 +119,6 @@ def named_models(recipe: Recipe) -> dict[Role, ModelSection]:
     return named
 
 
-def validate_model_folder(name: str) -> None:
-    """Refuse a name that can be a folder alone, and is none.
-
-    Raises:
-        ModelError: there is no such folder.
-    """
-    path = Path(name).expanduser()
-    if not path.is_dir() and looks_local(name) and not name.endswith(".gguf"):
-        raise ModelError(
-            "there is no such model folder",
-            where=name or "model",
-            found="a file" if path.is_file() else None,
-            mend="Give the folder that save_pretrained wrote, or a name on the Hugging Face hub",
-        )
-    inside = _models_inside(path)
-    if inside:
-        raise ModelError(
-            "this folder is not a model, and folders in it are",
-            where=name,
-            expected="a config.json",
-            found=", ".join(inside[:_FEW]) + (" …" if len(inside) > _FEW else ""),
-            mend=f"Give the folder of one model, such as {path / inside[0]}",
-        )
-
-
-def _models_inside(path: Path) -> list[str]:
-    """Return the names of subfolders that hold models, where the folder itself holds none."""
-    known = ("config.json", "adapter_config.json", "processor_config.json", "tokenizer.json")
-    if not path.is_dir() or any((path / name).is_file() for name in known):
-        return []
-    try:
-        found = [*path.glob("*/config.json"), *path.glob("*/*/config.json")]
-    except OSError:
-        return []
-    return sorted({str(config.parent.relative_to(path)) for config in found})
-
-
 def validate_data_named(section: DataSection) -> None:
     """Refuse a section that names no data.
 
@@ -200,6 +142,8 @@ def validate_data_name(name: str) -> None:
     """
     path = Path(name)
     base, _, _ = name.rpartition(":")
+    if not name.strip() or name == "-":
+        raise _no_data(name)
     if is_there(path) or (base and is_there(Path(base))):
         return
     is_hub_name = _HUB_NAME.fullmatch(name) and len(name) <= _MOST_NAME_CHARACTERS
@@ -208,8 +152,32 @@ def validate_data_name(name: str) -> None:
         raise _no_data(name)
 
 
+def _slip(name: str) -> tuple[str, str] | None:
+    """Return what is wrong with a name of data that is known by its look, and how to mend it."""
+    bare = name.strip().strip("'\"").strip()
+    if not bare:
+        return "the name of the data is empty", f"Give {DATA_FORMS}"
+    if bare != name:
+        return "the name has blanks or quotes around it", f"Give {bare}"
+    if name == "-":
+        return "data is not read from a pipe", "Write it into a file"
+    parts = name.split(",")
+    if len(parts) > 1 and all(is_there(Path(part.strip())) for part in parts):
+        return "several files are given as a list", f"Set data.path to [{', '.join(parts)}]"
+    if "$" in name:
+        return "variables of the shell are not replaced in a recipe", "Write the path out"
+    if _WINDOWS.match(name) and os.sep != "\\":
+        return (
+            "this is a path of Windows, which this system does not know",
+            "Give the path that the file has here, such as /mnt/c/… for C:\\…",
+        )
+    return None
+
+
 def _no_data(name: str) -> DataError:
     where = (name if len(name) <= _MOST_NAME_CHARACTERS else excerpt(name)) or "data"
+    if (slip := _slip(name)) is not None:
+        return DataError(slip[0], where=where, mend=slip[1])
     if url := _URL.match(name):
         on_hub = _ON_HUB.match(name)
         return DataError(
@@ -218,6 +186,8 @@ def _no_data(name: str) -> DataError:
             expected=DATA_FORMS,
             mend=f"Give the name on the hub alone: {on_hub.group(1)}" if on_hub else "Download it",
         )
+    if link := _link_at(name):
+        return DataError("this is not data", where=where, found=link, mend=f"Give {DATA_FORMS}")
     is_relative = len(name) <= _MOST_NAME_CHARACTERS and not name.startswith(("/", "~"))
     return DataError(
         "there is no such data file or folder",
@@ -225,6 +195,13 @@ def _no_data(name: str) -> DataError:
         found=f"nothing in {Path.cwd()}" if name and is_relative else None,
         mend=f"Give {DATA_FORMS}",
     )
+
+
+def _link_at(name: str) -> str | None:
+    try:
+        return find_link(Path(name))
+    except OSError:  # such as a name that is too long
+        return None
 
 
 def validate_named(recipe: Recipe, roles: Sequence[Role]) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from vlsi_cache.recipe.existing import DATA_SUFFIXES, is_there
+from vlsi_cache.recipe.existing import DATA_SUFFIXES
+from vlsi_cache.recipe.modelnames import is_there
 
 __all__ = ["hub_name", "public_name", "public_settings", "public_source"]
 

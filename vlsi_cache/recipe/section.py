@@ -16,26 +16,28 @@ __all__ = [
     "Section",
     "UserName",
     "UserPath",
+    "at_home",
 ]
 
 
-def _at_home(name: str) -> str:
+def at_home(name: str) -> str:
+    """Return a name with the user's home in place of ``~``."""
     # Path's own expanduser raises for a user that is not there.
     return os.path.expanduser(name)  # noqa: PTH111
 
 
 def _path_unless_url(value: object) -> object:
     is_path = isinstance(value, str) and "://" not in value
-    return Path(_at_home(str(value))) if is_path else value
+    return Path(at_home(str(value))) if is_path else value
 
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
-UserPath = Annotated[Path, AfterValidator(lambda path: Path(_at_home(str(path))))]
+UserPath = Annotated[Path, AfterValidator(lambda path: Path(at_home(str(path))))]
 """A path. ``~`` is the user's home."""
 CacheAddress = Annotated[Path | str, BeforeValidator(_path_unless_url)]
 """A path, or the URL of an object store, which a ``Path`` would change."""
-UserName = Annotated[str, AfterValidator(_at_home)]
+UserName = Annotated[str, AfterValidator(at_home)]
 """A folder or a hub name. ``~`` is the user's home."""
 Contradiction = tuple[str, str]
 """The path of a field, and the problem that it has with other fields."""

@@ -10,7 +10,12 @@ from vlsi_cache.store.cache.recorded import nothing_recorded, validate_recorded
 from vlsi_cache.store.cache.verification.agreement import validate_sizes
 from vlsi_cache.store.cache.verification.damage import Damage, Verification
 from vlsi_cache.store.cache.verification.verify import verify_cache
-from vlsi_cache.store.cache.writer import CacheWriter, create_cache, validate_beginnable
+from vlsi_cache.store.cache.writer import (
+    CacheWriter,
+    Pack,
+    create_cache,
+    validate_beginnable,
+)
 from vlsi_cache.store.places.opening import url_scheme
 from vlsi_cache.store.shards.layout import CHUNK_TOKENS, token_bytes
 from vlsi_cache.store.shards.packing import pack_shard
@@ -23,6 +28,7 @@ __all__ = [
     "CacheSummary",
     "CacheWriter",
     "Damage",
+    "Pack",
     "Packer",
     "SampleRecord",
     "ShardOutline",

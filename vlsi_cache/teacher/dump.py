@@ -57,13 +57,14 @@ def dump_teacher(
     validate_cache_of(run, teacher)
     with advising():
         reads, writer = _begin(run, teacher)
-        fill_cache(run, reads, writer, partition or Partition(), on_progress or (lambda _: None))
+        own = partition or Partition()
+        fill_cache(run, reads, writer, own, on_progress or (lambda _: None))
     report_changed_samples()
     run.remind()
     wait_for_everyone()
     with phase("sealing the cache"):
         on_main_process(writer.finish)
-    _validate_end(writer, recipe.cache_path, whole=partition is None)
+    _validate_end(writer, recipe.cache_path, own)
     return recipe.cache_path
 
 
@@ -83,16 +84,16 @@ def _begin(run: Run, teacher: Backbone) -> tuple[TeacherPass, CacheWriter]:
         return begin_dump(run, teacher, bank, Path(folder))
 
 
-def _validate_end(writer: CacheWriter, path: str | Path, *, whole: bool) -> None:
-    """Refuse a cache that lacks shards, or that is complete and holds nothing but failures."""
+def _validate_end(writer: CacheWriter, path: str | Path, partition: Partition) -> None:
+    """Refuse a cache that lacks a partition's shards, or holds nothing but failures."""
     missing = writer.missing_shards()
     if not missing:
         validate_recorded(open_cache(path))
-    elif whole:
+    elif lost := partition.select(missing):
         raise StageError(
             "cache is incomplete, although every process wrote its shards",
             where=path,
-            expected=f"{writer.manifest.num_shards:,} shards",
-            found=f"{len(missing):,} missing, the first of them {missing[0]}",
+            expected=f"{len(partition.select(range(writer.manifest.num_shards))):,} shards",
+            found=f"{len(lost):,} missing, the first of them {lost[0]}",
             mend="Make sure that nobody deletes shards, and run again; it goes on from there",
         )

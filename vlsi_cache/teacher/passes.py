@@ -6,6 +6,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+import torch
+
 from vlsi_cache.errors import StageError
 from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.models import is_split
@@ -21,13 +23,18 @@ from vlsi_cache.training import (
     row_lengths,
 )
 
-__all__ = ["Indexed", "Passes"]
+__all__ = ["Indexed", "Passes", "num_batches_ahead"]
 
 logger = logging.getLogger(__name__)
 
 Indexed = list[tuple[int, SampleRecord]]
 """Records, each with its sample's index in the data."""
 _Read = Callable[[], list[SampleRecord | StageError]]
+
+
+def num_batches_ahead(device: torch.device) -> int:
+    """Return how many batches are begun before the records of the first are taken."""
+    return 0 if device.type == "cpu" else 1
 
 
 class Passes:
@@ -53,7 +60,7 @@ class Passes:
         self.teacher = teacher
         self.read = read
         self.manifest = manifest
-        self._num_ahead = 0 if teacher.backbone.device.type == "cpu" else 1
+        self._num_ahead = num_batches_ahead(teacher.backbone.device)
         self._begun: deque[tuple[KeyedBatch, _Read]] = deque()
         self._has_warned = False
 
@@ -69,6 +76,7 @@ class Passes:
                 self._begun.append(begun)
                 while len(self._begun) > self._num_ahead:
                     yield self._end()
+        yield from self.drain()
 
     def drain(self) -> Iterator[Indexed]:
         """Yield the records of the batches that were begun."""

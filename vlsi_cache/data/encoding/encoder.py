@@ -30,7 +30,7 @@ from vlsi_cache.data.encoding.rendering.template import ChatTemplate, has_templa
 from vlsi_cache.data.encoding.rendering.text import any_of
 from vlsi_cache.data.encoding.tally import CHANGED
 from vlsi_cache.errors import DataError, ModelError, counted
-from vlsi_cache.models import tokenizer_of
+from vlsi_cache.models import processor_name, tokenizer_of
 
 __all__ = ["BatchEncoder"]
 
@@ -305,7 +305,7 @@ class BatchEncoder:
         if offsets.max(initial=0) > length:
             raise ModelError(
                 "processor rewrites the chat template's text, so that responses cannot be found",
-                where=type(self._call.processor).__name__,
+                where=processor_name(self._call.processor),
                 mend="Choose a model whose processor leaves the text as it is",
             )
         blanks = [blanks_beside(rendered.text, span) for span in rendered.responses]

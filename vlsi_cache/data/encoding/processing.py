@@ -7,16 +7,24 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from PIL.Image import Image
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from vlsi_cache.errors import DataError, ModelError
-from vlsi_cache.models import tokenizer_of
+from vlsi_cache.models import processor_name, tokenizer_of
 
 __all__ = ["ProcessorCall"]
 
 # Errors of processors on images of odd sizes, or on too many or too few images.
-_REFUSALS = (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError)
+_REFUSALS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    RuntimeError,
+    ArithmeticError,
+    StrictDataclassError,
+)
 _OPTIONS: dict[str, Any] = {
     "padding": True,
     "padding_side": "right",
@@ -56,7 +64,7 @@ class ProcessorCall:
         if not self._tokenizer.is_fast:
             raise ModelError(
                 "tokenizer gives no character offsets",
-                where=type(self._tokenizer).__name__,
+                where=processor_name(self._tokenizer),
                 mend="Save it as a fast tokenizer (tokenizer.json)",
             )
 
@@ -142,7 +150,7 @@ def _with_padding(processor: Any, num_ids: int | None) -> Any:
     if tokenizer.eos_token is None:
         raise ModelError(
             "tokenizer has neither a padding nor an end-of-text token",
-            where=type(tokenizer).__name__,
+            where=processor_name(tokenizer),
             mend="Set tokenizer.pad_token and save the processor again",
         )
     # A copy, because the original is saved beside the student and must not change.

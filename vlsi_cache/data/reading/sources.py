@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from vlsi_cache.data.reading.files.arrowrows import ArrowRows
+from vlsi_cache.data.reading.files.beginnings import not_a_file, validate_not_lost
 from vlsi_cache.data.reading.files.compression import COMPRESSIONS, is_compressed
 from vlsi_cache.data.reading.files.folders import (
     JSON_SUFFIXES,
@@ -22,6 +23,7 @@ from vlsi_cache.data.reading.files.rowsource import JsonRows, RowSource
 from vlsi_cache.data.reading.files.tables import load_folder, load_saved, load_table
 from vlsi_cache.data.reading.forms.joining import AdaptedRows, JoinedRows, MixedRows
 from vlsi_cache.errors import DataError
+from vlsi_cache.foldercontents import MODEL_FILES, FolderContents, find_folder_contents
 from vlsi_cache.recipe import (
     DATA_FORMS,
     DataSection,
@@ -45,6 +47,8 @@ _CONVERSIONS: Final = {
     "other": "Convert it, such as with datasets' load_dataset and to_json",
 }
 """What to do with files that are not read, by their suffix."""
+_OF_OTHERS: Final = MODEL_FILES | {"manifest.json", "index.json", "verbalizers.json"}
+"""Names of JSON files that belong to a model or a cache, where these lie beside them."""
 
 
 def open_section(section: DataSection) -> RowSource:
@@ -123,6 +127,8 @@ def _open_several(names: Sequence[str], source: SourceSection) -> RowSource:
 
 
 def _open_one(name: str, source: SourceSection, origin: str | None) -> RowSource:
+    if not name.strip():
+        validate_data_name(name)
     path = Path(name)
     split = source.split or "train"
     base, _, config = name.rpartition(":")
@@ -147,8 +153,12 @@ def _open_hub(name: str, split: str, revision: str | None) -> RowSource:
 
 def _open_file(path: Path, origin: str | None) -> RowSource:
     if not path.is_file():
+        raise not_a_file(path)
+    if path.name in _OF_OTHERS and not (contents := _listed(path.parent)).may_be_rows:
         raise DataError(
-            "data is neither a file nor a folder", where=path, mend="Write it into a file"
+            f"the file belongs to {contents.words}, and is not data",
+            where=path,
+            mend=f"Give {DATA_FORMS}",
         )
     suffix = data_suffix(path)
     if suffix in JSON_SUFFIXES:
@@ -156,6 +166,7 @@ def _open_file(path: Path, origin: str | None) -> RowSource:
     if suffix == ".parquet" and not is_compressed(path):
         table = load_table("parquet", str(path), "train", {"data_files": [str(path)]})
         return ArrowRows(table, origin or path.name, path.parent)
+    validate_not_lost(path)
     raise DataError(
         "unknown kind of data file",
         where=path,
@@ -166,12 +177,18 @@ def _open_file(path: Path, origin: str | None) -> RowSource:
 
 
 def _open_folder(folder: Path, split: str) -> RowSource:
+    contents = _listed(folder)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return ArrowRows(load_saved(folder, split), folder.name, folder)
     file = split_file(folder, split)
     if file is not None:
         return JsonRows(file)
+    if not contents.may_be_rows:
+        raise _not_data(folder, contents)
     tables, files, others = find_data_files(folder)
+    for path in (*tables, *files):
+        if path.exists() and not path.is_file():  # a pipe would wait for its writer
+            raise not_a_file(path)
     if tables:
         if files or others:
             warn_unread(folder, split, tables, [*files, *others])
@@ -183,8 +200,43 @@ def _open_folder(folder: Path, split: str) -> RowSource:
             f"folder has no file of the split {split}" if files else "folder holds no dataset",
             where=folder,
             expected=f"what save_to_disk wrote, Parquet files, or {split}.jsonl",
-            found=list_names(folder, files or others) if files or others else None,
+            found=list_names(folder, files or others) if files or others else contents.words,
             mend=None if files or not others else _CONVERSIONS.get(data_suffix(others[0])),
         )
+    _validate_parents(folder, chosen)
     rows = [JsonRows(path, str(path.relative_to(folder))) for path in chosen]
     return rows[0] if len(rows) == 1 else JoinedRows(rows)
+
+
+def _listed(folder: Path) -> FolderContents:
+    try:
+        return find_folder_contents(folder)
+    except OSError as error:
+        raise DataError(
+            "folder cannot be listed", where=folder, found=error.strerror, mend="Check its rights"
+        ) from error
+
+
+def _not_data(folder: Path, contents: FolderContents) -> DataError:
+    return DataError(
+        "the folder is not data",
+        where=folder,
+        expected="what save_to_disk wrote, or files of JSON Lines or Parquet",
+        found=contents.words,
+        mend=f"Give {DATA_FORMS}",
+    )
+
+
+def _validate_parents(folder: Path, files: Sequence[Path]) -> None:
+    """Refuse files of JSON that all lie in models and caches inside a folder."""
+    seen: dict[Path, bool] = {}
+    for path in files:
+        parents = [path.parent, *path.parent.parents]
+        inside = parents[: parents.index(folder)]
+        for parent in inside:
+            if parent not in seen:
+                seen[parent] = _listed(parent).may_be_rows
+        if all(seen[parent] for parent in inside):
+            return
+    first = files[0].parent
+    raise _not_data(first, _listed(first))

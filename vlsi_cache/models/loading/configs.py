@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from vlsi_cache.models.loading.sources import (
+from vlsi_cache.errors import ModelError
+from vlsi_cache.models.loading.adapters import base_errors, find_adapter
+from vlsi_cache.models.loading.smallfiles import (
     CONFIG_FILE,
-    base_of,
-    find_folder,
-    model_errors,
-    no_model,
+    explain_config,
+    validate_config_files,
 )
+from vlsi_cache.models.loading.sources import base_of, find_folder, model_errors, no_model
 from vlsi_cache.recipe import ModelSection
 
 __all__ = ["load_config", "load_config_of", "text_config"]
@@ -32,14 +33,23 @@ def load_config(name: str, *, revision: str | None = None, trust: bool = False) 
     Raises:
         ModelError: there is no such folder or name, or no configuration in it.
     """
+    adapter = find_adapter(find_folder(name, revision))
     base, revision = base_of(name, revision)
-    folder = find_folder(base, revision)
-    if folder is not None and not (folder / CONFIG_FILE).is_file():
-        raise no_model(folder, base)
-    with model_errors(base, "the model's configuration cannot be read"):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            base, trust_remote_code=trust, revision=revision
-        )
+    with base_errors(adapter):
+        folder = find_folder(base, revision)
+    if folder is not None:
+        if not (folder / CONFIG_FILE).exists():
+            raise no_model(folder, base)
+        validate_config_files(folder)
+    try:
+        with model_errors(base, "the model's configuration cannot be read"):
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                base, trust_remote_code=trust, revision=revision
+            )
+    except ModelError:
+        if folder is not None:
+            explain_config(folder)
+        raise
     return config
 
 

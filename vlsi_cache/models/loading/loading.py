@@ -4,44 +4,45 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from vlsi_cache.errors import ModelError, counted
+from vlsi_cache.errors import ModelError
 from vlsi_cache.models.binding.skeleton import make_skeleton
-from vlsi_cache.models.loading.adapters import Adapter, find_adapter, merge_adapter, weights_beside
-from vlsi_cache.models.loading.configs import load_config, load_config_of
-from vlsi_cache.models.loading.sources import (
-    base_of,
-    find_folder,
-    loaded_folder,
-    model_errors,
-    validate_safetensors,
+from vlsi_cache.models.loading.adapters import (
+    Adapter,
+    find_adapter,
+    merge_adapter,
+    validate_adapter,
+    warn_of_adapter_files,
+    weights_beside,
 )
+from vlsi_cache.models.loading.completeness import (
+    LoadReport,
+    preview_load,
+    validate_complete,
+    warn_of_unread,
+)
+from vlsi_cache.models.loading.configs import load_config, load_config_of
+from vlsi_cache.models.loading.kinds import loader_of, validate_head
+from vlsi_cache.models.loading.sources import base_of, find_folder, loaded_folder, model_errors
 from vlsi_cache.models.loading.stored import (
     validate_stored,
     warn_of_two_copies,
     warn_of_unread_code,
 )
+from vlsi_cache.models.loading.tying import validate_tied, validate_tied_rows
+from vlsi_cache.models.loading.weightfiles import find_weight_files, is_readable, read_headers
 from vlsi_cache.models.places.arguments import is_placed, loading_arguments
 from vlsi_cache.models.places.devices import bring_head_back, is_plain, log_places
 from vlsi_cache.recipe import ModelSection
 
-__all__ = ["load_model", "loader_of", "sketch_model", "validate_files"]
+__all__ = ["load_model", "preview_weights", "sketch_model"]
 
 logger = logging.getLogger(__name__)
-
-_REMOTE = "transformers_modules."
-_MASKED = "ForMaskedLM"
 
 
 def load_model(
@@ -76,7 +77,7 @@ def load_model(
     with model_errors(name, "the model cannot be made with these settings"):
         loader = loader_of(config, name)
         arguments = loading_arguments(section, config, loader, torch.device(device))
-    base, base_revision = _sound_base(name, revision)
+    base, base_revision = validate_files(name, config, revision=revision)
     with weights_beside(adapter, name) as source:
         arguments |= {"dtype": dtype, "revision": base_revision}
         model: Any = _load_weights(source, base, config, arguments)
@@ -101,15 +102,6 @@ def sketch_model(section: ModelSection) -> PreTrainedModel:
     return model
 
 
-def _sound_base(name: str, revision: str | None) -> tuple[str, str | None]:
-    """Return the model that holds the weights, and its revision; its files are looked at first."""
-    base, base_revision = base_of(name, revision)
-    folder = find_folder(base, base_revision)
-    if folder is not None:
-        validate_safetensors(folder, base)
-    return base, base_revision
-
-
 def _placed(
     model: Any, arguments: Mapping[str, Any], device: torch.device | str
 ) -> PreTrainedModel:
@@ -122,17 +114,51 @@ def _placed(
     return placed
 
 
-def validate_files(name: str, config: PreTrainedConfig, *, revision: str | None = None) -> None:
-    """Refuse a model that cannot be loaded, as far as it shows without the weights.
+def validate_files(
+    name: str, config: PreTrainedConfig, *, revision: str | None = None
+) -> tuple[str, str | None]:
+    """Refuse another kind of model, and weights whose files are not sound.
+
+    Returns:
+        The model that holds the weights, and its revision.
 
     Raises:
         ModelError: as in ``load_model``.
     """
+    adapter = find_adapter(find_folder(name, revision))
+    if adapter is not None:
+        validate_adapter(adapter)
     base, revision = base_of(name, revision)
+    loader_of(config, base)
     folder = find_folder(base, revision)
     if folder is not None:
-        validate_safetensors(folder, base)
-    loader_of(config, base)
+        weights = read_headers(find_weight_files(folder, base, config))
+        validate_head(config, weights, base)
+    return base, revision
+
+
+def preview_weights(
+    name: str, config: PreTrainedConfig, *, revision: str | None = None
+) -> LoadReport | None:
+    """Refuse a model that cannot be loaded, as far as the headers of its weights show.
+
+    Returns:
+        What loading will report. None if it is not known before.
+
+    Raises:
+        ModelError: as in ``load_model``.
+    """
+    base, revision = validate_files(name, config, revision=revision)
+    folder = find_folder(base, revision)
+    if folder is None:
+        return None
+    weights = read_headers(find_weight_files(folder, base, config))
+    report = preview_load(config, weights, base)
+    if report is not None:
+        validate_complete(report, base)
+        if report.ties_head:
+            validate_tied_rows(folder, weights, base)
+    return report
 
 
 def _merged(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
@@ -167,13 +193,18 @@ def _load_weights(
             where=name,
             mend=f"Download it (hf download {name} --local-dir FOLDER), and give the folder",
         )
-    _validate_complete(report, name)
+    found = LoadReport.of(report)
+    validate_complete(found, name)
+    warn_of_unread(found, name)
     folder = loaded_folder(source, config)
-    if folder is not None:
-        validate_stored(folder, name, config, report.get("unexpected_keys") or ())
+    if folder is not None and is_readable(folder):
+        weights = read_headers(find_weight_files(folder, name, config))
+        validate_stored(weights, name, config, found.unread)
         warn_of_two_copies(folder, name)
     warn_of_unread_code(config, name)
-    _validate_tied(model, name)
+    if Path(name).is_dir():
+        warn_of_adapter_files(Path(name))
+    validate_tied(model, name)
     return model  # type: ignore[no-any-return]
 
 
@@ -184,84 +215,6 @@ def _return_named_outputs(config: PreTrainedConfig) -> None:
         inner = getattr(config, name, None)
         if isinstance(inner, PreTrainedConfig):
             _return_named_outputs(inner)
-
-
-def loader_of(config: PreTrainedConfig, name: str) -> Any:
-    """Return the automatic class that loads a model.
-
-    Raises:
-        ModelError: the model is of another kind.
-    """
-    own_code = getattr(config, "auto_map", None) or {}
-    for loader in (AutoModelForImageTextToText, AutoModelForCausalLM):
-        if loader.__name__ in own_code and type(config).__module__.startswith(_REMOTE):
-            return loader
-    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return AutoModelForImageTextToText
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        _validate_decoder(config, name)
-        return AutoModelForCausalLM
-    raise ModelError(
-        "the model is neither an image-text-to-text nor a causal language model",
-        where=name,
-        found=f"model_type {config.model_type}",
-        mend="Give a model that transformers can generate text with",
-    )
-
-
-def _validate_decoder(config: PreTrainedConfig, name: str) -> None:
-    """Refuse encoder-decoders and masked models, which transformers would load as decoders."""
-    made_for = getattr(config, "architectures", None) or ()
-    if config.is_encoder_decoder and any("ConditionalGen" in one for one in made_for):
-        kind = "an encoder-decoder"
-    elif made_for and all(one.endswith(_MASKED) for one in made_for):
-        kind = "a masked language model, which reads later tokens"
-    else:
-        return
-    raise ModelError(
-        f"the model is {kind}",
-        where=name,
-        expected="a decoder that reads prompt and response",
-        found=", ".join(made_for),
-        mend="Give a decoder-only model of transformers",
-    )
-
-
-def _validate_complete(report: dict[str, Any], name: str) -> None:
-    missing = sorted(report.get("missing_keys") or ())
-    mismatched = sorted(str(entry[0]) for entry in report.get("mismatched_keys") or ())
-    problems = [(missing, "missing from the checkpoint"), (mismatched, "of another shape")]
-    for keys, problem in problems:
-        if keys:
-            verb = "is" if len(keys) == 1 else "are"
-            shown = ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
-            raise ModelError(
-                f"{counted(len(keys), 'weight')} {verb} {problem}",
-                where=name,
-                found=shown,
-                mend="Give the whole checkpoint that belongs to the config.json",
-            )
-    unread = sorted(report.get("unexpected_keys") or ())
-    if unread:
-        shown = ", ".join(unread[:3]) + (" …" if len(unread) > 3 else "")
-        what = f"{counted(len(unread), 'weight')} {'is' if len(unread) == 1 else 'are'}"
-        logger.warning("%s: %s not part of the model: %s", name, what, shown)
-
-
-def _validate_tied(model: Any, name: str) -> None:
-    # transformers would go on with a head of its own, which the saved config then denies.
-    output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = getattr(model, "_tied_weights_keys", None) or ()
-    if not model.config.tie_word_embeddings or "lm_head.weight" not in tied:
-        return
-    if output is not None and output.weight is not embedding.weight:
-        raise ModelError(
-            "the head and the embedding differ, while the configuration ties them",
-            where=name,
-            expected="one matrix for both",
-            found="lm_head.weight with values of its own",
-            mend="Set tie_word_embeddings: false in config.json, if the head was trained",
-        )
 
 
 def _validate_dtype(dtype: str, name: str) -> None:

@@ -11,12 +11,13 @@ from transformers import ProcessorMixin
 
 from vlsi_cache.errors import ModelError
 
-__all__ = ["current_options", "validate_options"]
+__all__ = ["current_options", "validate_options", "validate_pixels"]
 
 # Arguments of a call. They are not settings, although image processors list them beside these.
 _OF_CALLS = frozenset(
     {"data_format", "device", "disable_grouping", "input_data_format", "return_tensors"}
 )
+_BOUNDS = ("min_pixels", "max_pixels")
 _TOKENIZER_SETTINGS = frozenset({"add_bos_token", "add_eos_token", "model_max_length"})
 
 
@@ -41,6 +42,28 @@ def validate_options(processor: Any, options: Mapping[str, Any], *, where: str) 
             expected=", ".join(near or sorted(known)),
             found=", ".join(unknown),
             mend="Correct or remove them in teacher.processor and student.processor",
+        )
+
+
+def validate_pixels(options: Mapping[str, Any], *, where: str) -> None:
+    """Refuse bounds of pixels that no picture can have. transformers fails late, or not at all.
+
+    Args:
+        options: the options by name.
+        where: name of the model, for errors.
+
+    Raises:
+        ModelError: a bound is not a positive number, or the least is more than the most.
+    """
+    bounds = {name: options[name] for name in _BOUNDS if options.get(name) is not None}
+    wrong = [name for name, value in bounds.items() if type(value) is not int or value <= 0]
+    if wrong or (len(bounds) == len(_BOUNDS) and bounds[_BOUNDS[0]] > bounds[_BOUNDS[1]]):
+        raise ModelError(
+            "the processor cannot have these bounds of pixels",
+            where=where,
+            expected="whole numbers above 0, min_pixels at most max_pixels",
+            found=", ".join(f"{name} {value!r}" for name, value in bounds.items()),
+            mend="Correct them in teacher.processor and student.processor",
         )
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from vlsi_cache.models.binding.taps import resolve_taps
 from vlsi_cache.models.identity import tokenizer_of, vocabulary_hash, vocabulary_size
 from vlsi_cache.models.loading.configs import load_config_of
-from vlsi_cache.models.loading.loading import loader_of, validate_files
+from vlsi_cache.models.loading.kinds import loader_of
+from vlsi_cache.models.loading.loading import preview_weights
 from vlsi_cache.models.loading.processors import load_processor_of
 from vlsi_cache.models.places.feasibility import validate_loading
 from vlsi_cache.recipe import ModelSection, model_name
@@ -56,8 +57,8 @@ def preview_model(section: ModelSection, role: str) -> ModelPreview:
     """
     name = model_name(section, role)
     config = load_config_of(section)
-    validate_files(name, config, revision=section.revision)
     validate_loading(section, config, loader_of(config, name))
+    preview_weights(name, config, revision=section.revision)
     text = config.get_text_config(decoder=True)
     tokenizer = tokenizer_of(load_processor_of(section))
     return ModelPreview(

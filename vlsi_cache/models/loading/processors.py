@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoProcessor,
@@ -16,9 +13,14 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vlsi_cache.errors import ModelError, first_line
+from vlsi_cache.errors import ModelError
 from vlsi_cache.models.loading.configs import load_config
-from vlsi_cache.models.loading.options import current_options, validate_options
+from vlsi_cache.models.loading.options import (
+    current_options,
+    validate_options,
+    validate_pixels,
+)
+from vlsi_cache.models.loading.smallfiles import explain_processor, validate_processor_files
 from vlsi_cache.models.loading.sources import base_of, find_folder, model_errors
 from vlsi_cache.recipe import ModelSection
 
@@ -26,8 +28,6 @@ __all__ = ["load_processor", "load_processor_of"]
 
 _TOKENIZER = "tokenizer_config.json"
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
-_WORDS = "tokenizer.json"
-_OTHERS = ("config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
 
 
 def load_processor_of(section: ModelSection) -> ProcessorMixin | PreTrainedTokenizerBase:
@@ -65,14 +65,10 @@ def load_processor(
     """
     name, revision = _processor_source(name, revision)
     load: Any = partial(AutoProcessor.from_pretrained, name, trust_remote_code=trust)
-    try:
-        with model_errors(name, "the processor cannot be loaded"):
-            processor = load(revision=revision)
-    except ModelError:
-        _validate_small_files(find_folder(name, revision))  # the library rarely names the file
-        raise
+    processor = _load(load, name, revision)
     if options:
         validate_options(processor, options, where=name)
+        validate_pixels(options, where=name)
         with model_errors(name, "the processor refuses the options"):
             processor = load(revision=revision, **current_options(processor, options))
     if not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
@@ -84,6 +80,20 @@ def load_processor(
             mend="Save the processor beside the model with save_pretrained",
         )
     return processor
+
+
+def _load(load: Any, name: str, revision: str | None) -> Any:
+    """Load a processor, or refuse the file for which it cannot be loaded."""
+    folder = find_folder(name, revision)
+    if folder is not None:
+        validate_processor_files(folder)
+    try:
+        with model_errors(name, "the processor cannot be loaded"):
+            return load(revision=revision)
+    except ModelError:
+        if folder is not None:
+            explain_processor(folder)
+        raise
 
 
 def _processor_source(name: str, revision: str | None) -> tuple[str, str | None]:
@@ -99,24 +109,3 @@ def _processor_source(name: str, revision: str | None) -> tuple[str, str | None]
     needed = _PROCESSORS if sees else (_TOKENIZER,)
     is_whole = any((folder / file).is_file() for file in needed)
     return (name, revision) if is_whole else (base, base_revision)
-
-
-def _validate_small_files(folder: Path | None) -> None:
-    """Refuse the first file of a processor that cannot be read."""
-    for name in (_WORDS, _TOKENIZER, *_PROCESSORS, *_OTHERS):
-        path = None if folder is None else folder / name
-        if path is None or not path.is_file():
-            continue
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise TypeError(f"a {type(found).__name__}, which is not a JSON object")
-            if name == _WORDS:
-                Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise ModelError(
-                f"{name} cannot be read",
-                where=path,
-                found=first_line(error),
-                mend="Copy or download it again",
-            ) from error

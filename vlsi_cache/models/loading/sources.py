@@ -11,21 +11,20 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 from vlsi_cache.errors import ModelError, VlsiCacheError, first_line
+from vlsi_cache.foldercontents import find_folder_contents
 from vlsi_cache.limits import raise_limit
 from vlsi_cache.models.loading.adapters import find_adapter
-from vlsi_cache.recipe import validate_model_folder
+from vlsi_cache.models.loading.smallfiles import CONFIG_FILE
+from vlsi_cache.recipe import at_home, is_there, validate_model_folder
 
 __all__ = [
-    "CONFIG_FILE",
     "base_of",
     "find_folder",
     "loaded_folder",
     "model_errors",
     "no_model",
-    "validate_safetensors",
 ]
 
-CONFIG_FILE = "config.json"
 _HUB_SECONDS = 10.0
 
 
@@ -37,8 +36,8 @@ def base_of(name: str, revision: str | None) -> tuple[str, str | None]:
 
 def find_folder(name: str, revision: str | None = None) -> Path | None:
     """The folder of a model, or None for a model on the hub or in the hub's local cache."""
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(at_home(name))
+    if name.strip() and is_there(path) and path.is_dir():
         if revision is not None:
             raise ModelError(
                 "a folder has no revisions",
@@ -74,25 +73,9 @@ def no_model(folder: Path, name: str) -> ModelError:
         "the folder holds no model",
         where=name,
         expected=CONFIG_FILE,
+        found=find_folder_contents(folder).words,
         mend="Give the folder that save_pretrained wrote",
     )
-
-
-def validate_safetensors(folder: Path, name: str) -> None:
-    """Refuse a folder whose weights are not safetensors.
-
-    Raises:
-        ModelError: there are none.
-    """
-    if not any(folder.glob("*.safetensors")):
-        others = sorted(path.name for path in folder.glob("*.bin"))
-        raise ModelError(
-            "the folder holds no safetensors weights, and pickled ones are not opened",
-            where=name,
-            expected="model.safetensors, or shards of it",
-            found=", ".join(others[:3]) or None,
-            mend="Save the model with save_pretrained",
-        )
 
 
 @contextmanager

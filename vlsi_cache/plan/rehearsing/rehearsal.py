@@ -180,7 +180,7 @@ def _one_step(
     sent = broadcast_bytes(_all_tensors(step.module), senders) if step.module is not None else 0
     # what is sent at first lies beside the weights, when there is no gradient yet
     working = max(peak - static - gradients - optimizer, sent - gradients - buckets - optimizer, 0)
-    working += _further_tiles(setting, stage, batch.num_responses, backbone.head.num_rows)
+    working += _further_tiles(setting, stage, batch.num_responses, backbone.vocab_size)
     return Rehearsed(
         weights=weights,
         blocks=tensor_bytes(backbone.decoder.blocks.parameters()),

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
+from vlsi_cache.contents import recognise
 from vlsi_cache.errors import CacheError
 from vlsi_cache.manifest import FORMAT_VERSION
 
@@ -37,6 +38,7 @@ def parse_document(content: bytes, model: type[M], *, what: str, where: str, men
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
+        _validate_not_lost(content, what=what, where=where, mend=mend)
         problems = "; ".join(
             f"{'.'.join(map(str, fault['loc'])) or what}: {fault['msg']}"
             for fault in error.errors(include_url=False)[:20]
@@ -81,13 +83,20 @@ def validate_known_version(
     try:
         tree = parse(content)
     except ValueError as error:
+        _validate_not_lost(content, what=what, where=where, mend=mend)
         raise CacheError(f"{what} is not JSON ({error})", where=where, mend=mend) from None
     if not isinstance(tree, dict):
-        found = type(tree).__name__
+        kind = type(tree).__name__
         raise CacheError(
-            f"{what} is damaged", where=where, expected="an object", found=found, mend=mend
+            f"{what} is damaged", where=where, expected="an object", found=kind, mend=mend
         )
     version = tree.get("format_version")
+    if version is None:  # such as an answer of a server
+        _validate_not_lost(content, what=what, where=where, mend=mend)
+    _validate_version(version, where)
+
+
+def _validate_version(version: object, where: str) -> None:
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise CacheError(
             "cache format is of an unknown version",
@@ -96,3 +105,12 @@ def validate_known_version(
             found=repr(version)[:40],
             mend="Use the version of vlsi-cache that wrote it",
         )
+
+
+def _validate_not_lost(content: bytes, *, what: str, where: str, mend: str) -> None:
+    """Refuse what was saved in a document's place, such as a pointer of git-lfs."""
+    found = recognise(content, len(content))
+    if found.kind in ("empty", "not the file"):
+        raise CacheError(
+            f"{what} is {found.words}", where=where, mend=f"{found.mend}. {mend}"
+        ) from None

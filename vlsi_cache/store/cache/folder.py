@@ -117,6 +117,7 @@ def open_folder(place: Place) -> CacheFolder:
         raise CacheError(
             f"folder is not a cache, or not a whole one: {MANIFEST_FILE} is missing",
             where=place.locate(),
+            found=place.describe(),
             mend=f"{place.locate('cache')} is one: give that path"
             if inside
             else "Check the path, or dump the teacher into a new folder",

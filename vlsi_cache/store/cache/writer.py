@@ -35,7 +35,10 @@ from vlsi_cache.store.shards.arrays import validate_storable
 from vlsi_cache.store.shards.packing import pack_shard
 from vlsi_cache.store.shards.records import SampleRecord, ShardRecord
 
-__all__ = ["CacheWriter", "begin_cache", "create_cache", "validate_beginnable"]
+__all__ = ["CacheWriter", "Pack", "begin_cache", "create_cache", "validate_beginnable"]
+
+Pack = Callable[[ShardAddress, ShardRecord], bytes]
+"""Makes a shard's file, as ``pack_shard`` does."""
 
 
 def create_cache(
@@ -161,7 +164,7 @@ class CacheWriter:
         self,
         shard_index: int,
         records: Sequence[SampleRecord],
-        pack: Callable[[ShardAddress, ShardRecord], bytes] = pack_shard,
+        pack: Pack = pack_shard,
     ) -> None:
         """Publish a shard in one step. A published shard stays as it is.
 

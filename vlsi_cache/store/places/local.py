@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, final
 
 from vlsi_cache.errors import CacheAccessError, CacheError
+from vlsi_cache.foldercontents import find_folder_contents
 from vlsi_cache.store.places.place import Place
 from vlsi_cache.store.places.walking import MEND_LINK, unreadable, validate_regular, walk_files
 
@@ -48,6 +49,13 @@ class LocalPlace(Place):
         status = _status(self.path)
         if status is not None and not stat.S_ISDIR(status.st_mode):
             raise CacheError("is a file, not a folder", where=self.path, mend="Choose another path")
+
+    def describe(self) -> str | None:
+        """Return what the names of the folder say."""
+        try:
+            return find_folder_contents(self.path).words
+        except OSError:
+            return None
 
     def list_files(self, folder: str = "") -> dict[str, int]:
         """Walk over the folder."""

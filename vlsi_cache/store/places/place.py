@@ -30,6 +30,10 @@ class Place(ABC):
             CacheError: a file is in the way, or the place cannot be reached.
         """
 
+    def describe(self) -> str | None:
+        """Return what a folder holds that is not a cache, in words. None if it is not known."""
+        return None
+
     @abstractmethod
     def list_files(self, folder: str = "") -> dict[str, int]:
         """Return key → bytes of every file below a folder, in the order of keys."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from vlsi_cache.contents import HEAD_BYTES, Contents, recognise
 from vlsi_cache.errors import CacheError
 from vlsi_cache.store.places.keys import INDEX_FILE
 from vlsi_cache.store.shards.address import ShardAddress
@@ -245,9 +246,23 @@ def _errors_named(address: ShardAddress) -> Iterator[None]:
         ) from error
     # damaged bytes surface as whatever error Zarr, a codec or a parser happens to raise
     except Exception as error:
+        lost = _find_lost(address)
         raise CacheError(
-            f"shard is damaged ({type(error).__name__}: {error})",
+            f"file is not a shard, but {lost.words}"
+            if lost is not None
+            else f"shard is damaged ({type(error).__name__}: {error})",
             where=address.where,
-            mend=f"Delete this file, {address.seal_key} and {INDEX_FILE}, as far as they are "
+            mend=f"{'Delete' if lost is None else f'{lost.mend}. Or delete'} "
+            f"this file, {address.seal_key} and {INDEX_FILE}, as far as they are "
             f"there, and run {address.command}; it writes only what is missing",
         ) from error
+
+
+def _find_lost(address: ShardAddress) -> Contents | None:
+    """Find what was saved in a shard's place, such as a pointer of git-lfs."""
+    try:
+        head = address.place.read_range(address.key, 0, HEAD_BYTES)
+        found = recognise(head, address.place.size(address.key) or 0)
+    except CacheError:
+        return None
+    return found if found.kind in ("empty", "not the file") else None

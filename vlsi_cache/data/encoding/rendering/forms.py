@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["CALL_FORMS", "NO_CONTENT", "PROBE", "TOOL", "CallForm", "probe_turns"]
+__all__ = ["CALL_FORMS", "NO_CONTENT", "PROBE", "TOOL", "CallForm", "opening_turn", "probe_turns"]
 
 PROBE: Final = {"user": "Which hue", "assistant": "Vermilion", "thought": "Umbrage"}
 """Words that no template writes by itself."""
@@ -73,6 +73,15 @@ class CallForm:
 CALL_FORMS: Final = tuple(
     CallForm(as_json, content) for as_json in (False, True) for content in ("", NO_CONTENT, None)
 )
+
+
+def opening_turn(*, parts: bool) -> list[dict[str, Any]]:
+    """A system turn, before the first question.
+
+    Args:
+        parts: write its content as a list of parts rather than a string.
+    """
+    return [{"role": "system", "content": [{"type": "text", "text": "S"}] if parts else "S"}]
 
 
 def probe_turns(*, parts: bool) -> list[dict[str, Any]]:

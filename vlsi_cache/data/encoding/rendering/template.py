@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -19,12 +20,13 @@ from vlsi_cache.data.encoding.rendering.forms import (
     PROBE,
     TOOL,
     CallForm,
+    opening_turn,
     probe_turns,
 )
 from vlsi_cache.data.encoding.rendering.tags import has_tags, spans_of_marks, with_marks
 from vlsi_cache.data.encoding.rendering.text import Span, common_beginning
 from vlsi_cache.errors import DataError, ModelError
-from vlsi_cache.models import tokenizer_of
+from vlsi_cache.models import processor_name, tokenizer_of
 
 __all__ = ["ChatTemplate", "has_template"]
 
@@ -56,6 +58,7 @@ class ChatTemplate:
 
     def __init__(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> None:
         self.name = type(processor).__name__
+        self._model = processor_name(processor)
         self.image_token: str | None = None
         if isinstance(processor, ProcessorMixin):
             token = getattr(processor, "image_token", None)
@@ -66,7 +69,8 @@ class ChatTemplate:
         self.end: str | None = tokenizer.eos_token
         self._variables = {**tokenizer.special_tokens_map, "date_string": DATE_STRING}
         self.has_tags = has_tags(self._plain_source)
-        self._takes_parts = self._find_form(prefer_parts=isinstance(processor, ProcessorMixin))
+        prefers_parts = isinstance(processor, ProcessorMixin)
+        self._takes_parts, self._opening = self._find_form(prefer_parts=prefers_parts)
         self.question = self._try(probe_turns(parts=self._takes_parts)[:1], {}) or ""
         self.generation_prompt, self.history_header = self._find_prompts()
 
@@ -113,7 +117,7 @@ class ChatTemplate:
         named |= {value for value in tokenizer.special_tokens_map.values() if value}
         turns = probe_turns(parts=self._takes_parts)
         written = self._plain_source + self._tools_source
-        written += self._render(turns, {"add_generation_prompt": True})[0]
+        written += self._try(turns, {"add_generation_prompt": True}) or ""
         found = {token for token in special if token in written}
         around = self.question + "".join(self._after_answer())
         looks = {token.content for token in added if _LIKE_A_TAG.fullmatch(token.content)}
@@ -184,7 +188,7 @@ class ChatTemplate:
 
     def _try(self, turns: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> str | None:
         try:
-            return self._render(turns, given)[0]
+            return self._render([*self._opening, *turns], given)[0]
         except _REFUSALS:
             return None
 
@@ -227,24 +231,29 @@ class ChatTemplate:
             for part in message.parts
         )
 
-    def _find_form(self, *, prefer_parts: bool) -> bool:
-        """Whether the template wants content as a list of parts rather than a string."""
+    def _find_form(self, *, prefer_parts: bool) -> tuple[bool, list[dict[str, Any]]]:
+        """Find how the template takes contents, and the turn without which it refuses all.
+
+        Returns:
+            Whether contents are lists of parts rather than strings, and a system turn or none.
+        """
         errors = []
-        for parts in (prefer_parts, not prefer_parts):
+        for opens, parts in itertools.product((False, True), (prefer_parts, not prefer_parts)):
+            opening = opening_turn(parts=parts) if opens else []
             try:
-                text, _ = self._render(probe_turns(parts=parts), {})
+                text, _ = self._render([*opening, *probe_turns(parts=parts)], {})
             except _REFUSALS as error:
                 errors.append(str(error))
                 continue
             # A template that takes strings prints a list as Python would.
             words = (PROBE["user"], PROBE["assistant"])
             if all(word in text for word in words) and "'type'" not in text:
-                return parts
+                return parts, opening
             errors.append("a text without them")
         raise ModelError(
             "chat template does not render a question and an answer",
-            where=self.name,
-            found="; ".join(errors),
+            where=self._model,
+            found="; ".join(dict.fromkeys(errors)),
             mend="Save the model's chat template with its processor",
         )
 
@@ -280,7 +289,7 @@ def _sources(processor: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[str, s
     if found is None:
         raise ModelError(
             "processor has no chat template",
-            where=type(processor).__name__,
+            where=processor_name(processor),
             mend="Take the instruction-tuned model, or save a chat template with its processor",
         )
     return with_pinned_day(found[0]), with_pinned_day(found[1])

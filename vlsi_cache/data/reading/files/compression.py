@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from vlsi_cache.data.reading.files.beginnings import validate_packed_file
+from vlsi_cache.errors import DataError, counted, first_line
+
 __all__ = ["COMPRESSIONS", "is_compressed", "unpack"]
 
 COMPRESSIONS: Final = (".gz", ".bz2", ".xz", ".zst")
@@ -27,18 +30,32 @@ def unpack(path: Path) -> Path:
     """Unpack a file into the system's folder of temporary files. The caller removes it.
 
     Raises:
-        OSError: a file cannot be read or written, or the content is not sound.
-        EOFError: the content is cut off.
+        OSError: a file cannot be read or written.
+        DataError: the content is not compressed, not sound or cut off.
     """
-    handle, name = tempfile.mkstemp(prefix="vlsi-cache-", suffix=".jsonl")
+    validate_packed_file(path)
+    handle, unpacked = tempfile.mkstemp(prefix="vlsi-cache-", suffix=".jsonl")
+    num_lines = 0
     try:
         with os.fdopen(handle, "wb") as file:
             for piece in _pieces(path):
                 file.write(piece)
+                num_lines += piece.count(b"\n")
+    except (EOFError, ValueError, OSError) as error:
+        Path(unpacked).unlink()
+        if getattr(error, "errno", None):
+            raise
+        place = f", after {counted(num_lines, 'whole line')}" if num_lines else ""
+        raise DataError(
+            "data file cannot be read",
+            where=path,
+            found=first_line(error) + place,
+            mend="Copy or download it again",
+        ) from error
     except BaseException:
-        Path(name).unlink()
+        Path(unpacked).unlink()
         raise
-    return Path(name)
+    return Path(unpacked)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
@@ -48,7 +65,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
     try:
         yield from _streams(path)
     except (zlib.error, lzma.LZMAError) as error:
-        raise OSError(f"content is not sound ({error})") from error
+        raise ValueError(f"content is not sound ({error})") from error
 
 
 def _streams(path: Path) -> Iterator[bytes]:

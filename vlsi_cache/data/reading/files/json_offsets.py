@@ -18,16 +18,6 @@ __all__ = ["RowOffsets", "find_rows"]
 
 _BLANKS = " \t\r\n"
 _DECODE = json.JSONDecoder().raw_decode
-_MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zX": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"PK\x03\x04": "a zip archive",
-    b"PAR1": "Parquet",
-    b"ARRO": "Arrow",
-}
-"""What other files begin with, by their kinds."""
 _MARK = "\ufeff"
 """What a byte-order mark decodes to."""
 
@@ -57,34 +47,12 @@ def find_rows(path: Path, name: str) -> RowOffsets:
         DataError: the file is not UTF-8, or begins like an array and holds something else.
         OSError: the file cannot be read.
     """
-    _validate_encoding(path, name)
     first = _first_byte(path)
     if first == b"[":
         return _find_elements(path, name)
     if first == b"{" and not _is_by_line(path):
         return _find_objects(path, name)
     return _find_lines(path)
-
-
-def _validate_encoding(path: Path, name: str) -> None:
-    """Refuse UTF-16 and UTF-32, whose first characters hold a mark or a NUL byte."""
-    with path.open("rb") as file:
-        beginning = file.read(4)
-    for magic, kind in _MAGIC.items():
-        if beginning.startswith(magic):
-            raise DataError(
-                f"file is not text, but {kind}",
-                where=name,
-                mend="Give it the suffix of its kind, or unpack it",
-            )
-    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    if beginning.startswith(marks) or b"\0" in beginning:
-        raise DataError(
-            "file is not UTF-8, but UTF-16 or UTF-32",
-            where=name,
-            found=f"the bytes {beginning.hex(' ')}",
-            mend="Save the file as UTF-8",
-        )
 
 
 def _first_byte(path: Path) -> bytes:

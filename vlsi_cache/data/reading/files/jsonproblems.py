@@ -5,26 +5,31 @@ from __future__ import annotations
 import json
 from typing import Final, Literal
 
-from vlsi_cache.errors import DataError, excerpt
+from vlsi_cache.errors import DataError, counted, excerpt
 
 __all__ = ["not_json"]
 
+_NUL: Final = "\0"
+_AGAIN: Final = "Copy or download it again: the file ends before its JSON does"
 _BEFORE: Final = 20
 """Characters that are shown before the place of an error."""
+_Kind = Literal["line", "last line", "file", "array"]
 _WHAT: Final = {
     "line": "line is not JSON",
+    "last line": "line is not JSON",
     "file": "file is not JSON",
     "array": "file is not a JSON array",
 }
 _MEND: Final = {
     "line": "Write one JSON object per line",
+    "last line": "Write one JSON object per line",
     "file": "Mend the JSON there",
     "array": "Mend the JSON, or write one JSON object per line as .jsonl",
 }
 
 
 def not_json(
-    kind: Literal["line", "file", "array"],
+    kind: _Kind,
     name: str,
     text: str | bytes,
     error: Exception,
@@ -33,7 +38,7 @@ def not_json(
     """The error of a text that is not JSON, or not UTF-8.
 
     Args:
-        kind: what the text is.
+        kind: what the text is. The last line is one that no line break ends.
         name: name of the file.
         text: the text.
         error: why it cannot be decoded.
@@ -41,7 +46,8 @@ def not_json(
     """
     place = _place(text, error)
     text = text if isinstance(text, str) else text.decode(errors="replace")
-    if place is not None and kind == "line":  # the end of a line is not the next one's beginning
+    is_line = kind in ("line", "last line")
+    if place is not None and is_line:  # the end of a line is not the next one's beginning
         place = min(place, len(text.rstrip("\r\n")))
     line, column = start
     before = text[: place or 0]
@@ -51,8 +57,8 @@ def not_json(
     return DataError(
         f"{_WHAT[kind]} ({_reason(error)}{at})",
         where=f"{name}:{line}",
-        found=_shown(text, len(before), "line" if kind == "line" else "file"),
-        mend=_advice(text, before, error) or _MEND[kind],
+        found=_shown(text, len(before), "line" if is_line else "file"),
+        mend=_advice(text, before, error, is_end=kind != "line") or _MEND[kind],
     )
 
 
@@ -69,6 +75,9 @@ def _shown(text: str, place: int, whole: str) -> str:
     """The text around a place."""
     if not text[place:].strip():
         return f"the end of the {whole}"
+    rest = text[place:]
+    if rest.startswith(_NUL):
+        return counted(len(rest) - len(rest.lstrip(_NUL)), "NUL byte")
     return excerpt(text[max(0, place - _BEFORE) :].strip())
 
 
@@ -84,13 +93,24 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _advice(text: str, before: str, error: Exception) -> str | None:
-    """What mends a slip that is known by its look."""
+def _advice(text: str, before: str, error: Exception, *, is_end: bool) -> str | None:
+    """What mends a slip that is known by its look.
+
+    Args:
+        text: the text.
+        before: what stands before the problem.
+        error: the problem.
+        is_end: whether the text ends with the file.
+    """
     if isinstance(error, UnicodeDecodeError):
         return "Save the file as UTF-8"
     if not isinstance(error, json.JSONDecodeError):
         return "Mend the row, or drop it"
     rest = text[len(before) :].strip()
+    if rest.startswith(_NUL):
+        return "Copy the file again: a part of it was never written"
+    if is_end and before.strip() and (not rest or error.msg.startswith("Unterminated")):
+        return _AGAIN
     if rest == "," and before.rstrip().endswith(("}", "]")):
         return "Take the comma at the end of the line out: no commas stand between lines"
     if before.rstrip().endswith(",") and rest[:1] in ("}", "]"):

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from vlsi_cache.data.reading.files.beginnings import validate_json_file
 from vlsi_cache.data.reading.files.compression import is_compressed, unpack
 from vlsi_cache.data.reading.files.json_offsets import find_rows
 from vlsi_cache.data.reading.files.jsonproblems import not_json
@@ -92,13 +93,14 @@ class JsonRows:
             if is_compressed(path):
                 self._path = unpack(path)
                 weakref.finalize(self, _remove, self._path, os.getpid())
+            validate_json_file(self._path, path)
             self._offsets = find_rows(self._path, self._name)
-        except (OSError, EOFError) as error:
-            is_full = getattr(error, "errno", None) in _NO_ROOM
+        except OSError as error:
+            is_full = error.errno in _NO_ROOM
             raise DataError(
                 "data file cannot be unpacked" if is_full else "data file cannot be read",
                 where=path,
-                found=getattr(error, "strerror", None) or first_line(error),
+                found=error.strerror or first_line(error),
                 mend="Set TMPDIR to a folder with room, or unpack the file" if is_full else None,
             ) from error
         if len(self._offsets.starts) == 0:
@@ -142,7 +144,10 @@ class JsonRows:
             return parse_row_json(text.decode())
         except (ValueError, RecursionError) as error:
             place = int(self._offsets.lines[index]), self._column(start)
-            raise not_json("line", self._name, text, error, place) from error
+            is_last = index == len(self) - 1 and not text.endswith(b"\n")
+            raise not_json(
+                "last line" if is_last else "line", self._name, text, error, place
+            ) from error
 
     def _column(self, start: int) -> int:
         """The column of a row's first byte. The line before it is short: a bracket, or a mark."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from vlsi_cache.data.reading.files.folders import split_files, split_names
+from vlsi_cache.data.reading.files.folders import find_data_files, split_files, split_names
+from vlsi_cache.data.reading.files.tabledamage import ARROW_END, find_damage, find_saved_damage
 from vlsi_cache.errors import DataError, first_line
 
 __all__ = ["load_folder", "load_saved", "load_table"]
@@ -15,8 +19,9 @@ __all__ = ["load_folder", "load_saved", "load_table"]
 _GENERAL: Final = "An error occurred while generating the dataset"
 _NO_ROWS: Final = "BatchSize must be greater than 0"
 """What `datasets` says of a Parquet file that has columns and no rows."""
-_END: Final = b"\xff\xff\xff\xff\0\0\0\0"
-"""The mark at the end of Arrow's streaming format, which `datasets` writes."""
+_NO_PLACE: Final = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+_READERS: Final = "datasets.packaged_modules"
+"""Loggers of `datasets` that speak of a damaged file before the error does."""
 
 
 def load_saved(folder: Path, split: str) -> Any:
@@ -35,8 +40,11 @@ def load_saved(folder: Path, split: str) -> Any:
             for file in table.cache_files:
                 _validate_end(Path(file["filename"]))
     except Exception as error:  # whatever datasets raises on damaged files
-        raise DataError(
-            "dataset folder cannot be read", where=folder, found=first_line(error)
+        raise find_saved_damage(folder) or DataError(
+            "dataset folder cannot be read",
+            where=folder,
+            found=first_line(error),
+            mend="Copy it again, or save it again with save_to_disk",
         ) from error
     if not isinstance(saved, DatasetDict):
         return saved
@@ -58,8 +66,8 @@ def _validate_end(path: Path) -> None:
         ValueError: the file is cut off.
     """
     with path.open("rb") as file:
-        file.seek(-min(len(_END), path.stat().st_size), os.SEEK_END)
-        if file.read() != _END:
+        file.seek(-min(len(ARROW_END), path.stat().st_size), os.SEEK_END)
+        if file.read() != ARROW_END:
             raise ValueError(f"{path.name} is cut off")
 
 
@@ -111,8 +119,12 @@ def load_table(builder: str, source: str, split: str, options: Mapping[str, Any]
     from datasets import load_dataset
 
     try:
-        return load_dataset(builder, split=split, **options)
+        with _without_their_words():
+            return load_dataset(builder, split=split, **options)
     except Exception as error:  # whatever datasets raises on damaged files and unknown names
+        damage = find_damage(_files_of(builder, options)) if _may_be_damaged(error) else None
+        if damage is not None:
+            raise damage from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         needs_config = bool(lines) and lines[0].startswith("Config name is missing")
         raise DataError(
@@ -120,8 +132,46 @@ def load_table(builder: str, source: str, split: str, options: Mapping[str, Any]
             where=source,
             expected=f"data with a split {split}",
             found=" ".join(lines[:2]) if needs_config else _problem(error),
-            mend=f"Name one as {source}:CONFIG" if needs_config else None,
+            mend=f"Name one as {source}:CONFIG" if needs_config else _advice(error),
         ) from error
+
+
+@contextmanager
+def _without_their_words() -> Iterator[None]:
+    """Keep the readers of `datasets` from logging what the error says."""
+    readers = logging.getLogger(_READERS)
+    level = readers.level
+    readers.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        readers.setLevel(level)
+
+
+def _may_be_damaged(error: Exception) -> bool:
+    """Whether a file's bytes may be the reason. Reading all of them again takes its time."""
+    import pyarrow
+
+    return any(
+        isinstance(one, pyarrow.ArrowException | OSError) for one in (error, error.__cause__)
+    )
+
+
+def _files_of(builder: str, options: Mapping[str, Any]) -> list[Path]:
+    """The Parquet files that `load_dataset` was to read, as far as they lie here."""
+    given = options.get("data_files")
+    names = [name for part in given.values() for name in part] if isinstance(given, dict) else given
+    if names:
+        return [Path(name) for name in names]
+    return find_data_files(Path(builder))[0] if Path(builder).is_dir() else []
+
+
+def _advice(error: Exception) -> str | None:
+    """What mends a folder in which `datasets` cannot keep what it converts."""
+    for one in (error, error.__cause__):
+        if isinstance(one, OSError) and one.errno in _NO_PLACE:
+            return "Set HF_DATASETS_CACHE to a folder with room that can be written"
+    return None
 
 
 def _problem(error: Exception) -> str:

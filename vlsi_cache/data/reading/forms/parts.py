@@ -21,6 +21,7 @@ _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image", "image_url", "input_image")
 _SOURCE_FIELDS = frozenset({*SOURCE_KEYS, "type", "media_type"})
 _CALL_TYPES = ("tool_use", "tool_result")
+_MEDIA_WORDS = ("video", "audio", "sound", "file", "document")
 _SIZES = ("max_pixels", "min_pixels", "resized_height", "resized_width")
 
 
@@ -96,15 +97,22 @@ def _part(part: object, role: str, path: str, context: RowContext) -> Part:
         if kind in _IMAGE_TYPES:
             _validate_alone(part, ("text",), context)
             return _image(part, path, context)
-    is_call = isinstance(part, Mapping) and part.get("type") in _CALL_TYPES
     raise context.error(
         "unknown part of a message",
         expected='{"type": "text", "text": …} or {"type": "image", "path": …}',
         found=excerpt(repr(part)),
-        mend="Write calls into tool_calls of the turn, and what tools say as turns of role tool"
-        if is_call
-        else None,
+        mend=_advice(part),
     )
+
+
+def _advice(part: object) -> str | None:
+    """What mends a part of another kind."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind in _CALL_TYPES:
+        return "Write calls into tool_calls of the turn, and what tools say as turns of role tool"
+    if isinstance(kind, str) and any(word in kind for word in _MEDIA_WORDS):
+        return "Videos, sounds and files are not read: drop the sample, or write it as images"
+    return None
 
 
 def _kind(part: Mapping[str, Any]) -> str | None:

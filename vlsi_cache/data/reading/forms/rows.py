@@ -10,6 +10,7 @@ from unicodedata import category
 from vlsi_cache.data.conversation import RESERVED_VARIABLES, Conversation, ImagePart, Message
 from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.forms.forms import FORM_COLUMNS, Form, find_form
+from vlsi_cache.data.reading.forms.listtexts import with_lists
 from vlsi_cache.data.reading.forms.media import MEDIA_COLUMNS, validate_row_media
 from vlsi_cache.data.reading.forms.placing import IMAGE_COLUMNS, place_images
 from vlsi_cache.data.reading.forms.tools import tool_schemas
@@ -47,6 +48,7 @@ def parse_row(row: object, number: int, context: RowContext) -> Conversation:
             if isinstance(row, str) and row.lstrip().startswith("{")
             else None,
         )
+    row = with_lists(row, (*IMAGE_COLUMNS, *MEDIA_COLUMNS))
     form = find_form(row, context)
     validate_row_media(row, context)
     turns = [read_turn(raw, context) for raw in form.turns]
