@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BartForConditionalGeneration, PreTrainedConfig, ViTConfig
 
 from support.families import FAMILIES, tiny_model
-from support.shrinking import shrunken_config
+from support.shrinking import shrunken_config, shrunken_model
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import load_config, load_model
 from vlsi_cache.models.loading.kinds import loader_of
@@ -117,6 +117,29 @@ def test_no_ordinary_family_is_refused(
     assert report is not None
     assert (report.missing, report.mismatched, report.unread) == ((), (), ())
     assert [record.getMessage() for record in caplog.records if record.levelno >= 30] == []
+
+
+@pytest.mark.parametrize(
+    ("family", "sees_images"),
+    [
+        ("bigbird_pegasus", False),
+        ("gpt_neox", False),
+        ("mllama", True),
+        ("olmoe", False),
+        ("opt", False),
+        ("qwen2_5_omni_thinker", True),
+        ("qwen3_vl_moe", True),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_families_that_tie_and_store_in_their_own_ways_are_whole(
+    family: str, sees_images: bool, tmp_path: Path
+) -> None:
+    shrunken_model(shrunken_config(family), sees_images=sees_images).save_pretrained(tmp_path)
+    report = preview_weights(str(tmp_path), load_config(str(tmp_path)))
+    assert report is not None
+    assert (report.missing, report.mismatched, report.unread) == ((), (), ())
+    load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "qwen3_vl"])

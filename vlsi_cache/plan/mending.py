@@ -93,10 +93,11 @@ def find_mends(
             break
     tried += [mend for _, mend in _spread(setting, stage, sketch, lengths, now, limit)]
     fitting = [mend for mend in tried if mend.fits]
-    for most in (_ONE_MACHINE, COUNTS[-1]):
-        if not fitting:
-            few = replace(setting, most_devices=most)
-            fitting = list(islice(_find_both(few, stage, sketch, lengths, limit), _MOST_OF_BOTH))
+    if not fitting:
+        both = _find_both(setting, stage, sketch, lengths, limit)
+        named = list(islice(both, _MOST_OF_BOTH + 1))
+        few = [mend for count, mend in named if count <= _ONE_MACHINE]
+        fitting = (few or [mend for _, mend in named])[:_MOST_OF_BOTH]
     return fitting or sorted(tried, key=lambda mend: mend.device_bytes)[:1]
 
 
@@ -106,7 +107,7 @@ def _find_both(
     sketch: Sketch,
     lengths: SampleLengths,
     limit: float,
-) -> Iterator[Mend]:
+) -> Iterator[tuple[int, Mend]]:
     """Yield changes with which a stage fits once it is spread, where neither alone suffices.
 
     A later change costs more, so it is named for fewer devices alone.
@@ -121,7 +122,7 @@ def _find_both(
         for count, way in [*_spread(changed, stage, sketch, lengths, found, limit)]:
             if way.fits:
                 setting = replace(setting, most_devices=min(setting.most_devices, count - 1))
-                yield way.model_copy(update={"setting": f"{text}, and {way.setting}"})
+                yield count, way.model_copy(update={"setting": f"{text}, and {way.setting}"})
 
 
 def _spread(

@@ -10,7 +10,7 @@ Shape suffixes: N tokens, V vocabulary, G entries and S stretches, k likeliest t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,8 +32,6 @@ class StreamedTail:
 
     expected: ScaledTail
     """How often each entry is drawn on average."""
-    sums: Tensor
-    """``[N, S]``, its sums over stretches."""
     counts: Tensor
     """``[N]`` long, the number of draws of each row."""
     positions: Tensor
@@ -66,23 +64,33 @@ def draw_streamed(
     counts = (m * stored + dice).floor().clamp_(max=m).long()
     scale = (counts / mass[:, 0].clamp_min(torch.finfo(sums.dtype).tiny)).to(sums.dtype)
     tail = ScaledTail(logits, log_mass, scale, top_ids)
-    drawn = _coupled(StreamedTail(tail, sums * scale[:, None], counts, top_ids), places, m, later)
+    sums *= scale[:, None]
+    positions = _coupled(tail, sums, counts, places, m, later)
+    drawn = StreamedTail(tail, counts, positions)
     ids = torch.cat([top_ids, torch.where(drawn.positions < 0, top_ids[:, :1], drawn.positions)], 1)
     return Kept(ids, levels, *rounded(entropy, label_log_prob, places)), drawn
 
 
 def _coupled(
-    own: StreamedTail, uniforms: Tensor, num_draws: int, later: StreamedTail | None
-) -> StreamedTail:
-    """Draw as ``coupled_tail_draws`` does. The positions of ``own`` are still to be drawn."""
+    expected: ScaledTail,
+    sums: Tensor,
+    counts: Tensor,
+    uniforms: Tensor,
+    num_draws: int,
+    later: StreamedTail | None,
+) -> Tensor:
+    """Draw as ``coupled_tail_draws`` does: ``[N, n]`` columns, −1 from the count on.
+
+    ``sums`` are those of the expected draws over stretches, ``[N, S]``.
+    """
     from vlsi_cache.kernels.stretches import KeptDraws, drawn_entries, excess_sums
 
-    sums, counts, kept = own.sums, own.counts, None
+    kept = None
     if later is not None:
         ratio = (counts / later.counts.clamp(min=1)).clamp(max=1.0).to(sums.dtype)
-        sums = excess_sums(own.expected, later.expected, ratio, STRETCH)
+        sums = excess_sums(expected, later.expected, ratio, STRETCH)
         positions = later.positions.clamp(min=0)
-        chance = own.expected.at(positions) / later.expected.at(positions)
+        chance = expected.at(positions) / later.expected.at(positions)
         stays = torch.minimum(chance, ratio[:, None]).masked_fill_(later.positions < 0, 0.0)
         fresh = sums.sum(1, keepdim=True, dtype=uniforms.dtype)
         lost = counts[:, None] - stays.sum(1, keepdim=True, dtype=uniforms.dtype)
@@ -91,10 +99,10 @@ def _coupled(
         sums.scatter_add_(1, positions // STRETCH, scaled)
         kept = KeptDraws(later.expected, ratio, positions, scaled)
     stretch, aims = point(sums, uniforms, num_draws, counts)
-    drawn = drawn_entries(own.expected, stretch, aims, STRETCH, kept)
-    drawn.clamp_(max=own.expected.logits.shape[1] - 1)
+    drawn = drawn_entries(expected, stretch, aims, STRETCH, kept)
+    drawn.clamp_(max=expected.logits.shape[1] - 1)
     steps = torch.arange(num_draws, device=counts.device)
-    return replace(own, positions=drawn.masked_fill_(steps >= counts[:, None], -1))
+    return drawn.masked_fill_(steps >= counts[:, None], -1)
 
 
 def _log_mass_and_entropy(moments: Moments) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -17,6 +17,7 @@ from vlsi_cache.errors import ModelError, counted
 from vlsi_cache.models.binding.skeleton import make_skeleton
 from vlsi_cache.models.loading.kinds import REMOTE, loader_of
 from vlsi_cache.models.loading.stored import validate_stored
+from vlsi_cache.models.loading.tying import ties_head
 from vlsi_cache.models.loading.weightfiles import StoredWeight
 from vlsi_cache.models.places.quantization import quantization_of
 from vlsi_cache.recipe import ModelSection
@@ -60,6 +61,8 @@ class LoadReport:
     """Weights of other shapes."""
     unread: tuple[str, ...]
     """Weights of the checkpoint that the model does not have."""
+    ties_head: bool = False
+    """Whether the model's head is its embedding, as far as it is known."""
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> LoadReport:
@@ -123,7 +126,7 @@ def _laid(config: PreTrainedConfig, weights: Mapping[str, StoredWeight], name: s
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    return LoadReport.of(found)
+    return replace(LoadReport.of(found), ties_head=ties_head(skeleton))
 
 
 def validate_complete(report: LoadReport, name: str) -> None:

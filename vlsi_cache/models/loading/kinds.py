@@ -16,7 +16,7 @@ from transformers import (
 
 from vlsi_cache.errors import ModelError
 
-__all__ = ["REMOTE", "is_tied", "loader_of", "validate_head"]
+__all__ = ["REMOTE", "loader_of", "validate_head"]
 
 REMOTE: Final = "transformers_modules."
 """The package in which transformers puts code that comes with models."""
@@ -85,7 +85,7 @@ def validate_head(config: PreTrainedConfig, weights: Collection[str], name: str)
         ModelError: there is no head.
     """
     bodies = [one for one in _architectures(config) if one.endswith("Model") and "Head" not in one]
-    if not bodies or len(bodies) < len(_architectures(config)) or is_tied(config):
+    if not bodies or len(bodies) < len(_architectures(config)) or _is_tied(config):
         return
     if any(part in key for key in weights for part in _HEADS):
         return
@@ -98,7 +98,7 @@ def validate_head(config: PreTrainedConfig, weights: Collection[str], name: str)
     )
 
 
-def is_tied(config: PreTrainedConfig) -> bool:
+def _is_tied(config: PreTrainedConfig) -> bool:
     """Report whether a configuration ties the head to the embedding."""
     text = config.get_text_config(decoder=True)
     return any(bool(getattr(one, "tie_word_embeddings", False)) for one in (config, text))

@@ -156,7 +156,8 @@ def preview_weights(
     report = preview_load(config, weights, base)
     if report is not None:
         validate_complete(report, base)
-        validate_tied_rows(folder, config, weights, base)
+        if report.ties_head:
+            validate_tied_rows(folder, weights, base)
     return report
 
 

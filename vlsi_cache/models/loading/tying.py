@@ -8,13 +8,11 @@ from typing import Any, Final
 
 import torch
 from safetensors import safe_open
-from transformers import PreTrainedConfig
 
 from vlsi_cache.errors import ModelError
-from vlsi_cache.models.loading.kinds import is_tied
 from vlsi_cache.models.loading.weightfiles import StoredWeight
 
-__all__ = ["validate_tied", "validate_tied_rows"]
+__all__ = ["ties_head", "validate_tied", "validate_tied_rows"]
 
 _HEAD: Final = "lm_head.weight"
 _ROWS: Final = (0, 1, 2, 3, 17, 100, 1000, 5000, 20000)
@@ -30,21 +28,23 @@ def validate_tied(model: Any, name: str) -> None:
         ModelError: they differ.
     """
     output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = getattr(model, "_tied_weights_keys", None) or ()
-    if not model.config.tie_word_embeddings or _HEAD not in tied:
+    if not ties_head(model):
         return
     if output is not None and output.weight is not embedding.weight:
         raise _not_tied(name)
 
 
-def validate_tied_rows(
-    folder: Path, config: PreTrainedConfig, weights: Mapping[str, StoredWeight], name: str
-) -> None:
-    """Refuse a stored head that differs from the embedding that the configuration ties it to.
+def ties_head(model: Any) -> bool:
+    """Report whether a model ties its head to its embedding, as its configuration says."""
+    tied = getattr(model, "_tied_weights_keys", None) or ()
+    return bool(getattr(model.config, "tie_word_embeddings", False)) and _HEAD in tied
+
+
+def validate_tied_rows(folder: Path, weights: Mapping[str, StoredWeight], name: str) -> None:
+    """Refuse a stored head that differs from the embedding, for a model that ties the two.
 
     Args:
         folder: where the weights lie.
-        config: the model's configuration.
         weights: all weights in the headers of the checkpoint.
         name: the model, for errors.
 
@@ -52,7 +52,7 @@ def validate_tied_rows(
         ModelError: they differ in one of a few rows.
     """
     embeddings = [key for key in weights if key.endswith("embed_tokens.weight")]
-    if not is_tied(config) or _HEAD not in weights or len(embeddings) != 1:
+    if _HEAD not in weights or len(embeddings) != 1:
         return
     head, embedding = weights[_HEAD], weights[embeddings[0]]
     if head.shape != embedding.shape or head.dtype != embedding.dtype:

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from vlsi_cache.models import Backbone
 from vlsi_cache.objectives import tiles
 from vlsi_cache.recipe import CacheSection
-from vlsi_cache.sampling import chunk_elements
+from vlsi_cache.sampling import chunk_elements, streamed_tokens
 
 __all__ = [
     "ACCELERATOR",
@@ -89,9 +89,10 @@ def broadcast_bytes(tensors: Iterable[Tensor], num_processes: int) -> int:
 def tile_bytes(num_responses: int, num_taps: int, vocab_size: int, device: torch.device) -> int:
     """Return what the objective's and the recorder's buffers take on a device.
 
-    The objective holds two planes of n · v float32 for one tile, with n ≤ N tokens and v ≤ V
-    vocabulary entries. The recorder holds L · n · V float32 logits of n ≤ N tokens at once, and
-    three planes of n · V for the draws. A device has larger tiles than a CPU.
+    On a CPU the objective holds two planes of n · v float32 for one tile, with n ≤ N tokens and
+    v ≤ V vocabulary entries. A GPU's kernels hold n whole rows, in float32 and in bfloat16. The
+    recorder holds L · n · V float32 logits of n ≤ N tokens at once, and three planes of n · V for
+    the draws. A GPU's kernels hold two planes in bfloat16, of more tokens. The larger counts.
 
     Args:
         num_responses: N.
@@ -101,7 +102,13 @@ def tile_bytes(num_responses: int, num_taps: int, vocab_size: int, device: torch
     """
     if num_taps:
         tokens = min(num_responses, max(1, chunk_elements(device) // (vocab_size * num_taps)))
-        return 4 * tokens * vocab_size * (num_taps + 3)
+        planes = 4 * tokens * vocab_size * (num_taps + 3)
+        if device.type == "cpu":
+            return planes
+        return max(planes, 2 * 2 * min(num_responses, streamed_tokens(vocab_size)) * vocab_size)
+    if device.type != "cpu":
+        rows = min(num_responses, tiles.chunk_tokens(vocab_size, device))
+        return (4 + 2) * rows * vocab_size
     rows, columns = tiles.tile_shape(device)
     return 2 * 4 * min(num_responses, rows) * min(vocab_size, columns)
 

@@ -122,19 +122,14 @@ def rehearse(
     Raises:
         ModelError: the model cannot be built from its configuration.
     """
-    sharding = setting.num_processes if setting.shards(stage) else 1
-    by_gloo = sharding > 1 and setting.device.type == "cpu"
-    with (
-        made_up_processes(sharding) as mesh,
-        rehearsing(),
-        AllocationMeter(by_gloo=by_gloo) as meter,
-    ):
+    count = setting.num_processes if setting.shards(stage) else 1
+    meter = AllocationMeter(by_gloo=count > 1 and setting.device.type == "cpu")
+    with made_up_processes(count) as mesh, rehearsing(), meter:
         backbone = sketch.build(setting.device, trains=trains_weights(setting.recipe, stage))
-        model = backbone.decoder.model
-        own = tensor_bytes(_all_tensors(model))
+        own = tensor_bytes(_all_tensors(backbone.decoder.model))
         step = make_step(setting.recipe, stage, backbone, setting.num_teacher_taps)
         loaded = meter.live
-        share = own / tensor_bytes(_all_tensors(model))  # the rest are adapters
+        share = own / tensor_bytes(_all_tensors(backbone.decoder.model))  # the rest are adapters
         if mesh is not None and step.module is not None:
             _slice(step.module, mesh, autocast=backbone.autocast)
         found = _one_step(setting, stage, backbone, step, meter, heaviest)
@@ -142,7 +137,7 @@ def rehearse(
         found = replace(found, weights=weights, added=found.added + found.weights - weights)
         vision = vision_bytes(backbone, patches, keeps_all=stage == "finetuning")
         operations = _mean_count(step, usual) if usual is not None else 0.0
-        del step, backbone, model
+        del step, backbone
         gc.collect()  # hooks and modules refer to one another
     return replace(found, working=found.working + vision, operations=operations, loaded=loaded)
 
@@ -180,7 +175,7 @@ def _one_step(
     sent = broadcast_bytes(_all_tensors(step.module), senders) if step.module is not None else 0
     # what is sent at first lies beside the weights, when there is no gradient yet
     working = max(peak - static - gradients - optimizer, sent - gradients - buckets - optimizer, 0)
-    working += _further_tiles(setting, stage, batch.num_responses, backbone.head.num_rows)
+    working += _further_tiles(setting, stage, batch.num_responses, backbone.vocab_size)
     return Rehearsed(
         weights=weights,
         blocks=tensor_bytes(backbone.decoder.blocks.parameters()),

@@ -86,13 +86,17 @@ def validate_known_version(
         _validate_not_lost(content, what=what, where=where, mend=mend)
         raise CacheError(f"{what} is not JSON ({error})", where=where, mend=mend) from None
     if not isinstance(tree, dict):
-        found = type(tree).__name__
+        kind = type(tree).__name__
         raise CacheError(
-            f"{what} is damaged", where=where, expected="an object", found=found, mend=mend
+            f"{what} is damaged", where=where, expected="an object", found=kind, mend=mend
         )
     version = tree.get("format_version")
-    if version is None:
+    if version is None:  # such as an answer of a server
         _validate_not_lost(content, what=what, where=where, mend=mend)
+    _validate_version(version, where)
+
+
+def _validate_version(version: object, where: str) -> None:
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise CacheError(
             "cache format is of an unknown version",
