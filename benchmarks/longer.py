@@ -26,6 +26,7 @@ from typing import Any
 
 import click
 import torch
+import transformers
 from experiments.first_proof.cut import cut_blocks
 from experiments.longer.commands import Clock, end_gently
 from experiments.longer.making import answer
@@ -67,7 +68,7 @@ def _only_make_material(context: click.Context, _: click.Parameter, folder: Path
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder of the result.  [default: benchmarks/results/longer; none with --quick]",
+    help="Folder of the result.  [default: benchmarks/results/longer for a whole one]",
 )
 def measure(
     setting: Setting,
@@ -94,7 +95,7 @@ def measure(
         scores = score(setting, given.teacher, trainer.runs, device)
     finally:
         result = {**summarize(trainer.runs, scores, setting.short_tokens), **_about(trainer)}
-        is_whole = bool(scores) and not setting.made_up
+        is_whole = len(scores) == len(trainer.runs) + 1 and not setting.made_up
         _write(out or (RESULTS if is_whole else setting.folder), result)
     return result
 
@@ -110,6 +111,7 @@ def _about(trainer: Trainer) -> dict[str, Any]:
             "budget_seconds": setting.budget,
         },
         "date": time.strftime("%Y-%m-%d"),
+        "transformers": transformers.__version__,
         **machine(trainer.device),
     }
 
@@ -118,6 +120,7 @@ def _write(folder: Path, result: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     device = re.sub(r"\W+", "-", result["device"].lower())
     path = folder / f"{device}-{result['date']}.json"
+    click.echo(f"written to {path}", err=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
