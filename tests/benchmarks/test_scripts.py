@@ -19,6 +19,7 @@ PROMISED: dict[str, set[str]] = {
     "stage_one": {"teacher_ridge_1_core_minutes", "teacher_ridge_1_mean_nats"},
     "dump_overhead": {"overhead_ratio", "decode_over_consumption"},
     "gpu": set(),
+    "longer": set(),
     "loader": {"data_wait_fraction", "decode_over_consumption"},
     "cache_scale": {
         "open_seconds",
@@ -68,6 +69,8 @@ def test_a_quick_run_gives_every_figure(name: str) -> None:
         _assert_every_arm(result["arms"])
     if name == "worth":
         _assert_every_experiment(result["experiments"])
+    if name == "longer":
+        _assert_both_lengths(result)
     if name == "gpu":
         _assert_every_part(result)
     if name == "objective":
@@ -157,6 +160,26 @@ def _assert_every_experiment(experiments: list[dict[str, Any]]) -> None:
         "tuned-record.divergence_nats",
         "step-0.label_loss",
     }
+
+
+def _assert_both_lengths(result: dict[str, Any]) -> None:
+    named = {found["name"]: found for found in result["differences"]}
+    assert named.keys() == {"short", "early", "long"}
+    for found in named.values():
+        assert found["seeds"] == [0]
+        assert math.isfinite(found["mean"])
+        assert {guess["by"] for guess in found["guesses"]} == {"first", "second"}
+    assert 0 < named["short"]["tokens"] < named["long"]["tokens"]
+    trained = {f"{kind}-{arm}-0" for kind in ("short", "long") for arm in ("output", "hidden")}
+    assert result["scores"].keys() == {"untouched", *trained}
+    assert all(found["divergence_nats"] > 0 for found in result["scores"].values())
+    runs = {run["name"]: run for run in result["runs"]}
+    assert runs.keys() == trained
+    for kind in ("short", "long"):
+        output, hidden = runs[f"{kind}-output-0"], runs[f"{kind}-hidden-0"]
+        assert output["status"] == hidden["status"] == 0
+        assert output["tokens"] == hidden["tokens"], "both arms see the same samples"
+        assert output["curve"][0]["divergence_nats"] > 0
 
 
 def _assert_every_arm(arms: list[dict[str, Any]]) -> None:
