@@ -255,9 +255,11 @@ class _Jobs:
         self._woken, self._wake = socket.socketpair()
         self._wake.setblocking(False)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C reaches a job even where a shell started the tests behind it, and so without.
         self._before = [
             (signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda *_: None)),
-            (signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN)),
+            (signal.SIGINT, signal.default_int_handler),
         ]
 
     def serve(self) -> socket.socket | None:
