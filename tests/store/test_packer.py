@@ -55,6 +55,22 @@ def test_a_killed_process_costs_no_shard(tmp_path: Path, caplog: pytest.LogCaptu
     assert len(open_cache(tmp_path / "cache")) == 6
 
 
+def test_a_signal_to_all_processes_of_a_job_costs_no_shard(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """This process writes its whole shards before it ends, and needs the other for it."""
+    writer = create_cache(tmp_path / "cache", MANIFEST)
+    with Packer() as packer:
+        write(writer, 0, packer)
+        assert packer.process_id is not None
+        os.kill(packer.process_id, signal.SIGTERM)
+        os.kill(packer.process_id, signal.SIGINT)
+        write(writer, 1, packer)
+        write(writer, 2, packer)
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+    assert len(open_cache(tmp_path / "cache")) == 6
+
+
 def test_what_is_refused_there_is_raised_here(tmp_path: Path) -> None:
     writer = create_cache(tmp_path / "cache", MANIFEST)
     with Packer() as packer:

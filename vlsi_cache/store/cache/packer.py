@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from typing import Final
 
 from vlsi_cache.errors import CacheError, VlsiCacheError, first_line
 from vlsi_cache.store.cache.processes import fresh_processes, interrupts_held
@@ -17,6 +19,9 @@ __all__ = ["Packer"]
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE: Final = 5.0
+"""Seconds that a process has to end by itself, once its pipe is closed."""
+
 
 class Packer:
     """Packs shards elsewhere, so that this interpreter is free meanwhile.
@@ -24,7 +29,8 @@ class Packer:
     Packing is Python code. In a thread beside one that feeds an accelerator, each of the latter's
     thousand calls a batch would wait for its turn.
 
-    The process sees no Ctrl-C: this one ends it.
+    The process ends with this one, and takes no notice of Ctrl-C and SIGTERM. Both may be meant for
+    all processes of a job, and this one still has whole shards to write.
     """
 
     def __init__(self) -> None:
@@ -44,7 +50,8 @@ class Packer:
         if self._pipe is not None:
             self._pipe.close()
         if self._process is not None:
-            self._process.terminate()
+            self._process.join(_PATIENCE)
+            self._process.kill()  # nobody waits for what it still packs
             self._process.join()
 
     @property
@@ -81,6 +88,7 @@ class Packer:
 
 def _pack_all(pipe: Connection) -> None:
     """Pack what the pipe brings, until it is closed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):
         while True:
             address, record = pipe.recv()
