@@ -12,6 +12,7 @@ import click
 
 from vlsi_cache.cli import bash  # noqa: F401 (it registers how bash completes)
 from vlsi_cache.cli.encoding import escape_what_is_lacking
+from vlsi_cache.cli.streams import ending_with_streams
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -79,7 +80,8 @@ def main() -> None:
     """Entry point of the console script."""
     escape_what_is_lacking()
     try:
-        cli()
+        with ending_with_streams():
+            cli()
     except SystemExit as end:
         if isinstance(end.code, int) and end.code > _SIGNALLED:
             # A signal to the whole job ends the workers too. What reads their batches would say so

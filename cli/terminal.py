@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
+from vlsi_cache.cli.streams import LineHandler
 from vlsi_cache.phases import LIVE, phase, speaks_for_all
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def log_to(stream: Literal["stdout", "stderr"]) -> None:
     """Send the library's log lines to ``stdout`` or ``stderr``."""
     lines = sys.stdout if stream == "stdout" else sys.stderr
     terminal = next((one for one in (lines, sys.stderr) if one.isatty()), None)
-    handler: logging.Handler = logging.StreamHandler(lines)
+    handler: logging.Handler = LineHandler(lines)
     if terminal is not None:
         handler = _LiveHandler(lines, terminal)
     handler.setFormatter(logging.Formatter("%(message)s"))

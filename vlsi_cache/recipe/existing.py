@@ -14,11 +14,13 @@ from typing import Final, Literal
 from vlsi_cache.contents import find_link
 from vlsi_cache.errors import (
     DataError,
+    ModelError,
     RecipeError,
     StageError,
     VlsiCacheError,
     excerpt,
 )
+from vlsi_cache.foldercontents import find_folder_contents
 from vlsi_cache.recipe.modelnames import is_there, validate_model_folder
 from vlsi_cache.recipe.models import ModelSection
 from vlsi_cache.recipe.recipe import Recipe
@@ -61,6 +63,7 @@ DATA_SUFFIXES: Final = (
 """Suffixes of files. A hub name that ends so is the name of a file that is not there."""
 _MOST_NAME_CHARACTERS: Final = 500
 """A longer name is data, and not printed whole."""
+_VERBALIZERS: Final = "verbalizers.json"
 _URL: Final = re.compile(r"(\w[\w+.-]*)://")
 _ON_HUB: Final = re.compile(
     r"(?:hf://|https?://huggingface\.co/)(?:datasets/)?([\w-][\w.-]*/[\w.-]+)"
@@ -220,11 +223,32 @@ def validate_named(recipe: Recipe, roles: Sequence[Role]) -> None:
     for role in roles:
         section = recipe.teacher if role == "teacher" else recipe.student
         checks.append(partial(_validate_model, section, role))
+        checks.append(partial(_validate_verbalizers, section, role))
     validate_together(checks)
 
 
 def _validate_model(section: ModelSection, role: str) -> None:
     validate_model_folder(model_name(section, role))
+
+
+def _validate_verbalizers(section: ModelSection, role: str) -> None:
+    """Refuse a folder that is there and holds something else than trained verbalizers.
+
+    Their own reader names a folder that is not there.
+    """
+    folder = section.verbalizers
+    if folder is None or not is_there(folder) or (folder / _VERBALIZERS).exists():
+        return
+    inner = sorted(path.parent.name for path in folder.glob(f"*/{_VERBALIZERS}"))
+    raise ModelError(
+        "no trained verbalizers here",
+        where=folder,
+        expected=f"a folder with {_VERBALIZERS}",
+        found=find_folder_contents(folder).words if folder.is_dir() else "a file",
+        mend=f"Give {folder / inner[0]}"
+        if inner
+        else f"Leave {role}.verbalizers out to train them",
+    )
 
 
 def _validate_data(section: DataSection) -> None:

@@ -60,9 +60,9 @@ def _walk(path: Path, key: str, above: tuple[tuple[int, int], ...]) -> Iterator[
             return  # nothing is published there yet, or it vanished meanwhile
         raise CacheAccessError("is a link that leads nowhere", where=path, mend=MEND_LINK) from None
     except NotADirectoryError:
-        raise CacheAccessError(
-            "is a file, not a folder", where=path, mend="Move the file away"
-        ) from None
+        is_inside = bool(key) and path.parent.is_dir()
+        mend = "Move the file away" if is_inside else "A cache is a folder: give that"
+        raise CacheAccessError("is a file, not a folder", where=path, mend=mend) from None
     except OSError as error:
         raise CacheAccessError(
             f"folder cannot be listed ({error.strerror})",

@@ -46,6 +46,8 @@ from vlsi_cache.store.places.place import Place
 
 __all__ = ["verify_cache"]
 
+_LITTER: Final = frozenset({"thumbs.db", "desktop.ini"})
+"""Names of files that Windows leaves in folders, in small letters."""
 _THREADS: Final = 2
 
 
@@ -154,6 +156,8 @@ class _Check:
             seals.append(read_processor_seal(self.folder.place))
         named = {name for seal in seals if seal for name in seal.files}
         for key in sorted(self.files.keys() - known):
+            if key.rpartition("/")[2].lower() in _LITTER:
+                continue
             kept = key.startswith(f"{PROCESSOR_FOLDER}/")
             # a processor's file without a readable seal is not sealed yet, or the seal is damaged
             if not kept or (any(seals) and key.partition("/")[2] not in named):
