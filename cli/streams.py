@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, TextIO
 
 __all__ = ["LineHandler", "ending_with_streams"]
@@ -102,4 +103,4 @@ def _say(text: str) -> None:
 
 
 def _silent() -> TextIO:
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open for as long as the process)
+    return Path(os.devnull).open("w", encoding="utf-8")

@@ -172,3 +172,46 @@ def test_a_template_that_wants_a_system_turn_reads_conversations_that_have_one(p
     assert learned_with(tokenizer, opened) == learned_with(usual, opened)
     with pytest.raises(DataError, match=r"refuses the conversation \(a system turn must open\)"):
         learned_with(tokenizer, PLAIN)
+
+
+_LLAMA: Final = ("<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+
+def test_a_header_that_follows_every_turn_is_not_learned_with_the_stop() -> None:
+    # Llama 3 as it came out: the generation prompt is written without being asked for.
+    tokenizer = _tokenizer(
+        "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+        "{{ m.content | trim }}<|eot_id|>{% endfor %}"
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}",
+        _LLAMA,
+        "<|end_of_text|>",
+    )
+    assert learned_with(tokenizer, PLAIN) == ["It is red.<|eot_id|>", "4 blue<|eot_id|>"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _TURN + "{{ m.content }}<|im_end|>\n",
+        "{% generation %}" + _TURN + "{{ m.content }}<|im_end|>{% endgeneration %}\n",
+    ],
+)
+def test_a_header_that_the_model_must_write_itself_is_learned_and_named_once(
+    answer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = _tokenizer(
+        "{% for m in messages %}{% if m.role == 'assistant' %}"
+        + answer
+        + "{% else %}"
+        + _TURN
+        + "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    )
+    header = "<|im_start|>assistant\n"
+    found = learned_with(tokenizer, PLAIN)
+    assert [text.strip() for text in found] == [
+        header + "It is red.<|im_end|>",
+        header + "4 blue<|im_end|>",
+    ]
+    (said,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert "writes no generation prompt" in said
+    assert "'<|im_start|>assistant'" in said

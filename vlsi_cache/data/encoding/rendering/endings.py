@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from vlsi_cache.data.encoding.rendering.forms import PROBE
 from vlsi_cache.data.encoding.rendering.text import any_of
 
 __all__ = ["TurnEnding"]
@@ -40,6 +41,10 @@ class TurnEnding:
         self._pieces = re.compile(f"{self._added.pattern}|.", re.DOTALL)
         # A token that opens every turn, or every text, is not what the last turn stops at.
         self._openings = {beginning, self._opening(question, generation_prompt)}
+        before, _, after = question.partition(PROBE["user"])
+        # What closes the question also closes a system message that the template writes itself.
+        closing = {end, *self._special.findall(after)[:1]}
+        self._headers = set(self._special.findall(before)) - closing
 
     def find(self, tail: str, reference: str | None) -> tuple[int, bool]:
         """Find the end of a turn.
@@ -55,6 +60,8 @@ class TurnEnding:
         """
         common = self._common(tail, reference)
         stops = list(self._special.finditer(common)) or list(self._added.finditer(common))
+        # Where a generation prompt follows every turn, a header follows the stop.
+        stops = [stop for stop in stops if stop.group() not in self._headers] or stops[:1]
         if stops:
             named = [stop for stop in stops if stop.group() == self._end]
             return (named or stops[-1:])[0].end(), True

@@ -110,6 +110,7 @@ class ResponseFinder:
                 spans += own
             previous = answer.last
         spans = [span for span in spans if span[0] < span[1]]
+        self._warn_of_header(text, spans)
         self._written.validate_given_words(spans, given, where)
         return RenderedConversation(text, tuple(spans))
 
@@ -206,6 +207,16 @@ class ResponseFinder:
         if text.startswith(prompt, found):
             return found + len(prompt)
         return min(found + len(common_beginning(text[found:], prompt)), first)
+
+    def _warn_of_header(self, text: str, spans: Sequence[Span]) -> None:
+        header = self._template.unprompted_header
+        if header and any(text[start:end].lstrip().startswith(header) for start, end in spans):
+            self._notices.warn(
+                "header",
+                "the chat template writes no generation prompt, so that the model learns to write "
+                "%r before each answer itself",
+                header,
+            )
 
     def _warn_of_departure(self, rest: str, answer: _Answer, conversation: Conversation) -> None:
         prompt = self._template.generation_prompt

@@ -48,6 +48,7 @@ class ChatTemplate:
         generation_prompt: the text that opens the assistant's turn. It may be empty.
         history_header: the beginning of the generation prompt that earlier turns of the assistant
             have, too. It ends before a thought that only the generation prompt opens.
+        unprompted_header: what stands before an answer, if no generation prompt writes it.
 
     Args:
         processor: a processor, or the tokenizer of a text model.
@@ -73,6 +74,7 @@ class ChatTemplate:
         self._takes_parts, self._opening = self._find_form(prefer_parts=prefers_parts)
         self.question = self._try(probe_turns(parts=self._takes_parts)[:1], {}) or ""
         self.generation_prompt, self.history_header = self._find_prompts()
+        self.unprompted_header = self._find_unprompted_header()
 
     def render(
         self, conversation: Conversation, *, where: str, add_generation_prompt: bool = False
@@ -270,6 +272,15 @@ class ChatTemplate:
         # What closes the question may stand before the header, and not before the prompt.
         header = header[max(header.find(prompt), 0) :]
         return prompt, common_beginning(prompt, header)
+
+    def _find_unprompted_header(self) -> str:
+        if self.generation_prompt:
+            return ""
+        turns = probe_turns(parts=self._takes_parts)
+        talk = self._try(turns, {}) or ""
+        if not talk.startswith(self.question):
+            return ""
+        return talk[len(self.question) :].partition(PROBE["assistant"])[0].strip()
 
 
 def _without_stop(text: str, special: re.Pattern[str]) -> str:

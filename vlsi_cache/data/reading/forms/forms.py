@@ -8,7 +8,17 @@ from typing import Any, Final
 
 from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.files.strictjson import parse_row_json
-from vlsi_cache.data.reading.forms.turns import RawTurn
+from vlsi_cache.data.reading.forms.sides import (
+    TURN_COLUMNS,
+    is_list_text,
+    is_turn,
+    said,
+    side_of,
+    text_of,
+    turns_of,
+    unlearned,
+)
+from vlsi_cache.data.reading.forms.turns import RawTurn, role_of
 from vlsi_cache.errors import excerpt
 
 __all__ = ["FORM_COLUMNS", "NO_FORM", "THOUGHT_COLUMN", "TURN_COLUMNS", "Form", "find_form"]
@@ -16,7 +26,6 @@ __all__ = ["FORM_COLUMNS", "NO_FORM", "THOUGHT_COLUMN", "TURN_COLUMNS", "Form", 
 NO_FORM: Final = "row is not a conversation"
 """The problem of a row that has none of the forms, not even in part."""
 
-TURN_COLUMNS: Final = ("messages", "conversations", "conversation", "dialog", "dialogue")
 _LLAVA_COLUMNS: Final = ("conversations", "conversation")
 _PAIRS: Final = (
     ("prompt", "completion"),
@@ -28,9 +37,17 @@ _PAIRS: Final = (
     ("input", "output"),
     ("problem", "solution"),
 )
+_PROMPTS: Final = ("prompt", "question", "instruction", "query", "problem", "input")
+"""Columns of the prompt beside ``chosen``, the first of which is taken."""
+_LATE_ANSWERS: Final = ("chosen", "completion", "response", "answer", "output", "solution")
+"""Columns that may hold the answer to a conversation that ends with a question."""
+_CALLS: Final = "answers"
+"""xLAM's column of the calls that answer a query."""
 _SYSTEM_COLUMNS: Final = ("system", "system_prompt", "system_message")
 _LABELLED: Final = ("completion", "messages")
 """Columns beside which a ``label`` is KTO's: TRL's, and ms-swift's."""
+_KTO: Final = "kto_tag"
+"""LLaMA-Factory's mark, which has no other meaning."""
 _SIDES: Final = ("user", "assistant")
 _HISTORY: Final = "history"
 THOUGHT_COLUMN: Final = "reasoning_content"
@@ -38,7 +55,7 @@ THOUGHT_COLUMN: Final = "reasoning_content"
 _TURN_KEYS: Final = ("role", "from", "speaker")
 """Keys of a turn. A row that has one of them is no text for a base model."""
 FORM_COLUMNS: Final = frozenset(
-    {"texts", "text", "chosen", "instruction", "context", _HISTORY, THOUGHT_COLUMN}
+    {"texts", "text", "chosen", "instruction", "context", _HISTORY, THOUGHT_COLUMN, _CALLS}
     | {*TURN_COLUMNS, *_SYSTEM_COLUMNS}
     | {name for pair in _PAIRS for name in pair}
 )
@@ -91,11 +108,12 @@ def _validate_turns(row: Mapping[str, Any], context: RowContext) -> None:
 
 def _validate_wanted(row: Mapping[str, Any], form: Form, context: RowContext) -> None:
     """Refuse an answer that KTO's ``label`` marks as a bad one. Numbers may be classes."""
-    if row.get("label") is False and not form.columns.isdisjoint(_LABELLED):
-        raise context.error(
-            "label is False, which marks the completion as one not to learn",
-            mend="Drop the row, or leave the mark out with data.columns: {label: null}",
-        )
+    for name in ("label", _KTO):
+        if row.get(name) is False and (name == _KTO or not form.columns.isdisjoint(_LABELLED)):
+            raise context.error(
+                f"{name} is False, which marks the completion as one not to learn",
+                mend=f"Drop the row, or leave the mark out with data.columns: {{{name}: null}}",
+            )
 
 
 def _advice(row: Mapping[str, Any]) -> str:
@@ -109,10 +127,36 @@ def _advice(row: Mapping[str, Any]) -> str:
 def _conversation(row: Mapping[str, Any], context: RowContext) -> Form | None:
     for name in TURN_COLUMNS:
         if is_given(row.get(name)):
-            turns = _turns(row[name], name, context)
+            turns = turns_of(row[name], name, context)
             raw = [RawTurn(turn, f"{name}[].") for turn in turns]
-            return Form(raw, frozenset({name}), tagged=name in _LLAVA_COLUMNS)
+            form = Form(raw, frozenset({name}), tagged=name in _LLAVA_COLUMNS)
+            return _answered(form, row, name, context)
     return None
+
+
+def _answered(form: Form, row: Mapping[str, Any], name: str, context: RowContext) -> Form:
+    """The form with the chosen answer, if the turns end with a question (LLaMA-Factory's DPO).
+
+    Earlier answers are given then, as those of a prompt are.
+
+    Raises:
+        DataError: an answer stands under another name.
+    """
+    last = form.turns[-1].fields
+    if role_of(last.get("role", last.get("from"))) not in ("user", "tool"):
+        return form
+    late = next((key for key in _LATE_ANSWERS if is_given(row.get(key))), None)
+    if late is None:
+        return form
+    if late != "chosen":
+        raise context.error(
+            f"{name} ends with a question, and {late} stands beside it",
+            mend=f"Put the answer into {name}. Or set data.columns: {{{name}: prompt}}, or "
+            f"{{{late}: null}} to leave it out",
+        )
+    answer = side_of("assistant", row[late], late, context)
+    turns = answer if _begins_with(answer, form.turns) else [*unlearned(form.turns), *answer]
+    return Form(turns, form.columns | {late}, form.tagged)
 
 
 def _texts(row: Mapping[str, Any], context: RowContext) -> Form | None:
@@ -120,22 +164,22 @@ def _texts(row: Mapping[str, Any], context: RowContext) -> Form | None:
     if not is_given(row.get("texts")):
         return None
     turns: list[RawTurn] = []
-    for entry in _turns(row["texts"], "texts", context):
+    for entry in turns_of(row["texts"], "texts", context):
         context.note_unread(entry, {"system", "user", "assistant"}, "texts[].")
         roles = ("system", "user", "assistant") if is_given(entry.get("system")) else _SIDES
-        turns += [_said(role, entry.get(role), f"texts[].{role}", context) for role in roles]
+        turns += [said(role, entry.get(role), f"texts[].{role}", context) for role in roles]
     return Form(turns, frozenset({"texts"}))
 
 
 def _alpaca(row: Mapping[str, Any], context: RowContext) -> Form | None:
     """Alpaca's ``instruction``, ``input`` and ``output``, and Dolly's names for the same."""
-    answer = next((name for name in ("output", "response") if _is_text(row, name)), None)
+    answer = next((name for name in ("output", "response") if isinstance(row.get(name), str)), None)
     asked = [name for name in ("instruction", "input", "context") if is_given(row.get(name))]
     if row.get("instruction") is None or not asked or answer is None:
         return None
-    texts = [_text(row[name], name, context) for name in asked]
-    turns = [_said("user", "\n".join(texts), "instruction", context)]
-    turns += [_said("assistant", row[answer], answer, context)]
+    texts = [text_of(row[name], name, context) for name in asked]
+    turns = [said("user", "\n".join(texts), "instruction", context)]
+    turns += [said("assistant", row[answer], answer, context)]
     form = _with_thought(Form(turns, frozenset({*asked, answer})), row, answer)
     return _with_history(form, row)
 
@@ -143,7 +187,7 @@ def _alpaca(row: Mapping[str, Any], context: RowContext) -> Form | None:
 def _with_history(form: Form, row: Mapping[str, Any]) -> Form:
     """The form after the turns of ``history``. Other things of that name are not read."""
     history = _decoded_list(row.get(_HISTORY))
-    if history and all(map(_is_turn, history)):
+    if history and all(map(is_turn, history)):
         turns = [RawTurn(turn, f"{_HISTORY}[].") for turn in history]
     elif history and all(map(_is_exchange, history)):
         turns = [
@@ -167,12 +211,6 @@ def _decoded_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _is_turn(value: object) -> bool:
-    return isinstance(value, Mapping) and (
-        {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()
-    )
-
-
 def _is_exchange(value: object) -> bool:
     """Whether a value is a pair of a question and its answer."""
     return (
@@ -186,53 +224,74 @@ def _preferred(row: Mapping[str, Any], context: RowContext) -> Form | None:
     """A preference: the chosen answer, with its prompt inside or beside it."""
     if not is_given(row.get("chosen")):
         return None
-    chosen = context.decoded(row["chosen"], "chosen") if _is_list_text(row["chosen"]) else None
+    chosen = context.decoded(row["chosen"], "chosen") if is_list_text(row["chosen"]) else None
     chosen = row["chosen"] if chosen is None else chosen
-    columns = frozenset({"prompt", "chosen"})
-    if isinstance(chosen, list):
-        answered = _part("assistant", chosen, "chosen", context)
-        prompt = (
-            _part("user", row["prompt"], "prompt", context) if is_given(row.get("prompt")) else []
-        )
+    asked = next((name for name in _PROMPTS if is_given(row.get(name))), None)
+    columns = frozenset({"chosen"} if asked is None else {asked, "chosen"})
+    if isinstance(chosen, list | Mapping):
+        answered = side_of("assistant", chosen, "chosen", context)
+        prompt = [] if asked is None else side_of("user", row[asked], asked, context)
         if _begins_with(answered, prompt):
             return Form(answered, columns)
         if answered[0].fields.get("role") in ("system", "user"):
-            raise context.error("chosen begins with another prompt than prompt", mend="Keep one")
-        return Form([*_unlearned(prompt), *answered], columns)
-    if not is_given(row.get("prompt")):
+            raise context.error(f"chosen begins with another prompt than {asked}", mend="Keep one")
+        return Form([*unlearned(prompt), *answered], columns)
+    if asked is None:
         raise context.error(
             "chosen is text, and there is no prompt",
             found=excerpt(repr(chosen)),
             mend="Split it into prompt and chosen, or into messages",
         )
-    return _joined(row, "prompt", "chosen", context)
+    if asked == "instruction" and is_given(row.get("input")):
+        texts = [text_of(row[name], name, context) for name in (asked, "input")]
+        row = {**row, asked: "\n".join(texts)}
+        joined = _joined(row, asked, "chosen", context)
+        return Form(joined.turns, joined.columns | {"input"}, joined.tagged)
+    return _joined(row, asked, "chosen", context)
 
 
 def _begins_with(turns: Sequence[RawTurn], prompt: Sequence[RawTurn]) -> bool:
     """Whether the prompt's turns stand at the beginning, perhaps after a system message."""
-    said = [(turn.fields.get("role"), turn.fields.get("content")) for turn in turns]
-    asked = [(turn.fields.get("role"), turn.fields.get("content")) for turn in prompt]
-    starts = (0, 1) if said and said[0][0] == "system" else (0,)
-    return any(said[start : start + len(asked)] == asked for start in starts)
+    own = [_words_of(turn) for turn in turns]
+    asked = [_words_of(turn) for turn in prompt]
+    starts = (0, 1) if own and own[0][0] == "system" else (0,)
+    return any(own[start : start + len(asked)] == asked for start in starts)
+
+
+def _words_of(turn: RawTurn) -> tuple[object, object]:
+    """The role of a turn and what it says, under either names."""
+    fields = turn.fields
+    role = fields.get("role") or fields.get("from")
+    content = fields.get("content")
+    return role_of(role) or role, fields.get("value") if content is None else content
 
 
 def _pair(row: Mapping[str, Any], context: RowContext) -> Form | None:
     for question, answer in _PAIRS:
         if is_given(row.get(question)) and row.get(answer) is not None:
             return _joined(row, question, answer, context)
-    return None
+    return _called(row, context)
+
+
+def _called(row: Mapping[str, Any], context: RowContext) -> Form | None:
+    """XLAM's ``query`` and the calls that answer it, beside its ``tools``."""
+    if not all(is_given(row.get(name)) for name in ("query", "tools", _CALLS)):
+        return None
+    asked = unlearned([said("user", row["query"], "query", context)])
+    called = RawTurn({"role": "assistant", "tool_calls": row[_CALLS]}, f"{_CALLS}[].")
+    return Form([*asked, called], frozenset({"query", _CALLS}))
 
 
 def _joined(row: Mapping[str, Any], question: str, answer: str, context: RowContext) -> Form:
-    asked = _unlearned(_part("user", row[question], question, context))
-    answered = _part("assistant", row[answer], answer, context)
+    asked = unlearned(side_of("user", row[question], question, context))
+    answered = side_of("assistant", row[answer], answer, context)
     form = Form([*asked, *answered], frozenset({question, answer}))
     return _with_history(_with_thought(form, row, answer), row)
 
 
 def _with_thought(form: Form, row: Mapping[str, Any], answer: str) -> Form:
     """The form with the row's own column for the thought before an answer that is text."""
-    is_text = isinstance(row[answer], str) and not _is_list_text(row[answer])
+    is_text = isinstance(row[answer], str) and not is_list_text(row[answer])
     if not is_text or not is_given(row.get(THOUGHT_COLUMN)):
         return form
     *before, said = form.turns
@@ -251,7 +310,7 @@ def _plain(row: Mapping[str, Any], context: RowContext) -> Form | None:
             f"row has text, which is plain, and {beside[0]}, which belongs to a turn",
             mend='Put the turns of a conversation into a list: {"messages": [ … ]}',
         )
-    turns = [_said("assistant", row["text"], "text", context)]
+    turns = [said("assistant", row["text"], "text", context)]
     return Form(turns, frozenset({"text"}), templated=False)
 
 
@@ -260,11 +319,11 @@ def _with_system(form: Form, row: Mapping[str, Any], context: RowContext) -> For
     for name in _SYSTEM_COLUMNS:
         if not is_given(row.get(name)):
             continue
-        said = _said("system", row[name], name, context)
+        message = said("system", row[name], name, context)
         columns = form.columns | {name}
         first = form.turns[0].fields if form.turns else {}
         if first.get("role", first.get("from")) != "system":
-            return Form([said, *form.turns], columns, form.tagged)
+            return Form([message, *form.turns], columns, form.tagged)
         if first.get("content", first.get("value")) != row[name]:
             raise context.error(
                 f"row has {name}, and its first turn is another message of the system",
@@ -272,57 +331,3 @@ def _with_system(form: Form, row: Mapping[str, Any], context: RowContext) -> For
             )
         return Form(form.turns, columns, form.tagged)
     return form
-
-
-def _part(role: str, value: object, name: str, context: RowContext) -> list[RawTurn]:
-    """The turns of one side: a text, or a list of messages."""
-    if isinstance(value, list) or _is_list_text(value):
-        return [RawTurn(turn, f"{name}[].") for turn in _turns(value, name, context)]
-    return [_said(role, value, name, context)]
-
-
-def _unlearned(turns: Sequence[RawTurn]) -> list[RawTurn]:
-    """The turns of a prompt. They are given, and not learned."""
-    return [RawTurn(turn.fields, turn.path, learned=False) for turn in turns]
-
-
-def _said(role: str, text: object, name: str, context: RowContext) -> RawTurn:
-    return RawTurn({"role": role, "content": _text(text, name, context)})
-
-
-def _text(value: object, name: str, context: RowContext) -> str:
-    if not isinstance(value, str):
-        raise context.error(f"{name} is not text", found=excerpt(repr(value)))
-    return value
-
-
-def _is_text(row: Mapping[str, Any], name: str) -> bool:
-    return isinstance(row.get(name), str)
-
-
-def _is_list_text(value: object) -> bool:
-    """Whether a text may be a list of turns as JSON."""
-    return isinstance(value, str) and value.lstrip().startswith('[{"')
-
-
-def _turns(value: object, name: str, context: RowContext) -> Sequence[Mapping[str, Any]]:
-    turns = context.decoded(value, name) if _is_list_text(value) else value
-    turns = _transposed(turns) if isinstance(turns, Mapping) else turns
-    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise context.error(
-            f"{name} is not a list of turns",
-            expected=("" if name in TURN_COLUMNS else "text, or ")
-            + '[{"role": …, "content": …}, …]',
-            found=excerpt(repr(turns)),
-        )
-    if not turns:
-        raise context.error(f"{name} is empty", mend="Drop the sample")
-    return turns
-
-
-def _transposed(columns: Mapping[str, Any]) -> object:
-    """The list of turns behind the lists of their fields, as `datasets` stored it once."""
-    lists = [values for values in columns.values() if isinstance(values, list)]
-    if len(lists) != len(columns) or len({len(values) for values in lists}) != 1:
-        return columns
-    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]

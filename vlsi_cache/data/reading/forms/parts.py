@@ -54,6 +54,8 @@ def read_content(content: object, role: str, path: str, context: RowContext) -> 
     """
     if isinstance(content, str):
         return [TextPart(content)]
+    if isinstance(content, Mapping) and content.get("type") in (*_TEXT_TYPES, *_IMAGE_TYPES):
+        content = [content]
     if isinstance(content, list):
         return [_part(part, role, path, context) for part in content]
     return None
@@ -110,6 +112,10 @@ def _advice(part: object) -> str | None:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in _CALL_TYPES:
         return "Write calls into tool_calls of the turn, and what tools say as turns of role tool"
+    if kind == "refusal":
+        return "Write its text as a part of type text"
+    if isinstance(kind, str) and "image" in kind:
+        return "Name its type image"
     if isinstance(kind, str) and any(word in kind for word in _MEDIA_WORDS):
         return "Videos, sounds and files are not read: drop the sample, or write it as images"
     return None

@@ -110,6 +110,8 @@ def _arguments(
     arguments: object = {}
     for number, value in enumerate(given.values()):
         found = context.decoded(value, f"{name}[].arguments")
+        if isinstance(found, str) and found.lstrip().startswith("{"):
+            found = context.decoded(found, f"{name}[].arguments")  # encoded twice
         if not isinstance(value, str):
             context.note_filled(found, f"{name}[].arguments")
         if number and found != arguments:
@@ -149,6 +151,8 @@ def tool_schemas(row: Mapping[str, Any], context: RowContext) -> tuple[Mapping[s
 
 def _schema(tool: object, name: str, context: RowContext) -> Mapping[str, Any]:
     if isinstance(tool, Mapping):
+        if isinstance(tool.get("function"), str):
+            tool = {**tool, "function": context.decoded(tool["function"], f"{name}[].function")}
         if is_given(tool.get("function")) and is_given(tool.get("type")):
             return tool
         if is_given(tool.get("function")):

@@ -15,7 +15,7 @@ from vlsi_cache.data.reading.forms.tools import CALL_KEYS, called_tools, tool_ca
 from vlsi_cache.data.reading.forms.weights import WEIGHT_KEYS, is_learned
 from vlsi_cache.errors import DataError, excerpt
 
-__all__ = ["KNOWN_FIELDS", "THOUGHT_FIELDS", "RawTurn", "Turn", "read_turn"]
+__all__ = ["KNOWN_FIELDS", "THOUGHT_FIELDS", "RawTurn", "Turn", "read_turn", "role_of"]
 
 _ROLES: Final = {
     "system": "system",
@@ -51,6 +51,9 @@ _THOUGHT_TEXTS: Final = ("thinking_content", "thoughts", "think", "cot", "chain_
 """Keys that hold an answer's thought if they hold text, and none of the keys above does."""
 THOUGHT_FIELDS: Final = frozenset((*_THOUGHT_KEYS, *_THOUGHT_TEXTS))
 """Names of a thought in a turn."""
+_THOUGHT_BLOCKS: Final = ("thinking_blocks", "reasoning_details")
+"""Lists of blocks, of LiteLLM and of OpenRouter, which stand beside a thought as text."""
+_OPENS_THOUGHT: Final = "<think>"
 _THOUGHT_PARTS: Final = ("thinking", "reasoning")
 _NAME_KEYS: Final = ("name", "tool_call_id")
 _ROW_KEYS: Final = ("tools", "functions", "chat_template_kwargs")
@@ -95,6 +98,11 @@ class Turn:
         return Message(self.role, parts, self.fields, self.learned)
 
 
+def role_of(name: object) -> str | None:
+    """The role that a name of a turn means, in the words of `Message`."""
+    return _ROLES.get(name.lower()) if isinstance(name, str) else None
+
+
 def read_turn(raw: RawTurn, context: RowContext) -> Turn:
     """Read one turn.
 
@@ -104,7 +112,7 @@ def read_turn(raw: RawTurn, context: RowContext) -> Turn:
     turn = raw.fields
     name = _only(turn, _ROLE_KEYS, context)
     known = name.lower() if isinstance(name, str) else ""
-    role = _ROLES.get(known)
+    role = role_of(name)
     if role is None:
         raise _unknown_role(name, turn, context)
     content = _only(turn, _CONTENT_KEYS, context)
@@ -121,6 +129,8 @@ def read_turn(raw: RawTurn, context: RowContext) -> Turn:
         content = None
     thought, content = _thought(turn, thoughts, content, context)
     _validate_answering(role, calls, thought, context)
+    if role == "assistant":
+        _validate_unsaid(turn, thought, content, context)
     fields = {"reasoning_content": thought, "tool_calls": calls, **_names(turn, context)}
     given = {key: value for key, value in fields.items() if value}
     parts = _read_parts(content, role, raw, context)
@@ -152,7 +162,11 @@ def _read_parts(content: object, role: str, raw: RawTurn, context: RowContext) -
             found=excerpt(repr(content))
             if content is not None
             else "None, beside the keys " + ", ".join(map(str, raw.fields)),
-            mend="Write it as JSON text" if isinstance(content, Mapping) else None,
+            mend=None
+            if content is None
+            else "Write it as text"
+            if not isinstance(content, Mapping)
+            else "Write it as JSON text",
         )
     return parts or []
 
@@ -222,6 +236,27 @@ def _validate_channel(turn: Mapping[str, Any], role: str, context: RowContext) -
                 found=excerpt(repr(turn[key])),
                 mend="Write thoughts into reasoning_content of the answer, and calls into "
                 "tool_calls",
+            )
+
+
+def _validate_unsaid(
+    turn: Mapping[str, Any], thought: str | None, content: object, context: RowContext
+) -> None:
+    """Refuse an answer that has words where nothing reads them, or a thought in two places."""
+    opens = isinstance(content, str) and content.lstrip().startswith(_OPENS_THOUGHT)
+    if opens and thought:
+        raise context.error(
+            f"a thought stands in the content, after {_OPENS_THOUGHT}, and another beside it",
+            mend="Keep one of them",
+        )
+    unread = {key: "reasoning_content" for key in _THOUGHT_BLOCKS if not (opens or thought)}
+    unread |= {} if is_given(content) else {"refusal": "content"}
+    for key, place in unread.items():
+        if is_given(turn.get(key)):
+            raise context.error(
+                f"the assistant's turn has {key}, which is not read",
+                found=excerpt(repr(turn[key])),
+                mend=f"Write its text into {place}",
             )
 
 
