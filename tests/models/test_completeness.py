@@ -66,6 +66,10 @@ def _preview(folder: Path) -> str:
             lambda w: w.update({"lm_head.weight": w["lm_head.weight"][:-9].clone()}),
             r"found lm_head.weight \[151, 32\] in place of \[160, 32\]",
         ),
+        (
+            lambda w: [w.update({f"module.{key}": w.pop(key)}) for key in list(w)],
+            "The checkpoint has them under names that begin with 'module.': take that out",
+        ),
     ],
 )
 def test_headers_say_what_loading_would_say(

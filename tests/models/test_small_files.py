@@ -178,3 +178,23 @@ def test_a_file_that_is_not_needed_may_be_anything(copy: Callable[[str], Path]) 
         (folder / name).write_bytes(LOST["an HTML page (Sign in)"])
     preview_model(ModelSection(model=str(folder)), "teacher")
     load_model(str(folder))
+
+
+@pytest.mark.parametrize("name", _TEXT)
+def test_a_damaged_file_in_the_hubs_local_copy_is_named(
+    name: str, copy: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = tmp_path / "hub" / "models--some--model"
+    snapshot = local / "snapshots" / ("a" * 40)
+    shutil.copytree(copy(name), snapshot)
+    (local / "refs").mkdir()
+    (local / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    preview_model(ModelSection(model="some/model"), "teacher")
+    words, content = next(iter(LOST.items()))
+    (snapshot / name).write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        preview_model(ModelSection(model="some/model"), "teacher")
+    assert str(caught.value).startswith(f"{snapshot / name}: the file is not ")
+    assert words in str(caught.value)

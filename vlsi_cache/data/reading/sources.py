@@ -11,6 +11,7 @@ from vlsi_cache.data.reading.files.beginnings import not_a_file, validate_not_lo
 from vlsi_cache.data.reading.files.compression import COMPRESSIONS, is_compressed
 from vlsi_cache.data.reading.files.folders import (
     JSON_SUFFIXES,
+    SAVED_FILES,
     data_suffix,
     find_data_files,
     list_names,
@@ -43,7 +44,9 @@ _CONVERSIONS: Final = {
     "datasets.Dataset.from_file(FILE).to_json('rows.jsonl')",
     ".tar": "Unpack it, and write its rows into one file of JSON Lines, with the images' paths",
     ".zip": "Unpack it, and give what is inside",
-    "": "Name it .jsonl if it holds JSON",
+    **dict.fromkeys(("", ".txt", ".jsonlines", ".jl"), "Name it .jsonl if it holds JSON"),
+    ".zstd": "Name it .zst",
+    **dict.fromkeys((".lz4", ".lzma", ".z", ".br"), "Unpack it, and give what is inside"),
     "other": "Convert it, such as with datasets' load_dataset and to_json",
 }
 """What to do with files that are not read, by their suffix."""
@@ -154,6 +157,12 @@ def _open_hub(name: str, split: str, revision: str | None) -> RowSource:
 def _open_file(path: Path, origin: str | None) -> RowSource:
     if not path.is_file():
         raise not_a_file(path)
+    if path.name in SAVED_FILES and any(path.parent.glob("*.arrow")):
+        raise DataError(
+            "the file belongs to what save_to_disk wrote, and is not data",
+            where=path,
+            mend=f"Give its folder, {path.parent}",
+        )
     if path.name in _OF_OTHERS and not (contents := _listed(path.parent)).may_be_rows:
         raise DataError(
             f"the file belongs to {contents.words}, and is not data",
@@ -186,6 +195,14 @@ def _open_folder(folder: Path, split: str) -> RowSource:
     if not contents.may_be_rows:
         raise _not_data(folder, contents)
     tables, files, others = find_data_files(folder)
+    saved = [path.parent for path in others if (path.parent / "state.json").is_file()]
+    if saved and not tables and not files:
+        raise DataError(
+            "the folder is not a dataset, and folders in it are",
+            where=folder,
+            found=list_names(folder, list(dict.fromkeys(saved))),
+            mend=f"Give one of them, such as {saved[0]}",
+        )
     for path in (*tables, *files):
         if path.exists() and not path.is_file():  # a pipe would wait for its writer
             raise not_a_file(path)

@@ -146,10 +146,28 @@ def validate_complete(report: LoadReport, name: str) -> None:
                 f"{counted(len(keys), 'weight')} {verb} {problem}",
                 where=name,
                 found=_listed(keys),
-                mend=_TIE
-                if keys == (_HEAD,) and keys == report.missing
-                else "Give the whole checkpoint that belongs to the config.json",
+                mend=_mend(keys, report),
             )
+
+
+def _mend(keys: tuple[str, ...], report: LoadReport) -> str:
+    """What mends a checkpoint that lacks weights, or has some of other shapes."""
+    if keys == (_HEAD,) and keys == report.missing:
+        return _TIE
+    front = _front(report) if keys == report.missing else None
+    if front is None:
+        return "Give the whole checkpoint that belongs to the config.json"
+    return f"The checkpoint has them under names that begin with {front!r}: take that out"
+
+
+def _front(report: LoadReport) -> str | None:
+    """What stands before the names of all missing weights, as wrappers of a model write it."""
+    first, unread = report.missing[0], set(report.unread)
+    fronts = [name.removesuffix(first) for name in report.unread if name.endswith(f".{first}")]
+    return next(
+        (front for front in fronts if all(f"{front}{key}" in unread for key in report.missing)),
+        None,
+    )
 
 
 def warn_of_unread(report: LoadReport, name: str) -> None:

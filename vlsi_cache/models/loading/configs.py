@@ -11,7 +11,13 @@ from vlsi_cache.models.loading.smallfiles import (
     explain_config,
     validate_config_files,
 )
-from vlsi_cache.models.loading.sources import base_of, find_folder, model_errors, no_model
+from vlsi_cache.models.loading.sources import (
+    base_of,
+    find_folder,
+    local_copy,
+    model_errors,
+    no_model,
+)
 from vlsi_cache.recipe import ModelSection
 
 __all__ = ["load_config", "load_config_of", "text_config"]
@@ -37,20 +43,27 @@ def load_config(name: str, *, revision: str | None = None, trust: bool = False) 
     base, revision = base_of(name, revision)
     with base_errors(adapter):
         folder = find_folder(base, revision)
-    if folder is not None:
-        if not (folder / CONFIG_FILE).exists():
-            raise no_model(folder, base)
-        validate_config_files(folder)
+    if folder is not None and not (folder / CONFIG_FILE).exists():
+        raise no_model(folder, base)
+    if (copy := local_copy(base, revision)) is not None:
+        validate_config_files(copy)
     try:
         with model_errors(base, "the model's configuration cannot be read"):
             config: PreTrainedConfig = AutoConfig.from_pretrained(
                 base, trust_remote_code=trust, revision=revision
             )
     except ModelError:
-        if folder is not None:
-            explain_config(folder)
+        _explain(base, revision)
         raise
     return config
+
+
+def _explain(base: str, revision: str | None) -> None:
+    """Refuse the file for which a configuration could not be read, if it lies here by now."""
+    copy = local_copy(base, revision)
+    if copy is not None:
+        validate_config_files(copy)
+        explain_config(copy)
 
 
 def load_config_of(section: ModelSection) -> PreTrainedConfig:

@@ -28,6 +28,7 @@ from vlsi_cache.models.loading.completeness import (
 )
 from vlsi_cache.models.loading.configs import load_config, load_config_of
 from vlsi_cache.models.loading.kinds import loader_of, validate_head
+from vlsi_cache.models.loading.smallfiles import validate_config_files
 from vlsi_cache.models.loading.sources import base_of, find_folder, loaded_folder, model_errors
 from vlsi_cache.models.loading.stored import (
     validate_stored,
@@ -197,6 +198,8 @@ def _load_weights(
     validate_complete(found, name)
     warn_of_unread(found, name)
     folder = loaded_folder(source, config)
+    if folder is not None:
+        validate_config_files(folder)  # a hub's generation_config.json came with the weights
     if folder is not None and is_readable(folder):
         weights = read_headers(find_weight_files(folder, name, config))
         validate_stored(weights, name, config, found.unread)

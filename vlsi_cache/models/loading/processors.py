@@ -20,8 +20,12 @@ from vlsi_cache.models.loading.options import (
     validate_options,
     validate_pixels,
 )
-from vlsi_cache.models.loading.smallfiles import explain_processor, validate_processor_files
-from vlsi_cache.models.loading.sources import base_of, find_folder, model_errors
+from vlsi_cache.models.loading.smallfiles import (
+    CONFIG_FILE,
+    explain_processor,
+    validate_processor_files,
+)
+from vlsi_cache.models.loading.sources import base_of, find_folder, local_copy, model_errors
 from vlsi_cache.recipe import ModelSection
 
 __all__ = ["load_processor", "load_processor_of"]
@@ -84,16 +88,21 @@ def load_processor(
 
 def _load(load: Any, name: str, revision: str | None) -> Any:
     """Load a processor, or refuse the file for which it cannot be loaded."""
-    folder = find_folder(name, revision)
-    if folder is not None:
-        validate_processor_files(folder)
+    find_folder(name, revision)  # refuses a name that is nowhere
+    files = (_TOKENIZER, *_PROCESSORS, CONFIG_FILE)
+    before = local_copy(name, revision, files)
+    if before is not None:
+        validate_processor_files(before)
     try:
         with model_errors(name, "the processor cannot be loaded"):
-            return load(revision=revision)
+            processor = load(revision=revision)
     except ModelError:
-        if folder is not None:
-            explain_processor(folder)
+        if (copy := local_copy(name, revision, files)) is not None:
+            explain_processor(copy)
         raise
+    if before is None and (copy := local_copy(name, revision, files)) is not None:
+        validate_processor_files(copy)  # what was downloaded now
+    return processor
 
 
 def _processor_source(name: str, revision: str | None) -> tuple[str, str | None]:

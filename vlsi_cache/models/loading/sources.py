@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ __all__ = [
     "base_of",
     "find_folder",
     "loaded_folder",
+    "local_copy",
     "model_errors",
     "no_model",
 ]
@@ -62,6 +63,26 @@ def loaded_folder(source: str, config: PreTrainedConfig) -> Path | None:
     commit = getattr(config, "_commit_hash", None)
     found = try_to_load_from_cache(source, CONFIG_FILE, revision=commit)
     return Path(found).parent if isinstance(found, str) else None
+
+
+def local_copy(
+    name: str, revision: str | None = None, files: Sequence[str] = (CONFIG_FILE,)
+) -> Path | None:
+    """The folder of a model, or of the copy of it in the hub's local cache. None without a copy.
+
+    Args:
+        name: a folder, or a name on the Hugging Face hub.
+        revision: branch, tag or commit on the hub.
+        files: names of files, any of which shows where the copy lies.
+    """
+    path = Path(at_home(name))
+    if name.strip() and is_there(path) and path.is_dir():
+        return path
+    for file in files:
+        found = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
 
 
 def no_model(folder: Path, name: str) -> ModelError:

@@ -14,6 +14,7 @@ from vlsi_cache.phases import speaks_for_all
 
 __all__ = [
     "JSON_SUFFIXES",
+    "SAVED_FILES",
     "data_suffix",
     "find_data_files",
     "list_names",
@@ -35,7 +36,9 @@ _SPLIT_NAMES: Final = {
 }
 """Names that stand for a split in file names, as in `datasets`."""
 _ALL_NAMES: Final = tuple(name for names in _SPLIT_NAMES.values() for name in names)
-_NOT_ROWS: Final = ("dataset_info.json", "dataset_infos.json")
+SAVED_FILES: Final = ("state.json", "dataset_info.json", "dataset_dict.json")
+"""Files that `save_to_disk` writes beside its tables."""
+_NOT_ROWS: Final = ("dataset_infos.json", *SAVED_FILES)
 """Files that `datasets` writes beside its data."""
 _ROW_SUFFIXES: Final = frozenset(
     (*JSON_SUFFIXES, ".parquet", ".csv", ".tsv", ".arrow", ".feather", ".orc", ".avro", ".xlsx")

@@ -19,6 +19,7 @@ __all__ = ["load_folder", "load_saved", "load_table"]
 _GENERAL: Final = "An error occurred while generating the dataset"
 _NO_ROWS: Final = "BatchSize must be greater than 0"
 """What `datasets` says of a Parquet file that has columns and no rows."""
+_NO_TYPE: Final = "does not have a datasets dtype equivalent"
 _NO_PLACE: Final = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 _READERS: Final = "datasets.packaged_modules"
 """Loggers of `datasets` that speak of a damaged file before the error does."""
@@ -167,7 +168,9 @@ def _files_of(builder: str, options: Mapping[str, Any]) -> list[Path]:
 
 
 def _advice(error: Exception) -> str | None:
-    """What mends a folder in which `datasets` cannot keep what it converts."""
+    """What mends a folder in which `datasets` keeps what it converts, or a type it lacks."""
+    if _NO_TYPE in str(error):
+        return "Store this column as JSON text, or leave it out of the file"
     for one in (error, error.__cause__):
         if isinstance(one, OSError) and one.errno in _NO_PLACE:
             return "Set HF_DATASETS_CACHE to a folder with room that can be written"
