@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,6 +196,10 @@ def test_no_recipe_and_no_flags_give_the_defaults() -> None:
     ("text", "problem"),
     [
         ("a: [", "is not YAML"),
+        ("seed: 1\ncache: {k: 1}\nseed: 2\n", "the key 'seed' is given twice at line 3"),
+        ("cache: {k: 1, k: 2}\n", "the key 'k' is given twice at line 1, column 15"),
+        ("cache:\n\tk: 1\n", "Indent with spaces: YAML takes no tabs"),
+        ("seed: 1\n---\nseed: 2\n", "found another document at line 2"),
         ("- 1\n- 2\n", "is not a mapping"),
         ("interaction: 3\n", "interaction: "),
         ("seed: null\n", "seed: "),
@@ -227,6 +233,32 @@ def test_a_bad_recipe_is_refused_in_one_line(tmp_path: Path, text: str, problem:
         load_recipe(path)
     assert problem in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_stands_in_a_recipes_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    (tmp_path / "wide.yaml").write_bytes("seed: 1".encode("utf-16"))
+    for name, problem in (
+        ("", "a recipe is a file of YAML; found .*, a folder"),
+        ("rows.jsonl", "this is data, and a recipe is wanted"),
+        ("picture.yaml", "recipe is not text, but a PNG picture"),
+        ("wide.yaml", "recipe is not text, but UTF-16 or UTF-32"),
+    ):
+        with pytest.raises(RecipeError, match=problem):
+            load_recipe(tmp_path / name)
+
+
+def test_a_recipe_may_share_sections_and_come_from_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    text = "interaction: &shared {steps: 3}\nfinetuning: {<<: *shared, batch_size: 2}\n"
+    writer = threading.Thread(target=pipe.write_text, args=(text,))
+    writer.start()
+    recipe = load_recipe(pipe)
+    writer.join()
+    assert (recipe.interaction.steps, recipe.finetuning.steps) == (3, 3)
+    assert recipe.finetuning.batch_size == 2
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:

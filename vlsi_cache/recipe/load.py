@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from vlsi_cache.errors import RecipeError, counted
 from vlsi_cache.recipe.recipe import Recipe
 from vlsi_cache.recipe.section import Contradiction, Section
+from vlsi_cache.recipe.yamlfile import read_yaml
 
 __all__ = [
     "RecipeProblemsError",
@@ -84,7 +85,7 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     """
     raw: dict[str, Any] = {}
     if path is not None:
-        raw = _read_yaml(path)
+        raw = read_yaml(path)
     return recipe_from_mapping(apply_overrides(raw, overrides), where=path or "flags")
 
 
@@ -159,27 +160,6 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
             node = child
         node[last] = value
     return merged
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError("recipe not found", where=path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe cannot be read ({error})", where=path) from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe is not YAML ({error})", where=path) from error
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise RecipeError(
-            "recipe is not a mapping of sections",
-            where=path,
-            expected="keys such as teacher, student, data",
-            found=type(raw).__name__,
-        )
-    return raw
 
 
 def _known_paths(section: type[Section], inside: str = "") -> list[str]:
