@@ -260,3 +260,27 @@ def test_words_of_another_role_in_an_answer_are_refused() -> None:
     with pytest.raises(DataError, match="writes what the system says into an answer"):
         learned_with(tokenizer, sample)
     assert learned_with(tokenizer, PLAIN) == ["It is red.<|im_end|>", "4 blue<|im_end|>"]
+
+
+def test_a_beginning_that_a_plain_text_spells_is_not_written_twice() -> None:
+    tokenizer = text_tokenizer("llama3")
+    encode = BatchEncoder(tokenizer, max_length=None)
+    spelt, bare = (
+        Conversation("plain", (turn("assistant", text),), "x:1", templated=False)
+        for text in ("<|begin_of_text|>The ball is red.", "The ball is red.")
+    )
+    batch = encode([spelt, bare])
+    first, second = batch["input_ids"].tolist()
+    assert first == second
+    assert first.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_plain_text_that_is_rendered_already_is_named_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    encode = BatchEncoder(text_tokenizer("chatml"), max_length=None)
+    text = "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\nred<|im_end|>"
+    for _ in range(2):
+        encode([Conversation("plain", (turn("assistant", text),), "x:1", templated=False)])
+    (said,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert "the text spells <|im_start|>, which opens a turn" in said

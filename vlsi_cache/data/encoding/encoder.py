@@ -6,6 +6,7 @@ Shapes: B batch, T sequence (right-padded).
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -188,8 +189,7 @@ class BatchEncoder:
                 mend="Choose an image-text-to-text model, or data without images",
             )
         if not conversation.templated:
-            text = "".join(message.text for message in conversation.messages)
-            return RenderedConversation(text, ((0, len(text)),), is_plain=True)
+            return self._plain(conversation, where)
         rendered = self._find_responses(conversation, where=where, following=following)
         token = self._template.image_token
         if token is not None and rendered.text.count(token) != num_images:
@@ -201,6 +201,38 @@ class BatchEncoder:
                 mend="Save the chat template of the image model with its processor",
             )
         return rendered
+
+    def _plain(self, conversation: Conversation, where: str) -> RenderedConversation:
+        """A text for a base model. The tokenizer itself writes what begins it."""
+        text = "".join(message.text for message in conversation.messages)
+        beginning = self._tokenizer.bos_token
+        if beginning is not None and self._begins_texts:
+            text = text.removeprefix(beginning)
+        header = self._headers.search(text)
+        if header is not None:
+            self._notices.warn(
+                "rendered",
+                "%s: the text spells %s, which opens a turn. All of a text is learned, what the "
+                "user says too: write messages in place of text to learn answers alone",
+                where,
+                header.group(),
+            )
+        return RenderedConversation(text, ((0, len(text)),), is_plain=True)
+
+    @cached_property
+    def _begins_texts(self) -> bool:
+        """Whether the tokenizer writes its beginning-of-text token before a text."""
+        tokenize: Any = self._tokenizer
+        return bool(tokenize("a")["input_ids"][:1] == [self._tokenizer.bos_token_id])
+
+    @cached_property
+    def _headers(self) -> re.Pattern[str]:
+        """Special tokens that open turns by the template."""
+        if not has_template(self._call.processor):
+            return any_of(())
+        written = self._template.question.partition(PROBE["user"])[0]
+        found = set(any_of(self._special).findall(written + self._template.generation_prompt))
+        return any_of(found - {self._tokenizer.bos_token, self._tokenizer.eos_token})
 
     def _encode(
         self,

@@ -169,11 +169,14 @@ class WrittenWhole:
         self._notices.warn(f"unread {what}", "%s: the chat template does not read %s", where, what)
 
     def _dropped(self, what: str, where: str, *, found: str | None = None) -> DataError:
+        first = (
+            "Name the role system" if what.endswith(" developer") else "Take it out of the sample"
+        )
         return DataError(
             f"chat template drops {what}",
             where=where,
             found=found,
-            mend="Take it out of the sample, or save a chat template that writes it",
+            mend=f"{first}, or save a chat template that writes it",
         )
 
 
