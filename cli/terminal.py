@@ -84,7 +84,7 @@ def hide_other_progress_bars() -> None:
     quiet_datasets()
 
 
-class _LiveHandler(logging.Handler):
+class _LiveHandler(LineHandler):
     """Prints lines, and below them the state of what is at work, written over.
 
     Args:
@@ -93,14 +93,20 @@ class _LiveHandler(logging.Handler):
     """
 
     def __init__(self, lines: TextIO, terminal: TextIO) -> None:
-        super().__init__()
-        self.lines = lines
+        super().__init__(lines)
         self.terminal = terminal
         self.process = os.getpid()
         self._live: Live | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a line, or write the live line over. Forked workers have no live line."""
+        try:
+            self._write(record)
+        except OSError:  # such as a terminal that was closed
+            self.handleError(record)
+            self.terminal, self._live = self.stream, None
+
+    def _write(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         if os.getpid() != self.process:
             if record.levelno > LIVE:
@@ -112,8 +118,8 @@ class _LiveHandler(logging.Handler):
             self._print(text)
 
     def _print(self, text: str) -> None:
-        self.lines.write(f"{text}\n")
-        self.lines.flush()
+        self.stream.write(f"{text}\n")
+        self.stream.flush()
 
     def _show(self, text: str) -> None:
         if not text:

@@ -60,6 +60,16 @@ def _run(folder: Path, arguments: str) -> tuple[int, str, str]:
             "expected a size such as 70GiB, found 'lots'",
         ),
         (f"dump-teacher {_DATA} --teacher model --verbalizers no", 1, "no: no trained verbalizers"),
+        (
+            f"dump-teacher {_DATA} --teacher model --verbalizers model",
+            1,
+            "model: no trained verbalizers here; expected a folder with verbalizers.json; found ",
+        ),
+        (
+            f"dump-teacher {_DATA} --teacher model --verbalizers rows.jsonl",
+            1,
+            "found a file. Leave teacher.verbalizers out to train them",
+        ),
         (f"evaluate model {_DATA} --verbalizers no", 1, "no: no trained verbalizers here"),
         (
             f"train-student {_DATA} --student model --set student.verbalizers=nope",

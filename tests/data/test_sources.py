@@ -384,3 +384,59 @@ def test_environment_of_a_home_folder_is_expanded(write: Write, monkeypatch: Any
     monkeypatch.setitem(os.environ, "HOME", str(path.parent))
     assert texts(load_conversations("~/a.jsonl")) == "a"
     assert texts(load_conversations("~/*.jsonl")) == "a"
+
+
+def test_files_and_folders_around_a_saved_dataset_are_named(tmp_path: Path) -> None:
+    saved = tmp_path / "all" / "saved"
+    datasets.Dataset.from_list([{"prompt": "a", "completion": "b"}]).save_to_disk(saved)
+    assert len(load_conversations(saved)) == 1
+    for name in ("state.json", "dataset_info.json"):
+        with pytest.raises(DataError, match=f"belongs to what save_to_disk wrote.*{saved}"):
+            load_conversations(saved / name)
+    with pytest.raises(DataError, match=f"folders in it are; found saved. Give .*{saved}"):
+        load_conversations(tmp_path / "all")
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("rows.txt", "Name it .jsonl"),
+        ("rows.jsonlines", "Name it .jsonl"),
+        ("rows.jsonl.zstd", "Name it .zst"),
+        ("rows.jsonl.lz4", "Unpack it"),
+    ],
+)
+def test_other_suffixes_of_json_are_refused_with_what_to_do(
+    name: str, mend: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text('{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(DataError, match=mend):
+        load_conversations(tmp_path / name)
+
+
+def test_a_column_of_a_type_that_tables_lack_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    kind = pa.map_(pa.string(), pa.string())
+    table = pa.table({"prompt": ["a"], "completion": ["b"], "more": pa.array([[("k", "v")]], kind)})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="Store this column as JSON text"):
+        load_conversations(tmp_path / "rows.parquet")
+
+
+def test_a_split_that_chooses_nothing_is_said(
+    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = write("rows.jsonl", "ab")
+    named = write("dev.jsonl", "ab")
+    row = {"prompt": "a", "completion": "b"}
+    for split in ("test", "train"):
+        table = datasets.Dataset.from_list([row], split=datasets.NamedSplit(split))
+        table.save_to_disk(tmp_path / split)
+    load_conversations(rows, split="test")
+    load_conversations(tmp_path / "train", split="test")
+    for sound, split in ((rows, "train"), (named, "validation"), (tmp_path / "test", "test")):
+        load_conversations(sound, split=split)
+    said = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert said == [
+        f"{rows} is one file: split test chooses nothing in it",
+        f"{tmp_path / 'train'} is one table: split test chooses nothing in it",
+    ]

@@ -355,3 +355,18 @@ def test_an_incomplete_cache_is_reported_and_ends_with_0(tmp_path: Path) -> None
     result = CliRunner(env={"COLUMNS": "200"}).invoke(cli, ["verify", str(tmp_path)])
     assert result.exit_code == 0
     assert "incomplete, 1 of 3 shards sealed; sound" in " ".join(result.stdout.split())
+
+
+def test_what_windows_leaves_in_folders_is_not_damage(tmp_path: Path) -> None:
+    make_cache(tmp_path / "cache")
+    for name in ("Thumbs.db", "shards/desktop.ini", "shards/.DS_Store"):
+        (tmp_path / "cache" / name).write_bytes(b"x")
+    assert verify_cache(tmp_path / "cache").sound
+
+
+def test_a_file_in_place_of_the_cache_asks_for_its_folder(tmp_path: Path) -> None:
+    make_cache(tmp_path / "cache")
+    for name in ("manifest.json", "shards/00000.zarr.zip"):
+        for read in (open_cache, verify_cache):
+            with pytest.raises(CacheError, match=r"is a file, not a folder\. A cache is a folder"):
+                read(tmp_path / "cache" / name)

@@ -13,6 +13,8 @@ from vlsi_cache.recipe.section import at_home
 
 __all__ = ["is_there", "looks_local", "validate_model_folder"]
 
+_STUDENT: Final = "student"
+"""The folder of a run that holds its result."""
 _FEW: Final = 3
 """Folders that an error names."""
 _MOST_NAME_CHARACTERS: Final = 500
@@ -70,7 +72,8 @@ def validate_model_folder(name: str) -> None:
             where=name,
             expected="a config.json",
             found=", ".join(inside[:_FEW]) + (" …" if len(inside) > _FEW else ""),
-            mend=f"Give the folder of one model, such as {path / inside[0]}",
+            mend="Give the folder of one model, such as "
+            f"{path / min(inside, key=lambda found: (found != _STUDENT, found))}",
         )
 
 

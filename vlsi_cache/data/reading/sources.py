@@ -17,6 +17,7 @@ from vlsi_cache.data.reading.files.folders import (
     list_names,
     split_file,
     split_files,
+    warn_idle_split,
     warn_missing,
     warn_unread,
 )
@@ -139,7 +140,11 @@ def _open_one(name: str, source: SourceSection, origin: str | None) -> RowSource
     if source.revision is not None and (is_there(path) or is_configured):
         raise DataError("data.revision is for a name on the hub", where=name, found="a path")
     if is_there(path):
-        return _open_folder(path, split) if path.is_dir() else _open_file(path, origin)
+        if path.is_dir():
+            return _open_folder(path, split)
+        rows = _open_file(path, origin)
+        warn_idle_split(path, split, "one file")
+        return rows
     if is_configured:
         table = load_table(base, name, split, {"name": config})
         return ArrowRows(table, Path(base).name, Path(base))

@@ -21,6 +21,7 @@ __all__ = [
     "split_file",
     "split_files",
     "split_names",
+    "warn_idle_split",
     "warn_missing",
     "warn_unread",
 ]
@@ -117,6 +118,13 @@ def warn_unread(folder: Path, split: str, read: Sequence[Path], files: Iterable[
             list_names(folder, read),
             list_names(folder, unread),
         )
+
+
+def warn_idle_split(name: object, split: str, kind: str) -> None:
+    """Say that a split chooses nothing, where the data is one file or table without its name."""
+    is_idle = split != "train" and not _is_named(Path(str(name)).name, split_names(split))
+    if is_idle and speaks_for_all():
+        logger.warning("%s is %s: split %s chooses nothing in it", name, kind, split)
 
 
 def warn_missing(folder: Path, files: Iterable[Path]) -> None:

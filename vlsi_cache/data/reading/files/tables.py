@@ -10,7 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from vlsi_cache.data.reading.files.folders import find_data_files, split_files, split_names
+from vlsi_cache.data.reading.files.folders import (
+    find_data_files,
+    split_files,
+    split_names,
+    warn_idle_split,
+)
 from vlsi_cache.data.reading.files.tabledamage import ARROW_END, find_damage, find_saved_damage
 from vlsi_cache.errors import DataError, first_line
 
@@ -48,6 +53,8 @@ def load_saved(folder: Path, split: str) -> Any:
             mend="Copy it again, or save it again with save_to_disk",
         ) from error
     if not isinstance(saved, DatasetDict):
+        if str(saved.split) not in split_names(split):
+            warn_idle_split(folder, split, "one table")
         return saved
     for name in split_names(split):
         if name in saved:
