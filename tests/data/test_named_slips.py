@@ -126,3 +126,12 @@ def test_a_part_of_another_medium_says_what_is_read(kind: str, read: Read) -> No
     with pytest.raises(DataError, match="Videos, sounds and files are not read") as caught:
         read([{"type": kind, kind: "a.mp4"}, {"type": "text", "text": "What?"}])
     assert "unknown part of a message" in str(caught.value)
+
+
+def test_numbered_columns_beside_an_image_are_refused(read: Read) -> None:
+    with pytest.raises(DataError, match="numbered columns hold images .*; found image_2"):
+        read(image="a b.png", image_2="a b.png")
+    with pytest.raises(DataError, match="found image_1, image_2"):
+        read("What?", images=["a b.png"], image_1="a b.png", image_2="b.png")
+    for other in (None, 7, "a circle"):
+        assert len(read(image="a b.png", image_2=other).images) == 1

@@ -41,6 +41,8 @@ _IMAGE_WORDS: Final = frozenset(
     for ending in ("", "s")
 )
 """Words in the names of columns that hold images."""
+_NUMBERED: Final = re.compile(r"(?:image|img|picture|photo)s?[ _-]?\d+", re.IGNORECASE)
+"""Names of columns that hold one of several images each."""
 _FILE_WORDS: Final = frozenset(
     name + ending for name in ("file", "filename", "filepath", "path") for ending in ("", "s")
 )
@@ -77,6 +79,7 @@ def place_images(
         _validate_no_image_tags(turns, row, context)
     _validate_no_media_tags(turns, row, context)
     if filled:
+        _validate_not_numbered(row, context)
         _validate_no_closing_tags(turns, context)
     if all(isinstance(part, TextPart) for turn in turns for part in turn.parts):
         if not filled:
@@ -258,6 +261,19 @@ def _validate_one_column(row: Mapping[str, Any], context: RowContext) -> None:
             f"row has both {' and '.join(given)}, and no place says what belongs where",
             mend=f"Write {IMAGE_TAG} for each image, or leave one column out with data.columns: "
             f"{{{given[-1]}: null}}",
+        )
+
+
+def _validate_not_numbered(row: Mapping[str, Any], context: RowContext) -> None:
+    """Refuse images beside those that are read, in columns such as ``image_2``."""
+    others = [name for name in row if _NUMBERED.fullmatch(str(name))]
+    others = [name for name in others if _looks_like(row[name], _IMAGE_SUFFIXES)]
+    if others:
+        raise context.error(
+            "numbered columns hold images beside those that are read",
+            expected="all images of a row in images, as a list",
+            found=", ".join(others),
+            mend=f"Put them into images, or set data.columns: {{{others[0]}: null}} to leave it out",
         )
 
 
