@@ -76,9 +76,7 @@ def test_an_interruption_ends_all_processes_without_a_word_of_theirs(
     assert (done.stdout, done.stderr, done.returncode) == ("interrupted\n", "", 0)
 
 
-def test_a_script_without_a_main_guard_is_run_once(
-    path: Path, tmp_path: Path
-) -> None:
+def test_a_script_without_a_main_guard_is_run_once(path: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\n"
