@@ -4,42 +4,66 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import reduce
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlsi_cache.errors import CacheMismatchError, ModelError
 from vlsi_cache.hidden import HiddenSigns
 from vlsi_cache.manifest import HiddenIdentity
-from vlsi_cache.models import Decoder
+from vlsi_cache.models import Decoder, device_of, hollow_out
 from vlsi_cache.recipe import HiddenLearningSection, InteractionSection
 from vlsi_cache.store import Cache
 
-__all__ = ["HiddenTarget", "hidden_target", "validate_hidden"]
+__all__ = ["HiddenTarget", "hidden_target", "learns_map", "validate_hidden", "validate_sizes"]
 
 logger = logging.getLogger(__name__)
 
 _LEAST_DISTANCE: Final = 0.01
 """Mean of 1 − cos below which its loss falls with it: few tokens' estimates may come to nothing."""
+_STRANGE: Final = 0.05
+"""Mean cosine below which two states have little in common. Signs of a few hundred tokens err by
+less."""
 
 
-@dataclass(frozen=True, slots=True)
-class HiddenTarget:
+class HiddenTarget(nn.Module):
     """A block of the student whose state learns the recorded one.
 
-    N response tokens, D hidden size, b signs.
+    N response tokens, D the student's hidden size, E the teacher's, b signs.
+
+    Args:
+        block: the student's block, from 0.
+        signs: how the teacher's states are kept.
+        weight: its loss over the output's.
+        mapped_from: D, where a map to the teacher's size trains too. None where D is E and states
+            are compared as they are.
     """
 
-    block: int
-    """The student's block, from 0."""
-    signs: HiddenSigns
-    """How the teacher's states are kept."""
-    weight: float
-    """Its loss over the output's."""
+    def __init__(
+        self, block: int, signs: HiddenSigns, weight: float, *, mapped_from: int | None = None
+    ) -> None:
+        super().__init__()
+        self.block, self.signs, self.weight = block, signs, weight
+        self.map: nn.Linear | None = None
+        """The map of directions, ``[E, D]``. It is no part of the finished student."""
+        if mapped_from is not None:
+            self.map = nn.Linear(mapped_from, signs.width, bias=False, dtype=torch.float32)
+            nn.init.eye_(self.map.weight)
+
+    def directions(self, states: Tensor) -> Tensor:
+        """Return the directions of states as the teacher's, ``[N, E]`` of length 1.
+
+        Args:
+            states: ``[N, D]``, the student's.
+        """
+        directions = F.normalize(states.float(), dim=-1)
+        if self.map is None:
+            return directions
+        with torch.autocast(states.device.type, enabled=False):
+            return F.normalize(self.map(directions), dim=-1)
 
     def cosines(self, states: Tensor, recorded: Mapping[str, Tensor]) -> Tensor:
         """Estimate the cosines of states to the teacher's, ``[N]``.
@@ -50,8 +74,8 @@ class HiddenTarget:
             states: ``[N, D]``, the student's.
             recorded: ``hidden_signs`` ``[N, b / 8]`` uint8, and ``rotations`` ``[N]`` long.
         """
-        directions = self.signs.decode(recorded["hidden_signs"], recorded["rotations"])
-        return (F.normalize(states.float(), dim=-1) * directions).sum(-1)
+        wanted = self.signs.decode(recorded["hidden_signs"], recorded["rotations"])
+        return (self.directions(states) * wanted).sum(-1)
 
     def weighed(self, cosines: Tensor, output: Tensor, *, counts: int = 1) -> Tensor:
         """Return the sum of 1 − cos, 0-d, scaled to its multiple of the output's loss.
@@ -73,6 +97,18 @@ class HiddenTarget:
         weighed: Tensor = distance * scale
         return weighed
 
+    def find_advice(self, cosine: float) -> str | None:
+        """Return what to say of a mean cosine with which training begins, if it is near 0."""
+        if cosine >= _STRANGE:
+            return None
+        mend = "Name another block with interaction.hidden.block"
+        if self.map is None:
+            mend = "Set interaction.hidden.map: learned"
+        return (
+            f"the state of the student's block {self.block} has little in common with the "
+            f"teacher's: their mean cosine is {cosine:.3f}. {mend}"
+        )
+
 
 def hidden_target(
     cache: Cache, decoder: Decoder, settings: InteractionSection
@@ -80,20 +116,35 @@ def hidden_target(
     """Return what learns the recorded state, or None where nothing is asked for.
 
     Raises:
-        CacheMismatchError: the student has another hidden size.
+        CacheMismatchError: the student has another hidden size, and there is to be no map.
         ModelError: the block that is to learn is not one of the student's.
     """
     recorded = cache.manifest.hidden
     if settings.hidden is None or recorded is None:
         return None
-    validate_hidden(cache, settings, decoder.num_blocks, decoder.hidden_size)
+    size = decoder.hidden_size
+    validate_hidden(cache, settings, decoder.num_blocks, size)
     block = _block(settings.hidden, recorded, decoder.num_blocks)
+    mapped = learns_map(settings.hidden, size, recorded.width)
     logger.info(
-        "block %d of the student's %d learns the hidden state of the teacher's block %d of %d",
+        "block %d of the student's %d learns the hidden state of the teacher's block %d of %d%s",
         *(block, decoder.num_blocks, recorded.block, recorded.num_blocks),
+        f", by a map of {size} to {recorded.width} numbers" if mapped else "",
     )
     signs = HiddenSigns(recorded.width, recorded.bits, cache.manifest.sampling.seed)
-    return HiddenTarget(block, signs, settings.hidden.weight)
+    target = HiddenTarget(
+        block, signs, settings.hidden.weight, mapped_from=size if mapped else None
+    )
+    if decoder.is_empty:  # it comes from the process that holds the weights
+        hollow_out(target)
+    return target.to(device_of(decoder.blocks[block]))
+
+
+def learns_map(settings: HiddenLearningSection, size: int, teacher_size: int) -> bool:
+    """Report whether a map trains between the states of student and teacher."""
+    if settings.map is None:
+        return size != teacher_size
+    return settings.map == "learned"
 
 
 def validate_hidden(
@@ -108,24 +159,42 @@ def validate_hidden(
         hidden_size: the student's hidden size, or None while it is not known.
 
     Raises:
-        CacheMismatchError: the student has another hidden size.
+        CacheMismatchError: the student has another hidden size, and there is to be no map.
         ModelError: the block that is to learn is not one of the student's.
     """
     recorded = cache.manifest.hidden
     if settings.hidden is None or recorded is None:
         return
-    if hidden_size not in (recorded.width, None):
-        raise CacheMismatchError(
-            "interaction.hidden compares states of one size, and the student has another hidden "
-            "size than the teacher",
-            where=cache.path,
-            expected=f"the teacher's {recorded.width}",
-            found=hidden_size,
-            mend="Leave it out (--set interaction.hidden=null). Output and taps are learned all "
-            "the same",
-        )
+    validate_sizes(settings.hidden, recorded.width, hidden_size, where=cache.path)
     if num_blocks is not None:
         _validate_block(settings.hidden, recorded, num_blocks)
+
+
+def validate_sizes(
+    settings: HiddenLearningSection, teacher_size: int | None, size: int | None, *, where: object
+) -> None:
+    """Refuse to compare states of different sizes without a map.
+
+    Args:
+        settings: how a hidden state is learned.
+        teacher_size: the teacher's hidden size, or None while it is not known.
+        size: the student's, likewise.
+        where: the cache, or what the error names in its place.
+
+    Raises:
+        CacheMismatchError: the sizes differ, and there is to be no map.
+    """
+    if settings.map != "identity" or None in (teacher_size, size) or teacher_size == size:
+        return
+    raise CacheMismatchError(
+        "interaction.hidden.map: identity compares states of one size, and the student has another "
+        "hidden size than the teacher",
+        where=where,
+        expected=f"the teacher's {teacher_size}",
+        found=size,
+        mend="Set interaction.hidden.map: learned, or leave it out. A map to the teacher's size "
+        "then trains beside the student",
+    )
 
 
 def _validate_block(
