@@ -30,8 +30,7 @@ from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.student.cached import CachedBatches
-from vlsi_cache.student.hidden_start import num_start_tokens, start_map
-from vlsi_cache.student.hidden_target import HiddenTarget, hidden_target
+from vlsi_cache.student.hidden_state import HiddenTarget, hidden_target, num_start_tokens, start_map
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.training import StageModule

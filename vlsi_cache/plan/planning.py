@@ -35,7 +35,7 @@ from vlsi_cache.plan.verbalizers import (
 )
 from vlsi_cache.recipe import Recipe, report_completions
 from vlsi_cache.store import url_scheme
-from vlsi_cache.student.hidden_target import validate_sizes
+from vlsi_cache.student.hidden_state import validate_hidden_sizes
 
 __all__ = ["Machines", "not_planned", "plan_run"]
 
@@ -146,7 +146,7 @@ class _Planner:
         settings, student = self.recipe.interaction.hidden, self.sketches.get("student")
         if settings is not None and student and "interaction" in stages_of(self.recipe):
             sizes = self.setting.teacher_size, student.preview.hidden_size
-            validate_sizes(settings, *sizes, where=self.recipe.cache_path)
+            validate_hidden_sizes(settings, *sizes, where=self.recipe.cache_path)
 
     def plan(self) -> Plan:
         """Return the plan."""

@@ -24,7 +24,7 @@ from vlsi_cache.student.folders import (
     validate_stage_settings,
     validate_untouched_start,
 )
-from vlsi_cache.student.hidden_target import validate_hidden
+from vlsi_cache.student.hidden_state import validate_hidden
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import preview_taps
 

@@ -17,8 +17,7 @@ from vlsi_cache.store import Cache
 from vlsi_cache.student.cached import CachedBatches, recorded_order
 from vlsi_cache.student.card import card_of
 from vlsi_cache.student.choosing import HeldOutSamples, chosen_by, held_out_of
-from vlsi_cache.student.hidden_start import start_map
-from vlsi_cache.student.hidden_target import hidden_target
+from vlsi_cache.student.hidden_state import hidden_target, start_map
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
 from vlsi_cache.training import (

@@ -30,7 +30,7 @@ from vlsi_cache.objectives import (
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Comparison, InteractionSection, LoraSection
 from vlsi_cache.student.gradients import compare_gradients
-from vlsi_cache.student.hidden_target import HiddenTarget
+from vlsi_cache.student.hidden_state import HiddenTarget
 from vlsi_cache.training import StageModule
 from vlsi_cache.verbalizer import VerbalizerBank
 

@@ -26,7 +26,7 @@ from vlsi_cache.recipe import (
 )
 from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.student.finetuning import Finetuning
-from vlsi_cache.student.hidden_target import HiddenTarget, learns_map
+from vlsi_cache.student.hidden_state import HiddenTarget, learns_map
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.teacher.checks import hidden_identity
 from vlsi_cache.teacher.reading import TeacherPass

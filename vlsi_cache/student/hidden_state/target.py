@@ -18,7 +18,13 @@ from vlsi_cache.models import Decoder, device_of, hollow_out
 from vlsi_cache.recipe import HiddenLearningSection, InteractionSection
 from vlsi_cache.store import Cache
 
-__all__ = ["HiddenTarget", "hidden_target", "learns_map", "validate_hidden", "validate_sizes"]
+__all__ = [
+    "HiddenTarget",
+    "hidden_target",
+    "learns_map",
+    "validate_hidden",
+    "validate_hidden_sizes",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -165,12 +171,12 @@ def validate_hidden(
     recorded = cache.manifest.hidden
     if settings.hidden is None or recorded is None:
         return
-    validate_sizes(settings.hidden, recorded.width, hidden_size, where=cache.path)
+    validate_hidden_sizes(settings.hidden, recorded.width, hidden_size, where=cache.path)
     if num_blocks is not None:
         _validate_block(settings.hidden, recorded, num_blocks)
 
 
-def validate_sizes(
+def validate_hidden_sizes(
     settings: HiddenLearningSection, teacher_size: int | None, size: int | None, *, where: object
 ) -> None:
     """Refuse to compare states of different sizes without a map.

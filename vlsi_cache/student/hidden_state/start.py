@@ -18,7 +18,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 
 from vlsi_cache.phases import phase
-from vlsi_cache.student.hidden_target import HiddenTarget
+from vlsi_cache.student.hidden_state.target import HiddenTarget
 from vlsi_cache.training import StageModule
 from vlsi_cache.training.processes import gathered_numbers
 from vlsi_cache.training.ridge import RidgeMoments
