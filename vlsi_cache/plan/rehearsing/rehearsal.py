@@ -178,7 +178,7 @@ def _one_step(
     sent = broadcast_bytes(_all_tensors(step.module), senders) if step.module is not None else 0
     # what is sent at first lies beside the weights, when there is no gradient yet
     working = max(peak - static - gradients - optimizer, sent - gradients - buckets - optimizer, 0)
-    working += _further_tiles(setting, stage, batch.num_responses, backbone.vocab_size)
+    working += _further_tiles(setting, stage, batch.num_responses, backbone)
     return Rehearsed(
         weights=weights,
         blocks=tensor_bytes(backbone.decoder.blocks.parameters()),
@@ -191,11 +191,14 @@ def _one_step(
     )
 
 
-def _further_tiles(setting: Setting, stage: PlannedStageName, num_responses: int, rows: int) -> int:
+def _further_tiles(
+    setting: Setting, stage: PlannedStageName, num_responses: int, backbone: Backbone
+) -> int:
     """Return how many more bytes the tiles of a pass take on the run's device than on a CPU."""
     num_taps = setting.num_teacher_taps + 1 if stage == "teacher-pass" else 0
+    size = backbone.decoder.head.weight.element_size()
     own, here = (
-        tile_bytes(num_responses, num_taps, rows, device)
+        tile_bytes(num_responses, num_taps, backbone.vocab_size, device, size)
         for device in (setting.device, torch.device("cpu"))
     )
     return own - here

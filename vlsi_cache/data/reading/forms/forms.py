@@ -28,6 +28,8 @@ _PAIRS: Final = (
     ("input", "output"),
     ("problem", "solution"),
 )
+_CONTINUED: Final = frozenset({("prompt", "completion"), ("prompt", "chosen")})
+"""Pairs whose answer goes on with the prompt, as TRL reads them."""
 _SYSTEM_COLUMNS: Final = ("system", "system_prompt", "system_message")
 _LABELLED: Final = ("completion", "messages")
 """Columns beside which a ``label`` is KTO's: TRL's, and ms-swift's."""
@@ -57,6 +59,8 @@ class Form:
     """Whether ``<image>`` in a text is a tag, even if the row has no images."""
     templated: bool = True
     """Whether the turns are a conversation, and not plain text."""
+    continues: bool = False
+    """Whether an answer that is text goes on with a prompt that is text."""
 
 
 def find_form(row: Mapping[str, Any], context: RowContext) -> Form:
@@ -226,13 +230,15 @@ def _pair(row: Mapping[str, Any], context: RowContext) -> Form | None:
 def _joined(row: Mapping[str, Any], question: str, answer: str, context: RowContext) -> Form:
     asked = _unlearned(_part("user", row[question], question, context))
     answered = _part("assistant", row[answer], answer, context)
-    form = Form([*asked, *answered], frozenset({question, answer}))
+    are_texts = not any(_is_turns(row[name]) for name in (question, answer))
+    continues = are_texts and (question, answer) in _CONTINUED
+    form = Form([*asked, *answered], frozenset({question, answer}), continues=continues)
     return _with_history(_with_thought(form, row, answer), row)
 
 
 def _with_thought(form: Form, row: Mapping[str, Any], answer: str) -> Form:
     """The form with the row's own column for the thought before an answer that is text."""
-    is_text = isinstance(row[answer], str) and not _is_list_text(row[answer])
+    is_text = isinstance(row[answer], str) and not _is_turns(row[answer])
     if not is_text or not is_given(row.get(THOUGHT_COLUMN)):
         return form
     *before, said = form.turns
@@ -276,7 +282,7 @@ def _with_system(form: Form, row: Mapping[str, Any], context: RowContext) -> For
 
 def _part(role: str, value: object, name: str, context: RowContext) -> list[RawTurn]:
     """The turns of one side: a text, or a list of messages."""
-    if isinstance(value, list) or _is_list_text(value):
+    if _is_turns(value):
         return [RawTurn(turn, f"{name}[].") for turn in _turns(value, name, context)]
     return [_said(role, value, name, context)]
 
@@ -298,6 +304,11 @@ def _text(value: object, name: str, context: RowContext) -> str:
 
 def _is_text(row: Mapping[str, Any], name: str) -> bool:
     return isinstance(row.get(name), str)
+
+
+def _is_turns(value: object) -> bool:
+    """Whether a value is a list of turns, perhaps as JSON."""
+    return isinstance(value, list) or _is_list_text(value)
 
 
 def _is_list_text(value: object) -> bool:
