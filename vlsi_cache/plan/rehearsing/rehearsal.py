@@ -56,6 +56,8 @@ class Setting:
     """Whether all processes divide the memory of the machine here."""
     most_devices: int = 64
     """Devices that a mend may name at most."""
+    teacher_size: int | None = None
+    """The teacher's hidden size, where it is known."""
 
     def shards(self, stage: PlannedStageName) -> bool:
         """Report whether each process holds a slice of the weights in a stage."""
@@ -127,7 +129,8 @@ def rehearse(
     with made_up_processes(count) as mesh, rehearsing(), meter:
         backbone = sketch.build(setting.device, trains=trains_weights(setting.recipe, stage))
         own = tensor_bytes(_all_tensors(backbone.decoder.model))
-        step = make_step(setting.recipe, stage, backbone, setting.num_teacher_taps)
+        num_taps, size = setting.num_teacher_taps, setting.teacher_size
+        step = make_step(setting.recipe, stage, backbone, num_taps, size)
         loaded = meter.live
         share = own / tensor_bytes(_all_tensors(backbone.decoder.model))  # the rest are adapters
         if mesh is not None and step.module is not None:
