@@ -21,13 +21,13 @@ from vlsi_cache.models import Backbone, Decoder, Head, bind_decoder, load_backbo
 from vlsi_cache.objectives import candidate_divergences, label_targets
 from vlsi_cache.recipe import DataSection, VerbalizerSection, recipe_from_mapping
 from vlsi_cache.store import SampleRecord, create_cache
+from vlsi_cache.training.ridge import RidgeMoments
 from vlsi_cache.verbalizer import (
     VerbalizerBank,
     build_verbalizers,
     load_verbalizers,
     save_verbalizers,
 )
-from vlsi_cache.verbalizer.ridge import TapMoments
 
 __all__ = [
     "TAPS",
@@ -170,7 +170,7 @@ def linear_verbalizers(
     bank = build_verbalizers(decoder, training.taps, VerbalizerSection(structure="mlp"), seed=0)
     for tap, state in zip(training.taps, read, strict=True):
         (verbalizer,) = bank.layers[str(tap)]
-        moments = TapMoments(decoder.hidden_size, state.device)
+        moments = RidgeMoments(decoder.hidden_size, state.device)
         moments.add(state, last)
         with torch.no_grad():
             verbalizer.map.weight.copy_(moments.change(penalty=1e-3))

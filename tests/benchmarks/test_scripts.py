@@ -144,7 +144,7 @@ def test_parts_that_fail_leave_their_errors_and_the_result_is_written(tmp_path: 
 
 
 def _assert_every_experiment(experiments: list[dict[str, Any]]) -> None:
-    names = ["E0", "E1", "E2a", "E2b", "E2c", "E3", "E4", "E5", "E6"]
+    names = ["E0", "E1", "E2a", "E2b", "E2c", "E3", "E4", "E5", "E6", "E7"]
     assert [found["name"] for found in experiments] == names
     arms = {arm["name"]: arm for found in experiments for arm in found["arms"]}
     for found in experiments:

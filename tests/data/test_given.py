@@ -22,7 +22,7 @@ from support.talks import (
     text_of,
     turn,
 )
-from vlsi_cache.data import BatchEncoder, Conversation, TokenBatches
+from vlsi_cache.data import BatchEncoder, Conversation, TokenBatches, load_conversations
 from vlsi_cache.data.encoding.tally import report_changed_samples, take_changed_samples
 from vlsi_cache.errors import DataError, ModelError
 
@@ -199,6 +199,55 @@ def test_plain_text_is_learned_whole_but_for_its_first_token() -> None:
     one = Conversation("one", (turn("assistant", "."),), "x:1", templated=False)
     with pytest.raises(DataError, match="no token of the sample is learned"):
         BatchEncoder(text_tokenizer("chatml"), max_length=None)([one])
+
+
+@pytest.mark.parametrize("kind", ["llama2", "chatml"])
+def test_a_base_model_learns_the_completion_of_a_prompt_and_its_end(
+    kind: str, write_rows: Any
+) -> None:
+    tokenizer = copy.deepcopy(text_tokenizer(kind))
+    tokenizer.chat_template = None
+    end = tokenizer.eos_token
+    rows = [
+        {"prompt": "The ball", "completion": " is red."},
+        {"prompt": "The ball is", "completion": f" blue.{end}"},
+        {"prompt": "A ", "chosen": "ball", "rejected": "box"},
+    ]
+    texts = ["The ball| is red.", "The ball is| blue.", "A |ball"]
+    data = load_conversations(write_rows(rows))
+    batch = BatchEncoder(tokenizer, max_length=None)([data[row] for row in range(3)])
+    for row, text in enumerate(texts):
+        given, _, said = text.partition("|")
+        length = int(batch["attention_mask"][row].sum())
+        ids, mask = batch["input_ids"][row, :length], batch["response_mask"][row, :length]
+        assert ids.tolist() == tokenizer(given + said + end)["input_ids"]
+        first = int(mask.int().argmax())
+        assert mask[first:].all()
+        assert not mask[:first].any()
+        assert ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(ids[:first], skip_special_tokens=True).strip() == given.strip()
+
+
+def test_turns_need_a_template_where_prompts_do_not(write_rows: Any) -> None:
+    tokenizer = copy.deepcopy(text_tokenizer("chatml"))
+    tokenizer.chat_template = None
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = [
+        {"messages": turns},
+        {"prompt": turns[:1], "completion": turns[1:]},
+        {"prompt": "q", "completion": "a", "system": "Be brief."},
+        {"prompt": "q", "completion": "a", "tools": [TOOL]},
+        {"question": "q", "answer": "a"},
+    ]
+    data = load_conversations(write_rows(rows))
+    encode = BatchEncoder(tokenizer, max_length=None)
+    for row in range(len(rows)):
+        with pytest.raises(ModelError, match="has no chat template"):
+            encode([data[row]])
+    templated = BatchEncoder(text_tokenizer("chatml"), max_length=None)
+    pair = load_conversations(write_rows([{"prompt": "q", "completion": "a"}, rows[0]]))
+    both = [templated([pair[row]])["input_ids"].tolist() for row in range(2)]
+    assert both[0] == both[1]
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "llava", "gemma3_vision"])

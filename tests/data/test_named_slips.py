@@ -129,7 +129,7 @@ def test_a_part_of_another_medium_says_what_is_read(kind: str, read: Read) -> No
 
 
 def test_numbered_columns_beside_an_image_are_refused(read: Read) -> None:
-    with pytest.raises(DataError, match="numbered columns hold images .*; found image_2"):
+    with pytest.raises(DataError, match=r"numbered columns hold .*; found image_2"):
         read(image="a b.png", image_2="a b.png")
     with pytest.raises(DataError, match="found image_1, image_2"):
         read("What?", images=["a b.png"], image_1="a b.png", image_2="b.png")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlsi_cache.kernels import has_kernels
+from vlsi_cache.kernels import has_kernels, kernels_work
 
 CHECKS = Path(__file__).parent / "checks.py"
 
@@ -38,6 +38,16 @@ def test_kernels_agree_with_their_plain_forms() -> None:
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_other_devices_take_the_plain_forms(device: str) -> None:
     assert not has_kernels(torch.device(device))
+
+
+def test_kernels_that_cannot_be_compiled_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """As without a C compiler: here Triton finds no device to compile for."""
+    kernels_work.cache_clear()
+    assert not kernels_work(torch.device("cpu"))
+    assert not kernels_work(torch.device("cpu"))
+    warnings = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "Triton's kernels do not work here" in warnings[0]
 
 
 def test_an_environment_variable_turns_them_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from support.caches import HIDDEN, make_manifest, write_part
-from support.runs import changed, make_recipe
+from support.runs import changed, make_recipe, save_text_model
 from vlsi_cache.data import IndexedConversations, encoder_for, load_data
 from vlsi_cache.errors import CacheMismatchError, ModelError, RecipeError
 from vlsi_cache.hidden import HiddenSigns, sign_rows
@@ -23,7 +22,7 @@ from vlsi_cache.recipe import Recipe
 from vlsi_cache.store import merge_caches, open_cache
 from vlsi_cache.student import train_student
 from vlsi_cache.student.cached import CachedBatches
-from vlsi_cache.student.hidden_target import HiddenTarget, hidden_target
+from vlsi_cache.student.hidden_state import HiddenTarget, hidden_target
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.teacher import dump_teacher
 from vlsi_cache.teacher.checks import dump_checks
@@ -153,11 +152,8 @@ def test_a_student_comes_nearer_to_the_state_by_it(
 def test_what_does_not_fit_is_refused_before_anything_trains(
     dumped: Recipe, tmp_path: Path
 ) -> None:
-    student = dumped.student.model
-    config = AutoConfig.from_pretrained(student, hidden_size=48, num_attention_heads=3)
-    config.head_dim = 16
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "wide")
-    AutoTokenizer.from_pretrained(student).save_pretrained(tmp_path / "wide")
+    wide = save_text_model(tmp_path / "wide", num_layers=4, changes={"hidden_size": 48})
+    alike = {"interaction": {"hidden": {"map": "identity"}}}
     neither: dict[str, Any] = {"cache": {"path": None, "hidden": None}}
     neither["interaction"] = {"hidden": None}
     plain = changed(dumped, output=str(tmp_path / "plain"), **neither)
@@ -166,7 +162,7 @@ def test_what_does_not_fit_is_refused_before_anything_trains(
         ({"interaction": {"hidden": {"block": 4}}}, ModelError, "interaction.hidden.block"),
         ({"interaction": {"output": "none"}}, RecipeError, "weighs by the output's loss"),
         ({"cache": {"path": str(plain.cache_path)}}, CacheMismatchError, "no hidden state"),
-        ({"student": {"model": str(tmp_path / "wide")}}, CacheMismatchError, "32; found 48"),
+        ({"student": {"model": str(wide)}, **alike}, CacheMismatchError, "32; found 48"),
     ]
     for changes, error, words in cases:
         with pytest.raises(error, match=words):

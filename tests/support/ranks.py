@@ -185,8 +185,13 @@ def dump(task: Mapping[str, Any], rank: int) -> None:
 
     steps: list[int] = []
     register_optimizer_step_post_hook(after_step)
+    recipe = recipe_from_mapping(task["dump"], where="test")
     try:
-        dump_teacher(recipe_from_mapping(task["dump"], where="test"), watch)
+        if task.get("measured"):
+            peak = peak_bytes(lambda: dump_teacher(recipe))
+            (folder / f"peak-{rank}.txt").write_text(str(peak), encoding="utf-8")
+        else:
+            dump_teacher(recipe, watch)
     except (VlsiCacheError, Interrupted) as error:
         (folder / f"error-{rank}.txt").write_text(str(error), encoding="utf-8")
         os._exit(1)

@@ -42,12 +42,20 @@ def with_section(recipe: Recipe, section: str, **changes: Any) -> Recipe:
 
 
 def save_text_model(
-    folder: Path, *, family: str = "llama", num_layers: int = 8, seed: int = 0
+    folder: Path,
+    *,
+    family: str = "llama",
+    num_layers: int = 8,
+    seed: int = 0,
+    changes: dict[str, Any] | None = None,
 ) -> Path:
     """A tiny causal language model with a ChatML tokenizer, as ordinary files."""
     tokenizer = text_tokenizer("chatml")
     # padded rows on purpose: they must never be drawn, nor enter a softmax
-    model = tiny_model(family, vocab_size=len(tokenizer) + 7, num_layers=num_layers, seed=seed)
+    vocab_size = len(tokenizer) + 7
+    model = tiny_model(
+        family, vocab_size=vocab_size, num_layers=num_layers, seed=seed, changes=changes
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -22,9 +22,10 @@ from vlsi_cache import dump_teacher
 from vlsi_cache.interruption import Interrupted, ask_to_stop
 from vlsi_cache.models import Backbone, bind_decoder, run_backbone
 from vlsi_cache.recipe import VerbalizerSection
+from vlsi_cache.training.ridge import RidgeMoments
 from vlsi_cache.verbalizer import build_verbalizers
 from vlsi_cache.verbalizer.checkpoint import VerbalizerConfig
-from vlsi_cache.verbalizer.ridge import TapMoments, start_by_ridge
+from vlsi_cache.verbalizer.ridge import start_by_ridge
 
 TAPS = (0, 2)
 STRUCTURES = ("mlp", "verb_ffn", "ffn", "decoder")
@@ -46,7 +47,7 @@ def test_the_map_is_the_ridge_regression_whatever_the_batches(
     generator = torch.Generator().manual_seed(seed)
     state = torch.randn(num_tokens, 6, generator=generator)
     last = torch.randn(num_tokens, 6, generator=generator)
-    moments = TapMoments(6, torch.device("cpu"))
+    moments = RidgeMoments(6, torch.device("cpu"))
     for part in torch.arange(num_tokens).chunk(num_batches):
         moments.add(state[part], last[part])
     penalty = 1e-2 * float((state.T @ state).diagonal().mean())
@@ -142,7 +143,7 @@ def test_verbalizers_that_name_no_start_began_as_the_logit_lens() -> None:
 
 
 def test_without_a_sound_token_the_start_is_the_logit_lens() -> None:
-    assert not TapMoments(6, torch.device("cpu")).change().any()
+    assert not RidgeMoments(6, torch.device("cpu")).change().any()
 
 
 def test_without_a_residual_there_is_no_closed_form() -> None:

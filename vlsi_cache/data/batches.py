@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from vlsi_cache.data.conversation import Conversation
 from vlsi_cache.data.encoding.encoder import BatchEncoder
-from vlsi_cache.data.encoding.rendering.template import ChatTemplate
+from vlsi_cache.data.encoding.rendering.template import ChatTemplate, has_template
 from vlsi_cache.data.reading.dataset import ConversationDataset
 from vlsi_cache.errors import DataError
 from vlsi_cache.models import (
@@ -155,11 +155,12 @@ def validate_template(model: ModelSection, data: ConversationDataset) -> None:
         ModelError: there is none, or it does not render a plain question and answer.
     """
     try:
-        is_templated = data[0].templated
+        first = data[0]
     except DataError:  # a run stops at it or leaves it out, as its recipe says
         return
-    if is_templated:
-        ChatTemplate(load_processor_of(model))
+    processor = load_processor_of(model)
+    if first.templated and (has_template(processor) or not first.continues):
+        ChatTemplate(processor)
 
 
 def known_ids(config: PreTrainedConfig, num_embeddings: int | None = None) -> int | None:

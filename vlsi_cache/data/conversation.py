@@ -85,6 +85,9 @@ class Conversation:
     templated: bool = True
     """Whether the chat template renders the messages. Otherwise the sample is plain text for a base
     model: one assistant's turn, and every token but the first is a response."""
+    continues: bool = False
+    """Whether the answer goes on with the prompt as text. A model without a chat template then
+    reads the two as they are. A template renders them as turns."""
 
     @property
     def images(self) -> tuple[ImageRef, ...]:

@@ -52,8 +52,9 @@ class ScaledTail:
         flat = columns.flatten(1)
         values = (self.logits.gather(1, flat).float() - self.log_mass[:, None]).exp_()
         values *= self.scale[:, None]
-        is_out = (flat[..., None] == self.left_out[:, None]).any(-1)
-        return values.masked_fill_(is_out, 0.0).view(columns.shape)
+        for left_out in self.left_out.T:  # one by one: all together are k times as large
+            values.masked_fill_(flat == left_out[:, None], 0.0)
+        return values.view(columns.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ def _excess_sums(
     own_stride,
     other_stride,
     count,
-    num_out: tl.constexpr,
+    num_out,
     stretch: tl.constexpr,
     together: tl.constexpr,
 ):
@@ -179,7 +180,7 @@ def _excess_sums(
     second = tl.load(other + token * other_stride + columns, mask=inside, other=float("-inf"))
     second = tl.exp(second.to(tl.float32) - tl.load(other_log_mass + token))
     second *= tl.load(other_scale + token)
-    for index in tl.static_range(num_out):
+    for index in range(num_out):
         first = tl.where(columns == tl.load(own_out + token * num_out + index), 0.0, first)
         second = tl.where(columns == tl.load(other_out + token * num_out + index), 0.0, second)
     excess = tl.maximum(first - second, 0.0)
@@ -242,7 +243,7 @@ def _drawn_entries(
     other_stride,
     num_draws,
     num_kept: tl.constexpr,
-    num_out: tl.constexpr,
+    num_out,
     size: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
@@ -253,16 +254,16 @@ def _drawn_entries(
     entry = tl.load(own + token * own_stride + columns, mask=inside, other=float("-inf"))
     entry = tl.exp(entry.to(tl.float32) - tl.load(own_log_mass + token))
     entry *= tl.load(own_scale + token)
-    for index in tl.static_range(num_out):
+    for index in range(num_out):
         entry = tl.where(columns == tl.load(own_out + token * num_out + index), 0.0, entry)
     if num_kept > 0:
         less = tl.load(other + token * other_stride + columns, mask=inside, other=float("-inf"))
         less = tl.exp(less.to(tl.float32) - tl.load(other_log_mass + token))
         less *= tl.load(other_scale + token)
-        for index in tl.static_range(num_out):
+        for index in range(num_out):
             less = tl.where(columns == tl.load(other_out + token * num_out + index), 0.0, less)
         entry = tl.maximum(entry - less, 0.0)
-        for index in tl.static_range(num_kept):
+        for index in range(num_kept):
             weight = tl.load(weights + token * num_kept + index)
             position = tl.load(positions + token * num_kept + index)
             entry += tl.where(columns == position, weight, 0.0)

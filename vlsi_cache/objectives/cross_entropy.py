@@ -23,6 +23,9 @@ from vlsi_cache.objectives import fused, tiles
 
 __all__ = ["linear_cross_entropy", "linear_soft_cross_entropy"]
 
+_COMPARED = 16
+"""Entries with which all others of a token are compared at a time."""
+
 
 def linear_cross_entropy(features: Tensor, head: Head, labels: Tensor) -> Tensor:
     """Sum of cross-entropies in nats, 0-d. Gradients reach features *and* head.
@@ -153,11 +156,19 @@ def _fused_errors(
     log_probs_NS = chosen_NS - log_mass_N[:, None]
     # At the ids the difference q − w is taken before it is rounded. An id may come twice.
     given_NS = torch.ones_like(log_probs_NS) if given_NS is None else given_NS
-    is_same_NSS = ids_NS[:, :, None] == ids_NS[:, None]
-    lost_NS = (is_same_NSS * given_NS[:, None]).sum(-1)
+    lost_NS = _sums_of_same(ids_NS, given_NS)
     exact_NS = log_probs_NS.exp() * given_NS.sum(1, keepdim=True) - lost_NS
     error_NW.scatter_(1, ids_NS, exact_NS.to(error_NW.dtype))
     return error_NW, log_probs_NS
+
+
+def _sums_of_same(ids_NS: Tensor, values_NS: Tensor) -> Tensor:
+    """For each entry, the sum of the values of all entries with its id, ``[N, S]``."""
+    sums_NS = torch.zeros_like(values_NS)
+    for part in tiles.chunks(ids_NS.shape[1], _COMPARED):  # all pairs would be S times as large
+        is_same_NSP = ids_NS[:, :, None] == ids_NS[:, None, part]
+        sums_NS += (is_same_NSP * values_NS[:, None, part]).sum(-1)
+    return sums_NS
 
 
 def _softmax_in_place(logits_NV: Tensor) -> tuple[Tensor, Tensor]:

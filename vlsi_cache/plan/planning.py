@@ -35,6 +35,7 @@ from vlsi_cache.plan.verbalizers import (
 )
 from vlsi_cache.recipe import Recipe, report_completions
 from vlsi_cache.store import url_scheme
+from vlsi_cache.student.hidden_state import validate_hidden_sizes
 
 __all__ = ["Machines", "not_planned", "plan_run"]
 
@@ -81,6 +82,7 @@ def plan_run(
         DataError: the data cannot be opened or read.
         ModelError: a model's configuration or processor cannot be read.
         CacheError: the cache that is there is damaged.
+        CacheMismatchError: a hidden state is to be compared with one of another size.
         StageError: the student has more taps than matching allows for the teacher's.
     """
     machines = machines or Machines()
@@ -123,8 +125,10 @@ class _Planner:
             self._num_teacher_taps(),
             fsdp=machines.fsdp and machines.devices > 1,
             shares_host=self.device.type == "cpu" and machines.memory_bytes is None,
+            teacher_size=self._teacher_size(),
         )
         self._validate_taps()
+        self._validate_hidden()
         self.notes = [
             note for role, sketch in self.sketches.items() for note in not_planned(role, sketch)
         ]
@@ -136,6 +140,13 @@ class _Planner:
         if is_known and settings.matches_taps and "interaction" in stages_of(self.recipe):
             taps = self.setting.recipe.student.taps or ()
             validate_reach(len(taps), self.setting.num_teacher_taps, settings.matching)
+
+    def _validate_hidden(self) -> None:
+        """Refuse a student whose hidden state cannot be compared with the teacher's."""
+        settings, student = self.recipe.interaction.hidden, self.sketches.get("student")
+        if settings is not None and student and "interaction" in stages_of(self.recipe):
+            sizes = self.setting.teacher_size, student.preview.hidden_size
+            validate_hidden_sizes(settings, *sizes, where=self.recipe.cache_path)
 
     def plan(self) -> Plan:
         """Return the plan."""
@@ -268,6 +279,13 @@ class _Planner:
         if hidden is None:
             return 0
         return hidden.num_bits(MAX_BITS if size is None else rotation_width(size))
+
+    def _teacher_size(self) -> int | None:
+        """Return the teacher's hidden size, if cache or teacher say it."""
+        if self.cache is not None and self.cache.manifest.hidden is not None:
+            return self.cache.manifest.hidden.width
+        sketch = self.sketches.get("teacher")
+        return None if sketch is None else sketch.preview.hidden_size
 
     def _num_teacher_taps(self) -> int:
         if self.cache is not None:

@@ -46,7 +46,7 @@ def probe_rate(
         with device:
             trains = trains_weights(setting.recipe, stage)
             backbone = sketch.build(device, trains=trains, num_blocks=_BLOCKS)
-        step = make_step(setting.recipe, stage, backbone, _BLOCKS)
+        step = make_step(setting.recipe, stage, backbone, _BLOCKS, setting.teacher_size)
         with FlopCounterMode(display=False) as counter:
             step.run(batch)
         seconds = [_seconds(step.run, batch, device) for _ in range(_ROUNDS)]

@@ -122,14 +122,20 @@ class HiddenLearningSection(Section):
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Its loss as a multiple of the output's, in each forward pass. 1 is Minitron's (arXiv
     2407.14679)."""
+    map: Literal["identity", "learned"] | None = None
+    """What stands between the states of student and teacher. `identity`: nothing, so that both
+    models need one hidden size. `learned`: a linear map, which begins at the closed form and trains
+    beside the student at the verbalizers' rate. `null`: `learned` where the hidden sizes differ,
+    else `identity`."""
 
 
 class InteractionSection(Schedule):
     """Stage two: learning from the cache."""
 
     verbalizer_learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak learning rate of the student's verbalizers. Stage one has trained them, so by default
-    they move at a tenth of its default rate (docs/decisions/learning-rates.md)."""
+    """Peak learning rate of the student's verbalizers, and of a hidden state's map. Stage one has
+    trained verbalizers, so by default they move at a tenth of its default rate
+    (docs/decisions/learning-rates.md)."""
     workers: NonNegative = 1
     """Processes that prepare batches ahead, for each training process."""
     follow: bool = False
@@ -160,13 +166,13 @@ class InteractionSection(Schedule):
     """A teacher tap for the output to learn from. `null`: the teacher's output, as in the paper."""
     hidden: HiddenLearningSection | None = None
     """Learn the hidden state that `cache.hidden` records, by 1 − cosine. `{}` takes all defaults.
-    The student needs the teacher's hidden size. None by default."""
+    None by default."""
     gradients_every: Positive | None = None
     """Every so many steps, log the norms of the gradients that the taps and the output send to the
     student, and the cosine between them. Each costs another backward pass."""
     verbalizer_max_grad_norm: NonNegativeFloat | None = None
-    """Clip the verbalizers' gradients to a norm of their own. `null`: one norm, `max_grad_norm`,
-    covers all, as in transformers."""
+    """Clip the verbalizers' gradients to a norm of their own, and those of a hidden state's map.
+    `null`: one norm, `max_grad_norm`, covers all, as in transformers."""
     tail: Literal["sample", "bucket", "renormalize"] = "sample"
     """Stand-in for the teacher's tokens beyond its k most likely. `sample`: the drawn tokens,
     unbiased. `bucket`: one bin of all others, a lower bound. `renormalize`: nothing, with the k
@@ -219,6 +225,9 @@ class InteractionSection(Schedule):
                 found.pop(name, None)
         if self.bound_decides:
             found["batch_tokens"] = self.batch_tokens
+        hidden = found.get("hidden")
+        if isinstance(hidden, dict) and hidden["map"] != "learned":
+            del hidden["map"]  # the hidden sizes decide
         lora = found["lora"]
         if isinstance(lora, dict) and lora["experts"]:
             del lora["experts"]

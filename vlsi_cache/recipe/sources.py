@@ -179,8 +179,8 @@ class CacheSection(Section):
     It takes the fewest bytes of all that hold probabilities. With k = 0 the draws are of the whole
     distribution anyway. If `k` or `m` is given without it, it is `rest`."""
     hidden: HiddenRecordSection | None = None
-    """Also record a hidden state, for a student of the teacher's hidden size. `{}` takes all
-    defaults. None by default."""
+    """Also record a hidden state, which a student can learn. `{}` takes all defaults. None by
+    default."""
     samples_per_shard: Positive = 512
     """Conversations per shard. An interrupted run loses at most the work of one shard."""
     batch_size: Positive = 8

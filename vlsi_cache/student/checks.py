@@ -24,7 +24,7 @@ from vlsi_cache.student.folders import (
     validate_stage_settings,
     validate_untouched_start,
 )
-from vlsi_cache.student.hidden_target import validate_hidden
+from vlsi_cache.student.hidden_state import validate_hidden
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import preview_taps
 
@@ -119,8 +119,7 @@ def validate_student(run: Run, student: Backbone, cache: Cache) -> None:
     _validate_taps(cache, student, run.recipe.student, settings)
     decoder = student.decoder
     validate_hidden(cache, settings, decoder.num_blocks, decoder.hidden_size)
-    recorded = cache.manifest.hidden
-    if recorded is not None and settings.hidden is None and recorded.width == decoder.hidden_size:
+    if cache.manifest.hidden is not None and settings.hidden is None:
         logger.info(
             "the cache holds a hidden state, which is not learned: interaction.hidden is null"
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 from transformers import TrainerCallback
 
@@ -14,10 +17,19 @@ from vlsi_cache.store import Cache
 from vlsi_cache.student.cached import CachedBatches, recorded_order
 from vlsi_cache.student.card import card_of
 from vlsi_cache.student.choosing import HeldOutSamples, chosen_by, held_out_of
-from vlsi_cache.student.hidden_target import hidden_target
+from vlsi_cache.student.hidden_state import hidden_target, start_map
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.student.journal import MatchingJournal
-from vlsi_cache.training import Run, Stage, Training, interaction_rates, run_stage, save_model
+from vlsi_cache.training import (
+    Run,
+    SampleOrder,
+    Stage,
+    Training,
+    interaction_rates,
+    run_stage,
+    save_model,
+)
+from vlsi_cache.training.samples.first_batches import FirstBatches
 from vlsi_cache.verbalizer import VerbalizerBank, keep_exits, verbalizers_fingerprint
 
 __all__ = ["RestingVerbalizers", "interact"]
@@ -108,23 +120,53 @@ def _start(
     if settings.gradient_checkpointing:
         student.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
     decoder, norm = student.decoder, settings.verbalizer_max_grad_norm
-    module.hidden = hidden_target(cache, student.decoder, settings)
+    module.hidden = hidden_target(cache, decoder, settings)
     rate, verbalizer_rate = interaction_rates(settings, decoder.hidden_size, decoder.num_weights)
+    maps = "bank.", "hidden."
     batches = CachedBatches(
         *(encoder_for(student, run.recipe.data), cache, settings.tail),
         with_hidden=module.hidden is not None,
     )
+    samples = IndexedConversations(run.data)
+    order = recorded_order(cache, settings, folder, run.left_out.unknown_to_cache)
     return Training(
         module=module,
-        dataset=IndexedConversations(run.data),
+        dataset=samples,
         collate=batches,
-        order=recorded_order(cache, settings, folder, run.left_out.unknown_to_cache),
+        order=order,
+        begin=_beginning(module, samples, batches, order, autocast=student.autocast),
         journal=MatchingJournal(folder, student_taps=bank.taps, teacher_taps=teacher_taps),
         callbacks=(*run.callbacks, RestingVerbalizers(module)),
         learning_rate=rate,
-        other_rates={"bank.": verbalizer_rate},
-        other_norms={} if norm is None else {"bank.": norm},
+        other_rates=dict.fromkeys(maps, verbalizer_rate),
+        other_norms={} if norm is None else dict.fromkeys(maps, norm),
         autocast=student.autocast,
         start_method=batches.start_method,
         guards_samples=True,
     )
+
+
+def _beginning(
+    module: Interaction,
+    samples: IndexedConversations,
+    batches: CachedBatches,
+    order: SampleOrder,
+    *,
+    autocast: bool,
+) -> Callable[[], None] | None:
+    """Return what sets the first weights of a hidden state's map, if there is one."""
+    hidden, schedule = module.hidden, module.settings
+    if hidden is None or hidden.map is None:
+        return None
+
+    def collate(indices: list[int]) -> dict[str, Any]:
+        return batches([samples[index] for index in indices])
+
+    def begin() -> None:
+        # of a cache that is followed, the first shards
+        groups = next(parcel.groups for parcel in order.parcels(0) if parcel.groups)
+        size = 1 if schedule.batch_tokens else schedule.batch_size  # one sample keeps the bound
+        first = FirstBatches(collate, np.concatenate(groups), size)
+        start_map(module, hidden, first, autocast=autocast)
+
+    return begin

@@ -30,7 +30,7 @@ from vlsi_cache.objectives import (
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Comparison, InteractionSection, LoraSection
 from vlsi_cache.student.gradients import compare_gradients
-from vlsi_cache.student.hidden_target import HiddenTarget
+from vlsi_cache.student.hidden_state import HiddenTarget
 from vlsi_cache.training import StageModule
 from vlsi_cache.verbalizer import VerbalizerBank
 
@@ -78,6 +78,7 @@ class Interaction(StageModule):
         """The block that learns a recorded hidden state, if one does. Set it before training."""
         self._unsound: Tensor | None = None
         self._warned_of_opposing = False
+        self._looked_at_hidden = False
         self._measured_step = -1
         self._unsound_step = 0
 
@@ -272,7 +273,17 @@ class Interaction(StageModule):
                 "interaction.inner_weight, or let it fall by interaction.inner_schedule",
                 float(total) / count,
             )
+        self._look_at_hidden(observed)
         return observed
+
+    def _look_at_hidden(self, observed: Mapping[str, tuple[Tensor, int]]) -> None:
+        """Warn once where the first mean cosine of the hidden state is near 0."""
+        total, count = observed.get("hidden_cosine", (torch.zeros(()), 0))
+        if self.hidden is None or self._looked_at_hidden or not count:
+            return
+        self._looked_at_hidden = True
+        if (advice := self.hidden.find_advice(float(total) / count)) is not None:
+            logger.warning("%s", advice)
 
     def learned(self) -> PreTrainedModel:
         """Return the student's own model, the adapters merged into its weights, in float32."""

@@ -46,8 +46,8 @@ class Publisher:
             if kind is None:
                 self.wait()
         finally:
-            self._thread.shutdown()
-            self._apart.close()
+            with self._apart:  # which is left even if the thread is not waited for
+                self._thread.shutdown()
 
     def submit(self, shard_index: int, records: Sequence[SampleRecord]) -> None:
         """Begin to write a shard, after the one before.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from vlsi_cache.errors import VlsiCacheError
-from vlsi_cache.models import Decoder, Head, run_backbone
+from vlsi_cache.models import Decoder, Head, TapState, run_backbone
 from vlsi_cache.objectives import SparseTargets, candidate_divergences, label_targets
 
 __all__ = ["StageModule"]
@@ -84,6 +84,12 @@ class StageModule(nn.Module):
             name: candidate_divergences(final, head, one).values[:, 0]
             for name, one in wanted.items()
         }
+
+    def read(
+        self, taps: Sequence[int], inputs: Mapping[str, Tensor], positions: Tensor
+    ) -> tuple[dict[int, TapState], Tensor]:
+        """Run the model alone, as ``run_backbone`` does. Weights may be sharded."""
+        return run_backbone(self.decoder, taps, inputs, positions)
 
     def is_unsound(self) -> Tensor | None:
         """Return whether a forward met what is not finite, 0-d, beside its loss; None if not known.
@@ -166,7 +172,8 @@ class StageModule(nn.Module):
         The decoder's own head still names the weights from before. They are emptied, so that
         nobody reads them, and their memory is free.
         """
-        register_fsdp_forward_method(self, "measure")  # it gathers weights, as the forward does
+        for name in ("measure", "read"):  # they gather weights, as the forward does
+            register_fsdp_forward_method(self, name)
         for value in (self.decoder.head.weight, self.decoder.head.bias):
             if value is not None:
                 value.data = value.data.new_empty(0, *value.shape[1:])

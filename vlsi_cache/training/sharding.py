@@ -37,6 +37,7 @@ __all__ = [
     "hidden_from_libraries",
     "is_sharded",
     "like",
+    "reshard",
     "shard",
     "slice_weights",
     "whole",
@@ -201,6 +202,13 @@ def whole_state(state: Any, *, keep: bool) -> Any:
     return state
 
 
+def reshard(module: nn.Module) -> None:
+    """Give up the whole weights that a forward has gathered, and hold slices again."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def gather(module: StageModule, *, keep: bool) -> None:
     """Make a sharded module ordinary again, whole and in the host's memory.
 
@@ -211,9 +219,7 @@ def gather(module: StageModule, *, keep: bool) -> None:
     module.release()
     found: dict[int, nn.Parameter] = {}  # tied weights stay tied
     parts = list(module.modules())
-    for part in parts:
-        if isinstance(part, FSDPModule):
-            part.reshard()
+    reshard(module)
     for part in parts:
         for parameter in part.parameters(recurse=False):
             if isinstance(parameter, DTensor) and id(parameter) not in found:

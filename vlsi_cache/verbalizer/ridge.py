@@ -11,78 +11,29 @@ Shapes: N response tokens, D hidden size.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import reduce, send_to_device
+from accelerate.utils import send_to_device
 from torch import Tensor
 
-from vlsi_cache.errors import VlsiCacheError
 from vlsi_cache.models import Backbone, TapState, is_split, run_backbone
 from vlsi_cache.phases import phase
-from vlsi_cache.training.processes import own_part, raise_together
+from vlsi_cache.training.processes import own_part
+from vlsi_cache.training.ridge import RidgeMoments
+from vlsi_cache.training.samples.first_batches import FirstBatches
 from vlsi_cache.training.sharding import like
 from vlsi_cache.verbalizer.bank import VerbalizerBank
 
-__all__ = ["TapMoments", "start_by_ridge"]
+__all__ = ["start_by_ridge"]
 
 logger = logging.getLogger(__name__)
 
 _TOKENS_PER_DIMENSION: Final = 16
 """Response tokens that are read, by D. Twice as many brought 0.05 nats at most on SmolLM2-135M."""
-_RIDGE: Final = 1e-2
-"""Penalty on the distance from the identity, by the mean of the second moments' diagonal."""
-
-
-class TapMoments:
-    """Second moments of one tap, summed over tokens: 2 D² numbers in float32.
-
-    Args:
-        size: D.
-        device: where the sums are.
-    """
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.own = torch.zeros(size, size, device=device)
-        """``Σ h hᵀ``, ``[D, D]``."""
-        self.cross = torch.zeros(size, size, device=device)
-        """``Σ h yᵀ``, ``[D, D]``, where y is the last state."""
-
-    def add(self, state: Tensor, last: Tensor) -> None:
-        """Add tokens.
-
-        Args:
-            state: ``[N, D]`` the tap's states.
-            last: ``[N, D]`` the last block's states.
-        """
-        state, last = state.float(), last.to(state.device, torch.float32)
-        self.own += state.T @ state
-        self.cross += state.T @ last
-
-    def change(self, penalty: float = _RIDGE) -> Tensor:
-        """Return ``Δ`` ``[D, D]``, for which ``h + Δ h`` is nearest to the last state.
-
-        It minimises ``Σ ‖h + Δ h − y‖² + λ ‖Δ‖²``. With few tokens it stays near 0, which is the
-        logit lens.
-
-        Args:
-            penalty: λ by the mean of the diagonal of ``own``.
-        """
-        if not self.own.any():
-            return self.own  # no token was sound: the logit lens
-        if self.own.device.type == "mps":  # which has no float64
-            self.own, self.cross = self.own.cpu(), self.cross.cpu()
-        own = self.own.double()
-        weight = penalty * float(own.diagonal().mean())
-        damped = own + weight * torch.eye(len(own), dtype=own.dtype, device=own.device)
-        solved: Tensor = torch.linalg.solve(damped, self.cross.double() - own)
-        return solved.T.float()
 
 
 @torch.no_grad()
@@ -112,9 +63,9 @@ def start_by_ridge(
     size, last_block = decoder.hidden_size, decoder.num_blocks - 1
     taps = [tap for tap in bank.taps if tap != last_block]
     # beside the block that each reads, like the verbalizers
-    moments = {tap: TapMoments(size, bank.devices[str(tap)]) for tap in taps}
+    moments = {tap: RidgeMoments(size, bank.devices[str(tap)]) for tap in taps}
     num_tokens, shared = 0, is_split(decoder.model)
-    batches = _Batches(collate, indices, batch_size, shared)
+    batches = FirstBatches(collate, indices, batch_size, shared)
     with phase("reading states, for the verbalizers' closed-form start"):
         for batch, num_own in batches.until(_TOKENS_PER_DIMENSION * size):
             positions = batch["positions"][batch["token_samples"] < num_own]
@@ -128,15 +79,17 @@ def start_by_ridge(
     logger.info("verbalizers begin at the closed form, fitted to %s tokens", f"{num_tokens:,}")
 
 
-def _solve(moments: Mapping[int, TapMoments], bank: VerbalizerBank) -> None:
+def _solve(moments: Mapping[int, RidgeMoments], bank: VerbalizerBank) -> None:
     """Set the maps of the bank, from the moments of all processes."""
     for tap, found in moments.items():
-        found.own, found.cross = reduce(found.own, "sum"), reduce(found.cross, "sum")
+        found.reduce()
         change = bank.linear_change(tap)
         change.copy_(like(found.change().to(change.device), change))
 
 
-def _add_finite(moments: Mapping[int, TapMoments], own: Mapping[int, Tensor], last: Tensor) -> int:
+def _add_finite(
+    moments: Mapping[int, RidgeMoments], own: Mapping[int, Tensor], last: Tensor
+) -> int:
     """Add the tokens whose states are finite at every tap, and return how many they are."""
     finite = torch.ones(len(last), dtype=torch.bool, device=last.device)
     for each in own.values():
@@ -149,60 +102,3 @@ def _add_finite(moments: Mapping[int, TapMoments], own: Mapping[int, Tensor], la
 def _kept(read: Tensor, finite: Tensor) -> Tensor:
     kept: Tensor = read[finite.to(read.device)]
     return kept
-
-
-@dataclass(frozen=True, slots=True)
-class _Batches:
-    """Batches from all over the data, as many for each process."""
-
-    collate: Callable[[list[int]], dict[str, Any]]
-    indices: np.ndarray[Any, Any]
-    batch_size: int
-    is_shared: bool
-    """Whether all processes read the same."""
-
-    def until(self, num_tokens: int) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield batches until about so many tokens were read by all processes together.
-
-        With each goes the number of its first rows that count. Other processes have the rest.
-        """
-        own, num_own = self._own()
-        num_batches = math.ceil(len(own) / self.batch_size)
-        number = 0
-        while number < num_batches:
-            chosen = own[number * self.batch_size : (number + 1) * self.batch_size]
-            batch = self._collated(chosen)
-            if number == 0:
-                per_round = max(self._per_round(len(batch["labels"])), 1)
-                num_batches = min(num_batches, max(1, math.ceil(num_tokens / per_round)))
-            yield batch, max(num_own - number * self.batch_size, 0)
-            number += 1
-
-    def _own(self) -> tuple[np.ndarray[Any, Any], int]:
-        """Return this process's samples, and how many of the first are no other process's."""
-        state = PartialState()
-        order = np.random.default_rng(0).permutation(self.indices)
-        if self.is_shared or not len(order):
-            return order, len(order)
-        # as many for each process, since a sharded model's forward waits for all of them
-        each = -(-len(order) // state.num_processes)
-        start = state.process_index * each
-        own = order.take(range(start, start + each), mode="wrap")
-        return own, min(max(len(order) - start, 0), each)
-
-    def _collated(self, chosen: np.ndarray[Any, Any]) -> dict[str, Any]:
-        """Make a batch. What is wrong in one process is raised in all of them."""
-        batch, problem = {}, None
-        try:
-            batch = self.collate([int(index) for index in chosen])
-        except VlsiCacheError as error:
-            problem = error
-        raise_together(problem)
-        return batch
-
-    def _per_round(self, num_tokens: int) -> int:
-        """Count the tokens of one batch of every process."""
-        if self.is_shared:
-            return num_tokens
-        found = torch.tensor(num_tokens, device=PartialState().device)
-        return int(reduce(found, "sum"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +78,9 @@ def find_verbalizers(run: Run, section: ModelSection, backbone: Backbone, folder
     """
     if section.verbalizers is not None:
         return section.verbalizers
-    return _train(run, section, backbone, folder)
+    found = _train(run, section, backbone, folder)
+    gc.collect()  # the stage's module, its slices and its optimizer refer to one another
+    return found
 
 
 def early_settings(section: ModelSection) -> dict[str, Any]:

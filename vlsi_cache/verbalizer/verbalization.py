@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.distributed.fsdp import register_fsdp_forward_method
 
-from vlsi_cache.models import Decoder, Head, TapState, is_split, run_backbone
+from vlsi_cache.models import Decoder, Head, is_split, run_backbone
 from vlsi_cache.objectives import candidate_divergences, dense_divergence, label_targets
 from vlsi_cache.training import StageModule
 from vlsi_cache.training.processes import own_part
@@ -133,12 +132,6 @@ class Verbalization(StageModule):
             loss = loss + total / count
         return loss
 
-    def read(
-        self, taps: Sequence[int], inputs: Mapping[str, Tensor], positions: Tensor
-    ) -> tuple[dict[int, TapState], Tensor]:
-        """Run the backbone alone, as ``run_backbone`` does."""
-        return run_backbone(self.decoder, taps, inputs, positions)
-
     def train(self, mode: bool = True) -> Verbalization:
         """Set the mode of the verbalizers. The frozen backbone reads without dropout."""
         super().train(mode)
@@ -163,7 +156,6 @@ class Verbalization(StageModule):
         """Follow the weights to their device."""
         if not is_split(self.decoder.model):
             super().end_sharding(device)
-            register_fsdp_forward_method(self, "read")  # it gathers weights, as the forward does
 
     def release(self) -> None:
         """Let go of the backbone, which has not changed."""

@@ -21,6 +21,7 @@ from material.teacher import (
 
 from experiments.first_proof.arms import STAGES, Arm
 from experiments.first_proof.cut import cut_blocks, start_again
+from experiments.first_proof.narrow import narrow_channels
 from vlsi_cache import dump_teacher
 from vlsi_cache.models import Backbone, load_backbone
 from vlsi_cache.recipe import DataSection, ModelSection, Recipe, recipe_from_mapping
@@ -72,6 +73,8 @@ class Plan:
     """What a later stage begins with. The cut by default."""
     starts_random: bool = False
     """Whether the student begins with random blocks in place of the cut's."""
+    is_narrow: bool = False
+    """Whether it begins with a part of the cut's channels."""
 
     @property
     def reads_taps(self) -> bool:
@@ -99,6 +102,8 @@ class Setting:
     search_length: float
     """Length of a run of the search over that of a whole run."""
     batch_size: int
+    narrow_size: int
+    """Hidden size of the narrow student."""
     made_up: bool = False
     """A small model of random weights and random letters: a smoke."""
 
@@ -148,6 +153,17 @@ class Setting:
             start_again(self.student, folder)
         return folder
 
+    @property
+    def narrow_student(self) -> Path:
+        """The student with three quarters of its channels, the largest on some of the data."""
+        folder = self.folder / "student-narrow"
+        if not (folder / "config.json").exists():
+            data, count = DataSection(path=str(self.data("train"))), 4 * self.batch_size
+            batches = encoded_batches(self.backbone(self.student, "student"), data, count)
+            inputs = [batch["inputs"] for batch in batches]
+            narrow_channels(self.student, folder, self.narrow_size, inputs)
+        return folder
+
     def data(self, split: str) -> Path:
         """Return the conversations of ``train``, ``validation`` or ``held-out``."""
         counts = {
@@ -180,7 +196,6 @@ class Setting:
     def recipe(self, plan: Plan) -> Recipe:
         """Return the recipe of one training."""
         role = "student-random" if plan.starts_random else "student"
-        begins_as = self.random_student if plan.starts_random else self.student
         student = {"verbalizers": str(self.verbalizers(role))} if plan.reads_taps else {}
         steps = {
             "interaction": round(self.interaction_steps * plan.length),
@@ -194,7 +209,7 @@ class Setting:
                     "model": str(self.teacher),
                     "verbalizers": str(self.verbalizers("teacher")),
                 },
-                "student": {"model": str(plan.student or begins_as)} | student,
+                "student": {"model": str(plan.student or self._beginning(plan))} | student,
                 "data": {"path": str(self.data("train"))},
                 "cache": {"path": str(self.folder / plan.cache), **self._kept(plan.cache)},
                 "interaction": {
@@ -213,6 +228,12 @@ class Setting:
             },
             where="benchmarks/experiments/first_proof/setting.py",
         )
+
+    def _beginning(self, plan: Plan) -> Path:
+        """Return what the first stage begins with."""
+        if plan.is_narrow:
+            return self.narrow_student
+        return self.random_student if plan.starts_random else self.student
 
     def _kept(self, cache: str) -> dict[str, Any]:
         """Return what a cache keeps. A made-up model has too small a state for so many signs."""
@@ -283,6 +304,7 @@ FULL = Setting(
     finetuning_steps=60,
     search_length=0.25,
     batch_size=8,
+    narrow_size=432,  # a multiple of the 9 heads, which the architecture asks for
 )
 QUICK = Setting(
     name="quick",
@@ -298,6 +320,7 @@ QUICK = Setting(
     finetuning_steps=4,
     search_length=0.5,
     batch_size=4,
+    narrow_size=48,
     made_up=True,
 )
 

@@ -1,7 +1,8 @@
 """The arms of all experiments: how each student is distilled, and what is fine-tuned after it.
 
 All see the same samples in the same order for a seed. They take as many steps of distillation, but
-for those of another length. They start from one cut of SmolLM2, or from the same random blocks.
+for those of another length. They start from one cut of SmolLM2, from a narrow one, or from the same
+random blocks.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Arm:
     """Whether the output learns the teacher's last inner tap in place of the teacher's output."""
     starts_random: bool = False
     """Whether the student begins with random blocks in place of the cut's."""
+    is_narrow: bool = False
+    """Whether the student begins with three quarters of the cut's channels."""
     hidden_cosine: bool = False
     """Whether a hidden state learns the teacher's, which is in memory: the rival."""
     cache: str = "cache"
@@ -57,6 +60,8 @@ class Arm:
 _WHOLE = {"lora": None, "learning_rate": 1e-3, "final_learning_rate": 5e-5}
 """Random blocks cannot learn by adapters: all weights train."""
 _FIRST = {"inner_weight": 1.0, "inner_schedule": {"until": 0.3, "end": 0.0}}
+_MAPPED = {"hidden": {}, "verbalizer_learning_rate": None}
+"""The map to the teacher's hidden size trains at the product's own rate."""
 _TAPS = {"inner_weight_of": "all", "verbalizer_learning_rate": SLOW, "gradients_every": 10}
 
 ARMS = {
@@ -79,6 +84,8 @@ ARMS = {
         Arm("hidden-512", {"inner": "none", "hidden": {}}, cache="hidden-512"),
         Arm("hidden-128", {"inner": "none", "hidden": {}}, cache="hidden-128"),
         Arm("taps-and-hidden", {**_TAPS, **_FIRST, "hidden": {}}, cache="hidden-512"),
+        Arm("narrow-output", {"inner": "none"}, is_narrow=True),
+        Arm("narrow-hidden", {"inner": "none", **_MAPPED}, cache="hidden-512", is_narrow=True),
         Arm("output-long", {"inner": "none"}, length=2.0),
         Arm("taps-first-long", {**_TAPS, **_FIRST}, length=2.0),
         Arm("random-output", {"inner": "none", **_WHOLE}, starts_random=True),

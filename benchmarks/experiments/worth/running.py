@@ -75,6 +75,8 @@ def _settings(setting: Setting, arm: Arm, part: str) -> dict[str, Any]:
     found: dict[str, Any] = {"interaction": arm.settings(setting.last_tap)}
     if arm.starts_random:
         found["starts_random"] = True
+    if arm.is_narrow:
+        found["is_narrow"] = True
     if arm.hidden_cosine:
         found["hidden_cosine"] = True
     if arm.cache != "cache":
@@ -97,6 +99,7 @@ def _part(setting: Setting, name: str, seed: int, part: str) -> dict[str, Any]:
         stages=FIRST,
         cache=arm.cache,
         starts_random=arm.starts_random,
+        is_narrow=arm.is_narrow,
         length=arm.length,
     )
     every = max(setting.interaction_steps // CURVE_POINTS, 1)

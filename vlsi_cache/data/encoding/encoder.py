@@ -73,7 +73,8 @@ class BatchEncoder:
         # Made here rather than with the sanitizer, so that all loader workers share them.
         self._notices = Notices(logger)
         self._changed = CHANGED.shared()
-        if has_template(self._call.processor):
+        self._has_template = has_template(self._call.processor)
+        if self._has_template:
             _ = self._template  # plain texts need none, but one that is there has to be sound
 
     @property
@@ -135,6 +136,13 @@ class BatchEncoder:
         return frozenset(token for token in found if token.strip())
 
     @cached_property
+    def _end(self) -> str:
+        """The end of text, where the tokenizer does not add it by itself."""
+        tokenizer: Any = self._tokenizer
+        is_added = tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
+        return "" if is_added else tokenizer.eos_token or ""
+
+    @cached_property
     def _sanitize(self) -> Sanitizer:
         template = self._template
         named = set(self._tokenizer.special_tokens_map.values())
@@ -172,7 +180,7 @@ class BatchEncoder:
         ]
         if not learned:
             raise _nothing_learned(where)
-        if not conversation.templated:
+        if self._is_plain(conversation):
             return conversation
         kept = conversation.messages[: learned[-1] + 1]
         return self._sanitize(replace(conversation, messages=kept), where=where)
@@ -188,7 +196,7 @@ class BatchEncoder:
                 found=f"{counted(num_images, 'image')} and {type(self._call.processor).__name__}",
                 mend="Choose an image-text-to-text model, or data without images",
             )
-        if not conversation.templated:
+        if self._is_plain(conversation):
             return self._plain(conversation, where)
         rendered = self._find_responses(conversation, where=where, following=following)
         token = self._template.image_token
@@ -202,12 +210,20 @@ class BatchEncoder:
             )
         return rendered
 
+    def _is_plain(self, conversation: Conversation) -> bool:
+        """Whether a conversation is read as it is, without a template."""
+        return not conversation.templated or (conversation.continues and not self._has_template)
+
     def _plain(self, conversation: Conversation, where: str) -> RenderedConversation:
-        """A text for a base model. The tokenizer itself writes what begins it."""
-        text = "".join(message.text for message in conversation.messages)
-        beginning = self._tokenizer.bos_token
-        if beginning is not None and self._begins_texts:
-            text = text.removeprefix(beginning)
+        """The text of a base model. An answer to a prompt ends with the tokenizer's end of text.
+
+        The tokenizer itself writes what begins a text.
+        """
+        texts = [message.text for message in conversation.messages]
+        texts[0] = texts[0].removeprefix(self._beginning)
+        *given, said = texts
+        end = self._end if conversation.templated else ""
+        text = "".join([*given, said if said.endswith(end) else said + end])
         header = self._headers.search(text)
         if header is not None:
             self._notices.warn(
@@ -217,18 +233,19 @@ class BatchEncoder:
                 where,
                 header.group(),
             )
-        return RenderedConversation(text, ((0, len(text)),), is_plain=True)
+        return RenderedConversation(text, ((len("".join(given)), len(text)),), is_plain=True)
 
     @cached_property
-    def _begins_texts(self) -> bool:
-        """Whether the tokenizer writes its beginning-of-text token before a text."""
-        tokenize: Any = self._tokenizer
-        return bool(tokenize("a")["input_ids"][:1] == [self._tokenizer.bos_token_id])
+    def _beginning(self) -> str:
+        """The beginning of text, where the tokenizer adds it by itself."""
+        tokenizer: Any = self._tokenizer
+        is_added = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+        return (tokenizer.bos_token or "") if is_added else ""
 
     @cached_property
     def _headers(self) -> re.Pattern[str]:
         """Special tokens that open turns by the template."""
-        if not has_template(self._call.processor):
+        if not self._has_template:
             return any_of(())
         written = self._template.question.partition(PROBE["user"])[0]
         found = set(any_of(self._special).findall(written + self._template.generation_prompt))
@@ -332,7 +349,9 @@ class BatchEncoder:
         """``[T]`` bool of one sample, true in column 0 for none: nothing predicts that token."""
         not_first = np.arange(len(offsets)) > 0
         if rendered.is_plain:
-            return not_first  # special tokens that the tokenizer adds have no characters
+            # Special tokens that the tokenizer adds have no characters. One at the end is learned.
+            ((start, _),) = rendered.responses
+            return not_first & np.maximum.accumulate(offsets[:, 1] > start if start else not_first)
         ((_, length),) = shifted([(0, len(rendered.text))], replacements)
         if offsets.max(initial=0) > length:
             raise ModelError(

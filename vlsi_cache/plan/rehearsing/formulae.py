@@ -86,26 +86,31 @@ def broadcast_bytes(tensors: Iterable[Tensor], num_processes: int) -> int:
     return min(sum(sizes), max(_BROADCAST_BYTES, *sizes))
 
 
-def tile_bytes(num_responses: int, num_taps: int, vocab_size: int, device: torch.device) -> int:
+def tile_bytes(
+    num_responses: int, num_taps: int, vocab_size: int, device: torch.device, logit_bytes: int = 2
+) -> int:
     """Return what the objective's and the recorder's buffers take on a device.
 
     On a CPU the objective holds two planes of n · v float32 for one tile, with n ≤ N tokens and
     v ≤ V vocabulary entries. A GPU's kernels hold n whole rows, in float32 and in bfloat16. The
     recorder holds L · n · V float32 logits of n ≤ N tokens at once, and three planes of n · V for
-    the draws. A GPU's kernels hold two planes in bfloat16, of more tokens. The larger counts.
+    the draws. A GPU's kernels hold two planes of more tokens, in the head's dtype. The larger
+    counts.
 
     Args:
         num_responses: N.
         num_taps: L, or 0 where nothing is recorded.
         vocab_size: V.
         device: the device.
+        logit_bytes: bytes of a number of the head.
     """
     if num_taps:
         tokens = min(num_responses, max(1, chunk_elements(device) // (vocab_size * num_taps)))
         planes = 4 * tokens * vocab_size * (num_taps + 3)
         if device.type == "cpu":
             return planes
-        return max(planes, 2 * 2 * min(num_responses, streamed_tokens(vocab_size)) * vocab_size)
+        streamed = min(num_responses, streamed_tokens(vocab_size)) * vocab_size
+        return max(planes, 2 * logit_bytes * streamed)
     if device.type != "cpu":
         rows = min(num_responses, tiles.chunk_tokens(vocab_size, device))
         return (4 + 2) * rows * vocab_size

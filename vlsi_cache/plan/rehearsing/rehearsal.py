@@ -56,6 +56,8 @@ class Setting:
     """Whether all processes divide the memory of the machine here."""
     most_devices: int = 64
     """Devices that a mend may name at most."""
+    teacher_size: int | None = None
+    """The teacher's hidden size, where it is known."""
 
     def shards(self, stage: PlannedStageName) -> bool:
         """Report whether each process holds a slice of the weights in a stage."""
@@ -127,7 +129,8 @@ def rehearse(
     with made_up_processes(count) as mesh, rehearsing(), meter:
         backbone = sketch.build(setting.device, trains=trains_weights(setting.recipe, stage))
         own = tensor_bytes(_all_tensors(backbone.decoder.model))
-        step = make_step(setting.recipe, stage, backbone, setting.num_teacher_taps)
+        num_taps, size = setting.num_teacher_taps, setting.teacher_size
+        step = make_step(setting.recipe, stage, backbone, num_taps, size)
         loaded = meter.live
         share = own / tensor_bytes(_all_tensors(backbone.decoder.model))  # the rest are adapters
         if mesh is not None and step.module is not None:
@@ -175,7 +178,7 @@ def _one_step(
     sent = broadcast_bytes(_all_tensors(step.module), senders) if step.module is not None else 0
     # what is sent at first lies beside the weights, when there is no gradient yet
     working = max(peak - static - gradients - optimizer, sent - gradients - buckets - optimizer, 0)
-    working += _further_tiles(setting, stage, batch.num_responses, backbone.vocab_size)
+    working += _further_tiles(setting, stage, batch.num_responses, backbone)
     return Rehearsed(
         weights=weights,
         blocks=tensor_bytes(backbone.decoder.blocks.parameters()),
@@ -188,11 +191,14 @@ def _one_step(
     )
 
 
-def _further_tiles(setting: Setting, stage: PlannedStageName, num_responses: int, rows: int) -> int:
+def _further_tiles(
+    setting: Setting, stage: PlannedStageName, num_responses: int, backbone: Backbone
+) -> int:
     """Return how many more bytes the tiles of a pass take on the run's device than on a CPU."""
     num_taps = setting.num_teacher_taps + 1 if stage == "teacher-pass" else 0
+    size = backbone.decoder.head.weight.element_size()
     own, here = (
-        tile_bytes(num_responses, num_taps, rows, device)
+        tile_bytes(num_responses, num_taps, backbone.vocab_size, device, size)
         for device in (setting.device, torch.device("cpu"))
     )
     return own - here

@@ -17,10 +17,16 @@ from vlsi_cache.hidden import HiddenSigns, HiddenTap
 from vlsi_cache.manifest import rotation_width
 from vlsi_cache.models import Backbone, resolve_taps
 from vlsi_cache.objectives import SparseTargets
-from vlsi_cache.recipe import HiddenRecordSection, InteractionSection, Recipe, Schedule
+from vlsi_cache.recipe import (
+    HiddenLearningSection,
+    HiddenRecordSection,
+    InteractionSection,
+    Recipe,
+    Schedule,
+)
 from vlsi_cache.sampling import TapRecorder
 from vlsi_cache.student.finetuning import Finetuning
-from vlsi_cache.student.hidden_target import HiddenTarget
+from vlsi_cache.student.hidden_state import HiddenTarget, learns_map
 from vlsi_cache.student.interaction_loss import Interaction
 from vlsi_cache.teacher.checks import hidden_identity
 from vlsi_cache.teacher.reading import TeacherPass
@@ -100,7 +106,11 @@ def schedule_of(recipe: Recipe, stage: PlannedStageName) -> Schedule | None:
 
 
 def make_step(
-    recipe: Recipe, stage: PlannedStageName, backbone: Backbone, num_teacher_taps: int
+    recipe: Recipe,
+    stage: PlannedStageName,
+    backbone: Backbone,
+    num_teacher_taps: int,
+    teacher_size: int | None = None,
 ) -> StageStep:
     """Build what a stage runs, as the stage itself does.
 
@@ -109,13 +119,14 @@ def make_step(
         stage: name of the stage.
         backbone: the teacher or the student, in the dtype that the stage gives it.
         num_teacher_taps: taps of the teacher, without the output.
+        teacher_size: the teacher's hidden size; the backbone's own where it is not known.
     """
     if stage == "finetuning":
         return _finetuning(recipe, backbone, num_teacher_taps)
     if stage == "teacher-pass":
         return _teacher_pass(recipe, backbone)
     if stage == "interaction":
-        return _interaction(recipe, backbone, num_teacher_taps)
+        return _interaction(recipe, backbone, num_teacher_taps, teacher_size)
     role: Literal["teacher", "student"] = "teacher" if "teacher" in stage else "student"
     bank = _bank(recipe, role, backbone)
     target = getattr(recipe, role).verbalization.target
@@ -144,7 +155,7 @@ def _teacher_pass(recipe: Recipe, backbone: Backbone) -> StageStep:
     )
     decoder = backbone.decoder
     kept = hidden_identity(recipe, decoder.num_blocks, decoder.hidden_size)
-    hidden = None if kept is None else HiddenTap(kept.block, _signs(backbone, kept.bits))
+    hidden = None if kept is None else HiddenTap(kept.block, _signs(kept.width, kept.bits))
     reader = TeacherPass(backbone, bank, recorder, recipe.seed, hidden)
 
     def run(batch: Batch) -> None:
@@ -161,7 +172,9 @@ def _teacher_pass(recipe: Recipe, backbone: Backbone) -> StageStep:
     return StageStep(run, None)
 
 
-def _interaction(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> StageStep:
+def _interaction(
+    recipe: Recipe, backbone: Backbone, num_teacher_taps: int, teacher_size: int | None
+) -> StageStep:
     settings = _without_numbers(recipe.interaction)
     device = backbone.device
     if settings.inner == "none":
@@ -173,8 +186,7 @@ def _interaction(recipe: Recipe, backbone: Backbone, num_teacher_taps: int) -> S
     if settings.gradient_checkpointing:
         backbone.decoder.model.activation_checkpointing_enable({"use_reentrant": False})
     if settings.hidden is not None:
-        signs = _signs(backbone, _num_signs(recipe, backbone))
-        module.hidden = HiddenTarget(0, signs, settings.hidden.weight)
+        module.hidden = _hidden_target(recipe, settings.hidden, backbone, teacher_size)
     record = _record(recipe, count, device)
     step = _trained(module, backbone, lambda batch: record(batch) | _hidden(module, batch))
     schedule = settings.inner_schedule
@@ -194,14 +206,22 @@ class _RehearsedSigns(HiddenSigns):
         return [torch.ones(len(rows), self.padded, device=rows.device)] * 2
 
 
-def _signs(backbone: Backbone, bits: int) -> HiddenSigns:
-    return _RehearsedSigns(backbone.decoder.hidden_size, bits, seed=0)
+def _signs(width: int, bits: int) -> HiddenSigns:
+    return _RehearsedSigns(width, bits, seed=0)
 
 
-def _num_signs(recipe: Recipe, backbone: Backbone) -> int:
-    """Return the signs of the recorded state. A recipe of the student alone does not say them."""
-    hidden = recipe.cache.hidden or HiddenRecordSection()
-    return hidden.num_bits(rotation_width(backbone.decoder.hidden_size))
+def _hidden_target(
+    recipe: Recipe, settings: HiddenLearningSection, backbone: Backbone, teacher_size: int | None
+) -> HiddenTarget:
+    """Make what learns a hidden state, with its map if there is one."""
+    size = backbone.decoder.hidden_size
+    width = size if teacher_size is None else teacher_size
+    # a recipe of the student alone does not say the signs
+    recorded = recipe.cache.hidden or HiddenRecordSection()
+    signs = _signs(width, recorded.num_bits(rotation_width(width)))
+    mapped_from = size if learns_map(settings, size, width) else None
+    target = HiddenTarget(0, signs, settings.weight, mapped_from=mapped_from)
+    return target.to(backbone.device)
 
 
 def _hidden(module: Interaction, batch: Batch) -> dict[str, Any]:

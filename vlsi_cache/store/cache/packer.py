@@ -10,7 +10,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Final
 
 from vlsi_cache.errors import CacheError, VlsiCacheError, first_line
-from vlsi_cache.store.cache.processes import fresh_processes, interrupts_held
+from vlsi_cache.store.cache.processes import fresh_processes, processes_begin
 from vlsi_cache.store.shards.address import ShardAddress
 from vlsi_cache.store.shards.packing import pack_shard
 from vlsi_cache.store.shards.records import ShardRecord
@@ -29,8 +29,8 @@ class Packer:
     Packing is Python code. In a thread beside one that feeds an accelerator, each of the latter's
     thousand calls a batch would wait for its turn.
 
-    The process ends with this one, and takes no notice of Ctrl-C and SIGTERM. Both may be meant for
-    all processes of a job, and this one still has whole shards to write.
+    The process ends with this one, and takes no notice of Ctrl-C, SIGTERM and SIGUSR1. All may be
+    meant for every process of a job, and this one still has whole shards to write.
     """
 
     def __init__(self) -> None:
@@ -39,25 +39,43 @@ class Packer:
 
     def __enter__(self) -> Packer:
         context = fresh_processes()
-        with interrupts_held():
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_pack_all, args=(theirs,), daemon=True)
-            self._process.start()
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_pack_all, args=(theirs,), daemon=True)
+        try:
+            with processes_begin():
+                process.start()
+        except OSError as error:
+            logger.warning("no process can be started that packs shards (%s)", first_line(error))
+            ours.close()
+        else:
+            self._process, self._pipe = process, ours
+        finally:
             theirs.close()  # so that its end is noticed here
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pipe is not None:
-            self._pipe.close()
-        if self._process is not None:
-            self._process.join(_PATIENCE)
-            self._process.kill()  # nobody waits for what it still packs
-            self._process.join()
+        try:
+            if self._pipe is not None:
+                # Said, because processes that were forked since then hold the pipe open as well.
+                with contextlib.suppress(OSError):
+                    self._pipe.send(None)
+                self._pipe.close()
+            if self._process is not None:
+                self._process.join(_PATIENCE)
+        finally:
+            if self._process is not None:
+                self._process.kill()  # nobody waits for what it still packs
+                self._process.join()
 
     @property
     def process_id(self) -> int | None:
         """The number of the process, while there is one."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """With what the process ended, negative if a signal ended it."""
+        return None if self._process is None else self._process.exitcode
 
     def pack(self, address: ShardAddress, record: ShardRecord) -> bytes:
         """Return a shard's file, as ``pack_shard`` does.
@@ -87,15 +105,18 @@ class Packer:
 
 
 def _pack_all(pipe: Connection) -> None:
-    """Pack what the pipe brings, until it is closed."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            address, record = pipe.recv()
+    """Pack what the pipe brings, until None comes or it is closed."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, OSError, MemoryError):  # the other packs by itself then
+        while (given := pipe.recv()) is not None:
+            address, record = given
             try:
                 packed: bytes | VlsiCacheError = pack_shard(address, record)
             except VlsiCacheError as error:
                 packed = error
+            except MemoryError:
+                raise
             except Exception as error:
                 # Anything, because whoever waits for the shard must hear of it.
                 packed = CacheError(

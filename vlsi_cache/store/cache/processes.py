@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext
-from types import FrameType
+from types import FrameType, ModuleType
 
-__all__ = ["fresh_processes", "interrupts_held"]
+__all__ = ["fresh_processes", "processes_begin"]
 
 
 def fresh_processes() -> SpawnContext:
@@ -23,7 +24,22 @@ def fresh_processes() -> SpawnContext:
 
 
 @contextlib.contextmanager
-def interrupts_held() -> Iterator[None]:
+def processes_begin() -> Iterator[None]:
+    """Start fresh processes in here. They see no Ctrl-C, and nothing of the caller's script.
+
+    Each would otherwise import the script, and do once more what stands there without a guard.
+    """
+    script = sys.modules["__main__"]
+    with _interrupts_held():
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = script
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
     """Hold Ctrl-C back. Processes that start meanwhile never see it: their parent ends them.
 
     The mask is what they inherit. The parent itself needs a handler too: another thread may

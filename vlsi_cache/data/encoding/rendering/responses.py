@@ -40,7 +40,7 @@ class RenderedConversation:
     responses: tuple[Span, ...]
     """Characters of the responses that are learned, in order, with what closes them."""
     is_plain: bool = False
-    """Whether the text is a base model's, and every token but the first is learned."""
+    """Whether no template made the text. All tokens from the response on are learned."""
 
 
 @dataclass(frozen=True, slots=True)

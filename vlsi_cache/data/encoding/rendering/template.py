@@ -301,7 +301,8 @@ def _sources(processor: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[str, s
         raise ModelError(
             "processor has no chat template",
             where=processor_name(processor),
-            mend="Take the instruction-tuned model, or save a chat template with its processor",
+            mend="Take the instruction-tuned model, or save a chat template with its processor. A "
+            "base model reads rows of text, or of prompt and completion",
         )
     return with_pinned_day(found[0]), with_pinned_day(found[1])
 

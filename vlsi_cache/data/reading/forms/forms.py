@@ -12,6 +12,7 @@ from vlsi_cache.data.reading.forms.sides import (
     TURN_COLUMNS,
     is_list_text,
     is_turn,
+    is_turns,
     said,
     side_of,
     text_of,
@@ -43,6 +44,8 @@ _LATE_ANSWERS: Final = ("chosen", "completion", "response", "answer", "output", 
 """Columns that may hold the answer to a conversation that ends with a question."""
 _CALLS: Final = "answers"
 """xLAM's column of the calls that answer a query."""
+_CONTINUED: Final = frozenset({("prompt", "completion"), ("prompt", "chosen")})
+"""Pairs whose answer goes on with the prompt, as TRL reads them."""
 _SYSTEM_COLUMNS: Final = ("system", "system_prompt", "system_message")
 _LABELLED: Final = ("completion", "messages")
 """Columns beside which a ``label`` is KTO's: TRL's, and ms-swift's."""
@@ -74,6 +77,8 @@ class Form:
     """Whether ``<image>`` in a text is a tag, even if the row has no images."""
     templated: bool = True
     """Whether the turns are a conversation, and not plain text."""
+    continues: bool = False
+    """Whether an answer that is text goes on with a prompt that is text."""
 
 
 def find_form(row: Mapping[str, Any], context: RowContext) -> Form:
@@ -285,13 +290,15 @@ def _called(row: Mapping[str, Any], context: RowContext) -> Form | None:
 def _joined(row: Mapping[str, Any], question: str, answer: str, context: RowContext) -> Form:
     asked = unlearned(side_of("user", row[question], question, context))
     answered = side_of("assistant", row[answer], answer, context)
-    form = Form([*asked, *answered], frozenset({question, answer}))
+    are_texts = not any(is_turns(row[name]) for name in (question, answer))
+    continues = are_texts and (question, answer) in _CONTINUED
+    form = Form([*asked, *answered], frozenset({question, answer}), continues=continues)
     return _with_history(_with_thought(form, row, answer), row)
 
 
 def _with_thought(form: Form, row: Mapping[str, Any], answer: str) -> Form:
     """The form with the row's own column for the thought before an answer that is text."""
-    is_text = isinstance(row[answer], str) and not is_list_text(row[answer])
+    is_text = isinstance(row[answer], str) and not is_turns(row[answer])
     if not is_text or not is_given(row.get(THOUGHT_COLUMN)):
         return form
     *before, said = form.turns

@@ -273,7 +273,7 @@ def _validate_not_numbered(row: Mapping[str, Any], context: RowContext) -> None:
             "numbered columns hold images beside those that are read",
             expected="all images of a row in images, as a list",
             found=", ".join(others),
-            mend=f"Put them into images, or set data.columns: {{{others[0]}: null}} to leave it out",
+            mend=f"Put them into images, or set data.columns: {{{others[0]}: null}}",
         )
 
 

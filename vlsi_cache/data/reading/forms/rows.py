@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from unicodedata import category
 
-from vlsi_cache.data.conversation import RESERVED_VARIABLES, Conversation, ImagePart, Message
+from vlsi_cache.data.conversation import (
+    RESERVED_VARIABLES,
+    Conversation,
+    ImagePart,
+    Message,
+    message_images,
+)
 from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.forms.forms import FORM_COLUMNS, Form, find_form
 from vlsi_cache.data.reading.forms.listtexts import with_lists
@@ -58,13 +64,15 @@ def parse_row(row: object, number: int, context: RowContext) -> Conversation:
     messages = tuple(turn.message() for turn in turns)
     _validate_answers(messages, context)
     identity = row.get("id")
+    tools = tool_schemas(row, context) if form.templated else ()
     conversation = Conversation(
         str(number if identity is None else identity),
         messages,
         context.origin,
-        tool_schemas(row, context) if form.templated else (),
+        tools,
         _variables(row, context) if form.templated else {},
         form.templated,
+        form.continues and not tools and not message_images(messages),
     )
     _validate_text(conversation, context)
     context.note_unread(row, _read_columns(form))

@@ -13,6 +13,7 @@ __all__ = [
     "TURN_COLUMNS",
     "is_list_text",
     "is_turn",
+    "is_turns",
     "said",
     "side_of",
     "text_of",
@@ -35,7 +36,7 @@ def side_of(role: str, value: object, name: str, context: RowContext) -> list[Ra
     """The turns of one side: a text, a message, or a list of messages."""
     if isinstance(value, Mapping) and is_turn(value):
         return [RawTurn(value, f"{name}.")]
-    if isinstance(value, list | Mapping) or is_list_text(value):
+    if is_turns(value):
         return [RawTurn(turn, f"{name}[].") for turn in turns_of(value, name, context)]
     return [said(role, value, name, context)]
 
@@ -63,6 +64,11 @@ def text_of(value: object, name: str, context: RowContext) -> str:
 
 def _is_text(row: Mapping[str, Any], name: str) -> bool:
     return isinstance(row.get(name), str)
+
+
+def is_turns(value: object) -> bool:
+    """Whether a value holds turns: a list of them, perhaps as JSON, or one alone."""
+    return isinstance(value, list | Mapping) or is_list_text(value)
 
 
 def is_list_text(value: object) -> bool:

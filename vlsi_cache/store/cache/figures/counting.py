@@ -20,7 +20,7 @@ from vlsi_cache.manifest import CacheManifest
 from vlsi_cache.phases import phase
 from vlsi_cache.store.cache.figures.distances import compared_share
 from vlsi_cache.store.cache.figures.tally import Tally
-from vlsi_cache.store.cache.processes import fresh_processes, interrupts_held
+from vlsi_cache.store.cache.processes import fresh_processes, processes_begin
 from vlsi_cache.store.shards.records import ShardRecord
 
 __all__ = ["CountedShards", "available_cores", "new_tally", "tally_shards"]
@@ -134,7 +134,7 @@ def _counted_by_several(
     context = fresh_processes()
     workers: list[tuple[SpawnProcess, Connection]] = []
     try:
-        with interrupts_held():
+        with processes_begin():
             for first in range(processes):
                 ours, theirs = context.Pipe(duplex=False)
                 arguments = (count, runs[first::processes], theirs)
