@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 from vlsi_cache.data.conversation import Conversation, Message, TextPart
 from vlsi_cache.data.encoding.notices import Notices
@@ -29,6 +30,8 @@ from vlsi_cache.data.encoding.rendering.written import WrittenWhole
 from vlsi_cache.errors import DataError
 
 __all__ = ["RenderedConversation", "ResponseFinder"]
+
+_UNTAGGED: Final = "%s: the chat template's tags leave an answer out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,7 @@ class ResponseFinder:
                 if own:
                     own[-1] = (own[-1][0], self._end(marked, answer, text, own[-1][1], where))
                 else:
-                    warning = "%s: the chat template's tags leave an answer out"
-                    self._notices.warn("untagged", warning, where)
+                    self._notices.warn("untagged", _UNTAGGED, where)
                 spans += own
             previous = answer.last
         spans = [span for span in spans if span[0] < span[1]]

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.files.strictjson import parse_row_json
-from vlsi_cache.data.reading.forms.forms import FORM_COLUMNS, NO_FORM, TURN_COLUMNS, find_form
+from vlsi_cache.data.reading.forms.forms import FORM_COLUMNS, NO_FORM, find_form
+from vlsi_cache.data.reading.forms.sides import TURN_COLUMNS
 from vlsi_cache.errors import DataError
 from vlsi_cache.phases import speaks_for_all
 

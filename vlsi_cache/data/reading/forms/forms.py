@@ -22,7 +22,7 @@ from vlsi_cache.data.reading.forms.sides import (
 from vlsi_cache.data.reading.forms.turns import RawTurn, role_of
 from vlsi_cache.errors import excerpt
 
-__all__ = ["FORM_COLUMNS", "NO_FORM", "THOUGHT_COLUMN", "TURN_COLUMNS", "Form", "find_form"]
+__all__ = ["FORM_COLUMNS", "NO_FORM", "THOUGHT_COLUMN", "Form", "find_form"]
 
 NO_FORM: Final = "row is not a conversation"
 """The problem of a row that has none of the forms, not even in part."""
