@@ -14,10 +14,12 @@ from vlsi_cache.objectives import (
     FORWARD,
     Divergence,
     candidate_divergences,
+    frozen_head,
     fused,
     linear_soft_cross_entropy,
     reference_divergences,
     reference_soft_cross_entropy,
+    sweep_head,
     tiles,
 )
 from vlsi_cache.sampling import recorder as recording
@@ -166,6 +168,14 @@ def test_divergences_and_gradients_by_kernels(tail: str) -> None:
     true = gradient_of(truth.gather(1, matched[:, None]).sum(), exact)
     # probabilities are rounded to bfloat16, as a product of bfloat16 rounds them
     assert (ours - true).norm() < 4e-3 * true.norm()
+
+
+@pytest.mark.usefixtures("kernels_everywhere")
+def test_all_sweeps_of_a_frozen_head_share_its_padding() -> None:
+    head = frozen_head(Head(make_head(290, 16, seed=0).weight.bfloat16()), 290)
+    features, ids = torch.randn(5, 16), torch.zeros(5, 1, 1, dtype=torch.long)
+    held = [sweep_head(features, head, ids).head.weight.data_ptr() for _ in range(3)]
+    assert held == [head.weight.data_ptr()] * 3
 
 
 @pytest.mark.parametrize("has_weights", [False, True])

@@ -9,7 +9,7 @@ from vlsi_cache.objectives.reference import (
     reference_divergences,
     reference_soft_cross_entropy,
 )
-from vlsi_cache.objectives.sweep import Sweep, sweep_head
+from vlsi_cache.objectives.sweep import Sweep, frozen_head, sweep_head
 from vlsi_cache.objectives.targets import SparseTargets, label_targets, sparse_targets
 from vlsi_cache.objectives.tiles import chunk_tokens, chunks
 
@@ -25,6 +25,7 @@ __all__ = [
     "chunk_tokens",
     "chunks",
     "dense_divergence",
+    "frozen_head",
     "label_targets",
     "linear_cross_entropy",
     "linear_soft_cross_entropy",

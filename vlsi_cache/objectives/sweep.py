@@ -26,7 +26,7 @@ from vlsi_cache.models import Head
 from vlsi_cache.objectives import fused, tiles
 from vlsi_cache.objectives.lookup import lookup_for
 
-__all__ = ["Entries", "Sweep", "sweep_head"]
+__all__ = ["Entries", "Sweep", "frozen_head", "sweep_head"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,15 @@ class Sweep:
             self.features, flat, self.expectation, self.head.weight
         )
         return log_probs.view(entries.token_ids.shape)
+
+
+def frozen_head(head: Head, vocab_size: int) -> Head:
+    """Return the head that several sweeps read: in autocast's dtype, and without padded rows.
+
+    Casts and what kernels need as padding are copies, so they are made once. It gets no gradient.
+    """
+    real = head.to_autocast().real_rows(vocab_size)
+    return real.padded() if fused.serves(real) else real
 
 
 def sweep_head(features: Tensor, head: Head, token_ids: Tensor) -> Sweep:

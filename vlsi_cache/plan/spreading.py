@@ -102,12 +102,14 @@ def host_bytes(found: Rehearsed, setting: Setting, stage: PlannedStageName) -> i
     """Return the bytes of the first process's machine, outside of its devices, if they are many.
 
     Where weights are sharded, the first process alone loads them: weights + added. For a checkpoint
-    it puts together what trains, in float32, and AdamW's two means: 12 · trained parameters. On a
-    CPU the other processes lie beside it, and its own slices remain while it does this.
+    it puts together what trains, in float32, and AdamW's two means: 12 · trained parameters. So it
+    does for verbalizers whose teacher the processes hold together, where each loads its own part.
+    On a CPU the other processes lie beside it, and its own slices remain while it does this.
     """
     count, on_cpu = setting.num_processes, setting.device.type == "cpu"
-    if setting.shards(stage):
-        whole = max(found.loaded, 12 * found.num_trained)
+    splits = stage == "teacher-verbalization" and setting.recipe.teacher.tensor_parallel > 1
+    if setting.shards(stage) or splits:
+        whole = max(0 if splits else found.loaded, 12 * found.num_trained)
         first = max(found.static + whole, found.peak)
         return first + (count - 1) * found.peak if on_cpu else whole
     takes_turns = stage.startswith("teacher") and is_mapped(setting.recipe)

@@ -25,6 +25,7 @@ from vlsi_cache.objectives import (
     Divergence,
     SparseTargets,
     candidate_divergences,
+    frozen_head,
     label_targets,
 )
 from vlsi_cache.phases import phase
@@ -104,7 +105,7 @@ class Interaction(StageModule):
             recorded: if a hidden state is learned, what ``HiddenTarget.cosines`` takes of it.
         """
         self._begin(labels.device, recorded)
-        head = self.head.to_autocast().real_rows(self.vocab_size)  # a copy: only once
+        head = frozen_head(self.head, self.vocab_size)
         states, final = run_backbone(self.decoder, self._blocks, inputs, positions)
         output = self._output_loss(final, head, targets, labels)
         weight, inner = self.inner_weight(), {}

@@ -11,7 +11,12 @@ from torch.distributed.tensor import DTensor
 
 from vlsi_cache.errors import VlsiCacheError
 from vlsi_cache.models import Decoder, Head, TapState, run_backbone
-from vlsi_cache.objectives import SparseTargets, candidate_divergences, label_targets
+from vlsi_cache.objectives import (
+    SparseTargets,
+    candidate_divergences,
+    frozen_head,
+    label_targets,
+)
 
 __all__ = ["StageModule"]
 
@@ -76,7 +81,7 @@ class StageModule(nn.Module):
             KL(teacher ‖ model).
         """
         _, final = run_backbone(self.decoder, (), inputs, positions)
-        head = self.head.to_autocast().real_rows(self.vocab_size)  # a copy: only once
+        head = frozen_head(self.head, self.vocab_size)
         wanted = {"loss": label_targets(labels)}
         if targets is not None:
             wanted["divergence"] = targets.candidate(-1)

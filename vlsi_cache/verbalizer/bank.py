@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import Decoder, TapState, device_of, hollow_out, is_plain, text_config
@@ -16,6 +18,7 @@ from vlsi_cache.verbalizer.structures import (
     GatedVerbalizer,
     LensVerbalizer,
     LinearVerbalizer,
+    marked,
 )
 
 __all__ = ["VerbalizerBank", "build_verbalizers"]
@@ -88,15 +91,29 @@ class VerbalizerBank(nn.Module):
         for layer in list(stack)[:-1]:
             if everywhere is None:
                 everywhere = torch.arange(state.hidden[..., 0].numel(), device=positions.device)
-            hidden = layer(state, everywhere, residual=self.settings.residual)
+            hidden = self._run(layer, state, everywhere)
             state = dataclasses.replace(state, hidden=hidden.view_as(state.hidden))
-        read: Tensor = stack[-1](state, positions, residual=self.settings.residual)
+        read = self._run(stack[-1], state, positions)
         if not self.linear:
             return read
         change = self.linear[str(tap)]
         assert isinstance(change, nn.Linear)
-        own = tapped.flatten(0, 1)[positions].to(change.weight.dtype)
-        return read + change(own).to(read.dtype)  # type: ignore[no-any-return]
+        own = marked(tapped.flatten(0, 1)[positions], _mark_of(change, tapped.device))
+        return read + change(own.to(change.weight.dtype)).to(read.dtype)  # type: ignore[no-any-return]
+
+    def _run(self, layer: nn.Module, state: TapState, positions: Tensor) -> Tensor:
+        settings: dict[str, Any] = {"residual": self.settings.residual}
+        mark = _mark_of(layer, state.hidden.device)
+        settings |= {} if mark is None else {"mark": mark}
+        read: Tensor = layer(state, positions, **settings)
+        return read
+
+
+def _mark_of(layer: nn.Module, device: torch.device) -> Tensor | None:
+    """Return what marks the inputs of a unit that FSDP shards, if gradients are wanted."""
+    if not isinstance(layer, FSDPModule) or not torch.is_grad_enabled():
+        return None
+    return torch.zeros((), device=device, requires_grad=True)
 
 
 def build_verbalizers(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ __all__ = [
     "LensVerbalizer",
     "LinearVerbalizer",
     "PositionwiseVerbalizer",
+    "marked",
 ]
 
 
@@ -34,9 +36,11 @@ class PositionwiseVerbalizer(nn.Module, ABC):
     def change(self, hidden: Tensor) -> Tensor:
         """Return the change of ``hidden``, ``[N, D]`` → ``[N, D]``."""
 
-    def forward(self, state: TapState, positions: Tensor, *, residual: bool) -> Tensor:
+    def forward(
+        self, state: TapState, positions: Tensor, *, residual: bool, mark: Tensor | None = None
+    ) -> Tensor:
         """Return verbalized states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
-        hidden = state.hidden.flatten(0, 1)[positions]
+        hidden = marked(state.hidden.flatten(0, 1)[positions], mark)
         change = self.change(hidden.to(next(self.parameters()).dtype)).to(hidden.dtype)
         return hidden + change if residual else change
 
@@ -91,8 +95,11 @@ class BlockVerbalizer(nn.Module):
         """Start as the identity."""
         nn.init.zeros_(self.gate)
 
-    def forward(self, state: TapState, positions: Tensor, *, residual: bool) -> Tensor:
+    def forward(
+        self, state: TapState, positions: Tensor, *, residual: bool, mark: Tensor | None = None
+    ) -> Tensor:
         """Return verbalized states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
+        state = replace(state, hidden=marked(state.hidden, mark))
         own = _cast_floating(state, self.gate.dtype)
         output = own.rerun(self.block)
         if residual:
@@ -110,6 +117,16 @@ class LensVerbalizer(nn.Module):
         """Return the states ``[N, D]`` at flat ``positions`` of the tapped ``[B, T, D]``."""
         assert residual  # or the recipe contradicts itself
         return state.hidden.flatten(0, 1)[positions]
+
+
+def marked(states: Tensor, mark: Tensor | None) -> Tensor:
+    """Return the states plus a 0-d zero, if there is one.
+
+    FSDP2 gives a unit's whole weights and gradients up once the gradients of its inputs are there.
+    Where no input has a gradient, those of all units would remain until the end of the backward
+    pass. The zero's gradient makes them go one after another.
+    """
+    return states if mark is None else states + mark.to(states.dtype)
 
 
 def _cast_floating(state: TapState, dtype: torch.dtype) -> TapState:

@@ -10,7 +10,12 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from vlsi_cache.models import Decoder, Head, is_split, run_backbone
-from vlsi_cache.objectives import candidate_divergences, dense_divergence, label_targets
+from vlsi_cache.objectives import (
+    candidate_divergences,
+    dense_divergence,
+    frozen_head,
+    label_targets,
+)
 from vlsi_cache.training import StageModule
 from vlsi_cache.training.processes import own_part
 from vlsi_cache.verbalizer.bank import VerbalizerBank
@@ -114,7 +119,7 @@ class Verbalization(StageModule):
         self, reads: Mapping[int, Tensor], labels: Tensor, final: Tensor
     ) -> dict[int, Tensor]:
         """Return each tap's loss of every token, ``[N]`` nats."""
-        head = self.head.to_autocast().real_rows(self.vocab_size)  # a copy: only once
+        head = frozen_head(self.head, self.vocab_size)
         return {tap: self._tap_loss(read, head, labels, final) for tap, read in reads.items()}
 
     def _summed(

@@ -1,0 +1,98 @@
+"""The memory planned for a teacher that processes hold together is what they take, within 15 %."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from support.processors import text_tokenizer
+from support.ranks import RankServer
+from vlsi_cache.plan import Machines, plan_run
+from vlsi_cache.recipe import Recipe, recipe_from_mapping
+
+COUNTED = {"HF_DEACTIVATE_ASYNC_LOAD": "1"}
+"""Reads weights by one thread: what others allocate is not counted."""
+TALLY_BYTES = 2**22
+"""What an encoder counts in, whatever the model. A plan leaves it out."""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    tokenizer = text_tokenizer("chatml")
+    config = LlamaConfig(
+        vocab_size=3000,
+        hidden_size=384,
+        intermediate_size=1152,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    turns = [("user", "what is it " * 4), ("assistant", "the red one " * 16)]
+    messages = [{"role": role, "content": said} for role, said in turns]
+    rows = [json.dumps({"id": f"s{index}", "messages": messages}) for index in range(16)]
+    (tmp_path / "data.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    schedule = {"steps": 2, "batch_size": 8, "learning_rate": 1e-4, "warmup_steps": 0}
+    return recipe_from_mapping(
+        {
+            "teacher": {
+                "model": str(tmp_path / "teacher"),
+                "taps": [0, 1, 2, 3, 4, 5, 6],
+                "dtype": "float32",
+                "verbalization": {**schedule, "workers": 0},
+                "tensor_parallel": 2,
+            },
+            "data": {"path": str(tmp_path / "data.jsonl")},
+            "cache": {"path": str(tmp_path / "cache"), "workers": 0},
+            "output": str(tmp_path / "out"),
+            "device": "cpu",
+        },
+        where="test",
+    )
+
+
+def _measured(server: RankServer, recipe: Recipe) -> list[int]:
+    raw: dict[str, Any] = json.loads(recipe.model_dump_json())
+    folder = recipe.output.parent
+    codes = server.run(folder, 2, dump=raw, measured=True, env=COUNTED)
+    assert codes == [0, 0], [path.read_text() for path in folder.glob("error-*")]
+    return [
+        int((folder / f"peak-{rank}.txt").read_text(encoding="utf-8")) - TALLY_BYTES
+        for rank in range(2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "batch_sizes"), [("teacher-verbalization", (4, 1)), ("teacher-pass", (1, 8))]
+)
+def test_every_process_allocates_what_was_planned(
+    server: RankServer, recipe: Recipe, stage: str, batch_sizes: tuple[int, int]
+) -> None:
+    """The larger batch decides which part of the command takes most.
+
+    Nothing of stage one remains in the pass, and whole verbalizers live one after another.
+    """
+    first, second = batch_sizes
+    teacher = recipe.teacher.model_copy(
+        update={
+            "verbalization": recipe.teacher.verbalization.model_copy(update={"batch_size": first})
+        }
+    )
+    cache = recipe.cache.model_copy(update={"batch_size": second})
+    run = recipe.model_copy(update={"teacher": teacher, "cache": cache})
+    planned = {one.name: one for one in plan_run(run, Machines(devices=2)).stages}
+    found, here = _measured(server, run), planned[stage]
+    assert here.device_bytes == max(
+        planned[name].device_bytes for name in ("teacher-verbalization", "teacher-pass")
+    )
+    # the first process also puts the verbalizers together for a checkpoint
+    assert here.device_bytes == pytest.approx(max(found[1:]), rel=0.15)
+    assert here.host_bytes == pytest.approx(sum(found), rel=0.15)
