@@ -21,7 +21,7 @@ from vlsi_cache.data.reading.forms.media import MEDIA_COLUMNS, validate_row_medi
 from vlsi_cache.data.reading.forms.placing import IMAGE_COLUMNS, place_images
 from vlsi_cache.data.reading.forms.tools import tool_schemas
 from vlsi_cache.data.reading.forms.turns import read_turn
-from vlsi_cache.errors import excerpt
+from vlsi_cache.errors import DataError, excerpt
 
 __all__ = ["KNOWN_COLUMNS", "parse_row"]
 
@@ -47,13 +47,7 @@ def parse_row(row: object, number: int, context: RowContext) -> Conversation:
         DataError: the row is not a sound conversation. Pixels are not read.
     """
     if not isinstance(row, Mapping):
-        raise context.error(
-            "row is not a JSON object",
-            found=excerpt(json.dumps(row, ensure_ascii=False, default=repr)),
-            mend="The row is JSON inside of JSON text: decode it once more"
-            if isinstance(row, str) and row.lstrip().startswith("{")
-            else None,
-        )
+        raise _no_object(row, context)
     row = with_lists(row, (*IMAGE_COLUMNS, *MEDIA_COLUMNS))
     form = find_form(row, context)
     validate_row_media(row, context)
@@ -77,6 +71,16 @@ def parse_row(row: object, number: int, context: RowContext) -> Conversation:
     _validate_text(conversation, context)
     context.note_unread(row, _read_columns(form))
     return conversation
+
+
+def _no_object(row: object, context: RowContext) -> DataError:
+    return context.error(
+        "row is not a JSON object",
+        found=excerpt(json.dumps(row, ensure_ascii=False, default=repr)),
+        mend="The row is JSON inside of JSON text: decode it once more"
+        if isinstance(row, str) and row.lstrip().startswith("{")
+        else None,
+    )
 
 
 def _read_columns(form: Form) -> set[str]:
