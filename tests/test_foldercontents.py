@@ -78,6 +78,20 @@ def test_a_folder_without_rows_is_named_where_data_is_wanted(
     assert f"; found {_OTHERS[name]}. Give " in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["run", "model", "verbalizers", "adapter"])
+def test_tables_are_read_whatever_lies_beside_them(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """As where a run's output is the folder of its data."""
+    folder = tmp_path / name
+    shutil.copytree(folders[name], folder)
+    alone = datasets.load_from_disk(str(folders["saved"]))
+    alone.to_parquet(folder / "train-00000-of-00001.parquet")
+    found = load_conversations(folder)
+    assert len(found) == 3
+    assert found[0].key() == load_conversations(folders["saved"])[0].key()
+
+
 @pytest.mark.parametrize("name", ["cache", "run", "tokenizer", "data", "saved", "empty"])
 def test_a_folder_without_a_model_is_named_where_a_model_is_wanted(
     name: str, folders: dict[str, Path]

@@ -60,7 +60,7 @@ def find_folder_contents(folder: Path) -> FolderContents:
     shown = {name for name in names if not name.startswith(".")}
     for is_such, words in _OTHERS:
         if is_such(folder, shown):
-            return FolderContents(words, may_be_rows=False)
+            return FolderContents(words, may_be_rows=any(map(_is_table, shown)))
     return FolderContents(_words(shown), may_be_rows=True)
 
 
@@ -108,7 +108,12 @@ _OTHERS: Final[tuple[tuple[_Test, str], ...]] = (
     (_is_processor, "a tokenizer or processor without a model"),
     (_is_weights, "weights without a config.json"),
 )
-"""Folders that hold no rows, in the order in which they are recognised."""
+"""Folders that hold no rows but in tables, in the order in which they are recognised."""
+
+
+def _is_table(name: str) -> bool:
+    """Whether a file holds rows whatever lies beside it: nothing else writes Parquet."""
+    return name.lower().endswith(".parquet")
 
 
 def _holds_rows(name: str) -> bool:

@@ -109,6 +109,24 @@ def test_a_tied_head_with_values_of_its_own_is_found_without_the_rest(folder: Pa
     load_model(str(folder))
 
 
+@pytest.mark.parametrize("family", ["llava", "llava_onevision"])
+def test_a_head_that_is_stored_below_its_part_is_compared_too(family: str, tmp_path: Path) -> None:
+    model = tiny_model(family)
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(tmp_path)
+    rows = load_file(tmp_path / WEIGHTS)
+    (embedding,) = (key for key in rows if key.endswith("embed_tokens.weight"))
+    _change(
+        tmp_path,
+        lambda weights: weights.update({"language_model.lm_head.weight": weights[embedding] + 1}),
+    )
+    _change(tmp_path, lambda weights: weights.pop("lm_head.weight", None))
+    _configure(tmp_path, tie_word_embeddings=True)
+    assert "the head and the embedding differ" in _preview(tmp_path)
+    with pytest.raises(ModelError, match="the head and the embedding differ"):
+        load_model(str(tmp_path))
+
+
 def test_an_untied_head_that_is_not_stored_says_how_to_tie_it(folder: Path) -> None:
     _change(folder, lambda weights: weights.pop("lm_head.weight"))
     assert "Set tie_word_embeddings: true in config.json" in _preview(folder)

@@ -52,13 +52,14 @@ def validate_tied_rows(folder: Path, weights: Mapping[str, StoredWeight], name: 
         ModelError: they differ in one of a few rows.
     """
     embeddings = [key for key in weights if key.endswith("embed_tokens.weight")]
-    if _HEAD not in weights or len(embeddings) != 1:
+    heads = [key for key in weights if key == _HEAD or key.endswith(f".{_HEAD}")]
+    if len(heads) != 1 or len(embeddings) != 1:
         return
-    head, embedding = weights[_HEAD], weights[embeddings[0]]
+    head, embedding = weights[heads[0]], weights[embeddings[0]]
     if head.shape != embedding.shape or head.dtype != embedding.dtype:
         return
     rows = [row for row in _ROWS if row < head.shape[0]]
-    first = _rows(folder / head.file, _HEAD, rows)
+    first = _rows(folder / head.file, heads[0], rows)
     if not torch.equal(first, _rows(folder / embedding.file, embeddings[0], rows)):
         raise _not_tied(name)
 
