@@ -63,6 +63,8 @@ _FIRST = {"inner_weight": 1.0, "inner_schedule": {"until": 0.3, "end": 0.0}}
 _MAPPED = {"hidden": {}, "verbalizer_learning_rate": None}
 """The map to the teacher's hidden size trains at the product's own rate."""
 _TAPS = {"inner_weight_of": "all", "verbalizer_learning_rate": SLOW, "gradients_every": 10}
+_FIXED = {"hidden": {}, "verbalizer_learning_rate": 1e-9}
+"""A map that stays what its closed form is."""
 
 ARMS = {
     arm.name: arm
@@ -86,6 +88,7 @@ ARMS = {
         Arm("taps-and-hidden", {**_TAPS, **_FIRST, "hidden": {}}, cache="hidden-512"),
         Arm("narrow-output", {"inner": "none"}, is_narrow=True),
         Arm("narrow-hidden", {"inner": "none", **_MAPPED}, cache="hidden-512", is_narrow=True),
+        Arm("narrow-fixed", {"inner": "none", **_FIXED}, cache="hidden-512", is_narrow=True),
         Arm("output-long", {"inner": "none"}, length=2.0),
         Arm("taps-first-long", {**_TAPS, **_FIRST}, length=2.0),
         Arm("random-output", {"inner": "none", **_WHOLE}, starts_random=True),
