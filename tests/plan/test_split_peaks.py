@@ -99,4 +99,4 @@ def test_every_process_allocates_what_was_planned(server: RankServer, recipe: Re
     planned = {stage.name: stage for stage in plan_run(run, Machines(devices=2)).stages}
     found = _measured(server, run)
     # a plan has all tokens read by each process, which reads its part of them
-    assert 0.85 < planned["teacher-pass"].device_bytes / max(found) < 1.25
+    assert 0.8 < planned["teacher-pass"].device_bytes / max(found) < 1.25
