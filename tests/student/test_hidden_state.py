@@ -110,6 +110,7 @@ def test_a_divergence_below_0_turns_nobody_away() -> None:
         (-0.1, [0.5, 0.7], 0.0),  # the estimate of a small divergence
         (0.8, [0.5, 0.7], 1.6),
         (0.8, [1.2, 0.79], 0.8),  # a mean of 1 − cos below a hundredth: half of it, half the loss
+        (0.8, [1.2, 0.9], 0.0),  # nothing but noise is left to learn
     ):
         found = target.weighed(torch.tensor(cosines), torch.tensor(output))
         assert found.item() == pytest.approx(wanted, rel=1e-3)

@@ -36,7 +36,7 @@ def test_verbalizers_no_better_than_frequencies_are_warned_about(
     assert f"{recipe.student_verbalizers_path}: verbalizers end no better" in caplog.text
     for tap in recipe.student.taps or ():
         assert f"{tap} (" in caplog.text
-    assert "verbalization.learning_rate" in caplog.text
+    assert "student.verbalization.steps" in caplog.text
 
 
 @pytest.mark.parametrize(

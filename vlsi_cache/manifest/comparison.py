@@ -23,6 +23,8 @@ record does not depend on the batch that its sample was in, but for its last bit
 _OF_PART: Final = frozenset({"dataset", "parts", "samples_per_shard"})
 """Fields in which the parts of a merged cache may differ."""
 
+_VERSION: Final = "format_version"
+
 _MEANINGS: Final = {
     "chat_template_hash": "the chat template renders other conversations",
     "dataset.fingerprint": "other conversations, or other images",
@@ -53,7 +55,9 @@ def find_manifest_differences(recorded: CacheManifest, wanted: CacheManifest) ->
     Returns:
         The differences. If there are none, a run may go on with this cache.
     """
-    return find_differences(_content(recorded), _content(wanted))
+    found = find_differences(_content(recorded), _content(wanted))
+    # the version follows from what is recorded, which says more
+    return [one for one in found if one.path != _VERSION or len(found) == 1]
 
 
 def find_kind_differences(manifest: CacheManifest, first: CacheManifest) -> list[Difference]:

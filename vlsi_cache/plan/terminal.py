@@ -87,7 +87,7 @@ def spelt_count(count: int) -> str:
 
 
 def _cache(plan: Plan) -> str:
-    source = "by its own shards" if plan.cache_bytes_measured else "by other caches"
+    source = "by its own shards" if plan.cache_bytes_measured else "as other caches had"
     if plan.samples_recorded == plan.samples:
         source = "as it is"
     text = f"{spelt_bytes(plan.cache_bytes)} on disk ({source})"

@@ -197,7 +197,7 @@ class _Plan:
             dataset=samples,
             collate=_NumberedBatches(collate),
             order=order,
-            callbacks=(_PoorTaps(folder),),
+            callbacks=(_PoorTaps(folder, run.role),),
             learning_rate=self._rate(),
             autocast=backbone.autocast,
             shares_batches=is_split(decoder.model),
@@ -226,10 +226,11 @@ class _PoorTaps(TrainerCallback):
 
     Args:
         folder: the stage's folder, for the message.
+        role: whose verbalizers they are, ``teacher`` or ``student``.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, role: str) -> None:
+        self.folder, self.role = folder, role
         self.means: dict[str, float] = {}
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
@@ -253,8 +254,9 @@ class _PoorTaps(TrainerCallback):
             logger.warning(
                 "%s: verbalizers end no better than the bare frequencies of the tokens (%.2f nats)"
                 " at taps %s. Stage two would learn noise from them. Train them longer "
-                "(verbalization.steps or epochs), or at another verbalization.learning_rate",
+                "(%s.verbalization.steps or epochs), or at another learning_rate there",
                 self.folder,
                 chance,
                 ", ".join(poor),
+                self.role,
             )

@@ -47,6 +47,7 @@ _CONVERSIONS: Final = {
     ".zip": "Unpack it, and give what is inside",
     **dict.fromkeys(("", ".txt", ".jsonlines", ".jl"), "Name it .jsonl if it holds JSON"),
     ".zstd": "Name it .zst",
+    **dict.fromkeys((".yaml", ".yml"), "Give it as --recipe, if it is a recipe"),
     **dict.fromkeys((".lz4", ".lzma", ".z", ".br"), "Unpack it, and give what is inside"),
     "other": "Convert it, such as with datasets' load_dataset and to_json",
 }

@@ -77,7 +77,9 @@ def start_map(
         if num_tokens:
             found = moments.linear(_penalty(hidden))
             weight.copy_(like(found.to(weight.device), weight))
-    logger.info("the hidden state's map begins at the closed form, fitted to %d tokens", num_tokens)
+    logger.info(
+        "the hidden state's map begins at the closed form, fitted to %s tokens", f"{num_tokens:,}"
+    )
 
 
 def _penalty(hidden: HiddenTarget) -> float:

@@ -86,6 +86,8 @@ class HiddenTarget(nn.Module):
     def weighed(self, cosines: Tensor, output: Tensor, *, counts: int = 1) -> Tensor:
         """Return the sum of 1 − cos, 0-d, scaled to its multiple of the output's loss.
 
+        It is 0 where the estimated cosines have a mean above 1.
+
         The scale is one for the tokens of all processes, as a single process has.
 
         Args:
@@ -100,6 +102,7 @@ class HiddenTarget(nn.Module):
         least = (_LEAST_DISTANCE * count).clamp(min=_LEAST_DISTANCE)
         # the record's estimate of a small divergence may fall below 0
         scale = self.weight * whole.clamp(min=0) / torch.maximum(found, least)
+        scale = scale * (found > 0)  # beyond, only the signs' noise is left to learn
         weighed: Tensor = distance * scale
         return weighed
 

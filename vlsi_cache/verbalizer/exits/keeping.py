@@ -89,7 +89,11 @@ def carry_exits(source: Path, fingerprint: str, model: PreTrainedModel, folder: 
         shutil.copyfile(old / WEIGHTS_FILE, new / WEIGHTS_FILE)
         write_config(config.model_copy(update={**now, "stale": stale}), new)
     if stale:
-        logger.info("%s: exits from before fine-tuning; docs/exits.md says how to renew them", new)
+        logger.info(
+            "%s: the exits were trained before the fine-tuning. Whoever wants exits renews them by "
+            "--stages verbalization (docs/exits.md)",
+            new,
+        )
 
 
 def _clear(exits: Path) -> None:
