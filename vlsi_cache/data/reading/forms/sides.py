@@ -62,10 +62,6 @@ def text_of(value: object, name: str, context: RowContext) -> str:
     return value
 
 
-def _is_text(row: Mapping[str, Any], name: str) -> bool:
-    return isinstance(row.get(name), str)
-
-
 def is_turns(value: object) -> bool:
     """Whether a value holds turns: a list of them, perhaps as JSON, or one alone."""
     return isinstance(value, list | Mapping) or is_list_text(value)
