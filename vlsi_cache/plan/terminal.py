@@ -99,7 +99,8 @@ def _cache(plan: Plan) -> str:
 
 
 def _devices(plan: Plan) -> str:
-    memory = "of unknown memory" if plan.memory_bytes is None else spelt_bytes(plan.memory_bytes)
+    unknown = "of unknown memory (none is here; --memory 80GB says it, --device cpu plans for here)"
+    memory = unknown if plan.memory_bytes is None else spelt_bytes(plan.memory_bytes)
     shared = ", which share the student's weights (FSDP)" if plan.shards_student else ""
     return f"{plan.devices} × {plan.device}, {memory}{shared}"
 
