@@ -99,7 +99,7 @@ def _cache(plan: Plan) -> str:
 
 
 def _devices(plan: Plan) -> str:
-    unknown = "of unknown memory (none is here; --memory 80GB says it, --device cpu plans for here)"
+    unknown = "of unknown memory: give --memory 80GB, or --device cpu to plan for this machine"
     memory = unknown if plan.memory_bytes is None else spelt_bytes(plan.memory_bytes)
     shared = ", which share the student's weights (FSDP)" if plan.shards_student else ""
     return f"{plan.devices} × {plan.device}, {memory}{shared}"
