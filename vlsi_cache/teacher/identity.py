@@ -13,6 +13,7 @@ from vlsi_cache.hidden import HiddenSigns, HiddenTap
 from vlsi_cache.manifest import (
     OUTPUT_TAP,
     CacheManifest,
+    ConfigIdentity,
     DatasetIdentity,
     TeacherIdentity,
     TokenizerIdentity,
@@ -21,6 +22,7 @@ from vlsi_cache.manifest import (
 from vlsi_cache.models import (
     Backbone,
     chat_template_hash,
+    config_hash,
     resolve_taps,
     tokenizer_of,
     vocabulary_hash,
@@ -45,18 +47,23 @@ def validate_cache_folder(run: Run) -> None:
     validate_beginnable(run.recipe.cache_path, {"dataset": _dataset_identity(run)})
 
 
-def validate_cache_of(run: Run, teacher: Backbone) -> None:
+def validate_cache_of(run: Run, teacher: Backbone, processor: Path) -> None:
     """Refuse the cache of another teacher before its verbalizers train, not after.
 
+    Args:
+        run: the recipe and its data.
+        teacher: the model.
+        processor: folder of its processor, as it was before its use.
+
     Raises:
-        CacheMismatchError: the cache there was begun with other settings.
+        CacheMismatchError: the cache there was begun with other settings, or another processor.
     """
     known = _known_fields(run, teacher)
     section = run.recipe.teacher
     if section.verbalizers is None:
         taps = resolve_taps(section.taps, teacher.decoder.num_blocks, where=teacher.name)
         known["taps"] = (*taps, OUTPUT_TAP)
-    validate_beginnable(run.recipe.cache_path, known)
+    validate_beginnable(run.recipe.cache_path, known, processor)
 
 
 def begin_dump(
@@ -126,6 +133,9 @@ def _known_fields(run: Run, teacher: Backbone) -> dict[str, Any]:
             weights_fingerprint=teacher.fingerprint,
             revision=run.recipe.teacher.revision,
             loading=dict(teacher.loading),
+            config=ConfigIdentity(
+                sha256=config_hash(model.config), transformers=version("transformers")
+            ),
         ),
         "tokenizer": TokenizerIdentity(
             name=teacher.name,
