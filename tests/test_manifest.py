@@ -103,7 +103,9 @@ def test_configs_are_compared_where_one_version_read_both() -> None:
         f"teacher.config.sha256 is {sha256('one')[:12]}…, asked for {sha256('two')[:12]}… "
         "(the teacher's config.json decides other numbers)"
     )
-    for other in (first, with_config("two", "5.24.0"), with_config("one", "4.0"), with_config(None)):
+    versions = ("5.24.0", "4.0")
+    others = [with_config("two", version) for version in versions]
+    for other in (first, with_config(None), *others):
         assert find_manifest_differences(first, other) == []
         assert find_manifest_differences(other, first) == []
 

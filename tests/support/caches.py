@@ -159,9 +159,7 @@ def write_part(
     fields = {**manifest.model_dump(), "dataset": dataset, **changes}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "tokenizer.json").write_text('{"vocabulary": []}')
-        writer = create_cache(
-            path, CacheManifest.model_validate(fields), processor or Path(folder)
-        )
+        writer = create_cache(path, CacheManifest.model_validate(fields), processor or Path(folder))
     for shard in writer.missing_shards():
         samples = manifest.shard_range(shard)
         writer.write_shard(shard, records[samples.start : samples.stop])

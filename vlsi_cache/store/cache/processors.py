@@ -133,9 +133,7 @@ def _without_words(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _deciding(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {
-            key: _deciding(one) for key, one in value.items() if not _UNDECIDING.fullmatch(key)
-        }
+        kept = {key: _deciding(one) for key, one in value.items() if not _UNDECIDING.fullmatch(key)}
         return {key: one for key, one in kept.items() if one is not None}
     if isinstance(value, list):
         if any(isinstance(one, dict) for one in value):
