@@ -181,7 +181,8 @@ def _validate_alike(sources: Sequence[_Source]) -> None:
     for source in sources:
         # those of one version of transformers say more of each other than others do
         config = source.folder.manifest.teacher.config
-        kind = (config and config.transformers, source.index.processor is not None)
+        library = None if config is None else config.transformers
+        kind = (library, source.index.processor is not None)
         for other in (sources[0], alike.setdefault(kind, source)):
             name = "the first cache's" if other is sources[0] else other.folder.place.locate()
             found = _find_problems(source, other, name)
