@@ -133,6 +133,16 @@ def test_a_damaged_copy_says_nothing_of_a_processor(saved: Path, tmp_path: Path)
     assert not verify_cache(tmp_path / "cache").sound
 
 
+@pytest.mark.parametrize("content", [b"no JSON", b"[]", b'{"a": ' * 900 + b"1" + b"}" * 900])
+def test_what_cannot_be_compared_is_no_difference(
+    saved: Path, tmp_path: Path, content: bytes
+) -> None:
+    shutil.copytree(saved, tmp_path / "other")
+    (tmp_path / "other/tokenizer_config.json").write_bytes(content)
+    create_cache(tmp_path / "cache", manifest_of("5.23.0"), tmp_path / "other")
+    create_cache(tmp_path / "cache", manifest_of("5.23.0"), saved)
+
+
 def part(path: Path, numbers: range, processor: Path, library: str | None) -> Path:
     """A complete cache with a processor, of a teacher that this version of transformers read."""
     teacher = manifest_of(library).teacher.model_dump(mode="json")

@@ -16,6 +16,7 @@ from typing import Any, Final
 from vlsi_cache.differences import ABSENT, Difference, find_differences
 from vlsi_cache.errors import CacheError
 from vlsi_cache.jsonmodels import parse_json
+from vlsi_cache.store.cache.folder import PROCESSOR_FILE_BYTES
 from vlsi_cache.store.cache.seals import FileSeal, ProcessorSeal, sha256_hex
 from vlsi_cache.store.places.keys import PROCESSOR_FOLDER
 from vlsi_cache.store.places.place import Place
@@ -51,7 +52,8 @@ class SavedProcessor:
             return (self.contents or {}).get(name)
         wanted, key = self.files[name], f"{PROCESSOR_FOLDER}/{name}"
         try:
-            if self.place.size(key) != wanted.num_bytes:
+            # a seal may state any size
+            if not wanted.num_bytes == self.place.size(key) <= PROCESSOR_FILE_BYTES:
                 return None
             content = self.place.read(key, limit=wanted.num_bytes)
         except CacheError:
@@ -109,13 +111,11 @@ def _tree(file: str, content: bytes | None) -> dict[str, Any] | None:
     """Return what a file decides, or None if that is not known."""
     try:
         tree = parse_json(content or b"")
-    except ValueError:
+        if not isinstance(tree, dict):
+            return None
+        deciding: dict[str, Any] = _deciding(_without_words(tree) if file == _TOKENIZER else tree)
+    except (ValueError, RecursionError):  # a foreign cache may hold anything
         return None
-    if not isinstance(tree, dict):
-        return None
-    if file == _TOKENIZER:
-        tree = _without_words(tree)
-    deciding: dict[str, Any] = _deciding(tree)
     return deciding
 
 
