@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,7 +152,8 @@ def command(recipe: Recipe, partition: str | None) -> None:
 
 def _say_what_is_next(recipe: Recipe, path: str | Path) -> None:
     missing = _completeness(path)
-    click.echo(f"cache: {path}{missing}\nlook inside with: vlsi-cache inspect {path}")
+    inspecting = shlex.join(["vlsi-cache", "inspect", str(path)])
+    click.echo(f"cache: {path}{missing}\nlook inside with: {inspecting}")
     if not missing:
         student = {} if recipe.student.model else {"--student": "MODEL"}
         click.echo(f"next: {next_command('train-student', student)}")

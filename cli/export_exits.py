@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
 from vlsi_cache.cli.completion import complete_folders
+from vlsi_cache.cli.early import validate_folder_there
 from vlsi_cache.cli.options import errors_in_one_line
 from vlsi_cache.cli.terminal import importing, log_to
-from vlsi_cache.errors import ModelError
 
 __all__ = ["command"]
 
@@ -27,8 +28,7 @@ def command(run: Path, out: Path, replace: bool, as_json: bool) -> None:
     student or of verbalizers.
     """
     log_to("stderr")
-    if not run.is_dir():
-        raise ModelError("no such folder", where=run, mend="Name the folder of a run")
+    validate_folder_there(run, "Name the folder of a run")
     with importing():
         from vlsi_cache.verbalizer import export_exits
 
@@ -39,4 +39,5 @@ def command(run: Path, out: Path, replace: bool, as_json: bool) -> None:
     click.echo(f"exits at taps {', '.join(map(str, found.taps))} of {found.backbone}: {out}")
     if found.stale:
         click.echo("they are older than the student: docs/exits.md says how to renew them")
-    click.echo(f"next: vlsi-cache evaluate {found.backbone} --verbalizers {out} --data HELD-OUT")
+    words = ["vlsi-cache", "evaluate", str(found.backbone), "--verbalizers", str(out)]
+    click.echo(f"next: {shlex.join(words)} --data HELD-OUT")

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from vlsi_cache.cli.completion import ASSIGNMENT, complete_by_key
-from vlsi_cache.cli.next_step import Given, remember_given
+from vlsi_cache.cli.next_step import Given, keep_flags, remember_given
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.interruption import Interrupted
 from vlsi_cache.limits import plain_limit_errors
@@ -112,6 +112,7 @@ def recipe_flags(flags: Mapping[str, str], *, is_argument: bool = False) -> Call
             recipe = _load(flags, alone or recipe_path, assignments, typed)
             return function(*args, recipe=recipe, **kwargs)
 
+        keep_flags(with_recipe, flags)
         decorated: Any = with_recipe
         if is_argument:
             kind = click.Path(path_type=Path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -159,7 +160,7 @@ def _machine_flags(given: Mapping[str, Any]) -> dict[str, str]:
 def _next(
     plan: Plan, recipe: Recipe, typed: Mapping[str, str], machine_flags: Mapping[str, str]
 ) -> str:
-    """Return the command that comes next: the first whose stages are not done.
+    """Return the command that comes next: the first whose stages are not done, or a look at all.
 
     Args:
         plan: what is to be done.
@@ -173,7 +174,7 @@ def _next(
         again = next_command("plan", {**typed, **machine_flags})
         return f"{again} --fsdp" if plan.shards_student else again
     if not remaining:
-        return next_command("inspect", {}) if not plan.stages else "nothing, all stages are done"
+        return shlex.join(["vlsi-cache", "inspect", str(recipe.output)])
     name = "dump-teacher" if remaining[0].startswith("teacher") else "train-student"
     command = next_command(name, typed if name.endswith(role) else {})
     launcher = _launcher(plan, recipe, name)

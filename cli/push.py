@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlsi_cache.cli.completion import complete_folders
+from vlsi_cache.cli.early import validate_folder_there
 from vlsi_cache.cli.options import errors_in_one_line
 from vlsi_cache.cli.terminal import log_to
 
@@ -40,6 +41,7 @@ def command(path: Path, repository: str, *, dry_run: bool, **options: Any) -> No
     HF_TOKEN and HF_ENDPOINT. No other command uploads anything.
     """
     log_to("stderr")
+    validate_folder_there(path, "Give the folder of a finished student or of a complete cache")
     from vlsi_cache.sharing import plan_upload, push_to_hub
 
     if dry_run:

@@ -27,7 +27,7 @@ def log_to(stream: Literal["stdout", "stderr"]) -> None:
     handler: logging.Handler = LineHandler(lines)
     if terminal is not None:
         handler = _LiveHandler(lines, terminal)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Formatter())
     root = logging.getLogger("vlsi_cache")
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if terminal is None else LIVE)
@@ -82,6 +82,15 @@ def hide_other_progress_bars() -> None:
 
     quiet_transformers()
     quiet_datasets()
+
+
+class _Formatter(logging.Formatter):
+    """Marks a warning as one, in a terminal and in a file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message, behind its level if that is a warning or worse."""
+        text = super().format(record)
+        return f"{record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text
 
 
 class _LiveHandler(LineHandler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,3 +114,12 @@ def _say_what_is_next(recipe: Recipe, result: Path) -> None:
         click.echo(f"verbalizers: {result}\nnext: {next_command('train-student', {})}")
         return
     click.echo(f"student: {result}\nload it with: {loading_code(result)}")
+    click.echo(f"next: {shlex.join(['vlsi-cache', 'evaluate', str(result), *_held_out(recipe)])}")
+
+
+def _held_out(recipe: Recipe) -> list[str]:
+    """Return the flags of the held-out data, as far as the recipe knows it."""
+    path = recipe.held_out.path or (recipe.data.path if recipe.held_out.split else None)
+    split = recipe.held_out.split or recipe.data.split
+    flags = ["--data", path if isinstance(path, str) else "HELD-OUT"]
+    return flags + (["--split", split] if isinstance(path, str) and split != "train" else [])

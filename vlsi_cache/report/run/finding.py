@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from vlsi_cache.errors import CacheError, StageError, printable
+from vlsi_cache.nearby import nothing_at, perhaps
 from vlsi_cache.stagefiles import STAGE_FILE
 from vlsi_cache.store import is_begun
 
@@ -34,7 +35,12 @@ def kind_of(path: str | Path) -> PlaceKind:
         return "run"
     mend = "Give the folder of a cache, or the output folder of a run"
     if not folder.exists():
-        raise CacheError("no cache and no run here", where=path, found="nothing", mend=mend)
+        raise CacheError(
+            "no cache and no run here",
+            where=path,
+            found=nothing_at(folder),
+            mend=perhaps(folder, mend, folder=True),
+        )
     above = next((parent for parent in folder.resolve().parents if _is_near(folder, parent)), None)
     raise StageError(
         "neither a cache nor a run",
