@@ -21,6 +21,7 @@ from vlsi_cache.cli.options import (
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
 from vlsi_cache.recipe import validate_named, validate_trackers
+from vlsi_cache.recipe.outputs import validate_outputs
 from vlsi_cache.recipe.partition import Partition
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def command(recipe: Recipe, partition: str | None) -> None:
     log_to("stdout")
     selected = None if partition is None else Partition.parse(partition)
     validate_named(recipe, ["teacher"])
+    validate_outputs(recipe)
     validate_verbalizers_there(recipe.teacher.verbalizers)
     validate_trackers(recipe)
     with stopping_on_signals():

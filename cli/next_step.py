@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 import yaml
 
-__all__ = ["Given", "keep_flags", "loading_code", "next_command", "remember_given"]
+__all__ = ["Given", "keep_flags", "keys_of_flags", "loading_code", "next_command", "remember_given"]
 
 _META: Final = "vlsi_cache.given"
 _KEYS: Final = "__recipe_keys__"
@@ -83,10 +83,13 @@ def next_command(name: str, more: Mapping[str, str]) -> str:
 
 
 def _flags_of(name: str) -> dict[str, str]:
-    """Return the flags of a command by their recipe keys, in the order of its help."""
     from vlsi_cache.cli.main import COMMANDS
 
-    command: click.Command = import_module(COMMANDS[name]).command
+    return keys_of_flags(import_module(COMMANDS[name]).command)
+
+
+def keys_of_flags(command: click.Command) -> dict[str, str]:
+    """Return the flags of a command by their recipe keys, in the order of its help."""
     keys: Mapping[str, str] = getattr(command.callback, _KEYS)
     options = [one for one in command.params if isinstance(one, click.Option) and one.name in keys]
     return {keys[one.name]: max(one.opts, key=len) for one in options if one.name is not None}
@@ -146,7 +149,7 @@ def _learning_hidden(name: str, assignments: Sequence[str]) -> list[str]:
     learned = any(one.startswith("interaction.hidden") for one in assignments)
     if name != "train-student" or not recorded or learned or "cache.hidden=null" in assignments:
         return []
-    return ["--set", "interaction.hidden={}"]
+    return ["interaction.hidden={}"]
 
 
 def loading_code(folder: Path) -> str:

@@ -14,6 +14,7 @@ from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_fla
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
 from vlsi_cache.recipe import validate_named, validate_trackers
+from vlsi_cache.recipe.outputs import validate_outputs
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -94,6 +95,7 @@ def command(recipe: Recipe) -> None:
     """
     log_to("stdout")
     validate_named(recipe, ["student"])
+    validate_outputs(recipe)
     validate_trackers(recipe)
     validate_verbalizers_there(recipe.student.verbalizers)
     if "interaction" in recipe.stages and not recipe.interaction.follow:

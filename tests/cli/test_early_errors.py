@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def _run(folder: Path, arguments: str) -> tuple[int, str, str]:
     found = subprocess.run(
         [sys.executable, "-c", _RUN, *arguments.split()],
         cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},  # the same answer with a network as without
         capture_output=True,
         text=True,
         check=False,
@@ -39,6 +41,14 @@ def _run(folder: Path, arguments: str) -> tuple[int, str, str]:
     ("arguments", "code", "problem"),
     [
         ("check --teacher model --data absent.jsonl", 1, "absent.jsonl: there is no such data"),
+        ("check --teacher model --data row.jsonl", 1, "Perhaps rows.jsonl is meant"),
+        ("check --teacher model --data row", 1, "HF_HUB_OFFLINE forbids to ask the Hugging Face"),
+        (f"check --teacher modl {_DATA}", 1, "modl: there is no such folder here, and HF_HUB_OF"),
+        (f"check --teacher ./modl {_DATA}", 1, "Perhaps model is meant"),
+        ("verify modl", 1, "modl: no cache here; found no modl in "),
+        ("merge out modl", 1, "Perhaps model is meant"),
+        ("push modl owner/name", 1, "modl: no such folder; found no modl in "),
+        ("check --recipe recipe.yml", 2, "Perhaps recipe.yaml is meant"),
         ("check --teacher model --data *.json", 1, "*.json: no file has a name of this pattern"),
         (f"check --teacher ./absent {_DATA}", 1, "./absent: there is no such model folder"),
         (f"check {_DATA}", 2, "no model is named"),

@@ -13,13 +13,14 @@ from click.testing import CliRunner, Result
 
 from support.runs import make_recipe, save_text_model, write_conversations
 from vlsi_cache.cli.main import cli
-from vlsi_cache.cli.next_step import Given, next_command, remember_given
+from vlsi_cache.cli.next_step import Given, keys_of_flags, next_command, remember_given
 from vlsi_cache.errors import CacheError, DataError, ModelError, RecipeError
 from vlsi_cache.plan.planning import not_planned
 from vlsi_cache.plan.rehearsing.sketch import read_sketch
 from vlsi_cache.recipe import (
     Recipe,
     TeacherSection,
+    apply_overrides,
     load_recipe,
     recipe_from_mapping,
     validate_model_folder,
@@ -49,7 +50,10 @@ def test_a_recipe_stands_alone_or_behind_its_flag(command: str, tmp_path: Path) 
     absent = tmp_path / "absent.yaml"
     alone, flagged = _run(command, absent), _run(command, "--recipe", absent)
     assert alone.exit_code == flagged.exit_code == 2
-    assert alone.output == flagged.output == f"error: {absent}: recipe not found\n"
+    assert alone.output == flagged.output == (
+        f"error: {absent}: recipe not found; found no absent.yaml in {tmp_path}. "
+        "Give a file of YAML.\n"
+    )
     twice = _run(command, absent, "--recipe", absent)
     assert "the recipe is given twice" in twice.output
 
@@ -131,6 +135,47 @@ def test_the_next_command_leaves_out_what_it_does_not_read() -> None:
             "vlsi-cache train-student --set finetuning.steps=2 --set cache.path=c"
         )
         assert "teacher.dtype" in next_command("dump-teacher", {})
+
+
+def test_the_next_commands_keep_a_student_until_it_is_trained() -> None:
+    flags = {"student.model": "my student", "teacher.model": "t", "data.on_error": "skip"}
+    with click.Context(cli):
+        remember_given(Given(Path("my recipes/r.yaml"), ("seed=1",), flags))
+        dump = next_command("dump-teacher", {"--taps": "1,3"})
+        assert dump == (
+            "vlsi-cache dump-teacher --recipe 'my recipes/r.yaml' --teacher t --taps 1,3 "
+            "--on-error skip --set seed=1 --set 'student.model=my student'"
+        )
+        assert next_command("plan", {}).endswith("--set seed=1 --set data.on_error=skip")
+        remember_given(Given(None, ("student.model=my student", "cache.m=9"), {"cache.k": 2}))
+        assert next_command("train-student", {}) == (
+            "vlsi-cache train-student --student 'my student'"
+        )
+
+
+@pytest.mark.parametrize("following", ["plan", "dump-teacher", "train-student"])
+@pytest.mark.parametrize("name", ["check", "plan", "dump-teacher", "train-student"])
+def test_the_next_command_has_only_options_that_it_knows(name: str, following: str) -> None:
+    before = cli.get_command(click.Context(cli), name)
+    after = cli.get_command(click.Context(cli), following)
+    assert before is not None
+    assert after is not None
+    keys = keys_of_flags(before)
+    texts = {"data.path": "a: b", "output": "yes", "cache.path": "[c"}
+    given = {key: texts.get(key, "x") for key in keys}
+    if "interaction.follow" in keys:
+        given["interaction.follow"] = True
+    with click.Context(cli):
+        remember_given(Given(None, (), given))
+        words = shlex.split(next_command(following, {}))
+    parser = after.make_parser(click.Context(after))
+    typed, rest, _ = parser.parse_args(words[2:])
+    assert rest == []
+    raw = apply_overrides({}, typed.get("assignments", []))
+    for key in ("data.path", "output"):
+        section, _, last = key.rpartition(".")
+        if key in keys and key not in keys_of_flags(after):
+            assert (raw[section] if section else raw)[last] == texts[key]
 
 
 @pytest.mark.parametrize(
