@@ -8,6 +8,7 @@ import click
 
 from vlsi_cache.cli.completion import complete_folders
 from vlsi_cache.cli.options import errors_in_one_line
+from vlsi_cache.cli.paths import HOME_PATH
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
 
@@ -18,7 +19,7 @@ __all__ = ["command"]
 @errors_in_one_line
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=HOME_PATH,
     shell_complete=complete_folders,
     default=Path("vlsi-cache-demo"),
     show_default=True,

@@ -10,6 +10,7 @@ import click
 from vlsi_cache.cli.completion import complete_folders
 from vlsi_cache.cli.early import validate_folder_there
 from vlsi_cache.cli.options import errors_in_one_line
+from vlsi_cache.cli.paths import HOME_PATH
 from vlsi_cache.cli.terminal import importing, log_to
 
 __all__ = ["command"]
@@ -17,8 +18,8 @@ __all__ = ["command"]
 
 @click.command("export-exits")
 @errors_in_one_line
-@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_folders)
-@click.argument("out", type=click.Path(path_type=Path), shell_complete=complete_folders)
+@click.argument("run", type=HOME_PATH, shell_complete=complete_folders)
+@click.argument("out", type=HOME_PATH, shell_complete=complete_folders)
 @click.option("--replace", is_flag=True, help="Replace the exits that OUT holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(run: Path, out: Path, replace: bool, as_json: bool) -> None:

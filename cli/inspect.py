@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from vlsi_cache.cli.completion import complete_folders
+from vlsi_cache.cli.early import validate_cache_there
 from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
+from vlsi_cache.cli.paths import HOME_FILE
 from vlsi_cache.cli.showing import (
     echo_json,
     print_table,
@@ -54,7 +56,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=HOME_FILE,
     help="Write a page of everything, with these samples or a few at random.",
 )
 @click.option("--data", metavar="PATH", help="Show samples with their conversations and images.")
@@ -108,6 +110,7 @@ def command(
             _refuse("a run has no samples", given, ("samples", "data", "max_samples"))
             _run(recipe.cache_path, html, as_json=as_json)
             return
+    validate_cache_there(recipe.cache_path)
     data = _data(recipe, asks_for_data=asks_for_data, html=html)
     _cache(recipe.cache_path, html, _Shown(samples, data, max_samples), as_json=as_json)
 

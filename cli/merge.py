@@ -11,6 +11,7 @@ from vlsi_cache.cli.early import validate_cache_there
 from vlsi_cache.cli.options import errors_in_one_line
 from vlsi_cache.cli.terminal import counting, log_to
 from vlsi_cache.errors import counted
+from vlsi_cache.recipe import at_home
 
 __all__ = ["command"]
 
@@ -30,6 +31,7 @@ def command(out: str, caches: tuple[str, ...]) -> None:
     stopped.
     """
     log_to("stderr")
+    out, caches = at_home(out), tuple(map(at_home, caches))
     for cache in caches:
         validate_cache_there(cache)
     from vlsi_cache.store import merge_caches

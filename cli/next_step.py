@@ -160,4 +160,4 @@ def loading_code(folder: Path) -> str:
 
     sees = type(load_config(str(folder))) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     auto = "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"
-    return f'transformers.{auto}.from_pretrained({json.dumps(str(folder), ensure_ascii=False)})'
+    return f"transformers.{auto}.from_pretrained({json.dumps(str(folder), ensure_ascii=False)})"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_LEAST_BYTES = 10**6
+"""A bare number below it is not meant as bytes."""
 _UNITS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}
 
 
@@ -38,6 +40,8 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", value.strip().upper())
     if found is None or not float(found[1]):
         raise click.BadParameter(f"expected a size such as 80GB or 80GiB, found {value!r}")
+    if value.strip().isdecimal() and int(value) < _LEAST_BYTES:
+        raise click.BadParameter(f"{value} would be bytes: write {value}GB or {value}GiB")
     power = _UNITS[found[2]]
     unit = 2.0 ** (power // 3 * 10) if found[3] else 10.0**power
     return _Size(value.strip(), round(float(found[1]) * unit))

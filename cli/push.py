@@ -10,6 +10,7 @@ import click
 from vlsi_cache.cli.completion import complete_folders
 from vlsi_cache.cli.early import validate_folder_there
 from vlsi_cache.cli.options import errors_in_one_line
+from vlsi_cache.cli.paths import HOME_PATH
 from vlsi_cache.cli.terminal import log_to
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ __all__ = ["command"]
 
 @click.command("push", short_help="Upload a student or a cache to the hub.")
 @errors_in_one_line
-@click.argument(
-    "path", metavar="PATH", type=click.Path(path_type=Path), shell_complete=complete_folders
-)
+@click.argument("path", metavar="PATH", type=HOME_PATH, shell_complete=complete_folders)
 @click.argument("repository", metavar="OWNER/NAME")
 @click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
 @click.option("--revision", metavar="BRANCH", help="Branch to commit to.  [default: main]")

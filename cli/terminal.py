@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["counting", "hide_other_progress_bars", "import_libraries", "importing", "log_to"]
 
+_DUMB: Final = ("dumb", "unknown")
 _IMPORTING: Final = "importing torch and transformers"
 
 
 def log_to(stream: Literal["stdout", "stderr"]) -> None:
     """Send the library's log lines to ``stdout`` or ``stderr``."""
     lines = sys.stdout if stream == "stdout" else sys.stderr
-    terminal = next((one for one in (lines, sys.stderr) if one.isatty()), None)
+    is_dumb = os.environ.get("TERM", "").lower() in _DUMB  # as rich has it: no line is written over
+    terminal = next((one for one in (lines, sys.stderr) if one.isatty() and not is_dumb), None)
     handler: logging.Handler = LineHandler(lines)
     if terminal is not None:
         handler = _LiveHandler(lines, terminal)

@@ -46,7 +46,7 @@ def test_names_that_are_nearly_right_are_found(typed: str, meant: str | None, he
 
 def test_a_folder_is_not_a_file(here: Path) -> None:
     assert find_near("teacher.tx") == "teacher.txt"
-    assert find_near("teacher.tx", folder=True) is None
+    assert find_near("teacher.tx", folder=True) == "teacher"
     assert find_near("row", folder=True) is None
     assert perhaps("row.jsonl", "Give a file") == "Perhaps rows.jsonl is meant"
     assert perhaps("row", "Give a folder", folder=True) == "Give a folder"

@@ -145,10 +145,10 @@ def test_flags_and_keys_are_named_as_they_were_given(tmp_path: Path) -> None:
     arguments = "check --limit 0 --set data.splt=x --teacher model"
     _, stderr, _ = _run(tmp_path, arguments)
     first, *lines, last = stderr.splitlines()
-    assert first == "error: flags: recipe has 2 problems:"
+    assert first == "error: 2 problems:"
     assert lines == [
         "  --limit: input should be greater than 0, found 0",
-        "  data.splt: unknown key, perhaps split",
+        "  --set data.splt: unknown key, perhaps split",
     ]
     assert last.startswith("Every key is described in ")
     _, stderr, _ = _run(tmp_path, "dump-teacher --limit 0 --on-error stpo")

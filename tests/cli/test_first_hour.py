@@ -50,9 +50,13 @@ def test_a_recipe_stands_alone_or_behind_its_flag(command: str, tmp_path: Path) 
     absent = tmp_path / "absent.yaml"
     alone, flagged = _run(command, absent), _run(command, "--recipe", absent)
     assert alone.exit_code == flagged.exit_code == 2
-    assert alone.output == flagged.output == (
-        f"error: {absent}: recipe not found; found no absent.yaml in {tmp_path}. "
-        "Give a file of YAML.\n"
+    assert (
+        alone.output
+        == flagged.output
+        == (
+            f"error: {absent}: recipe not found; found no absent.yaml in {tmp_path}. "
+            "Give a file of YAML.\n"
+        )
     )
     twice = _run(command, absent, "--recipe", absent)
     assert "the recipe is given twice" in twice.output
@@ -109,6 +113,78 @@ def test_an_unknown_option_is_answered_with_the_recipes_key(
 def test_a_misspelt_key_suggests_its_neighbour_first(key: str, suggested: str) -> None:
     with pytest.raises(RecipeError, match=rf"{key}: unknown key, {suggested}"):
         load_recipe(None, [f"{key}=2"])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("teacher.taps=2,4", r"should be a list, found '2,4': write \[2,4\]"),
+        ("stages=interaction", r"found 'interaction': write \[interaction\]"),
+        ("data.limit=yes", "should be a whole number, found True"),
+        ("interaction.lora=none", "such as rank, .* or null for none, found 'none'"),
+        ("output=3", "output: should be a path, found 3"),
+        ("teacher.max_memory=80GB", "should be a mapping, found '80GB'"),
+        ("teacher.taps=[1,", r"is not YAML\. Quote what the shell would part or change"),
+    ],
+)
+def test_a_value_of_another_kind_says_how_it_is_written(assignment: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(None, [assignment])
+
+
+def test_a_recipe_is_found_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "r.yaml").write_text("cahe: {}", encoding="utf-8")
+    for given in (["~/r.yaml"], ["--recipe", "~/r.yaml"], ["--recipe=~/r.yaml"]):
+        assert f"error: {tmp_path}/r.yaml: recipe has 1 problem" in _run("check", *given).stderr
+
+
+def test_a_recipe_from_another_folder_says_where_its_paths_begin(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = recipe.output.parent
+    file = folder / "relative.yaml"
+    file.write_text(
+        "teacher: {model: ./teacher}\ndata: {path: data.jsonl}\noutput: run\n", encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    result = _run("dump-teacher", file)
+    assert result.exit_code == 1
+    *_, last = result.stderr.splitlines()
+    assert last == (
+        f"note: paths in a recipe begin at the folder that you are in, which is {tmp_path}. "
+        f"Beside the recipe there is ./teacher and data.jsonl: run cd {folder} first"
+    )
+    monkeypatch.chdir(folder)
+    assert "note:" not in _run("dump-teacher", "relative.yaml", "--limit", 0).stderr
+
+
+def test_a_path_without_its_option_is_answered_with_the_option(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    data = recipe.data.path
+    result = _run("evaluate", "model", data)
+    assert result.exit_code == 2
+    assert f"Perhaps --data {data} is meant" in result.output
+    assert "Perhaps" not in _run("evaluate", "model", "absent").output
+
+
+def test_a_bare_number_is_no_memory(file: Path) -> None:
+    result = _run("plan", file, "--memory", "80")
+    assert result.exit_code == 2
+    assert "80 would be bytes: write 80GB or 80GiB" in result.output
+
+
+def test_a_page_is_written_over_no_other_file(recipe: Recipe, tmp_path: Path) -> None:
+    mine = tmp_path / "data.jsonl"
+    mine.write_text("{}\n", encoding="utf-8")
+    result = _run("inspect", tmp_path, "--html", mine)
+    assert result.exit_code == 1
+    assert f"{mine}: a page would be written over this file; found 3 bytes of" in result.stderr
+    assert mine.read_text(encoding="utf-8") == "{}\n"
+    for begins in ("", "<!DOCTYPE html>\n<html>"):
+        mine.write_text(begins, encoding="utf-8")
+        assert "neither a cache nor a run" in _run("inspect", tmp_path, "--html", mine).stderr
 
 
 def test_a_folder_of_models_names_the_models_in_it(tmp_path: Path) -> None:

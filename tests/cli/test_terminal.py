@@ -40,9 +40,9 @@ print("the end")
 """
 
 
-def _in_terminal() -> str:
+def _in_terminal(term: str = "xterm") -> str:
     parent, child = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    environment = {**os.environ, "TERM": term, "COLUMNS": "80"}
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT], stdout=child, stderr=child, stdin=child, env=environment
     )
@@ -67,6 +67,12 @@ def test_a_terminal_has_a_live_line_that_leaves_nothing_behind() -> None:
     assert "\x1b[2K" in shown, "the live line is wiped"
     assert shown.endswith("the end\r\n")
     assert "a line of its own\r\nwarning: mind this\r\n" in shown
+
+
+def test_a_terminal_that_writes_nothing_over_has_plain_lines() -> None:
+    shown = _in_terminal("dumb")
+    assert "\x1b" not in shown
+    assert "first: 4 of 10 rows  " in shown, "the line that a log file has each minute"
 
 
 def test_a_file_has_plain_lines() -> None:

@@ -97,7 +97,7 @@ def _stage(name: str, folder: Path, record: StageRecord, file: str) -> StageSumm
 
 
 def _resting(lines: Sequence[MetricLine], matching: Matching) -> Iterator[str]:
-    """Yield a note if the taps have come to rest: their figures are then those of an earlier step."""
+    """Yield a note if the taps have come to rest: their figures end at an earlier step."""
     weights = [line for line in lines if _TAPS_WEIGHT in line.metrics]
     last = matching.periods[-1].last_step
     if weights and weights[-1].metrics[_TAPS_WEIGHT] == 0 and weights[-1].step > last:
