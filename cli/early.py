@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
-from vlsi_cache.errors import CacheError, ModelError
+from vlsi_cache.errors import CacheError, ModelError, StageError
 from vlsi_cache.nearby import nothing_at, perhaps
 
-__all__ = ["validate_cache_there", "validate_folder_there", "validate_verbalizers_there"]
+__all__ = [
+    "validate_cache_there",
+    "validate_folder_there",
+    "validate_verbalizers_there",
+    "validate_writable",
+]
 
 _TRAINED: Final = "Leave teacher.verbalizers (or student.verbalizers) out to train them"
 
@@ -61,4 +67,25 @@ def validate_folder_there(folder: Path, mend: str) -> None:
             where=folder,
             found=None if folder.exists() else nothing_at(folder),
             mend=mend if folder.exists() else perhaps(folder, mend, folder=True),
+        )
+
+
+def validate_writable(folder: Path, flag: str) -> None:
+    """Refuse a folder that is a file, or that could not be made or written.
+
+    Args:
+        folder: where a command writes. It need not be there yet.
+        flag: the flag that names it.
+
+    Raises:
+        StageError: it cannot be written.
+    """
+    there = next((one for one in (folder, *folder.absolute().parents) if one.exists()), folder)
+    if not there.is_dir():
+        what = "this is a file, and a folder is wanted"
+        raise StageError(what, where=there, mend=f"Choose another {flag}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        what = "nothing can be written in this folder"
+        raise StageError(
+            what, where=there, mend=f"Choose another {flag}, or change its permissions"
         )

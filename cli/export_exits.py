@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from vlsi_cache.cli.completion import complete_folders
-from vlsi_cache.cli.early import validate_folder_there
+from vlsi_cache.cli.early import validate_folder_there, validate_writable
 from vlsi_cache.cli.options import errors_in_one_line
 from vlsi_cache.cli.paths import HOME_PATH
 from vlsi_cache.cli.terminal import importing, log_to
@@ -30,6 +30,7 @@ def command(run: Path, out: Path, replace: bool, as_json: bool) -> None:
     """
     log_to("stderr")
     validate_folder_there(run, "Name the folder of a run")
+    validate_writable(out, "OUT")
     with importing():
         from vlsi_cache.verbalizer import export_exits
 

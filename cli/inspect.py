@@ -107,7 +107,7 @@ def command(
             _compare(recipe.cache_path, kind, compare, max_samples, html, as_json=as_json)
             return
         if kind == "run":
-            _refuse("a run has no samples", given, ("samples", "data", "max_samples"))
+            _refuse(_no_samples(recipe.cache_path), given, ("samples", "data", "max_samples"))
             _run(recipe.cache_path, html, as_json=as_json)
             return
     validate_cache_there(recipe.cache_path)
@@ -164,6 +164,12 @@ def _refuse(why: str, given: Mapping[str, object], names: Sequence[str]) -> None
     for name in names:
         if given[name] not in (None, ()):
             raise click.UsageError(f"{why}, so {flags[name]} has no effect")
+
+
+def _no_samples(run: str | Path) -> str:
+    """Return why a run has no samples, and where they are if its cache lies in it."""
+    inside = Path(run) / "cache"
+    return "a run has no samples" + (f" ({inside} has them)" if inside.is_dir() else "")
 
 
 def _validate_kinds(path: str | Path, kind: str, other: str, max_samples: int | None) -> None:
