@@ -69,6 +69,8 @@ def test_a_folder_of_something_else_is_refused(
         {"output": "run"},
         {"output": "run", "cache.path": "run/cache"},
         {"output": "run", "cache.path": "cache"},
+        {"output": "run", "cache.path": "run"},  # whose reader says where the cache is
+        {"output": "other/run", "cache.path": "other"},
         {"output": "rows", "data.path": "rows/train.jsonl"},
         {"output": "teacher-2"},
         {"output": "new", "student.model": "run/student"},

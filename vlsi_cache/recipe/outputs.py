@@ -18,6 +18,8 @@ _OUTPUT: Final = "the run's folder (--output, or output in the recipe)"
 _CACHE: Final = "the cache (--cache, or cache.path in the recipe)"
 _RESULTS: Final = ("a model", "an adapter of peft", "trained verbalizers", "a stage of a run")
 _A_CACHE: Final = "a cache of vlsi-cache"
+_A_RUN: Final = "the output of a run"
+_EMPTY: Final = "an empty folder"
 
 
 def validate_outputs(recipe: Recipe) -> None:
@@ -100,10 +102,20 @@ def _owned(recipe: Recipe) -> Iterator[tuple[str, Path]]:
             if Path(name).is_dir():
                 yield "the folder of the data", Path(name)
     if recipe.cache.path is not None and "://" not in str(recipe.cache.path):
-        yield "the cache's own folder", Path(recipe.cache.path)
+        cache = Path(recipe.cache.path)
+        if _may_be_a_cache(cache, recipe.output):
+            yield "the cache's own folder", cache
     for above in recipe.output.resolve().parents:
         if (above / "manifest.json").is_file() and (above / "shards").is_dir():
             yield "a cache", above
+
+
+def _may_be_a_cache(cache: Path, output: Path) -> bool:
+    """Report whether a folder is a cache or can become one. What else it is, its reader says."""
+    held = find_folder_contents(cache).words if cache.is_dir() else None
+    if held in (None, _A_CACHE, _EMPTY):
+        return True
+    return _is_at(output, cache) and not str(held).startswith(_A_RUN)
 
 
 def _is_at(path: Path, folder: Path) -> bool:
