@@ -23,6 +23,8 @@ class ModelPreview:
 
     name: str
     """`from_pretrained` name or folder."""
+    role: str
+    """`teacher` or `student`."""
     num_blocks: int | None
     """Number of decoder blocks, if the configuration says it."""
     vocab_size: int
@@ -40,7 +42,7 @@ class ModelPreview:
         """
         if self.num_blocks is None:
             return None
-        return resolve_taps(taps, self.num_blocks, where=self.name)
+        return resolve_taps(taps, self.num_blocks, where=f"{self.role}.taps")
 
 
 def preview_model(section: ModelSection, role: str) -> ModelPreview:
@@ -63,6 +65,7 @@ def preview_model(section: ModelSection, role: str) -> ModelPreview:
     tokenizer = tokenizer_of(load_processor_of(section))
     return ModelPreview(
         name=name,
+        role=role,
         num_blocks=getattr(text, "num_hidden_layers", None),
         vocab_size=vocabulary_size(tokenizer),
         vocabulary=vocabulary_hash(tokenizer),
