@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-import torch
 from torch import Tensor
 
 from vlsi_cache.check.commands import find_record_failures, find_settings_failures
@@ -28,9 +27,17 @@ from vlsi_cache.data import (
 )
 from vlsi_cache.data.images import missing_image
 from vlsi_cache.data.reading.forms.names import Repetitions
-from vlsi_cache.errors import DataError, ModelError, VlsiCacheError, counted, printable
+from vlsi_cache.errors import (
+    CacheMismatchError,
+    DataError,
+    ModelError,
+    VlsiCacheError,
+    counted,
+    printable,
+)
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import Recipe, idle_settings, named_models
+from vlsi_cache.student.agreement import validate_tokens
 
 __all__ = ["check_data"]
 
@@ -40,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 _SHOWN_SAMPLES = 3
 """Samples that are shown: the first sound one of each third of the rows."""
-_OTHER_TOKENS = "teacher and student have other response tokens"
+_OTHER_TOKENS = "the student's processor gives other response tokens than the teacher's"
 
 
 def check_data(
@@ -97,7 +104,7 @@ def _opened(recipe: Recipe) -> tuple[list[Subject], list[CheckFailure]]:
             subjects.append(open_subject(role, section, recipe))
         except VlsiCacheError as error:
             found += failures_of(error, sample=None, models=[role])
-    found = joined([*found, *find_settings_failures(recipe)])
+    found = joined([*found, *find_settings_failures(recipe, subjects)])
     for subject in subjects:
         warn_of_model_files(subject)
     other = find_other_vocabulary(subjects) if recipe.reads_cache else None
@@ -198,18 +205,13 @@ class _Check:
         """Compare the response tokens of teacher and student."""
         if len(encoded) < 2 or not self.agree or not self.recipe.reads_cache:
             return
-        first, second = (response_ids(batch) for _, batch in encoded)
-        if not torch.equal(first, second):
-            self.failures.append(
-                CheckFailure(
-                    sample=printable(conversation.sample_id),
-                    models=[subject.checked.role for subject, _ in encoded],
-                    where=conversation.origin,
-                    kind=_OTHER_TOKENS,
-                    why=f"{_OTHER_TOKENS}; expected the teacher's "
-                    f"{len(first):,}; found {len(second):,}. Give both the same chat template.",
-                )
-            )
+        first, second = (response_ids(batch).tolist() for _, batch in encoded)
+        try:
+            validate_tokens(conversation, first, second, encoded[1][0].encoder.word)
+        except CacheMismatchError as error:
+            roles = [subject.checked.role for subject, _ in encoded]
+            failure = failure_of(error, sample=conversation.sample_id, models=roles)
+            self.failures.append(failure.model_copy(update={"kind": _OTHER_TOKENS}))
 
     def _count(
         self,

@@ -17,10 +17,10 @@ from vlsi_cache.matching import validate_reach
 from vlsi_cache.models import preview_model
 from vlsi_cache.recipe import Recipe, named_models
 from vlsi_cache.store import Cache, is_begun, open_cache
-from vlsi_cache.student.cached import CachedBatches, validate_data
+from vlsi_cache.student.cached import CachedBatches, validate_data, validate_tail
 from vlsi_cache.student.checks import training_checks
-from vlsi_cache.teacher.checks import settings_checks
-from vlsi_cache.teacher.identity import validate_cache_folder
+from vlsi_cache.teacher.checks import sampling_of, settings_checks
+from vlsi_cache.teacher.identity import validate_cache_folder, validate_cache_template
 from vlsi_cache.training import Run
 from vlsi_cache.training.preflight import validate_output
 from vlsi_cache.training.processes import resolve_device
@@ -37,17 +37,18 @@ _COMPARED: Final = 16
 """First samples that are compared with what the cache holds of them."""
 
 
-def find_settings_failures(recipe: Recipe) -> list[CheckFailure]:
+def find_settings_failures(recipe: Recipe, subjects: Sequence[Subject]) -> list[CheckFailure]:
     """Find what the commands of the named models refuse before they read the data.
 
     Args:
         recipe: description of the run.
+        subjects: the models whose processors could be loaded.
 
     Returns:
         Each problem once, with the roles of the models whose commands have it.
     """
     found: list[CheckFailure] = []
-    for role, check in _checks(recipe):
+    for role, check in _checks(recipe, subjects):
         try:
             check()
         except VlsiCacheError as error:
@@ -69,27 +70,32 @@ def find_record_failures(
     for subject in subjects:
         role = subject.checked.role
         try:
+            if not is_begun(recipe.cache_path):
+                continue
             if role == "teacher":
                 validate_cache_folder(_run(recipe, data, "teacher"))
-            elif recipe.reads_cache and is_begun(recipe.cache_path):
+            elif recipe.reads_cache:
                 _validate_record(recipe, subject, data)
         except VlsiCacheError as error:
             found += failures_of(error, sample=None, models=[role])
     return joined(found)
 
 
-def _checks(recipe: Recipe) -> Iterator[tuple[Role, Check]]:
+def _checks(recipe: Recipe, subjects: Sequence[Subject]) -> Iterator[tuple[Role, Check]]:
     named = named_models(recipe)
     for role in named:
         yield role, lambda: resolve_device(recipe.device)
         yield role, lambda: validate_output(recipe.output)
     if "teacher" in named:
         yield from (("teacher", check) for check in settings_checks(recipe))
+    if subjects and subjects[0].checked.role == "teacher":
+        processor = subjects[0].processor
+        yield "teacher", lambda: validate_cache_template(recipe.cache_path, processor)
     if "student" in named:
         read = _as_it_will_be(recipe) if "teacher" in named else _without_cache(recipe)
         yield from (("student", check) for check in training_checks(read))
     if len(named) == 2:
-        yield "student", lambda: _validate_taps(recipe)
+        yield "student", lambda: _validate_dump_to_come(recipe)
 
 
 def _as_it_will_be(recipe: Recipe) -> Recipe:
@@ -135,9 +141,13 @@ def _is_whole(recipe: Recipe) -> bool:
         return True
 
 
-def _validate_taps(recipe: Recipe) -> None:
-    """Refuse more student taps than the teacher's to come can be matched with."""
-    if "interaction" not in recipe.stages or not recipe.interaction.matches_taps:
+def _validate_dump_to_come(recipe: Recipe) -> None:
+    """Refuse a record that the student could not learn from, before there is one."""
+    settings = recipe.interaction
+    if "interaction" not in recipe.stages or _is_begun(recipe):
+        return
+    validate_tail(sampling_of(recipe), settings, recipe.cache_path)
+    if not settings.matches_taps:
         return
     counts = []
     for role, section in named_models(recipe).items():
@@ -148,8 +158,7 @@ def _validate_taps(recipe: Recipe) -> None:
         if taps is None:
             return
         counts.append(len(taps))
-    if not _is_begun(recipe):  # or its own taps count
-        validate_reach(counts[1], counts[0], recipe.interaction.matching)
+    validate_reach(counts[1], counts[0], settings.matching)
 
 
 def _validate_record(recipe: Recipe, subject: Subject, data: ConversationDataset) -> None:

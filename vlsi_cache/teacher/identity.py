@@ -32,7 +32,7 @@ from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
-__all__ = ["begin_dump", "validate_cache_folder", "validate_cache_of"]
+__all__ = ["begin_dump", "validate_cache_folder", "validate_cache_of", "validate_cache_template"]
 
 
 def validate_cache_folder(run: Run) -> None:
@@ -43,6 +43,16 @@ def validate_cache_folder(run: Run) -> None:
         CacheError: the folder holds something else, or cannot be used.
     """
     validate_beginnable(run.recipe.cache_path, {"dataset": _dataset_identity(run)})
+
+
+def validate_cache_template(path: str | Path, processor: Any) -> None:
+    """Refuse the cache of another chat template, by the teacher's processor alone.
+
+    Raises:
+        CacheMismatchError: the cache there was begun with another.
+        CacheError: the folder holds something else, or cannot be used.
+    """
+    validate_beginnable(path, {"chat_template_hash": chat_template_hash(processor)})
 
 
 def validate_cache_of(run: Run, teacher: Backbone) -> None:

@@ -142,7 +142,7 @@ def _refused(method: str, error: Exception) -> ModelError:
     package = _PACKAGES.get(method)
     absent = isinstance(error, ImportError) or "install" in str(error)
     return ModelError(
-        "the quantisation cannot be had here",
+        "the quantisation cannot be had on this machine",
         where=f"quantisation {method}",
         found=first_line(error),
         mend=f"pip install {package}" if package is not None and absent else None,
