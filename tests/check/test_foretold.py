@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from support.runs import make_recipe, save_text_model
+from support.runs import make_recipe
 from vlsi_cache.cli.main import cli
 from vlsi_cache.teacher import dump_teacher
 
@@ -109,6 +109,10 @@ def _quantised(**fields: object) -> Case:
     return lambda place: _config(place.teacher, quantization_config=fields)
 
 
+def _teacher(**fields: object) -> Case:
+    return lambda place: _config(place.teacher, **fields)
+
+
 def _set(path: str, value: object) -> Case:
     return lambda place: place.set(path, value)
 
@@ -139,21 +143,12 @@ def _without_weights(place: Place) -> None:
     (place.teacher / "model.safetensors").unlink()
 
 
-def _untied(place: Place) -> None:
-    _config(place.teacher, tie_word_embeddings=True)
-
-
 def _without_template(place: Place) -> None:
     (place.teacher / "chat_template.jinja").unlink()
 
 
 def _broken_template(place: Place) -> None:
     (place.teacher / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}")
-
-
-def _raising_template(place: Place) -> None:
-    text = "{{ raise_exception('no roles here') }}"
-    (place.teacher / "chat_template.jinja").write_text(text)
 
 
 def _other_words(place: Place) -> None:
@@ -186,12 +181,6 @@ def _bad_row(place: Place) -> None:
 def _empty_answer(place: Place) -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]
     place.write([*place.rows(), {"messages": turns}])
-
-
-def _absent_image(place: Place) -> None:
-    rows = place.rows()
-    rows[1] |= {"image": "absent.png"}
-    place.write(rows)
 
 
 def _image_for_text(place: Place) -> None:
@@ -276,175 +265,207 @@ def _alone(case: Case) -> Case:
     return changed
 
 
-def _nothing(place: Place) -> None:
-    pass
+def _other_template(place: Place) -> None:
+    path = place.teacher / "chat_template.jinja"
+    path.write_text(path.read_text().replace("assistant", "assistant "))
 
 
-def _uneven_heads(place: Place) -> None:
-    _config(place.teacher, num_attention_heads=5, head_dim=None)
+def _no_draws_or_tops(place: Place) -> None:
+    place.set("cache", {**place.raw["cache"], "k": 0, "m": 8, "drawn_from": "rest"})
+    place.set("interaction.tail", "rest")
 
 
-DUMPS: dict[str, Case] = {
+BEFORE: dict[str, Case] = {
     "bitsandbytes": _quantised(quant_method="bitsandbytes", load_in_4bit=True),
     "awq": _quantised(quant_method="awq", bits=4, group_size=128),
     "gptq": _quantised(quant_method="gptq", bits=4, group_size=128),
-    "compressed": _quantised(quant_method="compressed-tensors", config_groups={}),
-    "hqq": _quantised(quant_method="hqq"),
-    "quanto": _quantised(quant_method="quanto", weights="int8"),
-    "unknown quantisation": _quantised(quant_method="nobodys"),
-    "no quant_method": _quantised(bits=4),
-    "recipe's quantisation": _set("teacher.quantization", {"load_in_4bit": True}),
-    "recipe's unknown": _set("teacher.quantization", {"quant_method": "nobodys"}),
-    "flash attention": _set("teacher.attn_implementation", "flash_attention_2"),
-    "flash in config": lambda place: _config(
-        place.teacher, attn_implementation="flash_attention_2"
-    ),
-    "flash in config 2": lambda place: _config(
-        place.teacher, _attn_implementation="flash_attention_2"
-    ),
-    "hub kernel": _set("teacher.attn_implementation", "kernels-community/flash-attn"),
-    "use kernels": _set("teacher.use_kernels", True),
-    "own code": _own_code,
-    "unknown family": lambda place: _config(place.teacher, model_type="gpt-17"),
-    "no family": lambda place: _config(place.teacher, model_type=None),
+    "compressed tensors": _quantised(quant_method="compressed-tensors", config_groups={}),
+    "torchao of another version": _quantised(quant_method="torchao", quant_type="int4_weight_only"),
+    "a quantisation of nobody": _quantised(quant_method="nobodys"),
+    "a quantisation in the recipe": _set("teacher.quantization", {"load_in_4bit": True}),
+    "flash attention in the recipe": _set("teacher.attn_implementation", "flash_attention_2"),
+    "flash attention in the config": _teacher(_attn_implementation="flash_attention_2"),
+    "kernels": _set("teacher.use_kernels", True),
+    "code of its own": _own_code,
+    "an unknown family": _teacher(model_type="gpt-17"),
+    "an unknown activation": _teacher(hidden_act="wish"),
     "no weights": _without_weights,
-    "absent shard": lambda place: _in_shards(place.teacher, missing=True),
-    "head": _untied,
-    "uneven heads": _uneven_heads,
-    "wrong hidden size": lambda place: _config(place.teacher, hidden_size=48),
-    "bad dtype": lambda place: _config(place.teacher, dtype="float99"),
-    "bad act": lambda place: _config(place.teacher, hidden_act="wish"),
-    "bad rope": lambda place: _config(place.teacher, rope_parameters={"rope_type": "wish"}),
+    "an absent shard": lambda place: _in_shards(place.teacher, missing=True),
+    "a tied head of its own": _teacher(tie_word_embeddings=True),
+    "other shapes": _teacher(hidden_size=48),
     "no tokenizer": lambda place: (place.teacher / "tokenizer.json").unlink(),
     "no template": _without_template,
-    "broken template": _broken_template,
-    "raising template": _raising_template,
-    "processor option": _set("teacher.processor", {"max_pixel": 3}),
-    "taps": _set("teacher.taps", [1, 99]),
-    "device map": _set("teacher.device_map", "cuda:3"),
-    "device": _set("device", "cuda"),
-    "output": _file_as_output,
-    "foreign cache": _foreign_cache,
-    "k": _set("cache.k", 4000),
-    "hidden": _set("interaction.hidden", {}),
-    "tracker": _set("report_to", ["mlflow"]),
-    "bad row": _bad_row,
-    "empty answer": _empty_answer,
-    "image for text": _image_for_text,
-    "too long": _set("data.max_length", 5),
-    "all too long": _all_too_long,
+    "a broken template": _broken_template,
+    "an option of no processor": _set("teacher.processor", {"max_pixel": 3}),
+    "taps that are no blocks": _set("teacher.taps", [1, 99]),
+    "a device of another machine": _set("teacher.device_map", "cuda:3"),
+    "an absent accelerator": _set("device", "cuda"),
+    "heads that cannot be divided": _set("teacher.tensor_parallel", 3),
+    "a file as output": _file_as_output,
+    "a folder of other things": _foreign_cache,
+    "more entries than words": _set("cache.k", 4000),
+    "a hidden state that is not recorded": _set("interaction.hidden", {}),
+    "a row that is not JSON": _bad_row,
+    "an empty answer": _empty_answer,
+    "an image for a text model": _image_for_text,
+    "all rows too long": _all_too_long,
     "no data": lambda place: place.data.unlink(),
-    "verbalizers of nobody": _verbalizers_of_nobody,
-    "verbalizers damaged": _verbalizers_damaged,
-    "torchao": _quantised(quant_method="torchao", quant_type="int4_weight_only"),
-    "gguf": lambda place: place.set("teacher.model", str(place.folder / "x.gguf")),
-    "hub name": _set("teacher.model", "nobody/nothing-at-all"),
-    "tp heads": _set("teacher.tensor_parallel", 3),
-    "map": _set("teacher.device_map", {"model": "cpu"}),
-    "memory": lambda p: (
-        p.set("teacher.device_map", "auto"),
-        p.set("teacher.max_memory", {"cpu": "lots"}),
-    ),
-    "tail": lambda p: (
-        p.set("cache", {**p.raw["cache"], "k": 0, "m": 8, "drawn_from": "rest"}),
-        p.set("interaction.tail", "rest"),
-    ),
-    "hidden block": _set("cache.hidden", {"block": 77}),
-    "revision": _set("teacher.revision", "v9"),
-    "url": _set("cache.path", "wasb://bucket/x"),
-    "s3": _set("cache.path", "s3://bucket/x"),
-    "template variables": _set("data.template_variables", {"messages": []}),
-    "image root": _set("data.image_root", "nowhere"),
-    "split": _set("data.split", "nosuch"),
-    "empty data": lambda place: place.data.write_text(""),
-    "read-only": lambda place: place.set("output", "/proc/nothing/here"),
-    "nested tied": _untied,
+    "verbalizers that are not there": _verbalizers_of_nobody,
+    "damaged verbalizers": _verbalizers_damaged,
 }
-DUMPS_AGAIN: dict[str, Case] = {
-    "verbalizers beyond": _verbalizers_beyond,
+"""What ``dump-teacher`` refuses."""
+AFTER: dict[str, Case] = {
+    "verbalizers beyond the blocks": _verbalizers_beyond,
     "verbalizers without weights": _verbalizers_without_weights,
-    "other k": _set("cache.m", 7),
-    "other seed": _set("seed", 9),
-    "other shards": _set("cache.samples_per_shard", 2),
+    "other entries": _set("cache.m", 7),
+    "other draws": _set("seed", 9),
     "other data": _other_data,
-    "other taps": _set("teacher.taps", [1, 3]),
-    "other template": lambda place: (place.teacher / "chat_template.jinja").write_text(
-        (place.teacher / "chat_template.jinja").read_text().replace("assistant", "assistant ")
-    ),
-    "manifest": _no_manifest,
+    "another template": _other_template,
+    "a damaged manifest": _no_manifest,
 }
+"""What ``dump-teacher`` refuses where there is a cache."""
 TRAININGS: dict[str, Case] = {
-    "student awq": _student_quantised,
-    "student weights": lambda place: (place.student / "model.safetensors").unlink(),
-    "student flash": _set("student.attn_implementation", "flash_attention_2"),
-    "student taps": _set("student.taps", [0, 9]),
-    "student tokens": _other_words,
-    "student template": _student_template,
-    "student other data": _other_data,
-    "student tracker": _set("report_to", ["mlflow"]),
-    "lost shard": _alone(_lost_shard),
-    "cut shard": _alone(_cut_shard),
-    "no manifest": _alone(_no_manifest),
-    "too many taps": _set("student.taps", [0, 1, 2, 3]),
-    "hidden not recorded": _alone(_set("interaction.hidden", {})),
-    "target tap": _set("interaction.output_target", {"tap": 4}),
-    "held-out data": _set("held_out.path", "nowhere.jsonl"),
-    "held-out cache": _set("held_out.cache", "nowhere"),
-    "select tap": _set("data.select", {"by": "disagreement", "tap": 4, "keep": 0.5}),
-    "verbalizers of the teacher": _verbalizers_of_the_student,
-    "student length": _set("data.max_length", 5),
-    "part": _set("held_out.part", 0.0001),
-    "part all": _set("held_out.part", 0.99999),
-    "between": _set("data.select", {"by": "entropy", "between": [100.0, 200.0]}),
-    "student own code": lambda place: _config(
-        place.student, model_type="own", auto_map={"AutoConfig": "code.OwnConfig"}
-    ),
-    "student act": lambda place: _config(place.student, hidden_act="wish"),
-    "student weights shape": lambda place: _config(place.student, intermediate_size=99),
+    "a quantised student": _student_quantised,
+    "no weights of the student": lambda place: (place.student / "model.safetensors").unlink(),
+    "other shapes of the student": lambda place: _config(place.student, intermediate_size=99),
+    "taps of the student": _set("student.taps", [0, 9]),
+    "more taps than the teacher's": _set("student.taps", [0, 1, 2, 3]),
+    "one more word": _other_words,
+    "another template of the student": _student_template,
+    "data of another cache": _other_data,
+    "a tracker": _set("report_to", ["mlflow"]),
+    "a lost shard": _alone(_lost_shard),
+    "a cut shard": _alone(_cut_shard),
     "no cache": _alone(lambda place: shutil.rmtree(place.cache)),
-    "manifest other": lambda place: (place.cache / "index.json").write_text("{}"),
-    "vocab": lambda place: _config(place.student, vocab_size=8),
+    "a hidden state": _alone(_set("interaction.hidden", {})),
+    "a target that is no tap": _set("interaction.output_target", {"tap": 4}),
+    "held-out data": _set("held_out.path", "nowhere.jsonl"),
+    "nothing held out": _set("held_out.part", 0.0001),
+    "nothing chosen": _set("data.select", {"by": "entropy", "between": [100.0, 200.0]}),
+    "verbalizers of the teacher": _verbalizers_of_the_student,
 }
+"""What ``train-student`` refuses."""
+
+
+def _bad_row_skipped(place: Place) -> None:
+    _bad_row(place)
+    place.set("data.on_error", "skip")
+
+
+def _other_words_for_labels(place: Place) -> None:
+    _other_words(place)
+    place.set("stages", ["finetuning"])
+
+
+def _output_alone(place: Place) -> None:
+    _few_taps(place)
+    place.set("interaction.inner", "none")
+
+
+def _named_verbalizers(place: Place) -> None:
+    place.set("teacher.taps", None)
+    place.set("teacher.verbalizers", str(place.output / "teacher-verbalizers"))
+
+
+SOUND: dict[str, tuple[str, Case]] = {
+    "the first dump": ("dump-teacher", _set("output", "fresh")),
+    "a dump that is done": ("dump-teacher", lambda _: None),
+    "shards of weights": (
+        "dump-teacher",
+        lambda place: _in_shards(place.teacher, missing=False),
+    ),
+    "a row that is skipped": ("dump-teacher", _bad_row_skipped),
+    "plain attention": ("dump-teacher", _set("teacher.attn_implementation", "eager")),
+    "verbalizers of the teacher's own": ("dump-teacher", _named_verbalizers),
+    "a training": ("train-student", lambda _: None),
+    "a training alone": ("train-student", _alone(lambda _: None)),
+    "labels of other words": ("train-student", _other_words_for_labels),
+    "a part held out": ("train-student", _set("held_out.part", 0.3)),
+    "half of the samples": ("train-student", _set("data.select", {"by": "entropy", "keep": 0.5})),
+    "the output alone": ("train-student", _output_alone),
+}
+"""What runs well, where there is a cache."""
 
 
 def _words(result: Result) -> str:
-    """The error of a command, or its traceback."""
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        return f"TRACEBACK {result.exception!r}"
-    lines = result.stderr.splitlines()
-    (start,) = [row for row, line in enumerate(lines) if line.startswith("error: ")][:1] or [0]
-    return "\n".join(lines[start:])
+    """The error of a command."""
+    assert result.exit_code > 0, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    _, error, words = result.stderr.rpartition("error: ")
+    assert error, result.stderr
+    return " ".join(words.split())
 
 
-def explore(kind, cases, command, dumped, begun, tmp_path):
-    for name, case in cases.items():
-        place = _place(begun, tmp_path / name.replace(" ", "_").replace("'", ""), dumped=dumped)
-        case(place)
-        checked = _run("check", place, "--json")
-        try:
-            report = json.loads(checked.stdout)
-            said = [f"{one['where']}: {one['why']}" for one in report["failures"]]
-        except ValueError:
-            said = ["NO JSON " + _words(checked)]
-        ran = _run(command, place)
-        words = _words(ran)
-        ok = (
-            ran.exit_code != 0
-            and checked.exit_code != 0
-            and any(one.split(": ", 1)[1][:60] in words or words[7:60] in one for one in said)
-        )
-        print(
-            f"\n=== {kind} {name}: {'OK' if ok else 'DIFFER'} run {ran.exit_code} check {checked.exit_code}"
-        )
-        if not ok:
-            print("   ran:", words[:700])
-            for one in said[:4]:
-                print("   said:", one[:500])
-            if checked.exit_code == 0 or not said:
-                print("   warnings:", checked.stderr[-600:])
+def _validate_foretold(command: str, place: Place) -> None:
+    """Compare what a check says with what the command then does."""
+    checked = _run("check", place, "--json")
+    assert checked.exit_code > 0, checked.output
+    ran = _words(_run(command, place))
+    if not checked.stdout:  # neither can open the data
+        assert _words(checked) == ran
+        return
+    failures = json.loads(checked.stdout)["failures"]
+    said = [" ".join(one["why"].split()).partition(". ")[0] for one in failures]
+    assert any(one in ran for one in said), (ran, said)
 
 
-def test_explore(begun, tmp_path):
-    explore("dump", DUMPS, "dump-teacher", False, begun, tmp_path / "d")
-    explore("again", DUMPS_AGAIN, "dump-teacher", True, begun, tmp_path / "a")
-    explore("train", TRAININGS, "train-student", True, begun, tmp_path / "t")
+@pytest.mark.parametrize("case", BEFORE)
+def test_what_a_dump_refuses_is_foretold(case: str, begun: Path, tmp_path: Path) -> None:
+    place = _place(begun, tmp_path / "here", dumped=False)
+    BEFORE[case](place)
+    _validate_foretold("dump-teacher", place)
+
+
+@pytest.mark.parametrize("case", AFTER)
+def test_what_a_dump_refuses_beside_a_cache_is_foretold(
+    case: str, begun: Path, tmp_path: Path
+) -> None:
+    place = _place(begun, tmp_path / "here", dumped=True)
+    AFTER[case](place)
+    _validate_foretold("dump-teacher", place)
+
+
+@pytest.mark.parametrize("case", TRAININGS)
+def test_what_a_training_refuses_is_foretold(case: str, begun: Path, tmp_path: Path) -> None:
+    place = _place(begun, tmp_path / "here", dumped=True)
+    TRAININGS[case](place)
+    _validate_foretold("train-student", place)
+
+
+@pytest.mark.parametrize("case", [_few_taps, _no_draws_or_tops])
+def test_what_a_dump_to_come_cannot_teach_is_foretold(
+    case: Case, begun: Path, tmp_path: Path
+) -> None:
+    place = _place(begun, tmp_path / "here", dumped=False)
+    case(place)
+    checked = _run("check", place, "--json")
+    assert checked.exit_code == 1
+    (failure,) = json.loads(checked.stdout)["failures"]
+    assert _run("dump-teacher", place).exit_code == 0
+    assert failure["why"].partition(". ")[0] in _words(_run("train-student", place))
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_what_runs_well_passes(
+    case: str, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, change = SOUND[case]
+    place = _place(begun, tmp_path / "here", dumped=True)
+    change(place)
+    if case == "a row that is skipped":
+        place.set("output", "fresh")
+    checked = _run("check", place)
+    assert checked.exit_code == 0, checked.output
+    ran = _run(command, place)
+    assert ran.exit_code == 0, ran.output
+
+
+def test_what_this_machine_lacks_is_said_to_be_its_own(begun: Path, tmp_path: Path) -> None:
+    place = _place(begun, tmp_path / "here", dumped=False)
+    for name in ("awq", "a device of another machine", "an absent accelerator", "kernels"):
+        BEFORE[name](place)
+    BEFORE["flash attention in the recipe"](place)
+    failures = json.loads(_run("check", place, "--json").stdout)["failures"]
+    assert len(failures) > 1
+    assert all("on this machine" in failure["kind"] for failure in failures)

@@ -9,10 +9,11 @@ from typing import Literal, TypeVar
 
 from torch import Tensor
 
-from vlsi_cache.check.commands import find_record_failures, find_settings_failures
+from vlsi_cache.check.commands import find_settings_failures
 from vlsi_cache.check.failures import failure_of, failures_of, joined
 from vlsi_cache.check.ids import RowIds
 from vlsi_cache.check.pictures import with_blank_pictures
+from vlsi_cache.check.records import find_record_failures
 from vlsi_cache.check.report import CheckedModel, CheckFailure, CheckReport, LearnedSample
 from vlsi_cache.check.subjects import Subject, open_subject
 from vlsi_cache.check.vocabularies import OTHER_VOCABULARY, find_other_vocabulary

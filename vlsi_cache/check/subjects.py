@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -15,9 +15,12 @@ from vlsi_cache.models import (
     tokenizer_of,
     vocabulary_hash,
 )
+from vlsi_cache.models.loading.preview import ModelPreview, describe_model
 from vlsi_cache.recipe import ModelSection, Recipe, named_models
 
-__all__ = ["Subject", "open_subject", "open_subjects"]
+__all__ = ["Role", "Subject", "open_subject", "open_subjects"]
+
+Role = Literal["teacher", "student"]
 
 _MOST_REPEATED = 4
 
@@ -26,6 +29,8 @@ _MOST_REPEATED = 4
 class Subject:
     """One model."""
 
+    role: Role
+    """`teacher` or `student`."""
     checked: CheckedModel
     """Its name and its limit."""
     section: ModelSection
@@ -41,6 +46,11 @@ class Subject:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
         return tokenizer_of(self.processor)
+
+    @property
+    def preview(self) -> ModelPreview:
+        """What its small files say."""
+        return describe_model(self.checked.name, self.role, self.config, self.tokenizer)
 
     @property
     def vocabulary(self) -> str:
@@ -70,7 +80,7 @@ def open_subjects(recipe: Recipe) -> list[Subject]:
     return [open_subject(role, section, recipe) for role, section in named_models(recipe).items()]
 
 
-def open_subject(role: str, section: ModelSection, recipe: Recipe) -> Subject:
+def open_subject(role: Role, section: ModelSection, recipe: Recipe) -> Subject:
     """Load the processor and the configuration of one model.
 
     Raises:
@@ -81,6 +91,7 @@ def open_subject(role: str, section: ModelSection, recipe: Recipe) -> Subject:
     text = config.get_text_config(decoder=True)
     limit = length_limit(text, recipe.data)
     return Subject(
+        role=role,
         checked=CheckedModel(role=role, name=section.model or "", max_length=limit),
         section=section,
         config=config,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
 from vlsi_cache.models.binding.taps import resolve_taps
 from vlsi_cache.models.identity import tokenizer_of, vocabulary_hash, vocabulary_size
 from vlsi_cache.models.loading.configs import load_config_of
@@ -14,7 +16,7 @@ from vlsi_cache.models.loading.processors import load_processor_of
 from vlsi_cache.models.places.feasibility import validate_loading
 from vlsi_cache.recipe import ModelSection, model_name
 
-__all__ = ["ModelPreview", "preview_model"]
+__all__ = ["ModelPreview", "describe_model", "preview_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,21 @@ def preview_model(section: ModelSection, role: str) -> ModelPreview:
     config = load_config_of(section)
     validate_loading(section, config, loader_of(config, name))
     preview_weights(name, config, revision=section.revision)
+    return describe_model(name, role, config, tokenizer_of(load_processor_of(section)))
+
+
+def describe_model(
+    name: str, role: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> ModelPreview:
+    """Return what a configuration and a tokenizer say of their model.
+
+    Args:
+        name: name of the model.
+        role: `teacher` or `student`.
+        config: its configuration.
+        tokenizer: its tokenizer.
+    """
     text = config.get_text_config(decoder=True)
-    tokenizer = tokenizer_of(load_processor_of(section))
     return ModelPreview(
         name=name,
         role=role,
