@@ -15,7 +15,7 @@ from vlsi_cache.store import is_begun, open_cache
 from vlsi_cache.student.cached import validate_tail
 from vlsi_cache.student.checks import training_checks
 from vlsi_cache.teacher.checks import sampling_of, settings_checks
-from vlsi_cache.teacher.identity import validate_cache_template
+from vlsi_cache.teacher.identity import validate_cache_settings
 from vlsi_cache.training.preflight import validate_output
 from vlsi_cache.training.processes import resolve_device
 from vlsi_cache.verbalizer import preview_taps
@@ -54,8 +54,8 @@ def _checks(recipe: Recipe, subjects: Sequence[Subject]) -> Iterator[tuple[Role,
     if "teacher" in named:
         yield from (("teacher", check) for check in settings_checks(recipe))
     if subjects and subjects[0].role == "teacher":
-        processor = subjects[0].processor
-        yield "teacher", lambda: validate_cache_template(recipe.cache_path, processor)
+        config, processor = subjects[0].config, subjects[0].processor
+        yield "teacher", lambda: validate_cache_settings(recipe, config, processor)
     if "student" in named:
         yield from (("student", check) for check in _training(recipe))
     if len(subjects) == 2:

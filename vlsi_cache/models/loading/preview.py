@@ -14,6 +14,7 @@ from vlsi_cache.models.loading.kinds import loader_of
 from vlsi_cache.models.loading.loading import preview_weights
 from vlsi_cache.models.loading.processors import load_processor_of
 from vlsi_cache.models.places.feasibility import validate_loading
+from vlsi_cache.models.places.quantization import validate_not_quantised
 from vlsi_cache.recipe import ModelSection, model_name
 
 __all__ = ["ModelPreview", "describe_model", "preview_model"]
@@ -57,10 +58,13 @@ def preview_model(section: ModelSection, role: str) -> ModelPreview:
     Raises:
         RecipeError: no model is named.
         ModelError: there is no such model, or it lacks a configuration, weights or a tokenizer. Or
-            the section asks for devices, kernels or packages that are not here.
+            it is a quantised student. Or the section asks for devices, kernels or packages that
+            are not here.
     """
     name = model_name(section, role)
     config = load_config_of(section)
+    if role == "student":
+        validate_not_quantised(config, name)
     validate_loading(section, config, loader_of(config, name))
     preview_weights(name, config, revision=section.revision)
     return describe_model(name, role, config, tokenizer_of(load_processor_of(section)))

@@ -15,6 +15,7 @@ from vlsi_cache.errors import ModelError, first_line
 __all__ = [
     "quantization_from",
     "quantization_of",
+    "validate_not_quantised",
     "validate_quantization",
 ]
 
@@ -110,6 +111,27 @@ def validate_quantization(config: PreTrainedConfig, options: Mapping[str, Any]) 
     except Exception as error:
         # Any error, because each method's package checks in its own way.
         raise _refused(_method(own or options), error) from error
+
+
+def validate_not_quantised(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a quantised checkpoint as a student.
+
+    Args:
+        config: the checkpoint's configuration.
+        name: the model.
+
+    Raises:
+        ModelError: the checkpoint is quantised.
+    """
+    fields = quantization_of(config)
+    if fields:
+        raise ModelError(
+            "a quantised student cannot be trained",
+            where=name,
+            expected="weights in float32, bfloat16 or float16",
+            found=f"quantization_config with quant_method {fields.get('quant_method')}",
+            mend="Give the checkpoint that it was quantised from. The teacher may be quantised",
+        )
 
 
 def _method(options: Mapping[str, Any]) -> str:
