@@ -64,7 +64,9 @@ def validate_cache_settings(recipe: Recipe, config: PreTrainedConfig, processor:
     if not is_begun(recipe.cache_path):
         return
     begun, section = open_cache(recipe.cache_path).manifest, recipe.teacher
-    quantised = quantization_of(config) or begun.teacher.loading.get("quantization")
+    asked = quantization_of(config) or section.quantization
+    # what was asked for is recorded with what follows from it
+    quantised = begun.teacher.loading.get("quantization", asked) if asked else {}
     own = {"quantization": quantised} if quantised else {}
     known: dict[str, Any] = {
         "model_type": config.model_type,
@@ -78,7 +80,7 @@ def validate_cache_settings(recipe: Recipe, config: PreTrainedConfig, processor:
         ),
         "chat_template_hash": chat_template_hash(processor),
     }
-    if section.dtype != "auto":
+    if section.dtype != "auto" and not quantised:
         found["dtype"] = section.dtype
     validate_beginnable(recipe.cache_path, found)
 
