@@ -48,9 +48,9 @@ def find_settings_failures(recipe: Recipe, subjects: Sequence[Subject]) -> list[
 
 def _checks(recipe: Recipe, subjects: Sequence[Subject]) -> Iterator[tuple[Role, Check]]:
     named = named_models(recipe)
-    for role in named:
-        yield role, lambda: resolve_device(recipe.device)
-        yield role, lambda: validate_output(recipe.output)
+    first = next(iter(named))  # what concerns no model by itself
+    yield first, lambda: resolve_device(recipe.device)
+    yield first, lambda: validate_output(recipe.output)
     if "teacher" in named:
         yield from (("teacher", check) for check in settings_checks(recipe))
     if subjects and subjects[0].role == "teacher":
