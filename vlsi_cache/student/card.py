@@ -93,8 +93,8 @@ def _chosen(folder: Path, settings: HeldOutSection) -> MeasurementLine | None:
     try:
         lines = read_measurements(folder) if settings.is_given else []
     except (OSError, ValueError) as error:  # a card is no reason to lose what was trained
-        path = folder / MEASUREMENTS_FILE
-        logger.warning("%s cannot be read (%s). The card lacks its figures", path, first_line(error))
+        found = f"{folder / MEASUREMENTS_FILE} cannot be read ({first_line(error)})"
+        logger.warning("%s. The card lacks its figures", found)
         return None
     if not lines:
         return None
