@@ -12,7 +12,7 @@ import click
 
 from vlsi_cache.cli.next_step import next_command
 from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_flags, taps_list
-from vlsi_cache.cli.terminal import hide_other_progress_bars, importing, log_to
+from vlsi_cache.cli.terminal import importing, log_to, quieten_libraries
 from vlsi_cache.errors import counted
 from vlsi_cache.recipe import RecipeProblemsError, named_models, validate_named
 
@@ -70,7 +70,7 @@ def command(recipe: Recipe, taps: list[int] | None, images: bool, as_json: bool)
     with importing():
         from vlsi_cache.check import check_data, check_table
 
-    hide_other_progress_bars()
+    quieten_libraries()
     with progress_of("check", "checked") as show:
         report = check_data(recipe, decode_images=images, on_progress=show)
     if as_json:

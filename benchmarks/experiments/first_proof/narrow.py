@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-__all__ = ["narrow_channels"]
+__all__ = ["kept_channels", "narrow_channels"]
 
 _WRITES = ("o_proj.weight", "down_proj.weight")
 
@@ -56,6 +56,20 @@ def narrow_channels(
     student.load_state_dict(state)
     student.save_pretrained(folder)
     AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+
+
+def kept_channels(model: Path, narrow: Path) -> Tensor:
+    """Return the channel of the model that each of the narrow one's was, ``[D]`` long."""
+    whole, part = (_embedding(folder) for folder in (model, narrow))
+    places = {tuple(column): place for place, column in enumerate(whole.T.tolist())}
+    return torch.tensor([places[tuple(column)] for column in part.T.tolist()])
+
+
+def _embedding(folder: Path) -> Tensor:
+    """Return some rows of the token embedding, which tell all channels apart."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    rows: Tensor = model.get_input_embeddings().weight.detach()[:64]
+    return rows
 
 
 @torch.no_grad()

@@ -33,11 +33,13 @@ _DRAWS = {"k": 0, "m": 14, "drawn_from": "rest"}
 CACHES: Mapping[str, Mapping[str, Any]] = {
     "cache": _DRAWS,
     "truncated": {"k": 4, "m": 0, "drawn_from": "rest"},
+    "unseen": _DRAWS,
     "hidden-512": {**_DRAWS, "hidden": {"bits": 512}},
     "hidden-128": {**_DRAWS, "hidden": {"bits": 128}},
 }
 """What the caches keep: draws alone, likely tokens alone, which take a fifth more bytes, and draws
-beside signs of a hidden state."""
+beside signs of a hidden state. That of ``unseen`` is read by verbalizers that trained on other
+conversations."""
 
 MADE_UP_TAPS = (1, 2, 3, 4)
 
@@ -175,6 +177,13 @@ class Setting:
             return write_letters(self.folder / f"{split}.jsonl", counts[split])
         return assets.short_answers(counts[split], split)  # type: ignore[arg-type]
 
+    @property
+    def unseen_data(self) -> Path:
+        """Return conversations for training that the caches do not hold, as many as they do."""
+        if self.made_up:
+            return write_letters(self.folder / "unseen.jsonl", self.train_samples)
+        return assets.further_short_answers(self.train_samples, "train")
+
     def prepare(self, arms: Sequence[Arm]) -> None:
         """Make everything that these arms share with others."""
         if any(arm.reads_taps for arm in arms):
@@ -183,9 +192,8 @@ class Setting:
 
     def dump(self, caches: Sequence[str]) -> None:
         """Make these caches by the product."""
-        if caches:
-            self._verbalize_teacher()
         for name in caches:
+            self._verbalize_teacher(name)
             shared = Plan(self.folder / "shared", {}, Rates(1e-3, 1e-3), seed=0, cache=name)
             dump_teacher(self.recipe(shared), _report_progress)
 
@@ -207,7 +215,7 @@ class Setting:
             {
                 "teacher": {
                     "model": str(self.teacher),
-                    "verbalizers": str(self.verbalizers("teacher")),
+                    "verbalizers": str(self.verbalizers(_reader_of(plan.cache))),
                 },
                 "student": {"model": str(plan.student or self._beginning(plan))} | student,
                 "data": {"path": str(self.data("train"))},
@@ -254,15 +262,17 @@ class Setting:
         """Return the folder of the verbalizers of the teacher or of a student."""
         return self.folder / f"{role}-verbalizers"
 
-    def _verbalize_teacher(self) -> None:
+    def _verbalize_teacher(self, cache: str) -> None:
+        """Train the verbalizers that read the teacher for a cache."""
         # a made-up teacher has fewer blocks than the default taps need
         taps = {"taps": MADE_UP_TAPS} if self.made_up else {}
+        data = self.unseen_data if cache == "unseen" else self.data("train")
 
         def train() -> tuple[Backbone, VerbalizerBank]:
             teacher = self.backbone(self.teacher, "teacher")
-            return teacher, self._linear(teacher, Training(**self._verbalization, **taps))
+            return teacher, self._linear(teacher, Training(**self._verbalization, **taps), data)
 
-        save_verbalizers_once(self.verbalizers("teacher"), train)
+        save_verbalizers_once(self.verbalizers(_reader_of(cache)), train)
 
     def verbalize_student(self, *, starts_random: bool = False) -> None:
         """Train a student's verbalizers, which start towards the teacher's output."""
@@ -274,7 +284,7 @@ class Setting:
             student = self.backbone(folder, "student")
             towards = self.backbone(self.teacher, "teacher").decoder
             training = Training(self.student_taps, **self._verbalization, towards=towards)
-            return student, self._linear(student, training)
+            return student, self._linear(student, training, self.data("train"))
 
         save_verbalizers_once(self.verbalizers(role), train)
 
@@ -282,11 +292,11 @@ class Setting:
     def _verbalization(self) -> dict[str, Any]:
         return {"steps": self.verbalization_steps, "learning_rate": 1e-3}
 
-    def _linear(self, backbone: Backbone, training: Training) -> VerbalizerBank:
+    def _linear(self, backbone: Backbone, training: Training, data: Path) -> VerbalizerBank:
         """Train linear verbalizers, which takes minutes where the product's take hours."""
-        data = DataSection(path=str(self.data("train")))
         torch.manual_seed(0)
-        batches = encoded_batches(backbone, data, self.verbalizer_samples)
+        section = DataSection(path=str(data))
+        batches = encoded_batches(backbone, section, self.verbalizer_samples)
         return linear_verbalizers(backbone, batches, training)
 
 
@@ -323,6 +333,11 @@ QUICK = Setting(
     narrow_size=48,
     made_up=True,
 )
+
+
+def _reader_of(cache: str) -> str:
+    """Return the name of the verbalizers that read the teacher for a cache."""
+    return "teacher-unseen" if cache == "unseen" else "teacher"
 
 
 def _report_progress(progress: Any) -> None:

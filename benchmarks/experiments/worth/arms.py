@@ -37,6 +37,10 @@ class Arm:
     """Whether the student begins with random blocks in place of the cut's."""
     is_narrow: bool = False
     """Whether the student begins with three quarters of the cut's channels."""
+    compares_kept: bool = False
+    """Whether the map of a narrow student's state only puts each channel where it was."""
+    label_weight: float = 0.0
+    """Weight of the output's cross-entropy to the labels, beside its other losses."""
     hidden_cosine: bool = False
     """Whether a hidden state learns the teacher's, which is in memory: the rival."""
     cache: str = "cache"
@@ -82,6 +86,8 @@ ARMS = {
             exits=True,
         ),
         Arm("tap-26", {"inner": "none"}, {"labels": LABELS}, corrected=True),
+        Arm("tap-26-unseen", {"inner": "none"}, {"labels": LABELS}, corrected=True, cache="unseen"),
+        Arm("output-and-labels", {"inner": "none"}, {"labels": LABELS}, label_weight=0.5),
         Arm("hidden-cosine", {"inner": "none"}, hidden_cosine=True),
         Arm("hidden-512", {"inner": "none", "hidden": {}}, cache="hidden-512"),
         Arm("hidden-128", {"inner": "none", "hidden": {}}, cache="hidden-128"),
@@ -89,6 +95,13 @@ ARMS = {
         Arm("narrow-output", {"inner": "none"}, is_narrow=True),
         Arm("narrow-hidden", {"inner": "none", **_MAPPED}, cache="hidden-512", is_narrow=True),
         Arm("narrow-fixed", {"inner": "none", **_FIXED}, cache="hidden-512", is_narrow=True),
+        Arm(
+            "narrow-kept",
+            {"inner": "none", **_FIXED},
+            cache="hidden-512",
+            is_narrow=True,
+            compares_kept=True,
+        ),
         Arm("output-long", {"inner": "none"}, length=2.0),
         Arm("taps-first-long", {**_TAPS, **_FIRST}, length=2.0),
         Arm("random-output", {"inner": "none", **_WHOLE}, starts_random=True),

@@ -15,12 +15,14 @@ import torch
 import transformers
 from harness import in_fresh_process, machine, written_once
 from material import assets
+from transformers import TrainerCallback
 
+from experiments.first_proof.narrow import kept_channels
 from experiments.first_proof.scoring import HeldOut, Watch
 from experiments.first_proof.setting import Plan, Rates, Setting
+from experiments.worth.added_losses import HiddenCosine, KeptChannels, LabelsToo
 from experiments.worth.arms import ARMS, LORA_RATE, Arm
 from experiments.worth.exits import Audit, score_exits
-from experiments.worth.rival import HiddenCosine
 from vlsi_cache import train_student
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.verbalizer import load_verbalizers
@@ -79,6 +81,10 @@ def _settings(setting: Setting, arm: Arm, part: str) -> dict[str, Any]:
         found["is_narrow"] = True
     if arm.hidden_cosine:
         found["hidden_cosine"] = True
+    if arm.compares_kept:
+        found["compares_kept"] = True
+    if arm.label_weight:
+        found["label_weight"] = arm.label_weight
     if arm.cache != "cache":
         found["cache"] = arm.cache
     if arm.length != 1.0:
@@ -106,10 +112,7 @@ def _part(setting: Setting, name: str, seed: int, part: str) -> dict[str, Any]:
     some = _held_out(setting, setting.curve_samples)
     watch, audit = Watch(some, every=every), Audit(_held_out(setting, None), some, every)
     # as a finished stage is skipped, a later part measures nothing on the way
-    callbacks: tuple[Any, ...] = (watch, audit) if arm.reads_taps else (watch,)
-    if arm.hidden_cosine:
-        teacher = setting.backbone(setting.teacher, "teacher")
-        callbacks = (HiddenCosine(teacher, setting.student_blocks), *callbacks)
+    callbacks = (*_added(setting, arm), watch, *([audit] if arm.reads_taps else []))
     student = train_student(setting.recipe(plan), callbacks)
     if part == "distilled":
         figures = _distilled(setting, student, watch, audit)
@@ -129,6 +132,17 @@ def _part(setting: Setting, name: str, seed: int, part: str) -> dict[str, Any]:
         "wall_seconds": time.monotonic() - began,
         "versions": {"transformers": transformers.__version__} | machine(torch.device("cpu")),
     }
+
+
+def _added(setting: Setting, arm: Arm) -> list[TrainerCallback]:
+    """Return what the product does not have."""
+    if arm.compares_kept:
+        kept = kept_channels(setting.student, setting.narrow_student)
+        return [KeptChannels(kept)]
+    if arm.hidden_cosine:
+        teacher = setting.backbone(setting.teacher, "teacher")
+        return [HiddenCosine(teacher, setting.student_blocks)]
+    return [LabelsToo(arm.label_weight)] if arm.label_weight else []
 
 
 def _distilled(setting: Setting, student: Path, watch: Watch, audit: Audit) -> dict[str, float]:
@@ -196,11 +210,4 @@ def _confirmation(setting: Setting) -> Path:
     """Return held-out conversations, without those that the first proof scored."""
     if setting.made_up:
         return setting.data("held-out")
-    path = setting.folder / "confirmation.jsonl"
-    if not path.exists():
-        count = setting.held_out_samples
-        known = set(assets.short_answers(count, "held-out").read_text("utf-8").splitlines())
-        more = assets.short_answers(2 * count, "held-out").read_text("utf-8").splitlines()
-        new = [line for line in more if line not in known][:count]
-        path.write_text("\n".join(new) + "\n", encoding="utf-8")
-    return path
+    return assets.further_short_answers(setting.held_out_samples, "held-out")
