@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from vlsi_cache.errors import ModelError
-from vlsi_cache.files import share_weights, write_whole
+from vlsi_cache.files import read_file, share_weights, write_whole
 from vlsi_cache.models import Backbone, Decoder, resolve_taps
 from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
@@ -126,9 +126,12 @@ def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> Ver
         )
     taps = resolve_taps(config.taps, decoder.num_blocks, where=str(folder / VERBALIZERS_FILE))
     bank = build_verbalizers(decoder, taps, config.verbalizer, seed=0)
+    weights = folder / WEIGHTS_FILE
     try:
+        if weights.exists() and not weights.is_file():  # whoever opens a pipe waits
+            raise OSError("it is not a file")
         # on no device, they become views of the file: the block beside them has no weights here
-        bank.load_state_dict(load_file(folder / WEIGHTS_FILE), assign=decoder.is_empty)
+        bank.load_state_dict(load_file(weights), assign=decoder.is_empty)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise _unusable(folder, error) from error
     return bank
@@ -177,7 +180,7 @@ def read_config(folder: Path) -> VerbalizerConfig:
     """
     path = folder / VERBALIZERS_FILE
     try:
-        config = VerbalizerConfig.model_validate_json(path.read_bytes())
+        config = VerbalizerConfig.model_validate_json(read_file(path))
         if config.backbone != OWNER:
             return config
         return config.model_copy(update={"backbone": str(folder.parent)})
@@ -197,7 +200,7 @@ def read_config(folder: Path) -> VerbalizerConfig:
     except ValidationError as error:
         first = error.errors()[0]
         raise ModelError(
-            f"verbalizer config is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})",
+            f"verbalizer config is damaged ({': '.join([*map(str, first['loc']), first['msg']])})",
             where=path,
             mend="Delete the folder to train them again",
         ) from error
