@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from vlsi_cache.files import share_weights, write_whole
+from vlsi_cache.files import read_file, share_weights, write_whole
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
@@ -31,6 +31,20 @@ def test_jobs_that_write_one_file_at_once_do_not_meet(tmp_path: Path) -> None:
             pass
     assert path.read_text(encoding="utf-8") in texts
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_a_file_is_never_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(b"\0text")
+    assert read_file(path) == b"\0text"
+    with pytest.raises(IsADirectoryError):
+        read_file(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_file(tmp_path / "absent")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="a pipe or a device, not a file"):
+        read_file(path)
 
 
 def test_an_interrupted_write_leaves_the_file_as_it_was(

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import secrets
 import stat
 from pathlib import Path
 
-__all__ = ["share_weights", "write_whole"]
+__all__ = ["read_file", "share_weights", "write_whole"]
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file. Where a pipe or a device has its name, reading might never end.
+
+    Raises:
+        OSError: the file cannot be read, or is something else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # whoever opens a pipe waits otherwise
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -249,6 +249,8 @@ def test_an_index_that_names_another_file_of_the_processor_is_named_alone(
     found = verify_cache(write_files(pair.folder / "damaged", pair.one | {"index.json": index}))
     assert blamed(found) == {"index.json"}, found
     assert "run dump-teacher again" in found.damages[0].mend
+    with pytest.raises(CacheError, match=r"/index\.json: differs from the processor's seal"):
+        open_cache(pair.folder / "damaged")
 
 
 @pytest.mark.parametrize("name", OTHER_NAMES)

@@ -155,6 +155,20 @@ def test_no_stage_learns_from_held_out_samples_and_the_log_counts_them(
     assert last in caplog.text  # the last step is measured, whatever its number
 
 
+def test_a_damaged_line_of_figures_costs_the_card_alone(
+    dumped: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = _changed(dumped, tmp_path, held_out={"part": PART, "every": 1000})
+    train_student(recipe)
+    for name in ("finetuning", "student"):
+        shutil.rmtree(recipe.output / name)
+    (recipe.output / "interaction" / "held-out.jsonl").write_bytes(b"\0\0junk\n")
+    with caplog.at_level(logging.WARNING, "vlsi_cache"):
+        student = train_student(recipe)
+    assert "interaction/held-out.jsonl cannot be read" in caplog.text
+    assert (student / "README.md").is_file()
+
+
 def test_content_alone_decides_so_that_further_rows_move_no_other(
     dumped: Recipe, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.runs import make_recipe, with_section
-from vlsi_cache.errors import CacheMismatchError
+from vlsi_cache.errors import CacheMismatchError, ModelError
 from vlsi_cache.models import load_processor
 from vlsi_cache.store import open_cache
 from vlsi_cache.student import train_student
@@ -50,3 +50,14 @@ def test_a_manifest_without_options_is_as_it_was(tmp_path: Path) -> None:
     manifest = json.loads((recipe.output / "cache" / "manifest.json").read_text(encoding="utf-8"))
     assert "processor_options" not in manifest
     assert "revision" not in manifest["teacher"]
+
+
+@pytest.mark.parametrize("options", [{"merge_size": 1}, {"patch_size": 4}])
+def test_patches_that_the_model_does_not_take_are_one_line(
+    options: dict[str, int], tmp_path: Path
+) -> None:
+    recipe = make_recipe(tmp_path, images=True, num_samples=4)
+    with pytest.raises(
+        ModelError, match=r"does not take the images as its processor .*teacher\.processor"
+    ):
+        dump_teacher(with_section(recipe, "teacher", processor=options))

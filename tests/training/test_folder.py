@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +151,13 @@ def test_a_record_of_junk_is_one_line_that_says_how_to_go_on(
         run_stage(run, _stage(tmp_path, _collate))
 
 
+@pytest.mark.parametrize("name", ["stage.json", "metrics.jsonl"])
+def test_a_pipe_in_a_files_place_is_refused_at_once(name: str, run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(StageError, match=rf"/{name}: .*\(a pipe or a device, not a file\)"):
+        run_stage(run, _stage(tmp_path, _collate))
+
+
 def test_a_result_that_was_cut_off_is_made_again(run: Run, tmp_path: Path) -> None:
     def save(module: Weight) -> None:
         stage.save(module)
@@ -219,6 +228,10 @@ def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
         with pytest.raises(StageError, match=r"checkpoint-3: checkpoint cannot be read.*Delete"):
             run_stage(run, stage)
         file.write_bytes(whole)
+    shutil.copy(tmp_path / "stage.json", tmp_path / "checkpoint-3" / "scheduler.pt")
+    with pytest.raises(StageError, match=r"\(a file in it is not what torch has saved\)"):
+        run_stage(run, stage)
+    shutil.copy(tmp_path / "checkpoint-2" / "scheduler.pt", tmp_path / "checkpoint-3")
     assert run_stage(run, stage) == tmp_path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import get_args
 
@@ -138,8 +139,15 @@ def test_damaged_verbalizers_are_named(llama: Decoder, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"verbalizers\.safetensors: .*cannot be used"):
         load_verbalizers(tmp_path, llama, fingerprint=fingerprint)
+    weights.unlink()
+    os.mkfifo(weights)
+    with pytest.raises(ModelError, match=r"verbalizers\.safetensors: .*it is not a file"):
+        load_verbalizers(tmp_path, llama, fingerprint=fingerprint)
     (tmp_path / "verbalizers.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match=r"verbalizers\.json: .*damaged \(backbone: "):
+        load_verbalizers(tmp_path, llama, fingerprint=fingerprint)
+    (tmp_path / "verbalizers.json").write_text("\0", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"verbalizers\.json: .*damaged \(Invalid JSON: "):
         load_verbalizers(tmp_path, llama, fingerprint=fingerprint)
     with pytest.raises(ModelError, match="no trained verbalizers here"):
         load_verbalizers(tmp_path / "absent", llama, fingerprint=fingerprint)

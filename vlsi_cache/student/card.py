@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vlsi_cache.data.reading.sources import describe_section
+from vlsi_cache.errors import first_line
 from vlsi_cache.recipe import DataSection, HeldOutSection
 from vlsi_cache.recipe.publicnames import public_name, public_settings
 from vlsi_cache.sharing import StudentFacts, student_card
 from vlsi_cache.store import Cache
 from vlsi_cache.training import Run
-from vlsi_cache.training.folders.measurements import MeasurementLine, read_measurements
+from vlsi_cache.training.folders.measurements import (
+    MEASUREMENTS_FILE,
+    MeasurementLine,
+    read_measurements,
+)
 
 __all__ = ["card_of", "public_data", "student_name"]
+
+logger = logging.getLogger(__name__)
 
 _STAGES = ("interaction", "finetuning")
 _TITLE = re.compile(r"^# ([^\n]+), (?:distilled from [^\n]+|fine-tuned)$", re.MULTILINE)
@@ -82,7 +90,12 @@ def _figures(run: Run) -> Iterator[tuple[str, str, float]]:
 
 def _chosen(folder: Path, settings: HeldOutSection) -> MeasurementLine | None:
     """Return the measurement of the weights that a stage has ended with."""
-    lines = read_measurements(folder) if settings.is_given else []
+    try:
+        lines = read_measurements(folder) if settings.is_given else []
+    except (OSError, ValueError) as error:  # a card is no reason to lose what was trained
+        found = f"{folder / MEASUREMENTS_FILE} cannot be read ({first_line(error)})"
+        logger.warning("%s. The card lacks its figures", found)
+        return None
     if not lines:
         return None
     if settings.keep == "last":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from vlsi_cache.errors import ModelError, first_line
 from vlsi_cache.models import Backbone, Outline, load_backbone, outline_of, outlined_backbone
 from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training.processes import found_by_main_process
@@ -22,11 +25,13 @@ def load_student(run: Run, section: ModelSection, *, trains: bool) -> Backbone:
         trains: whether the model's own weights will train, which decides their dtype.
 
     Raises:
-        RecipeError, ModelError: no model is named, or it cannot be loaded or bound.
+        RecipeError, ModelError: no model is named, or it cannot be loaded, bound or saved again.
     """
 
     def load() -> Backbone:
-        return load_backbone(section, "student", run.device, trains=trains, place=run.place)
+        student = load_backbone(section, "student", run.device, trains=trains, place=run.place)
+        _validate_savable(student.decoder.model.config, section)
+        return student
 
     if run.sharding is None:
         return load()
@@ -40,3 +45,23 @@ def load_student(run: Run, section: ModelSection, *, trains: bool) -> Backbone:
     if loaded:
         return loaded[0]
     return outlined_backbone(section, outline) or load()
+
+
+def _validate_savable(config: Any, section: ModelSection) -> None:
+    """Refuse a configuration that transformers reads and would not write.
+
+    It would say so only when a stage saves the student that it has trained.
+    """
+    validate = getattr(config, "validate", None)  # what saving calls, where a family has it
+    if validate is None:
+        return
+    try:
+        validate()
+    except Exception as error:
+        raise ModelError(
+            "transformers would not save a student with this configuration",
+            where=f"{section.model}/config.json",
+            found=first_line(error),
+            mend="Take the setting out of the config.json. output_attentions may stay with "
+            "student.attn_implementation: eager",
+        ) from error

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from vlsi_cache.errors import ModelError
-from vlsi_cache.files import share_weights, write_whole
+from vlsi_cache.files import read_file, share_weights, write_whole
 from vlsi_cache.models import Backbone, Decoder, resolve_taps
 from vlsi_cache.recipe import VerbalizerSection
 from vlsi_cache.verbalizer.bank import VerbalizerBank, build_verbalizers
@@ -25,6 +25,7 @@ __all__ = [
     "load_verbalizers",
     "read_config",
     "save_verbalizers",
+    "validate_weights",
     "verbalizers_fingerprint",
     "write_config",
 ]
@@ -125,16 +126,36 @@ def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> Ver
         )
     taps = resolve_taps(config.taps, decoder.num_blocks, where=str(folder / VERBALIZERS_FILE))
     bank = build_verbalizers(decoder, taps, config.verbalizer, seed=0)
+    weights = folder / WEIGHTS_FILE
     try:
+        if weights.exists() and not weights.is_file():  # whoever opens a pipe waits
+            raise OSError("it is not a file")
         # on no device, they become views of the file: the block beside them has no weights here
-        bank.load_state_dict(load_file(folder / WEIGHTS_FILE), assign=decoder.is_empty)
+        bank.load_state_dict(load_file(weights), assign=decoder.is_empty)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(
-            f"verbalizer weights cannot be used ({error})",
-            where=folder / WEIGHTS_FILE,
-            mend="Delete the folder to train them again",
-        ) from error
+        raise _unusable(folder, error) from error
     return bank
+
+
+def validate_weights(folder: Path) -> None:
+    """Refuse verbalizers whose weights are missing or cut off. Their values are not read.
+
+    Raises:
+        ModelError: they are.
+    """
+    try:
+        with safe_open(folder / WEIGHTS_FILE, framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"verbalizer weights cannot be used ({error})",
+        where=folder / WEIGHTS_FILE,
+        mend="Delete the folder to train them again",
+    )
 
 
 def verbalizers_fingerprint(bank: VerbalizerBank) -> str:
@@ -159,7 +180,7 @@ def read_config(folder: Path) -> VerbalizerConfig:
     """
     path = folder / VERBALIZERS_FILE
     try:
-        config = VerbalizerConfig.model_validate_json(path.read_bytes())
+        config = VerbalizerConfig.model_validate_json(read_file(path))
         if config.backbone != OWNER:
             return config
         return config.model_copy(update={"backbone": str(folder.parent)})
@@ -179,7 +200,7 @@ def read_config(folder: Path) -> VerbalizerConfig:
     except ValidationError as error:
         first = error.errors()[0]
         raise ModelError(
-            f"verbalizer config is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})",
+            f"verbalizer config is damaged ({': '.join([*map(str, first['loc']), first['msg']])})",
             where=path,
             mend="Delete the folder to train them again",
         ) from error

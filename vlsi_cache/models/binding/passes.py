@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from vlsi_cache.errors import first_line
 from vlsi_cache.models.binding.taps import TapState, capture_taps
-from vlsi_cache.models.binding.trace import removing
+from vlsi_cache.models.binding.trace import removing, unbindable
 from vlsi_cache.models.decoder import Decoder
 
 __all__ = ["run_backbone"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_SHAPES: Final = (
+    "Image features and image tokens do not match",
+    "must match the size of tensor",
+    "shapes cannot be multiplied",
+    "is invalid for input of size",
+    "expected input",
+)
+"""What models and torch say of pixels in other shapes than the model's own."""
 
 
 def run_backbone(
@@ -32,8 +41,15 @@ def run_backbone(
     Returns:
         The state of each tap on its own device, and the features ``[N, D]`` after the final norm
         on the head's.
+
+    Raises:
+        ModelError: the model does not take the pixels of its processor.
     """
-    with capture_taps(decoder, taps) as capture, _without_logits(decoder):
+    with (
+        capture_taps(decoder, taps) as capture,
+        _without_logits(decoder),
+        _plain_pixel_errors(decoder, inputs),
+    ):
         decoder.backbone(**_prepared(decoder, inputs), use_cache=False)
     features = capture.features.flatten(0, 1)
     read = features[positions.to(features.device)].to(decoder.head.weight.device)
@@ -52,6 +68,25 @@ def _prepared(decoder: Decoder, inputs: Mapping[str, Tensor]) -> dict[str, Tenso
         else value.to(device)
         for name, value in inputs.items()
     }
+
+
+@contextmanager
+def _plain_pixel_errors(decoder: Decoder, inputs: Mapping[str, Tensor]) -> Iterator[None]:
+    """Raise a ``ModelError`` where a model's tower does not take the pixels that it is given."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        has_pixels = any(value.is_floating_point() for value in inputs.values())
+        if not has_pixels or not any(words in str(error) for words in _SHAPES):
+            raise
+        raise unbindable(
+            decoder.model,
+            "the model does not take the images as its processor prepares them",
+            "patches and sizes of the model's own vision tower",
+            found=first_line(error),
+            mend="Take the processor that was published with the model, and no options that "
+            "change patches or tokens of an image (teacher.processor, student.processor)",
+        ) from error
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class SavedProcessor:
         wanted, key = self.files[name], f"{PROCESSOR_FOLDER}/{name}"
         try:
             # a seal may state any size
-            if not wanted.num_bytes == self.place.size(key) <= PROCESSOR_FILE_BYTES:
+            if self.place.size(key) != wanted.num_bytes or wanted.num_bytes > PROCESSOR_FILE_BYTES:
                 return None
             content = self.place.read(key, limit=wanted.num_bytes)
         except CacheError:

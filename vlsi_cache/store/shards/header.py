@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from vlsi_cache.jsonmodels import StoredModel, parse_json
 from vlsi_cache.manifest import Sha256, StoredCount
@@ -67,7 +67,12 @@ def parse_header(archive: Archive) -> ShardHeader:
         ValueError, KeyError, TypeError: the header is damaged.
     """
     metadata = parse_json(ArchiveStore(archive).read_metadata())
-    return ShardHeader.model_validate(metadata["attributes"][HEADER_ATTRIBUTE])
+    try:
+        return ShardHeader.model_validate(metadata["attributes"][HEADER_ATTRIBUTE])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "header"
+        raise ValueError(f"{place}: {first['msg']}") from None
 
 
 def validate_header(header: ShardHeader, address: ShardAddress) -> None:

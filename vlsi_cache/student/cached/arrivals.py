@@ -12,6 +12,7 @@ from typing import Final, final
 from pydantic import BaseModel, ConfigDict
 
 from vlsi_cache.errors import CacheError, StageError
+from vlsi_cache.files import read_file
 from vlsi_cache.recipe import InteractionSection
 from vlsi_cache.store import Cache, nothing_recorded
 from vlsi_cache.student.cached.order import cache_order, group_size, shard_groups
@@ -165,7 +166,7 @@ class ArrivalOrder:
 
     def _read(self) -> list[ArrivalLine]:
         # a line without its line feed is still being written
-        whole, _, _ = self.path.read_bytes().rpartition(b"\n")
+        whole, _, _ = read_file(self.path).rpartition(b"\n")
         try:
             lines = [ArrivalLine.model_validate_json(line) for line in whole.split(b"\n") if whole]
         except ValueError as error:
@@ -184,7 +185,7 @@ class ArrivalOrder:
         )
 
     def _drop_torn_line(self) -> None:
-        content = self.path.read_bytes()
+        content = read_file(self.path)
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
             os.truncate(self.path, len(whole))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vlsi_cache.data import ConversationDataset, load_data
 from vlsi_cache.errors import CacheError, RecipeError
-from vlsi_cache.files import write_whole
+from vlsi_cache.files import read_file, write_whole
 from vlsi_cache.phases import tracked
 from vlsi_cache.store import Cache, is_begun, open_cache
 from vlsi_cache.student.cached import open_record
@@ -192,7 +192,7 @@ def _remembered(run: Run, what: Mapping[str, Any], find: Callable[[], list[int]]
 def _read(path: Path, settings: Mapping[str, Any]) -> list[int] | None:
     """Return what was found before, if it holds; anything else is looked for again."""
     try:
-        found = HeldOutFound.model_validate_json(path.read_bytes())
+        found = HeldOutFound.model_validate_json(read_file(path))
     except (OSError, ValueError):
         return None
     same = json.dumps(found.settings, sort_keys=True) == json.dumps(settings, sort_keys=True)

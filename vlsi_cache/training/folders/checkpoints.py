@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlsi_cache.errors import StageError
-from vlsi_cache.files import share_weights, write_whole
+from vlsi_cache.files import read_file, share_weights, write_whole
 from vlsi_cache.models import load_processor_of
 from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training.folders.writing import plain_write_errors
@@ -110,7 +110,7 @@ def is_after_last_step(checkpoint: Path) -> bool:
 
 def state_of(checkpoint: Path) -> dict[str, Any]:
     """Return the Trainer's state at a checkpoint."""
-    state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    state: dict[str, Any] = json.loads(read_file(checkpoint / _STATE))
     return state
 
 
@@ -268,7 +268,7 @@ def _is_own(path: Path) -> bool:
 def _is_whole(path: Path) -> bool:
     """Report whether the last file that is written is there, and is of this step."""
     try:
-        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        state = json.loads(read_file(path / _STATE))
     except (OSError, ValueError):
         return False
     step = state.get("global_step") if isinstance(state, dict) else None

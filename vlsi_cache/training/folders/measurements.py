@@ -8,6 +8,7 @@ from typing import Final
 
 from pydantic import Field
 
+from vlsi_cache.files import read_file
 from vlsi_cache.stagefiles import SteppedLine
 from vlsi_cache.training.folders.lines import keep_lines
 
@@ -70,5 +71,5 @@ def read_measurements(folder: Path) -> list[MeasurementLine]:
     path = folder / MEASUREMENTS_FILE
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_file(path).splitlines()
     return [MeasurementLine.model_validate_json(line) for line in lines]

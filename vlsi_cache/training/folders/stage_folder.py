@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from vlsi_cache.differences import Difference, find_differences
 from vlsi_cache.errors import StageError
-from vlsi_cache.files import write_whole
+from vlsi_cache.files import read_file, write_whole
 from vlsi_cache.stagefiles import STAGE_FILE, StageRecord
 from vlsi_cache.training.folders.checkpoints import discard_checkpoints, remove_torn_checkpoints
 from vlsi_cache.training.processes import on_main_process, wait_for_everyone
@@ -178,7 +178,7 @@ class StageFolder:
     def _read(self) -> StageRecord | None:
         path = self.path / _FILE
         try:
-            return StageRecord.model_validate_json(path.read_bytes())
+            return StageRecord.model_validate_json(read_file(path))
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:

@@ -35,6 +35,8 @@ _TORN: Final = (
 )
 """What torch and safetensors raise for a file that is cut off or is something else."""
 
+_NOT_TORCHS: Final = "a file in it is not what torch has saved"
+
 _EVENT_THREAD: Final = "_AsyncWriterThread"
 
 
@@ -98,8 +100,10 @@ def plain_read_errors(checkpoint: str | None) -> Iterator[None]:
     except _TORN as error:
         if checkpoint is None:
             raise
+        # torch advises to run what a file of unknown origin holds
+        other = isinstance(error, pickle.UnpicklingError)
         raise StageError(
-            f"checkpoint cannot be read ({first_line(error)})",
+            f"checkpoint cannot be read ({_NOT_TORCHS if other else first_line(error)})",
             where=checkpoint,
             mend="Delete this checkpoint. The stage then goes on from the one before, or begins "
             "again",

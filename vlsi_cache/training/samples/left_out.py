@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vlsi_cache.data import BatchEncoder, ConversationDataset, TokenBatches, encoder_of
 from vlsi_cache.errors import DataError, StageError, VlsiCacheError
-from vlsi_cache.files import write_whole
+from vlsi_cache.files import read_file, write_whole
 from vlsi_cache.models import chat_template_hash, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training.processes import (
@@ -105,7 +105,7 @@ def _find_unreadable(run: Run, section: ModelSection, workers: int, name: str) -
 def _read(path: Path, settings: Mapping[str, Any]) -> dict[int, str] | None:
     """Return what was found before, if it holds; anything else is looked for again."""
     try:
-        found = UnreadableSamples.model_validate_json(path.read_bytes())
+        found = UnreadableSamples.model_validate_json(read_file(path))
     except (OSError, ValueError):
         return None
     same = json.dumps(found.settings, sort_keys=True) == json.dumps(settings, sort_keys=True)

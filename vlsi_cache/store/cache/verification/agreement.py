@@ -90,8 +90,9 @@ def read_complete(folder: CacheFolder) -> CacheIndex | None:
     if index is not None:
         # not before: what is listed may become complete meanwhile
         files = list_cache(folder.place)
+        if PROCESSOR_SEAL_FILE in files:  # a damaged index may list files that never were
+            _validate_processor_seal(folder, index, files)
         validate_listed(folder, index, files)
-        _validate_processor_seal(folder, index, files)
     else:
         validate_origins(folder)
     return index
@@ -176,10 +177,7 @@ def _validate_processor_seal(
 ) -> None:
     """Refuse an index that differs from the seal of the processor's files."""
     wanted = b"" if index.processor is None else render_document(index.processor)
-    found = b""
-    if PROCESSOR_SEAL_FILE in files:
-        found = folder.place.read_range(PROCESSOR_SEAL_FILE, 0, len(wanted) + 1)
-    if found != wanted:
+    if folder.place.read_range(PROCESSOR_SEAL_FILE, 0, len(wanted) + 1) != wanted:
         for damage in judge_processor(folder, index, files):
             _raise(folder, damage)
 
