@@ -23,7 +23,6 @@ from vlsi_cache.manifest import (
 from vlsi_cache.models import (
     Backbone,
     chat_template_hash,
-    config_hash,
     resolve_taps,
     tokenizer_of,
     vocabulary_hash,
@@ -173,9 +172,7 @@ def _known_fields(run: Run, teacher: Backbone) -> dict[str, Any]:
             weights_fingerprint=teacher.fingerprint,
             revision=run.recipe.teacher.revision,
             loading=dict(teacher.loading),
-            config=ConfigIdentity(
-                sha256=config_hash(model.config), transformers=version("transformers")
-            ),
+            config=ConfigIdentity(sha256=teacher.config_hash, transformers=version("transformers")),
         ),
         "tokenizer": TokenizerIdentity(
             name=teacher.name,
