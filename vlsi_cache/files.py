@@ -41,7 +41,8 @@ def write_whole(path: Path, text: str) -> None:
         path: where the file appears; its folder exists.
         text: content, written as UTF-8.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    # jobs of an array may write the same file at once
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)

@@ -1,4 +1,4 @@
-"""What the system refuses: threads, processes, open files and shared memory, in one line."""
+"""What the system refuses: threads, processes, files and shared memory, in one line."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from vlsi_cache.errors import SystemLimitError
 
 __all__ = ["find_limit", "plain_limit_errors", "raise_limit"]
 
+_PASSING: Final = (
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN),
+    *(errno.ENETUNREACH, errno.ENETRESET, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN),
+)
+"""What a network's file system says that may be well in a minute."""
 _AGAIN: Final = "Then run the same command again. It goes on where it stopped"
 _FEWER: Final = "set fewer workers (cache.workers, or workers of the stage)"
 
@@ -57,6 +62,12 @@ _LIMITS: Final = (
         (errno.EAGAIN, errno.ENOMEM),
     ),
     _Limit(
+        "a file system does not answer, or has lost a file for the moment",
+        "Wait until it is there again",
+        (),
+        _PASSING,
+    ),
+    _Limit(
         "a worker that reads ahead has ended",
         f"If it says nothing itself, its memory ran out most likely: {_FEWER}, or lower the batch "
         "size",
@@ -66,7 +77,7 @@ _LIMITS: Final = (
 _NO_MEMORY: Final = _Limit(
     "the memory of this machine ran out", f"Lower the batch size, or {_FEWER}", ()
 )
-_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
+_OF_FILES: Final = (errno.EMFILE, errno.ENFILE, *_PASSING)
 
 
 def find_limit(error: BaseException) -> SystemLimitError | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import datasets
 import pytest
 
 from vlsi_cache.data import load_conversations, load_data
+from vlsi_cache.errors import DataError
 from vlsi_cache.recipe import DataSection
 
 AGAIN = "the data is as it was when it was read last"
@@ -222,3 +223,21 @@ def test_rows_keep_no_place_in_the_memory(memory: Path, write_rows: Any, chat: A
     load_conversations(write_rows([chat(json.dumps(n), "b") for n in range(500)])).prepare()
     (file,) = (memory / "data").iterdir()
     assert file.stat().st_size < 2000
+
+
+def test_a_remembered_file_that_is_replaced_is_not_read_at_its_old_places(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+
+    def write(words: Sequence[str]) -> None:
+        fresh = tmp_path / "fresh"
+        rows = [json.dumps({"prompt": "?", "completion": word}) for word in words]
+        fresh.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        fresh.replace(path)
+
+    write(["aaaa", "bbbb"])
+    load_data(DataSection(path=str(path))).prepare()
+    data = load_data(DataSection(path=str(path)))
+    data.prepare()
+    write(["cccc", "dddd"])
+    with pytest.raises(DataError, match="has changed since it was opened"):
+        data[0]

@@ -17,7 +17,13 @@ from vlsi_cache.cli.main import cli
 from vlsi_cache.data import encoder_for, load_conversations
 from vlsi_cache.errors import CacheMismatchError, DataError, StageError
 from vlsi_cache.evaluation import Evaluation, evaluate_model, evaluation_table
-from vlsi_cache.evaluation.answers import Answer, Answerer, answer_figures, normalised
+from vlsi_cache.evaluation.answers import (
+    Answer,
+    Answerer,
+    answer_figures,
+    is_right,
+    normalised,
+)
 from vlsi_cache.models import load_backbone
 from vlsi_cache.recipe import DataSection, ModelSection, Recipe
 from vlsi_cache.store import open_cache
@@ -223,3 +229,25 @@ def test_the_command_prints_one_json_object(dumped: Recipe) -> None:
     assert found["loss_nats"] > 0
     assert found["divergence_nats"] is not None
     assert 0 <= found["accuracy"] <= 1
+
+
+def test_a_choice_is_the_same_with_marks_and_an_article_beside_it() -> None:
+    for given in ("A", "a.", "(A)", "A)"):
+        assert is_right(Answer(given, "A")), given
+    assert not is_right(Answer("B.", "A"))
+    assert is_right(Answer("The red one.", "a red one"))
+    assert normalised("!?") == "!?"
+
+
+def test_answers_are_greedy_whatever_the_checkpoint_asks_for(
+    dumped: Recipe, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(dumped.student.model)
+    model.generation_config.update(repetition_penalty=3.0, num_beams=4, min_new_tokens=4)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(dumped.student.model).save_pretrained(tmp_path)
+    other = changed(dumped, student={"model": str(tmp_path)})
+    plain, asked = (
+        evaluate_model(recipe, max_new_tokens=6, batch_size=4) for recipe in (dumped, other)
+    )
+    assert plain.answers == asked.answers

@@ -28,3 +28,11 @@ def test_dense_divergence_is_kl_from_the_target(
         atol=1e-5,
         rtol=1e-5,
     )
+
+
+def test_a_process_without_tokens_has_a_graph_to_go_back_through() -> None:
+    features = torch.randn(0, 6, requires_grad=True)
+    head, target_head = make_head(30, 6), make_head(33, 4, seed=2)
+    value = dense_divergence(features, head, torch.randn(0, 4), target_head)
+    assert value.shape == (0,)
+    assert gradient_of(value.sum(), features).shape == (0, 6)

@@ -15,17 +15,18 @@ import yaml
 from click.testing import CliRunner, Result
 from transformers import BertConfig
 
-from support.runs import make_recipe, with_section
+from support.runs import changed, make_recipe, with_section
 from vlsi_cache import dump_teacher
 from vlsi_cache.check import check_data
 from vlsi_cache.cli.main import cli
 from vlsi_cache.errors import RecipeError, StageError
 from vlsi_cache.plan import Machines, Plan, plan_run
 from vlsi_cache.plan.mending import NAMED_KEYS, has_key
+from vlsi_cache.plan.reading import read_lengths
 from vlsi_cache.plan.rehearsing.formulae import USABLE, bytes_per_token_and_tap
 from vlsi_cache.plan.rehearsing.rehearsal import Rehearsed, Setting
 from vlsi_cache.plan.rehearsing.sketch import read_sketch
-from vlsi_cache.plan.rehearsing.steps import PlannedStageName
+from vlsi_cache.plan.rehearsing.steps import Batch, PlannedStageName
 from vlsi_cache.plan.spreading import (
     SPREADS,
     Counts,
@@ -217,6 +218,7 @@ FOUND = Rehearsed(
     working=4,
     operations=0.0,
     num_trained=5,
+    batch=Batch(1, 8, 4),
     loaded=120,
 )
 
@@ -498,3 +500,45 @@ def test_rows_that_cannot_be_read_are_counted(small: Recipe, tmp_path: Path) -> 
     data = small.data.model_copy(update={"path": str(path)})
     plan = plan_run(small.model_copy(update={"data": data}))
     assert (plan.samples, plan.rows_read, plan.unreadable_rows) == (4, 4, 1)
+
+
+def test_a_bound_on_tokens_leaves_passes_of_many_short_samples(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, interaction={"inner": "none"})
+    rows = [{"prompt": "word " * 110, "completion": "Red."}]
+    rows += [{"prompt": "A?", "completion": "blue " * 30}] * 40
+    path = Path(str(recipe.data.path))
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    bound = {"batch_size": 32, "batch_tokens": 500}
+    recipe = changed(recipe, cache=bound, teacher={"verbalizers": None})
+    plan = plan_run(recipe, Machines())
+    bounded = next(stage for stage in plan.stages if stage.name == "teacher-pass")
+    lengths = read_lengths(recipe, 100)
+    number, length, responses = bounded.batch
+    assert number * length <= 500
+    assert number > 1
+    assert responses == number * max(lengths.responses)
+
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows[1:]), encoding="utf-8")
+    alone = changed(recipe, cache={"batch_size": number, "batch_tokens": None})
+    short = next(one for one in plan_run(alone).stages if one.name == "teacher-pass")
+    assert short.batch == bounded.batch
+    # a second plan in one process finds some small tables made
+    assert bounded.working_bytes == pytest.approx(short.working_bytes, rel=0.01)
+
+
+def test_a_teacher_that_processes_hold_together_has_as_many(tmp_path: Path) -> None:
+    recipe = changed(make_recipe(tmp_path), teacher={"tensor_parallel": 2})
+    one, two = (plan_run(recipe, Machines(count, operations_per_second=1e9)) for count in (1, 2))
+    for first, second in zip(one.stages[:2], two.stages[:2], strict=True):
+        assert first.device_bytes == pytest.approx(second.device_bytes, rel=0.01)
+        assert (first.steps, first.seconds) == (second.steps, second.seconds)
+        assert first.host_bytes is not None
+    assert one.stages[-1].seconds == pytest.approx(2 * (two.stages[-1].seconds or 0))
+
+
+def test_a_cache_of_more_samples_than_the_data_takes_no_time_back(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, num_samples=12, cache={"samples_per_shard": 2})
+    dump_teacher(recipe, partition=Partition(1, 2))
+    fewer = changed(recipe, data={"limit": 3})
+    plan = plan_run(fewer, Machines(operations_per_second=1e9))
+    assert all(stage.seconds is not None and stage.seconds > 0 for stage in plan.stages)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from support.commands import run_job
-from support.runs import make_recipe
+from support.runs import changed, make_recipe
 from vlsi_cache.errors import StageError
 from vlsi_cache.recipe import Recipe
 from vlsi_cache.student import train_student
@@ -163,3 +163,49 @@ def test_a_folder_that_vanishes_while_it_trains_is_named(dumped: Recipe, tmp_pat
     )
     with pytest.raises(StageError, match=r"matching\.jsonl: file cannot.*No such file.*Check that"):
         train_student(recipe, [_Vanish()])
+
+
+class _Stopped(TrainerCallback):
+    """Stops a stage at its end, when its last checkpoint is there and its result is not."""
+
+    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        raise KeyboardInterrupt
+
+
+class _Saves(TrainerCallback):
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.steps.append(state.global_step)
+
+
+def test_a_stage_with_all_its_steps_takes_no_further_one(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, num_samples=16, stages=["finetuning"])
+    schedule = {"steps": 3, "batch_size": 4, "final_learning_rate": 1e-2}  # in an epoch of four
+    students = []
+    for name in ("whole", "stopped"):
+        run = changed(recipe, finetuning=schedule, output=str(tmp_path / name))
+        if name == "stopped":
+            with pytest.raises(KeyboardInterrupt):
+                train_student(run, [_Stopped()])
+        students.append(load_file(train_student(run) / "model.safetensors"))
+        lines = (run.output / "finetuning" / "metrics.jsonl").read_text("utf-8").splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())
+
+
+def test_a_stage_that_goes_on_saves_as_often_as_it_is_now_asked_to(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, num_samples=16, stages=["finetuning"])
+    run = changed(recipe, finetuning={"steps": 6, "batch_size": 4, "save_every": 2})
+
+    class Stop(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_student(run, [Stop()])
+    saves = _Saves()
+    train_student(changed(run, finetuning={"save_every": 1}), [saves])
+    assert saves.steps == [3, 4, 5, 6]

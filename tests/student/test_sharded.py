@@ -198,3 +198,30 @@ def test_processes_that_hold_different_weights_end_with_the_same_line(
     assert _load(server, make_recipe(tmp_path, num_samples=2), tmp_path, odd=1) == [1] * 3
     (found,) = set(errors(tmp_path, 3))
     assert found.startswith("Finetuning: processes 0 and 1 hold different weights; found further.")
+
+
+def test_micro_batches_and_the_best_weights_are_one_processs(
+    server: RankServer, tmp_path: Path
+) -> None:
+    recipe = make_recipe(tmp_path, num_samples=16)
+    data = Path(str(recipe.data.path))
+    other = data.read_text("utf-8").replace("What is", "Which one is").replace("The ", "What 1 2 ")
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_text("\n".join(other.splitlines()[:5]) + "\n", encoding="utf-8")
+    rates = {"learning_rate": 3e-2, "final_learning_rate": 3e-2}
+    found = {}
+    for number, env in ((1, {}), (2, FSDP)):
+        size = {"batch_size": 8 // number, "gradient_accumulation": 2}
+        raw = _raw(recipe, tmp_path / f"run-{number}", finetuning={"steps": 8, **size, **rates})
+        raw |= {"stages": ["finetuning"]}
+        raw["held_out"] |= {"path": str(held_out), "every": 1, "keep": "best"}
+        assert _run(server, raw, number, env) == [0] * number, errors(Path(raw["output"]))
+        found[number] = Path(raw["output"])
+    lines = (found[1] / "finetuning" / "held-out.jsonl").read_text("utf-8").splitlines()
+    losses = [json.loads(line)["held_out_loss_nats"] for line in lines]
+    assert min(losses) < losses[-1], "the best weights are the last ones"
+    one, other_student = (
+        load_file(folder / "student" / "model.safetensors") for folder in found.values()
+    )
+    for key, value in one.items():
+        torch.testing.assert_close(other_student[key], value, rtol=1e-3, atol=1e-3)

@@ -166,3 +166,8 @@ def test_a_reason_says_nothing_of_the_machines_paths(tmp_path: Path) -> None:
             ImageRef(path=tmp_path / name).load(where=f"{tmp_path}/data.jsonl:1")
         assert f"data.jsonl:1, {tmp_path / name}: image" in str(caught.value)
         assert str(tmp_path) not in reason_of(caught.value)
+
+
+def test_a_reason_holds_only_what_a_file_can_hold() -> None:
+    error = DataError("unknown role", where="data.jsonl:1", found="\ud800")
+    assert reason_of(error).encode("utf-8").endswith(b"\\ud800")

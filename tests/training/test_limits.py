@@ -61,6 +61,7 @@ def test_an_image_that_no_file_may_be_opened_for_is_no_failed_sample(tmp_path: P
         (OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "no more processes can be started"),
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "no more processes can be started"),
         (RuntimeError("received 0 items of ancdata"), "too many open files"),
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE), "0.png"), "a file system does not"),
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Bus error. …"), "no shared"),
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. "), "a worker that"),
         (MemoryError("Unable to allocate 3 GiB"), "the memory of this machine ran out; found U"),

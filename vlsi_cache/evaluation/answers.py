@@ -79,6 +79,12 @@ class Answerer:
             **send_to_device(inputs, self._device),
             generation_config=GenerationConfig(
                 do_sample=False,
+                # what is not given here would come from the checkpoint
+                num_beams=1,
+                repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
+                min_new_tokens=0,
+                min_length=0,
                 max_new_tokens=self.max_new_tokens,
                 pad_token_id=self._tokenizer.pad_token_id,
                 eos_token_id=sorted(self._stops() | self._special(ends)),
@@ -175,10 +181,12 @@ def _padded(prompts: Sequence[Mapping[str, Tensor]], pad: int) -> dict[str, Tens
 def normalised(text: str) -> str:
     """Return a text without case, punctuation, articles and extra spaces (SQuAD, 2016).
 
-    What consists of nothing else, such as the choice "A", keeps all but its case.
+    What consists of nothing else, such as the choice "A", keeps the article, or else the marks.
     """
-    plain = " ".join(_ARTICLES.sub(" ", text.lower().translate(_MARKS)).split())
-    return plain or " ".join(text.lower().split())
+    lower = text.lower()
+    unmarked = lower.translate(_MARKS)
+    kept = (_ARTICLES.sub(" ", unmarked), unmarked, lower)
+    return next((" ".join(one.split()) for one in kept if one.strip()), "")
 
 
 def is_right(answer: Answer) -> bool:

@@ -223,10 +223,15 @@ def rehearse_stage(
         lengths: the data's lengths.
         counts: count operations, too.
     """
-    size = lengths.bounded(_get(setting.recipe, batch_path(stage)), bound_of(setting.recipe, stage))
-    patches = lengths.patches(size, sketch.pixels_per_patch) if sketch.pixels_per_patch else 0
-    usual = lengths.usual(size) if counts else None
-    found = rehearse(setting, stage, sketch, lengths.heaviest(size), usual, patches)
+    size, bound = _get(setting.recipe, batch_path(stage)), bound_of(setting.recipe, stage)
+    usual = lengths.usual(lengths.bounded(size, bound)) if counts else None
+    tried = []
+    for heavy in lengths.heavy_passes(size, bound):
+        pixels = sketch.pixels_per_patch
+        patches = lengths.patches(heavy.num_samples, pixels) if pixels else 0
+        tried.append(rehearse(setting, stage, sketch, heavy, None if tried else usual, patches))
+    found = max(tried, key=lambda one: one.peak)
+    found = replace(found, operations=tried[0].operations)
     section = setting.recipe.teacher if sketch.role == "teacher" else setting.recipe.student
     num_taps = len(section.taps or ())
     return as_recipe_spreads(found, setting.recipe, stage, setting.num_processes, num_taps)

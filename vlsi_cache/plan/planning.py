@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -106,10 +106,7 @@ class _Planner:
         self.machines = machines
         self.lengths = lengths
         self.device = torch.device("cpu") if recipe.device == "cpu" else ACCELERATOR
-        here = _memory_here(self.device)
-        if here is not None and self.device.type == "cpu":
-            here //= machines.devices
-        self.memory_bytes = machines.memory_bytes or here
+        self.memory_bytes = self._memory_of(machines.devices)
         sections = {"teacher": recipe.teacher, "student": recipe.student}
         self.sketches = {
             role: read_sketch(section, role)
@@ -132,6 +129,18 @@ class _Planner:
         self.notes = [
             note for role, sketch in self.sketches.items() for note in not_planned(role, sketch)
         ]
+
+    def _memory_of(self, num_processes: int) -> int | None:
+        """Return the memory of each process, if it is known. Those on a CPU divide it."""
+        here = _memory_here(self.device)
+        if here is not None and self.device.type == "cpu":
+            here //= num_processes
+        return self.machines.memory_bytes or here
+
+    def _num_processes(self, name: PlannedStageName) -> int:
+        """Return the processes of a stage. A teacher that several hold together needs as many."""
+        splits = self.recipe.teacher.tensor_parallel if name.startswith("teacher") else 1
+        return max(self.machines.devices, splits)
 
     def _validate_taps(self) -> None:
         """Refuse student taps that cannot be matched with the teacher's, where both are known."""
@@ -184,19 +193,23 @@ class _Planner:
     def _stage(self, name: PlannedStageName) -> PlannedStage:
         role = "teacher" if name.startswith("teacher") else "student"
         sketch = self.sketches[role]
+        count = self._num_processes(name)
+        setting, memory = replace(self.setting, num_processes=count), self._memory_of(count)
         with phase(f"rehearsing {name}"):
-            found = rehearse_stage(self.setting, name, sketch, self.lengths)
+            found = rehearse_stage(setting, name, sketch, self.lengths)
         done = is_finished(self.recipe, name, self.cache)
-        limit = None if self.memory_bytes is None else USABLE * self.memory_bytes
-        host = host_bytes(found, self.setting, name)
-        fits = None if limit is None else found.peak <= limit and self._fits_host(host, limit)
+        limit = None if memory is None else USABLE * memory
+        host = host_bytes(found, setting, name)
+        # what lies on a CPU lies in the one memory of all its processes
+        on_host = None if self.device.type != "cpu" else host
+        fits = None if limit is None else found.peak <= limit and (on_host or 0) <= limit * count
         mends = []
         if limit is not None and found.peak > limit and not done:
             with phase(f"looking for what mends {name}"):
-                mends = find_mends(self.setting, name, sketch, self.lengths, found, limit)
+                mends = find_mends(setting, name, sketch, self.lengths, found, limit)
         samples, steps = self._length(name)
         operations = found.operations * samples / self._batch_size(name)
-        heaviest = self.lengths.heaviest(self._batch_size(name))
+        heaviest = found.batch
         return PlannedStage(
             name=name,
             done=done,
@@ -212,11 +225,6 @@ class _Planner:
             mends=mends,
         )
 
-    def _fits_host(self, host: int | None, limit: float) -> bool:
-        """Report whether the processes of a CPU have room together, the first one's loading too."""
-        on_cpu = self.device.type == "cpu"
-        return host is None or not on_cpu or host <= limit * self.machines.devices
-
     def _batch_size(self, name: PlannedStageName) -> int:
         schedule = schedule_of(self.recipe, name)
         size = self.recipe.cache.batch_size if schedule is None else schedule.batch_size
@@ -228,7 +236,7 @@ class _Planner:
         rows = self._num_rows(name)
         schedule = schedule_of(self.recipe, name)
         if schedule is None:
-            return float(rows - num_recorded(self.cache)) or float(rows), None
+            return float(max(rows - num_recorded(self.cache), 0)) or float(rows), None
         # processes that hold one teacher together read the same samples
         together = name.startswith("teacher") and (
             is_mapped(self.recipe) or self.recipe.teacher.tensor_parallel > 1
@@ -258,7 +266,7 @@ class _Planner:
             usual = self.lengths.usual(self._batch_size(name))
             rate = probe_rate(self.setting, name, sketch, usual, device)
         takes_turns = name.startswith("teacher") and is_mapped(self.recipe)
-        at_work = 1 if takes_turns else self.machines.devices
+        at_work = 1 if takes_turns else self._num_processes(name)
         return None if rate is None else operations / rate / at_work
 
     def _cache_bytes(self, num_tokens: int) -> tuple[int, bool]:

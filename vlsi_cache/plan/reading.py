@@ -15,6 +15,7 @@ from vlsi_cache.errors import DataError
 from vlsi_cache.phases import phase
 from vlsi_cache.plan.rehearsing.steps import Batch
 from vlsi_cache.recipe import Recipe
+from vlsi_cache.training.samples.budget import cut_rows
 
 __all__ = ["SampleLengths", "read_lengths"]
 
@@ -53,6 +54,30 @@ class SampleLengths:
         num_samples = min(num_samples, self.num_rows)
         others = ceil((num_samples - 1) * float(np.mean(self.responses)))
         return Batch(num_samples, max(self.tokens), max(self.responses) + others)
+
+    def heavy_passes(self, num_samples: int, most_tokens: int | None) -> list[Batch]:
+        """Return the passes of a batch that may take the most memory.
+
+        With a bound these are the one with the longest sample and, where it has more, the one with
+        the most response tokens. Rows of like length share a pass.
+
+        Args:
+            num_samples: samples of the batch.
+            most_tokens: the bound on a pass's tokens, padding included.
+        """
+        longest = self.heaviest(self.bounded(num_samples, most_tokens))
+        if most_tokens is None:
+            return [longest]
+        passes = [self._fullest(rows, num_samples) for rows in cut_rows(self.tokens, most_tokens)]
+        fullest = max(passes, key=lambda one: one.num_responses)
+        is_fuller = fullest.num_responses > longest.num_responses
+        return [longest, fullest] if is_fuller else [longest]
+
+    def _fullest(self, rows: list[int], num_samples: int) -> Batch:
+        """Return a pass of those rows that have the most response tokens."""
+        chosen = sorted(rows, key=lambda row: -self.responses[row])[:num_samples]
+        responses = sum(self.responses[row] for row in chosen)
+        return Batch(len(chosen), max(self.tokens[row] for row in chosen), responses)
 
     def bounded(self, num_samples: int, most_tokens: int | None) -> int:
         """Return the samples of the heaviest pass: its rows are padded to the longest sample."""

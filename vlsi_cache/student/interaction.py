@@ -105,7 +105,7 @@ def _save(module: Interaction, student: Backbone, run: Run, cache: Cache, folder
     learned = module.learned()
     save_model(learned, run.recipe.student, folder, card_of(run, cache, learned.config))
     schedule = module.settings.inner_schedule
-    rested = schedule is not None and not schedule.end
+    rested = schedule is not None and not schedule.end and schedule.until < 1
     keep_exits(module.bank, student, learned, folder, rested=rested)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["Stamps", "are_settled", "settled_stamps", "stamps_of"]
+__all__ = ["Stamps", "are_settled", "settled_stamps", "stamp_of_open", "stamps_of"]
 
 Stamps = np.ndarray[Any, np.dtype[np.int64]]
 """``[N, 4]``: size, time of the last change of content, of the last change at all (both in
@@ -67,5 +67,14 @@ def _stamp(name: str) -> tuple[int, int, int, int]:
         found = os.stat(name)  # noqa: PTH116 (a Path each would take as long as the call)
     except OSError:
         return (-1, -1, -1, -1)
+    return _numbers(found)
+
+
+def stamp_of_open(descriptor: int) -> tuple[int, int, int, int]:
+    """Stamp an open file."""
+    return _numbers(os.fstat(descriptor))
+
+
+def _numbers(found: os.stat_result) -> tuple[int, int, int, int]:
     inode = found.st_ino & (2**63 - 1)
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, inode)

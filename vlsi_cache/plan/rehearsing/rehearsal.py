@@ -84,6 +84,8 @@ class Rehearsed:
     """Floating-point operations of one step of the usual batch."""
     num_trained: int
     """Parameters that train."""
+    batch: Batch
+    """The batch that decides the peak."""
     loaded: int = 0
     """Bytes of the weights and what is added, before any process gives up a part of them."""
 
@@ -188,6 +190,7 @@ def _one_step(
         working=working,
         operations=0.0,
         num_trained=sum(one.numel() for one in trained),
+        batch=batch,
     )
 
 

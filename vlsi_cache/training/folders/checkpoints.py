@@ -22,6 +22,7 @@ __all__ = [
     "best_of",
     "discard_checkpoints",
     "epochs_of",
+    "is_after_last_step",
     "last_checkpoint",
     "processes_of",
     "remove_torn_checkpoints",
@@ -99,6 +100,12 @@ def processes_of(checkpoint: Path) -> int:
 def epochs_of(checkpoint: Path) -> float:
     """Return how many epochs were trained until a checkpoint."""
     return float(state_of(checkpoint)["epoch"])
+
+
+def is_after_last_step(checkpoint: Path) -> bool:
+    """Report whether a checkpoint has all steps of its stage."""
+    state = state_of(checkpoint)
+    return 0 < int(state.get("max_steps", 0)) <= int(state["global_step"])
 
 
 def state_of(checkpoint: Path) -> dict[str, Any]:

@@ -109,23 +109,33 @@ class MeasuringTrainer(SavingTrainer):
                 mend="Restore it, or delete the stage's folder to train it again",
             )
 
-    def end_early(self, checkpoint: Path | None) -> bool:
-        """Load the best weights, if the stage had stopped early at this checkpoint.
+    def end_before_training(self, checkpoint: Path | None, *, is_last: bool) -> bool:
+        """Load the stage's weights, if no step is to follow this checkpoint.
+
+        Args:
+            checkpoint: the last one.
+            is_last: whether it has all steps, so that its stage was stopped later.
 
         Returns:
-            Whether it had.
+            Whether the stage has ended there, or had stopped early.
         """
+        if checkpoint is None:
+            return False
         patience = None if self._held_out is None else self._held_out.settings.patience
-        if checkpoint is None or patience is None:
+        has_none = patience is not None and from_main_process(_misses(checkpoint)) >= patience
+        if not (is_last or has_none):
             return False
-        if from_main_process(_misses(checkpoint)) < patience:
-            return False
-        self._load_best_model()
+        if self.best is not None:
+            self._load_best_model()
+        else:
+            self._load_from_checkpoint(str(checkpoint))
         return True
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         found: tuple[int, int] = super()._init_training_state(*args, **kwargs)
-        if self._held_out is not None:  # a checkpoint has the settings and paths of its own day
+        # a checkpoint has the settings and paths of its own day
+        self.state.compute_steps(self.args, self.state.max_steps)
+        if self._held_out is not None:
             self.state.eval_steps = self._held_out.settings.every
             self.state.best_model_checkpoint = None if self.best is None else str(self.best)
         return found

@@ -20,6 +20,7 @@ from vlsi_cache.training.processes import found_by_main_process, gathered, raise
 from vlsi_cache.training.samples.budget import collate_pieces
 from vlsi_cache.training.samples.heldout import HeldOut
 from vlsi_cache.training.samples.loader import FURTHER, make_loader
+from vlsi_cache.training.sharding import reshard
 
 __all__ = ["Meter", "MeterSettings"]
 
@@ -89,6 +90,7 @@ class Meter:
                     found += self._sums(module, piece)
                 progress.advance(len(picks))
         module.train()
+        reshard(module)  # a forward without gradients leaves some weights whole
         return sorted(gathered(found))
 
     def _sums(self, module: StageModule, piece: dict[str, Any]) -> list[MeasuredSample]:
@@ -122,8 +124,6 @@ class Meter:
                 workers=self._settings.workers,
                 start_method=held_out.start_method,
             )
-            # a loader draws a number whenever it starts, and training must not notice
-            self._loader.generator = torch.Generator()
         return self._loader
 
     def _own_batches(self) -> list[list[_Pick]]:

@@ -27,7 +27,7 @@ from vlsi_cache.training.loop.guarding.guard import LossGuard
 from vlsi_cache.training.loop.guarding.unsound import UnsoundSamples
 from vlsi_cache.training.module import StageModule
 from vlsi_cache.training.processes import gathered, raise_together
-from vlsi_cache.training.sharding import like, whole_state
+from vlsi_cache.training.sharding import like, reshard, whole_state
 
 __all__ = ["MEND_DIVERGED", "SavingTrainer"]
 
@@ -175,6 +175,7 @@ class SavingTrainer(Trainer):
                     mend="Delete the stage's folder to train it again",
                 )
             self._module().batches_seen = int(saved.get_tensor(_BATCHES_SEEN))
+            reshard(self._module())  # what is whole would not keep what is copied
             with torch.no_grad():
                 for name, parameter in trainable.items():
                     parameter.copy_(like(saved.get_tensor(name), parameter))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from vlsi_cache.phases import phase
 from vlsi_cache.training.advice import folders_to_delete
 from vlsi_cache.training.folders.checkpoints import (
     epochs_of,
+    is_after_last_step,
     last_checkpoint,
     processes_of,
     renumber,
@@ -134,9 +136,10 @@ def _unsound_samples(run: Run, stage: Stage[Any], training: Training[Any]) -> Un
 
 def _train_on(stage: Stage[Any], trainer: _StageTrainer, metrics: MetricFile) -> None:
     checkpoint = from_main_process(last_checkpoint(stage.folder))
+    is_last = from_main_process(checkpoint is not None and is_after_last_step(checkpoint))
     if checkpoint is not None:
         checkpoint = trainer.recount(checkpoint)
-        if trainer.is_world_process_zero():
+        if trainer.is_world_process_zero() and not is_last:
             logger.info("%s: going on from %s", stage.name, checkpoint.name)
     step = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
     on_main_process(lambda: metrics.resume(step))
@@ -145,7 +148,7 @@ def _train_on(stage: Stage[Any], trainer: _StageTrainer, metrics: MetricFile) ->
         on_main_process(lambda: journal.resume(step))
     trainer.resume_account(checkpoint)
     trainer.resume_measuring(checkpoint)
-    if trainer.end_early(checkpoint):
+    if trainer.end_before_training(checkpoint, is_last=is_last):
         return
     with (
         plain_write_errors(stage.folder),
@@ -196,6 +199,10 @@ class _StageTrainer(GuardedTrainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.begin_measuring(training.held_out, stage.schedule)
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """Reduce gradients after every micro-batch: whole ones would take what sharding saves."""
+        return nullcontext()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process's batches.

@@ -180,10 +180,14 @@ def too_many_in_a_row(in_a_row: int, most: int, where: str, reason: str) -> Stag
 
 
 def reason_of(error: VlsiCacheError) -> str:
-    """Return what went wrong, alike on every machine: no paths, and no addresses of objects."""
+    """Return what went wrong, alike on every machine: no paths, and no addresses of objects.
+
+    Half a character, which no file takes, stands there as its escape.
+    """
     parts = [error.what]
     if error.expected is not None:
         parts.append(f"expected {error.expected}")
     if error.found is not None:
         parts.append(f"found {error.found}")
-    return re.sub(r" at 0x[0-9a-f]+", "", "; ".join(parts))
+    text = re.sub(r" at 0x[0-9a-f]+", "", "; ".join(parts))
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -13,6 +13,7 @@ from itertools import islice
 from multiprocessing.queues import Queue
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from transformers import TrainerCallback
@@ -170,6 +171,8 @@ def make_loader(
         pin_memory=pin_memory,
         multiprocessing_context=start_method if workers else None,
         worker_init_fn=_begin_worker,
+        # it draws a number whenever it starts, and training must not notice
+        generator=torch.Generator(),
     )
 
 

@@ -21,7 +21,13 @@ from vlsi_cache.data.reading.files.compression import is_compressed, unpack
 from vlsi_cache.data.reading.files.json_offsets import find_rows
 from vlsi_cache.data.reading.files.jsonproblems import not_json
 from vlsi_cache.data.reading.files.strictjson import parse_row_json
-from vlsi_cache.data.reading.stamps import Stamps, are_settled, settled_stamps, stamps_of
+from vlsi_cache.data.reading.stamps import (
+    Stamps,
+    are_settled,
+    settled_stamps,
+    stamp_of_open,
+    stamps_of,
+)
 from vlsi_cache.errors import DataError, first_line
 
 __all__ = ["JsonRows", "RowSource"]
@@ -157,10 +163,23 @@ class JsonRows:
 
     def _read(self, start: int, num_bytes: int) -> bytes:
         if self._descriptor is None:
-            self._descriptor = os.open(self._path, os.O_RDONLY)
+            self._descriptor = self._open()
             weakref.finalize(self, os.close, self._descriptor)
         # pread, because threads and forked workers share the descriptor's own position.
         return os.pread(self._descriptor, num_bytes, start)
+
+    def _open(self) -> int:
+        """Open the file, which has to be the one whose rows were found."""
+        descriptor = os.open(self._path, os.O_RDONLY)
+        known = self._files.get(str(self._path.absolute()))  # none of an unpacked file
+        if known is not None and stamp_of_open(descriptor) != tuple(known[0]):
+            os.close(descriptor)
+            raise DataError(
+                "data file has changed since it was opened",
+                where=self._path,
+                mend="Run the command again, once nothing writes to it",
+            )
+        return descriptor
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_descriptor": None}  # spawned workers open their own
