@@ -109,7 +109,7 @@ def progress_of(command: str, verb: str) -> Iterator[Callable[[int, int], None]]
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         yield partial(_log_line, verb)
         return
     from rich.progress import (

@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from vlsi_cache.cli.completion import complete_folders
+from vlsi_cache.cli.early import validate_writable
 from vlsi_cache.cli.options import errors_in_one_line
+from vlsi_cache.cli.paths import HOME_PATH
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
 
@@ -18,7 +20,7 @@ __all__ = ["command"]
 @errors_in_one_line
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=HOME_PATH,
     shell_complete=complete_folders,
     default=Path("vlsi-cache-demo"),
     show_default=True,
@@ -44,6 +46,7 @@ def command(out: Path, seed: int, pairs: int, quick: bool, as_json: bool) -> Non
     distilled from the cache, and another is only fine-tuned on the same answers.
     """
     log_to("stderr")
+    validate_writable(out, "--out")
     with stopping_on_signals():
         import_libraries()
         from vlsi_cache.demo.plan import FULL, QUICK, Demo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from vlsi_cache.cli.options import (
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
 from vlsi_cache.recipe import validate_named, validate_trackers
+from vlsi_cache.recipe.outputs import validate_outputs
 from vlsi_cache.recipe.partition import Partition
 
 if TYPE_CHECKING:
@@ -136,6 +138,7 @@ def command(recipe: Recipe, partition: str | None) -> None:
     log_to("stdout")
     selected = None if partition is None else Partition.parse(partition)
     validate_named(recipe, ["teacher"])
+    validate_outputs(recipe)
     validate_verbalizers_there(recipe.teacher.verbalizers)
     validate_trackers(recipe)
     with stopping_on_signals():
@@ -151,7 +154,8 @@ def command(recipe: Recipe, partition: str | None) -> None:
 
 def _say_what_is_next(recipe: Recipe, path: str | Path) -> None:
     missing = _completeness(path)
-    click.echo(f"cache: {path}{missing}\nlook inside with: vlsi-cache inspect {path}")
+    inspecting = shlex.join(["vlsi-cache", "inspect", str(path)])
+    click.echo(f"cache: {path}{missing}\nlook inside with: {inspecting}")
     if not missing:
         student = {} if recipe.student.model else {"--student": "MODEL"}
         click.echo(f"next: {next_command('train-student', student)}")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
 from vlsi_cache.cli.completion import complete_folders
+from vlsi_cache.cli.early import validate_folder_there, validate_writable
 from vlsi_cache.cli.options import errors_in_one_line
+from vlsi_cache.cli.paths import HOME_PATH
 from vlsi_cache.cli.terminal import importing, log_to
-from vlsi_cache.errors import ModelError
 
 __all__ = ["command"]
 
 
 @click.command("export-exits")
 @errors_in_one_line
-@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_folders)
-@click.argument("out", type=click.Path(path_type=Path), shell_complete=complete_folders)
+@click.argument("run", type=HOME_PATH, shell_complete=complete_folders)
+@click.argument("out", type=HOME_PATH, shell_complete=complete_folders)
 @click.option("--replace", is_flag=True, help="Replace the exits that OUT holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(run: Path, out: Path, replace: bool, as_json: bool) -> None:
@@ -27,8 +29,8 @@ def command(run: Path, out: Path, replace: bool, as_json: bool) -> None:
     student or of verbalizers.
     """
     log_to("stderr")
-    if not run.is_dir():
-        raise ModelError("no such folder", where=run, mend="Name the folder of a run")
+    validate_folder_there(run, "Name the folder of a run")
+    validate_writable(out, "OUT")
     with importing():
         from vlsi_cache.verbalizer import export_exits
 
@@ -39,4 +41,5 @@ def command(run: Path, out: Path, replace: bool, as_json: bool) -> None:
     click.echo(f"exits at taps {', '.join(map(str, found.taps))} of {found.backbone}: {out}")
     if found.stale:
         click.echo("they are older than the student: docs/exits.md says how to renew them")
-    click.echo(f"next: vlsi-cache evaluate {found.backbone} --verbalizers {out} --data HELD-OUT")
+    words = ["vlsi-cache", "evaluate", str(found.backbone), "--verbalizers", str(out)]
+    click.echo(f"next: {shlex.join(words)} --data HELD-OUT")

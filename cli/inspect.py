@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from vlsi_cache.cli.completion import complete_folders
+from vlsi_cache.cli.early import validate_cache_there
 from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
+from vlsi_cache.cli.paths import HOME_FILE
 from vlsi_cache.cli.showing import (
     echo_json,
     print_table,
@@ -54,7 +56,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=HOME_FILE,
     help="Write a page of everything, with these samples or a few at random.",
 )
 @click.option("--data", metavar="PATH", help="Show samples with their conversations and images.")
@@ -105,9 +107,10 @@ def command(
             _compare(recipe.cache_path, kind, compare, max_samples, html, as_json=as_json)
             return
         if kind == "run":
-            _refuse("a run has no samples", given, ("samples", "data", "max_samples"))
+            _refuse(_no_samples(recipe.cache_path), given, ("samples", "data", "max_samples"))
             _run(recipe.cache_path, html, as_json=as_json)
             return
+    validate_cache_there(recipe.cache_path)
     data = _data(recipe, asks_for_data=asks_for_data, html=html)
     _cache(recipe.cache_path, html, _Shown(samples, data, max_samples), as_json=as_json)
 
@@ -161,6 +164,12 @@ def _refuse(why: str, given: Mapping[str, object], names: Sequence[str]) -> None
     for name in names:
         if given[name] not in (None, ()):
             raise click.UsageError(f"{why}, so {flags[name]} has no effect")
+
+
+def _no_samples(run: str | Path) -> str:
+    """Return why a run has no samples, and where they are if its cache lies in it."""
+    inside = Path(run) / "cache"
+    return "a run has no samples" + (f" ({inside} has them)" if inside.is_dir() else "")
 
 
 def _validate_kinds(path: str | Path, kind: str, other: str, max_samples: int | None) -> None:

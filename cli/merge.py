@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from vlsi_cache.cli.completion import complete_folders
+from vlsi_cache.cli.early import validate_cache_there
 from vlsi_cache.cli.options import errors_in_one_line
 from vlsi_cache.cli.terminal import counting, log_to
 from vlsi_cache.errors import counted
+from vlsi_cache.recipe import at_home
 
 __all__ = ["command"]
 
@@ -27,8 +31,13 @@ def command(out: str, caches: tuple[str, ...]) -> None:
     stopped.
     """
     log_to("stderr")
+    out, caches = at_home(out), tuple(map(at_home, caches))
+    for cache in caches:
+        validate_cache_there(cache)
     from vlsi_cache.store import merge_caches
 
     with counting(f"merging {counted(len(caches), 'cache')}", "steps") as report:
         merge_caches(out, caches, report)
-    click.echo(f"cache: {out}\nlook inside with: vlsi-cache inspect {out}")
+    click.echo(f"cache: {out}\nlook inside with: {shlex.join(['vlsi-cache', 'inspect', out])}")
+    student = ["--student", "MODEL", "--data", "DATA-OF-ALL", "--cache", out]
+    click.echo(f"next: {shlex.join(['vlsi-cache', 'train-student', *student])}")

@@ -8,12 +8,14 @@ import re
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final, TypeVar
 
 import click
 
 from vlsi_cache.cli.completion import ASSIGNMENT, complete_by_key
-from vlsi_cache.cli.next_step import Given, remember_given
+from vlsi_cache.cli.next_step import Given, keep_flags, remember_given
+from vlsi_cache.cli.paths import HOME_PATH, note_on_paths, remember_paths
 from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.interruption import Interrupted
 from vlsi_cache.limits import plain_limit_errors
@@ -53,6 +55,13 @@ class RecipeCommand(click.Command):
                 possibilities=error.possibilities,
                 ctx=ctx,
             ) from None
+        except click.UsageError as error:
+            extra = re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", error.message)
+            if extra is None or not Path(extra[1]).exists():
+                raise
+            flag = "--recipe" if extra[1].endswith((".yaml", ".yml")) else "--data"
+            way = f"Perhaps {flag} {quote(extra[1])} is meant"
+            raise click.UsageError(f"{error.message}. {way}", ctx=ctx) from None
 
 
 def errors_in_one_line(function: F) -> F:
@@ -68,6 +77,8 @@ def errors_in_one_line(function: F) -> F:
             if debug:
                 raise
             click.echo(f"error: {error}", err=True)
+            if note := note_on_paths():
+                click.echo(note, err=True)
             raise SystemExit(error.exit_code) from None
         except OSError as error:
             if debug or error.filename is None:
@@ -112,10 +123,12 @@ def recipe_flags(flags: Mapping[str, str], *, is_argument: bool = False) -> Call
             recipe = _load(flags, alone or recipe_path, assignments, typed)
             return function(*args, recipe=recipe, **kwargs)
 
+        keep_flags(with_recipe, flags)
         decorated: Any = with_recipe
         if is_argument:
-            kind = click.Path(path_type=Path)
-            alone = click.argument("recipe_alone", metavar="[RECIPE]", required=False, type=kind)
+            alone = click.argument(
+                "recipe_alone", metavar="[RECIPE]", required=False, type=HOME_PATH
+            )
             decorated = alone(with_recipe)
         return decorated  # type: ignore[no-any-return]
 
@@ -126,7 +139,7 @@ _recipe_option = click.option(
     "-r",
     "--recipe",
     "recipe_path",
-    type=click.Path(path_type=Path),
+    type=HOME_PATH,
     help="YAML recipe of the whole run. Flags override it.",
 )
 _set_option = click.option(
@@ -150,10 +163,13 @@ def _load(
     try:
         recipe = load_recipe(path, [*assignments, *overrides])
     except RecipeProblemsError as error:
-        names = {flags[name]: f"--{name.replace('_', '-')}" for name in typed}
+        names = {one.partition("=")[0]: f"--set {one.partition('=')[0]}" for one in assignments}
+        names |= {flags[name]: f"--{name.replace('_', '-')}" for name in typed}
         raise error.naming(names) from None
     by_key = {flags[name]: value for name, value in typed.items()}
     remember_given(Given(path, assignments, by_key))
+    if path is not None:
+        remember_paths(recipe, path)
     return recipe
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_LEAST_BYTES = 10**6
+"""A bare number below it is not meant as bytes."""
 _UNITS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}
 
 
@@ -37,6 +40,8 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", value.strip().upper())
     if found is None or not float(found[1]):
         raise click.BadParameter(f"expected a size such as 80GB or 80GiB, found {value!r}")
+    if value.strip().isdecimal() and int(value) < _LEAST_BYTES:
+        raise click.BadParameter(f"{value} would be bytes: write {value}GB or {value}GiB")
     power = _UNITS[found[2]]
     unit = 2.0 ** (power // 3 * 10) if found[3] else 10.0**power
     return _Size(value.strip(), round(float(found[1]) * unit))
@@ -159,7 +164,7 @@ def _machine_flags(given: Mapping[str, Any]) -> dict[str, str]:
 def _next(
     plan: Plan, recipe: Recipe, typed: Mapping[str, str], machine_flags: Mapping[str, str]
 ) -> str:
-    """Return the command that comes next: the first whose stages are not done.
+    """Return the command that comes next: the first whose stages are not done, or a look at all.
 
     Args:
         plan: what is to be done.
@@ -173,7 +178,7 @@ def _next(
         again = next_command("plan", {**typed, **machine_flags})
         return f"{again} --fsdp" if plan.shards_student else again
     if not remaining:
-        return next_command("inspect", {}) if not plan.stages else "nothing, all stages are done"
+        return shlex.join(["vlsi-cache", "inspect", str(recipe.output)])
     name = "dump-teacher" if remaining[0].startswith("teacher") else "train-student"
     command = next_command(name, typed if name.endswith(role) else {})
     launcher = _launcher(plan, recipe, name)

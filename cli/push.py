@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlsi_cache.cli.completion import complete_folders
+from vlsi_cache.cli.early import validate_folder_there
 from vlsi_cache.cli.options import errors_in_one_line
+from vlsi_cache.cli.paths import HOME_PATH
 from vlsi_cache.cli.terminal import log_to
 
 if TYPE_CHECKING:
@@ -19,9 +21,7 @@ __all__ = ["command"]
 
 @click.command("push", short_help="Upload a student or a cache to the hub.")
 @errors_in_one_line
-@click.argument(
-    "path", metavar="PATH", type=click.Path(path_type=Path), shell_complete=complete_folders
-)
+@click.argument("path", metavar="PATH", type=HOME_PATH, shell_complete=complete_folders)
 @click.argument("repository", metavar="OWNER/NAME")
 @click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
 @click.option("--revision", metavar="BRANCH", help="Branch to commit to.  [default: main]")
@@ -40,6 +40,7 @@ def command(path: Path, repository: str, *, dry_run: bool, **options: Any) -> No
     HF_TOKEN and HF_ENDPOINT. No other command uploads anything.
     """
     log_to("stderr")
+    validate_folder_there(path, "Give the folder of a finished student or of a complete cache")
     from vlsi_cache.sharing import plan_upload, push_to_hub
 
     if dry_run:

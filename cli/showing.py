@@ -20,6 +20,9 @@ __all__ = ["echo_json", "print_table", "reading_processes", "validate_page", "wr
 _WORTH_A_PROCESS: Final = 2_000_000
 """Tokens times taps from which a second process saves more time than its start takes."""
 _MOST_PROCESSES: Final = 8
+_LEAST_WIDTH: Final = 60
+_PAGE: Final = b"<!doctype html"
+"""What every page begins with."""
 
 
 def reading_processes(cache: Cache) -> int:
@@ -39,20 +42,27 @@ def echo_json(report: BaseModel) -> None:
 
 
 def print_table(table: RenderableType) -> None:
-    """Print a table in the terminal's width."""
+    """Print a table in the terminal's width, or in the least that cuts no figure off."""
     from rich.console import Console
 
-    Console().print(table)
+    Console(width=max(Console().width, _LEAST_WIDTH)).print(table)
 
 
 def validate_page(path: Path) -> None:
     """Refuse a page that could not be written, before hours of reading.
 
     Raises:
-        StageError: its folder is not there, or cannot be written.
+        StageError: its folder is not there, or cannot be written. Or it is a file of other content.
     """
     from vlsi_cache.errors import StageError
 
+    if path.is_file() and (found := _other_than_a_page(path)) is not None:
+        raise StageError(
+            "a page would be written over this file",
+            where=path,
+            found=f"{path.stat().st_size:,} bytes of {found}",
+            mend="Choose another file for --html, or delete this one",
+        )
     folder = path.parent
     if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
         return
@@ -63,6 +73,15 @@ def validate_page(path: Path) -> None:
     else:
         what, mend = "the page's folder is not there", f"Make it with mkdir -p {quote(str(folder))}"
     raise StageError(what, where=folder, mend=mend)
+
+
+def _other_than_a_page(path: Path) -> str | None:
+    """Return what a file holds, unless that is a page or nothing."""
+    from vlsi_cache.contents import HEAD_BYTES, find_contents
+
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES).lstrip()
+    return None if not head or head.lower().startswith(_PAGE) else find_contents(path).words
 
 
 def write_page(path: Path, page: str, report: BaseModel, *, as_json: bool) -> None:

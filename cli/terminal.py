@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["counting", "import_libraries", "importing", "log_to", "quieten_libraries"]
 
+_DUMB: Final = ("dumb", "unknown")
 _IMPORTING: Final = "importing torch and transformers"
 
 
 def log_to(stream: Literal["stdout", "stderr"]) -> None:
     """Send the library's log lines to ``stdout`` or ``stderr``."""
     lines = sys.stdout if stream == "stdout" else sys.stderr
-    terminal = next((one for one in (lines, sys.stderr) if one.isatty()), None)
+    is_dumb = os.environ.get("TERM", "").lower() in _DUMB  # as rich has it: no line is written over
+    terminal = next((one for one in (lines, sys.stderr) if one.isatty() and not is_dumb), None)
     handler: logging.Handler = LineHandler(lines)
     if terminal is not None:
         handler = _LiveHandler(lines, terminal)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Formatter())
     root = logging.getLogger("vlsi_cache")
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if terminal is None else LIVE)
@@ -107,6 +109,15 @@ class _Once(logging.Filter):
             self._seen.clear()
         self._seen.add(line)
         return is_new
+
+
+class _Formatter(logging.Formatter):
+    """Marks a warning as one, in a terminal and in a file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message, behind its level if that is a warning or worse."""
+        text = super().format(record)
+        return f"{record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text
 
 
 class _LiveHandler(LineHandler):

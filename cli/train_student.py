@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from vlsi_cache.cli.options import RecipeCommand, errors_in_one_line, recipe_fla
 from vlsi_cache.cli.signals import stopping_on_signals
 from vlsi_cache.cli.terminal import import_libraries, log_to
 from vlsi_cache.recipe import validate_named, validate_trackers
+from vlsi_cache.recipe.outputs import validate_outputs
 
 if TYPE_CHECKING:
     from vlsi_cache.recipe import Recipe
@@ -93,6 +95,7 @@ def command(recipe: Recipe) -> None:
     """
     log_to("stdout")
     validate_named(recipe, ["student"])
+    validate_outputs(recipe)
     validate_trackers(recipe)
     validate_verbalizers_there(recipe.student.verbalizers)
     if "interaction" in recipe.stages and not recipe.interaction.follow:
@@ -113,3 +116,12 @@ def _say_what_is_next(recipe: Recipe, result: Path) -> None:
         click.echo(f"verbalizers: {result}\nnext: {next_command('train-student', {})}")
         return
     click.echo(f"student: {result}\nload it with: {loading_code(result)}")
+    click.echo(f"next: {shlex.join(['vlsi-cache', 'evaluate', str(result), *_held_out(recipe)])}")
+
+
+def _held_out(recipe: Recipe) -> list[str]:
+    """Return the flags of the held-out data, as far as the recipe knows it."""
+    path = recipe.held_out.path or (recipe.data.path if recipe.held_out.split else None)
+    split = recipe.held_out.split or recipe.data.split
+    flags = ["--data", path if isinstance(path, str) else "HELD-OUT"]
+    return flags + (["--split", split] if isinstance(path, str) and split != "train" else [])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vlsi_cache.cli.early import validate_cache_there
 from vlsi_cache.cli.options import errors_in_one_line, recipe_flags
 from vlsi_cache.cli.terminal import counting, log_to
 from vlsi_cache.errors import printable
@@ -32,6 +33,7 @@ def command(recipe: Recipe, as_json: bool) -> None:
     is not finished yet is not damaged.
     """
     log_to("stderr")
+    validate_cache_there(recipe.cache_path)
     found = _verify(recipe.cache_path)
     if as_json:
         from vlsi_cache.report import json_text

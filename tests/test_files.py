@@ -23,6 +23,16 @@ def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_jobs_that_write_one_file_at_once_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    texts = [f"{number}" * 10_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda text: write_whole(path, text), texts * 20):
+            pass
+    assert path.read_text(encoding="utf-8") in texts
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_what_is_not_a_file_is_never_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(b"\0text")
@@ -35,16 +45,6 @@ def test_what_is_not_a_file_is_never_waited_for(tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(OSError, match="a pipe or a device, not a file"):
         read_file(path)
-
-
-def test_jobs_that_write_one_file_at_once_do_not_meet(tmp_path: Path) -> None:
-    path = tmp_path / "record.json"
-    texts = [f"{number}" * 10_000 for number in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        for _ in pool.map(lambda text: write_whole(path, text), texts * 20):
-            pass
-    assert path.read_text(encoding="utf-8") in texts
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_interrupted_write_leaves_the_file_as_it_was(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def _run(folder: Path, arguments: str) -> tuple[int, str, str]:
     found = subprocess.run(
         [sys.executable, "-c", _RUN, *arguments.split()],
         cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},  # the same answer with a network as without
         capture_output=True,
         text=True,
         check=False,
@@ -39,6 +41,14 @@ def _run(folder: Path, arguments: str) -> tuple[int, str, str]:
     ("arguments", "code", "problem"),
     [
         ("check --teacher model --data absent.jsonl", 1, "absent.jsonl: there is no such data"),
+        ("check --teacher model --data row.jsonl", 1, "Perhaps rows.jsonl is meant"),
+        ("check --teacher model --data row", 1, "HF_HUB_OFFLINE forbids to ask the Hugging Face"),
+        (f"check --teacher modl {_DATA}", 1, "modl: there is no such folder here, and HF_HUB_OF"),
+        (f"check --teacher ./modl {_DATA}", 1, "Perhaps model is meant"),
+        ("verify modl", 1, "modl: no cache here; found no modl in "),
+        ("merge out modl", 1, "Perhaps model is meant"),
+        ("push modl owner/name", 1, "modl: no such folder; found no modl in "),
+        ("check --recipe recipe.yml", 2, "Perhaps recipe.yaml is meant"),
         ("check --teacher model --data *.json", 1, "*.json: no file has a name of this pattern"),
         (f"check --teacher ./absent {_DATA}", 1, "./absent: there is no such model folder"),
         (f"check {_DATA}", 2, "no model is named"),
@@ -135,10 +145,10 @@ def test_flags_and_keys_are_named_as_they_were_given(tmp_path: Path) -> None:
     arguments = "check --limit 0 --set data.splt=x --teacher model"
     _, stderr, _ = _run(tmp_path, arguments)
     first, *lines, last = stderr.splitlines()
-    assert first == "error: flags: recipe has 2 problems:"
+    assert first == "error: 2 problems:"
     assert lines == [
         "  --limit: input should be greater than 0, found 0",
-        "  data.splt: unknown key, perhaps split",
+        "  --set data.splt: unknown key, perhaps split",
     ]
     assert last.startswith("Every key is described in ")
     _, stderr, _ = _run(tmp_path, "dump-teacher --limit 0 --on-error stpo")

@@ -13,13 +13,14 @@ from click.testing import CliRunner, Result
 
 from support.runs import make_recipe, save_text_model, write_conversations
 from vlsi_cache.cli.main import cli
-from vlsi_cache.cli.next_step import Given, next_command, remember_given
+from vlsi_cache.cli.next_step import Given, keys_of_flags, next_command, remember_given
 from vlsi_cache.errors import CacheError, DataError, ModelError, RecipeError
 from vlsi_cache.plan.planning import not_planned
 from vlsi_cache.plan.rehearsing.sketch import read_sketch
 from vlsi_cache.recipe import (
     Recipe,
     TeacherSection,
+    apply_overrides,
     load_recipe,
     recipe_from_mapping,
     validate_model_folder,
@@ -49,7 +50,14 @@ def test_a_recipe_stands_alone_or_behind_its_flag(command: str, tmp_path: Path) 
     absent = tmp_path / "absent.yaml"
     alone, flagged = _run(command, absent), _run(command, "--recipe", absent)
     assert alone.exit_code == flagged.exit_code == 2
-    assert alone.output == flagged.output == f"error: {absent}: recipe not found\n"
+    assert (
+        alone.output
+        == flagged.output
+        == (
+            f"error: {absent}: recipe not found; found no absent.yaml in {tmp_path}. "
+            "Give a file of YAML.\n"
+        )
+    )
     twice = _run(command, absent, "--recipe", absent)
     assert "the recipe is given twice" in twice.output
 
@@ -107,6 +115,78 @@ def test_a_misspelt_key_suggests_its_neighbour_first(key: str, suggested: str) -
         load_recipe(None, [f"{key}=2"])
 
 
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("teacher.taps=2,4", r"should be a list, found '2,4': write \[2,4\]"),
+        ("stages=interaction", r"found 'interaction': write \[interaction\]"),
+        ("data.limit=yes", "should be a whole number, found True"),
+        ("interaction.lora=none", "such as rank, .* or null for none, found 'none'"),
+        ("output=3", "output: should be a path, found 3"),
+        ("teacher.max_memory=80GB", "should be a mapping, found '80GB'"),
+        ("teacher.taps=[1,", r"is not YAML\. Quote what the shell would part or change"),
+    ],
+)
+def test_a_value_of_another_kind_says_how_it_is_written(assignment: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(None, [assignment])
+
+
+def test_a_recipe_is_found_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "r.yaml").write_text("cahe: {}", encoding="utf-8")
+    for given in (["~/r.yaml"], ["--recipe", "~/r.yaml"], ["--recipe=~/r.yaml"]):
+        assert f"error: {tmp_path}/r.yaml: recipe has 1 problem" in _run("check", *given).stderr
+
+
+def test_a_recipe_from_another_folder_says_where_its_paths_begin(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = recipe.output.parent
+    file = folder / "relative.yaml"
+    file.write_text(
+        "teacher: {model: ./teacher}\ndata: {path: data.jsonl}\noutput: run\n", encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    result = _run("dump-teacher", file)
+    assert result.exit_code == 1
+    *_, last = result.stderr.splitlines()
+    assert last == (
+        f"note: paths in a recipe begin at the folder that you are in, which is {tmp_path}. "
+        f"Beside the recipe there is ./teacher and data.jsonl: run cd {folder} first"
+    )
+    monkeypatch.chdir(folder)
+    assert "note:" not in _run("dump-teacher", "relative.yaml", "--limit", 0).stderr
+
+
+def test_a_path_without_its_option_is_answered_with_the_option(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    data = recipe.data.path
+    result = _run("evaluate", "model", data)
+    assert result.exit_code == 2
+    assert f"Perhaps --data {data} is meant" in result.output
+    assert "Perhaps" not in _run("evaluate", "model", "absent").output
+
+
+def test_a_bare_number_is_no_memory(file: Path) -> None:
+    result = _run("plan", file, "--memory", "80")
+    assert result.exit_code == 2
+    assert "80 would be bytes: write 80GB or 80GiB" in result.output
+
+
+def test_a_page_is_written_over_no_other_file(recipe: Recipe, tmp_path: Path) -> None:
+    mine = tmp_path / "data.jsonl"
+    mine.write_text("{}\n", encoding="utf-8")
+    result = _run("inspect", tmp_path, "--html", mine)
+    assert result.exit_code == 1
+    assert f"{mine}: a page would be written over this file; found 3 bytes of" in result.stderr
+    assert mine.read_text(encoding="utf-8") == "{}\n"
+    for begins in ("", "<!DOCTYPE html>\n<html>"):
+        mine.write_text(begins, encoding="utf-8")
+        assert "neither a cache nor a run" in _run("inspect", tmp_path, "--html", mine).stderr
+
+
 def test_a_folder_of_models_names_the_models_in_it(tmp_path: Path) -> None:
     for name in ("large", "small"):
         (tmp_path / name).mkdir()
@@ -131,6 +211,47 @@ def test_the_next_command_leaves_out_what_it_does_not_read() -> None:
             "vlsi-cache train-student --set finetuning.steps=2 --set cache.path=c"
         )
         assert "teacher.dtype" in next_command("dump-teacher", {})
+
+
+def test_the_next_commands_keep_a_student_until_it_is_trained() -> None:
+    flags = {"student.model": "my student", "teacher.model": "t", "data.on_error": "skip"}
+    with click.Context(cli):
+        remember_given(Given(Path("my recipes/r.yaml"), ("seed=1",), flags))
+        dump = next_command("dump-teacher", {"--taps": "1,3"})
+        assert dump == (
+            "vlsi-cache dump-teacher --recipe 'my recipes/r.yaml' --teacher t --taps 1,3 "
+            "--on-error skip --set seed=1 --set 'student.model=my student'"
+        )
+        assert next_command("plan", {}).endswith("--set seed=1 --set data.on_error=skip")
+        remember_given(Given(None, ("student.model=my student", "cache.m=9"), {"cache.k": 2}))
+        assert next_command("train-student", {}) == (
+            "vlsi-cache train-student --student 'my student'"
+        )
+
+
+@pytest.mark.parametrize("following", ["plan", "dump-teacher", "train-student"])
+@pytest.mark.parametrize("name", ["check", "plan", "dump-teacher", "train-student"])
+def test_the_next_command_has_only_options_that_it_knows(name: str, following: str) -> None:
+    before = cli.get_command(click.Context(cli), name)
+    after = cli.get_command(click.Context(cli), following)
+    assert before is not None
+    assert after is not None
+    keys = keys_of_flags(before)
+    texts = {"data.path": "a: b", "output": "yes", "cache.path": "[c"}
+    given = {key: texts.get(key, "x") for key in keys}
+    if "interaction.follow" in keys:
+        given["interaction.follow"] = True
+    with click.Context(cli):
+        remember_given(Given(None, (), given))
+        words = shlex.split(next_command(following, {}))
+    parser = after.make_parser(click.Context(after))
+    typed, rest, _ = parser.parse_args(words[2:])
+    assert rest == []
+    raw = apply_overrides({}, typed.get("assignments", []))
+    for key in ("data.path", "output"):
+        section, _, last = key.rpartition(".")
+        if key in keys and key not in keys_of_flags(after):
+            assert (raw[section] if section else raw)[last] == texts[key]
 
 
 @pytest.mark.parametrize(

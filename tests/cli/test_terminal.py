@@ -35,13 +35,14 @@ with phase("first", total=10, unit="rows") as one:
     while seen.count((20, True)) < 2:  # a live line lies between the two
         pass
     one.say("a line of its own")
+    logging.getLogger("vlsi_cache.x").warning("mind %s", "this")
 print("the end")
 """
 
 
-def _in_terminal() -> str:
+def _in_terminal(term: str = "xterm") -> str:
     parent, child = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    environment = {**os.environ, "TERM": term, "COLUMNS": "80"}
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT], stdout=child, stderr=child, stdin=child, env=environment
     )
@@ -65,7 +66,13 @@ def test_a_terminal_has_a_live_line_that_leaves_nothing_behind() -> None:
     assert kept[0] == "first (10 rows)"
     assert "\x1b[2K" in shown, "the live line is wiped"
     assert shown.endswith("the end\r\n")
-    assert "a line of its own\r\n" in shown
+    assert "a line of its own\r\nwarning: mind this\r\n" in shown
+
+
+def test_a_terminal_that_writes_nothing_over_has_plain_lines() -> None:
+    shown = _in_terminal("dumb")
+    assert "\x1b" not in shown
+    assert "first: 4 of 10 rows  " in shown, "the line that a log file has each minute"
 
 
 def test_a_file_has_plain_lines() -> None:
@@ -74,8 +81,8 @@ def test_a_file_has_plain_lines() -> None:
     )
     lines = done.stdout.splitlines()
     assert lines[0] == "first (10 rows)"
-    assert lines[-3].startswith("first: 4 of 10 rows  ")
-    assert lines[-2:] == ["a line of its own", "the end"]
+    assert lines[-4].startswith("first: 4 of 10 rows  ")
+    assert lines[-3:] == ["a line of its own", "warning: mind this", "the end"]
     assert "\x1b" not in done.stdout
     assert done.stderr == ""
 
@@ -115,17 +122,18 @@ def test_each_command_ends_with_the_next_and_a_second_run_has_nothing_to_do(
     assert first.exit_code == 0, first.output
     next_line = first.stdout.splitlines()[-1]
     assert next_line == (
-        f"next: vlsi-cache train-student --recipe {file} --set finetuning.steps=2 "
-        f"--student MODEL --data '{data}'"
+        f"next: vlsi-cache train-student --recipe {file} --student MODEL --data '{data}' "
+        "--set finetuning.steps=2"
     )
     again = CliRunner().invoke(cli, ["dump-teacher", *given])
     assert "verbalization: finished before, nothing to do" in again.stdout
     assert "teacher pass: no shard is missing, nothing to do" in again.stdout
     trained = CliRunner().invoke(cli, ["train-student", *given, "--student", student])
     assert trained.exit_code == 0, trained.output
-    assert trained.stdout.splitlines()[-2:] == [
+    assert trained.stdout.splitlines()[-3:] == [
         f"student: {recipe.student_path}",
         f'load it with: transformers.AutoModelForCausalLM.from_pretrained("{recipe.student_path}")',
+        f"next: vlsi-cache evaluate '{recipe.student_path}' --data HELD-OUT",
     ]
     assert "loss" in trained.stdout
     assert "each  learning_rate" in trained.stdout, "stage one's loss is a sum over taps"
@@ -148,8 +156,8 @@ def test_the_next_command_has_the_flags_that_were_typed() -> None:
     with click.Context(cli):
         remember_given(Given(Path("r.yaml"), ("seed=1",), flags))
         assert next_command("train-student", {}) == (
-            "vlsi-cache train-student --recipe r.yaml --set seed=1 --data 'a b.jsonl' --taps 1,3 "
-            "--follow --follow-timeout 60.0"
+            "vlsi-cache train-student --recipe r.yaml --data 'a b.jsonl' --follow "
+            "--follow-timeout 60.0 --taps 1,3 --set seed=1"
         )
         remember_given(Given(None, (), {"data.max_length": 100}))
         assert next_command("dump-teacher", {"--taps": "1,3"}) == (

@@ -58,7 +58,7 @@ def test_forms_of_public_sets_are_read(row: Any, said: Any, write_rows: Any) -> 
     "key",
     [
         *("loss_weight", "training", "trainable", "learn"),
-        *("loss_scale", "loss_multiplier", "step_loss_mask", "train_on_turn"),
+        *("loss_scale", "loss_multiplier", "step_loss_mask", "train_on_turn", "loss_mask"),
     ],
 )
 def test_other_names_of_a_weight_mean_the_same(key: str, write_rows: Any) -> None:
@@ -122,18 +122,18 @@ def test_a_rows_own_thought_beside_turns_is_listed(write_rows: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "advised"),
+    ("name", "value", "advised"),
     [
-        ("weight", "weight (read in turns alone)"),
-        ("loss_mask", "loss_mask (read in turns alone)"),
-        ("enable_thinking", "enable_thinking (perhaps in chat_template_kwargs)"),
-        ("mood", "mood"),
+        ("weight", 0.5, "weight (read in turns alone)"),
+        ("loss_mask", 1, "loss_mask (read in turns alone)"),
+        ("enable_thinking", 0, "enable_thinking (perhaps in chat_template_kwargs)"),
+        ("mood", 0, "mood"),
     ],
 )
 def test_a_column_that_is_read_elsewhere_is_listed_with_its_place(
-    name: str, advised: str, write_rows: Any, caplog: pytest.LogCaptureFixture
+    name: str, value: float, advised: str, write_rows: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    load_conversations(write_rows([{"prompt": "a", "completion": "b", name: 0}])).validate()
+    load_conversations(write_rows([{"prompt": "a", "completion": "b", name: value}])).validate()
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert said == [f"columns not read: {advised}"]
 
@@ -151,7 +151,7 @@ def test_schemas_of_tools_have_the_name_that_templates_read(key: str, write_rows
     [
         ({"text": "hi", "role": "prompter", "parent_id": None}, "role, which belongs to a turn"),
         ({"conversation": [{"speaker": "u", "text": "a"}]}, "unknown role.*keys speaker, text"),
-        ({"conversation": [{"human": "a", "assistant": "b"}]}, "keys human, assistant"),
+        ({"conversation": [{"human": "a", "robot": "b"}]}, "keys human, robot"),
         ({"messages": [USER, {**ANSWER, "mask": 1}]}, "a turn has mask, which nothing reads"),
         ({"messages": [USER, {**ANSWER, "train_detail": [{"begin": 0}]}]}, "has train_detail"),
         ({"messages": [USER, {"role": "assistant", "content": [CALL]}]}, "Write calls into tool_"),

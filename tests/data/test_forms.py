@@ -123,7 +123,7 @@ def test_a_history_that_is_not_of_turns_is_listed(history: Any, write_rows: Any)
         {"prompt": "q", "completion": "a", "label": 1},
         {"instruction": "q", "output": "a", "label": False},
         {"question": "q", "answer": "a", "label": False},
-        {"conversations": MESSAGES, "label": False},
+        {"conversations": MESSAGES, "label": 0},
         {"messages": MESSAGES, "label": 0},
     ],
 )

@@ -275,7 +275,7 @@ def test_where_a_relative_path_was_looked_for_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=rf"found nothing in {tmp_path}\. Give"):
+    with pytest.raises(DataError, match=rf"found no talks.jsonl in {tmp_path}\. Give"):
         load_conversations("talks.jsonl")
 
 

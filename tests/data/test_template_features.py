@@ -215,3 +215,14 @@ def test_a_header_that_the_model_must_write_itself_is_learned_and_named_once(
     (said,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert "writes no generation prompt" in said
     assert "'<|im_start|>assistant'" in said
+
+
+def test_a_greeting_has_the_header_that_only_a_turn_before_it_would_prompt() -> None:
+    """Zephyr's template writes its generation prompt inside of the loop over the turns."""
+    template = (
+        "{% for m in messages %}\n<|{{ m.role }}|>\n{{ m.content + eos_token }}\n"
+        "{% if loop.last and add_generation_prompt %}\n<|assistant|>\n{% endif %}\n{% endfor %}"
+    )
+    tokenizer = _tokenizer(template, ("<pad>", "</s>"), "</s>")
+    talk = conversation(turn("assistant", "Hello."), *PLAIN.messages)
+    assert learned_with(tokenizer, talk) == ["Hello.</s>", "It is red.</s>", "4 blue</s>"]

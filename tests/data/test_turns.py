@@ -284,7 +284,8 @@ def test_a_rows_variables_go_before_the_recipes(own: Any, write_rows: Any) -> No
         ),
         ({"messages": [QUESTION, {**ANSWER, "is_masked": True}]}, "a turn has is_masked, which"),
         ({"messages": [QUESTION, {**ANSWER, "no_loss": True}]}, "a turn has no_loss, which"),
-        ({"messages": [QUESTION, {**ANSWER, "loss_mask": 0}]}, "a turn has loss_mask, which"),
+        ({"messages": [QUESTION, {**ANSWER, "ignore": True}]}, "a turn has ignore, which"),
+        ({"messages": [QUESTION, {**ANSWER, "label": False}]}, "label of a turn is False, which"),
         (
             {
                 "messages": [

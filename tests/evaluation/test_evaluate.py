@@ -125,6 +125,16 @@ def test_answers_are_those_of_plain_generation(dumped: Recipe) -> None:
         answers.append(Answer(text, messages[-1]["content"]))
     assert found.answers == answer_figures(answers)
     assert found.answers["all"].count == 12
+    shown = _printed(found)
+    assert [one.sample for one in found.examples] == ["s0", "s2", "s4", "s7", "s9"]
+    for one in found.examples:
+        answer = answers[int(one.sample[1:])]
+        assert (one.given, one.recorded) == (answer.given.strip(), answer.recorded)
+        assert one.question.startswith("What is ")
+        assert f"{one.sample}: asked" in shown
+        assert one.recorded in shown
+    assert "5 answers, spread over the data:" in shown
+    assert "another text" not in shown, "a lone category says what the row of all says"
 
 
 def test_pictures_are_part_of_the_question(tmp_path: Path) -> None:

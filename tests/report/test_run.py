@@ -70,7 +70,9 @@ def test_every_stage_says_what_it_logged(run: Recipe) -> None:
         assert stage["pace"]["seconds"] == pytest.approx(sum(log.seconds for log in logs))
         assert 0 < stage["pace"]["waiting_share"] < 1
         assert stage["pace"]["host_bytes"] > 10**7
-        assert stage["notes"] == stage["held_out"] == []
+        assert stage["held_out"] == []
+        rests = stage["name"] == "interaction"  # by its default schedule
+        assert ["taps rest since step 1" in note for note in stage["notes"]] == [True] * rests
 
 
 def test_the_matchings_are_those_of_the_journal(run: Recipe) -> None:
@@ -94,7 +96,8 @@ def test_the_text_names_stages_losses_and_matchings(run: Recipe) -> None:
     for name in STAGES:
         assert f"{name}: finished, step 3" in text
     assert "kl_tap_2" in text
-    assert "matched at last" in text
+    assert "matched at step 1" in text
+    assert "The taps rest since step 1, as their weight has fallen to 0" in " ".join(text.split())
     assert "response tokens/s" in text
 
 
@@ -192,7 +195,7 @@ def test_a_folder_that_is_neither_is_one_error_that_says_what_was_found(
         tmp_path: "found empty/, notes.txt",
         tmp_path / "empty": "an empty folder",
         tmp_path / "notes.txt": "a file",
-        tmp_path / "missing": "found nothing",
+        tmp_path / "missing": f"found no missing in {tmp_path}",
         run.output / "student": f"{run.output} is one: give that path",
     }
     for path, words in found.items():

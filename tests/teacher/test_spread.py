@@ -113,12 +113,18 @@ def _output(backbone: Any) -> Any:
     ("teacher", "said"),
     [
         ({"device_map": {"model": "cpu"}}, "leaves out parts of the model; found lm_head.weight"),
-        ({"device_map": {"": "cpu", "head": 0}}, "there is no such device; expected .*found 0"),
+        (
+            {"device_map": {"": "cpu", "head": 0}},
+            "there is no such device on this machine; expected .*found 0",
+        ),
         ({"device_map": {"": "cpu", "head": "cpu"}}, "names no part of the model; found head"),
         ({"device_map": {"": "cpu", "model": "disk"}}, "found model inside the whole"),
-        ({"device_map": "cuda:0"}, "there is no such device; expected cpu or disk; found cuda:0"),
-        ({"device_map": "evenly"}, "there is no such device; .*found evenly"),
-        ({"device_map": "meta"}, "there is no such device; .*found meta"),
+        (
+            {"device_map": "cuda:0"},
+            "there is no such device on this machine; expected cpu or disk; found cuda:0",
+        ),
+        ({"device_map": "evenly"}, "there is no such device on this machine; .*found evenly"),
+        ({"device_map": "meta"}, "there is no such device on this machine; .*found meta"),
         ({"device_map": "auto", "max_memory": {"cpu": "much"}}, "not a size.*found much"),
         ({"device_map": "auto", "max_memory": {"0": 1}}, "max_memory: there is no such device"),
         ({"attn_implementation": "flash_attention_9"}, "cannot be made with these settings"),

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-import torch
 from torch import Tensor
 
+from vlsi_cache.check.commands import find_settings_failures
+from vlsi_cache.check.failures import failure_of, failures_of, joined
 from vlsi_cache.check.ids import RowIds
 from vlsi_cache.check.pictures import with_blank_pictures
+from vlsi_cache.check.records import find_record_failures
 from vlsi_cache.check.report import CheckedModel, CheckFailure, CheckReport, LearnedSample
-from vlsi_cache.check.subjects import (
-    Subject,
-    failure_of,
-    find_model_failures,
-    open_subjects,
-)
+from vlsi_cache.check.subjects import Subject, open_subject
+from vlsi_cache.check.vocabularies import OTHER_VOCABULARY, find_other_vocabulary
 from vlsi_cache.check.warned import collected_warnings
+from vlsi_cache.check.weights import warn_of_model_files
 from vlsi_cache.data import (
     Conversation,
     ConversationDataset,
@@ -29,9 +28,17 @@ from vlsi_cache.data import (
 )
 from vlsi_cache.data.images import missing_image
 from vlsi_cache.data.reading.forms.names import Repetitions
-from vlsi_cache.errors import DataError, ModelError, counted, printable
+from vlsi_cache.errors import (
+    CacheMismatchError,
+    DataError,
+    ModelError,
+    VlsiCacheError,
+    counted,
+    printable,
+)
 from vlsi_cache.phases import phase
-from vlsi_cache.recipe import Recipe, idle_settings
+from vlsi_cache.recipe import Recipe, idle_settings, named_models
+from vlsi_cache.student.agreement import validate_tokens
 
 __all__ = ["check_data"]
 
@@ -41,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 _SHOWN_SAMPLES = 3
 """Samples that are shown: the first sound one of each third of the rows."""
-_OTHER_TOKENS = "teacher and student have other response tokens"
+_OTHER_TOKENS = "the student's processor gives other response tokens than the teacher's"
 
 
 def check_data(
@@ -73,19 +80,36 @@ def check_data(
 def _checked(
     recipe: Recipe, *, decode_images: bool, on_progress: Callable[[int, int], None] | None
 ) -> CheckReport:
-    with phase("opening the processors and the data", patient=True):
-        subjects = open_subjects(recipe)
+    with phase("checking settings, folders and models", patient=True):
+        subjects, failures = _opened(recipe)
         data = load_data(recipe.data)
-    names = " and ".join(f"{one.checked.role} {one.checked.name}" for one in subjects)
+    named = named_models(recipe)
+    names = " and ".join(f"{role} {section.model}" for role, section in named.items())
     logger.info("checking %s: %s for %s", data.source, counted(len(data), "row"), names)
     take_changed_samples()
-    failures = find_model_failures(subjects)
-    check = _Check(list(subjects), decode_images, failures, skips=recipe.skips_failures)
+    check = _Check(list(subjects), len(named), decode_images, failures, recipe)
     for index in range(len(data)):
         check.read(data, index)
         if on_progress is not None:
             on_progress(index + 1, len(data))
+    check.compare_record(subjects, data)
     return check.report(data, [subject.checked for subject in subjects], _idle(recipe))
+
+
+def _opened(recipe: Recipe) -> tuple[list[Subject], list[CheckFailure]]:
+    """Open the models whose processors can be loaded, and find what their commands refuse."""
+    subjects: list[Subject] = []
+    found: list[CheckFailure] = []
+    for role, section in named_models(recipe).items():
+        try:
+            subjects.append(open_subject(role, section, recipe))
+        except VlsiCacheError as error:
+            found += failures_of(error, sample=None, models=[role])
+    found = joined([*found, *find_settings_failures(recipe, subjects)])
+    for subject in subjects:
+        warn_of_model_files(subject)
+    other = find_other_vocabulary(subjects) if recipe.reads_cache else None
+    return subjects, found if other is None else [*found, other]
 
 
 def _idle(recipe: Recipe) -> list[str]:
@@ -102,14 +126,14 @@ class _Check:
 
     subjects: list[Subject]
     """The models that can still encode."""
+    num_models: int
+    """Number of the models that the recipe names."""
     decode_images: bool
     failures: list[CheckFailure]
-    skips: bool = False
-    """Whether a run leaves out samples that fail."""
+    recipe: Recipe
     rows: list[int | None] = field(init=False)
     """The row of each failure. None for those of the models themselves."""
     ids: RowIds = field(default_factory=RowIds)
-    num_models: int = field(init=False)
     num_sound: int = 0
     num_tokens: int = 0
     num_learned: int = 0
@@ -122,9 +146,8 @@ class _Check:
     """Whether the models have one vocabulary, so that their tokens are comparable."""
 
     def __post_init__(self) -> None:
-        self.num_models = len(self.subjects)
         self.rows = [None] * len(self.failures)
-        self.agree = not any("tokenizers" in failure.kind for failure in self.failures)
+        self.agree = not any(failure.kind == OTHER_VOCABULARY for failure in self.failures)
 
     def read(self, data: ConversationDataset, index: int) -> None:
         """Check one row."""
@@ -174,27 +197,22 @@ class _Check:
             except ModelError as error:  # it concerns the model, and every row would repeat it
                 refused.append(failure_of(error, sample=None, models=[role]))
                 self.subjects.remove(subject)
-        self.failures += _joined(refused)
+        self.failures += joined(refused)
         return encoded
 
     def _compare(
         self, conversation: Conversation, encoded: list[tuple[Subject, dict[str, Tensor]]]
     ) -> None:
         """Compare the response tokens of teacher and student."""
-        if len(encoded) < 2 or not self.agree:
+        if len(encoded) < 2 or not self.agree or not self.recipe.reads_cache:
             return
-        first, second = (response_ids(batch) for _, batch in encoded)
-        if not torch.equal(first, second):
-            self.failures.append(
-                CheckFailure(
-                    sample=printable(conversation.sample_id),
-                    models=[subject.checked.role for subject, _ in encoded],
-                    where=conversation.origin,
-                    kind=_OTHER_TOKENS,
-                    why=f"{_OTHER_TOKENS}; expected the teacher's "
-                    f"{len(first):,}; found {len(second):,}. Give both the same chat template.",
-                )
-            )
+        first, second = (response_ids(batch).tolist() for _, batch in encoded)
+        try:
+            validate_tokens(conversation, first, second, encoded[1][0].encoder.word)
+        except CacheMismatchError as error:
+            roles = [subject.checked.role for subject, _ in encoded]
+            failure = failure_of(error, sample=conversation.sample_id, models=roles)
+            self.failures.append(failure.model_copy(update={"kind": _OTHER_TOKENS}))
 
     def _count(
         self,
@@ -225,10 +243,22 @@ class _Check:
             name = printable(conversation.sample_id)
             self.samples.append((is_first, index, LearnedSample(sample=name, runs=runs)))
 
+    def compare_record(self, subjects: Sequence[Subject], data: ConversationDataset) -> None:
+        """Compare the data with a cache that is there, if the commands could read the data."""
+        if not self.recipe.skips_failures and any(row is not None for row in self.rows):
+            return
+        found = find_record_failures(self.recipe, subjects, data)
+        known = {(one.where, one.why) for one in self.failures}
+        found = [one for one in found if (one.where, one.why) not in known]
+        self.failures += found
+        self.rows += [None] * len(found)
+
     def report(
         self, data: ConversationDataset, models: list[CheckedModel], idle: list[str]
     ) -> CheckReport:
         """Return what was found."""
+        # no stage can use a row that means other tokens to its two models
+        num_sound = self.num_sound if self.agree else 0
         repeated = self.ids.repetitions(data)
         absent = data.columns_not_met()
         if absent:
@@ -238,8 +268,8 @@ class _Check:
             models=models,
             rows=len(data),
             rows_not_read=data.num_beyond_limit,
-            sound_rows=self.num_sound,
-            failed_rows=len(data) - self.num_sound,
+            sound_rows=num_sound,
+            failed_rows=len(data) - num_sound,
             repeated_ids=len(repeated),
             tokens=self.num_tokens,
             response_tokens=self.num_learned,
@@ -261,7 +291,7 @@ class _Check:
         """Report whether a failure stops a run: any without ``skip``, and some with it."""
         if not self.failures:
             return False
-        if not self.skips or not self.num_sound:
+        if not self.recipe.skips_failures or not self.num_sound:
             return True
         # a cache of other tokens is refused, and so is a model
         return any(one.sample is None or one.kind == _OTHER_TOKENS for one in self.failures)
@@ -281,15 +311,6 @@ def _chosen(samples: list[tuple[bool, int, LearnedSample]]) -> list[tuple[int, L
             chosen.append((row, sample))
             num_others -= not is_first
     return chosen
-
-
-def _joined(refused: list[CheckFailure]) -> list[CheckFailure]:
-    """Join what both models refuse alike."""
-    if len(refused) == 2:
-        first, second = refused
-        if first == second.model_copy(update={"models": first.models}):
-            return [first.model_copy(update={"models": first.models + second.models})]
-    return refused
 
 
 def _named(entry: T, row: int, repeated: Repetitions) -> T:

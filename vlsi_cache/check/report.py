@@ -65,18 +65,20 @@ class CheckReport(ReportModel):
     rows_not_read: int
     """Number of rows after them, which `data.limit` leaves out."""
     sound_rows: int
-    """Number of rows that every model can read."""
+    """Number of rows that every model can read. 0 if teacher and student have other vocabularies
+    and the student learns from the teacher's record."""
     failed_rows: int
     """Number of the other rows. One of them may have several failures, and a failure of a model
     concerns all rows."""
     repeated_ids: int
     """Number of samples that have the id of an earlier one. A run adds a number to their ids."""
     tokens: int
-    """Tokens of the sound rows as the first model reads them, image tokens included."""
+    """Tokens of the rows that every model can read, as the first model reads them, image tokens
+    included."""
     response_tokens: int
     """Tokens of them that are learned."""
     longest: int
-    """Most tokens of one sound row."""
+    """Most tokens of one of these rows."""
     changed_samples: int
     """Number of samples that spell a control token, into which a space is put."""
     images_decoded: bool

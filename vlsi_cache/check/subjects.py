@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from vlsi_cache.check.report import CheckedModel, CheckFailure, LearnedRun
-from vlsi_cache.check.weights import validate_model_files
+from vlsi_cache.check.report import CheckedModel, LearnedRun
 from vlsi_cache.data import BatchEncoder, known_ids, length_limit
-from vlsi_cache.errors import VlsiCacheError, printable
 from vlsi_cache.models import (
     load_config_of,
     load_processor_of,
-    resolve_taps,
     tokenizer_of,
     vocabulary_hash,
 )
+from vlsi_cache.models.loading.preview import ModelPreview, describe_model
 from vlsi_cache.recipe import ModelSection, Recipe, named_models
 
-__all__ = ["Subject", "failure_of", "find_model_failures", "open_subjects"]
+__all__ = ["Role", "Subject", "open_subject", "open_subjects"]
+
+Role = Literal["teacher", "student"]
 
 _MOST_REPEATED = 4
 
@@ -30,6 +29,8 @@ _MOST_REPEATED = 4
 class Subject:
     """One model."""
 
+    role: Role
+    """`teacher` or `student`."""
     checked: CheckedModel
     """Its name and its limit."""
     section: ModelSection
@@ -42,13 +43,23 @@ class Subject:
     """Encodes conversations for it."""
 
     @property
-    def num_blocks(self) -> int | None:
-        """Number of its decoder blocks, as its configuration says."""
-        return getattr(self.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer."""
+        return tokenizer_of(self.processor)
+
+    @property
+    def preview(self) -> ModelPreview:
+        """What its small files say."""
+        return describe_model(self.checked.name, self.role, self.config, self.tokenizer)
+
+    @property
+    def vocabulary(self) -> str:
+        """SHA-256 of its vocabulary."""
+        return vocabulary_hash(self.tokenizer)
 
     def runs(self, ids: list[int], learned: list[bool]) -> list[LearnedRun]:
         """Tokens as text, where many of the same kind are written once with their number."""
-        tokenizer: Any = tokenizer_of(self.processor)
+        tokenizer: Any = self.tokenizer
         found: list[LearnedRun] = []
         start = 0
         for end in range(1, len(ids) + 1):
@@ -66,68 +77,21 @@ def open_subjects(recipe: Recipe) -> list[Subject]:
         RecipeError: no model is named.
         ModelError: a processor or a configuration cannot be loaded.
     """
-    return [_open(role, section, recipe) for role, section in named_models(recipe).items()]
+    return [open_subject(role, section, recipe) for role, section in named_models(recipe).items()]
 
 
-def find_model_failures(subjects: list[Subject]) -> list[CheckFailure]:
-    """Find what is wrong with the models themselves, before any row is read."""
-    found = []
-    for subject in subjects:
-        role = subject.checked.role
-        try:
-            validate_model_files(subject.section, subject.config)
-        except VlsiCacheError as error:
-            found.append(failure_of(error, sample=None, models=[role]))
-        taps = subject.section.taps
-        if taps is not None and subject.num_blocks is not None:
-            try:
-                resolve_taps(taps, subject.num_blocks, where=f"{role}.taps")
-            except VlsiCacheError as error:
-                found.append(failure_of(error, sample=None, models=[role]))
-    if len(subjects) == 2:
-        first, second = (vocabulary_hash(tokenizer_of(one.processor)) for one in subjects)
-        if first != second:
-            found.append(
-                CheckFailure(
-                    sample=None,
-                    models=[one.checked.role for one in subjects],
-                    where=subjects[1].checked.name,
-                    kind="tokenizers of teacher and student differ",
-                    why="tokenizers of teacher and student differ. Choose a student of the "
-                    "teacher's family.",
-                )
-            )
-    return found
+def open_subject(role: Role, section: ModelSection, recipe: Recipe) -> Subject:
+    """Load the processor and the configuration of one model.
 
-
-def failure_of(
-    error: VlsiCacheError, *, sample: str | None, models: Sequence[str] = ()
-) -> CheckFailure:
-    """An error as an entry of the report.
-
-    Args:
-        error: the error.
-        sample: name of the sample, if it is one sample's.
-        models: roles of the models that raise it.
+    Raises:
+        ModelError: one of them cannot be loaded.
     """
-    where = error.where or ""
-    why = str(error)
-    why = why.removeprefix(f"{' '.join(where.split())}: ") if where else why
-    return CheckFailure(
-        sample=None if sample is None else printable(sample),
-        models=list(models),
-        where=printable(where),
-        kind=printable(error.what),
-        why=printable(why),
-    )
-
-
-def _open(role: str, section: ModelSection, recipe: Recipe) -> Subject:
     config = load_config_of(section)
     processor = load_processor_of(section)
     text = config.get_text_config(decoder=True)
     limit = length_limit(text, recipe.data)
     return Subject(
+        role=role,
         checked=CheckedModel(role=role, name=section.model or "", max_length=limit),
         section=section,
         config=config,

@@ -16,12 +16,14 @@ from transformers import GenerationConfig
 
 from vlsi_cache.data import BatchEncoder, Conversation
 from vlsi_cache.evaluation.intervals import wilson_interval
-from vlsi_cache.evaluation.report import AnswerFigures
+from vlsi_cache.evaluation.report import AnswerExample, AnswerFigures
 from vlsi_cache.models import Backbone, tokenizer_of
 
-__all__ = ["Answer", "Answerer", "answer_figures", "is_right", "normalised"]
+__all__ = ["Answer", "Answerer", "answer_examples", "answer_figures", "is_right", "normalised"]
 
 _TOKEN_DIMENSIONS: Final = 2
+_EXAMPLES: Final = 5
+"""Answers that are shown."""
 _ARTICLES: Final = re.compile(r"\b(a|an|the)\b")
 _MARKS: Final = str.maketrans("", "", string.punctuation)
 _NUMBER: Final = re.compile(r"[-+]?[\d.,]*\d")
@@ -35,6 +37,10 @@ class Answer:
     """What the model says."""
     recorded: str
     """What the data has."""
+    sample_id: str = ""
+    """The conversation."""
+    question: str = ""
+    """The text of the user's turn before it."""
 
 
 class Answerer:
@@ -68,7 +74,7 @@ class Answerer:
             prompts.append(_cut(batch, start))
         given = [text for group in _groups(prompts) for text in self._generate(group, ends)]
         return [
-            Answer(text, _recorded(conversation))
+            Answer(text, _recorded(conversation), conversation.sample_id, _question(conversation))
             for text, conversation in zip(given, asked, strict=True)
         ]
 
@@ -111,6 +117,14 @@ class Answerer:
 def _recorded(conversation: Conversation) -> str:
     learned = [one for one in conversation.messages if one.role == "assistant" and one.learned]
     return learned[-1].text.strip() if learned else ""
+
+
+def _question(conversation: Conversation) -> str:
+    """Return the text of the last user's turn before the last learned one."""
+    messages = conversation.messages
+    last = max(n for n, one in enumerate(messages) if one.role == "assistant" and one.learned)
+    asked = [one.text for one in messages[:last] if one.role == "user"]
+    return asked[-1].strip() if asked else ""
 
 
 def _last_run(mask: Tensor) -> tuple[int, int]:
@@ -225,6 +239,22 @@ def answer_figures(answers: Sequence[Answer]) -> dict[str, AnswerFigures]:
         by_name["all"].append(answer)
         by_name[_category(answer.recorded)].append(answer)
     return {name: _figures(some) for name, some in by_name.items() if some}
+
+
+def answer_examples(answers: Sequence[Answer]) -> list[AnswerExample]:
+    """Return a few answers, evenly spread over the data and always the same."""
+    count = min(_EXAMPLES, len(answers))
+    chosen = [answers[number * len(answers) // count] for number in range(count)]
+    return [
+        AnswerExample(
+            sample=one.sample_id,
+            question=one.question,
+            recorded=one.recorded,
+            given=one.given.strip(),
+            right=is_right(one),
+        )
+        for one in chosen
+    ]
 
 
 def _category(recorded: str) -> str:

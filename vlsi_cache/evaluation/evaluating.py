@@ -9,7 +9,7 @@ from accelerate import PartialState
 
 from vlsi_cache.data import Conversation, IndexedConversations, encoder_for
 from vlsi_cache.errors import DataError, RecipeError, StageError
-from vlsi_cache.evaluation.answers import Answer, Answerer, answer_figures
+from vlsi_cache.evaluation.answers import Answer, Answerer, answer_examples, answer_figures
 from vlsi_cache.evaluation.reading import Figures, Reader
 from vlsi_cache.evaluation.report import Evaluation
 from vlsi_cache.models import Backbone, load_backbone, preview_model
@@ -137,6 +137,7 @@ def _evaluation(run: Run, model: Backbone, found: Figures, answers: list[Answer]
         num_left_out=len(run.data) - num_read,
         accuracy=figures["all"].accuracy if figures else None,
         answers=figures,
+        examples=answer_examples(answers),
         **found.summary(),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlsi_cache.jsonmodels import ReportModel
 
-__all__ = ["AnswerFigures", "Evaluation", "TapFigures"]
+__all__ = ["AnswerExample", "AnswerFigures", "Evaluation", "TapFigures"]
 
 Interval = tuple[float, float]
 
@@ -39,6 +39,21 @@ class AnswerFigures(ReportModel):
     """Part whose answer contains the recorded one as whole words."""
 
 
+class AnswerExample(ReportModel):
+    """One generated answer beside the recorded one."""
+
+    sample: str
+    """Id of the conversation."""
+    question: str
+    """Text of the user's turn before the answer."""
+    recorded: str
+    """The answer that the data has."""
+    given: str
+    """The answer that the model gives."""
+    right: bool
+    """Whether it counts as right."""
+
+
 class Evaluation(ReportModel):
     """What an evaluation found."""
 
@@ -70,3 +85,5 @@ class Evaluation(ReportModel):
     answers: dict[str, AnswerFigures]
     """Figures of all answers under `all`, and of those whose recorded answer is yes or no, a
     number, or another text under `yes/no`, `number` and `other`."""
+    examples: list[AnswerExample]
+    """At most five of the answers, evenly spread over the data. Empty if none were generated."""

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from vlsi_cache.errors import ModelError
 from vlsi_cache.models.binding.binding import bind_decoder
 from vlsi_cache.models.binding.head import Head
 from vlsi_cache.models.decoder import Decoder
@@ -26,7 +25,7 @@ from vlsi_cache.models.loading.precision import frozen_dtype, trained_dtype, use
 from vlsi_cache.models.loading.processors import load_processor_of
 from vlsi_cache.models.places.arguments import loading_identity
 from vlsi_cache.models.places.compiling import compile_blocks
-from vlsi_cache.models.places.quantization import quantization_of
+from vlsi_cache.models.places.quantization import quantization_of, validate_not_quantised
 from vlsi_cache.phases import phase
 from vlsi_cache.recipe import ModelSection, TeacherSection, model_name
 
@@ -102,7 +101,8 @@ def load_backbone(
     """
     name = model_name(section, role)
     learns = trains or role == "student"  # whole, or its adapters
-    _validate_not_quantised(section, learns=learns)
+    if learns:
+        validate_not_quantised(load_config_of(section), name)
     with phase(f"loading the {role} {name}"):
         dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
         model = _loaded(section, dtype, place or device)
@@ -145,16 +145,3 @@ def _quantization(model: PreTrainedModel, section: ModelSection) -> dict[str, An
     # Where weights are turned back on loading, the model forgets what its checkpoint was.
     found = quantization_of(model.config) or quantization_of(load_config_of(section))
     return {"quantization": found} if found else {}
-
-
-def _validate_not_quantised(section: ModelSection, *, learns: bool) -> None:
-    fields = quantization_of(load_config_of(section)) if learns else None
-    if not fields:
-        return
-    raise ModelError(
-        "a quantised student cannot be trained",
-        where=section.model,
-        expected="weights in float32, bfloat16 or float16",
-        found=f"quantization_config with quant_method {fields.get('quant_method')}",
-        mend="Give the checkpoint that it was quantised from. The teacher may be quantised",
-    )

@@ -21,8 +21,10 @@ from vlsi_cache.errors import (
     excerpt,
 )
 from vlsi_cache.foldercontents import find_folder_contents
+from vlsi_cache.nearby import nothing_at, perhaps
 from vlsi_cache.recipe.modelnames import is_there, validate_model_folder
 from vlsi_cache.recipe.models import ModelSection
+from vlsi_cache.recipe.onhub import validate_data_on_hub, validate_downloadable
 from vlsi_cache.recipe.recipe import Recipe
 from vlsi_cache.recipe.sources import DataSection
 
@@ -144,15 +146,20 @@ def validate_data_name(name: str) -> None:
         DataError: there is no such file or folder.
     """
     path = Path(name)
-    base, _, _ = name.rpartition(":")
     if not name.strip() or name == "-":
         raise _no_data(name)
-    if is_there(path) or (base and is_there(Path(base))):
+    if _is_local(name):
         return
     is_hub_name = _HUB_NAME.fullmatch(name) and len(name) <= _MOST_NAME_CHARACTERS
     is_beside_files = "/" in name and is_there(path.parent)
     if not is_hub_name or path.suffix.lower() in DATA_SUFFIXES or is_beside_files:
         raise _no_data(name)
+
+
+def _is_local(name: str) -> bool:
+    """Whether a name is a path here, with the name of a part behind it or without."""
+    base, _, _ = name.rpartition(":")
+    return is_there(Path(name)) or bool(base and is_there(Path(base)))
 
 
 def _slip(name: str) -> tuple[str, str] | None:
@@ -191,12 +198,12 @@ def _no_data(name: str) -> DataError:
         )
     if link := _link_at(name):
         return DataError("this is not data", where=where, found=link, mend=f"Give {DATA_FORMS}")
-    is_relative = len(name) <= _MOST_NAME_CHARACTERS and not name.startswith(("/", "~"))
+    is_path = len(name) <= _MOST_NAME_CHARACTERS and not name.startswith("~")
     return DataError(
         "there is no such data file or folder",
         where=where,
-        found=f"nothing in {Path.cwd()}" if name and is_relative else None,
-        mend=f"Give {DATA_FORMS}",
+        found=nothing_at(name) if is_path else None,
+        mend=perhaps(name, f"Give {DATA_FORMS}"),
     )
 
 
@@ -228,7 +235,10 @@ def validate_named(recipe: Recipe, roles: Sequence[Role]) -> None:
 
 
 def _validate_model(section: ModelSection, role: str) -> None:
-    validate_model_folder(model_name(section, role))
+    name = model_name(section, role)
+    validate_model_folder(name)
+    if not is_there(Path(name)) and not name.endswith(".gguf"):
+        validate_downloadable(name, section.revision)
 
 
 def _validate_verbalizers(section: ModelSection, role: str) -> None:
@@ -253,10 +263,14 @@ def _validate_verbalizers(section: ModelSection, role: str) -> None:
 
 def _validate_data(section: DataSection) -> None:
     validate_data_named(section)
-    for path in (section.path, *(source.path for source in section.sources)):
-        for pattern in [path] if isinstance(path, str) else path or []:
+    named = [(section.path, section.revision)]
+    named += [(one.path, one.revision or section.revision) for one in section.sources]
+    for paths, revision in named:
+        for pattern in [paths] if isinstance(paths, str) else paths or []:
             for name in expand_pattern(pattern):
                 validate_data_name(name)
+                if not _is_local(name):
+                    validate_data_on_hub(name, revision)
 
 
 def validate_trackers(recipe: Recipe) -> None:

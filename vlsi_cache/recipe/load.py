@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 
+_KINDS: Final = {"list_type": "a list", "dict_type": "a mapping", "path_type": "a path"}
+"""What an error of pydantic wants, in words of YAML."""
+_SET: Final = "--set "
 _ALIKE: Final = 0.6
 _ALL_BUT_THE_SAME: Final = 0.8
 """How alike a misspelt key and the suggested one are: at 0.8, ``tap`` and ``taps``."""
@@ -58,13 +61,14 @@ class RecipeProblemsError(RecipeError):
         count = counted(len(problems), "problem")
         if all(typed.values()):  # who typed flags need not know the recipe
             what, details = (listing[0], []) if len(listing) == 1 else (count, listing)
-            super().__init__(what, problems=details, mend="See --help")
+            by_key = any(flag.startswith(_SET) for flag in typed.values() if flag)
+            super().__init__(what, problems=details, mend=_described() if by_key else "See --help")
             return
         super().__init__(
             f"recipe has {count}",
             where=origin,
             problems=listing,
-            mend=f"Every key is described in {files('vlsi_cache.schemas') / 'recipe.json'}",
+            mend=_described(),
         )
 
     def naming(self, flags: Mapping[str, str]) -> RecipeProblemsError:
@@ -114,6 +118,10 @@ def recipe_from_mapping(raw: Mapping[str, Any], *, where: object) -> Recipe:
     return recipe
 
 
+def _described() -> str:
+    return f"Every key is described in {files('vlsi_cache.schemas') / 'recipe.json'}"
+
+
 def _flag_of(path: str, flags: Mapping[str, str]) -> str | None:
     """Return the flag that gave the value at a path, or a part of it."""
     return next((flag for key, flag in flags.items() if f"{path}.".startswith(f"{key}.")), None)
@@ -122,7 +130,7 @@ def _flag_of(path: str, flags: Mapping[str, str]) -> str | None:
 def _in_flags(problem: str, flags: Mapping[str, str]) -> str:
     """Return a problem with flags in place of the keys whose values they gave."""
     for key, flag in flags.items():
-        if "." in key:  # any other may be a plain word
+        if "." in key and not flag.startswith(_SET):  # any other may be a plain word
             # a key with its value, or a longer one, is not what the flag gave
             key = rf"(?<![\w.]){re.escape(key)}(?![\w=]|\.\w)"
             problem = re.sub(key, flag, problem)
@@ -148,7 +156,11 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise RecipeError("override's value is not YAML", where=assignment) from error
+            raise RecipeError(
+                "override's value is not YAML",
+                where=assignment,
+                mend="Quote what the shell would part or change: --set 'teacher.taps=[1, 3]'",
+            ) from error
         node = merged
         *parents, last = dotted.split(".")
         for parent in parents:
@@ -226,12 +238,14 @@ def _remove(raw: dict[str, Any], keys: Sequence[int | str]) -> None:
 def _section_keys(location: Sequence[int | str]) -> str:
     """The keys of the section at a place in the recipe, if it is one."""
     kind: Any = Recipe
+    kinds: list[Any] = []
     for key in location:
         field = getattr(kind, "model_fields", {}).get(key)
         kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
         kind = next((one for one in kinds if hasattr(one, "model_fields")), None)
     names = list(getattr(kind, "model_fields", {}))
-    return f" with keys such as {', '.join(names[:4])}" if names else ""
+    off = ", or null for none" if type(None) in kinds else ""
+    return (f" with keys such as {', '.join(names[:4])}" if names else "") + off
 
 
 def _explain(found: Any) -> str:
@@ -241,5 +255,9 @@ def _explain(found: Any) -> str:
     if found["type"] in ("model_type", "model_attributes_type"):
         keys = _section_keys(found["loc"])
         return f"should be a mapping{keys}, found {found['input']!r}"
+    if found["type"] == "list_type" and isinstance(found["input"], str | int | float):
+        return f"should be a list, found {found['input']!r}: write [{found['input']}]"
+    if found["type"] in _KINDS:
+        return f"should be {_KINDS[found['type']]}, found {found['input']!r}"
     message = str(found["msg"])
     return f"{message[0].lower()}{message[1:]}, found {found['input']!r}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
 from vlsi_cache.errors import ModelError
+from vlsi_cache.nearby import nothing_at, perhaps
 from vlsi_cache.recipe.section import at_home
 
 __all__ = ["is_there", "looks_local", "validate_model_folder"]
@@ -99,18 +99,19 @@ def _validate_absent(name: str, path: Path) -> None:
     if name.endswith(_GGUF):
         return
     if looks_local(name):
-        near = _near(path)
         raise ModelError(
             "there is no such model folder",
             where=where,
-            mend=f"Perhaps {near} is meant" if near else _FOLDER_OR_NAME,
+            found=nothing_at(path) if len(name) <= _MOST_NAME_CHARACTERS else None,
+            mend=perhaps(path, _FOLDER_OR_NAME, folder=True),
         )
     if not _HUB_NAME.fullmatch(name) or max(map(len, name.split("/"))) > 96:
         raise ModelError(
             "this is neither a folder nor a name that a model on the hub can have",
             where=where,
             expected="a folder, or OWNER/MODEL of letters, digits, '-', '_' and '.'",
-            mend=_FOLDER_OR_NAME,
+            found=nothing_at(path) if len(name) <= _MOST_NAME_CHARACTERS else None,
+            mend=perhaps(path, _FOLDER_OR_NAME, folder=True),
         )
 
 
@@ -148,16 +149,6 @@ def _url_slip(name: str) -> tuple[str, str]:
     if scheme == "file":
         return "a folder is given by its path alone", f"Give {name.partition('://')[2]}"
     return f"models are not read from {scheme or 'addresses'}", "Download it, and give the folder"
-
-
-def _near(path: Path) -> str | None:
-    """Return the folder beside a path that has nearly its name."""
-    try:
-        names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
-    except OSError:
-        return None
-    found = get_close_matches(path.name, names, n=1, cutoff=0.8)
-    return str(path.parent / found[0]) if found else None
 
 
 def _models_inside(path: Path) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 __all__ = [
     "CacheAddress",
@@ -31,8 +32,14 @@ def _path_unless_url(value: object) -> object:
     return Path(at_home(str(value))) if is_path else value
 
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
+def _validate_no_boolean(value: object) -> object:
+    if isinstance(value, bool):  # which Python takes for 0 or 1
+        raise PydanticCustomError("a_boolean", "should be a whole number")
+    return value
+
+
+Positive = Annotated[int, Field(gt=0), BeforeValidator(_validate_no_boolean)]
+NonNegative = Annotated[int, Field(ge=0), BeforeValidator(_validate_no_boolean)]
 UserPath = Annotated[Path, AfterValidator(lambda path: Path(at_home(str(path))))]
 """A path. ``~`` is the user's home."""
 CacheAddress = Annotated[Path | str, BeforeValidator(_path_unless_url)]

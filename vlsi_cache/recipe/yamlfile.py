@@ -10,6 +10,7 @@ import yaml
 from vlsi_cache.contents import find_contents
 from vlsi_cache.errors import RecipeError, excerpt, first_line
 from vlsi_cache.foldercontents import find_folder_contents
+from vlsi_cache.nearby import nothing_at, perhaps
 
 __all__ = ["read_yaml"]
 
@@ -49,7 +50,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
             _validate_kind(path)
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a safe loader)
     except FileNotFoundError:
-        raise RecipeError("recipe not found", where=path) from None
+        raise RecipeError(
+            "recipe not found",
+            where=path,
+            found=nothing_at(path),
+            mend=perhaps(path, "Give a file of YAML"),
+        ) from None
     except UnicodeDecodeError as error:
         raise RecipeError(
             "recipe is not UTF-8", where=path, found=first_line(error), mend="Save it as UTF-8"

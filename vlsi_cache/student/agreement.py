@@ -30,7 +30,7 @@ def validate_content(conversation: Conversation, record: SampleRecord) -> None:
 
 def validate_tokens(
     conversation: Conversation,
-    record: SampleRecord,
+    expected: Sequence[int],
     response_ids: Sequence[int],
     word: Callable[[int], str],
 ) -> None:
@@ -38,14 +38,13 @@ def validate_tokens(
 
     Args:
         conversation: the sample, for the message.
-        record: the teacher's record of it.
+        expected: the teacher's response tokens.
         response_ids: the student's response tokens.
         word: text of one token, for the message.
 
     Raises:
         CacheMismatchError: they differ; the first difference is named.
     """
-    expected = record.response_ids.tolist()
     if response_ids == expected:
         return
     pairs = enumerate(zip_longest(expected, response_ids))

@@ -24,15 +24,19 @@ from vlsi_cache.recipe import Recipe, validate_trackers
 from vlsi_cache.store import is_begun, validate_beginnable
 from vlsi_cache.verbalizer import preview_taps
 
-__all__ = ["dump_checks", "hidden_identity", "sampling_of", "validate_entries"]
+__all__ = ["dump_checks", "hidden_identity", "sampling_of", "settings_checks", "validate_entries"]
 
 logger = logging.getLogger(__name__)
 
 
 def dump_checks(recipe: Recipe) -> list[Callable[[], object]]:
     """Return the cheap checks of a dump, each of which raises what is wrong."""
+    return [lambda: _validate_launch(recipe), *settings_checks(recipe)]
+
+
+def settings_checks(recipe: Recipe) -> list[Callable[[], object]]:
+    """Return those checks of a dump that do not ask how it was launched."""
     return [
-        lambda: _validate_launch(recipe),
         lambda: _validate_teacher(recipe),
         lambda: _validate_cache_settings(recipe),
         lambda: validate_trackers(recipe),

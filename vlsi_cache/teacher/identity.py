@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from transformers import PreTrainedConfig
 
 from vlsi_cache.hidden import HiddenSigns, HiddenTap
 from vlsi_cache.manifest import (
@@ -25,14 +26,17 @@ from vlsi_cache.models import (
     tokenizer_of,
     vocabulary_hash,
 )
+from vlsi_cache.models.places.arguments import loading_identity
+from vlsi_cache.models.places.quantization import quantization_of
+from vlsi_cache.recipe import Recipe
 from vlsi_cache.sampling import TapRecorder, remembered_order
-from vlsi_cache.store import CacheWriter, create_cache, validate_beginnable
+from vlsi_cache.store import CacheWriter, create_cache, is_begun, open_cache, validate_beginnable
 from vlsi_cache.teacher.checks import hidden_identity, sampling_of, validate_entries
 from vlsi_cache.teacher.reading import TeacherPass
 from vlsi_cache.training import Run
 from vlsi_cache.verbalizer import VerbalizerBank, verbalizers_fingerprint
 
-__all__ = ["begin_dump", "validate_cache_folder", "validate_cache_of"]
+__all__ = ["begin_dump", "validate_cache_folder", "validate_cache_of", "validate_cache_settings"]
 
 
 def validate_cache_folder(run: Run) -> None:
@@ -43,6 +47,42 @@ def validate_cache_folder(run: Run) -> None:
         CacheError: the folder holds something else, or cannot be used.
     """
     validate_beginnable(run.recipe.cache_path, {"dataset": _dataset_identity(run)})
+
+
+def validate_cache_settings(recipe: Recipe, config: PreTrainedConfig, processor: Any) -> None:
+    """Refuse the cache of another teacher, as far as it shows without weights.
+
+    Args:
+        recipe: description of the run.
+        config: the teacher's configuration.
+        processor: its processor.
+
+    Raises:
+        CacheMismatchError: the cache there was begun with other settings.
+        CacheError: the cache there is damaged.
+    """
+    if not is_begun(recipe.cache_path):
+        return
+    begun, section = open_cache(recipe.cache_path).manifest, recipe.teacher
+    asked = quantization_of(config) or section.quantization
+    # what was asked for is recorded with what follows from it
+    quantised = begun.teacher.loading.get("quantization", asked) if asked else {}
+    own = {"quantization": quantised} if quantised else {}
+    known: dict[str, Any] = {
+        "model_type": config.model_type,
+        "revision": section.revision,
+        "loading": loading_identity(section) | own,
+    }
+    found: dict[str, Any] = {
+        "teacher": begun.teacher.model_copy(update=known),
+        "tokenizer": begun.tokenizer.model_copy(
+            update={"hash": vocabulary_hash(tokenizer_of(processor))}
+        ),
+        "chat_template_hash": chat_template_hash(processor),
+    }
+    if section.dtype != "auto" and not quantised:
+        found["dtype"] = section.dtype
+    validate_beginnable(recipe.cache_path, found)
 
 
 def validate_cache_of(run: Run, teacher: Backbone) -> None:

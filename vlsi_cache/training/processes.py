@@ -83,7 +83,7 @@ def _validate_number(num_processes: int) -> None:
 
 def _wrong_device(device: str, own: torch.device) -> RecipeError:
     return RecipeError(
-        "this is not a device that the process can use",
+        "this is not a device that the process can use on this machine",
         where="device",
         expected="auto or cpu" if own.type == "cpu" else f"auto, cpu or {own}",
         found=device,

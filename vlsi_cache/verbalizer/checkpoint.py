@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from vlsi_cache.errors import ModelError
@@ -25,6 +25,7 @@ __all__ = [
     "load_verbalizers",
     "read_config",
     "save_verbalizers",
+    "validate_weights",
     "verbalizers_fingerprint",
     "write_config",
 ]
@@ -132,12 +133,29 @@ def load_verbalizers(folder: Path, decoder: Decoder, *, fingerprint: str) -> Ver
         # on no device, they become views of the file: the block beside them has no weights here
         bank.load_state_dict(load_file(weights), assign=decoder.is_empty)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(
-            f"verbalizer weights cannot be used ({error})",
-            where=weights,
-            mend="Delete the folder to train them again",
-        ) from error
+        raise _unusable(folder, error) from error
     return bank
+
+
+def validate_weights(folder: Path) -> None:
+    """Refuse verbalizers whose weights are missing or cut off. Their values are not read.
+
+    Raises:
+        ModelError: they are.
+    """
+    try:
+        with safe_open(folder / WEIGHTS_FILE, framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"verbalizer weights cannot be used ({error})",
+        where=folder / WEIGHTS_FILE,
+        mend="Delete the folder to train them again",
+    )
 
 
 def verbalizers_fingerprint(bank: VerbalizerBank) -> str:

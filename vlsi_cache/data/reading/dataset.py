@@ -197,7 +197,7 @@ class ConversationDataset(Sequence[Conversation]):
         is_rememberable = bool(files) and self._identity is not None
         found = memory.read() if is_rememberable else None
         if found is not None:
-            logger.info("the data is as it was when it was read last (%s)", memory.path)
+            logger.info("the data is as it was when it was read last")
             self.adopt(found)
             self._report_notes()
             return found

@@ -15,7 +15,7 @@ from transformers.utils import logging as library_logging
 
 from vlsi_cache.errors import ModelError, counted
 from vlsi_cache.models.binding.skeleton import make_skeleton
-from vlsi_cache.models.loading.kinds import REMOTE, loader_of
+from vlsi_cache.models.loading.kinds import has_own_code, loader_of
 from vlsi_cache.models.loading.stored import validate_stored
 from vlsi_cache.models.loading.tying import ties_head
 from vlsi_cache.models.loading.weightfiles import StoredWeight
@@ -97,7 +97,7 @@ def preview_load(
     if quantization_of(config):
         _validate_scales(config, weights, name)
         return None
-    if type(config).__module__.startswith(REMOTE):
+    if has_own_code(config):
         return None
     try:
         report = _laid(config, weights, name)

@@ -16,9 +16,9 @@ from transformers import (
 
 from vlsi_cache.errors import ModelError
 
-__all__ = ["REMOTE", "loader_of", "validate_head"]
+__all__ = ["has_own_code", "loader_of", "validate_head"]
 
-REMOTE: Final = "transformers_modules."
+_REMOTE: Final = "transformers_modules."
 """The package in which transformers puts code that comes with models."""
 _DECODER: Final = "a decoder that reads prompt and response"
 _CLASSIFIERS: Final = (
@@ -38,6 +38,11 @@ _HEADS: Final = ("head", "embed_out", "output")
 """What the names of heads contain."""
 
 
+def has_own_code(config: PreTrainedConfig) -> bool:
+    """Report whether the code that comes with a model is run."""
+    return type(config).__module__.startswith(_REMOTE)
+
+
 def loader_of(config: PreTrainedConfig, name: str) -> Any:
     """Return the automatic class that loads a model.
 
@@ -47,7 +52,7 @@ def loader_of(config: PreTrainedConfig, name: str) -> Any:
     """
     own_code = getattr(config, "auto_map", None) or {}
     for loader in (AutoModelForImageTextToText, AutoModelForCausalLM):
-        if loader.__name__ in own_code and type(config).__module__.startswith(REMOTE):
+        if loader.__name__ in own_code and has_own_code(config):
             return loader
     kind = _other_kind(config)
     if kind is not None:

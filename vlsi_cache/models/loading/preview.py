@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
 from vlsi_cache.models.binding.taps import resolve_taps
 from vlsi_cache.models.identity import tokenizer_of, vocabulary_hash, vocabulary_size
 from vlsi_cache.models.loading.configs import load_config_of
@@ -12,9 +14,10 @@ from vlsi_cache.models.loading.kinds import loader_of
 from vlsi_cache.models.loading.loading import preview_weights
 from vlsi_cache.models.loading.processors import load_processor_of
 from vlsi_cache.models.places.feasibility import validate_loading
+from vlsi_cache.models.places.quantization import validate_not_quantised
 from vlsi_cache.recipe import ModelSection, model_name
 
-__all__ = ["ModelPreview", "preview_model"]
+__all__ = ["ModelPreview", "describe_model", "preview_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class ModelPreview:
 
     name: str
     """`from_pretrained` name or folder."""
+    role: str
+    """`teacher` or `student`."""
     num_blocks: int | None
     """Number of decoder blocks, if the configuration says it."""
     vocab_size: int
@@ -40,7 +45,7 @@ class ModelPreview:
         """
         if self.num_blocks is None:
             return None
-        return resolve_taps(taps, self.num_blocks, where=self.name)
+        return resolve_taps(taps, self.num_blocks, where=f"{self.role}.taps")
 
 
 def preview_model(section: ModelSection, role: str) -> ModelPreview:
@@ -53,16 +58,33 @@ def preview_model(section: ModelSection, role: str) -> ModelPreview:
     Raises:
         RecipeError: no model is named.
         ModelError: there is no such model, or it lacks a configuration, weights or a tokenizer. Or
-            the section asks for devices, kernels or packages that are not here.
+            it is a quantised student. Or the section asks for devices, kernels or packages that
+            are not here.
     """
     name = model_name(section, role)
     config = load_config_of(section)
+    if role == "student":
+        validate_not_quantised(config, name)
     validate_loading(section, config, loader_of(config, name))
     preview_weights(name, config, revision=section.revision)
+    return describe_model(name, role, config, tokenizer_of(load_processor_of(section)))
+
+
+def describe_model(
+    name: str, role: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> ModelPreview:
+    """Return what a configuration and a tokenizer say of their model.
+
+    Args:
+        name: name of the model.
+        role: `teacher` or `student`.
+        config: its configuration.
+        tokenizer: its tokenizer.
+    """
     text = config.get_text_config(decoder=True)
-    tokenizer = tokenizer_of(load_processor_of(section))
     return ModelPreview(
         name=name,
+        role=role,
         num_blocks=getattr(text, "num_hidden_layers", None),
         vocab_size=vocabulary_size(tokenizer),
         vocabulary=vocabulary_hash(tokenizer),

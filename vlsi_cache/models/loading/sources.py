@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
@@ -16,6 +16,7 @@ from vlsi_cache.limits import raise_limit
 from vlsi_cache.models.loading.adapters import find_adapter
 from vlsi_cache.models.loading.smallfiles import CONFIG_FILE
 from vlsi_cache.recipe import at_home, is_there, validate_model_folder
+from vlsi_cache.recipe.onhub import validate_on_hub
 
 __all__ = [
     "base_of",
@@ -25,8 +26,6 @@ __all__ = [
     "model_errors",
     "no_model",
 ]
-
-_HUB_SECONDS = 10.0
 
 
 def base_of(name: str, revision: str | None) -> tuple[str, str | None]:
@@ -51,7 +50,7 @@ def find_folder(name: str, revision: str | None = None) -> Path | None:
         raise _gguf_error(name, path.name)
     validate_model_folder(name)
     if try_to_load_from_cache(name, CONFIG_FILE, revision=revision) is None:
-        _validate_on_hub(name, revision)
+        validate_on_hub(name, revision)
     return None
 
 
@@ -123,20 +122,6 @@ def _problem(error: Exception) -> str:
         return f"{line}, which transformers does not know"
     cause = error.__cause__
     return f"{line} {cause}" if line.endswith(":") and cause is not None else line
-
-
-def _validate_on_hub(name: str, revision: str | None) -> None:
-    # One request. transformers would ask for file after file, for minutes when offline.
-    try:
-        HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
-    except Exception as error:
-        # Any error, because the hub's client changed its HTTP library and its classes of errors.
-        raise ModelError(
-            "the name is neither a folder nor reachable on the Hugging Face hub",
-            where=name if revision is None else f"{name}, revision {revision}",
-            found=first_line(error),
-            mend="Give an existing folder, or check the name and the network",
-        ) from error
 
 
 def _gguf_error(name: str, file: str) -> ModelError:

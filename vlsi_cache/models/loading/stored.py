@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from vlsi_cache.errors import ModelError
-from vlsi_cache.models.loading.kinds import REMOTE
+from vlsi_cache.models.loading.kinds import has_own_code
 from vlsi_cache.models.loading.weightfiles import INDEX, WHOLE, StoredWeight
 
 __all__ = ["validate_stored", "warn_of_two_copies", "warn_of_unread_code"]
@@ -62,7 +62,7 @@ def warn_of_two_copies(folder: Path, name: str) -> None:
 def warn_of_unread_code(config: PreTrainedConfig, name: str) -> None:
     """Warn of code in the model's folder that is not run, because transformers has its own."""
     code: Any = getattr(config, "auto_map", None) or {}
-    if code and not type(config).__module__.startswith(REMOTE):
+    if code and not has_own_code(config):
         logger.warning(
             "%s: the folder's own code (%s) is not run; transformers' %s is read with its own. "
             "trust_remote_code: true runs it",

@@ -98,13 +98,21 @@ def read_headers(files: list[Path]) -> dict[str, StoredWeight]:
 
 def _shards(folder: Path, name: str) -> list[Path]:
     index = folder / INDEX
-    named = read_object(index).get("weight_map")
+    found = read_object(index)
+    named = found.get("weight_map")
     if not isinstance(named, Mapping) or not all(isinstance(one, str) for one in named.values()):
         raise ModelError(
             "the index of the weights names no files",
             where=index,
             expected="weight_map, an object with a file for each weight",
             mend=_AGAIN,
+        )
+    if not isinstance(found.get("metadata"), Mapping):  # transformers reads it in any case
+        raise ModelError(
+            "the index of the weights has no metadata",
+            where=index,
+            expected='"metadata": {} beside weight_map',
+            mend=f"{_AGAIN}, or write it into the file",
         )
     names = sorted(set(named.values()))
     missing = [shard for shard in names if not (folder / shard).exists()]

@@ -11,8 +11,10 @@ import torch
 from accelerate.utils import convert_file_size_to_int
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from vlsi_cache.errors import ModelError, first_line
+from vlsi_cache.errors import ModelError
 from vlsi_cache.models.binding.skeleton import kernel_arguments, make_skeleton
+from vlsi_cache.models.loading.kinds import has_own_code
+from vlsi_cache.models.loading.sources import model_errors
 from vlsi_cache.models.places.arguments import device_keys
 from vlsi_cache.models.places.parallel import validate_parallel
 from vlsi_cache.models.places.quantization import validate_quantization
@@ -37,9 +39,8 @@ def validate_loading(section: ModelSection, config: PreTrainedConfig, loader: An
     teacher = section if isinstance(section, TeacherSection) else None
     validate_quantization(config, teacher.quantization if teacher else {})
     spread = teacher and (teacher.tensor_parallel > 1 or isinstance(teacher.device_map, dict))
-    if not spread and len(kernel_arguments(section)) == 1:
-        skeleton = None
-    else:
+    skeleton = None
+    if spread or _names_kernels(section) or not has_own_code(config):
         skeleton = _skeleton(section, config, loader)
     if teacher is None:
         return
@@ -56,22 +57,33 @@ def _validate_kernels(section: ModelSection, name: str) -> None:
         asked = f"attn_implementation {section.attn_implementation}"
     if asked is not None and find_spec("kernels") is None:
         raise ModelError(
-            "kernels of the hub need the package kernels",
+            "kernels of the hub need the package kernels, which is not installed on this machine",
             where=name,
             found=asked,
             mend="pip install kernels",
         )
 
 
+def _names_kernels(section: ModelSection) -> bool:
+    return len(kernel_arguments(section)) > 1
+
+
 def _skeleton(section: ModelSection, config: PreTrainedConfig, loader: Any) -> PreTrainedModel:
     try:
-        return make_skeleton(config, loader, section)
-    except (ImportError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        with model_errors(section.model or "", "the model cannot be made with these settings"):
+            return make_skeleton(config, loader, section)
+    except ModelError as error:
+        absent = isinstance(error.__cause__, ImportError)
+        own = "attn_implementation and experts_implementation"
         raise ModelError(
-            "the model cannot be made with these settings",
-            where=section.model,
-            found=first_line(error),
-            mend="Correct or leave out attn_implementation and experts_implementation",
+            f"{error.what} on this machine" if absent else error.what,
+            where=error.where,
+            found=error.found,
+            mend=f"Correct or leave out {own}"
+            if _names_kernels(section)
+            else f"Set {own} in the recipe, or mend config.json"
+            if absent
+            else "Copy the model's own config.json again, or update transformers",
         ) from error
 
 
@@ -149,7 +161,7 @@ def _validate_device(device: int | str, where: str) -> None:
     if found is None or found.type != kind or (found.index or 0) >= count:
         listing = f"0 to {count - 1}, " if count else ""
         raise ModelError(
-            "there is no such device",
+            "there is no such device on this machine",
             where=where,
             expected=f"{listing}cpu or disk",
             found=device,

@@ -15,6 +15,7 @@ from vlsi_cache.errors import ModelError, first_line
 __all__ = [
     "quantization_from",
     "quantization_of",
+    "validate_not_quantised",
     "validate_quantization",
 ]
 
@@ -112,6 +113,27 @@ def validate_quantization(config: PreTrainedConfig, options: Mapping[str, Any]) 
         raise _refused(_method(own or options), error) from error
 
 
+def validate_not_quantised(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a quantised checkpoint as a student.
+
+    Args:
+        config: the checkpoint's configuration.
+        name: the model.
+
+    Raises:
+        ModelError: the checkpoint is quantised.
+    """
+    fields = quantization_of(config)
+    if fields:
+        raise ModelError(
+            "a quantised student cannot be trained",
+            where=name,
+            expected="weights in float32, bfloat16 or float16",
+            found=f"quantization_config with quant_method {fields.get('quant_method')}",
+            mend="Give the checkpoint that it was quantised from. The teacher may be quantised",
+        )
+
+
 def _method(options: Mapping[str, Any]) -> str:
     if any(options.get(name) for name in _BITSANDBYTES):
         return "bitsandbytes"
@@ -142,7 +164,7 @@ def _refused(method: str, error: Exception) -> ModelError:
     package = _PACKAGES.get(method)
     absent = isinstance(error, ImportError) or "install" in str(error)
     return ModelError(
-        "the quantisation cannot be had here",
+        "the quantisation cannot be had on this machine",
         where=f"quantisation {method}",
         found=first_line(error),
         mend=f"pip install {package}" if package is not None and absent else None,

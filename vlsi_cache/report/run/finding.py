@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from vlsi_cache.errors import CacheError, StageError, printable
+from vlsi_cache.foldercontents import find_folder_contents
+from vlsi_cache.nearby import nothing_at, perhaps
 from vlsi_cache.stagefiles import STAGE_FILE
 from vlsi_cache.store import is_begun
 
@@ -16,6 +18,7 @@ PlaceKind = Literal["cache", "run"]
 
 _ORDER: Final = ("teacher-verbalizers", "student-verbalizers", "interaction", "finetuning")
 _MANIFEST: Final = "manifest.json"
+_MODEL: Final = "a model"
 _NAMED: Final = 6
 """Files that an error names."""
 
@@ -34,15 +37,26 @@ def kind_of(path: str | Path) -> PlaceKind:
         return "run"
     mend = "Give the folder of a cache, or the output folder of a run"
     if not folder.exists():
-        raise CacheError("no cache and no run here", where=path, found="nothing", mend=mend)
+        raise CacheError(
+            "no cache and no run here",
+            where=path,
+            found=nothing_at(folder),
+            mend=perhaps(folder, mend, folder=True),
+        )
     above = next((parent for parent in folder.resolve().parents if _is_near(folder, parent)), None)
     raise StageError(
         "neither a cache nor a run",
         where=path,
         expected=f"{_MANIFEST} of a cache, or a stage's folder with {STAGE_FILE}",
         found=_contents(folder),
-        mend=f"{above} is one: give that path" if above is not None else mend,
+        mend=_mend(folder, above, mend),
     )
+
+
+def _mend(path: Path, above: Path | None, otherwise: str) -> str:
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return f"A recipe is given by --recipe {path}"
+    return otherwise if above is None else f"{above} is one: give that path"
 
 
 def find_stages(folder: Path) -> dict[str, Path]:
@@ -63,6 +77,8 @@ def _is_near(folder: Path, parent: Path) -> bool:
 def _contents(folder: Path) -> str:
     if not folder.is_dir():
         return "a file"
+    if find_folder_contents(folder).words == _MODEL:
+        return _MODEL
     names = list(_names(folder))
     if not names:
         return "an empty folder"

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from vlsi_cache.report.run.finding import find_stages
 from vlsi_cache.report.run.matching import matching_of
 from vlsi_cache.report.run.reading import iter_lines, read_record
-from vlsi_cache.report.run.summary import Metric, Pace, RecordedCache, RunSummary, StageSummary
+from vlsi_cache.report.run.summary import (
+    Matching,
+    Metric,
+    Pace,
+    RecordedCache,
+    RunSummary,
+    StageSummary,
+)
 from vlsi_cache.report.run.thinning import metric_of
 from vlsi_cache.stagefiles import JOURNAL_FILE, METRICS_FILE, JournalLine, MetricLine, StageRecord
 from vlsi_cache.store import is_begun, open_cache
 
 __all__ = ["summarize_run"]
 
+_TAPS_WEIGHT: Final = "inner_weight"
 _NO_FIGURES: Final = ("epoch", "total_flos")
 _NO_HELD_OUT: Final = ("_runtime", "_per_second", "_time", "_samples", "_compared")
 """Ends of names that say how long an evaluation took, and over how many samples."""
@@ -67,6 +75,8 @@ def _stage(name: str, folder: Path, record: StageRecord, file: str) -> StageSumm
         matching = matching_of(iter_lines(folder / JOURNAL_FILE, JournalLine, notes), notes)
     if not lines and not notes:
         notes.append(_nothing_logged(folder, record))
+    if matching is not None:
+        notes.extend(_resting(lines, matching))
     timed = [line for line in lines if line.num_steps and line.seconds > 0]
     steps = [line.step for line in lines]
     if matching is not None:
@@ -84,6 +94,17 @@ def _stage(name: str, folder: Path, record: StageRecord, file: str) -> StageSumm
         matching=matching,
         notes=tuple(notes),
     )
+
+
+def _resting(lines: Sequence[MetricLine], matching: Matching) -> Iterator[str]:
+    """Yield a note if the taps have come to rest: their figures end at an earlier step."""
+    weights = [line for line in lines if _TAPS_WEIGHT in line.metrics]
+    last = matching.periods[-1].last_step
+    if weights and weights[-1].metrics[_TAPS_WEIGHT] == 0 and weights[-1].step > last:
+        yield (
+            f"The taps rest since step {last:,}, as their weight has fallen to 0 "
+            "(interaction.inner_schedule). Their matchings and figures end there."
+        )
 
 
 def _nothing_logged(folder: Path, record: StageRecord) -> str:

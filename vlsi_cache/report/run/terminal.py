@@ -11,7 +11,7 @@ from rich.text import Text
 from vlsi_cache.errors import printable
 from vlsi_cache.report.compared import differences_table, name_grid, plain_table
 from vlsi_cache.report.comparison import RunComparison
-from vlsi_cache.report.run.summary import Matching, Metric, RunSummary, StageSummary
+from vlsi_cache.report.run.summary import Matching, MatchingPeriod, Metric, RunSummary, StageSummary
 from vlsi_cache.report.run.words import cache_text, pace_rows, state_text, value_of
 
 __all__ = ["comparison_table", "run_table"]
@@ -66,9 +66,9 @@ def _metrics(heading: str, metrics: tuple[Metric, ...]) -> Table:
 def _matching(matching: Matching) -> Table:
     table = plain_table()
     table.add_column("student tap", justify="right")
-    for name in ("matched at first", "matched at last", "divergence"):
-        table.add_column(name)
     first, last = matching.periods[0], matching.periods[-1]
+    for name in (f"matched at {_steps(first)}", f"matched at {_steps(last)}", "divergence"):
+        table.add_column(name)
     for row, tap in enumerate(matching.student_taps):
         before, after = first.matched_divergence[row], last.matched_divergence[row]
         table.add_row(
@@ -78,6 +78,11 @@ def _matching(matching: Matching) -> Table:
             f"{before:.3f} → {after:.3f}",
         )
     return table
+
+
+def _steps(period: MatchingPeriod) -> str:
+    first, last = period.first_step, period.last_step
+    return f"step {last:,}" if first == last else f"steps {first:,} to {last:,}"
 
 
 def _likeliest(matching: Matching, shares: tuple[float, ...]) -> str:

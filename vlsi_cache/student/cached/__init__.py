@@ -2,7 +2,12 @@
 
 from vlsi_cache.student.cached.arrivals import recorded_order
 from vlsi_cache.student.cached.batches import CachedBatches
-from vlsi_cache.student.cached.checks import validate_contents, validate_model, validate_vocabulary
+from vlsi_cache.student.cached.checks import (
+    validate_contents,
+    validate_model,
+    validate_tail,
+    validate_vocabulary,
+)
 from vlsi_cache.student.cached.opening import (
     open_cache_of,
     open_matching_cache,
@@ -23,5 +28,6 @@ __all__ = [
     "validate_contents",
     "validate_data",
     "validate_model",
+    "validate_tail",
     "validate_vocabulary",
 ]

@@ -64,7 +64,8 @@ class CachedBatches:
             if index not in self._validated:  # hashing reads the images: once is enough
                 validate_content(conversation, record)
                 self._validated.add(index)
-            validate_tokens(conversation, record, ids.tolist(), self.encoder.word)
+            expected = record.response_ids.tolist()
+            validate_tokens(conversation, expected, ids.tolist(), self.encoder.word)
         joined = SparseDistribution.concatenate([record.distribution for record in records])
         hidden = _hidden_state(records) if self.with_hidden else {}
         return {**batch, **hidden, "targets": sparse_targets(joined, self.tail)}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vlsi_cache.errors import CacheError, CacheMismatchError
+from vlsi_cache.manifest import Sampling
 from vlsi_cache.models import Backbone, tokenizer_of, vocabulary_hash
 from vlsi_cache.recipe import InteractionSection
 from vlsi_cache.store import Cache, validate_recorded, validate_sizes
 
-__all__ = ["validate_contents", "validate_model", "validate_vocabulary"]
+__all__ = ["validate_contents", "validate_model", "validate_tail", "validate_vocabulary"]
 
 
 def validate_contents(cache: Cache, settings: InteractionSection) -> None:
@@ -22,7 +25,7 @@ def validate_contents(cache: Cache, settings: InteractionSection) -> None:
         _validate_complete(cache)
         validate_recorded(cache)
         validate_sizes(cache.path)
-    _validate_tail(cache, settings)
+    validate_tail(cache.manifest.sampling, settings, cache.path)
     if settings.hidden is not None and cache.manifest.hidden is None:
         raise CacheMismatchError(
             "interaction.hidden is given, and the cache holds no hidden state",
@@ -94,13 +97,21 @@ def _validate_complete(cache: Cache) -> None:
         )
 
 
-def _validate_tail(cache: Cache, settings: InteractionSection) -> None:
-    """Refuse a tail that reads entries which the record does not have."""
-    sampling = cache.manifest.sampling
+def validate_tail(sampling: Sampling, settings: InteractionSection, where: str | Path) -> None:
+    """Refuse a tail that reads entries which the record does not have.
+
+    Args:
+        sampling: what the cache keeps of each distribution, or will keep.
+        settings: the recipe's ``interaction``.
+        where: the cache.
+
+    Raises:
+        CacheMismatchError: it does.
+    """
     if settings.tail != "sample" and not sampling.k:
         raise CacheMismatchError(
             f"interaction.tail is {settings.tail}, and the cache holds draws alone",
-            where=cache.path,
+            where=where,
             expected="the most likely tokens, k ≥ 1",
             found=f"k = 0, m = {sampling.m}",
             mend="Set interaction.tail: sample, with inner and output forward, ce or none; or "

@@ -178,7 +178,14 @@ class ResponseFinder:
         """Where the text departs from what the model is given before this answer."""
         history = replace(conversation, messages=conversation.messages[: answer.index])
         prompt = self._text_of(history, add_generation_prompt=True)
-        if prompt is not None and text.startswith(prompt) and len(prompt) <= answer.last:
+        # Without any turn, a template may write no prompt at all, and a header before the answer.
+        is_given = bool(prompt or history.messages)
+        if (
+            prompt is not None
+            and is_given
+            and text.startswith(prompt)
+            and len(prompt) <= answer.last
+        ):
             return len(prompt)
         # Before its first turn, a template may write a system message that no history has.
         bare = self._text_of(history) if history.messages else None

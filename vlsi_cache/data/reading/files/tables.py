@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +19,14 @@ from vlsi_cache.data.reading.files.folders import (
 )
 from vlsi_cache.data.reading.files.tabledamage import ARROW_END, find_damage, find_saved_damage
 from vlsi_cache.errors import DataError, first_line
+from vlsi_cache.phases import speaks_for_all
 
 __all__ = ["load_folder", "load_saved", "load_table"]
 
+logger = logging.getLogger(__name__)
+
+_REMEMBERED: Final = ("cache-", "tmp")
+"""How the names of tables begin that `datasets` keeps of its own work."""
 _GENERAL: Final = "An error occurred while generating the dataset"
 _NO_ROWS: Final = "BatchSize must be greater than 0"
 """What `datasets` says of a Parquet file that has columns and no rows."""
@@ -55,9 +61,11 @@ def load_saved(folder: Path, split: str) -> Any:
     if not isinstance(saved, DatasetDict):
         if str(saved.split) not in split_names(split):
             warn_idle_split(folder, split, "one table")
+        _warn_of_strays(saved)
         return saved
     for name in split_names(split):
         if name in saved:
+            _warn_of_strays(saved[name])
             return saved[name]
     raise DataError(
         "dataset has no such split",
@@ -65,6 +73,37 @@ def load_saved(folder: Path, split: str) -> Any:
         expected="one of " + ", ".join(map(str, saved)),
         found=split,
     )
+
+
+def _warn_of_strays(table: Any) -> None:
+    """List the tables beside those that a saved dataset names, and those that are there twice."""
+    read = [Path(file["filename"]) for file in table.cache_files]
+    same = [str(path.name) for path in _repeated(read)]
+    if same and speaks_for_all():
+        logger.warning(
+            "%s: its rows are there twice, since %s holds what a table before it does",
+            *(read[0].parent, ", ".join(same)),
+        )
+    for folder in sorted({path.parent for path in read}):
+        beside = {path.name for path in folder.glob("*.arrow")} - {path.name for path in read}
+        strays = sorted(name for name in beside if not name.startswith(_REMEMBERED))
+        if strays and speaks_for_all():
+            logger.warning(
+                "%s: state.json does not name %s, which %s not read",
+                folder,
+                ", ".join(strays[:8]) + (" …" if len(strays) > 8 else ""),
+                "is" if len(strays) == 1 else "are",
+            )
+
+
+def _repeated(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield the files that hold the same bytes as an earlier one."""
+    sizes: dict[int, list[Path]] = {}
+    for path in paths:
+        alike = sizes.setdefault(path.stat().st_size, [])
+        if any(filecmp.cmp(path, other, shallow=False) for other in alike):
+            yield path
+        alike.append(path)
 
 
 def _validate_end(path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from vlsi_cache.data.reading.context import RowContext, is_given
 from vlsi_cache.data.reading.files.strictjson import parse_row_json
+from vlsi_cache.data.reading.forms.exchanges import turns_of_exchanges
 from vlsi_cache.data.reading.forms.sides import (
     TURN_COLUMNS,
     is_list_text,
@@ -47,8 +48,8 @@ _CALLS: Final = "answers"
 _CONTINUED: Final = frozenset({("prompt", "completion"), ("prompt", "chosen")})
 """Pairs whose answer goes on with the prompt, as TRL reads them."""
 _SYSTEM_COLUMNS: Final = ("system", "system_prompt", "system_message")
-_LABELLED: Final = ("completion", "messages")
-"""Columns beside which a ``label`` is KTO's: TRL's, and ms-swift's."""
+_LABELLED: Final = ("completion", *TURN_COLUMNS)
+"""Columns beside which a ``label`` is KTO's: TRL's, ms-swift's, and that of turns."""
 _KTO: Final = "kto_tag"
 """LLaMA-Factory's mark, which has no other meaning."""
 _SIDES: Final = ("user", "assistant")
@@ -133,7 +134,8 @@ def _conversation(row: Mapping[str, Any], context: RowContext) -> Form | None:
     for name in TURN_COLUMNS:
         if is_given(row.get(name)):
             turns = turns_of(row[name], name, context)
-            raw = [RawTurn(turn, f"{name}[].") for turn in turns]
+            raw = turns_of_exchanges(turns, name)
+            raw = raw or [RawTurn(turn, f"{name}[].") for turn in turns]
             form = Form(raw, frozenset({name}), tagged=name in _LLAVA_COLUMNS)
             return _answered(form, row, name, context)
     return None
@@ -252,7 +254,26 @@ def _preferred(row: Mapping[str, Any], context: RowContext) -> Form | None:
         row = {**row, asked: "\n".join(texts)}
         joined = _joined(row, asked, "chosen", context)
         return Form(joined.turns, joined.columns | {"input"}, joined.tagged)
+    _validate_asked(row, asked, "chosen", context)
     return _joined(row, asked, "chosen", context)
+
+
+def _validate_asked(
+    row: Mapping[str, Any], question: str, answer: str, context: RowContext
+) -> None:
+    """Refuse a passage that the question is about, and that nothing would read."""
+    for name in ("context", "input"):
+        passage = row.get(name)
+        is_read = name in (question, answer) or passage in (row[question], row[answer])
+        is_read = is_read or (isinstance(row[question], str) and str(passage) in row[question])
+        if isinstance(passage, str) and is_given(passage) and not is_read:
+            raise context.error(
+                f"row has {name} beside {question}, where nothing reads it",
+                found=excerpt(passage),
+                mend=f"Write it into {question}, set data.columns: {{{question}: instruction, "
+                f"{answer}: output}} to put it after the question, or {{{name}: null}} to leave "
+                "it out",
+            )
 
 
 def _begins_with(turns: Sequence[RawTurn], prompt: Sequence[RawTurn]) -> bool:
@@ -274,6 +295,7 @@ def _words_of(turn: RawTurn) -> tuple[object, object]:
 def _pair(row: Mapping[str, Any], context: RowContext) -> Form | None:
     for question, answer in _PAIRS:
         if is_given(row.get(question)) and row.get(answer) is not None:
+            _validate_asked(row, question, answer, context)
             return _joined(row, question, answer, context)
     return _called(row, context)
 
@@ -326,7 +348,12 @@ def _with_system(form: Form, row: Mapping[str, Any], context: RowContext) -> For
     for name in _SYSTEM_COLUMNS:
         if not is_given(row.get(name)):
             continue
-        message = said("system", row[name], name, context)
+        is_list = isinstance(row[name], list)  # blocks of text, as Anthropic's and Bedrock's
+        message = (
+            RawTurn({"role": "system", "content": row[name]}, f"{name}[].")
+            if is_list
+            else said("system", row[name], name, context)
+        )
         columns = form.columns | {name}
         first = form.turns[0].fields if form.turns else {}
         if first.get("role", first.get("from")) != "system":

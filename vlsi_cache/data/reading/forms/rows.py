@@ -19,8 +19,10 @@ from vlsi_cache.data.reading.forms.forms import FORM_COLUMNS, Form, find_form
 from vlsi_cache.data.reading.forms.listtexts import with_lists
 from vlsi_cache.data.reading.forms.media import MEDIA_COLUMNS, validate_row_media
 from vlsi_cache.data.reading.forms.placing import IMAGE_COLUMNS, place_images
+from vlsi_cache.data.reading.forms.sides import is_turn
 from vlsi_cache.data.reading.forms.tools import tool_schemas
 from vlsi_cache.data.reading.forms.turns import read_turn
+from vlsi_cache.data.reading.forms.weights import validate_row_marks
 from vlsi_cache.errors import DataError, excerpt
 
 __all__ = ["KNOWN_COLUMNS", "parse_row"]
@@ -28,6 +30,9 @@ __all__ = ["KNOWN_COLUMNS", "parse_row"]
 _INVISIBLE: Final = ("Cc", "Cf")
 """Categories of characters that show nothing, such as zero-width spaces and marks of order."""
 _TOOLS: Final = ("tools", "functions")
+_ANSWERS: Final = ("assistant", "gpt")
+_OBJECT_TAGS: Final = ("<bbox>", "<ref-object>")
+"""Places for boxes and names in ms-swift's rows of grounding."""
 _VARIABLES: Final = "chat_template_kwargs"
 KNOWN_COLUMNS: Final = frozenset(
     {"id", _VARIABLES, *_TOOLS, *IMAGE_COLUMNS, *MEDIA_COLUMNS, *FORM_COLUMNS}
@@ -51,6 +56,7 @@ def parse_row(row: object, number: int, context: RowContext) -> Conversation:
     row = with_lists(row, (*IMAGE_COLUMNS, *MEDIA_COLUMNS))
     form = find_form(row, context)
     validate_row_media(row, context)
+    _validate_marks(row, form, context)
     turns = [read_turn(raw, context) for raw in form.turns]
     if not form.templated:
         _validate_plain(row, context)
@@ -73,12 +79,27 @@ def parse_row(row: object, number: int, context: RowContext) -> Conversation:
     return conversation
 
 
+def _validate_marks(row: Mapping[str, Any], form: Form, context: RowContext) -> None:
+    answers = sum(raw.fields.get("role", raw.fields.get("from")) in _ANSWERS for raw in form.turns)
+    validate_row_marks(row, (len(form.turns), answers), context)
+    texts = (str(raw.fields.get("content") or raw.fields.get("value")) for raw in form.turns)
+    if is_given(row.get("objects")) and any(tag in text for text in texts for tag in _OBJECT_TAGS):
+        raise context.error(
+            "row has objects, and their places in the texts, which nothing fills",
+            expected="the words and boxes themselves, as the model writes them",
+            found=excerpt(repr(row["objects"])),
+            mend="Write them into the texts, or set data.columns: {objects: null}",
+        )
+
+
 def _no_object(row: object, context: RowContext) -> DataError:
     return context.error(
         "row is not a JSON object",
         found=excerpt(json.dumps(row, ensure_ascii=False, default=repr)),
         mend="The row is JSON inside of JSON text: decode it once more"
         if isinstance(row, str) and row.lstrip().startswith("{")
+        else 'Put the turns of a conversation into a list: {"messages": [ … ]}'
+        if isinstance(row, list) and any(map(is_turn, row))
         else None,
     )
 

@@ -39,6 +39,7 @@ _ROLES: Final = {
     "function": "tool",
     "observation": "tool",
     "tool_response": "tool",
+    "tool_result": "tool",
     "function_response": "tool",
     "ipython": "tool",
 }
@@ -100,7 +101,7 @@ class Turn:
 
 def role_of(name: object) -> str | None:
     """The role that a name of a turn means, in the words of `Message`."""
-    return _ROLES.get(name.lower()) if isinstance(name, str) else None
+    return _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
 
 
 def read_turn(raw: RawTurn, context: RowContext) -> Turn:
@@ -111,7 +112,7 @@ def read_turn(raw: RawTurn, context: RowContext) -> Turn:
     """
     turn = raw.fields
     name = _only(turn, _ROLE_KEYS, context)
-    known = name.lower() if isinstance(name, str) else ""
+    known = name.strip().lower() if isinstance(name, str) else ""
     role = role_of(name)
     if role is None:
         raise _unknown_role(name, turn, context)
