@@ -225,7 +225,7 @@ def rehearse_stage(
     """
     size, bound = _get(setting.recipe, batch_path(stage)), bound_of(setting.recipe, stage)
     usual = lengths.usual(lengths.bounded(size, bound)) if counts else None
-    tried = []
+    tried: list[Rehearsed] = []
     for heavy in lengths.heavy_passes(size, bound):
         pixels = sketch.pixels_per_patch
         patches = lengths.patches(heavy.num_samples, pixels) if pixels else 0

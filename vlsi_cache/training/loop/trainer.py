@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -200,9 +200,10 @@ class _StageTrainer(GuardedTrainer):
         self.remove_callback(ProgressCallback)
         self.begin_measuring(training.held_out, stage.schedule)
 
-    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
         """Reduce gradients after every micro-batch: whole ones would take what sharding saves."""
-        return nullcontext()
+        yield
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process's batches.
