@@ -511,4 +511,4 @@ def test_the_installed_command_writes_its_way_to_a_log(
     said, _, following = found.stdout.strip().partition("\n\nnext: ")
     assert said.endswith("Nothing would fail.")
     assert shlex.split(following)[:2] == ["vlsi-cache", "plan"]
-    assert shlex.split(following)[2:] == ["--data", str(data), "--teacher", str(models["text"])]
+    assert shlex.split(following)[2:] == ["--teacher", str(models["text"]), "--data", str(data)]

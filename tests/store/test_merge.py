@@ -372,7 +372,11 @@ def test_the_command_merges(parts: list[Path], merged: Path, tmp_path: Path) -> 
     out = tmp_path / "out"
     done = CliRunner().invoke(cli, ["merge", str(out), *map(str, parts)])
     assert done.exit_code == 0
-    assert done.stdout == f"cache: {out}\nlook inside with: vlsi-cache inspect {out}\n"
+    assert done.stdout.splitlines() == [
+        f"cache: {out}",
+        f"look inside with: vlsi-cache inspect {out}",
+        f"next: vlsi-cache train-student --student MODEL --data DATA-OF-ALL --cache {out}",
+    ]
     assert files_of(out) == files_of(merged)
     refused = CliRunner().invoke(cli, ["merge", str(out), str(tmp_path / "none"), str(parts[0])])
     assert (refused.exit_code, "no cache here" in refused.stderr) == (1, True)

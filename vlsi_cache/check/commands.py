@@ -11,6 +11,7 @@ from vlsi_cache.check.subjects import Role, Subject
 from vlsi_cache.errors import CacheError, VlsiCacheError
 from vlsi_cache.matching import validate_reach
 from vlsi_cache.recipe import Recipe, named_models
+from vlsi_cache.recipe.outputs import validate_outputs
 from vlsi_cache.store import is_begun, open_cache
 from vlsi_cache.student.cached import validate_tail
 from vlsi_cache.student.checks import training_checks
@@ -51,6 +52,7 @@ def _checks(recipe: Recipe, subjects: Sequence[Subject]) -> Iterator[tuple[Role,
     first = next(iter(named))  # what concerns no model by itself
     yield first, lambda: resolve_device(recipe.device)
     yield first, lambda: validate_output(recipe.output)
+    yield first, lambda: validate_outputs(recipe)
     if "teacher" in named:
         yield from (("teacher", check) for check in settings_checks(recipe))
     if subjects and subjects[0].role == "teacher":

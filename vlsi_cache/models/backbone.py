@@ -104,8 +104,7 @@ def load_backbone(
     if learns:
         validate_not_quantised(load_config_of(section), name)
     with phase(f"loading the {role} {name}"):
-        dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
-        model = _loaded(section, dtype, place or device)
+        model = _loaded(section, device, place or device, trains=trains)
         processor = load_processor_of(section)
     decoder = _bound(model, section, role, learns=learns)
     model.eval().requires_grad_(False)
@@ -122,9 +121,12 @@ def load_backbone(
     )
 
 
-def _loaded(section: ModelSection, dtype: str, device: torch.device) -> PreTrainedModel:
+def _loaded(
+    section: ModelSection, device: torch.device, place: torch.device, *, trains: bool
+) -> PreTrainedModel:
+    dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
     name, revision = section.model or "", section.revision
-    return load_model(name, dtype=dtype, device=device, revision=revision, section=section)
+    return load_model(name, dtype=dtype, device=place, revision=revision, section=section)
 
 
 def _bound(model: PreTrainedModel, section: ModelSection, role: str, *, learns: bool) -> Decoder:

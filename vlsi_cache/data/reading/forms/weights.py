@@ -39,17 +39,8 @@ def is_learned(turn: Mapping[str, Any], role: str, context: RowContext, *, defau
     Raises:
         DataError: the turn is marked in a way that is not read.
     """
-    for key in _MASK_KEYS:
-        if role == "assistant" and _is_marked(turn, key):
-            raise context.error(
-                f"a turn has {key}, which nothing reads",
-                mend="Set weight to 0 or 1: turns are learned or not, as a whole",
-            )
-    if role == "assistant" and turn.get("label") is False:
-        raise context.error(
-            "label of a turn is False, which marks a bad answer",
-            mend="Set weight: 0 to leave the turn out, or drop the field",
-        )
+    if role == "assistant":
+        _validate_answer(turn, context)
     default = default or role != "assistant"
     given = {key: turn[key] for key in WEIGHT_KEYS if turn.get(key) is not None}
     if not given:
@@ -70,6 +61,21 @@ def is_learned(turn: Mapping[str, Any], role: str, context: RowContext, *, defau
             mend="Take the mark out. Only the assistant's turns are learned",
         )
     return learned or role != "assistant"
+
+
+def _validate_answer(turn: Mapping[str, Any], context: RowContext) -> None:
+    """Refuse an answer that is marked in a way that is not read."""
+    for key in _MASK_KEYS:
+        if _is_marked(turn, key):
+            raise context.error(
+                f"a turn has {key}, which nothing reads",
+                mend="Set weight to 0 or 1: turns are learned or not, as a whole",
+            )
+    if turn.get("label") is False:
+        raise context.error(
+            "label of a turn is False, which marks a bad answer",
+            mend="Set weight: 0 to leave the turn out, or drop the field",
+        )
 
 
 def _is_marked(fields: Mapping[str, Any], key: str) -> bool:
