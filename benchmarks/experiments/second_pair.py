@@ -29,10 +29,17 @@ from transformers import AutoTokenizer
 
 from experiments.chosen_half import load, log_probs
 from experiments.first_proof.cut import cut_blocks
+from experiments.worth.added_losses import AddedLoss, HiddenCosine
 from vlsi_cache import dump_teacher, train_student
-from vlsi_cache.recipe import Recipe, recipe_from_mapping
+from vlsi_cache.models import Backbone, load_backbone
+from vlsi_cache.recipe import ModelSection, Recipe, recipe_from_mapping
 
-ARMS: Final[Mapping[str, Mapping[str, Any]]] = {"output": {}, "hidden": {"hidden": {}}}
+ARMS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "output": {},
+    "hidden": {"hidden": {}},
+    "in-memory": {},
+    "standardised": {},
+}
 """Arm → keys of the section ``interaction``, beside its schedule."""
 BLOCKS: Final = (0, 1, 2, 3, 14, 15, 16, 17)
 """Blocks of the teacher's 18 that the student starts with."""
@@ -42,8 +49,9 @@ RESULTS: Final = Path(__file__).parents[1] / "results" / "second_pair"
 
 @click.command()
 @click.option("--seeds", default="0,1", metavar="I,J,…", show_default=True)
+@click.option("--arms", default=",".join(ARMS), metavar="A,B,…", help="[default: all]")
 @click.option("--steps", default=100, show_default=True, help="Steps of 8 samples.")
-def main(seeds: str, steps: int) -> None:
+def main(seeds: str, arms: str, steps: int) -> None:
     """Make the missing runs, and print their figures."""
     folder = assets.FOLDER / "second-pair"
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,11 +60,11 @@ def main(seeds: str, steps: int) -> None:
         cut_blocks(teacher, student, BLOCKS)
     dump_teacher(run(folder, "hidden", 0, steps))
     for seed in map(int, seeds.split(",")):
-        for arm in ARMS:
+        for arm in arms.split(","):
 
             def make(seed: int = seed, arm: str = arm) -> dict[str, Any]:
                 recipe = run(folder, arm, seed, steps)
-                train_student(recipe)
+                train_student(recipe, added(arm))
                 return score(teacher, recipe.output / "interaction" / "model")
 
             written_once(RESULTS / f"{arm}-{seed}.json", make)
@@ -83,6 +91,34 @@ def run(folder: Path, arm: str, seed: int, steps: int) -> Recipe:
         "seed": seed,
     }
     return recipe_from_mapping(raw, where="second_pair")
+
+
+def added(arm: str) -> list[AddedLoss]:
+    """Return the losses beside the product's."""
+    if arm not in ("in-memory", "standardised"):
+        return []
+    section = ModelSection(model=str(assets.gemma3()), dtype="float32")
+    teacher = load_backbone(section, "teacher", torch.device("cpu"))
+    kind = HiddenCosine if arm == "in-memory" else StandardisedCosine
+    return [kind(teacher, BLOCKS)]
+
+
+class StandardisedCosine(HiddenCosine):
+    """The cosine of states whose channels have the mean 0 and the variance 1 of the teacher's."""
+
+    def __init__(self, teacher: Backbone, blocks: tuple[int, ...]) -> None:
+        super().__init__(teacher, blocks)
+        self.count, self.sums, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def cosine(self, states: Tensor, wanted: Tensor) -> Tensor:
+        """Return the cosine of each token, by the tokens seen so far."""
+        self.count += len(wanted)
+        self.sums = self.sums + wanted.double().sum(0)
+        self.squares = self.squares + wanted.double().square().sum(0)
+        mean = self.sums / self.count
+        deviation = (self.squares / self.count - mean.square()).clamp(min=1e-12).sqrt()
+        mean, deviation = mean.float(), deviation.float()
+        return super().cosine((states - mean) / deviation, (wanted - mean) / deviation)
 
 
 def rows(split: Any, count: int) -> Path:

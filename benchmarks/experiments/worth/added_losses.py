@@ -74,10 +74,13 @@ class HiddenCosine(AddedLoss):
         with torch.no_grad():
             decoder = self.teacher.decoder
             wanted, _ = run_backbone(decoder, (self.theirs,), given["inputs"], positions)
-        cosine = F.cosine_similarity(states, wanted[self.theirs].at(positions), dim=-1)
-        distance: Tensor = 1 - cosine.mean()
+        distance = 1 - self.cosine(states, wanted[self.theirs].at(positions)).mean()
         module.observe("hidden_cosine", 1 - distance)
         return loss / distance.detach() * distance
+
+    def cosine(self, states: Tensor, wanted: Tensor) -> Tensor:
+        """Return the cosine of each token's states, ``[N]``."""
+        return F.cosine_similarity(states, wanted, dim=-1)
 
 
 class LabelsToo(AddedLoss):
