@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -116,4 +117,11 @@ def test_the_name_of_a_models_folder_is_shown_and_not_obeyed(tmp_path: Path) -> 
         assert result.exit_code == 0, result.output
         assert obeyed(result.output) == set()
         assert "\\x1b[31mred\\x07" in "".join(result.output.split())
+        if words[0] == "check":
+            _, _, following = result.output.partition("--teacher ")
+            quoted = following.partition(" --data")[0]
+            printed = subprocess.run(
+                ["bash", "-c", f"printf %s {quoted}"], capture_output=True, check=True
+            )
+            assert printed.stdout.decode() == str(model)
     assert "loading the model " in result.stderr
