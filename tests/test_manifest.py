@@ -89,6 +89,31 @@ def test_names_and_versions_inform_but_do_not_differ() -> None:
     assert find_manifest_differences(manifest, moved) == []
 
 
+def with_config(config: str | None, library: str = "5.23.0") -> CacheManifest:
+    teacher = make_manifest().teacher.model_dump(mode="json")
+    if config is not None:
+        teacher["config"] = {"sha256": sha256(config), "transformers": library}
+    return make_manifest(teacher=teacher)
+
+
+def test_configs_are_compared_where_one_version_read_both() -> None:
+    first = with_config("one")
+    (found,) = find_manifest_differences(first, with_config("two"))
+    assert explain_difference(found) == (
+        f"teacher.config.sha256 is {sha256('one')[:12]}…, asked for {sha256('two')[:12]}… "
+        "(the teacher's config.json decides other numbers)"
+    )
+    versions = ("5.24.0", "4.0")
+    others = [with_config("two", version) for version in versions]
+    for other in (first, with_config(None), *others):
+        assert find_manifest_differences(first, other) == []
+        assert find_manifest_differences(other, first) == []
+
+
+def test_a_manifest_without_a_config_is_as_it_was() -> None:
+    assert "config" not in make_manifest().model_dump(mode="json")["teacher"]
+
+
 def test_the_schema_documents_every_field() -> None:
     schema = CacheManifest.model_json_schema()
     parts = [schema, *schema["$defs"].values()]

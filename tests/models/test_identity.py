@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from support.families import tiny_model
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models import (
     chat_template_hash,
+    config_hash,
     load_model,
     tokenizer_of,
     vocabulary_hash,
@@ -68,6 +70,51 @@ def test_the_sample_reaches_every_column_of_a_large_matrix() -> None:
     with torch.no_grad():
         model.lm_head.weight[:, 13] += 1.0
     assert weights_fingerprint(model) != expected
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2_vl"])
+def test_the_config_hash_survives_saving_and_whatever_decides_no_number(
+    family: str, tmp_path: Path
+) -> None:
+    model = tiny_model(family)
+    expected = config_hash(model.config)
+    model.save_pretrained(tmp_path)
+    assert config_hash(load_model(str(tmp_path)).config) == expected
+    assert config_hash(load_model(str(tmp_path), dtype="bfloat16").config) == expected
+    path = tmp_path / "config.json"
+    tree = json.loads(path.read_text("utf-8"))
+    tree |= {"architectures": None, "use_cache": False, "transformers.js_config": {"a": 1}}
+    tree |= {"id2label": {"0": "yes"}, "torch_dtype": "float16", "_name_or_path": "/elsewhere"}
+    tree |= {"pad_token_id": 7, "initializer_range": 0.5, "attention_dropout": 0.5, "more": None}
+    path.write_text(json.dumps(tree), "utf-8")
+    assert config_hash(load_model(str(tmp_path)).config) == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("llama", {"rope_parameters": {"rope_theta": 37.0, "rope_type": "default"}}),
+        ("llama", {"rms_norm_eps": 0.1}),
+        ("llama", {"hidden_act": "gelu"}),
+        ("qwen2_vl", {"text_config": {"rms_norm_eps": 0.1}}),
+        ("qwen2_vl", {"vision_config": {"hidden_act": "gelu"}}),
+        ("qwen2_vl", {"image_token_id": 9}),
+    ],
+)
+def test_the_config_hash_sees_what_the_weights_do_not(
+    family: str, change: dict[str, Any], tmp_path: Path
+) -> None:
+    model = tiny_model(family)
+    model.save_pretrained(tmp_path)
+    before = weights_fingerprint(model), config_hash(model.config)
+    path = tmp_path / "config.json"
+    tree = json.loads(path.read_text("utf-8"))
+    for key, value in change.items():
+        tree[key] = tree[key] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(tree), "utf-8")
+    loaded = load_model(str(tmp_path))
+    assert weights_fingerprint(loaded) == before[0]
+    assert config_hash(loaded.config) != before[1]
 
 
 def test_the_vocabulary_hash_sees_order_and_added_tokens() -> None:

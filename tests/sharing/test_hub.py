@@ -23,6 +23,7 @@ from vlsi_cache.errors import CacheError, ModelError, StageError
 from vlsi_cache.recipe import recipe_from_mapping
 from vlsi_cache.sharing import StudentFacts, plan_upload, student_card
 from vlsi_cache.sharing.cards import size_category
+from vlsi_cache.sharing.selecting import select_cache_files
 from vlsi_cache.store import create_cache, open_cache
 from vlsi_cache.student.card import student_name
 
@@ -262,6 +263,27 @@ def test_a_cache_with_paths_in_its_manifest_is_not_published_unasked(
     public = _command("push", tmp_path, "me/open", "--private")
     assert named in public.stderr  # a repository that is there stays as public as it was
     assert hub.files("datasets/me/open") == there
+
+
+def test_a_cache_whose_folder_is_a_link_goes_up_whole(hub: Hub, tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    make_cache(path, MANIFEST)
+    assert _command("push", path, REPOSITORY).exit_code == 0
+    there = dict(hub.files(f"datasets/{REPOSITORY}"))
+    (path / "shards").rename(tmp_path / "other disk")
+    (path / "shards").symlink_to(tmp_path / "other disk")
+    assert plan_upload(path, REPOSITORY).left_behind == ()
+    assert _command("push", path, REPOSITORY).exit_code == 0
+    assert hub.files(f"datasets/{REPOSITORY}") == there
+
+
+def test_a_cache_that_lost_a_file_stays_here(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, MANIFEST)
+    (tmp_path / "shards/00003.json").unlink()
+    with pytest.raises(CacheError, match=r"00003\.json: .*cannot be shared without it"):
+        select_cache_files(tmp_path, cache)
+    with pytest.raises(CacheError, match=r"00003\.json: file is missing"):
+        plan_upload(tmp_path, REPOSITORY)
 
 
 def test_only_the_files_of_a_cache_go_up(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
+import os
 import pickle
 import shutil
 import signal
@@ -356,6 +357,44 @@ def test_a_damaged_shard_is_not_taken_over(parts: list[Path], tmp_path: Path) ->
         file.write(b"x")
     with pytest.raises(CacheError, match=r"00001\.zarr\.zip"):
         merge_caches(tmp_path / "out", [copy, parts[1]])
+
+
+def as_links(source: Path, folder: Path, blobs: Path, *, relative: bool) -> Path:
+    """The cache as the hub's client lays one out: links to files that lie elsewhere."""
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        key = file.relative_to(source)
+        link, blob = folder / key, blobs / key.as_posix().replace("/", "_")
+        for parent in (link.parent, blobs):
+            parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, blob)
+        link.symlink_to(os.path.relpath(blob, link.parent) if relative else blob)
+    return folder
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_what_a_link_leads_to_is_taken_over_and_outlives_it(
+    parts: list[Path], merged: Path, tmp_path: Path, relative: bool
+) -> None:
+    blobs, links = tmp_path / "hub/blobs", tmp_path / "hub/snapshots/1"
+    source = as_links(parts[0], links, blobs, relative=relative)
+    merge_caches(tmp_path / "out", [source, *parts[1:]])
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.is_symlink()]
+    shutil.rmtree(tmp_path / "hub")
+    assert files_of(tmp_path / "out") == files_of(merged)
+    assert verify_cache(tmp_path / "out").sound
+
+
+def test_a_merge_ends_with_a_look_at_every_size(parts: list[Path], tmp_path: Path) -> None:
+    merge_caches(tmp_path / "out", parts)
+    shard = tmp_path / "out/shards/00002.zarr.zip"
+    shard.unlink()
+    shard.symlink_to("nowhere")
+    with pytest.raises(CacheError, match=r"00002\.zarr\.zip: is a link that leads nowhere"):
+        merge_caches(tmp_path / "out", parts)
+    shard.unlink()
+    shard.write_bytes(b"short")
+    with pytest.raises(CacheError, match=r"00002\.zarr\.zip: shard is damaged"):
+        merge_caches(tmp_path / "out", parts)
 
 
 def test_a_changed_file_of_the_processor_is_not_taken_over(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -324,6 +325,28 @@ def test_caches_are_merged_wherever_they_lie(url: str, tmp_path: Path, way: str)
     assert all_files(open_place(out)) == all_files(LocalPlace(tmp_path / "wanted"))
     assert verify_cache(out).complete
     assert [record.sample_id for record in open_cache(out)] == [f"sample-{i}" for i in range(8)]
+
+
+@pytest.mark.usefixtures("direct")
+@pytest.mark.parametrize("name", ["seed#1", "q?x=1", "run%201", "100%", "a b", "ünï", "x+y=1&z"])
+def test_every_character_of_an_address_belongs_to_it(url: str, name: str) -> None:
+    place, other = open_place(f"{url}/{name}/one"), open_place(f"{url}/{name}/two")
+    assert place.publish("a/b", b"content")
+    assert other.adopt("a/c", place, "a/b")  # the store finds by its own key what was put there
+    assert other.read("a/c", limit=10) == b"content"
+    assert other.list_files() == {"a/c": 7}
+    if "#" in name or "?" in name:  # which other addresses end with
+        assert open_place(f"{url}/{re.split('[#?]', name)[0]}").list_files() == {}
+
+
+@pytest.mark.usefixtures("direct")
+def test_caches_that_differ_behind_a_hash_are_two(url: str) -> None:
+    for seed in (1, 2):
+        writer = create_cache(f"{url}/seed#{seed}/cache", MANIFEST)
+        assert writer.missing_shards() == list(range(MANIFEST.num_shards))
+        writer.write_shard(0, [make_record(MANIFEST, i) for i in MANIFEST.shard_range(0)])
+    with pytest.raises(CacheError, match="no cache here"):
+        open_cache(f"{url}/seed")
 
 
 @pytest.mark.usefixtures("direct")

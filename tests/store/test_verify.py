@@ -21,7 +21,9 @@ from vlsi_cache.cli.main import cli
 from vlsi_cache.errors import CacheError
 from vlsi_cache.report import verification_table
 from vlsi_cache.store import Verification, create_cache, open_cache, verify_cache
+from vlsi_cache.store.cache.folder import list_cache
 from vlsi_cache.store.cache.seals import ProcessorSeal
+from vlsi_cache.store.places.place import Place
 
 Files = dict[str, bytes]
 
@@ -272,6 +274,31 @@ def test_a_sound_cache_is_said_to_be(pair: Pair) -> None:
     assert (found.sound, found.complete, found.damages) == (True, True, ())
     assert found.num_files == len(pair.one)
     assert found.num_bytes == sum(map(len, pair.one.values()))
+
+
+@pytest.mark.parametrize("processor", [True, False])
+def test_what_a_writer_publishes_after_the_listing_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: bool
+) -> None:
+    source = tmp_path / "processor"
+    source.mkdir()
+    (source / "tokenizer.json").write_text("{}")
+    manifest = make_manifest(num_samples=6)
+    path = tmp_path / "cache"
+    make_cache(path, manifest, shards=[0])
+
+    def list_and_publish(place: Place) -> dict[str, int]:
+        files = list_cache(place)
+        writer = create_cache(path, manifest, source if processor else None)
+        for shard in writer.missing_shards():
+            records = [make_record(manifest, i) for i in manifest.shard_range(shard)]
+            writer.write_shard(shard, records)
+        return files
+
+    monkeypatch.setattr("vlsi_cache.store.cache.verification.verify.list_cache", list_and_publish)
+    found = verify_cache(path)
+    assert found.damages == ()
+    assert (found.complete, found.num_shards_sealed) == (True, 3)
 
 
 def test_what_a_writer_at_work_or_a_killed_one_leaves_is_not_damage(pair: Pair) -> None:

@@ -139,7 +139,11 @@ def make_cache(
 
 
 def write_part(
-    path: Path, numbers: Sequence[int], samples_per_shard: int = 2, **changes: Any
+    path: Path,
+    numbers: Sequence[int],
+    samples_per_shard: int = 2,
+    processor: Path | None = None,
+    **changes: Any,
 ) -> Path:
     """A cache of these samples of a larger dataset, under the fingerprint that is theirs."""
     manifest = make_manifest(
@@ -153,9 +157,9 @@ def write_part(
         "num_samples": len(numbers),
     }
     fields = {**manifest.model_dump(), "dataset": dataset, **changes}
-    with tempfile.TemporaryDirectory() as processor:
-        Path(processor, "tokenizer.json").write_text('{"vocabulary": []}')
-        writer = create_cache(path, CacheManifest.model_validate(fields), Path(processor))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "tokenizer.json").write_text('{"vocabulary": []}')
+        writer = create_cache(path, CacheManifest.model_validate(fields), processor or Path(folder))
     for shard in writer.missing_shards():
         samples = manifest.shard_range(shard)
         writer.write_shard(shard, records[samples.start : samples.stop])

@@ -4,9 +4,11 @@ from vlsi_cache.manifest.comparison import (
     explain_difference,
     find_kind_differences,
     find_manifest_differences,
+    is_same_library,
 )
 from vlsi_cache.manifest.identity import (
     CachePart,
+    ConfigIdentity,
     DatasetIdentity,
     HiddenIdentity,
     Sampling,
@@ -41,6 +43,7 @@ __all__ = [
     "OUTPUT_TAP",
     "CacheManifest",
     "CachePart",
+    "ConfigIdentity",
     "DatasetIdentity",
     "HiddenIdentity",
     "Sampling",
@@ -53,5 +56,6 @@ __all__ = [
     "find_kind_differences",
     "find_manifest_differences",
     "format_version_of",
+    "is_same_library",
     "rotation_width",
 ]

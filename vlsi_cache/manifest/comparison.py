@@ -7,7 +7,12 @@ from typing import Any, Final
 from vlsi_cache.differences import Difference, find_differences
 from vlsi_cache.manifest.manifest import CacheManifest
 
-__all__ = ["explain_difference", "find_kind_differences", "find_manifest_differences"]
+__all__ = [
+    "explain_difference",
+    "find_kind_differences",
+    "find_manifest_differences",
+    "is_same_library",
+]
 
 _FOR_PEOPLE: Final[dict[str, Any]] = {
     "vlsi_cache_version": True,
@@ -37,6 +42,7 @@ _MEANINGS: Final = {
     "parts": "one of the two is a merged cache",
     "samples_per_shard": "the shards have other sizes",
     "taps": "the teacher is read at other layers",
+    "teacher.config.sha256": "the teacher's config.json decides other numbers",
     "teacher.revision": "the teacher is another version on the hub",
     "teacher.model_type": "the teacher has another architecture",
     "teacher.weights_fingerprint": "the teacher has other weights",
@@ -55,7 +61,7 @@ def find_manifest_differences(recorded: CacheManifest, wanted: CacheManifest) ->
     Returns:
         The differences. If there are none, a run may go on with this cache.
     """
-    found = find_differences(_content(recorded), _content(wanted))
+    found = find_differences(*_contents(recorded, wanted))
     # the version follows from what is recorded, which says more
     return [one for one in found if one.path != _VERSION or len(found) == 1]
 
@@ -66,10 +72,18 @@ def find_kind_differences(manifest: CacheManifest, first: CacheManifest) -> list
     Their samples and shards may differ.
     """
     own, others = (
-        {name: value for name, value in _content(compared).items() if name not in _OF_PART}
-        for compared in (manifest, first)
+        {name: value for name, value in content.items() if name not in _OF_PART}
+        for content in _contents(manifest, first)
     )
     return find_differences(own, others)
+
+
+def is_same_library(one: CacheManifest, other: CacheManifest) -> bool:
+    """Report whether both say that one version of transformers read the teacher's files."""
+    first, second = one.teacher.config, other.teacher.config
+    if first is None or second is None:
+        return False
+    return first.transformers == second.transformers
 
 
 def explain_difference(difference: Difference, other: str = "asked for") -> str:
@@ -84,5 +98,14 @@ def explain_difference(difference: Difference, other: str = "asked for") -> str:
     return clause if meaning is None else f"{clause} ({meaning})"
 
 
-def _content(manifest: CacheManifest) -> dict[str, Any]:
-    return manifest.model_dump(mode="json", exclude=_FOR_PEOPLE)
+def _contents(one: CacheManifest, other: CacheManifest) -> list[dict[str, Any]]:
+    """Return what is compared of two manifests.
+
+    A config counts only if one version of transformers read both. Others name and fill its values
+    otherwise, and older caches do not keep it.
+    """
+    found = [manifest.model_dump(mode="json", exclude=_FOR_PEOPLE) for manifest in (one, other)]
+    if not is_same_library(one, other):
+        for content in found:
+            content["teacher"].pop("config", None)
+    return found

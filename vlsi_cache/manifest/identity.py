@@ -19,6 +19,7 @@ from vlsi_cache.manifest.sharding import Cut
 
 __all__ = [
     "CachePart",
+    "ConfigIdentity",
     "DatasetIdentity",
     "HiddenIdentity",
     "Sampling",
@@ -27,6 +28,16 @@ __all__ = [
     "format_version_of",
     "rotation_width",
 ]
+
+
+class ConfigIdentity(StoredModel):
+    """What a model's configuration decides, as the library that ran it reads the configuration."""
+
+    sha256: Sha256
+    """SHA-256 over its values that decide numbers (`vlsi_cache.models.config_hash`)."""
+    transformers: str
+    """Version of transformers. Another one names the same values otherwise, so hashes are compared
+    under one version only."""
 
 
 class TeacherIdentity(StoredModel):
@@ -42,6 +53,9 @@ class TeacherIdentity(StoredModel):
     """Branch, tag or commit on the hub. Teachers without one leave the field out."""
     loading: dict[str, Any] = Field(default={}, exclude_if=lambda loading: not loading)
     """Kernels and quantisation that take the place of the default. Most teachers leave it out."""
+    config: ConfigIdentity | None = Field(default=None, exclude_if=lambda config: config is None)
+    """What the configuration decides beside the weights. Caches from before this field leave it
+    out."""
 
 
 class TokenizerIdentity(StoredModel):

@@ -16,6 +16,7 @@ from vlsi_cache.models.binding.taps import (
 from vlsi_cache.models.decoder import Decoder
 from vlsi_cache.models.identity import (
     chat_template_hash,
+    config_hash,
     processor_name,
     tokenizer_of,
     vocabulary_hash,
@@ -56,6 +57,7 @@ __all__ = [
     "bind_decoder",
     "capture_taps",
     "chat_template_hash",
+    "config_hash",
     "context_length",
     "default_taps",
     "device_of",

@@ -14,6 +14,7 @@ from vlsi_cache.models.binding.head import Head
 from vlsi_cache.models.decoder import Decoder
 from vlsi_cache.models.identity import (
     chat_template_hash,
+    config_hash,
     tokenizer_of,
     vocabulary_hash,
     vocabulary_size,
@@ -54,6 +55,8 @@ class Backbone:
     """Kernels and quantisation, where they are not the default: they change the numbers."""
     dtype: str = "float32"
     """Dtype of the weights, or `bfloat16` where float32 weights train to be saved in it."""
+    config_hash: str = ""
+    """SHA-256 over what its configuration decides, as it was after loading."""
 
     @property
     def head(self) -> Head:
@@ -101,9 +104,8 @@ def load_backbone(
     Raises:
         RecipeError, ModelError: no model is named, or it cannot be loaded or bound.
     """
-    name = model_name(section, role)
-    learns = trains or role == "student"  # whole, or its adapters
-    if learns:
+    name, learns = model_name(section, role), trains or role == "student"
+    if learns:  # whole, or its adapters
         validate_not_quantised(load_config_of(section), name)
     with phase(f"loading the {called or role} {name}"):
         model = _loaded(section, device, place or device, trains=trains)
@@ -120,6 +122,7 @@ def load_backbone(
         processor_options=section.processor,
         loading=loading_identity(section) | _quantization(model, section),
         dtype=_dtype_name(model, section),
+        config_hash=config_hash(model.config),
     )
 
 

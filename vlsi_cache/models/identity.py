@@ -5,12 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from vlsi_cache.errors import ModelError
 from vlsi_cache.models.places.devices import stored_weights
@@ -20,6 +26,7 @@ from vlsi_cache.models.places.quantization import quantization_of
 __all__ = [
     "PINNED_DAY",
     "chat_template_hash",
+    "config_hash",
     "processor_name",
     "tokenizer_of",
     "vocabulary_hash",
@@ -31,6 +38,16 @@ _SAMPLES = 1024
 
 PINNED_DAY: Final = "2024-07-26"
 """The day that chat templates see in place of today: that of Llama's own default."""
+
+_UNDECIDING: Final = re.compile(
+    r"_.*|transformers_version|.*dropout|.*_pdrop|initializer_range|return_dict|use_cache"
+    r"|output_(attentions|hidden_states|router_logits)|router_(aux|z)_loss_coef"
+    r"|dtype|torch_dtype|.*_implementation|quantization_config|name_or_path|architectures|auto_map"
+    r"|tokenizer_class|.*2label|label2.*|problem_type|num_labels|task_specific_params"
+    r"|(bos|eos|pad)_token_id|transformers\..*|unsloth_.*"
+)
+"""Keys of a config that decide no number of a forward pass, or that the manifest has elsewhere:
+names, versions, dtypes, kernels, quantisation, and what only training or generating reads."""
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
@@ -50,6 +67,32 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
         parts = gather_object([digest.hexdigest()])
         return hashlib.sha256("".join(parts).encode()).hexdigest()
     return digest.hexdigest()
+
+
+def config_hash(config: PreTrainedConfig) -> str:
+    """Hex SHA-256 over what a model's configuration decides beside its weights.
+
+    Values that are not there and null are the same. Defaults of the model's class count.
+    """
+    return _hash_json(_deciding(config.to_dict()))
+
+
+def _deciding(value: Any) -> Any:
+    """Return the values that decide, as JSON that one meaning has one form of."""
+    if isinstance(value, Mapping):
+        kept = {str(key): _deciding(one) for key, one in value.items()}
+        return {
+            key: one
+            for key, one in kept.items()
+            if one is not None and not _UNDECIDING.fullmatch(key)
+        }
+    if isinstance(value, list | tuple):
+        return [_deciding(one) for one in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return type(value).__name__
 
 
 def tokenizer_of(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -7,8 +7,9 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from vlsi_cache.errors import CacheError
 from vlsi_cache.store import Cache
-from vlsi_cache.store.cache.folder import read_processor_seal
+from vlsi_cache.store.cache.folder import list_cache, read_processor_seal
 from vlsi_cache.store.places.keys import (
     CARD_FILE,
     INDEX_FILE,
@@ -34,15 +35,30 @@ _OF_TRAINING: Final = (
 
 
 def select_cache_files(path: Path, cache: Cache) -> Selected:
-    """Choose the files that belong to a cache."""
-    manifest = cache.manifest
-    known = {MANIFEST_FILE, INDEX_FILE, PROCESSOR_SEAL_FILE}
+    """Choose the files that belong to a complete cache.
+
+    Raises:
+        CacheError: a file is missing, or is none that can be shared.
+    """
+    manifest, place = cache.manifest, open_place(path)
+    known = {MANIFEST_FILE, INDEX_FILE}
     for shard_index in range(manifest.num_shards):
         known |= {shard_key(shard_index), seal_key(shard_index)}
     known |= {part_key(part_index) for part_index in range(len(manifest.parts))}
-    seal = read_processor_seal(open_place(path))
-    known |= {f"{PROCESSOR_FOLDER}/{name}" for name in (seal.files if seal else ())}
-    return _select(path, lambda name, _: name.as_posix() in known)
+    seal = read_processor_seal(place)
+    if seal is not None:
+        known |= {PROCESSOR_SEAL_FILE, *(f"{PROCESSOR_FOLDER}/{name}" for name in seal.files)}
+    # as the place lists it: a folder of the cache may be a link to another disk
+    there = list_cache(place)
+    for name in sorted(known):
+        if name not in there or not (path / name).is_file():
+            raise CacheError(
+                "file is missing, and the cache cannot be shared without it",
+                where=path / name,
+                mend="Run vlsi-cache verify: it says what to do",
+            )
+    others = tuple(sorted(there.keys() - known - {CARD_FILE}))
+    return {name: path / name for name in sorted(known)}, others
 
 
 def select_student_files(path: Path) -> Selected:

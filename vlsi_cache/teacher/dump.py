@@ -54,7 +54,6 @@ def dump_teacher(
     validate_cache_folder(run)
     validate_template(recipe.teacher, run.data)
     teacher = load_backbone(recipe.teacher, "teacher", run.device)
-    validate_cache_of(run, teacher)
     with advising():
         reads, writer = _begin(run, teacher)
         own = partition or Partition()
@@ -71,15 +70,16 @@ def dump_teacher(
 def _begin(run: Run, teacher: Backbone) -> tuple[TeacherPass, CacheWriter]:
     """Obtain the verbalizers, and begin the cache under their fingerprint."""
     recipe = run.recipe
-    if recipe.teacher.verbalizers is None:
-        workers = recipe.teacher.verbalization.workers
-        run = replace(run, left_out=find_left_out(run, recipe.teacher, {}, workers))
     with ExitStack() as stack:
         with plain_write_errors():
             folder = stack.enter_context(tempfile.TemporaryDirectory())
         with plain_write_errors(Path(folder)):
             # saved before its use: a tokenizer remembers how it padded, and would save that too
             teacher.processor.save_pretrained(folder)
+        validate_cache_of(run, teacher, Path(folder))
+        if recipe.teacher.verbalizers is None:
+            workers = recipe.teacher.verbalization.workers
+            run = replace(run, left_out=find_left_out(run, recipe.teacher, {}, workers))
         bank = obtain_verbalizers(run, recipe.teacher, teacher, recipe.teacher_verbalizers_path)
         return begin_dump(run, teacher, bank, Path(folder))
 

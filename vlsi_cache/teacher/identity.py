@@ -14,6 +14,7 @@ from vlsi_cache.hidden import HiddenSigns, HiddenTap
 from vlsi_cache.manifest import (
     OUTPUT_TAP,
     CacheManifest,
+    ConfigIdentity,
     DatasetIdentity,
     TeacherIdentity,
     TokenizerIdentity,
@@ -85,18 +86,23 @@ def validate_cache_settings(recipe: Recipe, config: PreTrainedConfig, processor:
     validate_beginnable(recipe.cache_path, found)
 
 
-def validate_cache_of(run: Run, teacher: Backbone) -> None:
+def validate_cache_of(run: Run, teacher: Backbone, processor: Path) -> None:
     """Refuse the cache of another teacher before its verbalizers train, not after.
 
+    Args:
+        run: the recipe and its data.
+        teacher: the model.
+        processor: folder of its processor, as it was before its use.
+
     Raises:
-        CacheMismatchError: the cache there was begun with other settings.
+        CacheMismatchError: the cache there was begun with other settings, or another processor.
     """
     known = _known_fields(run, teacher)
     section = run.recipe.teacher
     if section.verbalizers is None:
         taps = resolve_taps(section.taps, teacher.decoder.num_blocks, where=teacher.name)
         known["taps"] = (*taps, OUTPUT_TAP)
-    validate_beginnable(run.recipe.cache_path, known)
+    validate_beginnable(run.recipe.cache_path, known, processor)
 
 
 def begin_dump(
@@ -166,6 +172,7 @@ def _known_fields(run: Run, teacher: Backbone) -> dict[str, Any]:
             weights_fingerprint=teacher.fingerprint,
             revision=run.recipe.teacher.revision,
             loading=dict(teacher.loading),
+            config=ConfigIdentity(sha256=teacher.config_hash, transformers=version("transformers")),
         ),
         "tokenizer": TokenizerIdentity(
             name=teacher.name,

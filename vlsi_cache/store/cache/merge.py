@@ -19,8 +19,10 @@ from vlsi_cache.manifest import (
     CacheManifest,
     CachePart,
     DatasetIdentity,
+    TeacherIdentity,
     explain_difference,
     find_kind_differences,
+    is_same_library,
 )
 from vlsi_cache.store.cache.documents import render_document
 from vlsi_cache.store.cache.folder import (
@@ -29,10 +31,15 @@ from vlsi_cache.store.cache.folder import (
     open_folder,
     read_processor_seal,
 )
+from vlsi_cache.store.cache.processors import find_processor_problems, kept_processor
 from vlsi_cache.store.cache.reader import open_cache
 from vlsi_cache.store.cache.sealing import publish_index
 from vlsi_cache.store.cache.seals import CacheIndex, FileSeal, sha256_hex
-from vlsi_cache.store.cache.verification.agreement import open_shard, read_complete
+from vlsi_cache.store.cache.verification.agreement import (
+    open_shard,
+    read_complete,
+    validate_sizes,
+)
 from vlsi_cache.store.cache.writer import begin_cache
 from vlsi_cache.store.places.keys import (
     INDEX_FILE,
@@ -141,7 +148,8 @@ def merge_caches(
     _adopt_processor(merged.place, opened[0])
     _adopt_shards(merged, opened, advance)
     publish_index(merged)
-    read_complete(merged)  # a target that was complete before may have lost other files
+    # a target that was complete before may have lost other files, or hold others of their names
+    validate_sizes(merged.place.locate())
 
 
 def _open_source(address: str | Path) -> _Source:
@@ -169,16 +177,34 @@ def _validate_none_is(target: str | Path, sources: Sequence[_Source]) -> None:
 def _validate_alike(sources: Sequence[_Source]) -> None:
     if len(sources) < 2:
         raise CacheError("nothing to merge", expected="at least 2 caches", found=len(sources))
-    first = sources[0].folder
-    for source in sources[1:]:
-        found = find_kind_differences(source.folder.manifest, first.manifest)
-        if found:
-            raise CacheMismatchError(
-                "caches cannot be merged",
-                problems=[explain_difference(item, "the first cache's") for item in found],
-                where=source.folder.place.locate(),
-                mend="Merge caches of one teacher, dumped with the same settings",
-            )
+    alike: dict[tuple[str | None, bool], _Source] = {}
+    for source in sources:
+        # those of one version of transformers say more of each other than others do
+        config = source.folder.manifest.teacher.config
+        library = None if config is None else config.transformers
+        kind = (library, source.index.processor is not None)
+        for other in (sources[0], alike.setdefault(kind, source)):
+            name = "the first cache's" if other is sources[0] else other.folder.place.locate()
+            found = _find_problems(source, other, name)
+            if found:
+                raise CacheMismatchError(
+                    "caches cannot be merged",
+                    problems=found,
+                    where=source.folder.place.locate(),
+                    mend="Merge caches of one teacher, dumped with the same settings",
+                )
+
+
+def _find_problems(source: _Source, other: _Source, name: str) -> list[str]:
+    """Find what keeps two caches apart: their settings, or else their processors."""
+    own, others = source.folder.manifest, other.folder.manifest
+    found = [explain_difference(item, name) for item in find_kind_differences(own, others)]
+    kept = kept_processor(source.folder.place, source.index.processor)
+    kept_there = kept_processor(other.folder.place, other.index.processor)
+    if not found and kept and kept_there:
+        same_library = is_same_library(own, others)
+        found = find_processor_problems(kept, kept_there, same_library=same_library, name=name)
+    return found
 
 
 def _validate_disjoint(sources: Sequence[_Source], keys: Sequence[Array]) -> None:
@@ -229,6 +255,7 @@ def _manifest(sources: Sequence[_Source], keys: Sequence[Array]) -> CacheManifes
     return CacheManifest.model_validate(
         {
             **dict(sources[0].folder.manifest),
+            "teacher": _teacher(sources),
             "vlsi_cache_version": version("vlsi-cache"),
             "dataset": DatasetIdentity(
                 source=source, fingerprint=digest.hexdigest(), num_samples=sum(map(len, keys))
@@ -238,6 +265,14 @@ def _manifest(sources: Sequence[_Source], keys: Sequence[Array]) -> CacheManifes
             "parts": parts,
         }
     )
+
+
+def _teacher(sources: Sequence[_Source]) -> TeacherIdentity:
+    """Return the first cache's teacher, with a config only if it is that of all."""
+    teachers = [source.folder.manifest.teacher for source in sources]
+    if all(teacher.config == teachers[0].config for teacher in teachers):
+        return teachers[0]
+    return teachers[0].model_copy(update={"config": None})
 
 
 def _validate_within(parts: Sequence[CachePart]) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from vlsi_cache.errors import CacheError
+from vlsi_cache.errors import CacheError, CacheMismatchError
 from vlsi_cache.store.cache.documents import render_document
 from vlsi_cache.store.cache.folder import (
     PROCESSOR_FILE_BYTES,
@@ -16,6 +16,12 @@ from vlsi_cache.store.cache.folder import (
     read_seal,
 )
 from vlsi_cache.store.cache.hashing import hash_file
+from vlsi_cache.store.cache.processors import (
+    SavedProcessor,
+    find_processor_problems,
+    kept_processor,
+    saved_processor,
+)
 from vlsi_cache.store.cache.seals import CacheIndex, FileSeal, ProcessorSeal, ShardSeal, sha256_hex
 from vlsi_cache.store.places.keys import (
     CACHE_FOLDERS,
@@ -29,7 +35,14 @@ from vlsi_cache.store.places.keys import (
 from vlsi_cache.store.places.place import Place
 from vlsi_cache.store.shards.shard import OpenShard, read_sized_header
 
-__all__ = ["fetch_processor", "publish_index", "seal_processor", "seal_shard", "seal_unsealed"]
+__all__ = [
+    "fetch_processor",
+    "publish_index",
+    "seal_processor",
+    "seal_shard",
+    "seal_unsealed",
+    "validate_processor",
+]
 
 _THREADS: Final = 8
 """Seals are small, so reading them from another machine is mostly waiting."""
@@ -139,29 +152,47 @@ def publish_index(folder: CacheFolder) -> set[int]:
     return set()
 
 
-def seal_processor(place: Place, source: Path) -> None:
+def seal_processor(place: Place, source: Path, *, same_library: bool) -> None:
     """Publish a processor's files, then their seal. Files that are sealed already stay.
 
     Nothing is added if there is an index, because it lists all seals.
 
+    Args:
+        place: place of the cache.
+        source: folder that ``save_pretrained`` filled.
+        same_library: whether the cache was begun with the version of transformers that saved it.
+
     Raises:
+        CacheMismatchError: the sealed processor decides otherwise.
         CacheError: a file cannot be written, or other files lie there unsealed.
     """
-    if place.size(INDEX_FILE) is not None or read_processor_seal(place) is not None:
-        return
-    contents = {
-        file.relative_to(source).as_posix(): file.read_bytes()
-        for file in sorted(path for path in source.rglob("*") if path.is_file())
-    }
-    _validate_bounds(contents, source)
-    files = {
-        name: FileSeal(sha256=sha256_hex(content), num_bytes=len(content))
-        for name, content in contents.items()
-    }
-    for name, content in contents.items():
-        place.publish(f"{PROCESSOR_FOLDER}/{name}", content)
-    _validate_kept(place, files)
-    place.publish(PROCESSOR_SEAL_FILE, render_document(ProcessorSeal(files=files)))
+    own = saved_processor(source)
+    if read_processor_seal(place) is None and place.size(INDEX_FILE) is None:
+        contents = own.contents or {}
+        _validate_bounds(contents, source)
+        for name, content in contents.items():
+            place.publish(f"{PROCESSOR_FOLDER}/{name}", content)
+        _validate_kept(place, own.files)
+        place.publish(PROCESSOR_SEAL_FILE, render_document(ProcessorSeal(files=dict(own.files))))
+    # read back even if just sealed, because another writer may have been first
+    validate_processor(place, own, same_library=same_library)
+
+
+def validate_processor(place: Place, own: SavedProcessor, *, same_library: bool) -> None:
+    """Refuse a processor that decides otherwise than the sealed one. There may be none.
+
+    Raises:
+        CacheMismatchError: it makes other tokens or pixels.
+    """
+    kept = kept_processor(place, read_processor_seal(place))
+    found = find_processor_problems(kept, own, same_library=same_library) if kept else []
+    if found:
+        raise CacheMismatchError(
+            "cache was begun with a processor that decides otherwise",
+            problems=found,
+            where=place.locate(PROCESSOR_FOLDER),
+            mend="Choose another cache folder, or go back to the teacher's files of then",
+        )
 
 
 def _validate_bounds(contents: Mapping[str, bytes], source: Path) -> None:

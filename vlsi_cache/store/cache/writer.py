@@ -12,6 +12,7 @@ from vlsi_cache.manifest import (
     HiddenIdentity,
     explain_difference,
     find_manifest_differences,
+    is_same_library,
 )
 from vlsi_cache.store.cache.documents import render_document
 from vlsi_cache.store.cache.folder import (
@@ -20,7 +21,14 @@ from vlsi_cache.store.cache.folder import (
     open_folder,
     read_index,
 )
-from vlsi_cache.store.cache.sealing import publish_index, seal_processor, seal_shard, seal_unsealed
+from vlsi_cache.store.cache.processors import saved_processor
+from vlsi_cache.store.cache.sealing import (
+    publish_index,
+    seal_processor,
+    seal_shard,
+    seal_unsealed,
+    validate_processor,
+)
 from vlsi_cache.store.cache.seals import CacheIndex
 from vlsi_cache.store.places.keys import (
     CACHE_FOLDERS,
@@ -58,24 +66,30 @@ def create_cache(
         A writer, whose ``missing_shards`` are still to be written.
 
     Raises:
-        CacheMismatchError: the cache there was begun with other settings.
+        CacheMismatchError: the cache there was begun with other settings, or keeps a processor
+            that decides otherwise.
         CacheError: the folder holds something else, a damaged manifest or index, or unsealed
             files of another processor.
     """
     begun = begin_cache(path, manifest)
     index = read_index(begun)
     if processor is not None:
-        seal_processor(begun.place, processor)  # before the index, which contains its seal
+        # before the index, which contains its seal
+        same_library = is_same_library(begun.manifest, manifest)
+        seal_processor(begun.place, processor, same_library=same_library)
     seal_unsealed(begun, index)
     return CacheWriter(begun, index, publish_index(begun))
 
 
-def validate_beginnable(path: str | Path, known: Mapping[str, object]) -> None:
+def validate_beginnable(
+    path: str | Path, known: Mapping[str, object], processor: Path | None = None
+) -> None:
     """Refuse early what ``create_cache`` would refuse after hours of the teacher's work.
 
     Args:
         path: Folder or URL of the cache.
         known: Fields of its manifest that are known already.
+        processor: Folder of the teacher's processor, as for ``create_cache``.
 
     Raises:
         CacheMismatchError, CacheError: as in ``create_cache``, or the place cannot be used.
@@ -86,7 +100,11 @@ def validate_beginnable(path: str | Path, known: Mapping[str, object]) -> None:
         _validate_empty(place)
         return
     begun = open_folder(place)
-    _validate_same(begun, begun.manifest.model_copy(update=known))
+    wanted = begun.manifest.model_copy(update=known)
+    _validate_same(begun, wanted)
+    if processor is not None:
+        same_library = is_same_library(begun.manifest, wanted)
+        validate_processor(place, saved_processor(processor), same_library=same_library)
 
 
 def begin_cache(path: str | Path, manifest: CacheManifest) -> CacheFolder:

@@ -108,13 +108,16 @@ class LocalPlace(Place):
         return True
 
     def adopt(self, key: str, source: Place, source_key: str) -> bool:
-        """Link the file, if it is on the same file system."""
+        """Link the file, if it is on the same file system.
+
+        Where the source has a link, the file that it leads to is linked.
+        """
         if not isinstance(source, LocalPlace):
             return False
         target = self.path / key
         try:
             self._make_folder(target.parent)
-            os.link(source.path / source_key, target)
+            os.link((source.path / source_key).resolve(), target)
             _sync(target.parent)
         except FileExistsError:
             return True

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from vlsi_cache.errors import CacheAccessError, CacheError
 from vlsi_cache.store.places.place import Place
@@ -211,7 +211,8 @@ def _open_store(url: str, endpoint: str) -> Any:
     # S3 has no conditional copy, but an upload of one part has a condition
     config: Any = {"aws_copy_if_not_exists": "multipart"} if url.startswith("s3") else None
     try:
-        return from_url(url, config=config, client_options=options, retry_config=retries)
+        address = _literal(url)
+        return from_url(address, config=config, client_options=options, retry_config=retries)
     except Exception as error:
         raise CacheError(
             f"address of an object store cannot be used ({_first_words(error)})",
@@ -220,10 +221,15 @@ def _open_store(url: str, endpoint: str) -> Any:
         ) from error
 
 
+def _literal(url: str) -> str:
+    """Return a URL in which `#` and `?` belong to the prefix. They may stand in an object's key."""
+    return url.replace("#", "%23").replace("?", "%3F")
+
+
 def _split(url: str) -> tuple[str, str]:
-    """Return the URL of the bucket, and the prefix with a slash at its end."""
-    parts = urlsplit(url)
-    prefix = parts.path.strip("/")
+    """Return the URL of the bucket, and the prefix with a slash at its end, as obstore does."""
+    parts = urlsplit(_literal(url))
+    prefix = unquote(parts.path).strip("/")
     return f"{parts.scheme}://{parts.netloc}", f"{prefix}/" if prefix else ""
 
 

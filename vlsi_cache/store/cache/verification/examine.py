@@ -24,7 +24,7 @@ from vlsi_cache.store.shards.archive import Archive
 from vlsi_cache.store.shards.header import ShardHeader, parse_header, validate_header
 from vlsi_cache.store.shards.shard import OpenShard
 
-__all__ = ["Finding", "examine_shard", "judge_shard"]
+__all__ = ["Finding", "examine_shard", "is_there", "judge_shard"]
 
 _UNHASHED: Final = "0" * 64
 """In place of the hash of a file whose size neither its seal nor the index states."""
@@ -69,6 +69,17 @@ class Finding:
         )
 
 
+def is_there(place: Place, key: str, files: Mapping[str, int]) -> bool:
+    """Report whether a file is there, and look again if it is not listed.
+
+    A writer may have published it since the listing, or while it was made.
+    """
+    try:
+        return key in files or place.size(key) is not None
+    except CacheError:
+        return True  # something is, and reading it says what
+
+
 def examine_shard(
     place: Place, shard_index: int, files: Mapping[str, int], listed: ShardSeal | None
 ) -> Finding:
@@ -86,9 +97,12 @@ def examine_shard(
         seal = read_seal(place, shard_index)
     except CacheError as error:
         seal_problem, seal_advice = error.what, advice_on(error, "seal")
+    key = shard_key(shard_index)
+    is_sealed = seal is not None or bool(seal_problem) or seal_key(shard_index) in files
+    is_expected = is_sealed or listed is not None
     finding = Finding(
-        is_published=shard_key(shard_index) in files,
-        is_sealed=seal_key(shard_index) in files,
+        is_published=is_there(place, key, files) if is_expected else key in files,
+        is_sealed=is_sealed,
         seal=seal,
         seal_problem=seal_problem,
         seal_advice=seal_advice,

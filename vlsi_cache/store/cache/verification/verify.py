@@ -85,6 +85,7 @@ class _Check:
     def run(self) -> Verification:
         damages: list[Damage] = []
         index = self._read_index(damages)
+        is_indexed = index is not None
         examined = self._examine(index)
         trust = judge_manifest(self.folder, index, examined, self.files)
         damages += trust.parts
@@ -103,7 +104,7 @@ class _Check:
         return Verification(
             path=self.folder.place.locate(),
             sound=not damages,
-            complete=num_sealed == len(findings) and INDEX_FILE in self.files,
+            complete=num_sealed == len(findings) and (is_indexed or INDEX_FILE in self.files),
             num_shards=len(findings),
             num_shards_sealed=num_sealed,
             num_files=len(self.files),
