@@ -88,7 +88,8 @@ def _quoted(word: str) -> str:
     if word.isprintable():
         return shlex.quote(word)
     plain = word.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{''.join(c if c.isprintable() else f'\\U{ord(c):08x}' for c in plain)}'"
+    shown = "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in plain)
+    return f"$'{shown}'"
 
 
 def _flags_of(name: str) -> dict[str, str]:
