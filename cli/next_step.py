@@ -79,7 +79,17 @@ def next_command(name: str, more: Mapping[str, str]) -> str:
         elif flag in values:
             words += [flag, _typed(values[flag])]
     assignments += _learning_hidden(name, given.assignments)
-    return shlex.join([*words, *(word for one in assignments for word in ("--set", one))])
+    words += [word for one in assignments for word in ("--set", one)]
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """Return a word as a shell reads it. What a terminal would obey stands in ``$'…'``."""
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = word.replace("\\", "\\\\").replace("'", "\\'")
+    shown = "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in plain)
+    return f"$'{shown}'"
 
 
 def _flags_of(name: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
 from vlsi_cache.cli.streams import LineHandler
+from vlsi_cache.errors import printable
 from vlsi_cache.phases import LIVE, phase, speaks_for_all
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the message, behind its level if that is a warning or worse."""
-        text = super().format(record)
+        lines = super().format(record).split("\n")
+        text = "\n".join(printable(line, len(line)) for line in lines)  # names may hold escapes
         return f"{record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,27 @@ def test_what_may_be_a_path_alone_is_known(tmp_path: Path) -> None:
     assert not looks_local("owner/model")
     assert not is_there(Path("\0"))
     assert not is_there(Path("a" * 5000))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "tokenizer.json", "model.safetensors", "additional_chat_templates/a.jinja"],
+)
+def test_a_pipe_among_the_files_of_a_model_is_named(tmp_path: Path, name: str) -> None:
+    for file in ("config.json", "tokenizer.json"):
+        (tmp_path / file).write_text("{}")
+    pipe = tmp_path / name
+    pipe.parent.mkdir(exist_ok=True)
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    error = _refused(str(tmp_path))
+    assert f"{pipe}: {pipe.name} is a pipe or a device, not a file. Copy the" in error
+
+
+def test_links_and_what_is_hidden_may_lie_beside_a_model(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_text("{}")
+    (tmp_path / "config.json").symlink_to("blob")
+    (tmp_path / "lost").symlink_to("nowhere")
+    (tmp_path / "original").mkdir()
+    os.mkfifo(tmp_path / ".lock")
+    validate_model_folder(str(tmp_path))

@@ -69,6 +69,8 @@ def _is_model(folder: Path, names: Collection[str]) -> bool:
         return False
     if any(name.endswith(_WEIGHTS) for name in names) or not _PROCESSOR.isdisjoint(names):
         return True
+    if not (folder / "config.json").is_file():  # opening a pipe might never end
+        return False
     try:
         with (folder / "config.json").open("rb") as file:
             return b'"model_type"' in file.read(_HEAD_BYTES)

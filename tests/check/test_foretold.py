@@ -356,6 +356,7 @@ TRAININGS: dict[str, Case] = {
     "a student of torchao": _student_of_torchao,
     "no weights of the student": lambda place: (place.student / "model.safetensors").unlink(),
     "other shapes of the student": lambda place: _config(place.student, intermediate_size=99),
+    "a student that cannot be saved": lambda place: _config(place.student, output_attentions=True),
     "taps of the student": _set("student.taps", [0, 9]),
     "more taps than the teacher's": _set("student.taps", [0, 1, 2, 3]),
     "one more word": _other_words,

@@ -512,3 +512,20 @@ def test_the_installed_command_writes_its_way_to_a_log(
     assert said.endswith("Nothing would fail.")
     assert shlex.split(following)[:2] == ["vlsi-cache", "plan"]
     assert shlex.split(following)[2:] == ["--teacher", str(models["text"]), "--data", str(data)]
+
+
+def test_pads_of_pictures_are_written_once_and_what_repeats_in_a_text_is_not(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    turns = [
+        {"role": "user", "content": "<image>What?"},
+        {"role": "assistant", "content": "}}}}}}}} 0000000000"},
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"image": "a.png", "messages": turns}) + "\n", encoding="utf-8")
+    large = ("--set", "teacher.processor={max_pixels: 4096}")
+    (sample,) = _json("--teacher", models["images"], "--data", data, *large, code=0)["samples"]
+    shown = "".join(run["text"] for run in sample["runs"])
+    assert "}}}}}}}} 0000000000" in shown
+    assert "<|image_pad|>×" in shown

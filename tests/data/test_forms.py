@@ -197,6 +197,7 @@ def test_a_text_alone_is_plain(write_rows: Any) -> None:
             "row has system, and its first turn is another message",
         ),
         ({"messages": '[{"role": "user"'}, "messages is not JSON"),
+        ({"messages": MESSAGES, "tools": "[" * 100_000}, "tools is not JSON .it is nested too"),
         ({"messages": "[]"}, "messages is not a list of turns"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,18 @@ def test_an_image_root_is_where_relative_paths_start(folder: Path, write_rows: A
     dataset = load_data(DataSection(path=str(path), image_root=folder))
     dataset.validate()
     assert [sample.images[0].path for sample in dataset] == [folder / name for name in BOTH]
+
+
+def test_an_image_root_that_is_not_there_is_warned_of(
+    folder: Path, write_rows: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(write_rows([asked("q")]))
+    load_data(DataSection(path=path, image_root=folder))
+    load_data(DataSection(path=path, image_root=folder / "nowhere")).validate()
+    lines = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert [line for line in lines if "image_root" in line] == [
+        f"data.image_root: there is no such folder: {folder / 'nowhere'}. No picture is found"
+    ]
 
 
 def test_an_image_column_of_another_name_is_found_by_its_type(

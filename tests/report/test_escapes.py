@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from support.caches import make_manifest, make_record
+from support.runs import save_text_model, write_conversations
 from vlsi_cache.cli.main import cli
 from vlsi_cache.errors import CacheError, printable
 from vlsi_cache.store import create_cache, open_cache
@@ -105,3 +107,21 @@ def test_errors_show_escapes_in_one_line(cache: Path) -> None:
 )
 def test_a_text_is_shown_as_it_is_but_for_what_a_terminal_obeys(text: str, shown: str) -> None:
     assert printable(text, 10) == shown or printable(text) == shown
+
+
+def test_the_name_of_a_models_folder_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    model = save_text_model(tmp_path / "\x1b[31mred\x07")
+    data = write_conversations(tmp_path / "data.jsonl", 2)
+    for words in (("check", "--teacher"), ("evaluate",)):
+        result = run(*words, model, "--data", data)
+        assert result.exit_code == 0, result.output
+        assert obeyed(result.output) == set()
+        assert "\\x1b[31mred\\x07" in "".join(result.output.split())
+        if words[0] == "check":
+            _, _, following = result.output.partition("--teacher ")
+            quoted = following.partition(" --data")[0]
+            printed = subprocess.run(
+                ["bash", "-c", f"printf %s {quoted}"], capture_output=True, check=True
+            )
+            assert printed.stdout.decode() == str(model)
+    assert "loading the model " in result.stderr

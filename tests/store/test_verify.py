@@ -13,11 +13,13 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.vendor.pretty import pretty
+from rich.console import Console
 
 from support.archives import shard_file
 from support.caches import make_cache, make_manifest, make_record, sha256
 from vlsi_cache.cli.main import cli
 from vlsi_cache.errors import CacheError
+from vlsi_cache.report import verification_table
 from vlsi_cache.store import Verification, create_cache, open_cache, verify_cache
 from vlsi_cache.store.cache.folder import list_cache
 from vlsi_cache.store.cache.seals import ProcessorSeal
@@ -399,3 +401,19 @@ def test_a_file_in_place_of_the_cache_asks_for_its_folder(tmp_path: Path) -> Non
         for read in (open_cache, verify_cache):
             with pytest.raises(CacheError, match=r"is a file, not a folder\. A cache is a folder"):
                 read(tmp_path / "cache" / name)
+
+
+def _shown(found: Verification) -> str:
+    console = Console(width=500)
+    with console.capture() as capture:
+        console.print(verification_table(found))
+    return capture.get()
+
+
+def test_the_report_counts_files_and_says_nothing_of_shards_without_a_manifest(pair: Pair) -> None:
+    cache = write_files(pair.folder / "damaged", pair.one | {"manifest.json": b"{"})
+    found = verify_cache(cache)
+    assert "without its manifest, nothing is known of the shards; 1 damaged" in _shown(found)
+    (damage,) = found.damages
+    twice = damage.model_copy(update={"fault": "is of another size"})
+    assert "1 damaged" in _shown(found.model_copy(update={"damages": (damage, twice)}))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from support.runs import make_recipe, with_section
+from vlsi_cache.check import check_data
 from vlsi_cache.errors import CacheMismatchError, ModelError
 from vlsi_cache.models import load_processor
 from vlsi_cache.store import open_cache
@@ -57,7 +58,15 @@ def test_patches_that_the_model_does_not_take_are_one_line(
     options: dict[str, int], tmp_path: Path
 ) -> None:
     recipe = make_recipe(tmp_path, images=True, num_samples=4)
-    with pytest.raises(
-        ModelError, match=r"does not take the images as its processor .*teacher\.processor"
-    ):
-        dump_teacher(with_section(recipe, "teacher", processor=options))
+    changed = with_section(recipe, "teacher", processor=options)
+    refused = r"does not take the images as its processor .*teacher\.processor"
+    with pytest.raises(ModelError, match=refused):
+        dump_teacher(changed)
+    (name,) = options
+    assert any(name in one.why for one in check_data(changed).failures)
+    file = Path(str(recipe.teacher.model), "processor_config.json")
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    saved["image_processor"] |= options
+    file.write_text(json.dumps(saved), encoding="utf-8")
+    with pytest.raises(ModelError, match=refused):
+        dump_teacher(recipe)

@@ -58,7 +58,7 @@ class Subject:
         return vocabulary_hash(self.tokenizer)
 
     def runs(self, ids: list[int], learned: list[bool]) -> list[LearnedRun]:
-        """Tokens as text, where many of the same kind are written once with their number."""
+        """Tokens as text, where many of the same placeholder are written once with their number."""
         tokenizer: Any = self.tokenizer
         found: list[LearnedRun] = []
         start = 0
@@ -101,7 +101,12 @@ def open_subject(role: Role, section: ModelSection, recipe: Recipe) -> Subject:
 
 
 def _spelt(tokenizer: Any, ids: list[int]) -> str:
-    """The text of tokens. An image's placeholder stands there once, with its number."""
+    """The text of tokens. An image's placeholder stands there once, with its number.
+
+    Words and digits that repeat are the data's own, and stand there as they are.
+    """
+    added = tokenizer.added_tokens_decoder.items()
+    placeholders = {number for number, token in added if token.content.strip()}
     text = ""
     start = 0
     plain: list[int] = []
@@ -109,7 +114,7 @@ def _spelt(tokenizer: Any, ids: list[int]) -> str:
         end = start
         while end < len(ids) and ids[end] == ids[start]:
             end += 1
-        if end - start > _MOST_REPEATED:
+        if end - start > _MOST_REPEATED and ids[start] in placeholders:
             text += str(tokenizer.decode(plain)) + f"{tokenizer.decode([ids[start]])}×{end - start}"
             plain = []
         else:

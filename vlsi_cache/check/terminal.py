@@ -11,7 +11,7 @@ from rich.text import Text
 
 from vlsi_cache.check.report import CheckFailure, CheckReport, LearnedSample
 from vlsi_cache.data.reading.forms.nearmiss import with_near_miss
-from vlsi_cache.errors import counted
+from vlsi_cache.errors import counted, printable
 
 __all__ = ["check_table"]
 
@@ -77,7 +77,7 @@ def _counts(report: CheckReport) -> Table:
         )
     rows += [("no effect", setting) for setting in report.idle_settings]
     for name, value in rows:
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(printable(value, len(value))))
     return table
 
 

@@ -51,7 +51,7 @@ def evaluate_model(
     if recipe.data.select is not None:
         run.reminders.append("data.select has no effect: evaluate reads every sample")
     cache = open_cache_of(run) if with_cache else None
-    model = load_backbone(recipe.student, "student", run.device)
+    model = load_backbone(recipe.student, "student", run.device, called="model")
     if cache is not None:
         validate_model(cache, model)
     encoder = encoder_for(model, recipe.data)

@@ -31,7 +31,7 @@ def evaluation_table(found: Evaluation) -> RenderableType:
 
 
 def _parts(found: Evaluation) -> Iterator[RenderableType]:
-    yield Text(f"{found.model} on {found.data}")
+    yield Text(printable(f"{found.model} on {found.data}"))
     left_out = f", {found.num_left_out:,} left out" if found.num_left_out else ""
     yield Text(
         f"{found.num_samples:,} samples{left_out}, {found.num_response_tokens:,} response tokens"

@@ -89,6 +89,7 @@ def load_backbone(
     *,
     trains: bool = False,
     place: torch.device | None = None,
+    called: str | None = None,
 ) -> Backbone:
     """Load a model with its processor, and bind its decoder.
 
@@ -98,6 +99,7 @@ def load_backbone(
         device: device of the model.
         trains: whether the model's own weights will train, which decides their dtype.
         place: where the model lies until it is sharded; on its device if None.
+        called: the model's name in log lines; its role if None.
 
     Raises:
         RecipeError, ModelError: no model is named, or it cannot be loaded or bound.
@@ -105,7 +107,7 @@ def load_backbone(
     name, learns = model_name(section, role), trains or role == "student"
     if learns:  # whole, or its adapters
         validate_not_quantised(load_config_of(section), name)
-    with phase(f"loading the {role} {name}"):
+    with phase(f"loading the {called or role} {name}"):
         model = _loaded(section, device, place or device, trains=trains)
         processor = load_processor_of(section)
     decoder = _bound(model, section, role, learns=learns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ from vlsi_cache.errors import ModelError
 from vlsi_cache.nearby import nothing_at, perhaps
 from vlsi_cache.recipe.section import at_home
 
-__all__ = ["is_there", "looks_local", "validate_model_folder"]
+__all__ = ["is_there", "looks_local", "validate_model_files", "validate_model_folder"]
 
 _STUDENT: Final = "student"
 """The folder of a run that holds its result."""
@@ -32,6 +33,8 @@ _WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/]|.*\\")
 _DATASETS: Final = re.compile(r"(?:hf://|(?:https?://)?huggingface\.co/)?datasets/")
 _FOLDER_OR_NAME: Final = "Give the folder that save_pretrained wrote, or a name on the hub"
 _GGUF: Final = ".gguf"
+_TEMPLATES: Final = "additional_chat_templates"
+"""The one subfolder of a model that is read."""
 
 
 def is_there(path: Path) -> bool:
@@ -65,6 +68,7 @@ def validate_model_folder(name: str) -> None:
         _validate_absent(name, path)
     elif not path.is_dir():
         _validate_file(name, path)
+    validate_model_files(path)
     inside = _models_inside(path)
     if inside:
         raise ModelError(
@@ -75,6 +79,33 @@ def validate_model_folder(name: str) -> None:
             mend="Give the folder of one model, such as "
             f"{path / min(inside, key=lambda found: (found != _STUDENT, found))}",
         )
+
+
+def validate_model_files(folder: Path) -> None:
+    """Refuse a pipe or a device in the place of a model's file: reading it might never end.
+
+    Links are followed. Nothing is opened, and what is not there is left to those who read it.
+
+    Raises:
+        ModelError: there is one. The error names it.
+    """
+    for path in chain(_special_files(folder), _special_files(folder / _TEMPLATES)):
+        raise ModelError(
+            f"{path.name} is a pipe or a device, not a file",
+            where=path,
+            mend="Copy the model's own file in its place, or remove it",
+        )
+
+
+def _special_files(folder: Path) -> list[Path]:
+    """Return what is neither a file nor a folder, in the order of names. Hidden names are not."""
+    try:
+        with os.scandir(folder) as entries:
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+        found = [entry.path for entry in shown if not entry.is_file() and not entry.is_dir()]
+    except OSError:
+        return []
+    return sorted(path for path in map(Path, found) if is_there(path))
 
 
 def _validate_file(name: str, path: Path) -> None:

@@ -21,13 +21,16 @@ _MOST_ROWS: Final = 100
 def verification_table(found: Verification) -> RenderableType:
     """A line of counts, then a row for each of the first damages."""
     files = f"{found.num_files:,} files, {bytes_text(found.num_bytes)} on disk"
-    if found.complete:
+    if not found.num_shards and not found.sound:
+        state = "without its manifest, nothing is known of the shards"
+    elif found.complete:
         state = f"complete, {counted(found.num_shards, 'shard')}"
     else:
         state = f"incomplete, {found.num_shards_sealed:,} of {found.num_shards:,} shards sealed"
     summary = Text(f"{printable(found.path)}: {files}; {state}; ")
+    num_damaged = len({damage.files for damage in found.damages})  # one may have two problems
     summary.append(
-        "sound" if found.sound else f"{len(found.damages):,} damaged",
+        "sound" if found.sound else f"{num_damaged:,} damaged",
         style="green" if found.sound else "bold red",
     )
     if found.sound:

@@ -26,6 +26,7 @@ from vlsi_cache.student.folders import (
 )
 from vlsi_cache.student.hidden_state import validate_hidden
 from vlsi_cache.training import Run
+from vlsi_cache.training.loading import preview_savable
 from vlsi_cache.verbalizer import preview_taps
 
 __all__ = ["training_checks", "validate_student"]
@@ -66,6 +67,7 @@ def _validate_cache(recipe: Recipe) -> None:
 
 def _validate_student(recipe: Recipe) -> None:
     preview = preview_model(recipe.student, "student")
+    preview_savable(recipe.student)
     taps: tuple[int, ...] | None = None
     if recipe.stages != ["finetuning"]:
         reads_taps = "interaction" not in recipe.stages or recipe.interaction.inner != "none"

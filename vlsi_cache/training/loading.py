@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from vlsi_cache.errors import ModelError, first_line
-from vlsi_cache.models import Backbone, Outline, load_backbone, outline_of, outlined_backbone
+from vlsi_cache.models import (
+    Backbone,
+    Outline,
+    load_backbone,
+    load_config_of,
+    outline_of,
+    outlined_backbone,
+)
+from vlsi_cache.models.binding.skeleton import make_skeleton
+from vlsi_cache.models.loading.kinds import loader_of
 from vlsi_cache.recipe import ModelSection
 from vlsi_cache.training.processes import found_by_main_process
 from vlsi_cache.training.run import Run
 
-__all__ = ["load_student"]
+__all__ = ["load_student", "preview_savable"]
+
+logger = logging.getLogger(__name__)
 
 
 def load_student(run: Run, section: ModelSection, *, trains: bool) -> Backbone:
@@ -45,6 +57,23 @@ def load_student(run: Run, section: ModelSection, *, trains: bool) -> Backbone:
     if loaded:
         return loaded[0]
     return outlined_backbone(section, outline) or load()
+
+
+def preview_savable(section: ModelSection) -> None:
+    """Refuse a student that could not be saved, before its weights are loaded.
+
+    Raises:
+        ModelError: transformers would not write its configuration.
+    """
+    config = load_config_of(section)
+    if not getattr(config, "output_attentions", False):
+        return
+    try:
+        skeleton = make_skeleton(config, loader_of(config, section.model or ""), section)
+    except Exception as error:  # a family's own code, which loading will run with values
+        logger.debug("%s: whether it can be saved is not known (%s)", section.model, error)
+        return
+    _validate_savable(skeleton.config, section)
 
 
 def _validate_savable(config: Any, section: ModelSection) -> None:

@@ -75,7 +75,9 @@ class RowContext:
         try:
             return parse_row_json(value)
         except (ValueError, RecursionError) as error:
-            raise self.error(f"{name} is not JSON ({error})", found=excerpt(value)) from error
+            is_deep = isinstance(error, RecursionError)
+            why = "it is nested too deeply" if is_deep else str(error)
+            raise self.error(f"{name} is not JSON ({why})", found=excerpt(value)) from error
 
 
 def is_given(value: object) -> bool:

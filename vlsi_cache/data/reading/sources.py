@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,7 @@ from vlsi_cache.recipe import (
 
 __all__ = ["describe_section", "open_section"]
 
+logger = logging.getLogger(__name__)
 
 _CONVERSIONS: Final = {
     ".csv": "Convert it: datasets.Dataset.from_csv(FILE).to_json('rows.jsonl')",
@@ -108,8 +110,11 @@ def _paths(path: str | Sequence[str]) -> list[str]:
 def _open_source(source: SourceSection, not_met: set[str]) -> RowSource:
     names = [name for path in _paths(source.path) for name in expand_pattern(path)]
     rows = _open_one(names[0], source, None) if len(names) == 1 else _open_several(names, source)
-    if source.columns or source.image_root is not None:
-        return AdaptedRows(rows, source.columns or {}, source.image_root, not_met)
+    root = source.image_root
+    if root is not None and not is_there(root):
+        logger.warning("data.image_root: there is no such folder: %s. No picture is found", root)
+    if source.columns or root is not None:
+        return AdaptedRows(rows, source.columns or {}, root, not_met)
     return rows
 
 

@@ -7,17 +7,23 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from transformers import ProcessorMixin
+from transformers import PreTrainedConfig, ProcessorMixin
 
 from vlsi_cache.errors import ModelError
 
-__all__ = ["current_options", "validate_options", "validate_pixels"]
+__all__ = ["current_options", "validate_options", "validate_patches", "validate_pixels"]
 
 # Arguments of a call. They are not settings, although image processors list them beside these.
 _OF_CALLS = frozenset(
     {"data_format", "device", "disable_grouping", "input_data_format", "return_tensors"}
 )
 _BOUNDS = ("min_pixels", "max_pixels")
+_PATCHES = {
+    "patch_size": "patch_size",
+    "merge_size": "spatial_merge_size",
+    "temporal_patch_size": "temporal_patch_size",
+}
+"""Options that a model's vision tower decides, with its own names of them."""
 _TOKENIZER_SETTINGS = frozenset({"add_bos_token", "add_eos_token", "model_max_length"})
 
 
@@ -42,6 +48,32 @@ def validate_options(processor: Any, options: Mapping[str, Any], *, where: str) 
             expected=", ".join(near or sorted(known)),
             found=", ".join(unknown),
             mend="Correct or remove them in teacher.processor and student.processor",
+        )
+
+
+def validate_patches(options: Mapping[str, Any], config: PreTrainedConfig, *, where: str) -> None:
+    """Refuse patches of another size than the model's own. It could not read a picture.
+
+    Args:
+        options: the options by name.
+        config: the model's configuration.
+        where: name of the model, for errors.
+
+    Raises:
+        ModelError: an option differs from what the configuration says of its vision tower.
+    """
+    vision = getattr(config, "vision_config", None)
+    given = [name for name in _PATCHES if type(options.get(name)) is int]
+    own = {name: getattr(vision, _PATCHES[name], None) for name in given}
+    wrong = {name: value for name, value in own.items() if value not in (None, options[name])}
+    if wrong:
+        raise ModelError(
+            "the model does not take the images as its processor prepares them",
+            where=where,
+            expected=", ".join(f"{name} {value!r}" for name, value in wrong.items()),
+            found=", ".join(f"{name} {options[name]!r}" for name in wrong),
+            mend="Take what changes patches or tokens of an image out of teacher.processor and "
+            "student.processor",
         )
 
 

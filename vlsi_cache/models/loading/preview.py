@@ -12,6 +12,7 @@ from vlsi_cache.models.identity import tokenizer_of, vocabulary_hash, vocabulary
 from vlsi_cache.models.loading.configs import load_config_of
 from vlsi_cache.models.loading.kinds import loader_of
 from vlsi_cache.models.loading.loading import preview_weights
+from vlsi_cache.models.loading.options import validate_patches
 from vlsi_cache.models.loading.processors import load_processor_of
 from vlsi_cache.models.places.feasibility import validate_loading
 from vlsi_cache.models.places.quantization import validate_not_quantised
@@ -67,7 +68,9 @@ def preview_model(section: ModelSection, role: str) -> ModelPreview:
         validate_not_quantised(config, name)
     validate_loading(section, config, loader_of(config, name))
     preview_weights(name, config, revision=section.revision)
-    return describe_model(name, role, config, tokenizer_of(load_processor_of(section)))
+    tokenizer = tokenizer_of(load_processor_of(section))
+    validate_patches(section.processor, config, where=name)
+    return describe_model(name, role, config, tokenizer)
 
 
 def describe_model(

@@ -16,6 +16,7 @@ from vlsi_cache.limits import raise_limit
 from vlsi_cache.models.loading.adapters import find_adapter
 from vlsi_cache.models.loading.smallfiles import CONFIG_FILE
 from vlsi_cache.recipe import at_home, is_there, validate_model_folder
+from vlsi_cache.recipe.modelnames import validate_model_files
 from vlsi_cache.recipe.onhub import validate_on_hub
 
 __all__ = [
@@ -45,6 +46,7 @@ def find_folder(name: str, revision: str | None = None) -> Path | None:
                 found=f"revision {revision}",
                 mend="Leave the revision out, or give the name on the Hugging Face hub",
             )
+        validate_model_files(path)
         return path
     if name.endswith(".gguf"):
         raise _gguf_error(name, path.name)

@@ -169,14 +169,15 @@ class WrittenWhole:
         self._notices.warn(f"unread {what}", "%s: the chat template does not read %s", where, what)
 
     def _dropped(self, what: str, where: str, *, found: str | None = None) -> DataError:
-        first = (
-            "Name the role system" if what.endswith(" developer") else "Take it out of the sample"
-        )
+        is_several = what == "the tools"
+        first = f"Take {'them' if is_several else 'it'} out of the sample"
+        if what.endswith(" developer"):
+            first = "Name the role system"
         return DataError(
             f"chat template drops {what}",
             where=where,
             found=found,
-            mend=f"{first}, or save a chat template that writes it",
+            mend=f"{first}, or save a chat template that writes {'them' if is_several else 'it'}",
         )
 
 
