@@ -103,7 +103,7 @@ def test_an_adapter_is_merged_into_its_base(
         ({"base_model_name_or_path": "../gone"}, "base_model_name_or_path ../gone, and there is"),
         ({"base_model_name_or_path": "C:\\base"}, "C:\\base, and this is a path of Windows"),
         ({"base_model_name_or_path": "hf://a/b"}, "hf://a/b, and a model on the hub is given by"),
-        ({"base_model_name_or_path": "owner/gone"}, "owner/gone, and the name is neither a fold"),
+        ({"base_model_name_or_path": "owner/gone"}, "owner/gone, and there is no such folder"),
         ({"base_model_name_or_path": "../adapter"}, "the base of the adapter is the adapter its"),
     ],
 )

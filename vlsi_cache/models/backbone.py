@@ -108,10 +108,8 @@ def load_backbone(
     if learns:  # whole, or its adapters
         validate_not_quantised(load_config_of(section), name)
     with phase(f"loading the {called or role} {name}"):
-        model = _loaded(section, device, place or device, trains=trains)
-        processor = load_processor_of(section)
+        model, processor = _loaded(section, device, place or device, trains=trains)
     decoder = _bound(model, section, role, learns=learns)
-    model.eval().requires_grad_(False)
     return Backbone(
         name,
         processor,
@@ -128,10 +126,12 @@ def load_backbone(
 
 def _loaded(
     section: ModelSection, device: torch.device, place: torch.device, *, trains: bool
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, Any]:
+    """Load a model and its processor."""
     dtype = trained_dtype(section.dtype) if trains else frozen_dtype(section.dtype, device)
     name, revision = section.model or "", section.revision
-    return load_model(name, dtype=dtype, device=place, revision=revision, section=section)
+    model = load_model(name, dtype=dtype, device=place, revision=revision, section=section)
+    return model, load_processor_of(section)
 
 
 def _bound(model: PreTrainedModel, section: ModelSection, role: str, *, learns: bool) -> Decoder:
@@ -140,6 +140,7 @@ def _bound(model: PreTrainedModel, section: ModelSection, role: str, *, learns: 
         if isinstance(section, TeacherSection) and section.compile:
             compile_blocks(decoder)
             decoder = bind_decoder(model, learns=learns)  # proves what will run
+    model.eval().requires_grad_(False)  # nothing trains yet
     return decoder
 
 
