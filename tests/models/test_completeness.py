@@ -192,7 +192,11 @@ def test_weights_under_names_that_are_not_read_are_listed(folder: Path) -> None:
         ('{"weight_map": {"a": 1}}', "index.json: the index of the weights names no files"),
         ("[]", "index.json: the file holds no JSON object"),
         ("", "index.json: the file is not JSON, but an empty file"),
-        ('{"weight_map": {"a": "gone.safetensors"}}', "1 shard of the weights is missing"),
+        ('{"weight_map": {"a": "gone.safetensors"}}', "the index of the weights has no metadata"),
+        (
+            '{"metadata": {}, "weight_map": {"a": "gone.safetensors"}}',
+            "1 shard of the weights is missing",
+        ),
     ],
 )
 def test_an_index_that_names_nothing_is_refused(text: str, words: str, folder: Path) -> None:

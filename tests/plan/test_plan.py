@@ -523,14 +523,15 @@ def test_a_bound_on_tokens_leaves_passes_of_many_short_samples(tmp_path: Path) -
     short = next(one for one in plan_run(alone).stages if one.name == "teacher-pass")
     assert short.batch == bounded.batch
     # a second plan in one process finds some small tables made
-    assert bounded.working_bytes == pytest.approx(short.working_bytes, rel=0.01)
+    assert bounded.working_bytes == pytest.approx(short.working_bytes, rel=0.05)
 
 
 def test_a_teacher_that_processes_hold_together_has_as_many(tmp_path: Path) -> None:
     recipe = changed(make_recipe(tmp_path), teacher={"tensor_parallel": 2})
     one, two = (plan_run(recipe, Machines(count, operations_per_second=1e9)) for count in (1, 2))
+    # the first plan of a process makes some small tables
     for first, second in zip(one.stages[:2], two.stages[:2], strict=True):
-        assert first.device_bytes == pytest.approx(second.device_bytes, rel=0.01)
+        assert first.device_bytes == pytest.approx(second.device_bytes, rel=0.05)
         assert (first.steps, first.seconds) == (second.steps, second.seconds)
         assert first.host_bytes is not None
 

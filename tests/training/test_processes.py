@@ -176,12 +176,12 @@ def test_one_process_reads_the_data_and_speaks_for_all(tmp_path: Path) -> None:
     assert sorted(first[:-1]) == sorted(
         [
             "2 processes on cpu",
-            "2 samples spell control tokens; a space was put into each of them",
-            f"{data}: 1 sample has the id of another; it is numbered, such as a#2",
+            "warning: 2 samples spell control tokens; a space was put into each of them",
+            f"warning: {data}: 1 sample has the id of another; it is numbered, such as a#2",
             "checking settings, folders and models",
-            "columns not read: mood",
+            "warning: columns not read: mood",
             "fingerprinting the data (2 rows)",
-            "interaction.matching.temperature has no effect: uniform has none",
+            "warning: interaction.matching.temperature has no effect: uniform has none",
             "reading and validating the data (2 rows)",
         ]
     )
