@@ -10,6 +10,7 @@ import pytest
 from vlsi_cache.errors import StageError
 from vlsi_cache.training.folders.checkpoints import (
     best_of,
+    is_after_last_step,
     last_checkpoint,
     remove_torn_checkpoints,
     renumber,
@@ -92,3 +93,20 @@ def test_the_best_checkpoint_takes_a_step_that_is_free(tmp_path: Path) -> None:
     assert kept == tmp_path / "checkpoint-2"
     assert (kept / "model.safetensors").read_text("utf-8") == "weights of 8"
     assert note.read_text("utf-8") == "mine"
+
+
+@pytest.mark.parametrize("step", [1, 5, 20, 40])
+@pytest.mark.parametrize("in_all", [10, 11, 30])
+def test_a_checkpoint_has_all_steps_under_another_number_only_if_it_had_them(
+    tmp_path: Path, step: int, in_all: int
+) -> None:
+    path = _write(tmp_path, 10, 10) / "trainer_state.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text("utf-8")) | {"max_steps": in_all}), "utf-8"
+    )
+    assert is_after_last_step(path.parent) == (in_all == 10)
+    renumber(path.parent, step)
+    last = last_checkpoint(tmp_path)
+    assert last is not None
+    assert last.name == f"checkpoint-{step}"
+    assert is_after_last_step(last) == (in_all == 10)

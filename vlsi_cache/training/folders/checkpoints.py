@@ -142,12 +142,24 @@ def renumber(checkpoint: Path, step: int) -> None:
         changes["best_model_checkpoint"] = str(target)
     elif best is not None and _step(best) >= step:  # or those of later steps would go with it
         moved = _free_before(target)
-        _copy(best, moved, {"global_step": _step(moved), "best_model_checkpoint": str(moved)})
+        _copy(best, moved, {**_steps_at(best, moved), "best_model_checkpoint": str(moved)})
         changes["best_model_checkpoint"] = str(moved)
-    _copy(checkpoint, target, {"global_step": step, **changes})
+    _copy(checkpoint, target, {**_steps_at(checkpoint, target), **changes})
     for path in _own_checkpoints(checkpoint.parent):
         if _step(path) > step:
             shutil.rmtree(path)
+
+
+def _steps_at(checkpoint: Path, target: Path) -> dict[str, int]:
+    """Return the step of a checkpoint's new name, and as many steps in all, in proportion.
+
+    What was not the last step does not become it.
+    """
+    state, step = state_of(checkpoint), _step(target)
+    before, most = int(state["global_step"]), int(state.get("max_steps", 0))
+    is_last = is_after_last_step(checkpoint)
+    in_all = step if is_last else max(-(-most * step // max(before, 1)), step + 1)
+    return {"global_step": step, "max_steps": in_all}
 
 
 def _validate_replaceable(path: Path) -> None:
