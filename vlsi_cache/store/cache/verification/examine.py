@@ -24,7 +24,7 @@ from vlsi_cache.store.shards.archive import Archive
 from vlsi_cache.store.shards.header import ShardHeader, parse_header, validate_header
 from vlsi_cache.store.shards.shard import OpenShard
 
-__all__ = ["Finding", "examine_shard", "is_there", "judge_shard"]
+__all__ = ["Finding", "examine_shard", "is_published", "judge_shard"]
 
 _UNHASHED: Final = "0" * 64
 """In place of the hash of a file whose size neither its seal nor the index states."""
@@ -69,7 +69,7 @@ class Finding:
         )
 
 
-def is_there(place: Place, key: str, files: Mapping[str, int]) -> bool:
+def is_published(place: Place, key: str, files: Mapping[str, int]) -> bool:
     """Report whether a file is there, and look again if it is not listed.
 
     A writer may have published it since the listing, or while it was made.
@@ -101,7 +101,7 @@ def examine_shard(
     is_sealed = seal is not None or bool(seal_problem) or seal_key(shard_index) in files
     is_expected = is_sealed or listed is not None
     finding = Finding(
-        is_published=is_there(place, key, files) if is_expected else key in files,
+        is_published=is_published(place, key, files) if is_expected else key in files,
         is_sealed=is_sealed,
         seal=seal,
         seal_problem=seal_problem,

@@ -9,7 +9,7 @@ from vlsi_cache.store.cache.folder import CacheFolder, read_processor_seal
 from vlsi_cache.store.cache.hashing import hash_file
 from vlsi_cache.store.cache.seals import CacheIndex, FileSeal, ProcessorSeal
 from vlsi_cache.store.cache.verification.damage import Damage, advice_on, describe_damage
-from vlsi_cache.store.cache.verification.examine import is_there
+from vlsi_cache.store.cache.verification.examine import is_published
 from vlsi_cache.store.places.keys import INDEX_FILE, PROCESSOR_FOLDER, PROCESSOR_SEAL_FILE
 
 __all__ = ["judge_processor"]
@@ -37,7 +37,7 @@ def judge_processor(
         advice = advice_on(error, "processor")
         yield describe_damage((PROCESSOR_SEAL_FILE,), error.what, advice, folder)
     is_lost = seal is None and indexed is not None
-    if is_lost and not is_there(folder.place, PROCESSOR_SEAL_FILE, files):
+    if is_lost and not is_published(folder.place, PROCESSOR_SEAL_FILE, files):
         yield describe_damage((PROCESSOR_SEAL_FILE,), "is missing", "processor", folder)
     if index is None or seal is None:
         yield from _judge_by_one(folder, indexed or seal, files, doubtful=index is None)
@@ -110,7 +110,7 @@ def _seal_of(
 ) -> FileSeal | None:
     """Return the seal that would be made of a file, or None if there is none."""
     key = f"{PROCESSOR_FOLDER}/{name}"
-    if not is_there(folder.place, key, files):
+    if not is_published(folder.place, key, files):
         return None
     num_bytes = folder.place.size(key) or 0
     # a file of another size differs anyway, and hashing it may take for ever
